@@ -1,0 +1,108 @@
+"""The families: each is one file that says how its published configurations, tensors and prompts become a spec and back.
+
+To add a family is to write one such file with a module-level `FAMILY`; it is found by being here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from ordito.errors import ConfigError, did_you_mean
+from ordito.families.family import Family, Header
+from ordito.families.reader import Reader
+from ordito.families.rope import divisors_from_rope
+from ordito.spec import Attention, Spec
+
+__all__ = [
+    "Family",
+    "Header",
+    "config_from_spec",
+    "families",
+    "family_of",
+    "header_from_spec",
+    "spec_from_config",
+    "spec_from_header",
+]
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Every family, by name: the `FAMILY` of each module of this package that has one."""
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    return tuple(sorted((m.FAMILY for m in modules if hasattr(m, "FAMILY")), key=lambda family: family.name))
+
+
+def family_of(spec: Spec) -> Family:
+    """The family under whose label the spec is published. Raises `ConfigError` if there is none."""
+    return _lookup({label: f for f in families() for label in f.model_types}, spec.architecture, "architecture")
+
+
+def spec_from_config(config: Mapping[str, Any], where: str = "config.json") -> Spec:
+    """The spec of a model from its config.json, as a dict.
+
+    Raises `ConfigError` for an architecture that no family knows, a missing key or a value that cannot be; warns
+    (`OrditoWarning`) of keys that nobody knows.
+
+    >>> spec_from_config({"model_type": "bert"}).d_model
+    768
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{where}: got {type(config).__name__}, expected an object of keys and values")
+    reader = Reader(config, where)
+    label = reader.text("model_type")
+    family = _lookup({label: f for f in families() for label in f.model_types}, label, f"{where}: model_type")
+    return family.spec_from_config(reader)
+
+
+def config_from_spec(spec: Spec) -> dict[str, Any]:
+    """A config.json that gives an equal spec. Raises `ConfigError` if the published format cannot express it."""
+    config = family_of(spec).config_from_spec(spec)
+    back = spec_from_config(config)
+    if _shape(back) != _shape(spec):
+        raise ConfigError(
+            f"config.json of model_type {spec.architecture!r} cannot express this spec: keep it as JSON (Spec.to_json)"
+        )
+    return config
+
+
+def _shape(spec: Spec) -> dict[str, Any]:
+    """The spec without what other files hold: `pooling` stands in modules.json."""
+    return {key: value for key, value in spec.to_dict().items() if key != "pooling"}
+
+
+def spec_from_header(header: Header) -> Spec:
+    """The spec of a model from a GGUF file's header. Raises `ConfigError` as `spec_from_config` does."""
+    label = header.metadata.get("general.architecture")
+    if not isinstance(label, str):
+        raise ConfigError(f"GGUF metadata: general.architecture is {label!r}, expected a string")
+    by_label = {label: f for f in families() for label in f.gguf.architectures}
+    family = _lookup(by_label, label, "GGUF metadata: general.architecture")
+    if "token_embd.weight" not in header.shapes:
+        raise ConfigError(f"GGUF file of {label}: there is no tensor token_embd.weight, expected a language model's weights")
+    return family.gguf.spec_from_header(header)
+
+
+def header_from_spec(spec: Spec) -> Header:
+    """The GGUF header (metadata, tensor shapes, settings kept as tensors) that gives an equal spec."""
+    gguf = family_of(spec).gguf
+    label = spec.architecture.removesuffix("_text")
+    metadata = {f"{label}.{key}": value for key, value in gguf.metadata_from_spec(spec).items()}
+    shapes = {binding.theirs: spec.tensors()[binding.ours] for binding in gguf.names(spec).bindings(spec)}
+    settings: dict[str, Sequence[float]] = {}
+    rope = next((leaf.rope for _, leaf in spec.attentions if isinstance(leaf, Attention)), None)
+    if rope is not None and (divisors := divisors_from_rope(rope)) is not None:
+        settings["rope_freqs.weight"] = divisors
+        shapes["rope_freqs.weight"] = (len(divisors),)
+    return Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
+
+
+def _lookup(known: Mapping[str, Family], label: str, where: str) -> Family:
+    if label not in known:
+        raise ConfigError(
+            f"{where} is {label!r}, which no family here reads{did_you_mean(label, known)} (known: {', '.join(sorted(known))})"
+        )
+    return known[label]

@@ -1,0 +1,135 @@
+"""Reading configurations from outside: every key is typed, ranged and accounted for; none is dropped silently."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ordito.errors import ConfigError, OrditoWarning, did_you_mean
+
+_MISSING = object()
+
+
+class Reader:
+    """A configuration that remembers which of its keys were read.
+
+    `where` names the source in errors. A key that is null counts as missing, as transformers treats it. Getters raise
+    `ConfigError` for a missing key without a default, for a wrong type and for a number out of range.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+        self.seen: set[str] = set()
+
+    def get(self, key: str, default: Any = _MISSING) -> Any:
+        """The raw value."""
+        self.seen.add(key)
+        value = self.values.get(key)
+        if value is not None:
+            return value
+        if default is _MISSING:
+            near = did_you_mean(key, (k for k in self.values if k not in self.seen))
+            raise ConfigError(f"{self.where}: the key {key!r} is missing{near}")
+        return default
+
+    def fail(self, key: str, got: Any, expected: str) -> ConfigError:
+        """The error for a value that cannot be."""
+        shown = repr(got)
+        return ConfigError(f"{self.where}: {key} is {shown if len(shown) < 80 else shown[:77] + '...'}, expected {expected}")
+
+    def size(self, key: str, default: Any = _MISSING) -> Any:
+        """A whole number from 1 to 2^31 (or the default, untouched)."""
+        return self._number(key, default, 1)
+
+    def count(self, key: str, default: Any = _MISSING) -> Any:
+        """A whole number from 0 to 2^31 (or the default, untouched)."""
+        return self._number(key, default, 0)
+
+    def _number(self, key: str, default: Any, least: int) -> Any:
+        value = self.get(key, default)
+        if value is default:
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value in (math.inf, -math.inf):
+            raise self.fail(key, value, "a whole number")
+        if value != int(value) or not least <= value <= 2**31:
+            raise self.fail(key, value, f"a whole number from {least} to 2^31")
+        return int(value)
+
+    def real(self, key: str, default: Any = _MISSING) -> Any:
+        """A finite number above zero (or the default, untouched)."""
+        value = self.get(key, default)
+        if value is default:
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+            raise self.fail(key, value, "a finite number above zero")
+        return float(value)
+
+    def flag(self, key: str, default: Any = _MISSING) -> Any:
+        """true or false."""
+        value = self.get(key, default)
+        if not isinstance(value, bool) and value is not default:
+            raise self.fail(key, value, "true or false")
+        return value
+
+    def text(self, key: str, default: Any = _MISSING) -> Any:
+        """A string."""
+        value = self.get(key, default)
+        if not isinstance(value, str) and value is not default:
+            raise self.fail(key, value, "a string")
+        return value
+
+    def items(self, key: str, default: Any = _MISSING) -> Any:
+        """A list."""
+        value = self.get(key, default)
+        if not isinstance(value, (list, tuple)) and value is not default:
+            raise self.fail(key, value, "a list")
+        return value
+
+    def section(self, key: str) -> Reader | None:
+        """A nested configuration, or None if there is none."""
+        value = self.get(key, None)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self.fail(key, value, "an object")
+        return Reader(value, f"{self.where}: {key}")
+
+    def choice(self, key: str, options: Mapping[str, Any], default: Any = _MISSING) -> Any:
+        """What the string at `key` stands for among `options`."""
+        value = self.text(key, default)
+        if value not in options:
+            raise self.fail(key, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
+        return options[value]
+
+    def must_be(self, key: str, expected: Any) -> None:
+        """Check a key whose other values would be another architecture; missing is fine."""
+        value = self.get(key, expected)
+        if value != expected:
+            raise self.fail(key, value, f"{expected!r}, the only form of this family")
+
+    def finish(self, irrelevant: Iterable[str] = ()) -> None:
+        """Warn (`OrditoWarning`) of every key that nobody read and that is not known to be irrelevant."""
+        unread = sorted(key for key in self.values.keys() - self.seen - set(irrelevant) if not key.startswith("_"))
+        if unread:
+            hints = "".join(f"{key!r}{did_you_mean(key, self.seen)}, " for key in unread).rstrip(", ")
+            warnings.warn(f"{self.where}: unknown keys were left unused: {hints}", OrditoWarning, stacklevel=2)
+
+
+IRRELEVANT = frozenset(
+    # Bookkeeping of the files, text (bos and kin are the tokenizer's), training and generation: nothing of the shape.
+    """architectures model_type transformers_version torch_dtype dtype auto_map id2label label2id problem_type
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id decoder_start_token_id forced_bos_token_id
+    forced_eos_token_id tokenizer_class prefix initializer_range initializer_factor use_cache pretraining_tp
+    attention_dropout hidden_dropout_prob attention_probs_dropout_prob classifier_dropout hidden_dropout embd_pdrop
+    resid_pdrop attn_pdrop output_attentions output_hidden_states return_dict use_return_dict gradient_checkpointing
+    chunk_size_feed_forward task_specific_params finetuning_task is_encoder_decoder is_decoder add_cross_attention
+    cross_attention_hidden_size tie_encoder_decoder torchscript pruned_heads use_bfloat16 tf_legacy_loss
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+    typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences output_scores return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
+    suppress_tokens begin_suppress_tokens name_or_path unsloth_version unsloth_fixed is_llama_config
+    rope_interleaved cache_implementation transformers.js_config""".split()
+)
+"""Keys of config.json that any family may carry and that say nothing about the shape of the model."""

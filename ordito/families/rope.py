@@ -1,0 +1,207 @@
+"""Rotary positions as configurations spell them: config.json before and since transformers 5, and GGUF metadata."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ordito.errors import ConfigError
+from ordito.families.family import Header
+from ordito.families.reader import Reader
+from ordito.spec import (
+    DivisorScaling,
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rope,
+    Scaling,
+    YarnScaling,
+)
+
+
+def rope_from_config(config: Reader, head_dim: int, context: int, theta: float = 10000.0) -> Rope:
+    """The rope of a model whose layers all turn alike.
+
+    Reads `rope_parameters` (transformers 5: everything in one object) or `rope_theta`, `rope_scaling` and
+    `partial_rotary_factor` (before). `theta` is the family's default.
+    """
+    parameters = config.section("rope_parameters")
+    scaling = config.section("rope_scaling")
+    top_theta, top_partial = config.real("rope_theta", theta), config.real("partial_rotary_factor", 1.0)
+    source = parameters or scaling or Reader({}, config.where)
+    outer_context = config.size("original_max_position_embeddings", None)
+    return rope_from_parameters(source, head_dim, outer_context or context, context, top_theta, top_partial)
+
+
+def rope_from_parameters(
+    source: Reader, head_dim: int, original: int, context: int, theta: float, partial: float = 1.0
+) -> Rope:
+    """The rope of one `rope_parameters` or `rope_scaling` object; `original` and `theta` hold where it is silent."""
+    theta = source.real("rope_theta", theta)
+    dim = int(head_dim * source.real("partial_rotary_factor", partial))
+    kind = source.text("rope_type", source.text("type", "default"))
+    scaling = _scaling(source, kind, original, context)
+    source.finish({"type"})
+    return Rope(dim=dim, theta=theta, scaling=scaling)
+
+
+def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling | None:
+    if kind == "default":
+        return None
+    original = source.size("original_max_position_embeddings", original)
+    if kind in ("longrope", "su"):
+        stretch = source.real("factor", context / original)
+        usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+        lists = {key: tuple(map(float, source.items(key))) for key in ("short_factor", "long_factor")}
+        factor = source.real("attention_factor", usual)
+        return LongRopeScaling(
+            short=lists["short_factor"], long=lists["long_factor"], context=original, attention_factor=factor
+        )
+    factor = source.real("factor")
+    if kind == "linear":
+        return LinearScaling(factor=factor)
+    if kind == "dynamic":
+        return DynamicScaling(factor=factor, context=original)
+    if kind == "llama3":
+        low, high = source.real("low_freq_factor"), source.real("high_freq_factor")
+        return Llama3Scaling(factor=factor, low_frequency=low, high_frequency=high, context=original)
+    if kind == "yarn":
+        return YarnScaling(
+            factor=factor,
+            context=original,
+            beta_fast=source.real("beta_fast", 32.0),
+            beta_slow=source.real("beta_slow", 1.0),
+            truncate=source.flag("truncate", True),
+            attention_factor=source.real("attention_factor", None) or _yarn_magnitude(source, factor),
+        )
+    raise source.fail("rope_type", kind, "one of default, linear, dynamic, llama3, yarn, longrope")
+
+
+def _yarn_magnitude(source: Reader, factor: float) -> float:
+    """YaRN's magnitude m(s, a) = 0.1 a ln s + 1, or the ratio of two of them where both are given (DeepSeek)."""
+
+    def magnitude(a: float) -> float:
+        return 0.1 * a * math.log(factor) + 1 if factor > 1 else 1.0
+
+    scale, scale_all = source.real("mscale", None), source.real("mscale_all_dim", None)
+    return magnitude(scale) / magnitude(scale_all) if scale and scale_all else magnitude(1.0)
+
+
+def parameters_from_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
+    """The `rope_parameters` object of a rope: the inverse of `rope_from_parameters`."""
+    parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": rope.theta}
+    if rope.dim != head_dim:
+        parameters["partial_rotary_factor"] = rope.dim / head_dim
+    match rope.scaling:
+        case LinearScaling(factor=factor):
+            return parameters | {"rope_type": "linear", "factor": factor}
+        case DynamicScaling(factor=factor, context=context):
+            return parameters | {"rope_type": "dynamic", "factor": factor, "original_max_position_embeddings": context}
+        case Llama3Scaling() as s:
+            return parameters | {
+                "rope_type": "llama3",
+                "factor": s.factor,
+                "low_freq_factor": s.low_frequency,
+                "high_freq_factor": s.high_frequency,
+                "original_max_position_embeddings": s.context,
+            }
+        case YarnScaling() as s:
+            return parameters | {
+                "rope_type": "yarn",
+                "factor": s.factor,
+                "beta_fast": s.beta_fast,
+                "beta_slow": s.beta_slow,
+                "truncate": s.truncate,
+                "attention_factor": s.attention_factor,
+                "original_max_position_embeddings": s.context,
+            }
+        case LongRopeScaling() as s:
+            return parameters | {
+                "rope_type": "longrope",
+                "short_factor": list(s.short),
+                "long_factor": list(s.long),
+                "attention_factor": s.attention_factor,
+                "original_max_position_embeddings": s.context,
+            }
+        case DivisorScaling(divisors=divisors):
+            # Without a context beyond which they change, LongRoPE's two lists are one list of divisors.
+            return parameters | {
+                "rope_type": "longrope",
+                "short_factor": list(divisors),
+                "long_factor": list(divisors),
+                "attention_factor": 1.0,
+            }
+    return parameters
+
+
+LLAMA3_BANDS = (1.0, 4.0, 8192)
+"""low, high and original context of every published `llama3` scaling; GGUF keeps only the divisors that they give."""
+
+
+def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> Rope:
+    """The rope of a GGUF file: metadata, and the tensor `rope_freqs` (divisors of the frequencies) where there is one."""
+    theta = reader.real("rope.freq_base", 10000.0)
+    kind = reader.text("rope.scaling.type", "none")
+    factor = reader.real("rope.scaling.factor", None) or reader.real("rope.scale_linear", None)
+    original = reader.size("rope.scaling.original_context_length", context)
+    reader.get("rope.scaling.finetuned", None)
+    if "rope_freqs.weight" in header.shapes:
+        plain = Rope(dim=dim, theta=theta)
+        return Rope(dim=dim, theta=theta, scaling=_recognise(plain, tuple(header.values("rope_freqs.weight"))))
+    scaling: Scaling | None = None
+    if kind == "linear" and factor is not None and factor != 1.0:
+        scaling = LinearScaling(factor=factor)
+    elif kind == "yarn" and factor is not None:
+        magnitude = reader.real("rope.scaling.attn_factor", 1.0) * (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
+        fast = reader.real("rope.scaling.yarn_beta_fast", 32.0)
+        slow = reader.real("rope.scaling.yarn_beta_slow", 1.0)
+        scaling = YarnScaling(factor=factor, context=original, beta_fast=fast, beta_slow=slow, attention_factor=magnitude)
+    elif kind not in ("none", "linear", "yarn"):
+        raise reader.fail("rope.scaling.type", kind, "one of none, linear, yarn")
+    return Rope(dim=dim, theta=theta, scaling=scaling)
+
+
+def _recognise(plain: Rope, divisors: tuple[float, ...]) -> Scaling:
+    """The `llama3` scaling that gives these divisors, if its published bands do; else the divisors themselves."""
+    low, high, original = LLAMA3_BANDS
+    guess = Llama3Scaling(factor=max(divisors), low_frequency=low, high_frequency=high, context=int(original))
+    plain_values = plain.frequencies(1)
+    scaled = guess.apply(plain_values, plain, 1)
+    same = len(divisors) == len(scaled) and all(
+        abs(f / s - d) <= 1e-5 * d for f, s, d in zip(plain_values, scaled, divisors, strict=True)
+    )
+    return guess if same else DivisorScaling(divisors=divisors)
+
+
+def divisors_from_rope(rope: Rope) -> list[float] | None:
+    """The tensor `rope_freqs` of a GGUF file: the divisors that metadata has no keys for, or None if none are needed."""
+    if isinstance(rope.scaling, DivisorScaling):
+        return list(rope.scaling.divisors)
+    if isinstance(rope.scaling, Llama3Scaling):
+        plain = Rope(dim=rope.dim, theta=rope.theta).frequencies(1)
+        return [f / scaled for f, scaled in zip(plain, rope.frequencies(1), strict=True)]
+    return None
+
+
+def metadata_from_rope(rope: Rope) -> dict[str, Any]:
+    """The GGUF metadata of a rope, but for the tensor `rope_freqs`: the inverse of `rope_from_header`.
+
+    Raises `ConfigError` for a scaling that depends on the length of the sequence, which no key expresses.
+    """
+    if rope.depends_on_length:
+        raise ConfigError(f"GGUF metadata has no key for {type(rope.scaling).__name__}; save as safetensors instead")
+    metadata: dict[str, Any] = {"rope.dimension_count": rope.dim, "rope.freq_base": rope.theta}
+    match rope.scaling:
+        case LinearScaling(factor=factor):
+            metadata |= {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+        case YarnScaling() as s:
+            metadata |= {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": s.factor,
+                "rope.scaling.original_context_length": s.context,
+                "rope.scaling.attn_factor": s.attention_factor / (0.1 * math.log(s.factor) + 1 if s.factor > 1 else 1.0),
+                "rope.scaling.yarn_beta_fast": s.beta_fast,
+                "rope.scaling.yarn_beta_slow": s.beta_slow,
+            }
+    return metadata

@@ -1,0 +1,58 @@
+"""Keys and values of the tokens that were already read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ordito.errors import ContextError
+
+
+class Cache:
+    """Room for `capacity` tokens of B sequences: their positions, and two tensors for each attention.
+
+    An attention says what it keeps of a token (`cache_shapes`): keys and values (G, H), or a latent and its rotary key.
+    Rows of unequal length share one clock: padding takes a place, at position -1, and is never seen.
+    """
+
+    def __init__(
+        self,
+        shapes: list[tuple[tuple[int, ...], tuple[int, ...]]],
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.capacity, self.length, self.padded = capacity, 0, False
+        self.positions_BS = torch.full((batch, capacity), -1, dtype=torch.long, device=device)
+        self.slots = [
+            tuple(torch.zeros(batch, capacity, *shape, dtype=dtype, device=device) for shape in pair) for pair in shapes
+        ]
+
+    def counts(self) -> Tensor:
+        """How many tokens of each row are cached, padding left out, (B,)."""
+        return (self.positions_BS >= 0).sum(dim=1)
+
+    def extend(self, positions_BT: Tensor, *, padded: bool = False) -> Tensor:
+        """Take places for T new tokens, `padded` if some are not there; returns the positions of all keys, (B, S).
+
+        Raises `ContextError` beyond the capacity.
+        """
+        start, end = self.length, self.length + positions_BT.shape[1]
+        if end > self.capacity:
+            raise ContextError(f"the cache holds {self.capacity} tokens, but {end} were given: start a longer session")
+        self.positions_BS[:, start:end] = positions_BT
+        self.length, self.padded = end, self.padded or padded
+        return self.positions_BS[:, :end]
+
+    def append(self, slot: int, *new: Tensor) -> tuple[Tensor, ...]:
+        """Store what one attention keeps of the new tokens, each (B, T, ...); returns all that it has, (B, S, ...)."""
+        end = self.length
+        for store, values in zip(self.slots[slot], new, strict=True):
+            store[:, end - values.shape[1] : end] = values
+        return tuple(store[:, :end] for store in self.slots[slot])
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` places."""
+        self.positions_BS[:, length:] = -1
+        self.length = min(self.length, length)

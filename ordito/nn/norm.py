@@ -1,0 +1,60 @@
+"""Norms, dense maps and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ordito import spec
+from ordito.nn.step import Step
+
+ACTIVATIONS: dict[spec.Activation, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_sigmoid": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+
+class Norm(nn.Module):
+    """`spec.Norm`."""
+
+    def __init__(self, block: spec.Norm) -> None:
+        super().__init__()
+        self.block = block
+        neutral = 1.0 - block.weight_offset
+        self.weight = nn.Parameter(torch.full((block.d_model,), neutral)) if block.weight else None
+        self.bias = nn.Parameter(torch.zeros(block.d_model)) if block.bias else None
+
+    def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
+        """Normalise the last axis of x, (..., D)."""
+        y = x.float()
+        if self.block.kind == "layer":
+            y = y - y.mean(dim=-1, keepdim=True)
+        y = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + self.block.eps)
+        if not self.block.scale_in_fp32:
+            y = y.to(x.dtype)
+        if self.weight is not None:
+            weight = self.weight.float() if self.block.scale_in_fp32 else self.weight
+            y = y * (weight + self.block.weight_offset if self.block.weight_offset else weight)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype)
+
+
+class Dense(nn.Linear):
+    """`spec.Dense`."""
+
+    def __init__(self, block: spec.Dense) -> None:
+        super().__init__(block.d_in, block.d_out, bias=block.bias)
+        self.block = block
+
+    def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
+        """act(W x + b), (..., d_in) -> (..., d_out)."""
+        y = super().forward(x)
+        return ACTIVATIONS[self.block.activation](y) if self.block.activation else y

@@ -1,0 +1,142 @@
+"""`Spec`: what a model is, whole."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from ordito.errors import SpecError
+from ordito.spec.blocks import Attention, Dense, Embedding, LatentAttention
+from ordito.spec.combinators import Parts, Residual, Stack
+from ordito.spec.node import Block, Node, Shape, Size, from_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling(Node):
+    """How the hidden states of a text become its one embedding: the first (`cls`), their mean, or the last token's."""
+
+    kind: Literal["cls", "mean", "last"]
+    normalise: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Node):
+    """An architecture: a tree of blocks from token ids to hidden states, and what reads the hidden states.
+
+    `body` turns ids (B, T) into hidden states (B, T, D), the last norm included; `head` turns those into logits (B, T, V);
+    `pooler` is BERT's, on the first token; `pooling` makes embeddings. `context` is the longest sequence that the model was
+    made for. `architecture` is the label under which files publish this shape (`model_type` in config.json): importing and
+    exporting need it, no reader looks at it.
+    """
+
+    architecture: str
+    context: Size
+    body: Block
+    head: Block | None = None
+    pooler: Dense | None = None
+    pooling: Pooling | None = None
+
+    def check(self) -> None:
+        """Raise `SpecError` if the widths of the tree do not meet, a name stands twice, or there is no embedding."""
+        width = self.body.width_after(None)
+        for reader in (self.head, self.pooler):
+            if reader is not None:
+                reader.width_after(width)
+        for name, times in Counter(name for name, _ in self._named_tensors()).items():
+            if times > 1:
+                raise SpecError(
+                    f"the tensor name {name!r} stands for {times} tensors, expected one: give blocks their own names"
+                )
+        if not any(isinstance(leaf, Embedding) for _, leaf in self.leaves()):
+            raise SpecError("a model needs an Embedding as its first block, got none")
+
+    def tensors(self) -> dict[str, Shape]:
+        """Every tensor of the model: canonical name to shape, in the order of the tree. A tied head is not listed."""
+        return dict(self._named_tensors())
+
+    def _named_tensors(self) -> Iterator[tuple[str, Shape]]:
+        for part in (self.body, self.head, self.pooler):
+            if part is not None:
+                yield from part.tensors()
+
+    def leaves(self) -> Iterator[tuple[str, Block]]:
+        """Every leaf block with its canonical path, in the order in which the model runs them."""
+        for part in (self.body, self.head, self.pooler):
+            if part is not None:
+                yield from _leaves(part, "")
+
+    @cached_property
+    def embedding(self) -> Embedding:
+        """The token embedding."""
+        return next(leaf for _, leaf in self.leaves() if isinstance(leaf, Embedding))
+
+    @property
+    def d_model(self) -> int:
+        """The width of the hidden states."""
+        return self.embedding.d_model
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        return self.embedding.vocab_size
+
+    @property
+    def n_layers(self) -> int:
+        """Layers in the stacks of the body."""
+        return sum(len(stack.layers) for stack in _stacks(self.body))
+
+    @property
+    def attentions(self) -> list[tuple[str, Attention | LatentAttention]]:
+        """Path and block of every attention, in order."""
+        return [(path, leaf) for path, leaf in self.leaves() if isinstance(leaf, (Attention, LatentAttention))]
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model can continue a text: it has a head, and no token looks ahead."""
+        causal = all(leaf.causal for _, leaf in self.attentions if isinstance(leaf, Attention))
+        return self.head is not None and causal
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The spec as JSON; `Spec.from_json` reads it back to an equal spec."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @staticmethod
+    def from_json(text: str) -> Spec:
+        """The inverse of `to_json`. Raises `SpecError` for anything that is not a spec."""
+        try:
+            data: Any = json.loads(text)
+            spec = from_dict(data)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise SpecError(f"not a spec in JSON: {error}") from None
+        if not isinstance(spec, Spec):
+            raise SpecError(f"got a {type(spec).__name__} in JSON, expected a Spec")
+        return spec
+
+
+def _leaves(block: Block, prefix: str) -> Iterator[tuple[str, Block]]:
+    match block:
+        case Stack():
+            for number, layer in enumerate(block.layers):
+                yield from _leaves(layer, f"{prefix}{block.name}.{number}.")
+        case Residual():
+            yield from _leaves(block.inner, prefix)
+        case Parts():
+            for part in block.parts:
+                yield from _leaves(part, prefix)
+        case _:
+            yield prefix + getattr(block, "name"), block  # noqa: B009 - every leaf has a name, combinators have none
+
+
+def _stacks(block: Block) -> Iterator[Stack]:
+    match block:
+        case Stack():
+            yield block
+        case Residual():
+            yield from _stacks(block.inner)
+        case Parts():
+            for part in block.parts:
+                yield from _stacks(part)

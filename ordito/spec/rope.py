@@ -1,0 +1,192 @@
+"""Rotary positions: which channels turn, how fast, and how the angles stretch beyond the training length.
+
+Source of the base form: Su et al., RoFormer, arXiv:2104.09864. All frequencies are computed here, once, in double
+precision and without any array library, so that every reader turns by the same angles.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ordito.errors import SpecError
+from ordito.spec.node import Node, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling(Node):
+    """A change of the frequencies for contexts beyond the training length."""
+
+    def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
+        """Frequencies (radians per position) after scaling, for a sequence of `length` tokens."""
+        raise NotImplementedError
+
+    def magnitude(self) -> float:
+        """The factor on cos and sin (so that it enters scores squared)."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearScaling(Scaling):
+    """Position interpolation: every frequency divided by `factor` (Chen et al., arXiv:2306.15595)."""
+
+    factor: float
+
+    def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
+        """f / factor."""
+        return [f / self.factor for f in inverse]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicScaling(Scaling):
+    """NTK-aware scaling that starts beyond `context`: theta grows with the length of the sequence."""
+
+    factor: float
+    context: Size
+
+    def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
+        """Frequencies of theta * (factor * T / context - (factor - 1)) ** (d / (d - 2)) once T > context."""
+        if length <= self.context:
+            return inverse
+        stretch = self.factor * length / self.context - (self.factor - 1)
+        return _inverse(rope.theta * stretch ** (rope.dim / (rope.dim - 2)), rope.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Scaling(Scaling):
+    """Llama 3.1's bands: long waves divided by `factor`, short ones kept, a linear blend between.
+
+    The bounds are the wavelengths `context / low_frequency` and `context / high_frequency`. With equal bounds (Llama 4
+    Scout) there is no blend, so that its 0/0 is never evaluated.
+    """
+
+    factor: float
+    low_frequency: float
+    high_frequency: float
+    context: Size
+
+    def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
+        """Each frequency by the band that its wavelength 2 pi / f falls into."""
+        return [self._band(f) for f in inverse]
+
+    def _band(self, frequency: float) -> float:
+        turns = self.context * frequency / (2 * math.pi)
+        if turns < self.low_frequency:
+            return frequency / self.factor
+        if turns > self.high_frequency or self.low_frequency == self.high_frequency:
+            return frequency
+        keep = (turns - self.low_frequency) / (self.high_frequency - self.low_frequency)
+        return (1 - keep) * frequency / self.factor + keep * frequency
+
+
+@dataclass(frozen=True, kw_only=True)
+class YarnScaling(Scaling):
+    """YaRN: a ramp over frequency indices from untouched to divided by `factor` (Peng et al., arXiv:2309.00071).
+
+    `attention_factor` is YaRN's magnitude, written out: 0.1 ln(factor) + 1 unless the model says otherwise.
+    """
+
+    factor: float
+    context: Size
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float
+
+    def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
+        """Blend of f and f / factor by the ramp between the indices that turn beta_fast and beta_slow times."""
+        low, high = self._index(self.beta_fast, rope), self._index(self.beta_slow, rope)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, rope.dim - 1)
+        width = max(high - low, 1e-3)
+        scaled = []
+        for i, f in enumerate(inverse):
+            ramp = min(max((i - low) / width, 0.0), 1.0)
+            scaled.append(ramp * f / self.factor + (1 - ramp) * f)
+        return scaled
+
+    def _index(self, turns: float, rope: Rope) -> float:
+        """The (fractional) index of the frequency that makes `turns` turns over the original context."""
+        return rope.dim * math.log(self.context / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    def magnitude(self) -> float:
+        """The attention factor."""
+        return self.attention_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRopeScaling(Scaling):
+    """LongRoPE: a divisor for each frequency, one list up to `context` and one beyond it (Ding et al., arXiv:2402.13753).
+
+    The long list holds for *all* positions once the sequence is longer than `context`; `attention_factor` holds always.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    context: Size
+    attention_factor: float
+
+    def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
+        """f_i / short_i or f_i / long_i."""
+        divisors = self.long if length > self.context else self.short
+        return [f / divisor for f, divisor in zip(inverse, divisors, strict=True)]
+
+    def magnitude(self) -> float:
+        """The attention factor."""
+        return self.attention_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivisorScaling(Scaling):
+    """A divisor for each frequency, as GGUF files store them (`rope_freqs`)."""
+
+    divisors: tuple[float, ...]
+
+    def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
+        """f_i / divisor_i."""
+        return [f / divisor for f, divisor in zip(inverse, self.divisors, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope(Node):
+    """Rotary positions on the first `dim` channels of a head; the others pass through (partial rope).
+
+    `layout` says which channels form a pair: `half` (i, i + dim/2) or `interleaved` (2i, 2i + 1).
+    """
+
+    dim: Size
+    theta: float
+    layout: Literal["half", "interleaved"] = "half"
+    scaling: Scaling | None = None
+
+    def check(self) -> None:
+        """Raise `SpecError` for an odd width, a theta that gives no frequencies, or lists of another length."""
+        if self.dim % 2:
+            raise SpecError(f"Rope.dim: got {self.dim}, expected an even number, since channels turn in pairs")
+        if self.theta <= 1:
+            raise SpecError(f"Rope.theta: got {self.theta}, expected more than 1")
+        for field in ("short", "long", "divisors"):
+            values = getattr(self.scaling, field, None)
+            if values is not None and (len(values) != self.dim // 2 or min(values) <= 0):
+                raise SpecError(f"Rope.scaling.{field}: got {len(values)} values, expected {self.dim // 2} above zero")
+
+    def frequencies(self, length: int) -> list[float]:
+        """Radians per position of each pair, (dim / 2,), for a sequence of `length` tokens: theta ** (-2i / dim), scaled."""
+        inverse = _inverse(self.theta, self.dim)
+        return self.scaling.apply(inverse, self, length) if self.scaling else inverse
+
+    @property
+    def magnitude(self) -> float:
+        """The factor on cos and sin."""
+        return self.scaling.magnitude() if self.scaling else 1.0
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the frequencies change with the length of the sequence (so that cached keys go stale)."""
+        return isinstance(self.scaling, (DynamicScaling, LongRopeScaling))
+
+
+def _inverse(theta: float, dim: int) -> list[float]:
+    return [theta ** (-2 * i / dim) for i in range(dim // 2)]
