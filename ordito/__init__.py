@@ -1,3 +1,41 @@
-"""Ordito: every open LLM family from one readable codebase. An architecture is data; everything else is a reader of it."""
+"""Ordito: every open LLM family from one readable codebase. An architecture is data; everything else is a reader of it.
+
+    import ordito
+
+    model = ordito.load("smollm2")
+    print(model.chat([{"role": "user", "content": "What is a warp?"}]).text)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ordito import account, families, spec
+    from ordito.model import Conversation, Model, load, save
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Conversation": "ordito.model",
+    "Model": "ordito.model",
+    "load": "ordito.model",
+    "save": "ordito.model",
+}
+"""Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
+_ROOMS = ("account", "errors", "families", "spec")
+
+__all__ = ["Conversation", "Model", "__version__", "account", "families", "load", "save", "spec"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"ordito.{name}")
+    raise AttributeError(f"module 'ordito' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_ROOMS})

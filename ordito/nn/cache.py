@@ -52,6 +52,16 @@ class Cache:
             store[:, end - values.shape[1] : end] = values
         return tuple(store[:, :end] for store in self.slots[slot])
 
+    def grow(self, capacity: int) -> None:
+        """Make room for more tokens, keeping what is there."""
+        extra = capacity - self.capacity
+        room = self.positions_BS.new_full((self.positions_BS.shape[0], extra), -1)
+        self.positions_BS = torch.cat((self.positions_BS, room), dim=1)
+        self.slots = [
+            tuple(torch.cat((s, s.new_zeros(s.shape[0], extra, *s.shape[2:])), dim=1) for s in pair) for pair in self.slots
+        ]
+        self.capacity = capacity
+
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` places."""
         self.positions_BS[:, length:] = -1

@@ -17,10 +17,14 @@ from ordito.spec.node import Block, Node, Shape, Size, from_dict
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling(Node):
-    """How the hidden states of a text become its one embedding: the first (`cls`), their mean, or the last token's."""
+    """How the hidden states of a text become its one embedding: the first (`cls`), their mean, or the last token's.
+
+    `normalise` scales it to length 1. `max_tokens` is the longest text that the embedding was trained on.
+    """
 
     kind: Literal["cls", "mean", "last"]
     normalise: bool = False
+    max_tokens: Size | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,176 @@
+"""A model on disk: its spec, and its tensors under their canonical names, read when they are asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ordito import families
+from ordito.checkpoint.gguf import read_gguf
+from ordito.checkpoint.json_file import read_object
+from ordito.checkpoint.pooling import pooling_from_folder
+from ordito.checkpoint.safetensors import read_safetensors, read_sharded
+from ordito.checkpoint.stored import StoredTensor
+from ordito.errors import CheckpointError, OrditoWarning, did_you_mean
+from ordito.families.naming import Binding, Names
+from ordito.spec import Chain, Head, Spec
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's files, mapped and checked, but not yet read.
+
+    `metadata` is config.json, or all of a GGUF file's metadata. `stored` are the file's own tensors by canonical name;
+    `read` gives one as the model needs it. `ignored` lists what the file holds beyond the spec, and why it is not read.
+    """
+
+    path: Path
+    format: Literal["huggingface", "gguf"]
+    spec: Spec
+    metadata: Mapping[str, Any]
+    stored: Mapping[str, StoredTensor]
+    bindings: Mapping[str, Binding]
+    ignored: Mapping[str, str]
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor by its canonical name, in fp32 and in the shape of the spec."""
+        array = self.stored[name].to_float32()
+        transform = self.bindings[name].transform
+        return array if transform is None else np.ascontiguousarray(transform.ours(array))
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        return ((name, self.read(name)) for name in self.stored)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the model's tensors as stored."""
+        return sum(tensor.nbytes for tensor in self.stored.values())
+
+    @property
+    def encodings(self) -> dict[str, int]:
+        """How the parameters are stored: encoding -> how many of them, most first."""
+        found: dict[str, int] = {}
+        for tensor in self.stored.values():
+            found[tensor.encoding] = found.get(tensor.encoding, 0) + int(np.prod(tensor.shape))
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """generation_config.json, where there is one: what its authors generate with, and the ids that end an answer."""
+        path = self.path / "generation_config.json"
+        return read_object(path) if self.format == "huggingface" and path.is_file() else {}
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a GGUF file, a safetensors file with config.json beside it, or a folder that holds either.
+
+    Raises `CheckpointError` or `ConfigError` if the files are damaged, of an unknown architecture, or do not hold exactly
+    the tensors of their spec.
+    """
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return _open_huggingface(path)
+        files = sorted(path.glob("*.gguf"))
+        if len(files) != 1:
+            raise CheckpointError(f"{path}: holds {len(files)} GGUF files and no config.json, expected one model: name the file")
+        path = files[0]
+    if path.suffix == ".gguf":
+        return _open_gguf(path)
+    if path.suffix == ".safetensors":
+        return _open_huggingface(path.parent, path.name)
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such file")
+    raise CheckpointError(f"{path}: is neither a .gguf nor a .safetensors file; pickled weights (.bin, .pt) are never opened")
+
+
+def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoint:
+    config = read_object(folder / "config.json")
+    index = folder / f"{file}.index.json"
+    if (folder / file).is_file():
+        tensors = read_safetensors(folder / file).tensors
+    elif index.is_file():
+        tensors = read_sharded(index).tensors
+    else:
+        raise CheckpointError(f"{folder}: has config.json but neither {file} nor {index.name}; pickled weights are never opened")
+    spec = families.spec_from_config(config, str(folder / "config.json"))
+    spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
+    names = families.family_of(spec).names(spec)
+    spelled: dict[str, StoredTensor] = {}
+    for name, tensor in tensors.items():
+        if (usual := names.usual(name)) in spelled:
+            raise CheckpointError(f"{folder}: two tensors are both {usual!r} in other spellings, one of them {name!r}")
+        spelled[usual] = tensor
+    spec = _untied(spec, names, spelled, folder)
+    return _bind(folder, "huggingface", spec, config, spelled, names)
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = read_gguf(path)
+    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    header = families.Header(file.metadata, shapes, lambda name: [float(x) for x in file.tensors[name].to_float32()])
+    spec = families.spec_from_header(header)
+    names = families.family_of(spec).gguf.names(spec)
+    return _bind(path, "gguf", spec, file.metadata, file.tensors, names)
+
+
+def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where: Path) -> Spec:
+    """The spec with a head of its own, if the file holds one that differs from the embedding to which it should be tied."""
+    parts = spec.head.parts if isinstance(spec.head, Chain) else (spec.head,)
+    head = parts[-1]
+    if not isinstance(head, Head) or not head.tied or f"{head.name}" not in names.table:
+        return spec
+    own = tensors.get(names.theirs(f"{head.name}.weight"))
+    shared = tensors.get(names.theirs(f"{spec.embedding.name}.tokens.weight"))
+    if own is None or shared is None or (own.encoding == shared.encoding and np.array_equal(own.data, shared.data)):
+        return spec
+    warnings.warn(f"{where}: the head is said to be tied but differs from the embedding, so it is kept", OrditoWarning, stacklevel=2)
+    untied = replace(head, tied=False)
+    return replace(spec, head=Chain(*parts[:-1], untied) if len(parts) > 1 else untied)
+
+
+def _bind(
+    path: Path,
+    format: Literal["huggingface", "gguf"],
+    spec: Spec,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor],
+    names: Names,
+) -> Checkpoint:
+    """Give every tensor of the spec its stored one, and every stored one a place or a reason."""
+    bindings = {binding.ours: binding for binding in names.bindings(spec)}
+    theirs = {binding.theirs: binding.ours for binding in bindings.values()}
+    missing = [name for name in theirs if name not in tensors]
+    ignored, unknown = {}, []
+    for name in tensors:
+        if name not in theirs:
+            why = names.why_ignored(name) or _copy_of_embedding(name, spec, names)
+            ignored.update({name: why} if why else {})
+            unknown += [] if why else [name]
+    if missing or unknown:
+        raise CheckpointError(f"{path}: the tensors are not those of its configuration: {_list_both(missing, unknown)}")
+    for name, shape in spec.tensors().items():
+        got = tensors[bindings[name].theirs].shape
+        if got != shape:
+            raise CheckpointError(f"{path}: tensor {bindings[name].theirs!r} has shape {got}, expected {shape}")
+    stored = {name: tensors[bindings[name].theirs] for name in spec.tensors()}
+    return Checkpoint(path, format, spec, metadata, stored, bindings, ignored)
+
+
+def _copy_of_embedding(name: str, spec: Spec, names: Names) -> str | None:
+    head = names.table.get("head")
+    return "the head is tied to the token embedding" if name == f"{head}.weight" and spec.head is not None else None
+
+
+def _list_both(missing: list[str], unknown: list[str]) -> str:
+    def some(names: list[str]) -> str:
+        return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+    hints = did_you_mean(missing[0], unknown) if missing and unknown else ""
+    parts = ([f"missing {some(missing)}"] if missing else []) + ([f"unknown {some(unknown)}"] if unknown else [])
+    return "; ".join(parts) + hints

@@ -1,0 +1,66 @@
+"""A model -> a folder in the Hugging Face layout, which transformers and everyone else reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ordito import families
+from ordito.checkpoint.safetensors import write_safetensors
+from ordito.errors import OrditoError
+from ordito.spec import Pooling, Spec
+
+SHARD_BYTES = 5_000_000_000
+"""Size beyond which weights are split over several files, as on the hub."""
+
+
+def write_folder(folder: Path, spec: Spec, weights: Mapping[str, np.ndarray], extra: Mapping[str, Any] | None = None) -> None:
+    """Write config.json (with the keys of `extra`) and the weights, given by canonical name, under their published names.
+
+    Files of these names are replaced, each at once; config.json comes last, so that a folder that has one is complete.
+    Raises `ConfigError` if the published format cannot express the spec, `OrditoError` if the folder cannot be written.
+    """
+    config = families.config_from_spec(spec) | dict(extra or {}) | {"dtype": "float32"}
+    names = families.family_of(spec).names(spec)
+    theirs = {
+        binding.theirs: weights[binding.ours] if binding.transform is None else binding.transform.theirs(weights[binding.ours])
+        for binding in names.bindings(spec)
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / "model.safetensors", theirs, metadata={"format": "pt"}, max_shard_bytes=SHARD_BYTES)
+        if spec.pooling is not None:
+            _write_pooling(folder, spec.pooling, spec.d_model)
+        write_json(folder / "config.json", config)
+    except OSError as error:
+        raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file that is complete or absent."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
+    """The files by which sentence-transformers knows how a model makes embeddings."""
+    modules = ["Transformer", "Pooling"] + (["Normalize"] if pooling.normalise else [])
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    mode = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}[pooling.kind]
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, f"pooling_mode_{mode}": True})
+    if pooling.max_tokens is not None:
+        write_json(folder / "sentence_bert_config.json", {"max_seq_length": pooling.max_tokens, "do_lower_case": False})
+    paths = ["" if i == 0 else f"{i}_{name}" for i, name in enumerate(modules)]
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for i, (name, path) in enumerate(zip(modules, paths, strict=True))
+        ],
+    )

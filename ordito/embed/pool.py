@@ -1,0 +1,57 @@
+"""Texts -> vectors: hidden states of every token, made into one vector a text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from ordito.errors import ContextError, OrditoWarning
+from ordito.runtime import Floats, Runtime
+from ordito.spec import Pooling
+from ordito.text.tokenizer import Tokenizer
+
+BATCH = 32
+"""Texts that go through the model together."""
+DEFAULT = Pooling(kind="mean")
+"""What sentence-transformers does with a model that says nothing."""
+
+
+def embed(runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[str]) -> Floats:
+    """One vector for each text, (texts, D), by the model's own pooling.
+
+    A text beyond the length that the embedding was trained on is cut there, with an `OrditoWarning` that names both
+    numbers. Raises `ContextError` for a text beyond the model's context.
+    """
+    pooling = runtime.spec.pooling or DEFAULT
+    encoded = [_encode(tokenizer, text, pooling.max_tokens, runtime.spec.context) for text in texts]
+    vectors = np.zeros((len(texts), runtime.spec.d_model), dtype=np.float32)
+    # Texts of like length go together, so that little is padded.
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        for row, hidden_TD in zip(rows, runtime.hidden([encoded[row] for row in rows]), strict=True):
+            vectors[row] = pool(hidden_TD, pooling)
+    return vectors
+
+
+def pool(hidden_TD: Floats, pooling: Pooling) -> Floats:
+    """The vector (D,) of one text's hidden states (T, D)."""
+    vector: Floats = {"cls": hidden_TD[0], "mean": hidden_TD.mean(axis=0), "last": hidden_TD[-1]}[pooling.kind]
+    return vector / max(float(np.linalg.norm(vector)), 1e-12) if pooling.normalise else vector
+
+
+def _encode(tokenizer: Tokenizer, text: str, longest: int | None, context: int) -> list[int]:
+    ids = tokenizer.encode(text)
+    if not ids:
+        raise ContextError("a text has no tokens, expected at least one")
+    if longest is not None and len(ids) > longest:
+        warnings.warn(
+            f"a text of {len(ids)} tokens was cut to {longest}, the longest that this model embeds", OrditoWarning, stacklevel=4
+        )
+        ends = len(tokenizer.encode("")) // 2  # [SEP] after [CLS]: the end mark stays
+        ids = ids[: longest - ends] + ids[len(ids) - ends :] if ends else ids[:longest]
+    if len(ids) > context:
+        raise ContextError(f"a text has {len(ids):,} tokens, but the model's context holds {context:,}: shorten it")
+    return ids

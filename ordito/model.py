@@ -1,0 +1,192 @@
+"""A model by name: what `ordito.load` gives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ordito.checkpoint import store
+from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ordito.checkpoint.export import write_folder, write_json
+from ordito.embed.pool import embed
+from ordito.engine.backends import load_runtime
+from ordito.engine.generate import Generation, Request, Stream
+from ordito.engine.sampling import Sampling
+from ordito.errors import OrditoError, OrditoWarning
+from ordito.families import family_of
+from ordito.runtime import Floats, Runtime, Session
+from ordito.spec import Spec
+from ordito.text.chat import ChatTemplate
+from ordito.text.tokenizer import Tokenizer
+
+MAX_TOKENS = 512
+"""Length of an answer where the caller sets none."""
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class Model:
+    """A checkpoint, its tokenizer and a runtime.
+
+    `generate` continues a text, `chat` answers a conversation; `stream` does either, piece by piece. Settings are those of
+    `Sampling` (temperature=0 by default: the most probable token), and `max_tokens`, `stop`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, runtime: Runtime) -> None:
+        self.checkpoint, self.tokenizer, self.runtime = checkpoint, tokenizer, runtime
+
+    @property
+    def spec(self) -> Spec:
+        """What the model is."""
+        return self.runtime.spec
+
+    def generate(self, prompt: str, **settings: Any) -> Generation:
+        """Continue `prompt`, whose special tokens are read as such.
+
+        Raises `ContextError` for a prompt that does not fit, `OrditoError` for a setting out of range or a model without a
+        language-model head.
+        """
+        return _finished(self.stream(prompt, **settings))
+
+    def chat(self, messages: Messages, **settings: Any) -> Generation:
+        """Answer a conversation: a list of {"role": ..., "content": ...}, rendered by the model's own template."""
+        return _finished(self.stream(messages, **settings))
+
+    def stream(
+        self,
+        prompt: str | Messages,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        stop: Sequence[str] = (),
+        conversation: Conversation | None = None,
+        **sampling: Any,
+    ) -> Stream:
+        """The answer to a text or a conversation, as it is made: iterate over its pieces, then look at `.result`.
+
+        A `conversation` keeps what was read for the next turn.
+        """
+        if not self.spec.generates:
+            raise OrditoError(f"this {self.spec.architecture} model cannot generate text; it makes embeddings: use embed")
+        known = Sampling.__dataclass_fields__
+        for name in sampling:
+            if name not in known:
+                raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
+        ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else self.encode_chat(prompt)
+        request = Request(
+            prompt=ids,
+            sampling=Sampling(**sampling),
+            max_tokens=max_tokens,
+            stop=[stop] if isinstance(stop, str) else stop,
+            end_ids=self.end_ids,
+            context=self.spec.context,
+        )
+        if conversation is None:
+            return Stream(self.runtime.session(), self.tokenizer, request)
+        return conversation.follow(request)
+
+    def encode_chat(self, messages: Messages) -> list[int]:
+        """The token ids of a conversation, up to where the model is to answer."""
+        return self.tokenizer.encode_chat(self.template.render(messages))
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The checkpoint's own chat template, or its family's where it has none. `TemplateError` for a base model."""
+        return ChatTemplate.for_tokenizer(self.tokenizer, family_of(self.spec).prompts)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Token ids that end an answer, by the vocabulary and by what the checkpoint's authors say."""
+        ids = self.checkpoint.generation.get("eos_token_id", self.checkpoint.metadata.get("eos_token_id"))
+        named = ids if isinstance(ids, list) else [ids]
+        return self.tokenizer.end_ids | {id for id in named if isinstance(id, int) and 0 <= id < self.spec.vocab_size}
+
+    def logits(self, token_ids: Sequence[int]) -> Floats:
+        """Logits after each token, (T, V), float32."""
+        return self.runtime.logits(self._checked(token_ids))
+
+    def hidden(self, token_ids: Sequence[int]) -> Floats:
+        """Hidden states of each token, (T, D), float32, after the last norm where there is one."""
+        return self.runtime.hidden([self._checked(token_ids)])[0]
+
+    def embed(self, texts: str | Sequence[str]) -> Floats:
+        """One vector for each text, (texts, D), float32, by the model's own pooling."""
+        return embed(self.runtime, self.tokenizer, [texts] if isinstance(texts, str) else list(texts))
+
+    def _checked(self, token_ids: Sequence[int]) -> list[int]:
+        ids = [int(id) for id in np.asarray(token_ids).reshape(-1)]
+        if not ids or min(ids) < 0 or max(ids) >= self.spec.vocab_size:
+            raise OrditoError(
+                f"got token ids {f'from {min(ids)} to {max(ids)}' if ids else 'of no token'}, "
+                f"expected at least one, from 0 to {self.spec.vocab_size - 1}"
+            )
+        return ids
+
+
+class Conversation:
+    """A session that lives through several turns, so that only what is new of a conversation is read."""
+
+    def __init__(self, model: Model) -> None:
+        self.session: Session = model.runtime.session()
+        self.tokenizer = model.tokenizer
+        self.last: Stream | None = None
+
+    def follow(self, request: Request) -> Stream:
+        """The stream of the next turn."""
+        cached = self.last.context_ids[: self.session.length] if self.last else []
+        self.last = Stream(self.session, self.tokenizer, request, cached)
+        return self.last
+
+
+def _finished(stream: Stream) -> Generation:
+    for _ in stream:
+        pass
+    return stream.result
+
+
+def load(name: str | Path, *, backend: str | None = None, dtype: str = "float32", progress: Any = None) -> Model:
+    """Load a model by name (`smollm2`), Hugging Face id (`org/name[:quant][@revision]`) or path; fetches it if need be.
+
+    `backend` is the fastest one installed unless named. Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`,
+    `ConfigError` or `TokenizerError`, each with one sentence that says what to do.
+    """
+    local = store.locate(str(name), progress=progress)
+    checkpoint = open_checkpoint(local.path)
+    tokenizer = load_tokenizer(checkpoint)
+    return Model(checkpoint, tokenizer, load_runtime(checkpoint, backend, dtype))
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that a checkpoint brings. Warns if it knows tokens that the model has no embedding for."""
+    if checkpoint.format == "gguf":
+        tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
+    else:
+        tokenizer = Tokenizer.from_folder(checkpoint.path)
+    if tokenizer.vocab_size > checkpoint.spec.vocab_size:
+        warnings.warn(
+            f"{checkpoint.path}: the tokenizer knows {tokenizer.vocab_size} tokens, but the model embeds only "
+            f"{checkpoint.spec.vocab_size}",
+            OrditoWarning,
+            stacklevel=2,
+        )
+    return tokenizer
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Write `model` to `folder` in the Hugging Face layout: weights, config, the tokenizer's files, generation settings.
+
+    transformers loads the folder with identical logits. Raises `ConfigError` if the published format cannot express the
+    spec, `OrditoError` if the folder cannot be written.
+    """
+    folder, tokenizer = Path(folder), model.tokenizer
+    named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ids = {key: id for key, id in named.items() if id is not None}
+    write_folder(folder, model.spec, model.runtime.weights(), extra=ids)
+    tokenizer.to_folder(folder)
+    if model.spec.generates:
+        ends = {"eos_token_id": sorted(model.end_ids)} if model.end_ids else {}
+        write_json(folder / "generation_config.json", ids | model.checkpoint.generation | ends)
+    return folder

@@ -1,0 +1,100 @@
+"""The PyTorch backend of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ordito.checkpoint.checkpoint import Checkpoint
+from ordito.runtime import Floats
+from ordito.errors import OrditoError
+from ordito.nn.transformer import Transformer
+from ordito.spec import Spec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FIRST_CAPACITY = 256
+"""Tokens that a session has room for at first; room doubles when it is used up."""
+
+
+def load_transformer(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Transformer:
+    """The module of a checkpoint's spec with the checkpoint's weights."""
+    with torch.device("meta"):
+        module = Transformer(checkpoint.spec)
+    weights = {name: torch.from_numpy(_owned(array)).to(dtype) for name, array in checkpoint}
+    module.load_state_dict(weights, strict=True, assign=True)
+    return module.eval()
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """The array itself, or a copy of a read-only one: PyTorch writes where it likes."""
+    return array if array.flags.writeable else array.copy()
+
+
+class TorchSession:
+    """A sequence in a PyTorch cache."""
+
+    def __init__(self, module: Transformer) -> None:
+        self.module = module
+        self.cache = module.new_cache(1, FIRST_CAPACITY)
+
+    @property
+    def length(self) -> int:
+        """Tokens that are cached."""
+        return self.cache.length
+
+    @torch.inference_mode()
+    def feed(self, token_ids: Sequence[int]) -> Floats:
+        """Read more tokens; returns the logits (V,) that follow the last of them."""
+        needed = self.cache.length + len(token_ids)
+        if needed > self.cache.capacity:
+            self.cache.grow(max(needed, 2 * self.cache.capacity))
+        hidden = self.module.hidden(torch.tensor([list(token_ids)]), cache=self.cache)
+        return _floats(self.module.project(hidden[0, -1]))
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        self.cache.rewind(length)
+
+
+class TorchRuntime:
+    """A checkpoint as a PyTorch module on the CPU."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
+        if dtype not in DTYPES:
+            raise OrditoError(f"unknown dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+        self.spec: Spec = checkpoint.spec
+        self.module = load_transformer(checkpoint, DTYPES[dtype])
+
+    def session(self) -> TorchSession:
+        """An empty sequence, which grows as it is fed."""
+        return TorchSession(self.module)
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[int]) -> Floats:
+        """Logits (T, V) after each token."""
+        return _floats(self.module(torch.tensor([list(token_ids)]))[0])
+
+    @torch.inference_mode()
+    def hidden(self, texts: Sequence[Sequence[int]]) -> list[Floats]:
+        """Hidden states (T, D) of each token of each text; the shorter ones are padded on the right."""
+        longest = max(map(len, texts))
+        ids_BT = torch.zeros(len(texts), longest, dtype=torch.long)
+        valid_BT = torch.zeros(len(texts), longest, dtype=torch.bool)
+        for row, text in enumerate(texts):
+            ids_BT[row, : len(text)] = torch.tensor(text)
+            valid_BT[row, : len(text)] = True
+        hidden = self.module.hidden(ids_BT, valid=None if valid_BT.all() else valid_BT)
+        return [_floats(states[: len(text)]) for states, text in zip(hidden, texts, strict=True)]
+
+    def weights(self) -> dict[str, Floats]:
+        """Every tensor of the model under its canonical name, in fp32."""
+        return {name: _floats(tensor.detach()) for name, tensor in self.module.state_dict().items()}
+
+
+def _floats(tensor: Tensor) -> Floats:
+    values: Any = tensor.float().numpy()
+    return values

@@ -1,0 +1,48 @@
+"""What computes: the seam behind which PyTorch stands today and the native runtime will.
+
+A backend gives a `Runtime` for a checkpoint; `ordito.engine.backends` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ordito.spec import Spec
+
+Floats = NDArray[np.float32]
+
+
+class Session(Protocol):
+    """One sequence in a runtime's cache."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that are cached."""
+
+    def feed(self, token_ids: Sequence[int]) -> Floats:
+        """Read more tokens; returns the logits (V,) that follow the last of them."""
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+
+
+class Runtime(Protocol):
+    """A model that is ready to compute."""
+
+    spec: Spec
+
+    def session(self) -> Session:
+        """An empty sequence, which grows as it is fed."""
+
+    def logits(self, token_ids: Sequence[int]) -> Floats:
+        """Logits (T, V) after each token."""
+
+    def hidden(self, texts: Sequence[Sequence[int]]) -> list[Floats]:
+        """Hidden states (T, D) of each token of each text, after the last norm; texts may differ in length."""
+
+    def weights(self) -> dict[str, Floats]:
+        """Every tensor of the model under its canonical name, in fp32."""
