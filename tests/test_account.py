@@ -1,0 +1,120 @@
+"""Sizes equal the published totals (counted by transformers on the meta device)."""
+
+from __future__ import annotations
+
+import pytest
+
+from ordito import account, spec
+from ordito.families import spec_from_config
+
+
+def llama(vocab, d, layers, heads, kv, d_ff, **more):
+    return {
+        "model_type": "llama",
+        "vocab_size": vocab,
+        "hidden_size": d,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "intermediate_size": d_ff,
+        **more,
+    }
+
+
+def gemma(kind, vocab, d, layers, heads, kv, d_ff, **more):
+    return llama(vocab, d, layers, heads, kv, d_ff, head_dim=256) | {"model_type": kind, **more}
+
+
+def bert(d, layers, heads, d_ff):
+    sizes = {"hidden_size": d, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": d_ff}
+    return {"model_type": "bert", "vocab_size": 30522, **sizes}
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "kv_bytes"),
+    [
+        (llama(32000, 4096, 32, 32, 32, 11008), 6_738_415_616, 524_288),
+        (llama(32000, 8192, 80, 64, 8, 28672), 68_976_648_192, 327_680),
+        (llama(128256, 4096, 32, 32, 8, 14336), 8_030_261_248, 131_072),
+        (llama(128256, 16384, 126, 128, 8, 53248), 405_853_388_800, 516_096),
+        (llama(128256, 2048, 16, 32, 8, 8192, tie_word_embeddings=True), 1_235_814_400, 32_768),
+        (llama(49152, 576, 30, 9, 3, 1536, tie_word_embeddings=True), 134_515_008, 23_040),
+        (gemma("gemma", 256000, 2048, 18, 8, 1, 16384), 2_506_172_416, 18_432),
+        (gemma("gemma", 256000, 3072, 28, 16, 16, 24576), 8_537_680_896, 458_752),
+        (gemma("gemma2", 256000, 2304, 26, 8, 4, 9216), 2_614_341_888, 106_496),
+        (gemma("gemma3_text", 262144, 640, 18, 4, 1, 2048, sliding_window=512), 268_098_176, 18_432),
+        (gemma("gemma3_text", 262144, 1152, 26, 4, 1, 6912, sliding_window=512), 999_885_952, 26_624),
+        (bert(768, 12, 12, 3072), 109_482_240, 0),
+        (bert(1024, 24, 16, 4096), 335_141_888, 0),
+        (bert(384, 6, 12, 1536), 22_713_216, 0),
+    ],
+    ids=[
+        "LLaMA 2 7B",
+        "LLaMA 2 70B",
+        "Llama 3 8B",
+        "Llama 3.1 405B",
+        "Llama 3.2 1B",
+        "SmolLM2 135M",
+        "Gemma 1 2B",
+        "Gemma 1 7B",
+        "Gemma 2 2B",
+        "Gemma 3 270M",
+        "Gemma 3 1B",
+        "BERT base",
+        "BERT large",
+        "MiniLM L6",
+    ],
+)
+def test_published_totals(config, parameters, kv_bytes):
+    count = account.count(spec_from_config(config))
+    assert count.parameters == count.active_parameters == parameters
+    assert count.kv_bytes_per_token == kv_bytes
+
+
+def test_windows_stop_growing():
+    count = account.count(spec_from_config(gemma("gemma2", 256000, 2304, 26, 8, 4, 9216)))
+    assert count.kv_bytes_growing == 53_248
+
+
+def test_experts_left_out_are_not_active():
+    expert = spec.FeedForward(d_model=4096, d_ff=14336, activation="silu", gated=True)
+    mixture = spec.MixtureOfExperts(d_model=4096, router=spec.Router(n_experts=8, top_k=2), expert=expert)
+    attention = spec.Attention(d_model=4096, n_heads=32, n_kv_heads=8, head_dim=128, scale=128**-0.5)
+
+    def norm(name):
+        return spec.Norm(name=name, kind="rms", d_model=4096, eps=1e-5)
+
+    layer = spec.Chain(
+        spec.Residual(spec.Chain(norm("attention_norm"), attention)), spec.Residual(spec.Chain(norm("mlp_norm"), mixture))
+    )
+    mixtral = spec.Spec(
+        architecture="mixtral",
+        context=32768,
+        body=spec.Chain(spec.Embedding(vocab_size=32000, d_model=4096), spec.Stack(layers=(layer,) * 32), norm("norm")),
+        head=spec.Head(d_model=4096, vocab_size=32000, tied=False),
+    )
+    count = account.count(mixtral)
+    assert count.parameters == 46_702_792_704  # Mixtral 8x7B: not 56 B
+    assert count.active_parameters == 12_879_925_248
+
+
+def test_latent_attention_caches_its_latent():
+    # DeepSeek-V3: 61 layers of (512 + 64) numbers, 70,272 bytes a token.
+    attention = spec.LatentAttention(
+        d_model=7168,
+        n_heads=128,
+        q_rank=1536,
+        kv_rank=512,
+        nope_dim=128,
+        rope=spec.Rope(dim=64, theta=1e4, layout="interleaved"),
+        v_dim=128,
+        scale=0.1,
+    )
+    layers = tuple(spec.Residual(attention) for _ in range(61))
+    model = spec.Spec(
+        architecture="deepseek_v3",
+        context=4096,
+        body=spec.Chain(spec.Embedding(vocab_size=10, d_model=7168), spec.Stack(layers=layers)),
+        head=spec.Head(d_model=7168, vocab_size=10, tied=True),
+    )
+    assert account.count(model).kv_bytes_per_token == 70_272
