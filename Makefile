@@ -1,0 +1,42 @@
+# Two commands are all that most people need: `make chat` and `make test`.
+# PYTHON chooses the interpreter that the virtual environment is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: chat test unit check docs clean
+
+chat: .venv/installed  ## install, and talk to a model
+	$(BIN)/ordito run
+
+test: .venv/developed  ## install, and run every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+unit: .venv/developed  ## the tests that need no real model and no other implementation
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/oracles --ignore tests/real
+
+check: .venv/developed  ## lint, types, import floors, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+docs: .venv/developed  ## write the generated pages again
+	$(BIN)/python docs/generate.py
+
+clean:  ## remove the virtual environment
+	rm -rf .venv
+
+.venv/made:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/made pyproject.toml constraints.txt
+	$(INSTALL) .
+	touch $@
+
+# An editable install, so that a changed file needs no new one.
+.venv/developed: .venv/made pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[dev]'
+	touch $@

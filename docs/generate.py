@@ -1,0 +1,60 @@
+"""Write the generated pages of docs/, or, with --check, fail if they are not what the code says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ordito.families import families
+
+DOCS = Path(__file__).parent
+
+
+def families_page() -> str:
+    """docs/families.md: what each family file reads."""
+    rows = [
+        f"| [{f.title}](../ordito/families/{f.name}.py) | {f.members} | {code(f.model_types)} | {code(f.gguf.architectures)} "
+        f"| {code(f.prompts) or 'none (encoders)'} |"
+        for f in families()
+    ]
+    return "\n".join(
+        [
+            "# Families",
+            "",
+            "<!-- Written by docs/generate.py; do not edit. -->",
+            "",
+            "| family | members | `model_type` in config.json | `general.architecture` in GGUF | prompt formats of its own |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            "A checkpoint's own chat template comes before the family's formats. To add a family, see",
+            "[CONTRIBUTING.md](../CONTRIBUTING.md).",
+            "",
+        ]
+    )
+
+
+def code(words: tuple[str, ...]) -> str:
+    """Words in code type, separated by commas."""
+    return ", ".join(f"`{word}`" for word in words)
+
+
+PAGES = {"families.md": families_page}
+
+
+def main() -> int:
+    """Write or check every page; the exit status says whether all are true."""
+    check, stale = "--check" in sys.argv, []
+    for name, page in PAGES.items():
+        text, path = page(), DOCS / name
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+    if stale:
+        print(f"docs/{stale[0]} is not what the code says: run `make docs`", file=sys.stderr)
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
