@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, PUBLISHED, metadata_value
+from ordito.families.config import ACTIVATIONS, PUBLISHED, leaves, metadata_value
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Names
 from ordito.families.reader import IRRELEVANT, Reader
@@ -97,14 +97,9 @@ def spec_from_config(config: Reader) -> Spec:
     return spec
 
 
-def _parts(spec: Spec) -> tuple[Attention, FeedForward, Norm]:
-    leaves = [leaf for _, leaf in spec.leaves()]
-    return tuple(next(x for x in leaves if isinstance(x, kind)) for kind in (Attention, FeedForward, Norm))  # type: ignore[return-value]
-
-
 def config_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_config`."""
-    attention, mlp, norm = _parts(spec)
+    attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     return {
         "architectures": ["BertForMaskedLM" if spec.head else "BertModel"],
         "model_type": "bert",
@@ -158,7 +153,7 @@ def spec_from_header(header: Header) -> Spec:
 
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
-    attention, mlp, norm = _parts(spec)
+    attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     metadata_value(mlp.activation, "gelu", "the activation")
     metadata_value((spec.head, spec.pooler), (None, None), "a pooler or a masked-language head")
     return {

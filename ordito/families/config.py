@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from ordito.errors import ConfigError
 from ordito.families.reader import Reader
-from ordito.spec import Activation
+from ordito.spec import Activation, Block, Spec
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -28,6 +28,14 @@ PUBLISHED: dict[Activation, str] = {
     "relu": "relu",
 }
 """Activation -> `hidden_act` of config.json."""
+
+
+Leaf = TypeVar("Leaf", bound=Block)
+
+
+def leaves(spec: Spec, kind: type[Leaf]) -> list[Leaf]:
+    """Every leaf of one kind, in order; the first stands for all where a family's layers are alike."""
+    return [leaf for _, leaf in spec.leaves() if isinstance(leaf, kind)]
 
 
 def has_head(config: Reader) -> bool:

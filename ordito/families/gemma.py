@@ -14,7 +14,7 @@ from typing import Any
 
 from ordito.errors import OrditoWarning
 from ordito.families import llama
-from ordito.families.config import ACTIVATIONS, PUBLISHED, has_head, metadata_value
+from ordito.families.config import ACTIVATIONS, PUBLISHED, has_head, leaves, metadata_value
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Names, Shifted, Transform
 from ordito.families.reader import IRRELEVANT, Reader
@@ -94,133 +94,99 @@ def build(
 
     layers = tuple(layer(window, rope) for window, rope in zip(windows, ropes, strict=True))
     return Spec(
-        architecture={1: "gemma", 2: "gemma2", 3: "gemma3_text"}[generation],
+        architecture=next(label for label, number in LABELS.items() if number == generation),
         context=context,
         body=Chain(Embedding(vocab_size=vocab_size, d_model=d_model, scale=d_model**0.5), Stack(layers=layers), norm("norm")),
         head=Head(d_model=d_model, vocab_size=vocab_size, tied=tied, softcap=final_softcap) if head else None,
     )
 
 
-def _sizes(config: Reader, defaults: dict[str, int]) -> dict[str, Any]:
-    """The sizes that all generations spell alike. Published configs leave out what equals the class's default."""
-    return {
-        "vocab_size": config.size("vocab_size", defaults["vocab_size"]),
-        "d_model": config.size("hidden_size", defaults["hidden_size"]),
-        "n_heads": config.size("num_attention_heads", defaults["heads"]),
-        "n_kv_heads": config.size("num_key_value_heads", defaults["kv_heads"]),
-        "head_dim": config.size("head_dim", 256),
-        "d_ff": config.size("intermediate_size", defaults["intermediate_size"]),
-        "eps": config.real("rms_norm_eps", 1e-6),
-        "tied": config.flag("tie_word_embeddings", True),
-        "attention_bias": config.flag("attention_bias", False),
-        "head": has_head(config),
-    }
-
-
-DEFAULTS = {
-    1: {"vocab_size": 256000, "hidden_size": 3072, "heads": 16, "kv_heads": 16, "intermediate_size": 24576},
-    2: {"vocab_size": 256000, "hidden_size": 2304, "heads": 8, "kv_heads": 4, "intermediate_size": 9216},
-    3: {"vocab_size": 262208, "hidden_size": 2304, "heads": 8, "kv_heads": 4, "intermediate_size": 9216},
+DEFAULTS: dict[int, dict[str, Any]] = {
+    1: {"vocab": 256000, "d": 3072, "layers": 28, "heads": 16, "kv": 16, "d_ff": 24576, "context": 8192},
+    2: {"vocab": 256000, "d": 2304, "layers": 26, "heads": 8, "kv": 4, "d_ff": 9216, "context": 8192},
+    3: {"vocab": 262208, "d": 2304, "layers": 26, "heads": 8, "kv": 4, "d_ff": 9216, "context": 131072},
 }
-"""Defaults of transformers' GemmaConfig, Gemma2Config and Gemma3TextConfig."""
+"""Defaults of transformers' GemmaConfig, Gemma2Config and Gemma3TextConfig, which published configs leave out."""
+
+LABELS = {"gemma": 1, "gemma2": 2, "gemma3_text": 3}
+PERIODS = {2: 2, 3: 6}
+"""Every how many layers one has no window, where nothing else is said."""
 
 
 def spec_from_config(config: Reader) -> Spec:
     """config.json of `gemma`, `gemma2`, `gemma3_text`, and the text half of `gemma3`."""
-    match config.text("model_type"):
-        case "gemma":
-            spec = _gemma1(config)
-        case "gemma2":
-            spec = _gemma2(config)
-        case "gemma3_text":
-            spec = _gemma3(config)
-        case _:
-            return _text_of_gemma3(config)
+    label = config.text("model_type")
+    if label == "gemma3":
+        return _text_of_gemma3(config)
+    generation = LABELS[label]
+    default = DEFAULTS[generation]
+    n_layers, head_dim = config.size("num_hidden_layers", default["layers"]), config.size("head_dim", 256)
+    context = config.size("max_position_embeddings", default["context"])
+    causal = not config.flag("use_bidirectional_attention", False)
+    if generation < 3:
+        config.must_be("use_bidirectional_attention", False)
+    # The first files of Gemma said "gelu" in `hidden_act` and meant the tanh form, which the code has always used.
+    config.text("hidden_act", None)
+    kinds, window = [FULL] * n_layers, None
+    if generation > 1:
+        kinds = _layer_types(config, n_layers, config.size("sliding_window_pattern", PERIODS[generation]))
+        window = config.size("sliding_window", 4096)
+        # A two-sided window of w tokens sees w // 2 of them on each side (EmbeddingGemma).
+        window = window if causal else window // 2 + 1
+    attention_softcap = _softcap(config, "attn_logit_softcapping", 50.0) if generation == 2 else None
+    if generation == 3:  # The field was kept from Gemma 2, but Gemma 3's forward pass does not cap scores.
+        config.get("attn_logit_softcapping", None)
+    ropes = _ropes(config, generation, head_dim, context)
+    spec = build(
+        generation=generation,
+        vocab_size=config.size("vocab_size", default["vocab"]),
+        d_model=config.size("hidden_size", default["d"]),
+        n_heads=config.size("num_attention_heads", default["heads"]),
+        n_kv_heads=config.size("num_key_value_heads", default["kv"]),
+        head_dim=head_dim,
+        d_ff=config.size("intermediate_size", default["d_ff"]),
+        context=context,
+        eps=config.real("rms_norm_eps", 1e-6),
+        scale=(head_dim if generation == 1 else config.real("query_pre_attn_scalar", 256)) ** -0.5,
+        windows=[window if kind == SLIDING else None for kind in kinds],
+        ropes=[ropes[kind] for kind in kinds],
+        attention_softcap=attention_softcap,
+        final_softcap=_softcap(config, "final_logit_softcapping", {2: 30.0, 3: None}[generation]) if generation > 1 else None,
+        attention_bias=config.flag("attention_bias", False),
+        causal=causal,
+        tied=config.flag("tie_word_embeddings", True),
+        head=has_head(config),
+        activation=config.choice("hidden_activation", ACTIVATIONS | {"gelu": "gelu_tanh"}, "gelu_pytorch_tanh"),
+    )
     config.finish(IRRELEVANT)
     return spec
 
 
-def _gemma1(config: Reader) -> Spec:
-    sizes, n_layers = _sizes(config, DEFAULTS[1]), config.size("num_hidden_layers", 28)
-    context = config.size("max_position_embeddings", 8192)
-    # The first files said "gelu" and meant the tanh form, which the code has always used.
-    config.text("hidden_act", None)
-    activation = config.choice("hidden_activation", ACTIVATIONS | {"gelu": "gelu_tanh"}, "gelu_pytorch_tanh")
-    config.must_be("use_bidirectional_attention", False)
-    rope = rope_from_config(config, sizes["head_dim"], context)
-    return build(
-        generation=1,
-        **sizes,
-        context=context,
-        scale=sizes["head_dim"] ** -0.5,
-        windows=[None] * n_layers,
-        ropes=[rope] * n_layers,
-        activation=activation,
-    )
-
-
-def _gemma2(config: Reader) -> Spec:
-    sizes, n_layers = _sizes(config, DEFAULTS[2]), config.size("num_hidden_layers", 26)
-    context, window = config.size("max_position_embeddings", 8192), config.size("sliding_window", 4096)
-    kinds = _layer_types(config, n_layers, period=2)
-    config.text("hidden_act", None)
-    config.must_be("use_bidirectional_attention", False)
-    rope = rope_from_config(config, sizes["head_dim"], context)
-    return build(
-        generation=2,
-        **sizes,
-        context=context,
-        scale=config.real("query_pre_attn_scalar", 256) ** -0.5,
-        windows=[window if kind == SLIDING else None for kind in kinds],
-        ropes=[rope] * n_layers,
-        attention_softcap=_softcap(config, "attn_logit_softcapping", 50.0),
-        final_softcap=_softcap(config, "final_logit_softcapping", 30.0),
-        activation=config.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
-    )
-
-
-def _softcap(config: Reader, key: str, default: float) -> float | None:
+def _softcap(config: Reader, key: str, default: float | None) -> float | None:
     """A cap whose null means none, where a missing key means the default."""
-    return config.real(key, None if key in config.values else default)
+    cap: float | None = config.real(key, None if key in config.values else default)
+    return cap
 
 
-def _gemma3(config: Reader) -> Spec:
-    sizes, n_layers = _sizes(config, DEFAULTS[3]), config.size("num_hidden_layers", 26)
-    context, window = config.size("max_position_embeddings", 131072), config.size("sliding_window", 4096)
-    causal = not config.flag("use_bidirectional_attention", False)
-    kinds = _layer_types(config, n_layers, period=config.size("sliding_window_pattern", 6))
-    # The field was kept from Gemma 2, but Gemma 3's forward pass does not cap scores.
-    config.get("attn_logit_softcapping", None)
-    parameters, head_dim = config.section("rope_parameters"), sizes["head_dim"]
-    if parameters is not None and parameters.values.keys() & {SLIDING, FULL}:
-        ropes = {
-            kind: rope_from_parameters(parameters.section(kind) or Reader({}, config.where), head_dim, context, context, theta)
-            for kind, theta in ((FULL, 1e6), (SLIDING, 1e4))
-        }
+def _ropes(config: Reader, generation: int, head_dim: int, context: int) -> dict[str, Rope]:
+    """The rope of each kind of layer: one for both before Gemma 3, two thetas since."""
+    parameters = config.section("rope_parameters")
+    if generation == 3 and parameters is not None and parameters.values.keys() & {SLIDING, FULL}:
+        ropes = {}
+        for kind, theta in ((FULL, 1e6), (SLIDING, 1e4)):
+            section = parameters.section(kind) or Reader({}, config.where)
+            ropes[kind] = rope_from_parameters(section, head_dim, context, context, theta)
         parameters.finish()
-    else:
-        full = rope_from_config(config, head_dim, context, theta=1e6)
-        ropes = {FULL: full, SLIDING: Rope(dim=head_dim, theta=config.real("rope_local_base_freq", 1e4))}
-    # A two-sided window of w tokens sees w // 2 of them on each side (EmbeddingGemma).
-    width = window if causal else window // 2 + 1
-    return build(
-        generation=3,
-        **sizes,
-        context=context,
-        scale=config.real("query_pre_attn_scalar", 256) ** -0.5,
-        windows=[width if kind == SLIDING else None for kind in kinds],
-        ropes=[ropes[kind] for kind in kinds],
-        final_softcap=config.real("final_logit_softcapping", None),
-        causal=causal,
-        activation=config.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
-    )
+        return ropes
+    full = rope_from_config(config, head_dim, context, theta=1e6 if generation == 3 else 1e4)
+    local = Rope(dim=head_dim, theta=config.real("rope_local_base_freq", 1e4)) if generation == 3 else full
+    return {FULL: full, SLIDING: local}
 
 
 def _text_of_gemma3(config: Reader) -> Spec:
     text = config.section("text_config")
     if text is None:
         raise config.fail("text_config", None, "the text half of a gemma3 model")
-    config.seen |= config.values.keys()
     warnings.warn(f"{config.where}: images are not supported yet, so only the text half is read", OrditoWarning, stacklevel=2)
     return spec_from_config(Reader({**text.values, "model_type": "gemma3_text"}, text.where))
 
@@ -230,22 +196,14 @@ def _layer_types(config: Reader, n_layers: int, period: int) -> list[str]:
     kinds = config.items("layer_types", None)
     if kinds is None:
         return [FULL if (i + 1) % period == 0 else SLIDING for i in range(n_layers)]
-    if len(kinds) != n_layers or not set(kinds) <= {SLIDING, FULL}:
+    if len(kinds) != n_layers or not set(map(str, kinds)) <= {SLIDING, FULL}:
         raise config.fail("layer_types", kinds, f"{n_layers} entries of {SLIDING!r} or {FULL!r}")
     return list(kinds)
 
 
-def _first(spec: Spec, kind: type[Block]) -> Any:
-    return next(leaf for _, leaf in spec.leaves() if isinstance(leaf, kind))
-
-
-def _attentions(spec: Spec) -> list[Attention]:
-    return [leaf for _, leaf in spec.leaves() if isinstance(leaf, Attention)]
-
-
 def config_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_config`."""
-    attentions, mlp, norm = _attentions(spec), _first(spec, FeedForward), _first(spec, Norm)
+    attentions, mlp, norm = leaves(spec, Attention), leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     first, head_class = (
         attentions[0],
         {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3"}[spec.architecture],
@@ -307,7 +265,7 @@ def spec_from_header(header: Header) -> Spec:
     scale = head_dim**-0.5
     if generation > 1:
         window = reader.size("attention.sliding_window", 4096)
-        sliding = _sliding(reader, n_layers, {2: 2, 3: 6}[generation])
+        sliding = _sliding(reader, n_layers, PERIODS[generation])
         windows = [window if slides else None for slides in sliding]
         local_theta = reader.real("rope.freq_base_swa", 1e4 if generation == 3 else full.theta)
         local = Rope(dim=head_dim, theta=local_theta) if generation == 3 else full
@@ -349,8 +307,8 @@ def _sliding(reader: Reader, n_layers: int, period: int) -> list[bool]:
 
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
-    attentions, mlp, norm = _attentions(spec), _first(spec, FeedForward), _first(spec, Norm)
-    first, generation = attentions[0], GENERATIONS[spec.architecture.removesuffix("_text")]
+    attentions, mlp, norm = leaves(spec, Attention), leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
+    first, generation = attentions[0], LABELS[spec.architecture]
     full = next((a for a in attentions if a.window is None), first)
     assert full.rope is not None, "a Gemma layer has rotary positions"
     metadata_value(mlp.activation, "gelu_tanh", "the activation")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, PUBLISHED, has_head, metadata_value
+from ordito.families.config import ACTIVATIONS, PUBLISHED, has_head, leaves, metadata_value
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import InterleavedRope, Names, Transform
 from ordito.families.reader import IRRELEVANT, Reader
@@ -84,15 +84,9 @@ def spec_from_config(config: Reader) -> Spec:
     return spec
 
 
-def parts(spec: Spec) -> tuple[Attention, FeedForward, Norm]:
-    """The first attention, feed-forward and norm of a spec of this family, which stand for all of its layers."""
-    leaves = [leaf for _, leaf in spec.leaves()]
-    return tuple(next(x for x in leaves if isinstance(x, kind)) for kind in (Attention, FeedForward, Norm))  # type: ignore[return-value]
-
-
 def config_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_config`."""
-    attention, mlp, norm = parts(spec)
+    attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     assert attention.rope is not None, "a LLaMA layer has rotary positions"
     return {
         "architectures": ["LlamaForCausalLM" if spec.head else "LlamaModel"],
@@ -145,7 +139,7 @@ def spec_from_header(header: Header) -> Spec:
 
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
-    attention, mlp, norm = parts(spec)
+    attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     assert attention.rope is not None, "a LLaMA layer has rotary positions"
     metadata_value(mlp.activation, "silu", "the activation")
     return {
@@ -165,7 +159,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
 
 def interleaved(spec: Spec, name: str) -> Transform | None:
     """GGUF's `llama` pairs rotary channels (2i, 2i + 1): the rows of every q and k change places."""
-    attention = parts(spec)[0]
+    attention = leaves(spec, Attention)[0]
     match name.split(".")[-2]:
         case "q":
             return InterleavedRope(attention.n_heads)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ordito import spec
-from ordito.nn.norm import Norm
+from ordito.nn.norm import Linear, Norm
 from ordito.nn.step import Step, rotate
 
 
@@ -19,13 +19,13 @@ class Attention(nn.Module):
     def __init__(self, block: spec.Attention) -> None:
         super().__init__()
         self.block = b = block
-        self.q = nn.Linear(b.d_model, b.n_heads * b.head_dim, bias="q" in b.bias)
-        self.k = nn.Linear(b.d_model, b.n_kv_heads * b.head_dim, bias="k" in b.bias)
-        self.v = nn.Linear(b.d_model, b.n_kv_heads * b.head_dim, bias="v" in b.bias)
-        self.o = nn.Linear(b.n_heads * b.head_dim, b.d_model, bias="o" in b.bias)
+        self.q = Linear(b.d_model, b.n_heads * b.head_dim, bias="q" in b.bias)
+        self.k = Linear(b.d_model, b.n_kv_heads * b.head_dim, bias="k" in b.bias)
+        self.v = Linear(b.d_model, b.n_kv_heads * b.head_dim, bias="v" in b.bias)
+        self.o = Linear(b.n_heads * b.head_dim, b.d_model, bias="o" in b.bias)
         self.q_norm = Norm(b.q_norm) if b.q_norm else None
         self.k_norm = Norm(b.k_norm) if b.k_norm else None
-        self.sinks = nn.Parameter(torch.zeros(b.n_heads)) if b.sinks else None
+        self.sinks = nn.Parameter(torch.empty(b.n_heads)) if b.sinks else None
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -109,15 +109,15 @@ class LatentAttention(nn.Module):
             return Norm(spec.Norm(name=name, kind="rms", d_model=width, eps=b.norm_eps))
 
         if b.q_rank is None:
-            self.q = nn.Linear(b.d_model, b.n_heads * b.q_dim, bias=False)
+            self.q = Linear(b.d_model, b.n_heads * b.q_dim, bias=False)
         else:
-            self.q_down = nn.Linear(b.d_model, b.q_rank, bias=False)
+            self.q_down = Linear(b.d_model, b.q_rank, bias=False)
             self.q_norm = norm("q_norm", b.q_rank)
-            self.q_up = nn.Linear(b.q_rank, b.n_heads * b.q_dim, bias=False)
-        self.kv_down = nn.Linear(b.d_model, b.kv_rank + b.rope.dim, bias=False)
+            self.q_up = Linear(b.q_rank, b.n_heads * b.q_dim, bias=False)
+        self.kv_down = Linear(b.d_model, b.kv_rank + b.rope.dim, bias=False)
         self.kv_norm = norm("kv_norm", b.kv_rank)
-        self.kv_up = nn.Linear(b.kv_rank, b.n_heads * (b.nope_dim + b.v_dim), bias=False)
-        self.o = nn.Linear(b.n_heads * b.v_dim, b.d_model, bias=False)
+        self.kv_up = Linear(b.kv_rank, b.n_heads * (b.nope_dim + b.v_dim), bias=False)
+        self.o = Linear(b.n_heads * b.v_dim, b.d_model, bias=False)
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ordito import spec
-from ordito.nn.norm import ACTIVATIONS
+from ordito.nn.norm import ACTIVATIONS, Linear
 from ordito.nn.step import Step
 
 
@@ -16,9 +16,9 @@ class FeedForward(nn.Module):
     def __init__(self, block: spec.FeedForward) -> None:
         super().__init__()
         self.block = b = block
-        self.gate = nn.Linear(b.d_model, b.d_ff, bias=b.bias) if b.gated else None
-        self.up = nn.Linear(b.d_model, b.d_ff, bias=b.bias)
-        self.down = nn.Linear(b.d_ff, b.d_model, bias=b.bias)
+        self.gate = Linear(b.d_model, b.d_ff, bias=b.bias) if b.gated else None
+        self.up = Linear(b.d_model, b.d_ff, bias=b.bias)
+        self.down = Linear(b.d_ff, b.d_model, bias=b.bias)
 
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -31,21 +31,21 @@ class StackedLinear(nn.Module):
 
     def __init__(self, n: int, d_in: int, d_out: int, bias: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n, d_out, d_in) * d_in**-0.5)
-        self.bias = nn.Parameter(torch.zeros(n, d_out)) if bias else None
+        self.weight = nn.Parameter(torch.empty(n, d_out, d_in))
+        self.bias = nn.Parameter(torch.empty(n, d_out)) if bias else None
 
     def expert(self, e: int, x: Tensor) -> Tensor:
         """The e-th map of x, (n, in) -> (n, out)."""
         return nn.functional.linear(x, self.weight[e], None if self.bias is None else self.bias[e])
 
 
-class Router(nn.Linear):
+class Router(Linear):
     """`spec.Router`: logits in fp32, weights (tokens, K) and experts (tokens, K)."""
 
     def __init__(self, block: spec.Router, d_model: int) -> None:
         super().__init__(d_model, block.n_experts, bias=block.bias)
         self.block = block
-        self.choice_bias = nn.Parameter(torch.zeros(block.n_experts)) if block.choice_bias else None
+        self.choice_bias = nn.Parameter(torch.empty(block.n_experts)) if block.choice_bias else None
 
     def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and numbers of the chosen experts, each (T, K)."""
@@ -102,7 +102,7 @@ class MixtureOfExperts(nn.Module):
         self.router = Router(block.router, block.d_model)
         self.experts = Experts(block.expert, block.router.n_experts)
         self.shared = FeedForward(block.shared) if block.shared else None
-        self.shared_gate = nn.Linear(block.d_model, 1, bias=False) if block.shared_gate else None
+        self.shared_gate = Linear(block.d_model, 1, bias=False) if block.shared_gate else None
 
     def forward(self, x_BTD: Tensor, step: Step | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""

@@ -1,4 +1,4 @@
-"""Norms, dense maps and activations."""
+"""Linear maps, norms and activations. Modules are made without values: `Transformer` sets them, or a checkpoint does."""
 
 from __future__ import annotations
 
@@ -21,15 +21,28 @@ ACTIVATIONS: dict[spec.Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Linear(nn.Linear):
+    """A linear map y = W x (+ b) whose values are set later."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: values that are about to be replaced cost time."""
+
+
 class Norm(nn.Module):
     """`spec.Norm`."""
 
     def __init__(self, block: spec.Norm) -> None:
         super().__init__()
         self.block = block
-        neutral = 1.0 - block.weight_offset
-        self.weight = nn.Parameter(torch.full((block.d_model,), neutral)) if block.weight else None
-        self.bias = nn.Parameter(torch.zeros(block.d_model)) if block.bias else None
+        self.weight = nn.Parameter(torch.empty(block.d_model)) if block.weight else None
+        self.bias = nn.Parameter(torch.empty(block.d_model)) if block.bias else None
+
+    def initialise(self) -> None:
+        """Set the weight so that it changes nothing."""
+        if self.weight is not None:
+            nn.init.constant_(self.weight, 1.0 - self.block.weight_offset)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
         """Normalise the last axis of x, (..., D)."""
@@ -47,7 +60,7 @@ class Norm(nn.Module):
         return y.to(x.dtype)
 
 
-class Dense(nn.Linear):
+class Dense(Linear):
     """`spec.Dense`."""
 
     def __init__(self, block: spec.Dense) -> None:

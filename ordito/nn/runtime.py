@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ordito.checkpoint.checkpoint import Checkpoint
-from ordito.runtime import Floats
 from ordito.errors import OrditoError
 from ordito.nn.transformer import Transformer
+from ordito.runtime import Floats
 from ordito.spec import Spec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -16,15 +16,22 @@ from ordito.nn.norm import Dense, Norm
 from ordito.nn.step import PADDING, Step
 
 
+class Table(nn.Embedding):
+    """Rows of vectors whose values are set later."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: values that are about to be replaced cost time."""
+
+
 class Embedding(nn.Module):
     """`spec.Embedding`."""
 
     def __init__(self, block: spec.Embedding) -> None:
         super().__init__()
         self.block = b = block
-        self.tokens = nn.Embedding(b.vocab_size, b.d_model)
-        self.positions = nn.Embedding(b.n_positions, b.d_model) if b.n_positions else None
-        self.types = nn.Embedding(b.n_types, b.d_model) if b.n_types else None
+        self.tokens = Table(b.vocab_size, b.d_model)
+        self.positions = Table(b.n_positions, b.d_model) if b.n_positions else None
+        self.types = Table(b.n_types, b.d_model) if b.n_types else None
 
     def forward(self, ids_BT: Tensor, step: Step) -> Tensor:
         """(B, T) -> (B, T, D)."""
@@ -44,8 +51,8 @@ class Head(nn.Module):
     def __init__(self, block: spec.Head) -> None:
         super().__init__()
         self.block = b = block
-        self.weight = None if b.tied else nn.Parameter(torch.randn(b.vocab_size, b.d_model) * b.d_model**-0.5)
-        self.bias = nn.Parameter(torch.zeros(b.vocab_size)) if b.bias else None
+        self.weight = None if b.tied else nn.Parameter(torch.empty(b.vocab_size, b.d_model))
+        self.bias = nn.Parameter(torch.empty(b.vocab_size)) if b.bias else None
         self.lender: list[nn.Embedding] = []  # a list, so that the embedding is not registered a second time
 
     def forward(self, hidden_BTD: Tensor, step: Step | None = None) -> Tensor:
@@ -95,7 +102,7 @@ class Tree(nn.Module):
         """Token ids (B, T) or hidden states (B, T, D) through the whole tree."""
         return self._run(self.block, x, step)
 
-    def _run(self, block: Any, x: Tensor, step: Step) -> Tensor:
+    def _run(self, block: Any, x: Tensor, step: Step | None) -> Tensor:
         if isinstance(block, spec.Chain):
             for part in block.parts:
                 x = self._run(part, x, step)
@@ -133,6 +140,22 @@ class Transformer(Tree):
         for slot, attention in enumerate(self.attentions):
             attention.slot = slot
         self.stretches = any(leaf.rope and leaf.rope.depends_on_length for _, leaf in model.attentions)
+        if not next(self.parameters()).is_meta:
+            self.initialise()
+
+    def initialise(self, std: float = 0.02) -> None:
+        """Random weights to train from: matrices N(0, std^2), vectors zero, norms neutral (GPT-2's choice).
+
+        On the meta device nothing is set: the module then waits for a checkpoint's tensors.
+        """
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=std)
+            else:
+                nn.init.zeros_(parameter)
+        for module in self.modules():
+            if isinstance(module, Norm):
+                module.initialise()
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `capacity` tokens of `batch` sequences."""
@@ -148,13 +171,13 @@ class Transformer(Tree):
         """Logits (..., V) of hidden states (..., D). Raises `SpecError` if the model has no head."""
         if self.spec.head is None:
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
-        return self._run(self.spec.head, hidden_BTD, None)  # type: ignore[arg-type] - nothing in a head looks at the step
+        return self._run(self.spec.head, hidden_BTD, None)  # nothing in a head looks at the step
 
     def pool(self, hidden_BTD: Tensor) -> Tensor:
         """BERT's pooled output (B, D): the pooler's map of the first token. Raises `SpecError` if there is none."""
         if self.spec.pooler is None:
             raise SpecError(f"this {self.spec.architecture} model has no pooler")
-        return self._run(self.spec.pooler, hidden_BTD[:, 0], None)  # type: ignore[arg-type]
+        return self._run(self.spec.pooler, hidden_BTD[:, 0], None)
 
     def forward(self, ids_BT: Tensor, *, valid: Tensor | None = None, cache: Cache | None = None) -> Tensor:  # type: ignore[override]
         """Logits (B, T, V)."""
