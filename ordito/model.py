@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,18 @@ class Model:
     `Sampling` (temperature=0 by default: the most probable token), and `max_tokens`, `stop`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, runtime: Runtime) -> None:
-        self.checkpoint, self.tokenizer, self.runtime = checkpoint, tokenizer, runtime
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+        self.checkpoint, self.runtime = checkpoint, runtime
 
     @property
     def spec(self) -> Spec:
         """What the model is."""
         return self.runtime.spec
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, read when it is first needed: weights without one still give logits."""
+        return load_tokenizer(self.checkpoint)
 
     def generate(self, prompt: str, **settings: Any) -> Generation:
         """Continue `prompt`, whose special tokens are read as such.
@@ -117,13 +123,14 @@ class Model:
         return embed(self.runtime, self.tokenizer, [texts] if isinstance(texts, str) else list(texts))
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        ids = [int(id) for id in np.asarray(token_ids).reshape(-1)]
-        if not ids or min(ids) < 0 or max(ids) >= self.spec.vocab_size:
+        ids = np.asarray(token_ids)
+        if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
             raise OrditoError(
-                f"got token ids {f'from {min(ids)} to {max(ids)}' if ids else 'of no token'}, "
-                f"expected at least one, from 0 to {self.spec.vocab_size - 1}"
+                f"got token ids of shape {ids.shape} and type {ids.dtype}, expected a list of whole numbers, not empty"
             )
-        return ids
+        if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
+            raise OrditoError(f"got token ids from {ids.min()} to {ids.max()}, expected 0 to {self.spec.vocab_size - 1}")
+        return [int(id) for id in ids]
 
 
 class Conversation:
@@ -155,8 +162,7 @@ def load(name: str | Path, *, backend: str | None = None, dtype: str = "float32"
     """
     local = store.locate(str(name), progress=progress)
     checkpoint = open_checkpoint(local.path)
-    tokenizer = load_tokenizer(checkpoint)
-    return Model(checkpoint, tokenizer, load_runtime(checkpoint, backend, dtype))
+    return Model(checkpoint, load_runtime(checkpoint, backend, dtype))
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

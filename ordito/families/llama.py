@@ -63,6 +63,7 @@ def spec_from_config(config: Reader) -> Spec:
     d_model, n_heads = config.size("hidden_size"), config.size("num_attention_heads")
     context = config.size("max_position_embeddings", 2048)
     head_dim = config.size("head_dim", d_model // n_heads)
+    config.must_be("rope_interleaved", False)
     spec = build(
         vocab_size=config.size("vocab_size"),
         d_model=d_model,

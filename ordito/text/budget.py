@@ -1,0 +1,137 @@
+"""What one rendering of a chat template may cost: processor time, memory, and the size of any one value.
+
+Templates come out of downloaded files. Nothing here trusts them: each operation that makes a value has it *admitted*,
+and admission is what bounds everything else. Because no value heavier than `largest` ever exists, printing, comparing,
+hashing or sorting any value is quick, so that checking the clock between operations is enough.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from itertools import chain
+from types import GeneratorType
+from typing import Any, NoReturn
+
+from ordito.errors import TemplateError
+
+SECONDS = 1.0  # of this thread's processor time: a busy machine must not make an honest template fail
+LARGEST = 2_000_000  # characters in one value, beyond what the conversation itself brings
+TOTAL = 128_000_000  # bytes made by one rendering, kept or not
+_SCALAR = 8
+_ELEMENT = 60  # bytes of a reference and of the small object behind it
+
+_active = threading.local()
+
+
+class Budget:
+    """The account of one rendering; `with Budget(weight of the input):` makes it the active one of this thread."""
+
+    def __init__(self, data: object = None) -> None:
+        self.largest = sys.maxsize
+        self.left = sys.maxsize
+        self._deadline = float("inf")
+        self._weights: dict[int, tuple[object, int]] = {}  # the object is kept, so that its id stays its own
+        self._refused: str | None = None
+        size = self.weigh(data)
+        self.largest = LARGEST + 8 * size
+        self.left = TOTAL + 64 * size
+
+    def __enter__(self) -> Budget:
+        self._deadline = time.thread_time() + SECONDS
+        _active.budget = self
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _active.budget = None
+        self._weights.clear()
+
+    def refuse(self, why: str) -> NoReturn:
+        """Stop the rendering, for good: a filter that swallows errors meets the same one at its next step."""
+        self._refused = self._refused or f"the chat template was stopped: {why}; use another template"
+        raise TemplateError(self._refused)
+
+    def tick(self) -> None:
+        """One step of work."""
+        if self._refused:
+            raise TemplateError(self._refused)
+        if time.thread_time() > self._deadline:
+            self.refuse(f"it ran for more than {SECONDS:g} s of processor time")
+
+    def charge(self, n_bytes: int) -> None:
+        """One step of work that makes so many bytes."""
+        self.tick()
+        self.left -= n_bytes
+        if self.left < 0:
+            self.refuse("it makes too much text or too many values")
+
+    def room(self, n_chars: int) -> None:
+        """Refuse an operation before it makes a value of more than this many characters or elements."""
+        if n_chars > self.largest:
+            self.refuse(f"it makes a value of {n_chars:,} characters, of at most {self.largest:,}")
+
+    def weigh(self, value: object) -> int:
+        """The characters that the value would print, roughly, with every repeated reference counted again.
+
+        `x = [x, x]` thirty times over is 30 small lists that print 2^30 elements: this is the number that matters.
+        A container's weight is remembered (templates cannot change one), so that weighing costs only its own length.
+        """
+        if isinstance(value, str):
+            return _SCALAR + len(value)
+        if isinstance(value, bool) or value is None:
+            return _SCALAR
+        if isinstance(value, int):
+            return _SCALAR + value.bit_length() // 3
+        children: Iterator[object]
+        if isinstance(value, list | tuple | KeysView | ValuesView):
+            children = iter(value)
+        elif isinstance(value, dict):
+            children = chain(value, value.values())
+        elif isinstance(value, ItemsView):
+            children = chain.from_iterable(value)
+        else:
+            return 3 * _SCALAR
+        known = self._weights.get(id(value))
+        if known is not None:
+            return known[1]
+        weight = _SCALAR
+        for child in children:
+            weight += self.weigh(child)
+            if weight > self.largest:
+                self.room(weight)
+        self._weights[id(value)] = (value, weight)
+        return weight
+
+    def admit(self, value: Any) -> Any:
+        """Let a new value into the rendering: pays for it, refuses a heavy one, makes lazy ones count their steps."""
+        if isinstance(value, GeneratorType):
+            self.charge(_ELEMENT)
+            return self._counted(value)
+        self.room(self.weigh(value))
+        if isinstance(value, str | int):
+            self.charge(sys.getsizeof(value))
+        elif isinstance(value, list | tuple | dict):
+            self.charge(_ELEMENT * (len(value) + 1))
+        else:
+            self.charge(_ELEMENT)
+        return value
+
+    def text(self, value: object) -> str:
+        """What `{{ value }}` prints, paid for."""
+        printed = value if isinstance(value, str) else str(value)
+        self.charge(sys.getsizeof(printed))
+        return printed
+
+    def _counted(self, values: Iterator[Any]) -> Iterator[Any]:
+        for value in values:
+            self.tick()
+            yield value
+
+
+def budget() -> Budget:
+    """The account of the rendering under way in this thread."""
+    current: Budget | None = getattr(_active, "budget", None)
+    assert current is not None, "template code runs outside of a rendering"
+    return current

@@ -1,0 +1,179 @@
+"""The filters and functions that chat templates have: Jinja's harmless ones, and bounded forms of those that can grow.
+
+Behaviour follows transformers: `tojson` neither escapes HTML nor non-ASCII text, `strftime_now`, `raise_exception`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, NoReturn
+
+from jinja2 import Environment, pass_environment
+from jinja2.defaults import DEFAULT_FILTERS
+from jinja2.filters import make_attrgetter
+from jinja2.sandbox import SecurityError, safe_range
+from jinja2.utils import Cycler, Joiner, Namespace
+
+from ordito.errors import TemplateError
+from ordito.text.budget import Budget, budget
+
+_PLAIN = (
+    "abs capitalize count d default dictsort e escape first float groupby int items last length list lower map max "
+    "min reject rejectattr reverse safe select selectattr sort string title trim truncate unique upper wordcount"
+)
+_MAX_WIDTH = 1000  # of indentation, centring, rounding
+
+
+def bounded_join(current: Budget, separator: str, parts: Iterable[Any]) -> str:
+    """`separator.join(parts)`, refused before it is made if it is too long."""
+    texts: list[Any] = []
+    total = 0
+    for part in parts:
+        current.tick()
+        total += len(separator) + len(part) if isinstance(part, str) else 0
+        current.room(total)
+        texts.append(part)
+    return str(current.admit(separator.join(texts)))
+
+
+def bounded_replace(current: Budget, text: str, old: str, new: str, count: int = -1) -> str:
+    """`text.replace(old, new, count)`, refused before it is made if it is too long."""
+    current.room(len(text) + text.count(old) * max(0, len(new) - len(old)))
+    return str(current.admit(text.replace(old, new, count)))
+
+
+def bounded_percent(current: Budget, text: str, values: Any) -> str:
+    """`text % values`, refused before it is made if a width is huge or the values, as often as named, are too long."""
+    if re.search(r"%[^%a-zA-Z]*?(\d{5}|\*)", text):
+        current.refuse("it formats with a width of more than 9,999")
+    widest = max((int(n) for n in re.findall(r"\d{1,4}", text)), default=0)
+    current.room(len(text) + text.count("%") * (current.weigh(values) + widest))
+    return str(current.admit(text % values))
+
+
+@pass_environment
+def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    if attribute is not None:
+        value = map(make_attrgetter(environment, attribute), value)
+    return bounded_join(budget(), str(d), map(str, value))
+
+
+def _replace(s: str, old: str, new: str, count: int | None = None) -> str:
+    return bounded_replace(budget(), str(s), str(old), str(new), -1 if count is None else count)
+
+
+def _format(value: str, *args: Any, **kwargs: Any) -> str:
+    return bounded_percent(budget(), str(value), kwargs or args)
+
+
+def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    wide = len(width) if isinstance(width, str) else int(width)
+    _narrow(wide)
+    budget().room(len(s) + wide * (len(str(s).splitlines()) + 1))
+    return str(DEFAULT_FILTERS["indent"](s, width, first, blank))
+
+
+def _center(value: str, width: int = 80) -> str:
+    _narrow(width)
+    return str(value).center(width)
+
+
+def _round(value: float, precision: int = 0, method: str = "common") -> float:
+    _narrow(abs(precision) * 10)
+    return float(DEFAULT_FILTERS["round"](value, precision, method))
+
+
+@pass_environment
+def _sum(environment: Environment, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    if not isinstance(start, int | float):  # the sum of many lists copies each of them again and again
+        budget().refuse("it sums what are not numbers")
+    return DEFAULT_FILTERS["sum"](environment, iterable, attribute, start)
+
+
+def _tojson(
+    x: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    if indent is not None:
+        _narrow(len(indent) if isinstance(indent, str) else int(indent))
+    if separators is not None:
+        _narrow(max(map(len, separators)) * 100)
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if indent is None:
+        return encoder.encode(x)
+    # Indentation is depth times elements: encoded piece by piece, it is stopped when it grows too long.
+    return bounded_join(budget(), "", encoder.iterencode(x))
+
+
+def _narrow(width: int) -> None:
+    if width > _MAX_WIDTH:
+        budget().refuse(f"it pads or indents by {width:,}, of at most {_MAX_WIDTH:,}")
+
+
+def raise_exception(message: object) -> NoReturn:
+    """What a template calls to refuse a conversation: its own words reach the user."""
+    raise TemplateError(f"the chat template refuses this conversation: {str(message)[:1000]}")
+
+
+def strftime_now(format: str) -> str:
+    """Today, as the template wants it written; no padding widths, which the C library would honour."""
+    if len(format) > 200 or re.search(r"%[^a-zA-Z%]*\d", format):
+        budget().refuse("it formats a date with a width")
+    return datetime.now().strftime(format)
+
+
+def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    return dict(*args, **kwargs)
+
+
+class _Namespace(Namespace):
+    """Jinja's namespace, without names that begin with an underscore, and printed without what it holds.
+
+    Its contents can change after it was admitted, so that printing them could not be bounded.
+    """
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: B902 (so that namespace(self=...) still works)
+        attrs = dict(*args[1:], **kwargs)
+        for name in attrs:
+            _check_name(name)
+        Namespace.__init__(args[0], attrs)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or name.startswith("_"):
+        raise SecurityError(f"{name!r} cannot be the name of a namespace's attribute")
+
+
+FILTERS: dict[str, Callable[..., Any]] = {name: DEFAULT_FILTERS[name] for name in _PLAIN.split()} | {
+    "center": _center,
+    "format": _format,
+    "indent": _indent,
+    "join": _join,
+    "replace": _replace,
+    "round": _round,
+    "sum": _sum,
+    "tojson": _tojson,
+}
+
+GLOBALS: dict[str, Any] = {
+    "cycler": Cycler,
+    "dict": _dict,
+    "joiner": Joiner,
+    "namespace": _Namespace,
+    "raise_exception": raise_exception,
+    "range": safe_range,
+    "strftime_now": strftime_now,
+}

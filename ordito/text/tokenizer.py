@@ -1,0 +1,154 @@
+"""Text <-> token ids, for the vocabularies of tokenizer.json and of GGUF files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ordito.errors import TokenizerError
+from ordito.text.stream import Detokenizer
+from ordito.text.vocabulary import ENDS, Vocabulary
+
+GUARD = "\ue0ff"
+"""A private character that marks where a user's text would otherwise spell a control token; see `guarded`."""
+
+
+@dataclass(frozen=True)
+class Special:
+    """The tokens with a role, and which of them every text gets."""
+
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+    unk: int | None = None
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+
+class Tokenizer:
+    """A vocabulary and the way in which it cuts text.
+
+    `cut(text, parse_special)` gives the ids of a text without the tokens that every text gets. `strips_space`: the first
+    space of a decoded text is a mark and not text. `write(folder)` writes tokenizer.json and what belongs to it.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        cut: Callable[[str, bool], list[int]],
+        special: Special,
+        *,
+        strips_space: bool = False,
+        chat_template: str | None = None,
+        write: Callable[[Path, Tokenizer], None],
+    ) -> None:
+        self.vocabulary, self.special, self.chat_template = vocabulary, special, chat_template
+        self.strips_space = strips_space
+        self._cut, self._write = cut, write
+
+    @staticmethod
+    def from_folder(folder: Path) -> Tokenizer:
+        """The tokenizer of a folder in the Hugging Face layout. Raises `TokenizerError` if there is none that we read."""
+        from ordito.text.from_folder import read_folder
+
+        return read_folder(Path(folder))
+
+    @staticmethod
+    def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer in a GGUF file's metadata. Raises `TokenizerError` if there is none that we read."""
+        from ordito.text.from_gguf import read_metadata
+
+        return read_metadata(metadata)
+
+    def to_folder(self, folder: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, with which transformers gives the same ids."""
+        self._write(Path(folder), self)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return len(self.vocabulary.tokens)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text."""
+        return self.special.bos
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends a text."""
+        return self.special.eos
+
+    @property
+    def pad_id(self) -> int | None:
+        """The token that fills up rows."""
+        return self.special.pad
+
+    @property
+    def unk_id(self) -> int | None:
+        """The token for what cannot be spelled."""
+        return self.special.unk
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Every control token."""
+        return self.vocabulary.control
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of text, and the control tokens that are known to end a turn."""
+        named = {id for id in self.special_ids if self.token(id) in ENDS}
+        return frozenset(named | ({self.eos_id} if self.eos_id is not None else set()))
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it, or None."""
+        return self.vocabulary.ids.get(token)
+
+    def token(self, id: int) -> str:
+        """The token of an id, as the vocabulary spells it."""
+        return self.vocabulary.token(id)
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token adds to a text; none for a control token."""
+        return b"" if id in self.special_ids else self.vocabulary.bytes_of(id)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`.
+
+        `add_special_tokens` gives it what every text gets (BOS, or [CLS] and [SEP]). Only with `parse_special` does the
+        text of a control token become that token: leave it off for what users type. Raises `TokenizerError` for text that
+        is not Unicode (lone surrogates).
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"the text has half a character (a lone surrogate) at {error.start}: remove it") from None
+        ids = self._cut(text, parse_special)
+        return [*self.special.prefix, *ids, *self.special.suffix] if add_special_tokens else ids
+
+    def encode_chat(self, rendered: str) -> list[int]:
+        """Token ids of a rendered conversation: control tokens are read, but not across a `GUARD`; BOS stands once."""
+        parts = rendered.split(GUARD)
+        ids = [id for part in parts for id in self.encode(part, add_special_tokens=False, parse_special=True)]
+        prefix = self.special.prefix
+        return ids if ids[: len(prefix)] == list(prefix) else [*prefix, *ids]
+
+    def guarded(self, text: str) -> str:
+        """`text` with a `GUARD` inside whatever spells a control token, so that `encode_chat` reads it as plain text."""
+        for id in self.special_ids:
+            token = self.token(id)
+            if len(token) > 1 and token in text:
+                text = text.replace(token, token[0] + GUARD + token[1:])
+        return text
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        spelled = self.token_bytes if skip_special_tokens else self.vocabulary.bytes_of
+        text = b"".join(spelled(int(id)) for id in ids).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self.strips_space else text
+
+    def streamer(self) -> Detokenizer:
+        """A detokenizer for one answer, without control tokens."""
+        return Detokenizer(self.token_bytes, self.strips_space)

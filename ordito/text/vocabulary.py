@@ -1,0 +1,62 @@
+"""A vocabulary: what each token is, which tokens control, and what bytes each adds to a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from ordito.errors import TokenizerError
+
+Kind = Literal["byte-level", "sentencepiece", "wordpiece"]
+
+ENDS = frozenset(
+    """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <EOT>
+    <|end_of_text|> <eos> <｜end▁of▁sentence｜>""".split()
+)
+"""Tokens that end an answer wherever they are control tokens: the list that llama.cpp keeps, for the families here."""
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in of each byte: itself where it is printable in Latin-1, else a character from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id. `control` ids are written by the model and templates, never by users; `added` ids are matched whole."""
+
+    kind: Kind
+    tokens: Sequence[str]
+    control: frozenset[int] = frozenset()
+    added: frozenset[int] = frozenset()
+    byte_alphabet: dict[str, int] = field(default_factory=byte_alphabet, repr=False)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Token -> id; of two equal tokens the first."""
+        return {token: id for id, token in reversed(list(enumerate(self.tokens)))}
+
+    def token(self, id: int) -> str:
+        """The token as the vocabulary spells it. Raises `TokenizerError` for an id beyond it."""
+        if not 0 <= id < len(self.tokens):
+            raise TokenizerError(f"token id {id} is not in the vocabulary, expected 0 to {len(self.tokens) - 1}")
+        return self.tokens[id]
+
+    def bytes_of(self, id: int) -> bytes:
+        """The bytes that a token adds to a text, control tokens spelled out."""
+        token = self.token(id)
+        if id in self.control:
+            return token.encode()
+        if self.kind == "byte-level":
+            if id in self.added or any(c not in self.byte_alphabet for c in token):
+                return token.encode()
+            return bytes(self.byte_alphabet[c] for c in token)
+        if self.kind == "wordpiece":
+            return token[2:].encode() if token.startswith("##") else b" " + token.encode()
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes([int(token[3:5], 16)])
+        return token.replace("▁", " ").encode("utf-8", "replace")
