@@ -1,9 +1,9 @@
 """Ordito: every open LLM family from one readable codebase. An architecture is data; everything else is a reader of it.
 
-    import ordito
+import ordito
 
-    model = ordito.load("smollm2")
-    print(model.chat([{"role": "user", "content": "What is a warp?"}]).text)
+model = ordito.load("smollm2")
+print(model.chat([{"role": "user", "content": "What is a warp?"}]).text)
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ordito.errors import OrditoError, OrditoWarning
 from ordito.families import family_of
 from ordito.runtime import Floats, Runtime, Session
 from ordito.spec import Spec
-from ordito.text.chat import ChatTemplate
+from ordito.text.chat import ChatTemplate, check_messages, guard
 from ordito.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 512
@@ -95,10 +95,14 @@ class Model:
         return conversation.follow(request)
 
     def encode_chat(self, messages: Messages) -> list[int]:
-        """The token ids of a conversation, up to where the model is to answer."""
-        return self.tokenizer.encode_chat(self.template.render(messages))
+        """The token ids of a conversation, up to where the model is to answer.
 
-    @property
+        What a message says is text, even where it spells a control token: nobody ends a turn but the template.
+        """
+        guarded = self.tokenizer.guarded
+        return self.tokenizer.encode_chat(self.template.render([guard(m, guarded) for m in check_messages(messages)]))
+
+    @cached_property
     def template(self) -> ChatTemplate:
         """The checkpoint's own chat template, or its family's where it has none. `TemplateError` for a base model."""
         return ChatTemplate.for_tokenizer(self.tokenizer, family_of(self.spec).prompts)

@@ -1,0 +1,1 @@
+"""Files to specs and tensors, and models by name."""

@@ -78,7 +78,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
             return _open_huggingface(path)
         files = sorted(path.glob("*.gguf"))
         if len(files) != 1:
-            raise CheckpointError(f"{path}: holds {len(files)} GGUF files and no config.json, expected one model: name the file")
+            raise CheckpointError(
+                f"{path}: holds {len(files)} GGUF files and no config.json, expected one model: name the file"
+            )
         path = files[0]
     if path.suffix == ".gguf":
         return _open_gguf(path)
@@ -97,7 +99,9 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
     elif index.is_file():
         tensors = read_sharded(index).tensors
     else:
-        raise CheckpointError(f"{folder}: has config.json but neither {file} nor {index.name}; pickled weights are never opened")
+        raise CheckpointError(
+            f"{folder}: has config.json but neither {file} nor {index.name}; pickled weights are never opened"
+        )
     spec = families.spec_from_config(config, str(folder / "config.json"))
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
     names = families.family_of(spec).names(spec)
@@ -129,7 +133,9 @@ def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where
     shared = tensors.get(names.theirs(f"{spec.embedding.name}.tokens.weight"))
     if own is None or shared is None or (own.encoding == shared.encoding and np.array_equal(own.data, shared.data)):
         return spec
-    warnings.warn(f"{where}: the head is said to be tied but differs from the embedding, so it is kept", OrditoWarning, stacklevel=2)
+    warnings.warn(
+        f"{where}: the head is said to be tied but differs from the embedding, so it is kept", OrditoWarning, stacklevel=2
+    )
     untied = replace(head, tied=False)
     return replace(spec, head=Chain(*parts[:-1], untied) if len(parts) > 1 else untied)
 

@@ -36,7 +36,9 @@ def pooling_from_folder(folder: Path) -> Pooling | None:
         elif kind == "Normalize" and pooling is not None:
             pooling = Pooling(kind=pooling.kind, normalise=True, max_tokens=pooling.max_tokens)
         elif kind != "Transformer":
-            raise CheckpointError(f"{folder / 'modules.json'}: the module {kind!r} is not supported, expected Pooling or Normalize")
+            raise CheckpointError(
+                f"{folder / 'modules.json'}: the module {kind!r} is not supported, expected Pooling or Normalize"
+            )
     return pooling
 
 
@@ -60,7 +62,11 @@ def _inner(module: dict[str, Any], folder: Path) -> str:
 def _kind(path: Path) -> Literal["cls", "mean", "last"]:
     config = read_object(path)
     named = config.get("pooling_mode")
-    modes = [named] if isinstance(named, str) else [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+    modes = (
+        [named]
+        if isinstance(named, str)
+        else [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+    )
     if len(modes) != 1 or modes[0] not in KINDS:
         raise CheckpointError(f"{path}: pools by {modes or named!r}, expected one of {sorted(set(KINDS.values()))}")
     return KINDS[modes[0]]

@@ -284,9 +284,7 @@ FORMATS: dict[str, Format] = {
     "q2_k": _block(256, _q2_k, ("scales", "u1", 16), ("qs", "u1", 64), ("d", "<f2"), ("dmin", "<f2")),
     "q3_k": _block(256, _q3_k, ("hmask", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12), ("d", "<f2")),
     "q4_k": _block(256, _q4_k, ("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", 128)),
-    "q5_k": _block(
-        256, _q5_k, ("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)
-    ),
+    "q5_k": _block(256, _q5_k, ("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)),
     "q6_k": _block(256, _q6_k, ("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")),
     "iq4_nl": _block(32, _iq4_nl, ("d", "<f2"), ("qs", "u1", 16)),
     "iq4_xs": _block(256, _iq4_xs, ("d", "<f2"), ("scales_h", "u1", 2), ("scales_l", "u1", 4), ("qs", "u1", 128)),

@@ -43,9 +43,7 @@ _DTYPES = {
     "BOOL": "bool",
 }
 _DTYPE_OF_ENCODING = {encoding: dtype for dtype, encoding in _DTYPES.items()}
-_ENCODING_OF_NUMPY = {
-    form.dtype.newbyteorder("="): encoding for encoding, form in ENCODINGS.items() if form.dtype is not None
-}
+_ENCODING_OF_NUMPY = {form.dtype.newbyteorder("="): encoding for encoding, form in ENCODINGS.items() if form.dtype is not None}
 
 _LONGEST_HEADER = 100_000_000  # bytes; the specification's limit
 _MOST_DIMENSIONS = 16  # more than any model uses, fewer than numpy and torch allow

@@ -54,9 +54,9 @@ _NUMPY_TYPES = {
     "bool": "?",
 }
 
-ENCODINGS: dict[str, Encoding] = {
-    name: Encoding(form.block_size, form.layout.itemsize) for name, form in FORMATS.items()
-} | {name: Encoding(1, np.dtype(code).itemsize, np.dtype(code)) for name, code in _NUMPY_TYPES.items()}
+ENCODINGS: dict[str, Encoding] = {name: Encoding(form.block_size, form.layout.itemsize) for name, form in FORMATS.items()} | {
+    name: Encoding(1, np.dtype(code).itemsize, np.dtype(code)) for name, code in _NUMPY_TYPES.items()
+}
 
 
 def shown(name: str) -> str:
@@ -73,8 +73,7 @@ def checked_nbytes(shape: tuple[int, ...], encoding: str, where: str) -> int:
     form = ENCODINGS[encoding]
     if any(size < 0 for size in shape) or prod(max(size, 1) for size in shape) >= _MOST_ELEMENTS:
         raise CheckpointError(
-            f"{where}: got the shape {list(shape)}, expected sizes of at least 0 whose product is below 2^59; "
-            + DOWNLOAD_AGAIN
+            f"{where}: got the shape {list(shape)}, expected sizes of at least 0 whose product is below 2^59; " + DOWNLOAD_AGAIN
         )
     row = shape[-1] if shape else 1
     if row % form.block_size:
@@ -133,9 +132,7 @@ class StoredTensor:
         """
         dtype = ENCODINGS[self.encoding].dtype
         if dtype is None:
-            raise CheckpointError(
-                f"tensor {shown(self.name)}: numpy has no type for {self.encoding}; read it with to_float32"
-            )
+            raise CheckpointError(f"tensor {shown(self.name)}: numpy has no type for {self.encoding}; read it with to_float32")
         if self.encoding == "bool":
             # A byte other than 0 and 1 inside a numpy bool is undefined behaviour, so they are compared, not viewed.
             return np.not_equal(self.data, 0).reshape(self.shape)

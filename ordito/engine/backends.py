@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from ordito.checkpoint.checkpoint import Checkpoint
-from ordito.runtime import Runtime
 from ordito.errors import MissingDependencyError, OrditoError, did_you_mean
+from ordito.runtime import Runtime
 
 BACKENDS = {"torch": "torch"}
 """Backend -> the package that it needs; the first one installed is the default."""
@@ -20,7 +20,9 @@ def load_runtime(checkpoint: Checkpoint, backend: str | None = None, dtype: str 
     if backend is None:
         backend = next((name for name, package in BACKENDS.items() if find_spec(package)), "torch")
     if backend not in BACKENDS:
-        raise OrditoError(f"unknown backend {backend!r}, expected one of {', '.join(BACKENDS)}{did_you_mean(backend, BACKENDS)}")
+        raise OrditoError(
+            f"unknown backend {backend!r}, expected one of {', '.join(BACKENDS)}{did_you_mean(backend, BACKENDS)}"
+        )
     if not find_spec(BACKENDS[backend]):
         raise MissingDependencyError(f"the backend {backend!r} needs PyTorch: pip install torch")
     from ordito.nn.runtime import TorchRuntime

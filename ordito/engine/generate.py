@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ordito.runtime import Floats, Session
 from ordito.engine.sampling import Sampler, Sampling
 from ordito.errors import ContextError, OrditoError
+from ordito.runtime import Floats, Session
 from ordito.text.stream import StopStrings
 from ordito.text.tokenizer import Tokenizer
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ordito.runtime import Floats
 from ordito.errors import OrditoError
+from ordito.runtime import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

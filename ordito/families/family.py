@@ -50,7 +50,7 @@ class Family:
 
     `members` names the published models, `model_types` the values of `model_type` in config.json.
     `spec_from_config(reader)` reads a whole config.json; `config_from_spec` writes one that gives an equal spec. `prompts`
-    are the family's prompt formats (`text.formats`), for checkpoints that bring no template: the first whose marker stands
+    are the family's prompt formats (`text.formats`), for checkpoints that bring no template: the first whose markers stand
     in the vocabulary is the one.
     """
 

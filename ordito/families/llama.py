@@ -221,5 +221,5 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_spec,
         names=lambda spec: GGUF_NAMES,
     ),
-    prompts=("llama3", "chatml"),
+    prompts=("llama-3", "chatml", "llama-2"),
 )

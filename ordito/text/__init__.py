@@ -1,0 +1,1 @@
+"""Text and token ids, conversations and prompts, ids and streamed text."""

@@ -6,7 +6,7 @@ Loading this module costs no Jinja: it comes with the first template.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ordito.errors import TemplateError, did_you_mean
@@ -55,6 +55,15 @@ def _check_message(message: Message, where: str) -> dict[str, Any]:
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
 
 
+def guard(value: Any, guarded: Callable[[str], str]) -> Any:
+    """The value with `guarded` applied to every string in it, but for roles and keys, which templates compare."""
+    if isinstance(value, str):
+        return guarded(value)
+    if isinstance(value, dict):
+        return {key: item if key in ("role", "type") else guard(item, guarded) for key, item in value.items()}
+    return [guard(item, guarded) for item in value] if isinstance(value, list) else value
+
+
 def plain_data(value: object, where: str) -> Any:
     """The value rebuilt from JSON's types: an object with methods of its own must not reach a template."""
     if value is None or isinstance(value, bool):
@@ -101,16 +110,14 @@ class ChatTemplate:
             raise TemplateError(f"the chat template cannot be compiled{line}: {_said(error)}") from None
 
     @classmethod
-    def for_tokenizer(cls, tokenizer: Tokenizer, format: str | None = None) -> ChatTemplate:
-        """The tokenizer's own template; without one, the format that its control tokens show; or a format by name."""
+    def for_tokenizer(cls, tokenizer: Tokenizer, formats: Iterable[str] = FORMATS) -> ChatTemplate:
+        """The tokenizer's own template, or else the first of `formats` whose markers are among its control tokens.
+
+        Raises `TemplateError` if there is neither: the model was not trained on conversations.
+        """
         source = tokenizer.chat_template
-        if format is not None:
-            if format not in FORMATS:
-                known = ", ".join(FORMATS)
-                raise TemplateError(f"unknown chat format {format!r}{did_you_mean(format, FORMATS)}; known are {known}")
-            source = FORMATS[format].source
-        elif source is None:
-            name = format_for({tokenizer.token(i) for i in tokenizer.special_ids})
+        if source is None:
+            name = format_for({tokenizer.token(i) for i in tokenizer.special_ids}, formats)
             if name is None:
                 raise TemplateError(
                     "this model has no chat format: it has neither a chat template nor the control tokens of a known "

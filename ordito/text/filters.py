@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from jinja2 import Environment, pass_environment
-from jinja2.defaults import DEFAULT_FILTERS
+from jinja2.exceptions import SecurityError
+from jinja2.filters import FILTERS as JINJA_FILTERS
 from jinja2.filters import make_attrgetter
-from jinja2.sandbox import SecurityError, safe_range
+from jinja2.sandbox import safe_range
 from jinja2.utils import Cycler, Joiner, Namespace
 
 from ordito.errors import TemplateError
@@ -73,7 +74,7 @@ def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = Fal
     wide = len(width) if isinstance(width, str) else int(width)
     _narrow(wide)
     budget().room(len(s) + wide * (len(str(s).splitlines()) + 1))
-    return str(DEFAULT_FILTERS["indent"](s, width, first, blank))
+    return str(JINJA_FILTERS["indent"](s, width, first, blank))
 
 
 def _center(value: str, width: int = 80) -> str:
@@ -83,14 +84,14 @@ def _center(value: str, width: int = 80) -> str:
 
 def _round(value: float, precision: int = 0, method: str = "common") -> float:
     _narrow(abs(precision) * 10)
-    return float(DEFAULT_FILTERS["round"](value, precision, method))
+    return float(JINJA_FILTERS["round"](value, precision, method))
 
 
 @pass_environment
 def _sum(environment: Environment, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
     if not isinstance(start, int | float):  # the sum of many lists copies each of them again and again
         budget().refuse("it sums what are not numbers")
-    return DEFAULT_FILTERS["sum"](environment, iterable, attribute, start)
+    return JINJA_FILTERS["sum"](environment, iterable, attribute, start)
 
 
 def _tojson(
@@ -138,7 +139,7 @@ class _Namespace(Namespace):
     Its contents can change after it was admitted, so that printing them could not be bounded.
     """
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: B902 (so that namespace(self=...) still works)
+    def __init__(*args: Any, **kwargs: Any) -> None:
         attrs = dict(*args[1:], **kwargs)
         for name in attrs:
             _check_name(name)
@@ -157,7 +158,7 @@ def _check_name(name: object) -> None:
         raise SecurityError(f"{name!r} cannot be the name of a namespace's attribute")
 
 
-FILTERS: dict[str, Callable[..., Any]] = {name: DEFAULT_FILTERS[name] for name in _PLAIN.split()} | {
+FILTERS: dict[str, Callable[..., Any]] = {name: JINJA_FILTERS[name] for name in _PLAIN.split()} | {
     "center": _center,
     "format": _format,
     "indent": _indent,

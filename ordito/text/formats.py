@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 _ROLES = "{% set role = 'system' if message['role'] == 'developer' else message['role'] %}"
@@ -15,9 +15,7 @@ _CHATML = (
 )
 
 _LLAMA3 = (
-    "{{ bos_token }}{% for message in messages %}"
-    + _ROLES
-    + "{% if role == 'tool' %}{% set role = 'ipython' %}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}" + _ROLES + "{% if role == 'tool' %}{% set role = 'ipython' %}{% endif %}"
     "{{ '<|start_header_id|>' + role + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
@@ -47,10 +45,7 @@ _GEMMA = (
 )
 
 _LLAMA2 = (
-    _FOLD_SYSTEM
-    + "{% for message in turns %}"
-    + _ALTERNATE
-    + "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' }}"
+    _FOLD_SYSTEM + "{% for message in turns %}" + _ALTERNATE + "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' }}"
     "{% if loop.first and system is not none %}{{ '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' }}{% endif %}"
     "{{ message['content'] | trim + ' [/INST]' }}"
     "{% else %}{{ ' ' + message['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
@@ -73,15 +68,16 @@ FORMATS: dict[str, ChatFormat] = {
 }
 
 
-def format_for(vocabulary: Container[str]) -> str | None:
-    """The name of the format whose control tokens the vocabulary has all of; None if there is none.
+def format_for(control: Container[str], formats: Iterable[str] = FORMATS) -> str | None:
+    """The first of `formats` all of whose markers are among the *control* tokens of a vocabulary; None if there is none.
 
-    Pass the *control* tokens: an ordinary token that happens to be spelled like a marker proves nothing.
+    An ordinary token that happens to be spelled like a marker proves nothing.
 
     >>> format_for({"<|im_start|>", "<|im_end|>"})
     'chatml'
     """
-    for name, chat_format in FORMATS.items():
-        if chat_format.markers and all(marker in vocabulary for marker in chat_format.markers):
+    for name in formats:
+        markers = FORMATS[name].markers
+        if markers and all(marker in control for marker in markers):
             return name
     return None

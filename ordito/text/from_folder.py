@@ -30,10 +30,9 @@ def read_folder(folder: Path) -> Tokenizer:
     """The tokenizer of a folder."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        old = " (there is a tokenizer.model: convert it with transformers' AutoTokenizer and save_pretrained)"
-        raise TokenizerError(
-            f"{folder}: there is no tokenizer.json, which a tokenizer is read from{old if (folder / 'tokenizer.model').is_file() else ''}"
-        )
+        advice = "convert it with transformers' AutoTokenizer and save_pretrained"
+        old = f" (there is a tokenizer.model: {advice})" if (folder / "tokenizer.model").is_file() else ""
+        raise TokenizerError(f"{folder}: there is no tokenizer.json, which a tokenizer is read from{old}")
     config = _object(folder / "tokenizer_config.json")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

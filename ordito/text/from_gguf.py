@@ -30,7 +30,8 @@ def read_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     readers = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _wordpiece}
     if model not in readers:
         raise TokenizerError(
-            f"GGUF metadata: tokenizer.ggml.model is {model!r}, expected one of {', '.join(readers)}{did_you_mean(model, readers)}"
+            f"GGUF metadata: tokenizer.ggml.model is {model!r}, expected one of {', '.join(readers)}"
+            f"{did_you_mean(model, readers)}"
         )
     return readers[model](fields)
 

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from jinja2 import nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Cycler, Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -149,9 +150,10 @@ class _Rewriting(NodeTransformer):
         return _step(_ADMIT, node, node) if isinstance(node.arg, nodes.Slice) else node
 
 
-def _step(name: str, argument: nodes.Expr, near: nodes.Node) -> nodes.Expr:
-    argument.set_lineno(near.lineno)
-    return nodes.Filter(argument, name, [], [], None, None).set_lineno(near.lineno)
+def _step(name: str, argument: nodes.Node, near: nodes.Node) -> nodes.Filter:
+    step = nodes.Filter(argument.set_lineno(near.lineno), name, [], [], None, None)
+    step.set_lineno(near.lineno)
+    return step
 
 
 class _Generation(Extension):
@@ -189,7 +191,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: _guarded(function) for name, function in FILTERS.items()}
         self.filters |= {_TICK: _tick, _SPEND: _spend, _CONCAT: _concat, _KEY: _key}
         self.filters[_ADMIT] = lambda value: budget().admit(value)
-        self.tests = {name: _guarded(function) for name, function in self.tests.items()}
+        self.tests = {name: _guarded(function) for name, function in self.tests.items()}  # type: ignore[arg-type]
         self.globals = dict(GLOBALS)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -221,7 +223,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise SecurityError("str.format_map is not allowed in a chat template")
         return lambda *args, **kwargs: str(_Formatter(self).vformat(str(text), args, kwargs))
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, B902
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         current = budget()
         current.tick()
         # A macro sees its arguments as one tuple and one dictionary, which no literal made.

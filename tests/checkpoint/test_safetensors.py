@@ -69,7 +69,8 @@ def test_others_read_what_we_write(tmp_path: Path, tensors: dict[str, np.ndarray
 
 
 @ROUND_TRIP
-@given(tensors=tensors, metadata=metadata)
+# Of nothing at all, the safetensors package (0.8.0) writes a header that is no JSON.
+@given(tensors=tensors.filter(bool), metadata=metadata)
 def test_we_read_what_others_write(tmp_path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     save_file(tensors, tmp_path / "x.safetensors", metadata)
     file = read_safetensors(tmp_path / "x.safetensors")
@@ -135,7 +136,12 @@ def test_a_file_can_be_rewritten_from_itself(tmp_path: Path) -> None:
 
 def test_odd_arrays(tmp_path: Path) -> None:
     base = np.arange(24, dtype=np.float32).reshape(4, 6)
-    odd = {"transposed": base.T, "strided": base[::2, ::3], "big-endian": base.astype(">f4"), "scalar": np.float32(3).reshape(())}
+    odd = {
+        "transposed": base.T,
+        "strided": base[::2, ::3],
+        "big-endian": base.astype(">f4"),
+        "scalar": np.float32(3).reshape(()),
+    }
     loaded = load_file(write_safetensors(tmp_path / "x.safetensors", odd))
     for name, value in odd.items():
         np.testing.assert_array_equal(loaded[name], value)
@@ -201,7 +207,9 @@ def sharded(folder: Path, shards: dict[str, list[str]], weight_map: Any) -> Path
 
 
 def test_unlisted_tensors_are_kept_and_reported(tmp_path: Path) -> None:
-    index = sharded(tmp_path, {"1.safetensors": ["a", "extra"], "2.safetensors": ["b"]}, {"a": "1.safetensors", "b": "2.safetensors"})
+    index = sharded(
+        tmp_path, {"1.safetensors": ["a", "extra"], "2.safetensors": ["b"]}, {"a": "1.safetensors", "b": "2.safetensors"}
+    )
     file = read_sharded(index)
     assert set(file.tensors) == {"a", "b", "extra"}
     assert file.unlisted == ("extra",)

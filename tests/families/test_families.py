@@ -31,7 +31,12 @@ CONFIGS = {
     "llama": LLAMA,
     "llama, old rope keys": LLAMA | {"rope_theta": 1e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
     "llama 3.2": LLAMA
-    | {"head_dim": 64, "rope_theta": 5e5, "rope_scaling": LLAMA3 | {"original_max_position_embeddings": 8192}, "tie_word_embeddings": True},
+    | {
+        "head_dim": 64,
+        "rope_theta": 5e5,
+        "rope_scaling": LLAMA3 | {"original_max_position_embeddings": 8192},
+        "tie_word_embeddings": True,
+    },
     "llama, yarn": LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}},
     "llama, biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
     "gemma": GEMMA,
@@ -133,7 +138,9 @@ def test_an_unknown_key_is_reported():
 def test_bookkeeping_keys_are_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        spec_from_config(LLAMA | {"torch_dtype": "bfloat16", "transformers_version": "4.40", "_name_or_path": "x", "bos_token_id": 1})
+        spec_from_config(
+            LLAMA | {"torch_dtype": "bfloat16", "transformers_version": "4.40", "_name_or_path": "x", "bos_token_id": 1}
+        )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +195,12 @@ def test_what_a_family_does_not_have_is_refused(config, message):
     st.sampled_from(sorted(CONFIGS)),
     st.dictionaries(
         st.sampled_from([*LLAMA, "head_dim", "rope_scaling", "rope_parameters", "layer_types", "sliding_window", "hidden_act"]),
-        st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=2),
+        st.none()
+        | st.booleans()
+        | st.integers(-3, 9)
+        | st.floats()
+        | st.text(max_size=3)
+        | st.lists(st.integers(), max_size=2),
         min_size=1,
         max_size=3,
     ),

@@ -164,9 +164,7 @@ def brute_force_mask(block, length):
 @pytest.mark.parametrize("window", [None, 1, 4])
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_masks_are_what_the_spec_says(causal, window, chunk):
-    block = Attention(
-        d_model=8, n_heads=2, n_kv_heads=1, head_dim=4, scale=0.5, causal=causal, window=window, chunk=chunk
-    )
+    block = Attention(d_model=8, n_heads=2, n_kv_heads=1, head_dim=4, scale=0.5, causal=causal, window=window, chunk=chunk)
     positions = torch.arange(10)[None]
     assert torch.equal(Step(positions, positions, 10, torch.float32).visible(block)[0, 0], brute_force_mask(block, 10))
 

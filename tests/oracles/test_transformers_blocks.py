@@ -199,7 +199,7 @@ def test_deepseek_latent_attention_and_grouped_routing(q_rank):
     expected = theirs(ids).logits
     assert error(ours(ids), expected) <= 1e-5
     cache = ours.new_cache(2, T)
-    steps = [ours(ids[:, :T - 4], cache=cache)] + [ours(ids[:, t : t + 1], cache=cache) for t in range(T - 4, T)]
+    steps = [ours(ids[:, : T - 4], cache=cache)] + [ours(ids[:, t : t + 1], cache=cache) for t in range(T - 4, T)]
     assert error(torch.cat(steps, dim=1), expected) <= 1e-5
 
 

@@ -58,7 +58,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "rope_parameters": LLAMA3,
         },
     ),
-    "llama, linear": ("LlamaForCausalLM", "LlamaConfig", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "llama, linear": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
     "llama, dynamic": (
         "LlamaForCausalLM",
         "LlamaConfig",
@@ -94,7 +98,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "llama without a head": ("LlamaModel", "LlamaConfig", {}),
     "gemma": ("GemmaForCausalLM", "GemmaConfig", {"head_dim": 24, "num_key_value_heads": 1}),
-    "gemma, all heads, biases": ("GemmaForCausalLM", "GemmaConfig", {"head_dim": 16, "num_key_value_heads": 4, "attention_bias": True}),
+    "gemma, all heads, biases": (
+        "GemmaForCausalLM",
+        "GemmaConfig",
+        {"head_dim": 16, "num_key_value_heads": 4, "attention_bias": True},
+    ),
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**GEMMA2, "final_logit_softcapping": 3.0}),
     "gemma2, no caps, listed layers": (
         "Gemma2ForCausalLM",
@@ -113,12 +121,22 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Gemma3TextConfig",
         {**GEMMA3, "num_key_value_heads": 1, "final_logit_softcapping": 3.0, "attention_bias": True, "sliding_window": 3},
     ),
-    "gemma3, two-sided": ("Gemma3TextModel", "Gemma3TextConfig", {**GEMMA3, "use_bidirectional_attention": True, "sliding_window": 8}),
+    "gemma3, two-sided": (
+        "Gemma3TextModel",
+        "Gemma3TextConfig",
+        {**GEMMA3, "use_bidirectional_attention": True, "sliding_window": 8},
+    ),
     "bert": ("BertModel", "BertConfig", {**BERT, "max_position_embeddings": 50}),
     "bert, tanh gelu, one type": (
         "BertModel",
         "BertConfig",
-        {**BERT, "hidden_act": "gelu_pytorch_tanh", "type_vocab_size": 1, "layer_norm_eps": 1e-3, "max_position_embeddings": 64},
+        {
+            **BERT,
+            "hidden_act": "gelu_pytorch_tanh",
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-3,
+            "max_position_embeddings": 64,
+        },
     ),
     "bert, masked": ("BertForMaskedLM", "BertConfig", {**BERT, "max_position_embeddings": 50}),
 }

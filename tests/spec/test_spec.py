@@ -30,7 +30,9 @@ def mlp(**changes):
 
 def model(*layers, **changes):
     body = Chain(Embedding(vocab_size=11, d_model=D), Stack(layers=layers), norm())
-    return Spec(**{"architecture": "toy", "context": 32, "body": body, "head": Head(d_model=D, vocab_size=11, tied=True)} | changes)
+    return Spec(
+        **{"architecture": "toy", "context": 32, "body": body, "head": Head(d_model=D, vocab_size=11, tied=True)} | changes
+    )
 
 
 PRE = Chain(Residual(Chain(norm("attention_norm"), attention())), Residual(Chain(norm("mlp_norm"), mlp())))
@@ -97,9 +99,7 @@ def test_impossible_attention_is_refused(change, message):
         (lambda: Chain(Embedding(vocab_size=3, d_model=D), norm("a"), norm("a")), "a.weight"),
         (lambda: Chain(Embedding(vocab_size=3, d_model=D), Embedding(name="b", vocab_size=3, d_model=D)), "token ids"),
         (
-            lambda: Chain(
-                Embedding(vocab_size=3, d_model=D), Residual(spec.Dense(name="wider", d_in=D, d_out=2 * D))
-            ),
+            lambda: Chain(Embedding(vocab_size=3, d_model=D), Residual(spec.Dense(name="wider", d_in=D, d_out=2 * D))),
             "residual|same width",
         ),
     ],
