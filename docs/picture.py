@@ -17,7 +17,9 @@ def svg(lines: list[str]) -> str:
     """A dark terminal window that shows the lines."""
     width = round(2 * MARGIN + CHAR * max(map(len, lines)))
     height = BAR + MARGIN + LINE * len(lines)
-    dots = "".join(f'<circle cx="{20 + 18 * i}" cy="17" r="5.5" fill="{c}"/>' for i, c in enumerate(("#ff5f57", "#febc2e", "#28c840")))
+    dots = "".join(
+        f'<circle cx="{20 + 18 * i}" cy="17" r="5.5" fill="{c}"/>' for i, c in enumerate(("#ff5f57", "#febc2e", "#28c840"))
+    )
     texts = []
     for number, line in enumerate(lines):
         mark = next((mark for mark in COLOURS if line.startswith(mark)), "")

@@ -1,0 +1,5 @@
+"""`python -m ordito`."""
+
+from ordito.cli import main
+
+main()

@@ -1,0 +1,168 @@
+"""The chat that `ordito run` opens, with the habits of Ollama's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ordito.cli.console import say, write
+from ordito.cli.run import has_chat_format, report
+from ordito.cli.settings import Settings
+from ordito.errors import ContextError, OrditoError, did_you_mean
+
+if TYPE_CHECKING:
+    from ordito.model import Model
+
+HELP = """\
+/set parameter NAME VALUE   one of temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, stop
+/set system TEXT            what the model is told first
+/set verbose | quiet        print rates after each answer, or not
+/show info | parameters | system | template | license
+/clear                      forget the conversation
+/bye                        leave (so does Ctrl-D)
+/?                          this help
+\"\"\"                         begins and ends a text of several lines
+Ctrl-C                      stops the answer"""
+
+
+class Chat:
+    """A conversation on a terminal. `read` asks for a line, as `input` does."""
+
+    def __init__(
+        self,
+        model: Model,
+        name: str,
+        settings: Settings,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        verbose: bool = False,
+        read: Callable[[str], str] = input,
+    ) -> None:
+        from ordito.model import Conversation
+
+        self.model, self.name, self.settings = model, name, settings
+        self.system, self.verbose, self.read = system, verbose, read
+        self.talks = not raw and has_chat_format(model)
+        self.messages: list[dict[str, Any]] = []
+        self.conversation = Conversation(model)
+
+    def loop(self) -> None:
+        """Talk until the user leaves."""
+        with suppress(ImportError):
+            import readline  # noqa: F401 - gives `input` line editing and history
+        self.model.tokenizer.encode("")  # a broken tokenizer is told of now, not after the first question
+        if not self.talks:
+            say("this model has no chat format: it continues each text that you give it, one by one")
+        say(f"{self.name} is ready; /? lists the commands, /bye leaves")
+        while True:
+            try:
+                text = self._ask()
+            except KeyboardInterrupt:
+                say("\nUse Ctrl-D or /bye to leave.")
+                continue
+            except (EOFError, UnicodeDecodeError):
+                say("")
+                return
+            if text.strip() in ("/bye", "/exit", "/quit"):
+                return
+            try:
+                self.turn(text)
+            except ContextError as error:
+                say(f"error: {error}; /clear forgets the conversation")
+            except OrditoError as error:
+                say(f"error: {error}")
+
+    def _ask(self) -> str:
+        """One line, or, between triple quotes, several."""
+        text = self.read(">>> ")
+        head, quotes, rest = text.partition('"""')
+        if not quotes or not (head.strip() == "" or head.startswith("/set system")):
+            return text
+        lines = [rest]
+        while '"""' not in lines[-1]:
+            lines.append(self.read("... "))
+        lines[-1] = lines[-1].partition('"""')[0]
+        return head + "\n".join(lines).strip("\n")
+
+    def turn(self, text: str) -> None:
+        """One input: a command, or something to answer."""
+        if text.startswith("/"):
+            self.command(text)
+        elif text.strip():
+            self.answer(text)
+
+    def answer(self, text: str) -> None:
+        """Answer, and keep both in the conversation; what was cut short is kept as far as it came."""
+        question = {"role": "user", "content": text}
+        opening = [{"role": "system", "content": self.system}] if self.system else []
+        prompt: Any = [*opening, *self.messages, question] if self.talks else text
+        stream = self.model.stream(prompt, conversation=self.conversation, **self.settings.all())
+        with suppress(KeyboardInterrupt):
+            for piece in stream:
+                write(piece)
+        result = stream.result
+        write("\n\n" if not result.text.endswith("\n") else "\n")
+        self.messages += [question, {"role": "assistant", "content": result.text}]
+        if len(result.token_ids) >= self.settings.all()["max_tokens"]:
+            say(f"(stopped after {len(result.token_ids)} tokens; /set parameter max_tokens N allows more)")
+        if self.verbose:
+            report(result)
+
+    def command(self, text: str) -> None:
+        """A line that begins with a slash. Raises `OrditoError` for one that is not known."""
+        words = text.split(maxsplit=1)
+        name, rest = words[0], words[1] if len(words) > 1 else ""
+        commands: dict[str, Callable[[str], None]] = {
+            "/set": self.set,
+            "/show": self.show,
+            "/clear": self.clear,
+            "/?": lambda _: say(HELP),
+            "/help": lambda _: say(HELP),
+        }
+        if name not in commands:
+            raise OrditoError(f"unknown command {name!r}{did_you_mean(name, [*commands, '/bye'])}; /? lists the commands")
+        commands[name](rest)
+
+    def clear(self, rest: str) -> None:
+        """Forget the conversation."""
+        self.messages.clear()
+        say("the conversation is forgotten")
+
+    def set(self, rest: str) -> None:
+        """`/set ...`."""
+        what, _, value = rest.partition(" ")
+        if what == "parameter" and value.strip():
+            name, _, text = value.strip().partition(" ")
+            self.settings.set(name, text.strip())
+            say(f"{name} is {self.settings.all()[name]}")
+        elif what == "system":
+            if not self.talks:
+                raise OrditoError("this model has no chat format, so there is no system message")
+            self.system = value.strip() or None
+            say("the system message is set" if self.system else "there is no system message")
+        elif what in ("verbose", "quiet"):
+            self.verbose = what == "verbose"
+        else:
+            raise OrditoError("/set wants parameter NAME VALUE, system TEXT, verbose or quiet")
+
+    def show(self, rest: str) -> None:
+        """`/show ...`."""
+        from ordito.cli.show import describe, lines
+
+        match rest.strip():
+            case "" | "info":
+                print("\n".join(lines(describe(self.model.checkpoint, self.name))))
+            case "parameters":
+                print("\n".join(f"{name:20} {value}" for name, value in self.settings.all().items()))
+            case "system":
+                print(self.system or "(none)")
+            case "template":
+                write((self.model.template.source if self.talks else "(none)") + "\n")
+            case "license" | "licence":
+                print(describe(self.model.checkpoint, self.name)["licence"] or "(not known)")
+            case other:
+                raise OrditoError(f"/show {other}: expected info, parameters, system, template or license")
+        sys.stdout.flush()

@@ -1,0 +1,94 @@
+"""What commands print and where: answers on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ordito.errors import OrditoError, OrditoWarning
+
+if TYPE_CHECKING:
+    from ordito.checkpoint.store import LocalModel
+    from ordito.model import Model
+
+# A model's text must not drive the terminal: escape sequences, bells and returns are shown as what they are not.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def say(message: str) -> None:
+    """One message on standard error, with nothing in it that drives a terminal."""
+    print(_CONTROL.sub("�", message), file=sys.stderr, flush=True)
+
+
+def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+    """Our warnings as one line each; those of libraries are their own affair and are not shown."""
+    if issubclass(category, OrditoWarning):
+        say(f"warning: {message}")
+
+
+def write(text: str) -> None:
+    """A piece of an answer on standard output; on a terminal, without control characters."""
+    sys.stdout.write(_CONTROL.sub("�", text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def write_json(data: Any, indent: int | None = 2) -> None:
+    """JSON on standard output."""
+    print(json.dumps(data, indent=indent, ensure_ascii=False))
+
+
+def read_input(stream: TextIO | None = None) -> str:
+    """All of standard input. Raises `OrditoError` if it is not UTF-8."""
+    data = (stream or sys.stdin).buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise OrditoError(f"standard input is not UTF-8 at byte {error.start}, expected text") from None
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A sign on a terminal's standard error that something is going on."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def find(name: str) -> LocalModel:
+    """The model of a name, downloaded if need be, with its licence's notice when it has just arrived."""
+    from ordito.checkpoint import store
+
+    local = store.locate(name, progress=store.RichProgress())
+    if local.fetched and local.licence_notice:
+        say(local.licence_notice)
+    return local
+
+
+def load(name: str, backend: str | None = None) -> Model:
+    """The model of a name, loaded."""
+    local = find(name)
+    with working(f"loading {local.name}"):
+        from ordito.model import load as load_model
+
+        return load_model(local.path, backend=backend)
+
+
+def size(nbytes: float) -> str:
+    """Bytes in units that people read.
+
+    >>> size(98_362_432)
+    '98.4 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            break
+        nbytes, unit = nbytes / 1000, {"B": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
+    return f"{nbytes:.1f} {unit}" if unit != "B" else f"{int(nbytes)} B"

@@ -1,0 +1,72 @@
+"""`ordito pull`, `ordito ls`, `ordito rm`: the models on this machine."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ordito.cli.console import say, size, write_json
+
+if TYPE_CHECKING:
+    from ordito.checkpoint.store import LocalModel
+
+
+def pull(
+    model: str = typer.Argument("smollm2", help="A name, or org/name[:quant][@revision]."),
+    force: bool = typer.Option(False, "--force", help="Download and verify again, even if it is there."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Download MODEL, verify it, and keep it.
+
+    An interrupted download goes on, or starts clean, when it is called again.
+
+    \b
+    ordito pull gemma3-270m
+    ordito pull org/name:Q4_K_M
+    """
+    from ordito.checkpoint import store
+
+    local = store.pull(model, progress=store.RichProgress(), force=force)
+    if local.licence_notice:
+        say(local.licence_notice)
+    if json:
+        write_json(as_json(local))
+    else:
+        print(f"{local.name}  {size(local.size)}  {local.path}")
+
+
+def ls(json: bool = typer.Option(False, "--json", help="Print a JSON list.")) -> None:
+    """List the models on this machine: those pulled here, and those in the Hugging Face cache."""
+    from ordito.checkpoint import store
+
+    models = sorted(store.installed(), key=lambda local: local.name)
+    if json:
+        write_json([as_json(local) for local in models])
+    elif not models:
+        say(f"there are no models yet: `ordito pull {store.DEFAULT_MODEL}` brings the default one")
+    else:
+        width = max(len(local.name) for local in models)
+        for local in models:
+            print(f"{local.name:{width}}  {size(local.size):>9}  {local.source:7}  {local.path}")
+
+
+def rm(
+    models: list[str] = typer.Argument(..., metavar="MODEL...", help="Names, as `ordito ls` shows them."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+) -> None:
+    """Delete pulled models. Files that you gave by path are never touched."""
+    from ordito.checkpoint import store
+
+    for model in models:
+        if not yes and sys.stdin.isatty() and not typer.confirm(f"delete {model}?", err=True):
+            continue
+        freed = store.remove(model)
+        print(f"{model} is deleted: {size(freed)} are free")
+
+
+def as_json(local: LocalModel) -> dict[str, Any]:
+    """A model as JSON values."""
+    return asdict(local) | {"path": str(local.path)}

@@ -1,0 +1,131 @@
+"""`ordito show`: what a model is, without loading it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ordito.cli.console import find, size, write, write_json
+from ordito.errors import OrditoError
+
+if TYPE_CHECKING:
+    from ordito.checkpoint.checkpoint import Checkpoint
+    from ordito.spec import Spec
+
+
+def show(
+    model: str = typer.Argument("smollm2", help="A name, org/name[:quant][@revision], or a path."),
+    template: bool = typer.Option(False, "--template", help="Print the chat template, and nothing else."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Say what MODEL is: architecture, sizes, context, quantization, chat template, licence.
+
+    Weights are not read, and PyTorch is not needed.
+    """
+    from ordito.checkpoint.checkpoint import open_checkpoint
+
+    local = find(model)
+    checkpoint = open_checkpoint(local.path)
+    description = describe(checkpoint, local.name)
+    description["licence"] = local.licence or description["licence"]
+    if template:
+        if not description["chat_template"]:
+            raise OrditoError(f"{local.name} has no chat template")
+        write(description["chat_template"] + "\n")
+    elif json:
+        write_json(description)
+    else:
+        print("\n".join(lines(description)))
+
+
+def describe(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """What is known of a checkpoint, as JSON values with stable keys."""
+    from ordito.account import count
+    from ordito.errors import TokenizerError
+    from ordito.families import family_of
+    from ordito.model import load_tokenizer
+
+    spec, counted = checkpoint.spec, count(checkpoint.spec)
+    try:
+        tokenizer = load_tokenizer(checkpoint)
+    except TokenizerError:
+        tokenizer = None
+    total = sum(checkpoint.encodings.values())
+    licence = checkpoint.metadata.get("general.license")
+    return {
+        "name": name,
+        "path": str(checkpoint.path),
+        "format": checkpoint.format,
+        "family": family_of(spec).title,
+        "architecture": spec.architecture,
+        "parameters": counted.parameters,
+        "active_parameters": counted.active_parameters,
+        "bytes": checkpoint.nbytes,
+        "quantization": {encoding: n / total for encoding, n in checkpoint.encodings.items()},
+        "context": spec.context,
+        "vocabulary": spec.vocab_size,
+        "d_model": spec.d_model,
+        "layers": spec.n_layers,
+        "attention": attention(spec),
+        "kv_bytes_per_token": counted.kv_bytes_per_token,
+        "pooling": None if spec.pooling is None else spec.pooling.to_dict() | {"node": "Pooling"},
+        "end_tokens": sorted(tokenizer.token(id) for id in tokenizer.end_ids) if tokenizer else None,
+        "chat_template": tokenizer.chat_template if tokenizer else None,
+        "licence": licence if isinstance(licence, str) else None,
+    }
+
+
+def attention(spec: Spec) -> list[dict[str, Any]]:
+    """The kinds of attention layers, each with how many layers are of it."""
+    from ordito.spec import Attention
+
+    kinds = Counter(block for _, block in spec.attentions)
+    return [
+        {
+            "layers": n,
+            "heads": block.n_heads,
+            "kv_heads": block.n_kv_heads if isinstance(block, Attention) else None,
+            "head_dim": block.head_dim if isinstance(block, Attention) else block.q_dim,
+            "window": block.window if isinstance(block, Attention) else None,
+            "rope_theta": block.rope.theta if block.rope else None,
+            "rope_scaling": block.rope.scaling.to_dict() if block.rope and block.rope.scaling else None,
+        }
+        for block, n in kinds.items()
+    ]
+
+
+def lines(d: dict[str, Any]) -> list[str]:
+    """A description for people."""
+    active = f", {d['active_parameters']:,} active" if d["active_parameters"] != d["parameters"] else ""
+    stored = ", ".join(f"{encoding} {share:.1%}" for encoding, share in d["quantization"].items())
+    rows = {
+        "name": d["name"],
+        "family": f"{d['family']} ({d['architecture']})",
+        "parameters": f"{d['parameters']:,}{active}",
+        "stored as": f"{stored}; {size(d['bytes'])}",
+        "context": f"{d['context']:,} tokens",
+        "vocabulary": f"{d['vocabulary']:,} tokens",
+        "width": f"{d['d_model']:,}",
+        "layers": f"{d['layers']}",
+    }
+    for i, kind in enumerate(d["attention"]):
+        heads = f"{kind['heads']} heads" + (f" on {kind['kv_heads']} key-value heads" if kind["kv_heads"] else "")
+        window = f"window {kind['window']:,}" if kind["window"] else "all tokens"
+        scaling = f", {kind['rope_scaling']['node']}" if kind["rope_scaling"] else ""
+        rope = f", rope theta {kind['rope_theta']:g}{scaling}" if kind["rope_theta"] else ""
+        rows["attention" if i == 0 else "attention " + "'" * i] = (
+            f"{kind['layers']} layers: {heads} of {kind['head_dim']}, {window}{rope}"
+        )
+    if d["kv_bytes_per_token"]:
+        rows["cache"] = f"{d['kv_bytes_per_token']:,} bytes a token at 16 bits"
+    if d["pooling"]:
+        rows["embedding"] = f"{d['pooling']['kind']}{', normalised' if d['pooling'].get('normalise') else ''}"
+    if d["end_tokens"]:
+        rows["end tokens"] = " ".join(d["end_tokens"])
+    rows["chat"] = "has a template" if d["chat_template"] else "no template of its own"
+    rows["licence"] = d["licence"] or "not stated in the files"
+    rows["path"] = d["path"]
+    width = max(map(len, rows))
+    return [f"{key if not key.startswith('attention ') else '':{width}}  {value}" for key, value in rows.items()]
