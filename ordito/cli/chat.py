@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ordito.cli.console import say, write
-from ordito.cli.run import has_chat_format, report
+from ordito.cli.run import report, talks
 from ordito.cli.settings import Settings
 from ordito.errors import ContextError, OrditoError, did_you_mean
 
@@ -37,7 +37,7 @@ class Chat:
         settings: Settings,
         *,
         system: str | None = None,
-        raw: bool = False,
+        chat: bool | None = None,
         verbose: bool = False,
         read: Callable[[str], str] = input,
     ) -> None:
@@ -45,7 +45,7 @@ class Chat:
 
         self.model, self.name, self.settings = model, name, settings
         self.system, self.verbose, self.read = system, verbose, read
-        self.talks = not raw and has_chat_format(model)
+        self.talks = talks(model, chat)
         self.messages: list[dict[str, Any]] = []
         self.conversation = Conversation(model)
 
@@ -55,7 +55,7 @@ class Chat:
             import readline  # noqa: F401 - gives `input` line editing and history
         self.model.tokenizer.encode("")  # a broken tokenizer is told of now, not after the first question
         if not self.talks:
-            say("this model has no chat format: it continues each text that you give it, one by one")
+            say("this model has no chat template, so it continues each text that you give it (--chat uses its family's format)")
         say(f"{self.name} is ready; /? lists the commands, /bye leaves")
         while True:
             try:

@@ -10,7 +10,7 @@ import typer
 
 from ordito.cli.console import load, read_input, say, write, write_json
 from ordito.cli.settings import DEFAULTS, Settings
-from ordito.errors import OrditoError, TemplateError
+from ordito.errors import OrditoError
 
 if TYPE_CHECKING:
     from ordito.engine.generate import Generation
@@ -29,7 +29,9 @@ def run(
     repetition_penalty: float = typer.Option(None, help="Above 1: repeat less.  [1.0]"),
     stop: list[str] = typer.Option(None, help="End the answer before this text; may be given again."),
     seed: int = typer.Option(None, help="The same seed gives the same answer."),
-    raw: bool = typer.Option(False, "--raw", help="Continue the prompt as it stands, without a chat template."),
+    chat: bool = typer.Option(
+        None, "--chat/--raw", help="Answer as a conversation, or continue the text; default: chat if the model has a template."
+    ),
     backend: str = typer.Option(None, help="What computes (torch); the fastest installed, if not named."),
     verbose: bool = typer.Option(False, "--verbose", help="Print load time and rates to standard error."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object instead of text."),
@@ -66,9 +68,9 @@ def run(
     if chatting:
         from ordito.cli.chat import Chat
 
-        Chat(loaded, model, settings, system=system, raw=raw, verbose=verbose).loop()
+        Chat(loaded, model, settings, system=system, chat=chat, verbose=verbose).loop()
         return
-    result = answer(loaded, text, settings, system=system, raw=raw, quiet=json)
+    result = answer(loaded, text, settings, system=system, chat=chat, quiet=json)
     if json:
         write_json(as_json(model, result, load_seconds))
     else:
@@ -77,13 +79,13 @@ def run(
         report(result, load_seconds)
 
 
-def answer(model: Model, text: str, settings: Settings, *, system: str | None, raw: bool, quiet: bool) -> Generation:
+def answer(model: Model, text: str, settings: Settings, *, system: str | None, chat: bool | None, quiet: bool) -> Generation:
     """One answer, streamed to standard output unless `quiet`."""
     prompt: Any = text
-    if not raw and has_chat_format(model):
+    if talks(model, chat):
         prompt = [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": text}]
     elif system is not None:
-        raise OrditoError("--system needs a chat format, which this model (or --raw) does without")
+        raise OrditoError("--system needs a conversation: this model has no chat template (--chat uses its family's format)")
     stream = model.stream(prompt, **settings.all())
     for piece in stream:
         if not quiet:
@@ -91,14 +93,13 @@ def answer(model: Model, text: str, settings: Settings, *, system: str | None, r
     return stream.result
 
 
-def has_chat_format(model: Model) -> bool:
-    """Whether the model was trained on conversations. A template that is broken is an error, not an absence."""
-    if model.tokenizer.chat_template is not None:
-        return True
-    try:
-        return bool(model.template)
-    except TemplateError:
-        return False
+def talks(model: Model, chat: bool | None) -> bool:
+    """Whether prompts are conversations: as the user says, or else if the checkpoint brings a chat template.
+
+    A base model may have the control tokens of its family's chat format in its vocabulary without ever having seen them
+    used (Gemma), so that the format is used only where someone asks for it.
+    """
+    return model.tokenizer.chat_template is not None if chat is None else chat
 
 
 def rates(result: Generation) -> dict[str, float | None]:

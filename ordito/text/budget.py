@@ -1,4 +1,4 @@
-"""What one rendering of a chat template may cost: processor time, memory, and the size of any one value.
+"""What one rendering of a chat template may cost: time, memory, and the size of any one value.
 
 Templates come out of downloaded files. Nothing here trusts them: each operation that makes a value has it *admitted*,
 and admission is what bounds everything else. Because no value heavier than `largest` ever exists, printing, comparing,
@@ -17,13 +17,17 @@ from typing import Any, NoReturn
 
 from ordito.errors import TemplateError
 
-SECONDS = 1.0  # of this thread's processor time: a busy machine must not make an honest template fail
+SECONDS = 2.0  # an honest template takes milliseconds, so that even a busy machine does not make it fail
 LARGEST = 2_000_000  # characters in one value, beyond what the conversation itself brings
 TOTAL = 128_000_000  # bytes made by one rendering, kept or not
 _SCALAR = 8
 _ELEMENT = 60  # bytes of a reference and of the small object behind it
 
 _active = threading.local()
+
+
+class LimitError(TemplateError):
+    """A template that wants more than it may have."""
 
 
 class Budget:
@@ -40,7 +44,7 @@ class Budget:
         self.left = TOTAL + 64 * size
 
     def __enter__(self) -> Budget:
-        self._deadline = time.thread_time() + SECONDS
+        self._deadline = time.monotonic() + SECONDS
         _active.budget = self
         return self
 
@@ -51,14 +55,14 @@ class Budget:
     def refuse(self, why: str) -> NoReturn:
         """Stop the rendering, for good: a filter that swallows errors meets the same one at its next step."""
         self._refused = self._refused or f"the chat template was stopped: {why}; use another template"
-        raise TemplateError(self._refused)
+        raise LimitError(self._refused)
 
     def tick(self) -> None:
         """One step of work."""
         if self._refused:
-            raise TemplateError(self._refused)
-        if time.thread_time() > self._deadline:
-            self.refuse(f"it ran for more than {SECONDS:g} s of processor time")
+            raise LimitError(self._refused)
+        if time.monotonic() > self._deadline:
+            self.refuse(f"it ran for more than {SECONDS:g} s")
 
     def charge(self, n_bytes: int) -> None:
         """One step of work that makes so many bytes."""

@@ -182,9 +182,14 @@ class ChatTemplate:
         return self._carries(_PROBE)
 
     def _carries(self, content: object) -> bool:
+        """Whether a message of this shape comes through. A template beyond its limits is not asked again."""
+        from ordito.text.budget import LimitError
+
         messages = [{"role": "user", "content": content}]
         try:
             text = self._run({**self._tokens, "messages": messages, "tools": None, "add_generation_prompt": True})
+        except LimitError:
+            raise
         except TemplateError:
             return False
         return _PROBE in text and "'text'" not in text

@@ -229,10 +229,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         # A macro sees its arguments as one tuple and one dictionary, which no literal made.
         current.room(sum(map(current.weigh, args)) + sum(map(current.weigh, kwargs.values())))
         if isinstance(__obj, types.BuiltinMethodType) and isinstance(__obj.__self__, str):
+            # Inside loops and blocks Jinja hands every call the scope's variables, for callables that ask for a context.
+            own = {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
             if __obj.__name__ == "join":
-                return bounded_join(current, __obj.__self__, *args, **kwargs)
+                return bounded_join(current, __obj.__self__, *args, **own)
             if __obj.__name__ == "replace":
-                return bounded_replace(current, __obj.__self__, *args, **kwargs)
+                return bounded_replace(current, __obj.__self__, *args, **own)
             if __obj.__name__ in ("center", "ljust", "rjust", "zfill"):
                 current.room(int(args[0]) if args else 0)
         return current.admit(super().call(__context, __obj, *args, **kwargs))
