@@ -61,7 +61,9 @@ def test_attacks_end_in_an_error(attack):
     assert threading.active_count() == threads
 
 
-@pytest.mark.parametrize("source", ["{{ '{0.__class__}'.format('') }}", "{{ raise_exception.__globals__ }}", "{{ namespace.__init__ }}"])
+@pytest.mark.parametrize(
+    "source", ["{{ '{0.__class__}'.format('') }}", "{{ raise_exception.__globals__ }}", "{{ namespace.__init__ }}"]
+)
 def test_insides_are_not_there(source):
     assert ChatTemplate(source).render(USER) == ""
 
