@@ -47,9 +47,10 @@ class StopStrings:
     def push(self, text: str) -> tuple[str, bool]:
         """The text that is certain now, and whether a stop string has ended it."""
         self.held += text
-        found = [place for stop in self.stops if (place := self._first(stop)) >= 0]
+        # The stop string that is complete first ends the text; of several, the one that began first.
+        found = [(place + len(stop), place) for stop in self.stops if (place := self.held.find(stop)) >= 0]
         if found:
-            shown, self.held = self.held[: min(found)], ""
+            shown, self.held = self.held[: min(found)[1]], ""
             return shown, True
         keep = max((self._begun(stop) for stop in self.stops), default=0)
         shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
@@ -59,9 +60,6 @@ class StopStrings:
         """What was held back, when no more text comes."""
         shown, self.held = self.held, ""
         return shown
-
-    def _first(self, stop: str) -> int:
-        return self.held.find(stop)
 
     def _begun(self, stop: str) -> int:
         """How many characters at the end could be the beginning of `stop`."""

@@ -35,7 +35,9 @@ def write(path, metadata=None, tensors=None, quantized=None):
     return path
 
 
-values = st.booleans() | st.integers(-(2**40), 2**40) | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9)
+values = (
+    st.booleans() | st.integers(-(2**40), 2**40) | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9)
+)
 
 
 @SETTINGS

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ordito.text.stream import Detokenizer, StopStrings
@@ -44,6 +44,7 @@ def cut(text, stops, places):
 small = st.text("ab", max_size=12)
 
 
+@settings(max_examples=1000, deadline=None)
 @given(small, st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.lists(st.integers(0, 12)))
 def test_stop_strings_do_not_depend_on_the_pieces(text, stops, places):
     found = [text.find(stop) for stop in stops if stop in text]
@@ -54,7 +55,8 @@ def test_stop_strings_do_not_depend_on_the_pieces(text, stops, places):
     assert stopped
     assert not any(stop in shown for stop in stops)
     # The stop string that is complete first ends the text, wherever the pieces were cut.
-    assert (shown, stopped) == cut(text, stops, range(12))
+    begins = min((text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text)[1]
+    assert shown == text[:begins]
 
 
 @given(small, st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
