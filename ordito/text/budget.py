@@ -31,9 +31,10 @@ class LimitError(TemplateError):
 
 
 class Budget:
-    """The account of one rendering; `with Budget(weight of the input):` makes it the active one of this thread."""
+    """The account of one rendering of `data`; `with Budget(...):` makes it the active one of this thread."""
 
-    def __init__(self, data: object = None) -> None:
+    def __init__(self, data: object = None, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
         self.largest = sys.maxsize
         self.left = sys.maxsize
         self._deadline = float("inf")
@@ -44,7 +45,7 @@ class Budget:
         self.left = TOTAL + 64 * size
 
     def __enter__(self) -> Budget:
-        self._deadline = time.monotonic() + SECONDS
+        self._deadline = time.monotonic() + self.seconds
         _active.budget = self
         return self
 
@@ -62,7 +63,7 @@ class Budget:
         if self._refused:
             raise LimitError(self._refused)
         if time.monotonic() > self._deadline:
-            self.refuse(f"it ran for more than {SECONDS:g} s")
+            self.refuse(f"it ran for more than {self.seconds:g} s")
 
     def charge(self, n_bytes: int) -> None:
         """One step of work that makes so many bytes."""

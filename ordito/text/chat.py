@@ -22,6 +22,7 @@ Message = Mapping[str, Any]
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates and servers call it, the common name first
 _PROBE = "warp-and-weft"
+_PROBE_SECONDS = 0.5
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -151,11 +152,11 @@ class ChatTemplate:
             }
         )
 
-    def _run(self, variables: dict[str, Any]) -> str:
-        from ordito.text.budget import Budget
+    def _run(self, variables: dict[str, Any], seconds: float | None = None) -> str:
+        from ordito.text.budget import SECONDS, Budget
 
         try:
-            with Budget(variables):
+            with Budget(variables, seconds or SECONDS):
                 return "".join(self._template.generate(**variables))
         except TemplateError:
             raise
@@ -187,7 +188,8 @@ class ChatTemplate:
 
         messages = [{"role": "user", "content": content}]
         try:
-            text = self._run({**self._tokens, "messages": messages, "tools": None, "add_generation_prompt": True})
+            variables = {**self._tokens, "messages": messages, "tools": None, "add_generation_prompt": True}
+            text = self._run(variables, _PROBE_SECONDS)
         except LimitError:
             raise
         except TemplateError:

@@ -26,6 +26,9 @@ _PLAIN = (
     "min reject rejectattr reverse safe select selectattr sort string title trim truncate unique upper wordcount"
 )
 _MAX_WIDTH = 1000  # of indentation, centring, rounding
+# A width or precision of five digits or more, or one taken from the arguments. A key in parentheses may hold anything,
+# so that what comes before the digits is not looked at.
+_WIDE = re.compile(r"\d{5}(\d|\.)*[hlL]*[a-zA-Z%]|%[#0\- +]*\d*\.?\*")
 
 
 def bounded_join(current: Budget, separator: str, parts: Iterable[Any]) -> str:
@@ -37,18 +40,20 @@ def bounded_join(current: Budget, separator: str, parts: Iterable[Any]) -> str:
         total += len(separator) + len(part) if isinstance(part, str) else 0
         current.room(total)
         texts.append(part)
-    return str(current.admit(separator.join(texts)))
+    joined: str = current.admit(separator.join(texts))
+    return joined
 
 
 def bounded_replace(current: Budget, text: str, old: str, new: str, count: int = -1) -> str:
     """`text.replace(old, new, count)`, refused before it is made if it is too long."""
     current.room(len(text) + text.count(old) * max(0, len(new) - len(old)))
-    return str(current.admit(text.replace(old, new, count)))
+    replaced: str = current.admit(text.replace(old, new, count))
+    return replaced
 
 
 def bounded_percent(current: Budget, text: str, values: Any) -> str:
     """`text % values`, refused before it is made if a width is huge or the values, as often as named, are too long."""
-    if re.search(r"%[^%a-zA-Z]*?(\d{5}|\*)", text):
+    if _WIDE.search(text):
         current.refuse("it formats with a width of more than 9,999")
     widest = max((int(n) for n in re.findall(r"\d{1,4}", text)), default=0)
     current.room(len(text) + text.count("%") * (current.weigh(values) + widest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def read_folder(folder: Path) -> Tokenizer:
         advice = "convert it with transformers' AutoTokenizer and save_pretrained"
         old = f" (there is a tokenizer.model: {advice})" if (folder / "tokenizer.model").is_file() else ""
         raise TokenizerError(f"{folder}: there is no tokenizer.json, which a tokenizer is read from{old}")
-    config = _object(folder / "tokenizer_config.json")
+    config = _object(folder / "special_tokens_map.json") | _object(folder / "tokenizer_config.json")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         library = Library.from_file(str(path))
@@ -59,10 +60,14 @@ def read_folder(folder: Path) -> Tokenizer:
 
 def cutter(library: Library) -> Any:
     """A library tokenizer as the function that `Tokenizer` wants."""
+    # Whether control tokens are read is a setting of the library's object: another thread must not change it between
+    # here and the encoding, or what a user typed would become a control token.
+    lock = threading.Lock()
 
     def cut(text: str, parse_special: bool) -> list[int]:
-        library.encode_special_tokens = not parse_special
-        ids: list[int] = library.encode(text, add_special_tokens=False).ids
+        with lock:
+            library.encode_special_tokens = not parse_special
+            ids: list[int] = library.encode(text, add_special_tokens=False).ids
         return ids
 
     return cut

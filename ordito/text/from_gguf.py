@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +18,12 @@ from ordito.text.from_folder import cutter
 from ordito.text.pretokenizers import PRE_TOKENIZERS
 from ordito.text.sentencepiece import SPACE, SentencePiece
 from ordito.text.tokenizer import Special, Tokenizer
-from ordito.text.vocabulary import Vocabulary
+from ordito.text.vocabulary import ENDS, Vocabulary
 
 CONTROL, USER_DEFINED = 3, 4
 """Token types of GGUF: written by templates only; matched whole in any text."""
+
+MAX_TOKEN = 16_384  # characters; the longest of published vocabularies have a few hundred
 
 
 def read_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -47,9 +50,18 @@ class _Fields:
         self.tokens = [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in raw]
         if not all(isinstance(token, str) for token in self.tokens):
             raise TokenizerError("GGUF metadata: tokenizer.ggml.tokens holds something that is no string")
+        longest = max(self.tokens, key=len)
+        if len(longest) > MAX_TOKEN:
+            raise TokenizerError(
+                f"GGUF metadata: token {self.tokens.index(longest)} of tokenizer.ggml.tokens has {len(longest):,} "
+                f"characters, expected at most {MAX_TOKEN:,}"
+            )
         types = self.numbers("token_type", 1)
-        self.control = frozenset(i for i, kind in enumerate(types) if kind == CONTROL)
         self.added = frozenset(i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED))
+        # Some files mark the end of a turn as a token that users may write; nobody means `<|im_end|>` as text.
+        self.control = frozenset(
+            i for i in self.added if types[i] == CONTROL or (self.tokens[i] in ENDS and self.tokens[i].startswith("<|"))
+        )
         template = metadata.get("tokenizer.chat_template")
         self.chat_template = template if isinstance(template, str) else None
 
@@ -131,7 +143,9 @@ def _wordpiece(fields: _Fields) -> Tokenizer:
     vocabulary = Vocabulary("wordpiece", tokens, fields.control, fields.added)
     unknown = fields.id("unknown")
     library = Library(models.WordPiece(vocabulary.ids, unk_token=tokens[unknown] if unknown is not None else "[UNK]"))
-    library.normalizer = normalizers.BertNormalizer(lowercase=True)
+    lowercase = fields.flag("normalizer.lowercase", True)
+    accents = fields.flag("normalizer.strip_accents", lowercase)
+    library.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=accents)
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     library.decoder = decoders.WordPiece()
     return _with_library(fields, vocabulary, library, fields.special(True, True), strips_space=True)
@@ -159,9 +173,15 @@ def added_tokens(vocabulary: Vocabulary) -> list[AddedToken]:
 
 
 def _sentencepiece(fields: _Fields) -> Tokenizer:
-    scores = [float(score) for score in fields.numbers("scores", 0.0)]
+    scores = fields.numbers("scores", 0.0)
+    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
+        raise TokenizerError("GGUF metadata: tokenizer.ggml.scores holds something that is no finite number")
     vocabulary = Vocabulary("sentencepiece", fields.tokens, fields.control, fields.added)
-    engine = SentencePiece(vocabulary.ids, scores, fields.id("unknown"))
+    # Control tokens are no pieces: no text may merge into one.
+    pieces = dict(vocabulary.ids)
+    for id in vocabulary.control:
+        pieces.pop(fields.tokens[id], None)
+    engine = SentencePiece(pieces, scores, fields.id("unknown"))
     spaced = fields.flag("add_space_prefix", True)
     every, defined = Matcher(vocabulary, vocabulary.added), Matcher(vocabulary, vocabulary.added - vocabulary.control)
 

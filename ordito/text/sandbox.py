@@ -27,7 +27,7 @@ from ordito.errors import TemplateError
 from ordito.text.budget import budget
 from ordito.text.filters import FILTERS, GLOBALS, bounded_join, bounded_percent, bounded_replace
 
-MAX_SOURCE = 100_000  # characters; the longest published template has a fifth of it
+MAX_SOURCE = 60_000  # characters; the longest published template has a third of it
 _MAX_COMPARISONS = 8  # in one chain: a < b < c
 _MAX_BITS = 4096  # of an integer
 
@@ -228,7 +228,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         current.tick()
         # A macro sees its arguments as one tuple and one dictionary, which no literal made.
         current.room(sum(map(current.weigh, args)) + sum(map(current.weigh, kwargs.values())))
-        if isinstance(__obj, types.BuiltinMethodType) and isinstance(__obj.__self__, str):
+        # Marked-up text (`|safe`) has the same methods, but written in Python.
+        if isinstance(__obj, types.BuiltinMethodType | types.MethodType) and isinstance(__obj.__self__, str):
             # Inside loops and blocks Jinja hands every call the scope's variables, for callables that ask for a context.
             own = {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
             if __obj.__name__ == "join":
@@ -236,7 +237,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if __obj.__name__ == "replace":
                 return bounded_replace(current, __obj.__self__, *args, **own)
             if __obj.__name__ in ("center", "ljust", "rjust", "zfill"):
-                current.room(int(args[0]) if args else 0)
+                current.room(int(args[0] if args else own.get("width", 0)))
         return current.admit(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:

@@ -9,9 +9,14 @@ cost seconds at every start.
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 SPACE = "▁"
+_WORD = re.compile(f"{SPACE}*[^{SPACE}]+|{SPACE}+")
+_ACROSS = re.compile(f"[^{SPACE}\0]{SPACE}")
+_SHORT, _MANY = 30, 50_000  # characters of a word whose ids are kept, and how many such words
 
 
 class SentencePiece:
@@ -19,10 +24,32 @@ class SentencePiece:
 
     def __init__(self, pieces: Mapping[str, int], scores: Sequence[float], unknown: int | None) -> None:
         self.pieces, self.scores, self.unknown = pieces, scores, unknown
+        self._words: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, in which spaces become `▁`."""
-        symbols: list[str | None] = list(text.replace(" ", SPACE))
+        text = text.replace(" ", SPACE)
+        words = _WORD.findall(text) if self._by_words else [text] if text else []
+        return [id for word in words for id in self._remembered(word)]
+
+    @cached_property
+    def _by_words(self) -> bool:
+        """Whether no piece has a `▁` after another character: then no merge joins two words, and each stands alone."""
+        return _ACROSS.search("\0".join(self.pieces)) is None
+
+    def _remembered(self, word: str) -> list[int]:
+        """Ids of a word; those of short words are kept, since texts repeat them."""
+        ids = self._words.get(word)
+        if ids is None:
+            ids = self._merge(word)
+            if len(word) <= _SHORT:
+                if len(self._words) >= _MANY:
+                    self._words.clear()
+                self._words[word] = ids
+        return ids
+
+    def _merge(self, text: str) -> list[int]:
+        symbols: list[str | None] = list(text)
         before, after = list(range(-1, len(symbols) - 1)), [*range(1, len(symbols)), -1]
         waiting: list[tuple[float, int, int, str]] = []
 

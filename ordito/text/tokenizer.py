@@ -9,7 +9,7 @@ from typing import Any
 
 from ordito.errors import TokenizerError
 from ordito.text.stream import Detokenizer
-from ordito.text.vocabulary import ENDS, Vocabulary
+from ordito.text.vocabulary import Vocabulary, ends
 
 GUARD = "\ue0ff"
 """A private character that marks where a user's text would otherwise spell a control token; see `guarded`."""
@@ -99,8 +99,9 @@ class Tokenizer:
     @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the end of text, and the control tokens that are known to end a turn."""
-        named = {id for id in self.special_ids if self.token(id) in ENDS}
-        return frozenset(named | ({self.eos_id} if self.eos_id is not None else set()))
+        named = ends({self.token(id) for id in self.special_ids})
+        found = {id for id in self.special_ids if self.token(id) in named}
+        return frozenset(found | ({self.eos_id} if self.eos_id is not None else set()))
 
     def id_of(self, token: str) -> int | None:
         """The id of a token as the vocabulary spells it, or None."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -16,6 +17,19 @@ ENDS = frozenset(
     <|end_of_text|> <eos> <｜end▁of▁sentence｜>""".split()
 )
 """Tokens that end an answer wherever they are control tokens: the list that llama.cpp keeps, for the families here."""
+
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+# BERT's decoder writes these without the space that stands before other words.
+_CLINGING = frozenset([".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"])
+
+
+def ends(names: Set[str]) -> frozenset[str]:
+    """The control tokens among `names` that end an answer.
+
+    In gpt-oss's format `<|end|>` ends only one message of the several that an answer has; `<|return|>` ends the answer.
+    """
+    found = ENDS & names
+    return found - {"<|end|>"} if found >= {"<|return|>", "<|call|>"} else found
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -56,7 +70,8 @@ class Vocabulary:
                 return token.encode()
             return bytes(self.byte_alphabet[c] for c in token)
         if self.kind == "wordpiece":
-            return token[2:].encode() if token.startswith("##") else b" " + token.encode()
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            inside = token.startswith("##")
+            return token[2:].encode() if inside else token.encode() if token in _CLINGING else b" " + token.encode()
+        if _BYTE.fullmatch(token):
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode("utf-8", "replace")

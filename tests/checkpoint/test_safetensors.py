@@ -72,7 +72,8 @@ def test_others_read_what_we_write(tmp_path: Path, tensors: dict[str, np.ndarray
 # Of nothing at all, the safetensors package (0.8.0) writes a header that is no JSON.
 @given(tensors=tensors.filter(bool), metadata=metadata)
 def test_we_read_what_others_write(tmp_path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    save_file(tensors, tmp_path / "x.safetensors", metadata)
+    # With neither tensors nor metadata, safetensors 0.8 given {} (not None) writes a header that it cannot read itself.
+    save_file(tensors, tmp_path / "x.safetensors", metadata or None)
     file = read_safetensors(tmp_path / "x.safetensors")
     assert_same(values(file), tensors)
     assert file.metadata == metadata
@@ -221,7 +222,7 @@ def test_unlisted_tensors_are_kept_and_reported(tmp_path: Path) -> None:
     [
         ({"a": "1.safetensors", "c": "1.safetensors"}, "'c' is not in '1.safetensors', as the index says, and in no other"),
         ({"a": "1.safetensors", "b": "1.safetensors", "x": "2.safetensors"}, "but is in '2.safetensors'"),
-        ({"a": "1.safetensors", "b": "3.safetensors"}, "double|'twice' is in '1.safetensors' and in '3.safetensors'"),
+        ({"a": "1.safetensors", "b": "3.safetensors"}, "'twice' is in '1.safetensors' and in '3.safetensors'"),
         ({"a": "4.safetensors"}, "no such file"),
         ({}, "weight_map"),
         ([], "weight_map"),
