@@ -25,7 +25,7 @@ from jinja2.visitor import NodeTransformer
 
 from ordito.errors import TemplateError
 from ordito.text.budget import budget
-from ordito.text.filters import FILTERS, GLOBALS, bounded_join, bounded_percent, bounded_replace
+from ordito.text.filters import FILTERS, GLOBALS, bounded_join, bounded_percent, bounded_replace, bounded_search
 
 MAX_SOURCE = 60_000  # characters; the longest published template has a third of it
 _MAX_COMPARISONS = 8  # in one chain: a < b < c
@@ -33,6 +33,9 @@ _MAX_BITS = 4096  # of an integer
 
 # Names that no template can write, since they have a space: the steps that the rewriting puts in.
 _TICK, _SPEND, _ADMIT, _CONCAT, _KEY = "step tick", "step spend", "step admit", "step concat", "step key"
+
+# Methods of strings that may compare every character of the string with every one of their argument.
+_SLOW = frozenset({"rfind", "rindex", "rsplit", "rpartition", "strip", "lstrip", "rstrip"})
 
 _ALLOWED_NODES = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Macro, nodes.CallBlock),
@@ -238,6 +241,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 return bounded_replace(current, __obj.__self__, *args, **own)
             if __obj.__name__ in ("center", "ljust", "rjust", "zfill"):
                 current.room(int(args[0] if args else own.get("width", 0)))
+            if __obj.__name__ in _SLOW:
+                bounded_search(current, __obj.__self__, *args, *own.values())
         return current.admit(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
