@@ -51,7 +51,10 @@ class Settings:
         return DEFAULTS | recommended | {name: value for name, value in self.chosen.items() if value is not None}
 
     def set(self, name: str, text: str) -> str:
-        """Set one by the words that a user typed, and return its name. Raises `OrditoError` for an unknown name or a value that is none."""
+        """Set one by the words that a user typed, and return its name.
+
+        Raises `OrditoError` for an unknown name or a value that is none.
+        """
         from ordito.engine.sampling import Sampling
 
         name = ALIASES.get(name, name)
