@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ordito.cli.console import say, write
 from ordito.cli.run import report, talks
 from ordito.cli.settings import Settings
-from ordito.cli.show import describe, lines, plural
 from ordito.errors import ContextError, OrditoError, did_you_mean
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ class Chat:
         system: str | None = None,
         chat: bool | None = None,
         verbose: bool = False,
-        licence: str | None = None,
         read: Callable[[str], str] = input,
     ) -> None:
-        self.model, self.name, self.settings, self.licence = model, name, settings, licence
+        from ordito.model import Conversation
+
+        self.model, self.name, self.settings = model, name, settings
         self.system, self.verbose, self.read = system, verbose, read
         self.talks = talks(model, chat)
         self.messages: list[dict[str, Any]] = []
-        self.fresh()
+        self.conversation = Conversation(model)
 
     def loop(self) -> None:
         """Talk until the user leaves."""
@@ -62,10 +63,7 @@ class Chat:
             except KeyboardInterrupt:
                 say("\nUse Ctrl-D or /bye to leave.")
                 continue
-            except UnicodeDecodeError as error:
-                say(f"error: that line is not {error.encoding.upper()} at byte {error.start}, expected text")
-                continue
-            except EOFError:
+            except (EOFError, UnicodeDecodeError):
                 say("")
                 return
             if text.strip() in ("/bye", "/exit", "/quit"):
@@ -73,12 +71,9 @@ class Chat:
             try:
                 self.turn(text)
             except ContextError as error:
-                say(f"error: {error}" + ("; /clear forgets the conversation" if self.messages else ""))
+                say(f"error: {error}; /clear forgets the conversation")
             except OrditoError as error:
                 say(f"error: {error}")
-            except KeyboardInterrupt:
-                say("\n(stopped)")
-                self.fresh()
 
     def _ask(self) -> str:
         """One line, or, between triple quotes, several."""
@@ -105,31 +100,16 @@ class Chat:
         opening = [{"role": "system", "content": self.system}] if self.system else []
         prompt: Any = [*opening, *self.messages, question] if self.talks else text
         stream = self.model.stream(prompt, conversation=self.conversation, **self.settings.all())
-        interrupted = False
-        try:
+        with suppress(KeyboardInterrupt):
             for piece in stream:
                 write(piece)
-        except KeyboardInterrupt:
-            interrupted = True
-            self.fresh()
         result = stream.result
         write("\n\n" if not result.text.endswith("\n") else "\n")
-        if result.text or not interrupted:
-            self.messages += [question, {"role": "assistant", "content": result.text}]
-        if interrupted:
-            say("(stopped)" if result.text else "(stopped before the answer began; the question is forgotten)")
-        elif result.finish_reason == "length":
-            full = len(result.token_ids) < self.settings.all()["max_tokens"]
-            more = "the context is full: /clear forgets the conversation" if full else "/set parameter max_tokens N allows more"
-            say(f"(stopped after {plural(len(result.token_ids), 'token')}; {more})")
+        self.messages += [question, {"role": "assistant", "content": result.text}]
+        if len(result.token_ids) >= self.settings.all()["max_tokens"]:
+            say(f"(stopped after {len(result.token_ids)} tokens; /set parameter max_tokens N allows more)")
         if self.verbose:
-            report(result, interrupted=interrupted)
-
-    def fresh(self) -> None:
-        """Begin the cache anew: what an interrupt left half computed must not be taken for read."""
-        from ordito.model import Conversation
-
-        self.conversation = Conversation(self.model)
+            report(result)
 
     def command(self, text: str) -> None:
         """A line that begins with a slash. Raises `OrditoError` for one that is not known."""
@@ -156,7 +136,7 @@ class Chat:
         what, _, value = rest.partition(" ")
         if what == "parameter" and value.strip():
             name, _, text = value.strip().partition(" ")
-            name = self.settings.set(name, text.strip())
+            self.settings.set(name, text.strip())
             say(f"{name} is {self.settings.all()[name]}")
         elif what == "system":
             if not self.talks:
@@ -170,18 +150,19 @@ class Chat:
 
     def show(self, rest: str) -> None:
         """`/show ...`."""
-        described = describe(self.model.checkpoint, self.name, self.licence, self.model.tokenizer)
+        from ordito.cli.show import describe, lines
+
         match rest.strip():
             case "" | "info":
-                write("\n".join(lines(described)) + "\n")
+                print("\n".join(lines(describe(self.model.checkpoint, self.name))))
             case "parameters":
-                write("".join(f"{name:20} {value}\n" for name, value in self.settings.all().items()))
+                print("\n".join(f"{name:20} {value}" for name, value in self.settings.all().items()))
             case "system":
-                write((self.system or "(none)") + "\n")
+                print(self.system or "(none)")
             case "template":
                 write((self.model.template.source if self.talks else "(none)") + "\n")
             case "license" | "licence":
-                write((described["licence"] or "(not known)") + "\n")
+                print(describe(self.model.checkpoint, self.name)["licence"] or "(not known)")
             case other:
-                topics = ("info", "parameters", "system", "template", "license")
-                raise OrditoError(f"/show {other}: expected {', '.join(topics)}{did_you_mean(other, topics)}")
+                raise OrditoError(f"/show {other}: expected info, parameters, system, template or license")
+        sys.stdout.flush()
