@@ -23,7 +23,7 @@ from ordito.text.budget import Budget, budget
 
 _PLAIN = (
     "abs capitalize count d default dictsort e escape first float groupby int items last length list lower map max "
-    "min reject rejectattr reverse safe select selectattr sort string title trim truncate unique upper wordcount"
+    "min reject rejectattr reverse safe select selectattr sort string title truncate unique upper wordcount"
 )
 _MAX_WIDTH = 1000  # of indentation, centring, rounding
 # A width or precision of five digits or more, or one taken from the arguments. A key in parentheses may hold anything,
@@ -51,6 +51,13 @@ def bounded_replace(current: Budget, text: str, old: str, new: str, count: int =
     return replaced
 
 
+def bounded_search(current: Budget, text: str, *arguments: Any) -> None:
+    """Refuse to search or strip `text` if it takes the product of its length and that of what is looked for."""
+    longest = max((len(argument) for argument in arguments if isinstance(argument, str)), default=0)
+    if len(text) * longest > 100 * current.largest:
+        current.refuse("it searches a long text backwards for another long text")
+
+
 def bounded_percent(current: Budget, text: str, values: Any) -> str:
     """`text % values`, refused before it is made if a width is huge or the values, as often as named, are too long."""
     if _WIDE.search(text):
@@ -69,6 +76,12 @@ def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute
 
 def _replace(s: str, old: str, new: str, count: int | None = None) -> str:
     return bounded_replace(budget(), str(s), str(old), str(new), -1 if count is None else count)
+
+
+def _trim(value: Any, chars: str | None = None) -> str:
+    bounded_search(budget(), str(value), chars)
+    trimmed: str = JINJA_FILTERS["trim"](value, chars)
+    return trimmed
 
 
 def _format(value: str, *args: Any, **kwargs: Any) -> str:
@@ -172,6 +185,7 @@ FILTERS: dict[str, Callable[..., Any]] = {name: JINJA_FILTERS[name] for name in 
     "round": _round,
     "sum": _sum,
     "tojson": _tojson,
+    "trim": _trim,
 }
 
 GLOBALS: dict[str, Any] = {

@@ -211,11 +211,12 @@ class Matcher:
     """Finds tokens that are matched whole: the leftmost first, the longest among those that begin together."""
 
     def __init__(self, vocabulary: Vocabulary, ids: frozenset[int]) -> None:
-        self.by_first: dict[str, list[tuple[str, int]]] = {}
-        for id in sorted(ids, key=lambda id: -len(vocabulary.tokens[id])):
-            if token := vocabulary.tokens[id]:
-                self.by_first.setdefault(token[0], []).append((token, id))
-        firsts = "".join(map(re.escape, self.by_first))
+        self.names = {token: id for id in sorted(ids, reverse=True) if (token := vocabulary.tokens[id])}
+        lengths: dict[str, set[int]] = {}
+        for token in self.names:
+            lengths.setdefault(token[0], set()).add(len(token))
+        self.lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        firsts = "".join(map(re.escape, self.lengths))
         self.begins = re.compile(f"[{firsts}]") if firsts else None
 
     def split(self, text: str) -> list[str | int]:
@@ -224,13 +225,14 @@ class Matcher:
         start = place = 0
         while self.begins and (begin := self.begins.search(text, place)):
             place = begin.start()
-            found = next(((t, id) for t, id in self.by_first[text[place]] if text.startswith(t, place)), None)
-            if found is None:
+            ends = (place + length for length in self.lengths[text[place]])
+            end = next((end for end in ends if text[place:end] in self.names), None)
+            if end is None:
                 place += 1
                 continue
             parts += [text[start:place]] if place > start else []
-            parts.append(found[1])
-            start = place = place + len(found[0])
+            parts.append(self.names[text[place:end]])
+            start = place = end
         return [*parts, text[start:]] if start < len(text) else parts
 
 

@@ -19,13 +19,14 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatter, SandboxedFormatter
 from jinja2.utils import Cycler, Namespace
 from jinja2.visitor import NodeTransformer
+from markupsafe import Markup
 
 from ordito.errors import TemplateError
 from ordito.text.budget import budget
-from ordito.text.filters import FILTERS, GLOBALS, bounded_join, bounded_percent, bounded_replace
+from ordito.text.filters import FILTERS, GLOBALS, bounded_join, bounded_percent, bounded_replace, bounded_search
 
 MAX_SOURCE = 60_000  # characters; the longest published template has a third of it
 _MAX_COMPARISONS = 8  # in one chain: a < b < c
@@ -33,6 +34,9 @@ _MAX_BITS = 4096  # of an integer
 
 # Names that no template can write, since they have a space: the steps that the rewriting puts in.
 _TICK, _SPEND, _ADMIT, _CONCAT, _KEY = "step tick", "step spend", "step admit", "step concat", "step key"
+
+# Methods of strings that may compare every character of the string with every one of their argument.
+_SLOW = frozenset({"rfind", "rindex", "rsplit", "rpartition", "strip", "lstrip", "rstrip"})
 
 _ALLOWED_NODES = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Macro, nodes.CallBlock),
@@ -174,6 +178,10 @@ class _Formatter(SandboxedFormatter):
         return budget().text(super().format_field(value, format_spec))
 
 
+class _EscapeFormatter(_Formatter, SandboxedEscapeFormatter):
+    """The same for marked-up text, which escapes what is put into it."""
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """The Jinja environment of all chat templates; holds no state of any rendering."""
 
@@ -214,14 +222,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        if not isinstance(value, types.BuiltinMethodType) or value.__name__ not in ("format", "format_map"):
+        # Marked-up text has its own `format`, which is a Python method: both must be replaced, or `{0.__class__}` gets out.
+        methods = types.BuiltinMethodType | types.MethodType
+        if not isinstance(value, methods) or value.__name__ not in ("format", "format_map"):
             return None
         text = value.__self__
         if not isinstance(text, str):
             return None
         if value.__name__ == "format_map":
             raise SecurityError("str.format_map is not allowed in a chat template")
-        return lambda *args, **kwargs: str(_Formatter(self).vformat(str(text), args, kwargs))
+        formatter = _EscapeFormatter(self, escape=text.escape) if isinstance(text, Markup) else _Formatter(self)
+        return lambda *args, **kwargs: type(text)(formatter.vformat(str(text), args, kwargs))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         current = budget()
@@ -238,6 +249,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 return bounded_replace(current, __obj.__self__, *args, **own)
             if __obj.__name__ in ("center", "ljust", "rjust", "zfill"):
                 current.room(int(args[0] if args else own.get("width", 0)))
+            if __obj.__name__ in _SLOW:
+                bounded_search(current, __obj.__self__, *args, *own.values())
+            result = current.admit(super().call(__context, __obj, *args, **kwargs))
+            if isinstance(result, list | tuple):  # split() and the like: the parts are new, too
+                current.charge(current.weigh(result))
+            return result
         return current.admit(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:

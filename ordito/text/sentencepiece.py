@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 SPACE = "▁"
-_WORD = re.compile(f"{SPACE}*[^{SPACE}]+|{SPACE}+")
 _ACROSS = re.compile(f"[^{SPACE}\0]{SPACE}")
 _SHORT, _MANY = 30, 50_000  # characters of a word whose ids are kept, and how many such words
 
@@ -29,13 +28,16 @@ class SentencePiece:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, in which spaces become `▁`."""
         text = text.replace(" ", SPACE)
-        words = _WORD.findall(text) if self._by_words else [text] if text else []
-        return [id for word in words for id in self._remembered(word)]
+        return [id for word in self._cut.split(text) if word for id in self._remembered(word)]
 
     @cached_property
-    def _by_words(self) -> bool:
-        """Whether no piece has a `▁` after another character: then no merge joins two words, and each stands alone."""
-        return _ACROSS.search("\0".join(self.pieces)) is None
+    def _cut(self) -> re.Pattern[str]:
+        """Where one word ends and the next begins, so that each can be merged alone.
+
+        That is before a `▁`, except after those few characters that some piece has before a `▁` (Gemma: `>▁</`).
+        """
+        joining = {found[0][0] for found in _ACROSS.finditer("\0".join(self.pieces))}
+        return re.compile(f"(?<=[^{SPACE}{''.join(map(re.escape, sorted(joining)))}])(?={SPACE})")
 
     def _remembered(self, word: str) -> list[int]:
         """Ids of a word; those of short words are kept, since texts repeat them."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +140,21 @@ class Tokenizer:
 
     def guarded(self, text: str) -> str:
         """`text` with a `GUARD` inside whatever spells a control token, so that `encode_chat` reads it as plain text."""
-        for id in self.special_ids:
-            token = self.token(id)
-            if len(token) > 1 and token in text:
-                text = text.replace(token, token[0] + GUARD + token[1:])
-        return text
+        names, lengths, firsts = self._control_names
+        parts, done = [], 0
+        for found in firsts.finditer(text):
+            place = found.start()
+            if any(text[place : place + length] in names for length in lengths):
+                parts.append(text[done : place + 1])
+                done = place + 1
+        return GUARD.join([*parts, text[done:]])
+
+    @cached_property
+    def _control_names(self) -> tuple[frozenset[str], list[int], re.Pattern[str]]:
+        """The control tokens as text, how long they are, and how they begin."""
+        names = frozenset(token for id in self.special_ids if len(token := self.token(id)) > 1)
+        firsts = "".join(sorted({re.escape(name[0]) for name in names}))
+        return names, sorted(set(map(len, names))), re.compile(f"[{firsts}]" if firsts else "(?!)")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
