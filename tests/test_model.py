@@ -101,6 +101,22 @@ def test_a_conversation_survives_an_answer_cut_short(model):
     assert "".join(again) == model.generate("the loom and the warp", max_tokens=8).text
 
 
+def test_an_interrupt_between_two_layers_leaves_nothing_half_read(model, monkeypatch):
+    messages = [{"role": "user", "content": "the loom and the weft"}]
+    conversation, layer = ordito.Conversation(model), model.runtime.module.layers[1]
+    with monkeypatch.context() as patched:
+
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+
+        patched.setattr(layer, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(model.stream(messages, max_tokens=8, conversation=conversation))
+    again = model.stream(messages, max_tokens=8, conversation=conversation)
+    assert "".join(again) == model.chat(messages, max_tokens=8).text
+    assert again.result.cached_tokens == 0
+
+
 def test_a_prompt_beyond_the_context_names_both_numbers(model):
     prompt = "q" * 200
     with pytest.raises(ContextError, match=rf"{len(model.tokenizer.encode(prompt))} tokens.*{CONTEXT}"):

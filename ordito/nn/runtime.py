@@ -52,8 +52,13 @@ class TorchSession:
         needed = self.cache.length + len(token_ids)
         if needed > self.cache.capacity:
             self.cache.grow(max(needed, 2 * self.cache.capacity))
-        hidden = self.module.hidden(torch.tensor([list(token_ids)]), cache=self.cache)
-        return _floats(self.module.project(hidden[0, -1]))
+        before = self.cache.length
+        try:
+            hidden = self.module.hidden(torch.tensor([list(token_ids)]), cache=self.cache)
+            return _floats(self.module.project(hidden[0, -1]))
+        except BaseException:  # Ctrl-C between two layers, too: places without keys must not count as read
+            self.cache.rewind(before)
+            raise
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
