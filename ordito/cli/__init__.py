@@ -52,13 +52,24 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
-    except OrditoError as error:
-        if os.environ.get("ORDITO_DEBUG"):
-            raise
-        say(f"error: {error}")
-        sys.exit(1)
     except Exception as error:
         if os.environ.get("ORDITO_DEBUG"):
             raise
-        say(f"error: this is a bug in ordito ({type(error).__name__}: {error}); ORDITO_DEBUG=1 shows where it happened")
+        say(f"error: {told(error)}")
         sys.exit(1)
+
+
+def told(error: Exception) -> str:
+    """What a user is told of an error.
+
+    >>> told(OSError(28, "No space left on device", "x.json"))
+    'x.json: No space left on device'
+    """
+    match error:
+        case OrditoError():
+            return str(error)
+        case OSError(strerror=str(reason), filename=name):
+            return f"{name}: {reason}" if name else reason
+        case MemoryError():
+            return "there is not enough memory: take a smaller model, or a smaller quantization of it"
+    return f"this is a bug in ordito ({type(error).__name__}: {error}); ORDITO_DEBUG=1 shows where it happened"

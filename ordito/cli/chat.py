@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ordito.cli.console import say, write
 from ordito.cli.run import report, talks
 from ordito.cli.settings import Settings
+from ordito.cli.show import describe, lines, plural
 from ordito.errors import ContextError, OrditoError, did_you_mean
 
 if TYPE_CHECKING:
@@ -39,20 +40,21 @@ class Chat:
         system: str | None = None,
         chat: bool | None = None,
         verbose: bool = False,
+        licence: str | None = None,
         read: Callable[[str], str] = input,
     ) -> None:
-        from ordito.model import Conversation
-
-        self.model, self.name, self.settings = model, name, settings
+        self.model, self.name, self.settings, self.licence = model, name, settings, licence
         self.system, self.verbose, self.read = system, verbose, read
         self.talks = talks(model, chat)
         self.messages: list[dict[str, Any]] = []
-        self.conversation = Conversation(model)
+        self.fresh()
 
     def loop(self) -> None:
         """Talk until the user leaves."""
         with suppress(ImportError):
             import readline  # noqa: F401 - gives `input` line editing and history
+        if sys.stdin is not None and hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="strict")  # in the C locale half characters would pass, and fail much later
         self.model.tokenizer.encode("")  # a broken tokenizer is told of now, not after the first question
         if not self.talks:
             say("this model has no chat template, so it continues each text that you give it (--chat uses its family's format)")
@@ -63,7 +65,10 @@ class Chat:
             except KeyboardInterrupt:
                 say("\nUse Ctrl-D or /bye to leave.")
                 continue
-            except (EOFError, UnicodeDecodeError):
+            except UnicodeDecodeError as error:
+                say(f"error: that line is not {error.encoding.upper()} at byte {error.start}, expected text")
+                continue
+            except EOFError:
                 say("")
                 return
             if text.strip() in ("/bye", "/exit", "/quit"):
@@ -71,9 +76,12 @@ class Chat:
             try:
                 self.turn(text)
             except ContextError as error:
-                say(f"error: {error}; /clear forgets the conversation")
+                say(f"error: {error}" + ("; /clear forgets the conversation" if self.messages else ""))
             except OrditoError as error:
                 say(f"error: {error}")
+            except KeyboardInterrupt:
+                say("\n(stopped)")
+                self.fresh()
 
     def _ask(self) -> str:
         """One line, or, between triple quotes, several."""
@@ -100,16 +108,31 @@ class Chat:
         opening = [{"role": "system", "content": self.system}] if self.system else []
         prompt: Any = [*opening, *self.messages, question] if self.talks else text
         stream = self.model.stream(prompt, conversation=self.conversation, **self.settings.all())
-        with suppress(KeyboardInterrupt):
+        interrupted = False
+        try:
             for piece in stream:
                 write(piece)
+        except KeyboardInterrupt:
+            interrupted = True
+            self.fresh()
         result = stream.result
         write("\n\n" if not result.text.endswith("\n") else "\n")
-        self.messages += [question, {"role": "assistant", "content": result.text}]
-        if len(result.token_ids) >= self.settings.all()["max_tokens"]:
-            say(f"(stopped after {len(result.token_ids)} tokens; /set parameter max_tokens N allows more)")
+        if result.text or not interrupted:
+            self.messages += [question, {"role": "assistant", "content": result.text}]
+        if interrupted:
+            say("(stopped)" if result.text else "(stopped before the answer began; the question is forgotten)")
+        elif result.finish_reason == "length":
+            full = len(result.token_ids) < self.settings.all()["max_tokens"]
+            more = "the context is full: /clear forgets the conversation" if full else "/set parameter max_tokens N allows more"
+            say(f"(stopped after {plural(len(result.token_ids), 'token')}; {more})")
         if self.verbose:
-            report(result)
+            report(result, interrupted=interrupted)
+
+    def fresh(self) -> None:
+        """Begin the cache anew: what an interrupt left half computed must not be taken for read."""
+        from ordito.model import Conversation
+
+        self.conversation = Conversation(self.model)
 
     def command(self, text: str) -> None:
         """A line that begins with a slash. Raises `OrditoError` for one that is not known."""
@@ -136,7 +159,7 @@ class Chat:
         what, _, value = rest.partition(" ")
         if what == "parameter" and value.strip():
             name, _, text = value.strip().partition(" ")
-            self.settings.set(name, text.strip())
+            name = self.settings.set(name, text.strip())
             say(f"{name} is {self.settings.all()[name]}")
         elif what == "system":
             if not self.talks:
@@ -150,19 +173,18 @@ class Chat:
 
     def show(self, rest: str) -> None:
         """`/show ...`."""
-        from ordito.cli.show import describe, lines
-
+        described = describe(self.model.checkpoint, self.name, self.licence, self.model.tokenizer)
         match rest.strip():
             case "" | "info":
-                print("\n".join(lines(describe(self.model.checkpoint, self.name))))
+                write("\n".join(lines(described)) + "\n")
             case "parameters":
-                print("\n".join(f"{name:20} {value}" for name, value in self.settings.all().items()))
+                write("".join(f"{name:20} {value}\n" for name, value in self.settings.all().items()))
             case "system":
-                print(self.system or "(none)")
+                write((self.system or "(none)") + "\n")
             case "template":
                 write((self.model.template.source if self.talks else "(none)") + "\n")
             case "license" | "licence":
-                print(describe(self.model.checkpoint, self.name)["licence"] or "(not known)")
+                write((described["licence"] or "(not known)") + "\n")
             case other:
-                raise OrditoError(f"/show {other}: expected info, parameters, system, template or license")
-        sys.stdout.flush()
+                topics = ("info", "parameters", "system", "template", "license")
+                raise OrditoError(f"/show {other}: expected {', '.join(topics)}{did_you_mean(other, topics)}")

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ordito.errors import OrditoError, OrditoWarning
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ordito.checkpoint.store import LocalModel
     from ordito.model import Model
 
-# A model's text must not drive the terminal: escape sequences, bells and returns are shown as what they are not.
+# What models and their files say must not drive the terminal: control characters but tabs and newlines are replaced.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -38,12 +38,14 @@ def write(text: str) -> None:
 
 def write_json(data: Any, indent: int | None = 2) -> None:
     """JSON on standard output."""
-    print(json.dumps(data, indent=indent, ensure_ascii=False))
+    write(json.dumps(data, indent=indent, ensure_ascii=False) + "\n")
 
 
-def read_input(stream: TextIO | None = None) -> str:
-    """All of standard input. Raises `OrditoError` if it is not UTF-8."""
-    data = (stream or sys.stdin).buffer.read()
+def piped() -> str | None:
+    """All of standard input, or None where a person sits at it or nothing does. Raises `OrditoError` if it is not UTF-8."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return None
+    data = sys.stdin.buffer.read()
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -57,8 +59,9 @@ def working(what: str) -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.markup import escape
 
-    with Console(stderr=True).status(what):
+    with Console(stderr=True).status(escape(what)):
         yield
 
 
@@ -72,13 +75,13 @@ def find(name: str) -> LocalModel:
     return local
 
 
-def load(name: str, backend: str | None = None) -> Model:
-    """The model of a name, loaded."""
+def load(name: str, backend: str | None = None) -> tuple[Model, LocalModel]:
+    """The model of a name, loaded, and where it was found."""
     local = find(name)
     with working(f"loading {local.name}"):
         from ordito.model import load as load_model
 
-        return load_model(local.path, backend=backend)
+        return load_model(local.path, backend=backend), local
 
 
 def size(nbytes: float) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from ordito.cli.console import load, read_input, write_json
+from ordito.cli.console import load, piped, write_json
 from ordito.errors import OrditoError
 
 
 def embed(
-    model: str = typer.Argument(..., help="A name, org/name[@revision], or a path: minilm, for example."),
-    texts: list[str] = typer.Argument(None, metavar="[TEXT]...", help="What to embed; without it, lines of standard input."),
+    model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[@revision], or a path: minilm, for example."),
+    texts: list[str] = typer.Argument(None, metavar="TEXT", help="What to embed; without it, lines of standard input."),
     backend: str = typer.Option(None, help="What computes (torch); the fastest installed, if not named."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object instead of a line for each text."),
 ) -> None:
@@ -23,10 +21,11 @@ def embed(
     ordito embed minilm < sentences.txt > vectors.jsonl
     """
     if not texts:
-        texts = [] if sys.stdin is None or sys.stdin.isatty() else read_input().splitlines()
-    if not texts:
+        # Only newlines part texts, so that each line has its vector; str.splitlines knows eight other characters.
+        texts = [line.removesuffix("\r") for line in (piped() or "").removesuffix("\n").split("\n")]
+    if texts == [""]:
         raise OrditoError("there is nothing to embed: give texts, or lines on standard input")
-    vectors = load(model, backend).embed(texts).tolist()
+    vectors = load(model, backend)[0].embed(texts).tolist()
     if json:
         write_json({"model": model, "dimensions": len(vectors[0]), "embeddings": vectors}, indent=None)
     else:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ordito.cli.console import say, size, write_json
+from ordito.checkpoint.store import DEFAULT_MODEL
+from ordito.cli.console import say, size, write, write_json
 
 if TYPE_CHECKING:
     from ordito.checkpoint.store import LocalModel
 
 
 def pull(
-    model: str = typer.Argument("smollm2", help="A name, or org/name[:quant][@revision]."),
+    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL", help="A name, or org/name[:quant][@revision]."),
     force: bool = typer.Option(False, "--force", help="Download and verify again, even if it is there."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
@@ -35,26 +36,29 @@ def pull(
     if json:
         write_json(as_json(local))
     else:
-        print(f"{local.name}  {size(local.size)}  {local.path}")
+        write(f"{local.name}  {size(local.size)}  {local.path}\n")
 
 
 def ls(json: bool = typer.Option(False, "--json", help="Print a JSON list.")) -> None:
-    """List the models on this machine: those pulled here, and those in the Hugging Face cache."""
+    """List the models on this machine.
+
+    Those pulled by name, and those that are in the Hugging Face cache.
+    """
     from ordito.checkpoint import store
 
     models = sorted(store.installed(), key=lambda local: local.name)
     if json:
         write_json([as_json(local) for local in models])
     elif not models:
-        say(f"there are no models yet: `ordito pull {store.DEFAULT_MODEL}` brings the default one")
+        say(f"there are no models yet: `ordito pull {DEFAULT_MODEL}` brings the default one")
     else:
         width = max(len(local.name) for local in models)
         for local in models:
-            print(f"{local.name:{width}}  {size(local.size):>9}  {local.source:7}  {local.path}")
+            write(f"{local.name:{width}}  {size(local.size):>9}  {local.source:7}  {local.path}\n")
 
 
 def rm(
-    models: list[str] = typer.Argument(..., metavar="MODEL...", help="Names, as `ordito ls` shows them."),
+    models: list[str] = typer.Argument(..., metavar="MODEL", help="Names, as `ordito ls` shows them."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
 ) -> None:
     """Delete pulled models. Files that you gave by path are never touched."""
@@ -64,7 +68,7 @@ def rm(
         if not yes and sys.stdin.isatty() and not typer.confirm(f"delete {model}?", err=True):
             continue
         freed = store.remove(model)
-        print(f"{model} is deleted: {size(freed)} are free")
+        write(f"{model} is deleted: {size(freed)} are free\n")
 
 
 def as_json(local: LocalModel) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ordito.cli.console import load, read_input, say, write, write_json
+from ordito.checkpoint.store import DEFAULT_MODEL
+from ordito.cli.console import load, piped, say, write, write_json
 from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError
 
@@ -18,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: str = typer.Argument("smollm2", help="A name, org/name[:quant][@revision], or a path."),
-    prompt: str = typer.Argument(None, help="What to ask; without it, a chat opens."),
-    system: str = typer.Option(None, help="What the model is told first."),
+    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
+    prompt: str = typer.Argument(None, metavar="PROMPT", help="What to ask; without it, a chat opens."),
+    system: str = typer.Option(None, metavar="TEXT", help="What the model is told first."),
     max_tokens: int = typer.Option(None, help=f"Longest answer, in tokens.  [{DEFAULTS['max_tokens']}]"),
     temperature: float = typer.Option(None, help=f"0 always takes the most probable token.  [{DEFAULTS['temperature']}]"),
     top_k: int = typer.Option(None, help=f"Choose among the k most probable tokens; 0: all.  [{DEFAULTS['top_k']}]"),
     top_p: float = typer.Option(None, help=f"Choose among tokens that reach this probability.  [{DEFAULTS['top_p']}]"),
     min_p: float = typer.Option(None, help=f"Least probability, as a share of the best token's.  [{DEFAULTS['min_p']}]"),
     repetition_penalty: float = typer.Option(None, help="Above 1: repeat less.  [1.0]"),
-    stop: list[str] = typer.Option(None, help="End the answer before this text; may be given again."),
+    stop: list[str] = typer.Option(None, metavar="TEXT", help="End the answer before this text; may be given again."),
     seed: int = typer.Option(None, help="The same seed gives the same answer."),
     chat: bool = typer.Option(
         None, "--chat/--raw", help="Answer as a conversation, or continue the text; default: chat if the model has a template."
     ),
-    backend: str = typer.Option(None, help="What computes (torch); the fastest installed, if not named."),
+    backend: str = typer.Option(None, metavar="NAME", help="What computes (torch); the fastest installed, if not named."),
     verbose: bool = typer.Option(False, "--verbose", help="Print load time and rates to standard error."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object instead of text."),
 ) -> None:
@@ -46,9 +49,13 @@ def run(
     ordito run smollm2 "Why is the sky blue?"
     cat notes.txt | ordito run smollm2 "Sum this up:" --temperature 0
     """
-    piped = None if sys.stdin is None or sys.stdin.isatty() else read_input()
-    text = "\n\n".join(part for part in (prompt, piped) if part)
-    chatting = not text and piped is None and not json
+    if not prompt and " " in model and "/" not in model and not os.path.exists(model):
+        ask = f"ordito run {DEFAULT_MODEL} {shlex.quote(model)}"
+        raise OrditoError(f"{model!r} is no model name; to ask the default model: {ask}")
+    given = piped()
+    # Like $(...) in a shell: `echo hi` asks "hi", not "hi" and an empty line.
+    text = "\n\n".join(part for part in (prompt, given and given.removesuffix("\n").removesuffix("\r")) if part)
+    chatting = not text and not json and given is None and sys.stdin is not None
     if not text and not chatting:
         raise OrditoError("there is nothing to ask: give a prompt or text on standard input")
     chosen = {
@@ -62,17 +69,23 @@ def run(
         "seed": seed,
     }
     start = time.perf_counter()
-    loaded = load(model, backend)
+    loaded, local = load(model, backend)
     load_seconds = time.perf_counter() - start
     settings = Settings(chosen, loaded.checkpoint.generation)
+    if not loaded.spec.generates:
+        raise OrditoError(f"{local.name} cannot generate text; it makes embeddings: ordito embed {shlex.quote(model)} TEXT")
+    if system is not None and not talks(loaded, chat):
+        raise OrditoError("--system needs a conversation: this model has no chat template (--chat uses its family's format)")
     if chatting:
         from ordito.cli.chat import Chat
 
-        Chat(loaded, model, settings, system=system, chat=chat, verbose=verbose).loop()
+        Chat(loaded, local.name, settings, system=system, chat=chat, verbose=verbose, licence=local.licence).loop()
         return
+    if verbose and not talks(loaded, chat):
+        say("the text is continued, not answered" + ("" if chat is False else ": the model has no chat template"))
     result = answer(loaded, text, settings, system=system, chat=chat, quiet=json)
     if json:
-        write_json(as_json(model, result, load_seconds))
+        write_json(as_json(local.name, result, load_seconds))
     else:
         write("" if result.text.endswith("\n") else "\n")
     if verbose:
@@ -84,8 +97,6 @@ def answer(model: Model, text: str, settings: Settings, *, system: str | None, c
     prompt: Any = text
     if talks(model, chat):
         prompt = [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": text}]
-    elif system is not None:
-        raise OrditoError("--system needs a conversation: this model has no chat template (--chat uses its family's format)")
     stream = model.stream(prompt, **settings.all())
     for piece in stream:
         if not quiet:
@@ -112,15 +123,16 @@ def rates(result: Generation) -> dict[str, float | None]:
     }
 
 
-def report(result: Generation, load_seconds: float | None = None) -> None:
+def report(result: Generation, load_seconds: float | None = None, *, interrupted: bool = False) -> None:
     """Counts, seconds and rates on standard error."""
     per_second = {name: "" if rate is None else f"  {rate:.1f} tokens/s" for name, rate in rates(result).items()}
     if load_seconds is not None:
         say(f"load        {load_seconds:.2f} s")
+        say(f"first token {load_seconds + result.prompt_seconds:.2f} s after the start")
     cached = f", {result.cached_tokens} of them cached" if result.cached_tokens else ""
     say(f"prompt      {result.prompt_tokens} tokens{cached} in {result.prompt_seconds:.2f} s{per_second['prompt']}")
     say(f"generation  {len(result.token_ids)} tokens in {result.seconds:.2f} s{per_second['generation']}")
-    say(f"ended by    {result.finish_reason}")
+    say(f"ended by    {'Ctrl-C' if interrupted else result.finish_reason}")
 
 
 def as_json(model: str, result: Generation, load_seconds: float) -> dict[str, Any]:

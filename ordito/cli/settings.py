@@ -31,6 +31,10 @@ KINDS: dict[str, type] = {
 }
 
 
+ALIASES = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
+"""What Ollama calls them."""
+
+
 @dataclass
 class Settings:
     """What the user set, over what the checkpoint's authors recommend, over the defaults."""
@@ -43,16 +47,20 @@ class Settings:
         kept = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         recommended = {name: self.recommended[name] for name in kept if self.recommended.get(name) is not None}
         if self.recommended.get("do_sample") is False:
-            recommended = {"temperature": 0.0}
+            recommended["temperature"] = 0.0
         return DEFAULTS | recommended | {name: value for name, value in self.chosen.items() if value is not None}
 
-    def set(self, name: str, text: str) -> None:
-        """Set one by the words that a user typed. Raises `OrditoError` for an unknown name or a value that is none."""
+    def set(self, name: str, text: str) -> str:
+        """Set one by the words that a user typed, and return its name.
+
+        Raises `OrditoError` for an unknown name or a value that is none.
+        """
         from ordito.engine.sampling import Sampling
 
+        name = ALIASES.get(name, name)
         if name == "stop":
             self.chosen["stop"] = [*self.chosen.get("stop", []), text] if text else []
-            return
+            return name
         if name not in KINDS:
             raise OrditoError(
                 f"unknown parameter {name!r}, expected one of {', '.join(DEFAULTS)}{did_you_mean(name, DEFAULTS)}"
@@ -68,3 +76,4 @@ class Settings:
         else:
             Sampling(**{name: value})  # checks the range
         self.chosen[name] = value
+        return name

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import find, size, write, write_json
 from ordito.errors import OrditoError
 
 if TYPE_CHECKING:
     from ordito.checkpoint.checkpoint import Checkpoint
     from ordito.spec import Spec
+    from ordito.text.tokenizer import Tokenizer
 
 
 def show(
-    model: str = typer.Argument("smollm2", help="A name, org/name[:quant][@revision], or a path."),
+    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
     template: bool = typer.Option(False, "--template", help="Print the chat template, and nothing else."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Say what MODEL is: architecture, sizes, context, quantization, chat template, licence.
+    """Say what MODEL is, without loading it.
 
-    Weights are not read, and PyTorch is not needed.
+    Architecture, sizes, context, quantization, chat template, licence. Weights are not read, and PyTorch is not needed;
+    a folder with nothing but a config.json will do.
+
+    \b
+    ordito show gemma3-270m
+    ordito show ./my-model/config.json --json
     """
-    from ordito.checkpoint.checkpoint import open_checkpoint
-
     local = find(model)
-    checkpoint = open_checkpoint(local.path)
-    description = describe(checkpoint, local.name)
-    description["licence"] = local.licence or description["licence"]
+    description = describe(opened(local.path), local.name, local.licence)
     if template:
         if not description["chat_template"]:
             raise OrditoError(f"{local.name} has no chat template")
@@ -37,23 +42,36 @@ def show(
     elif json:
         write_json(description)
     else:
-        print("\n".join(lines(description)))
+        write("\n".join(lines(description)) + "\n")
 
 
-def describe(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    """What is known of a checkpoint, as JSON values with stable keys."""
+def opened(path: Path) -> Checkpoint:
+    """The checkpoint at a path; of a folder that has a config.json and no weights, one without tensors."""
+    from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
+    from ordito.checkpoint.json_file import read_object
+    from ordito.families import spec_from_config
+
+    config = path / "config.json"
+    if not config.is_file() or any(path.glob("*.safetensors*")):
+        return open_checkpoint(path)
+    metadata = read_object(config)
+    return Checkpoint(path, "huggingface", spec_from_config(metadata, str(config)), metadata, {}, {}, {})
+
+
+def describe(
+    checkpoint: Checkpoint, name: str, licence: str | None = None, tokenizer: Tokenizer | None = None
+) -> dict[str, Any]:
+    """What is known of a checkpoint, as JSON values with stable keys; its tokenizer is read unless it is given."""
     from ordito.account import count
     from ordito.errors import TokenizerError
     from ordito.families import family_of
     from ordito.model import load_tokenizer
 
     spec, counted = checkpoint.spec, count(checkpoint.spec)
-    try:
-        tokenizer = load_tokenizer(checkpoint)
-    except TokenizerError:
-        tokenizer = None
+    with suppress(TokenizerError):
+        tokenizer = tokenizer or load_tokenizer(checkpoint)
     total = sum(checkpoint.encodings.values())
-    licence = checkpoint.metadata.get("general.license")
+    stated = checkpoint.metadata.get("general.license")
     return {
         "name": name,
         "path": str(checkpoint.path),
@@ -62,7 +80,7 @@ def describe(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         "architecture": spec.architecture,
         "parameters": counted.parameters,
         "active_parameters": counted.active_parameters,
-        "bytes": checkpoint.nbytes,
+        "bytes": checkpoint.nbytes or None,
         "quantization": {encoding: n / total for encoding, n in checkpoint.encodings.items()},
         "context": spec.context,
         "vocabulary": spec.vocab_size,
@@ -73,7 +91,7 @@ def describe(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         "pooling": None if spec.pooling is None else spec.pooling.to_dict() | {"node": "Pooling"},
         "end_tokens": sorted(tokenizer.token(id) for id in tokenizer.end_ids) if tokenizer else None,
         "chat_template": tokenizer.chat_template if tokenizer else None,
-        "licence": licence if isinstance(licence, str) else None,
+        "licence": licence or (stated if isinstance(stated, str) else None),
     }
 
 
@@ -99,24 +117,25 @@ def attention(spec: Spec) -> list[dict[str, Any]]:
 def lines(d: dict[str, Any]) -> list[str]:
     """A description for people."""
     active = f", {d['active_parameters']:,} active" if d["active_parameters"] != d["parameters"] else ""
-    stored = ", ".join(f"{encoding} {share:.1%}" for encoding, share in d["quantization"].items())
+    stored = ", ".join(f"{encoding} {share:.1%}" for encoding, share in d["quantization"].items() if share >= 0.0005)
     rows = {
         "name": d["name"],
         "family": f"{d['family']} ({d['architecture']})",
         "parameters": f"{d['parameters']:,}{active}",
-        "stored as": f"{stored}; {size(d['bytes'])}",
+        "stored as": f"{stored}; {size(d['bytes'])}" if d["bytes"] else "(no weights here)",
         "context": f"{d['context']:,} tokens",
         "vocabulary": f"{d['vocabulary']:,} tokens",
         "width": f"{d['d_model']:,}",
         "layers": f"{d['layers']}",
     }
     for i, kind in enumerate(d["attention"]):
-        heads = f"{kind['heads']} heads" + (f" on {kind['kv_heads']} key-value heads" if kind["kv_heads"] else "")
+        shared = kind["kv_heads"] not in (None, kind["heads"])
+        heads = plural(kind["heads"], "head") + (f" on {plural(kind['kv_heads'], 'key-value head')}" if shared else "")
         window = f"window {kind['window']:,}" if kind["window"] else "all tokens"
         scaling = f", {kind['rope_scaling']['node']}" if kind["rope_scaling"] else ""
         rope = f", rope theta {kind['rope_theta']:g}{scaling}" if kind["rope_theta"] else ""
         rows["attention" if i == 0 else "attention " + "'" * i] = (
-            f"{kind['layers']} layers: {heads} of {kind['head_dim']}, {window}{rope}"
+            f"{plural(kind['layers'], 'layer')}: {heads} of {kind['head_dim']}, {window}{rope}"
         )
     if d["kv_bytes_per_token"]:
         rows["cache"] = f"{d['kv_bytes_per_token']:,} bytes a token at 16 bits"
@@ -129,3 +148,12 @@ def lines(d: dict[str, Any]) -> list[str]:
     rows["path"] = d["path"]
     width = max(map(len, rows))
     return [f"{key if not key.startswith('attention ') else '':{width}}  {value}" for key, value in rows.items()]
+
+
+def plural(n: int, what: str) -> str:
+    """A count and what is counted.
+
+    >>> plural(1, "head"), plural(4, "head")
+    ('1 head', '4 heads')
+    """
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

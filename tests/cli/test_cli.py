@@ -1,47 +1,69 @@
-"""The commands, as processes: what stands on which stream, and how they end."""
+"""The commands: what stands on which stream, and how they end."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import ordito
-from ordito.cli.chat import Chat
+from ordito.checkpoint import store
+from ordito.cli import main, told
 from ordito.cli.settings import DEFAULTS, Settings
-from ordito.errors import OrditoError
+from ordito.errors import OrditoError, OrditoWarning
 
 
 @pytest.fixture
-def cli(tmp_path):
-    """Runs `ordito ...` with a home of its own, away from any network."""
+def cli(monkeypatch, capsys):
+    """Runs `ordito ...` in this process, which has PyTorch already."""
 
-    def run(*arguments, stdin="", **environment):
-        variables = {
-            **os.environ,
-            "ORDITO_HOME": str(tmp_path / "home"),
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(tmp_path / "hf"),
-            **environment,
-        }
+    def run(*arguments, stdin="", status=0):
         data = stdin if isinstance(stdin, bytes) else stdin.encode()
-        command = [sys.executable, "-m", "ordito", *map(str, arguments)]
-        done = subprocess.run(command, input=data, capture_output=True, env=variables, check=False, timeout=120)
-        return SimpleNamespace(status=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
+        monkeypatch.setattr(sys, "argv", ["ordito", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets it: put it back afterwards
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert end.value.code == status, err
+        return SimpleNamespace(out=out, err=err)
 
     return run
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Runs `ordito ...` as a process with a home of its own, away from any network."""
+
+    def run(*arguments, **options):
+        homes = {"ORDITO_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+        command = [sys.executable, "-m", "ordito", *map(str, arguments)]
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | options
+        return subprocess.run(
+            command, stderr=subprocess.PIPE, encoding="utf-8", env=os.environ | homes, check=False, timeout=120, **options
+        )
+
+    return run
+
+
+def greedy(*arguments):
+    return (*arguments, "--temperature", "0", "--max-tokens", "5")
 
 
 def test_an_answer_is_all_that_stands_on_standard_output(cli, folder):
     done = cli("run", folder, "the loom", "--temperature", "0", "--max-tokens", "9", "--verbose")
     expected = ordito.load(folder).chat([{"role": "user", "content": "the loom"}], max_tokens=9).text
     assert done.out == expected + ("" if expected.endswith("\n") else "\n")
-    assert done.status == 0
-    assert "load" in done.err
+    assert "first token" in done.err
     assert "tokens/s" in done.err
 
 
@@ -55,8 +77,22 @@ def test_json_holds_the_answer_and_its_counts(cli, folder):
 
 
 def test_piped_text_follows_the_prompt(cli, folder):
-    one = cli("run", folder, "the", "--raw", "--temperature", "0", "--max-tokens", "5", stdin="loom")
-    assert one.out == cli("run", folder, "the\n\nloom", "--raw", "--temperature", "0", "--max-tokens", "5").out
+    one = cli(*greedy("run", folder, "the", "--raw"), stdin="loom")
+    assert one.out == cli(*greedy("run", folder, "the\n\nloom", "--raw")).out
+
+
+def test_the_newline_that_ends_piped_text_is_none_of_it(cli, folder):
+    asked = [json.loads(cli(*greedy("run", folder, "--json"), stdin=f"the loom{end}").out) for end in ("", "\n", "\r\n")]
+    assert len({answer["usage"]["prompt_tokens"] for answer in asked}) == 1
+
+
+def test_verbose_says_why_a_text_is_continued(cli, folder, tmp_path):
+    base = shutil.copytree(folder, tmp_path / "base")
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        (base / name).unlink(missing_ok=True)
+    done = cli(*greedy("run", base, "the loom", "--verbose"))
+    assert "no chat template" in done.err
+    assert done.out == cli(*greedy("run", folder, "the loom", "--raw")).out
 
 
 def test_show_says_what_a_model_is(cli, folder):
@@ -71,6 +107,28 @@ def test_show_says_what_a_model_is(cli, folder):
     assert "2 layers: 4 heads on 2 key-value heads" in cli("show", folder).out
 
 
+def test_show_needs_no_more_than_a_configuration(cli, folder, tmp_path):
+    whole = json.loads(cli("show", folder, "--json").out)
+    shutil.copy(folder / "config.json", tmp_path)
+    for path in (tmp_path, tmp_path / "config.json"):
+        shown = json.loads(cli("show", path, "--json").out)
+        assert shown["quantization"] == {}
+        assert shown["bytes"] is None
+        for key in ("family", "parameters", "attention", "context", "kv_bytes_per_token"):
+            assert shown[key] == whole[key]
+    assert "no weights here" in cli("show", tmp_path).out
+
+
+def test_show_needs_no_pytorch(folder):
+    code = (
+        f"import sys; sys.argv = ['ordito', 'show', {str(folder)!r}]\n"
+        "from ordito.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_embed_prints_a_vector_a_line(cli, folder):
     lines = cli("embed", folder, stdin="the warp\nthe weft\n").out.splitlines()
     assert [len(json.loads(line)) for line in lines] == [32, 32]
@@ -79,9 +137,58 @@ def test_embed_prints_a_vector_a_line(cli, folder):
     assert whole["embeddings"][0] == pytest.approx(json.loads(lines[0]), abs=1e-5)
 
 
-def test_nothing_is_listed_in_an_empty_home(cli):
-    assert json.loads(cli("ls", "--json").out) == []
-    assert "ordito pull smollm2" in cli("ls").err
+def test_only_newlines_part_the_texts_to_embed(cli, folder):
+    assert len(cli("embed", folder, stdin="the\u2028warp\x0cx\r\nthe weft").out.splitlines()) == 2
+    assert cli("embed", folder, stdin="a\r\nb\n").out == cli("embed", folder, "a", "b").out
+
+
+def test_an_encoder_is_sent_to_embed(cli, tmp_path):
+    import transformers
+
+    sizes = {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.BertModel(transformers.BertConfig(vocab_size=300, max_position_embeddings=32, **sizes)).save_pretrained(
+        tmp_path
+    )
+    assert "ordito embed" in cli("run", tmp_path, "hi", status=1).err
+    assert "BERT" in cli("show", tmp_path).out
+
+
+def test_nothing_is_listed_in_an_empty_home(process):
+    assert json.loads(process("ls", "--json").stdout) == []
+    assert "ordito pull smollm2" in process("ls").stderr
+
+
+def test_nothing_is_fetched_while_the_hub_is_off(process):
+    done = process("pull", "nobody/nothing")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "HF_HUB_OFFLINE" in done.stderr
+
+
+def test_models_are_listed_pulled_and_deleted(cli, monkeypatch):
+    models = [
+        store.LocalModel(name=name, path=Path("/models") / name, source="package", size=size, licence_notice=notice)
+        for name, size, notice in (("weft", 98_362_432, None), ("warp", 1_200, "Read the terms."))
+    ]
+    monkeypatch.setattr(store, "installed", lambda: models)
+    monkeypatch.setattr(store, "pull", lambda name, **_: models[1])
+    monkeypatch.setattr(store, "remove", lambda name: 1_200)
+    assert cli("ls").out.split() == [
+        "warp",
+        "1.2",
+        "kB",
+        "package",
+        "/models/warp",
+        "weft",
+        "98.4",
+        "MB",
+        "package",
+        "/models/weft",
+    ]
+    assert [model["name"] for model in json.loads(cli("ls", "--json").out)] == ["warp", "weft"]
+    pulled = cli("pull", "warp", "--json")
+    assert json.loads(pulled.out)["path"] == "/models/warp"
+    assert pulled.err == "Read the terms.\n"
+    assert cli("rm", "warp", "--yes").out == "warp is deleted: 1.2 kB are free\n"
 
 
 @pytest.mark.parametrize(
@@ -95,8 +202,8 @@ def test_nothing_is_listed_in_an_empty_home(cli):
         (["run", "FOLDER"], 1, "nothing to ask"),
         (["run", "FOLDER", "hi", "--raw", "--system", "x"], 1, "--system needs a conversation"),
         (["run", "./absent.gguf", "hi"], 1, "absent.gguf"),
-        (["pull", "nobody/nothing"], 1, "HF_HUB_OFFLINE"),
-        (["rm", "smollm2"], 1, "not on this machine"),
+        (["run", "Why is it blue?"], 1, "ordito run smollm2 'Why is it blue?'"),
+        (["rm", "./absent.gguf"], 1, "delete the file yourself"),
         (["show", "weights.bin"], 1, "weights.bin"),
         (["embed", "FOLDER"], 1, "nothing to embed"),
         (["rnu"], 2, "Did you mean 'run'"),
@@ -105,8 +212,7 @@ def test_nothing_is_listed_in_an_empty_home(cli):
     ],
 )
 def test_mistakes_are_one_sentence_on_standard_error(cli, folder, arguments, status, message):
-    done = cli(*(folder if argument == "FOLDER" else argument for argument in arguments))
-    assert done.status == status
+    done = cli(*(folder if argument == "FOLDER" else argument for argument in arguments), status=status)
     assert done.out == ""
     assert message in done.err
     assert "Traceback" not in done.err
@@ -114,9 +220,71 @@ def test_mistakes_are_one_sentence_on_standard_error(cli, folder, arguments, sta
 
 
 def test_input_that_is_no_text_is_refused(cli, folder):
-    done = cli("run", folder, stdin=b"\xff\xfe")
-    assert (done.status, done.out) == (1, "")
+    done = cli("run", folder, stdin=b"\xff\xfe", status=1)
+    assert done.out == ""
     assert "not UTF-8 at byte 0" in done.err
+
+
+def test_without_any_input_there_is_nothing_to_ask(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ordito", "run", str(folder)])
+    monkeypatch.setattr(sys, "stdin", None)  # what `<&-` gives
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "nothing to ask" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OrditoError("plain"), "plain"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied", "x.json"), "x.json: Permission denied"),
+        (MemoryError(), "not enough memory"),
+        (KeyError("k"), "a bug in ordito (KeyError: 'k'); ORDITO_DEBUG=1"),
+    ],
+)
+def test_every_error_is_told_in_one_line(cli, monkeypatch, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(store, "installed", fail)
+    said = cli("ls", status=1).err
+    assert said == f"error: {told(error)}\n"
+    assert message in said
+    monkeypatch.setenv("ORDITO_DEBUG", "1")
+    with pytest.raises(type(error)):
+        main()
+
+
+def test_ctrl_c_ends_a_command_with_130(cli, folder, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ordito.model.Model.stream", interrupt)
+    assert cli("run", folder, "the", status=130).err == ""
+
+
+def test_a_reader_that_leaves_is_no_error(folder, process):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process("show", folder, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_warnings_are_one_line_each(cli, monkeypatch):
+    def warn():
+        warnings.warn("two\x1b[2J tensors are ignored", OrditoWarning, stacklevel=1)
+        warnings.warn("what libraries say", UserWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr(store, "installed", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        done = cli("ls", "--json")
+    assert done.out == "[]\n"
+    assert done.err == "warning: two�[2J tensors are ignored\n"
 
 
 def test_help_is_quick_and_needs_nothing_heavy():
@@ -140,121 +308,20 @@ def test_import_is_quick():
     assert min(runs) < 0.3
 
 
-@pytest.fixture(scope="module")
-def loaded(folder):
-    return ordito.load(folder)
-
-
-def talk(loaded, *lines, **options):
-    """A chat that is given lines and then the end of input."""
-    waiting = list(lines)
-
-    def read(prompt):
-        if not waiting:
-            raise EOFError
-        line = waiting.pop(0)
-        if isinstance(line, BaseException):
-            raise line
-        return line
-
-    settings = Settings({"max_tokens": 6, "temperature": 0.0}, {})
-    chat = Chat(loaded, "tiny", settings, read=read, **options)
-    chat.loop()
-    return chat
-
-
-def test_a_chat_remembers(loaded, capsys):
-    chat = talk(loaded, "warp", "weft")
-    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
-    whole = loaded.chat(chat.messages[:3], max_tokens=6).text
-    assert chat.messages[3]["content"] == whole
-    assert whole in capsys.readouterr().out
-
-
-def test_triple_quotes_hold_several_lines(loaded):
-    assert talk(loaded, '"""one', "two", 'three"""').messages[0]["content"] == "one\ntwo\nthree"
-    assert talk(loaded, '"""one line"""').messages[0]["content"] == "one line"
-    assert talk(loaded, '/set system """be', 'brief"""').system == "be\nbrief"
-
-
-def test_commands_of_the_chat(loaded, capsys):
-    chat = talk(
-        loaded,
-        "/set parameter temperature 0.5",
-        "/set parameter stop END",
-        "/set verbose",
-        "/show parameters",
-        "/show info",
-        "/show template",
-        "/show license",
-        "/show system",
-        "/?",
-    )
-    assert chat.settings.all()["temperature"] == 0.5
-    assert chat.settings.all()["stop"] == ["END"]
-    assert chat.verbose
-    shown = capsys.readouterr()
-    assert "temperature          0.5" in shown.out
-    assert "LLaMA" in shown.out
-    assert "<|im_start|>" in shown.out
-    assert "/bye" in shown.err
-    assert talk(loaded, "warp", "/clear").messages == []
-    assert talk(loaded, "/bye", "warp").messages == []
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("/sett", "did you mean /set"),
-        ("/set parameter temprature 1", "did you mean temperature"),
-        ("/set parameter temperature hot", "expected a number"),
-        ("/set parameter top_p 3", "top_p is 3"),
-        ("/set parameter", "/set wants"),
-        ("/show nothing", "expected info"),
-        ("q" * 300, "context holds 64"),
-    ],
-)
-def test_mistakes_do_not_end_the_chat(loaded, capsys, line, message):
-    chat = talk(loaded, "warp", line, "weft")
-    assert message in capsys.readouterr().err
-    assert len(chat.messages) == 4
-
-
-def test_ctrl_c_stops_the_answer_and_not_the_program(loaded, monkeypatch, capsys):
-    session = type(loaded.runtime.session())
-    feed, fed = session.feed, []
-
-    def interrupted(self, ids):
-        fed.append(ids)
-        if len(fed) == 3:
-            raise KeyboardInterrupt
-        return feed(self, ids)
-
-    monkeypatch.setattr(session, "feed", interrupted)
-    chat = talk(loaded, "warp", KeyboardInterrupt(), "weft")
-    assert len(chat.messages) == 4
-    assert "/bye" in capsys.readouterr().err
-    assert chat.messages[3]["content"] == loaded.chat(chat.messages[:3], max_tokens=6).text
-
-
-def test_a_model_without_a_template_continues_text(loaded, monkeypatch, capsys):
-    chat = talk(loaded, "the loom", chat=False)
-    assert chat.messages[1]["content"] == loaded.generate("the loom", max_tokens=6).text
-    assert "continues each text" in capsys.readouterr().err
-
-
 def test_a_model_cannot_drive_the_terminal(monkeypatch, capsys):
-    from ordito.cli.console import write
+    from ordito.cli.console import write, write_json
 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     write("a\x1b[2Jb\x07\r\n\tc")
-    assert capsys.readouterr().out == "a�[2Jb��\n\tc"
+    write_json("\x9b2J\x1b")  # JSON escapes the one and not the other
+    assert capsys.readouterr().out == 'a�[2Jb��\n\tc"�2J\\u001b"\n'
 
 
 def test_the_checkpoint_recommends_and_the_user_decides():
     assert Settings({}, {}).all() == DEFAULTS
     assert Settings({}, {"temperature": 0.2, "top_p": None, "odd": 1}).all() == DEFAULTS | {"temperature": 0.2}
-    assert Settings({}, {"do_sample": False, "temperature": 1.0}).all()["temperature"] == 0.0
+    cautious = Settings({}, {"do_sample": False, "temperature": 1.0, "repetition_penalty": 1.1}).all()
+    assert (cautious["temperature"], cautious["repetition_penalty"]) == (0.0, 1.1)
     assert Settings({"temperature": 0.9}, {"temperature": 0.2}).all()["temperature"] == 0.9
     with pytest.raises(OrditoError):
         Settings({}, {}).set("max_tokens", "0")
