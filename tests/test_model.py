@@ -50,6 +50,15 @@ def test_streams_are_the_answer_in_pieces(model):
     assert "".join(stream) == stream.result.text == model.generate("the loom", max_tokens=20).text
 
 
+def test_a_stream_is_made_once(model):
+    whole = model.generate("the loom", max_tokens=12)
+    stream = model.stream("the loom", max_tokens=12)
+    first = next(iter(stream))
+    assert first + "".join(stream) == whole.text
+    assert "".join(stream) == ""
+    assert stream.result.token_ids == whole.token_ids
+
+
 def test_seeds_repeat_and_matter(model):
     def say(seed):
         return model.generate("the", max_tokens=15, temperature=2.0, seed=seed).token_ids

@@ -50,8 +50,8 @@ def _encode(tokenizer: Tokenizer, text: str, longest: int | None, context: int) 
         warnings.warn(
             f"a text of {len(ids)} tokens was cut to {longest}, the longest that this model embeds", OrditoWarning, stacklevel=4
         )
-        ends = len(tokenizer.encode("")) // 2  # [SEP] after [CLS]: the end mark stays
-        ids = ids[: longest - ends] + ids[len(ids) - ends :] if ends else ids[:longest]
+        ends = tokenizer.special.suffix  # what every text ends with ([SEP]) stays
+        ids = [*ids[: longest - len(ends)], *ends]
     if len(ids) > context:
         raise ContextError(f"a text has {len(ids):,} tokens, but the model's context holds {context:,}: shorten it")
     return ids

@@ -49,7 +49,8 @@ class Request:
 class Stream:
     """An answer while it is made: iterate over its pieces of text; `result` is whole when they are used up.
 
-    Leaving the loop early stops the work; `result` then holds what was made so far, as `length`.
+    Leaving the loop early stops the work; `result` then holds what was made so far, as `length`. The answer is made once:
+    a second loop goes on where the first was left.
     """
 
     def __init__(self, session: Session, tokenizer: Tokenizer, request: Request, cached: Sequence[int] = ()) -> None:
@@ -60,6 +61,7 @@ class Stream:
         self.pieces: list[str] = []
         self.prompt_seconds = self.seconds = 0.0
         self.shared = 0
+        self.made = self._run()
 
     @property
     def context_ids(self) -> list[int]:
@@ -80,7 +82,7 @@ class Stream:
         )
 
     def __iter__(self) -> Iterator[str]:
-        for piece in self._run():
+        for piece in self.made:
             if piece:
                 self.pieces.append(piece)
                 yield piece

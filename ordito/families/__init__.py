@@ -89,7 +89,7 @@ def spec_from_header(header: Header) -> Spec:
 def header_from_spec(spec: Spec) -> Header:
     """The GGUF header (metadata, tensor shapes, settings kept as tensors) that gives an equal spec."""
     gguf = family_of(spec).gguf
-    label = spec.architecture.removesuffix("_text")
+    label = gguf.label(spec)
     metadata = {f"{label}.{key}": value for key, value in gguf.metadata_from_spec(spec).items()}
     shapes = {binding.theirs: spec.tensors()[binding.ours] for binding in gguf.names(spec).bindings(spec)}
     settings: dict[str, Sequence[float]] = {}

@@ -36,12 +36,16 @@ class Header:
 
 @dataclass(frozen=True)
 class GGUF:
-    """A family in GGUF files: the architecture labels, metadata both ways, and the names of tensors."""
+    """A family in GGUF files: the architecture labels, metadata both ways, and the names of tensors.
+
+    `label` gives a spec's own label, where it is not the one in config.json.
+    """
 
     architectures: tuple[str, ...]
     spec_from_header: Callable[[Header], Spec]
     metadata_from_spec: Callable[[Spec], dict[str, Any]]
     names: Callable[[Spec], Names]
+    label: Callable[[Spec], str] = lambda spec: spec.architecture
 
 
 @dataclass(frozen=True)

@@ -389,6 +389,7 @@ FAMILY = Family(
         spec_from_header=spec_from_header,
         metadata_from_spec=metadata_from_spec,
         names=lambda spec: GGUF_NAMES,
+        label=lambda spec: spec.architecture.removesuffix("_text"),
     ),
     prompts=("gemma",),
 )

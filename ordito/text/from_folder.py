@@ -26,6 +26,9 @@ FILES = (
 )
 """What belongs to a tokenizer in such a folder."""
 
+MAX_TOKENS = 1 << 22
+"""More than any published vocabulary has, by ten times: a single id must not decide how much memory is taken."""
+
 
 def read_folder(folder: Path) -> Tokenizer:
     """The tokenizer of a folder."""
@@ -43,8 +46,12 @@ def read_folder(folder: Path) -> Tokenizer:
     library.no_truncation()
     library.no_padding()
     kind, strips_space = decoding(data.get("decoder"))
-    tokens = [""] * (max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1)
-    for token, id in library.get_vocab(with_added_tokens=True).items():
+    ids = library.get_vocab(with_added_tokens=True)
+    largest = max(ids.values(), default=-1)
+    if largest >= MAX_TOKENS:
+        raise TokenizerError(f"{path}: a token has the id {largest:,}, expected fewer than {MAX_TOKENS:,} tokens")
+    tokens = [""] * (largest + 1)
+    for token, id in ids.items():
         tokens[id] = token
     added = {int(token["id"]): bool(token.get("special")) for token in data.get("added_tokens") or []}
     vocabulary = Vocabulary(kind, tokens, frozenset(id for id, control in added.items() if control), frozenset(added))

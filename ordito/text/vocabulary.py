@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -39,6 +39,9 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
+BYTES = byte_alphabet()
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Tokens by id. `control` ids are written by the model and templates, never by users; `added` ids are matched whole."""
@@ -47,7 +50,6 @@ class Vocabulary:
     tokens: Sequence[str]
     control: frozenset[int] = frozenset()
     added: frozenset[int] = frozenset()
-    byte_alphabet: dict[str, int] = field(default_factory=byte_alphabet, repr=False)
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -66,9 +68,9 @@ class Vocabulary:
         if id in self.control:
             return token.encode()
         if self.kind == "byte-level":
-            if id in self.added or any(c not in self.byte_alphabet for c in token):
+            if id in self.added or any(c not in BYTES for c in token):
                 return token.encode()
-            return bytes(self.byte_alphabet[c] for c in token)
+            return bytes(BYTES[c] for c in token)
         if self.kind == "wordpiece":
             inside = token.startswith("##")
             return token[2:].encode() if inside else token.encode() if token in _CLINGING else b" " + token.encode()

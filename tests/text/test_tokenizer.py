@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import transformers
@@ -45,8 +47,6 @@ def byte_level():
 
 @pytest.fixture(scope="module")
 def gguf_byte_level(byte_level):
-    import json
-
     model = json.loads(byte_level.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     return {
@@ -186,6 +186,14 @@ def test_every_byte_has_a_character():
 def test_wrong_metadata_says_what_is_wrong(gguf_byte_level, change, message):
     with pytest.raises(TokenizerError, match=message):
         Tokenizer.from_gguf(gguf_byte_level | change)
+
+
+@pytest.mark.parametrize("id", [10**7, 2**32 - 1])
+def test_one_id_does_not_decide_how_much_memory_is_taken(tmp_path, id):
+    model = {"type": "WordLevel", "vocab": {"a": id}, "unk_token": "a"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
+    with pytest.raises(TokenizerError, match=f"the id {id:,}"):
+        Tokenizer.from_folder(tmp_path)
 
 
 def test_half_a_character_is_refused(gguf_byte_level):
