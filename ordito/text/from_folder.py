@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,25 @@ def read_folder(folder: Path) -> Tokenizer:
         advice = "convert it with transformers' AutoTokenizer and save_pretrained"
         old = f" (there is a tokenizer.model: {advice})" if (folder / "tokenizer.model").is_file() else ""
         raise TokenizerError(f"{folder}: there is no tokenizer.json, which a tokenizer is read from{old}")
-    config = _object(folder / "special_tokens_map.json") | _object(folder / "tokenizer_config.json")
+    with as_tokenizer_error(f"{path}: cannot be read"):
+        return _read(folder, path)
+
+
+@contextmanager
+def as_tokenizer_error(what: str) -> Iterator[None]:
+    """Whatever the library raises, as our error: bare Exceptions, and panics, which are no Exceptions at all."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        library = Library.from_file(str(path))
-    except Exception as error:  # the library raises bare Exceptions for whatever it does not like
-        raise TokenizerError(f"{path}: cannot be read ({error})") from None
+        yield
+    except (TokenizerError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise TokenizerError(f"{what} ({' '.join(str(error).split())[:200]})") from None
+
+
+def _read(folder: Path, path: Path) -> Tokenizer:
+    config = _object(folder / "special_tokens_map.json") | _object(folder / "tokenizer_config.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    library = Library.from_file(str(path))
     library.no_truncation()
     library.no_padding()
     kind, strips_space = decoding(data.get("decoder"))
@@ -72,7 +87,7 @@ def cutter(library: Library) -> Any:
     lock = threading.Lock()
 
     def cut(text: str, parse_special: bool) -> list[int]:
-        with lock:
+        with lock, as_tokenizer_error("the vocabulary cannot spell this text"):
             library.encode_special_tokens = not parse_special
             ids: list[int] = library.encode(text, add_special_tokens=False).ids
         return ids

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Library
 
 from ordito.errors import TokenizerError, did_you_mean
-from ordito.text.from_folder import cutter
+from ordito.text.from_folder import as_tokenizer_error, cutter
 from ordito.text.pretokenizers import PRE_TOKENIZERS
 from ordito.text.sentencepiece import SPACE, SentencePiece
 from ordito.text.tokenizer import Special, Tokenizer
@@ -121,10 +121,8 @@ def _byte_level(fields: _Fields) -> Tokenizer:
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of pairs, expected 'left right' strings")
     # The space between the halves is the first after the first character: a half may itself begin with one.
     pairs = [(m[: 1 + m[1:].index(" ")], m[2 + m[1:].index(" ") :]) for m in merges]
-    try:
+    with as_tokenizer_error("GGUF metadata: the vocabulary does not hold together"):
         library = Library(models.BPE(vocabulary.ids, pairs, ignore_merges=pre.ignore_merges))
-    except Exception as error:  # the library raises bare Exceptions
-        raise TokenizerError(f"GGUF metadata: the vocabulary does not hold together ({error})") from None
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
     library.pre_tokenizer = pre_tokenizers.Sequence(
         [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import transformers
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Library
@@ -194,6 +194,40 @@ def test_one_id_does_not_decide_how_much_memory_is_taken(tmp_path, id):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
     with pytest.raises(TokenizerError, match=f"the id {id:,}"):
         Tokenizer.from_folder(tmp_path)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_tokenizers_raise_our_error_or_none(byte_level, tmp_path, data):
+    """Deleted and replaced parts anywhere: the library answers some with panics, which are no Exceptions."""
+    tree = json.loads(byte_level.to_str())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place, path = tree, []
+        while isinstance(place, (dict, list)) and place and (not path or data.draw(st.booleans())):
+            keys = list(place)[:12] if isinstance(place, dict) else range(min(len(place), 6))
+            path.append((place, data.draw(st.sampled_from(keys))))
+            place = path[-1][0][path[-1][1]]
+        holder, key = path[-1]
+        holder[key] = data.draw(st.sampled_from([None, True, -1, 2**32, 1.5, "", "x", [], {}, ["a"], "a b"]))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
+    try:
+        tokenizer = Tokenizer.from_folder(tmp_path)
+        tokenizer.decode(tokenizer.encode("the warp <s>\n é", parse_special=True))
+    except TokenizerError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_word_that_cannot_be_spelled_is_our_error(tmp_path):
+    model = {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 9,
+        "vocab": {"a": 0},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
+    with pytest.raises(TokenizerError, match="cannot spell"):
+        Tokenizer.from_folder(tmp_path).encode("zebra")
 
 
 def test_half_a_character_is_refused(gguf_byte_level):
