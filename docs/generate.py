@@ -13,7 +13,8 @@ DOCS = Path(__file__).parent
 def families_page() -> str:
     """docs/families.md: what each family file reads."""
     rows = [
-        f"| [{f.title}](../ordito/families/{f.name}.py) | {f.members} | {code(f.model_types)} | {code(f.gguf.architectures)} "
+        f"| [{f.title}](../ordito/families/{f.name}.py) | {f.members} | {code(f.model_types)} "
+        f"| {code(f.gguf.architectures if f.gguf else ()) or 'none'} "
         f"| {code(f.prompts) or 'none (encoders)'} |"
         for f in families()
     ]

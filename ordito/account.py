@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from ordito.spec import Attention, LatentAttention, MixtureOfExperts, Spec
+from ordito.spec import Attention, Block, LatentAttention, MixtureOfExperts, Spec
 
 CACHE_BYTES = 2
 """Bytes of a cached number: a 16-bit cache."""
@@ -15,8 +15,9 @@ CACHE_BYTES = 2
 class Count:
     """The size of a model.
 
-    `parameters`: all, a tied head counted once. `active_parameters`: those that work for one token, so all but the
-    experts that the router leaves out. `kv_bytes_per_token`: bytes that each token adds to a 16-bit cache over all layers,
+    `parameters`: all, a tied head counted once; `ahead_parameters` are counted apart: the multi-token prediction modules,
+    without which the model works. `active_parameters`: those that work for one token, so all but the experts that the router
+    leaves out. `kv_bytes_per_token`: bytes that each token adds to a 16-bit cache over all layers,
     while windows are not yet full; `kv_bytes_growing`: the part of it that goes on growing beyond every window.
     """
 
@@ -24,28 +25,37 @@ class Count:
     active_parameters: int
     kv_bytes_per_token: int
     kv_bytes_growing: int
+    ahead_parameters: int = 0
 
 
 def count(spec: Spec) -> Count:
     """Count parameters and cache bytes of `spec`.
 
     >>> from ordito.families import spec_from_config
-    >>> count(spec_from_config({"model_type": "llama"})).parameters  # the defaults of LLaMA are those of LLaMA 2 7B
-    6738415616
+    >>> count(spec_from_config({"model_type": "bert"})).parameters  # the defaults of BERT are those of its base model
+    109482240
     """
-    parameters = sum(prod(shape) for shape in spec.tensors().values())
-    idle = 0
-    for _, block in spec.leaves():
-        if isinstance(block, MixtureOfExperts):
-            of_one_expert = sum(prod(shape) for _, shape in block.expert.tensors())
-            idle += (block.router.n_experts - block.router.top_k) * of_one_expert
+    ahead = sum(prod(shape) for module in spec.ahead for _, shape in module.tensors())
+    parameters = sum(prod(shape) for shape in spec.tensors().values()) - ahead
+    idle = sum(idle_parameters(block) for path, block in spec.leaves() if not path.startswith("ahead."))
     cached = [(cached_numbers(block), block) for _, block in spec.attentions] if spec.generates else []
     growing = [n for n, block in cached if isinstance(block, LatentAttention) or not (block.window or block.chunk)]
-    return Count(parameters, parameters - idle, CACHE_BYTES * sum(n for n, _ in cached), CACHE_BYTES * sum(growing))
+    return Count(parameters, parameters - idle, CACHE_BYTES * sum(n for n, _ in cached), CACHE_BYTES * sum(growing), ahead)
+
+
+def idle_parameters(block: Block) -> int:
+    """Parameters of the experts that a router leaves out, and of those inside the experts that it chooses."""
+    if not isinstance(block, MixtureOfExperts):
+        return 0
+    router, of_one_expert = block.router, sum(prod(shape) for _, shape in block.expert.tensors())
+    return (router.n_experts - router.top_k) * of_one_expert + router.top_k * idle_parameters(block.expert)
 
 
 def cached_numbers(block: Attention | LatentAttention) -> int:
-    """Numbers that one token leaves in the cache of one attention: 2 G H, or the latent and its rotary key."""
+    """Numbers that one token leaves in the cache of one attention: 2 G H, or the latent and its rotary key.
+
+    Cross-attention keeps the source's, which no token adds to.
+    """
     if isinstance(block, LatentAttention):
         return block.kv_rank + block.rope.dim
-    return 2 * block.n_kv_heads * block.head_dim
+    return 0 if block.cross else 2 * block.n_kv_heads * block.head_dim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ordito import families
+from ordito.checkpoint.assemble import ours_from
 from ordito.checkpoint.gguf import read_gguf
 from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.pooling import pooling_from_folder
@@ -26,8 +27,9 @@ from ordito.spec import Chain, Head, Spec
 class Checkpoint:
     """A model's files, mapped and checked, but not yet read.
 
-    `metadata` is config.json, or all of a GGUF file's metadata. `stored` are the file's own tensors by canonical name;
-    `read` gives one as the model needs it. `ignored` lists what the file holds beyond the spec, and why it is not read.
+    `metadata` is config.json, or all of a GGUF file's metadata. `stored` are the file's own tensors by their own names (in
+    the usual spelling), `bindings` say which of ours they are. `ignored` lists what the file holds beyond the spec, and why
+    it is not read. Iterating gives every tensor of the spec in fp32, by canonical name.
     """
 
     path: Path
@@ -35,17 +37,19 @@ class Checkpoint:
     spec: Spec
     metadata: Mapping[str, Any]
     stored: Mapping[str, StoredTensor]
-    bindings: Mapping[str, Binding]
+    bindings: Sequence[Binding]
     ignored: Mapping[str, str]
 
     def read(self, name: str) -> np.ndarray:
         """One tensor by its canonical name, in fp32 and in the shape of the spec."""
-        array = self.stored[name].to_float32()
-        transform = self.bindings[name].transform
-        return array if transform is None else np.ascontiguousarray(transform.ours(array))
+        return self._read(next(binding for binding in self.bindings if name in binding.ours))[name]
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        return ((name, self.read(name)) for name in self.stored)
+        for binding in self.bindings:
+            yield from self._read(binding).items()
+
+    def _read(self, binding: Binding) -> dict[str, np.ndarray]:
+        return ours_from(binding, [self.stored[name].to_float32() for name in binding.theirs])
 
     @property
     def nbytes(self) -> int:
@@ -104,14 +108,24 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
         )
     spec = families.spec_from_config(config, str(folder / "config.json"))
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
-    names = families.family_of(spec).names(spec)
-    spelled: dict[str, StoredTensor] = {}
-    for name, tensor in tensors.items():
-        if (usual := names.usual(name)) in spelled:
-            raise CheckpointError(f"{folder}: two tensors are both {usual!r} in other spellings, one of them {name!r}")
-        spelled[usual] = tensor
+    spelled, names = _spelled(tensors, spec, folder)
     spec = _untied(spec, names, spelled, folder)
     return _bind(folder, "huggingface", spec, config, spelled, names)
+
+
+def _spelled(tensors: Mapping[str, StoredTensor], spec: Spec, where: Path) -> tuple[dict[str, StoredTensor], Names]:
+    """The tensors by their usual names, and the layout of names that they have: the first that leaves none missing."""
+    family = families.family_of(spec)
+    layouts = (family.names(spec), *family.layouts(spec))
+    for names in layouts:
+        spelled: dict[str, StoredTensor] = {}
+        for name, tensor in tensors.items():
+            if (usual := names.usual(name)) in spelled:
+                raise CheckpointError(f"{where}: two tensors are both {usual!r} in other spellings, one of them {name!r}")
+            spelled[usual] = tensor
+        if all(theirs in spelled for binding in names.bindings(spec) for theirs in binding.theirs):
+            return spelled, names
+    return {layouts[0].usual(name): tensor for name, tensor in tensors.items()}, layouts[0]
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -119,7 +133,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     header = families.Header(file.metadata, shapes, lambda name: [float(x) for x in file.tensors[name].to_float32()])
     spec = families.spec_from_header(header)
-    names = families.family_of(spec).gguf.names(spec)
+    names = families.gguf_of(families.family_of(spec)).names(spec)
     return _bind(path, "gguf", spec, file.metadata, file.tensors, names)
 
 
@@ -149,8 +163,8 @@ def _bind(
     names: Names,
 ) -> Checkpoint:
     """Give every tensor of the spec its stored one, and every stored one a place or a reason."""
-    bindings = {binding.ours: binding for binding in names.bindings(spec)}
-    theirs = {binding.theirs: binding.ours for binding in bindings.values()}
+    bindings = names.bindings(spec)
+    theirs = {name: binding for binding in bindings for name in binding.theirs}
     missing = [name for name in theirs if name not in tensors]
     ignored, unknown = {}, []
     for name in tensors:
@@ -160,12 +174,10 @@ def _bind(
             unknown += [] if why else [name]
     if missing or unknown:
         raise CheckpointError(f"{path}: the tensors are not those of its configuration: {_list_both(missing, unknown)}")
-    for name, shape in spec.tensors().items():
-        got = tensors[bindings[name].theirs].shape
-        if got != shape:
-            raise CheckpointError(f"{path}: tensor {bindings[name].theirs!r} has shape {got}, expected {shape}")
-    stored = {name: tensors[bindings[name].theirs] for name in spec.tensors()}
-    return Checkpoint(path, format, spec, metadata, stored, bindings, ignored)
+    for name, binding in theirs.items():
+        if (got := tensors[name].shape) != binding.their_shape:
+            raise CheckpointError(f"{path}: tensor {name!r} has shape {got}, expected {binding.their_shape}")
+    return Checkpoint(path, format, spec, metadata, {name: tensors[name] for name in theirs}, bindings, ignored)
 
 
 def _copy_of_embedding(name: str, spec: Spec, names: Names) -> str | None:

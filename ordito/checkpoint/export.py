@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ordito import families
+from ordito.checkpoint.assemble import theirs_from
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.errors import OrditoError
 from ordito.spec import Pooling, Spec
@@ -27,10 +28,7 @@ def write_folder(folder: Path, spec: Spec, weights: Mapping[str, np.ndarray], ex
     """
     config = families.config_from_spec(spec) | dict(extra or {}) | {"dtype": "float32"}
     names = families.family_of(spec).names(spec)
-    theirs = {
-        binding.theirs: weights[binding.ours] if binding.transform is None else binding.transform.theirs(weights[binding.ours])
-        for binding in names.bindings(spec)
-    }
+    theirs = {name: array for binding in names.bindings(spec) for name, array in theirs_from(binding, weights)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / "model.safetensors", theirs, metadata={"format": "pt"}, max_shard_bytes=SHARD_BYTES)

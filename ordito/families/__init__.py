@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from ordito.errors import ConfigError, did_you_mean
-from ordito.families.family import Family, Header
+from ordito.families.family import GGUF, Family, Header
 from ordito.families.reader import Reader
 from ordito.families.rope import divisors_from_rope
 from ordito.spec import Attention, Spec
@@ -23,6 +23,7 @@ __all__ = [
     "config_from_spec",
     "families",
     "family_of",
+    "gguf_of",
     "header_from_spec",
     "spec_from_config",
     "spec_from_header",
@@ -79,25 +80,32 @@ def spec_from_header(header: Header) -> Spec:
     label = header.metadata.get("general.architecture")
     if not isinstance(label, str):
         raise ConfigError(f"GGUF metadata: general.architecture is {label!r}, expected a string")
-    by_label = {label: f for f in families() for label in f.gguf.architectures}
+    by_label = {label: f for f in families() if f.gguf for label in f.gguf.architectures}
     family = _lookup(by_label, label, "GGUF metadata: general.architecture")
     if "token_embd.weight" not in header.shapes:
         raise ConfigError(f"GGUF file of {label}: there is no tensor token_embd.weight, expected a language model's weights")
-    return family.gguf.spec_from_header(header)
+    return gguf_of(family).spec_from_header(header)
 
 
 def header_from_spec(spec: Spec) -> Header:
     """The GGUF header (metadata, tensor shapes, settings kept as tensors) that gives an equal spec."""
-    gguf = family_of(spec).gguf
+    gguf = gguf_of(family_of(spec))
     label = gguf.label(spec)
     metadata = {f"{label}.{key}": value for key, value in gguf.metadata_from_spec(spec).items()}
-    shapes = {binding.theirs: spec.tensors()[binding.ours] for binding in gguf.names(spec).bindings(spec)}
+    shapes = {name: binding.their_shape for binding in gguf.names(spec).bindings(spec) for name in binding.theirs}
     settings: dict[str, Sequence[float]] = {}
     rope = next((leaf.rope for _, leaf in spec.attentions if isinstance(leaf, Attention)), None)
     if rope is not None and (divisors := divisors_from_rope(rope)) is not None:
         settings["rope_freqs.weight"] = divisors
         shapes["rope_freqs.weight"] = (len(divisors),)
     return Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
+
+
+def gguf_of(family: Family) -> GGUF:
+    """How the family stands in GGUF files. Raises `ConfigError` where that format does not know it."""
+    if family.gguf is None:
+        raise ConfigError(f"GGUF has no architecture for {family.title}; use safetensors instead")
+    return family.gguf
 
 
 def _lookup(known: Mapping[str, Family], label: str, where: str) -> Family:

@@ -65,5 +65,6 @@ class Family:
     spec_from_config: Callable[[Reader], Spec]
     config_from_spec: Callable[[Spec], dict[str, Any]]
     names: Callable[[Spec], Names]
-    gguf: GGUF
+    gguf: GGUF | None = None
     prompts: tuple[str, ...] = ()
+    layouts: Callable[[Spec], tuple[Names, ...]] = lambda spec: ()

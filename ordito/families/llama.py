@@ -8,154 +8,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, PUBLISHED, has_head, leaves, metadata_value
+from ordito.families.config import leaves
+from ordito.families.decoder import config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
-from ordito.families.naming import InterleavedRope, Names, Transform
+from ordito.families.naming import Interleaved, Names, Transform
 from ordito.families.reader import IRRELEVANT, Reader
-from ordito.families.rope import metadata_from_rope, parameters_from_rope, rope_from_config, rope_from_header
-from ordito.spec import Activation, Attention, Chain, Embedding, FeedForward, Head, Norm, Residual, Rope, Spec, Stack
+from ordito.spec import Attention, FeedForward, Spec
 
-
-def build(
-    *,
-    vocab_size: int,
-    d_model: int,
-    n_layers: int,
-    n_heads: int,
-    n_kv_heads: int,
-    head_dim: int,
-    d_ff: int,
-    context: int,
-    eps: float,
-    rope: Rope,
-    tied: bool = False,
-    head: bool = True,
-    attention_bias: bool = False,
-    mlp_bias: bool = False,
-    activation: Activation = "silu",
-) -> Spec:
-    """The spec of a LLaMA of these sizes."""
-
-    def norm(name: str) -> Norm:
-        return Norm(name=name, kind="rms", d_model=d_model, eps=eps)
-
-    attention = Attention(
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        head_dim=head_dim,
-        scale=head_dim**-0.5,
-        bias=("q", "k", "v", "o") if attention_bias else (),
-        rope=rope,
-    )
-    mlp = FeedForward(d_model=d_model, d_ff=d_ff, activation=activation, gated=True, bias=mlp_bias)
-    layer = Chain(Residual(Chain(norm("attention_norm"), attention)), Residual(Chain(norm("mlp_norm"), mlp)))
-    return Spec(
-        architecture="llama",
-        context=context,
-        body=Chain(Embedding(vocab_size=vocab_size, d_model=d_model), Stack(layers=(layer,) * n_layers), norm("norm")),
-        head=Head(d_model=d_model, vocab_size=vocab_size, tied=tied) if head else None,
-    )
+ALL = ("q", "k", "v", "o")
+DEFAULTS = {"max_position_embeddings": 2048}
 
 
 def spec_from_config(config: Reader) -> Spec:
     """config.json of `model_type: llama`; fields as in transformers' LlamaConfig."""
-    d_model, n_heads = config.size("hidden_size"), config.size("num_attention_heads")
-    context = config.size("max_position_embeddings", 2048)
-    head_dim = config.size("head_dim", d_model // n_heads)
+    sizes = sizes_from_config(config, DEFAULTS)
     config.must_be("rope_interleaved", False)
-    spec = build(
-        vocab_size=config.size("vocab_size"),
-        d_model=d_model,
-        n_layers=config.size("num_hidden_layers"),
-        n_heads=n_heads,
-        n_kv_heads=config.size("num_key_value_heads", n_heads),
-        head_dim=head_dim,
-        d_ff=config.size("intermediate_size"),
-        context=context,
-        eps=config.real("rms_norm_eps", 1e-6),
-        rope=rope_from_config(config, head_dim, context),
-        tied=config.flag("tie_word_embeddings", False),
-        head=has_head(config),
-        attention_bias=config.flag("attention_bias", False),
-        mlp_bias=config.flag("mlp_bias", False),
-        activation=config.choice("hidden_act", ACTIVATIONS, "silu"),
-    )
+    attention = sizes.attention(bias=ALL if config.flag("attention_bias", False) else ())
+    mlp = sizes.mlp(bias=config.flag("mlp_bias", False))
     config.finish(IRRELEVANT)
-    return spec
+    return sizes.spec("llama", [sizes.layer(attention, mlp)] * sizes.n_layers)
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_config`."""
-    attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
-    assert attention.rope is not None, "a LLaMA layer has rotary positions"
-    return {
-        "architectures": ["LlamaForCausalLM" if spec.head else "LlamaModel"],
-        "model_type": "llama",
-        "vocab_size": spec.vocab_size,
-        "hidden_size": spec.d_model,
-        "intermediate_size": mlp.d_ff,
-        "num_hidden_layers": spec.n_layers,
-        "num_attention_heads": attention.n_heads,
-        "num_key_value_heads": attention.n_kv_heads,
-        "head_dim": attention.head_dim,
-        "hidden_act": PUBLISHED[mlp.activation],
-        "max_position_embeddings": spec.context,
-        "rms_norm_eps": norm.eps,
-        "tie_word_embeddings": bool(isinstance(spec.head, Head) and spec.head.tied),
-        "attention_bias": "q" in attention.bias,
-        "mlp_bias": mlp.bias,
-        "rope_parameters": parameters_from_rope(attention.rope, attention.head_dim),
+    return config_from_sizes(spec, "Llama") | {
+        "attention_bias": "q" in leaves(spec, Attention)[0].bias,
+        "mlp_bias": leaves(spec, FeedForward)[0].bias,
     }
 
 
 def spec_from_header(header: Header) -> Spec:
     """GGUF metadata of architecture `llama`. Biases and an untied head show in the list of tensors alone."""
     reader = header.reader()
-    d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
-    context = reader.size("context_length")
-    head_dim = reader.size("attention.key_length", d_model // n_heads)
-    reader.must_be("attention.value_length", head_dim)
+    sizes = sizes_from_header(header, reader)
     reader.must_be("expert_count", 0)
-    dim = reader.size("rope.dimension_count", head_dim)
-    reader.get("vocab_size", None)
-    spec = build(
-        vocab_size=header.shapes["token_embd.weight"][0],
-        d_model=d_model,
-        n_layers=reader.size("block_count"),
-        n_heads=n_heads,
-        n_kv_heads=reader.size("attention.head_count_kv", n_heads),
-        head_dim=head_dim,
-        d_ff=reader.size("feed_forward_length"),
-        context=context,
-        eps=reader.real("attention.layer_norm_rms_epsilon"),
-        rope=rope_from_header(header, reader, dim, context),
-        tied="output.weight" not in header.shapes,
-        attention_bias="blk.0.attn_q.bias" in header.shapes,
-        mlp_bias="blk.0.ffn_up.bias" in header.shapes,
-    )
+    attention = sizes.attention(bias=ALL if "blk.0.attn_q.bias" in header.shapes else ())
+    mlp = sizes.mlp(bias="blk.0.ffn_up.bias" in header.shapes)
     reader.finish()
-    return spec
-
-
-def metadata_from_spec(spec: Spec) -> dict[str, Any]:
-    """The inverse of `spec_from_header`."""
-    attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
-    assert attention.rope is not None, "a LLaMA layer has rotary positions"
-    metadata_value(mlp.activation, "silu", "the activation")
-    return {
-        "vocab_size": spec.vocab_size,
-        "context_length": spec.context,
-        "embedding_length": spec.d_model,
-        "block_count": spec.n_layers,
-        "feed_forward_length": mlp.d_ff,
-        "attention.head_count": attention.n_heads,
-        "attention.head_count_kv": attention.n_kv_heads,
-        "attention.key_length": attention.head_dim,
-        "attention.value_length": attention.head_dim,
-        "attention.layer_norm_rms_epsilon": norm.eps,
-        **metadata_from_rope(attention.rope),
-    }
+    return sizes.spec("llama", [sizes.layer(attention, mlp)] * sizes.n_layers)
 
 
 def interleaved(spec: Spec, name: str) -> Transform | None:
@@ -163,9 +53,9 @@ def interleaved(spec: Spec, name: str) -> Transform | None:
     attention = leaves(spec, Attention)[0]
     match name.split(".")[-2]:
         case "q":
-            return InterleavedRope(attention.n_heads)
+            return Interleaved(attention.n_heads)
         case "k":
-            return InterleavedRope(attention.n_kv_heads)
+            return Interleaved(attention.n_kv_heads)
     return None
 
 
@@ -218,7 +108,7 @@ FAMILY = Family(
     gguf=GGUF(
         architectures=("llama",),
         spec_from_header=spec_from_header,
-        metadata_from_spec=metadata_from_spec,
+        metadata_from_spec=metadata_from_sizes,
         names=lambda spec: GGUF_NAMES,
     ),
     prompts=("llama-3", "chatml", "llama-2"),

@@ -9,7 +9,8 @@ from typing import Any
 
 from ordito.errors import ConfigError, OrditoWarning, did_you_mean
 
-_MISSING = object()
+REQUIRED = object()
+"""The default of a key that must be there."""
 
 
 class Reader:
@@ -23,13 +24,13 @@ class Reader:
         self.values, self.where = values, where
         self.seen: set[str] = set()
 
-    def get(self, key: str, default: Any = _MISSING) -> Any:
+    def get(self, key: str, default: Any = REQUIRED) -> Any:
         """The raw value."""
         self.seen.add(key)
         value = self.values.get(key)
         if value is not None:
             return value
-        if default is _MISSING:
+        if default is REQUIRED:
             near = did_you_mean(key, (k for k in self.values if k not in self.seen))
             raise ConfigError(f"{self.where}: the key {key!r} is missing{near}")
         return default
@@ -39,11 +40,11 @@ class Reader:
         shown = repr(got)
         return ConfigError(f"{self.where}: {key} is {shown if len(shown) < 80 else shown[:77] + '...'}, expected {expected}")
 
-    def size(self, key: str, default: Any = _MISSING) -> Any:
+    def size(self, key: str, default: Any = REQUIRED) -> Any:
         """A whole number from 1 to 2^31 (or the default, untouched)."""
         return self._number(key, default, 1)
 
-    def count(self, key: str, default: Any = _MISSING) -> Any:
+    def count(self, key: str, default: Any = REQUIRED) -> Any:
         """A whole number from 0 to 2^31 (or the default, untouched)."""
         return self._number(key, default, 0)
 
@@ -57,7 +58,7 @@ class Reader:
             raise self.fail(key, value, f"a whole number from {least} to 2^31")
         return int(value)
 
-    def real(self, key: str, default: Any = _MISSING) -> Any:
+    def real(self, key: str, default: Any = REQUIRED) -> Any:
         """A finite number above zero (or the default, untouched)."""
         value = self.get(key, default)
         if value is default:
@@ -66,21 +67,21 @@ class Reader:
             raise self.fail(key, value, "a finite number above zero")
         return float(value)
 
-    def flag(self, key: str, default: Any = _MISSING) -> Any:
+    def flag(self, key: str, default: Any = REQUIRED) -> Any:
         """true or false."""
         value = self.get(key, default)
         if not isinstance(value, bool) and value is not default:
             raise self.fail(key, value, "true or false")
         return value
 
-    def text(self, key: str, default: Any = _MISSING) -> Any:
+    def text(self, key: str, default: Any = REQUIRED) -> Any:
         """A string."""
         value = self.get(key, default)
         if not isinstance(value, str) and value is not default:
             raise self.fail(key, value, "a string")
         return value
 
-    def items(self, key: str, default: Any = _MISSING) -> Any:
+    def items(self, key: str, default: Any = REQUIRED) -> Any:
         """A list."""
         value = self.get(key, default)
         if not isinstance(value, (list, tuple)) and value is not default:
@@ -96,7 +97,7 @@ class Reader:
             raise self.fail(key, value, "an object")
         return Reader(value, f"{self.where}: {key}")
 
-    def choice(self, key: str, options: Mapping[str, Any], default: Any = _MISSING) -> Any:
+    def choice(self, key: str, options: Mapping[str, Any], default: Any = REQUIRED) -> Any:
         """What the string at `key` stands for among `options`."""
         value = self.text(key, default)
         if value not in options:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ordito import spec
-from ordito.nn.norm import Linear, Norm
+from ordito.nn.norm import Linear, Norm, Table
 from ordito.nn.step import Step, rotate
 
 
@@ -26,10 +28,14 @@ class Attention(nn.Module):
         self.q_norm = Norm(b.q_norm) if b.q_norm else None
         self.k_norm = Norm(b.k_norm) if b.k_norm else None
         self.sinks = nn.Parameter(torch.empty(b.n_heads)) if b.sinks else None
+        bias = b.relative_bias
+        self.relative_bias = RelativeBias(bias, b.n_heads, b.causal) if bias and not bias.shared else None
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of each token, its keys and its values."""
+        """Of each token, its keys and its values; the source's stand apart (`Cache.source`)."""
+        if self.block.cross:
+            return (0,), (0,)
         shape = (self.block.n_kv_heads, self.block.head_dim)
         return shape, shape
 
@@ -38,21 +44,46 @@ class Attention(nn.Module):
         B, T, _ = x_BTD.shape
         b = self.block
         q_BNTH = self._place(self.q(x_BTD).view(B, T, b.n_heads, b.head_dim).transpose(1, 2), self.q_norm, step)
-        k_BGTH = self._place(self.k(x_BTD).view(B, T, b.n_kv_heads, b.head_dim).transpose(1, 2), self.k_norm, step)
-        v_BTGH = self.v(x_BTD).view(B, T, b.n_kv_heads, b.head_dim)
-        k_BSGH, v_BSGH = k_BGTH.transpose(1, 2), v_BTGH
-        if step.cache is not None:
-            k_BSGH, v_BSGH = step.cache.append(self.slot, k_BSGH, v_BSGH)
+        if b.temperature is not None:
+            q_BNTH = q_BNTH * step.temperature(b.temperature)
+        k_BGSH, v_BGSH = self._source(step) if b.cross else self._keys_and_values(x_BTD, step)
+        if self.relative_bias is not None:
+            step.relative_bias = self.relative_bias(step)
         y_BNTH = attend(
             q_BNTH,
-            k_BSGH.transpose(1, 2),
-            v_BSGH.transpose(1, 2),
+            k_BGSH,
+            v_BGSH,
             step.visible(b),
             b.scale,
             softcap=b.softcap,
             sinks_N=self.sinks,
+            bias_BNTS=step.relative_bias if b.relative_bias else None,
         )
         return self.o(y_BNTH.transpose(1, 2).reshape(B, T, -1))
+
+    def _keys_and_values(self, x_BTD: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Of all tokens that are there, the cached ones included, each (B, G, S, H)."""
+        k_BTGH, v_BTGH = self._project(x_BTD)
+        k_BSGH, v_BSGH = self._place(k_BTGH.transpose(1, 2), self.k_norm, step).transpose(1, 2), v_BTGH
+        if step.cache is not None:
+            k_BSGH, v_BSGH = step.cache.append(self.slot, k_BSGH, v_BSGH)
+        return k_BSGH.transpose(1, 2), v_BSGH.transpose(1, 2)
+
+    def _source(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Of the encoder's states, each (B, G, S, H): made once for a cache, which then has them."""
+        found = step.cache.source.get(self.slot) if step.cache is not None else None
+        if found is None:
+            assert step.source_BSD is not None, "cross-attention needs a source"
+            k_BSGH, v_BSGH = self._project(step.source_BSD)
+            found = k_BSGH.transpose(1, 2), v_BSGH.transpose(1, 2)
+            if step.cache is not None:
+                step.cache.source[self.slot] = found
+        return found
+
+    def _project(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values before norm and rope, each (B, S, G, H)."""
+        shape = (*x_BSD.shape[:2], self.block.n_kv_heads, self.block.head_dim)
+        return self.k(x_BSD).view(shape), self.v(x_BSD).view(shape)
 
     def _place(self, x: Tensor, norm: Norm | None, step: Step) -> Tensor:
         """Norm and rope of queries or keys, in the order that the spec says."""
@@ -75,13 +106,16 @@ def attend(
     *,
     softcap: float | None = None,
     sinks_N: Tensor | None = None,
+    bias_BNTS: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale q k) v over the visible keys, (B, N, T, H); query head n reads key-value head n // (N / G).
+    """softmax(scale q k + bias) v over the visible keys, (B, N, T, H); query head n reads key-value head n // (N / G).
 
     PyTorch's fused kernel does it where it can: it knows neither caps nor sinks, which take the written-out way.
     """
     N, G = q_BNTH.shape[1], k_BGSH.shape[1]
     if softcap is None and sinks_N is None:
+        if bias_BNTS is not None:
+            visible_B1TS = bias_BNTS.masked_fill(~visible_B1TS, float("-inf"))
         return F.scaled_dot_product_attention(q_BNTH, k_BGSH, v_BGSH, attn_mask=visible_B1TS, scale=scale, enable_gqa=N != G)
     k_BNSH, v_BNSH = k_BGSH.repeat_interleave(N // G, dim=1), v_BGSH.repeat_interleave(N // G, dim=1)
     scores_BNTS = (q_BNTH @ k_BNSH.transpose(-1, -2)) * scale
@@ -94,6 +128,30 @@ def attend(
     else:
         probabilities = scores_BNTS.softmax(dim=-1)
     return probabilities.to(v_BNSH.dtype) @ v_BNSH
+
+
+class RelativeBias(Table):
+    """`spec.RelativeBias`: the table (buckets, N) and its reading for one step."""
+
+    def __init__(self, block: spec.RelativeBias, n_heads: int, causal: bool) -> None:
+        super().__init__(block.n_buckets, n_heads)
+        self.block, self.causal = block, causal
+
+    def forward(self, step: Step) -> Tensor:  # type: ignore[override]
+        """What is added to the scores, (B, N, T, S)."""
+        behind_BTS = step.q_positions_BT[:, :, None] - step.k_positions_BS[:, None, :]
+        return super().forward(self._bucket(behind_BTS)).permute(0, 3, 1, 2)
+
+    def _bucket(self, behind: Tensor) -> Tensor:
+        """The bucket of each distance; `behind` is positive where the key comes before the query."""
+        n = self.block.n_buckets if self.causal else self.block.n_buckets // 2
+        after = torch.zeros_like(behind) if self.causal else (behind < 0).long() * n
+        distance = behind.clamp(min=0) if self.causal else behind.abs()
+        exact = n // 2
+        # The logarithm in fp32, as the trained models took it: in another precision, distances on an edge change buckets.
+        ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.block.max_distance / exact)
+        far = (exact + (ratio * (n - exact)).long()).clamp(max=n - 1)
+        return after + torch.where(distance < exact, distance, far)
 
 
 class LatentAttention(nn.Module):

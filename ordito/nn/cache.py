@@ -12,7 +12,8 @@ class Cache:
     """Room for `capacity` tokens of B sequences: their positions, and two tensors for each attention.
 
     An attention says what it keeps of a token (`cache_shapes`): keys and values (G, H), or a latent and its rotary key.
-    Rows of unequal length share one clock: padding takes a place, at position -1, and is never seen.
+    Rows of unequal length share one clock: padding takes a place, at position -1, and is never seen. `source` holds what each
+    cross-attention keeps of the encoder's states, by its slot.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class Cache:
         device: torch.device,
     ) -> None:
         self.capacity, self.length, self.padded = capacity, 0, False
+        self.source: dict[int, tuple[Tensor, Tensor]] = {}
         self.positions_BS = torch.full((batch, capacity), -1, dtype=torch.long, device=device)
         self.slots = [
             tuple(torch.zeros(batch, capacity, *shape, dtype=dtype, device=device) for shape in pair) for pair in shapes

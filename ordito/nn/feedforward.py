@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ordito import spec
 from ordito.nn.norm import ACTIVATIONS, Linear
@@ -22,8 +23,17 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
         """(..., D) -> (..., D)."""
-        act = ACTIVATIONS[self.block.activation]
-        return self.down(act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x))
+        return self.down(activate(self.block, self.up(x), None if self.gate is None else self.gate(x)))
+
+
+def activate(block: spec.FeedForward, up: Tensor, gate: Tensor | None) -> Tensor:
+    """What stands between the maps of a feed-forward, (..., F)."""
+    act = ACTIVATIONS[block.activation]
+    if gate is None:
+        return act(up)
+    if block.limit is not None:
+        gate, up = gate.clamp(max=block.limit), up.clamp(-block.limit, block.limit)
+    return act(gate) * (up + block.up_offset if block.up_offset else up)
 
 
 class StackedLinear(nn.Module):
@@ -52,6 +62,8 @@ class Router(Linear):
         b = self.block
         bias = None if self.bias is None else self.bias.float()
         logits_TE = nn.functional.linear(x_TD.float(), self.weight.float(), bias)
+        if b.score == "sparsemixer":
+            return self._one_by_one(logits_TE)
         scores_TE = logits_TE.sigmoid() if b.score == "sigmoid" else logits_TE.softmax(dim=-1)
         choice_TE = logits_TE if b.choose_first else scores_TE
         if self.choice_bias is not None:
@@ -67,6 +79,18 @@ class Router(Linear):
         if b.renormalise:
             weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
         return weights_TK * b.scale, chosen_TK
+
+    def _one_by_one(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """SparseMixer: each choice by the softmax over the logits near the best that is left."""
+        left, weights, chosen = logits_TE, [], []
+        for _ in range(self.block.top_k):
+            best, expert = left.max(dim=-1, keepdim=True)
+            distance = (best - logits_TE) / torch.maximum(logits_TE.abs(), best)
+            near = left.masked_fill(distance > 2 * self.block.jitter, float("-inf")).softmax(dim=-1)
+            weights.append(near.gather(1, expert))
+            chosen.append(expert)
+            left = left.scatter(1, expert, float("-inf"))
+        return torch.cat(weights, dim=1) * self.block.scale, torch.cat(chosen, dim=1)
 
     def _keep_groups(self, choice_TE: Tensor) -> Tensor:
         """The scores of experts in the best groups; -inf elsewhere, since zero could win against a negative score."""
@@ -89,8 +113,27 @@ class Experts(nn.Module):
 
     def expert(self, e: int, x: Tensor) -> Tensor:
         """The e-th feed-forward of x, (n, D)."""
-        act, up = ACTIVATIONS[self.block.activation], self.up.expert(e, x)
-        return self.down.expert(e, act(up) if self.gate is None else act(self.gate.expert(e, x)) * up)
+        gate = None if self.gate is None else self.gate.expert(e, x)
+        return self.down.expert(e, activate(self.block, self.up.expert(e, x), gate))
+
+
+class Mixtures(nn.Module):
+    """Experts that are mixtures themselves: their tensors, too, are stacked on a first axis."""
+
+    def __init__(self, block: spec.MixtureOfExperts, n: int) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.one = [MixtureOfExperts(block)]  # a list, so that its empty parameters are not ours
+        for path, tensor in self.one[0].named_parameters():
+            owner: nn.Module = self
+            for name in path.split(".")[:-1]:
+                owner.add_module(name, child := getattr(owner, name, None) or nn.Module())
+                owner = child
+            owner.register_parameter(path.rpartition(".")[2], nn.Parameter(torch.empty(n, *tensor.shape)))
+
+    def expert(self, e: int, x: Tensor) -> Tensor:
+        """The e-th mixture of x, (n, D)."""
+        return functional_call(self.one[0], {name: tensor[e] for name, tensor in self.named_parameters()}, (x,))
 
 
 class MixtureOfExperts(nn.Module):
@@ -100,14 +143,17 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.block = block
         self.router = Router(block.router, block.d_model)
-        self.experts = Experts(block.expert, block.router.n_experts)
+        n, expert = block.router.n_experts, block.expert
+        self.experts = Experts(expert, n) if isinstance(expert, spec.FeedForward) else Mixtures(expert, n)
         self.shared = FeedForward(block.shared) if block.shared else None
         self.shared_gate = Linear(block.d_model, 1, bias=False) if block.shared_gate else None
 
-    def forward(self, x_BTD: Tensor, step: Step | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        x_TD = x_BTD.flatten(0, -2)
+    def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
+        """(..., T, D) -> (..., T, D); tokens of one sequence stand on the axis before the last."""
+        x_TD = x.flatten(0, -2)
         weights_TK, chosen_TK = self.router.route(x_TD)
+        if self.block.router.capacity is not None:
+            weights_TK = weights_TK * self._fits(chosen_TK, x.shape[-2], self.block.router.capacity)
         y_TD = torch.zeros_like(x_TD)
         for e in range(self.block.router.n_experts):
             tokens, rank = (chosen_TK == e).nonzero(as_tuple=True)
@@ -119,4 +165,10 @@ class MixtureOfExperts(nn.Module):
         if self.shared is not None:
             shared = self.shared(x_TD)
             y_TD = y_TD + (shared if self.shared_gate is None else self.shared_gate(x_TD).sigmoid() * shared)
-        return y_TD.view_as(x_BTD)
+        return y_TD.view_as(x)
+
+    def _fits(self, chosen_TK: Tensor, length: int, capacity: int) -> Tensor:
+        """1 where the expert still has room for the token, in the order of each sequence, else 0; (tokens, K)."""
+        n = self.block.router.n_experts
+        asked = nn.functional.one_hot(chosen_TK, n).sum(dim=1).view(-1, length, n).cumsum(dim=1).flatten(0, 1)
+        return (asked.gather(1, chosen_TK) <= capacity).to(torch.float32)

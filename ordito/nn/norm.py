@@ -1,4 +1,4 @@
-"""Linear maps, norms and activations. Modules are made without values: `Transformer` sets them, or a checkpoint does."""
+"""Linear maps, tables, norms and activations. Made without values: `Transformer` sets them, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ ACTIVATIONS: dict[spec.Activation, Callable[[Tensor], Tensor]] = {
 
 class Linear(nn.Linear):
     """A linear map y = W x (+ b) whose values are set later."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: values that are about to be replaced cost time."""
+
+
+class Table(nn.Embedding):
+    """Rows of vectors whose values are set later."""
 
     def reset_parameters(self) -> None:
         """Nothing: values that are about to be replaced cost time."""

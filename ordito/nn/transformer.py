@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,15 +13,8 @@ from ordito.errors import ContextError, SpecError
 from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.cache import Cache
 from ordito.nn.feedforward import FeedForward, MixtureOfExperts
-from ordito.nn.norm import Dense, Norm
+from ordito.nn.norm import Dense, Norm, Table
 from ordito.nn.step import PADDING, Step
-
-
-class Table(nn.Embedding):
-    """Rows of vectors whose values are set later."""
-
-    def reset_parameters(self) -> None:
-        """Nothing: values that are about to be replaced cost time."""
 
 
 class Embedding(nn.Module):
@@ -39,7 +33,7 @@ class Embedding(nn.Module):
         if self.block.scale != 1.0:
             x_BTD = x_BTD * torch.tensor(self.block.scale, dtype=x_BTD.dtype)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(step.q_positions_BT.clamp(min=0))
+            x_BTD = x_BTD + self.positions(step.q_positions_BT.clamp(min=0) + self.block.first_position)
         if self.types is not None:
             x_BTD = x_BTD + self.types.weight[0]
         return x_BTD
@@ -58,7 +52,8 @@ class Head(nn.Module):
     def forward(self, hidden_BTD: Tensor, step: Step | None = None) -> Tensor:
         """(..., D) -> (..., V)."""
         weight = self.lender[0].weight if self.weight is None else self.weight
-        logits = nn.functional.linear(hidden_BTD, weight, self.bias)
+        scaled = hidden_BTD if self.block.scale == 1.0 else hidden_BTD * self.block.scale
+        logits = nn.functional.linear(scaled, weight, self.bias)
         cap = self.block.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -121,24 +116,52 @@ class Tree(nn.Module):
         return getattr(self, block.name)(x, step)
 
 
+@dataclass(frozen=True)
+class Source:
+    """What an encoder made of a text: states (B, S, D), and which of them are there (None: all)."""
+
+    states_BSD: Tensor
+    valid_BS: Tensor | None = None
+
+
+class NextToken(nn.Module):
+    """`spec.NextToken`."""
+
+    def __init__(self, block: spec.NextToken) -> None:
+        super().__init__()
+        self.tree = [Tree(part) for part in block.parts]  # a list: the parts' own names are what the state dict has
+        for tree in self.tree:
+            for name, module in tree.named_children():
+                self.add_module(name, module)
+
+    def forward(self, embedded_BTD: Tensor, hidden_BTD: Tensor, step: Step) -> Tensor:
+        """Embeddings of the tokens after those of the hidden states, and these -> their hidden states, (B, T, D)."""
+        embedding_norm, hidden_norm, join, layer, norm = self.tree
+        both = torch.cat((embedding_norm(embedded_BTD, step), hidden_norm(hidden_BTD, step)), dim=-1)
+        return norm(layer(join(both, step), step), step)
+
+
 class Transformer(Tree):
     """A whole model. The names in its `state_dict` are exactly those of `spec.tensors()`.
 
     Token ids are (B, T), int64. `valid` (B, T), bool, is false where a row is padded, on either side; without it every
-    token counts. With a `cache` the tokens follow those that it holds.
+    token counts. With a `cache` the tokens follow those that it holds. A model with an encoder needs a `source`: what
+    `encode` gives, or nothing but a cache that has read one.
     """
 
     def __init__(self, model: spec.Spec) -> None:
         super().__init__(model.body)
         self.spec = model
-        for block in (model.head, model.pooler):
-            if block is not None:
-                self._grow(block)
-        for head in (m for m in self.modules() if isinstance(m, Head)):
-            head.lender.append(self.get_submodule(model.embedding.name).tokens)  # type: ignore[arg-type]
         self.attentions = [m for m in self.modules() if isinstance(m, (Attention, LatentAttention))]
         for slot, attention in enumerate(self.attentions):
             attention.slot = slot
+        for block in (model.encoder, model.head, model.pooler, *(model.pooling.dense if model.pooling else ())):
+            if block is not None:
+                self._grow(block)
+        if model.ahead:
+            self.ahead = nn.ModuleList(NextToken(block) for block in model.ahead)
+        for head in (m for m in self.modules() if isinstance(m, Head)):
+            head.lender.append(self.get_submodule(model.embedding.name).tokens)  # type: ignore[arg-type]
         self.stretches = any(leaf.rope and leaf.rope.depends_on_length for _, leaf in model.attentions)
         if not next(self.parameters()).is_meta:
             self.initialise()
@@ -163,9 +186,21 @@ class Transformer(Tree):
         weight = next(self.parameters())
         return Cache(shapes, batch, capacity, weight.dtype, weight.device)
 
-    def hidden(self, ids_BT: Tensor, *, valid: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def encode(self, ids_BT: Tensor, *, valid: Tensor | None = None) -> Source:
+        """Read a source text: the encoder's states (B, S, D). Raises `SpecError` if the model has no encoder."""
+        if self.spec.encoder is None:
+            raise SpecError(f"this {self.spec.architecture} model has no encoder")
+        step = self._step(ids_BT, valid, None)
+        embedded = getattr(self, self.spec.embedding.name)(ids_BT, step)
+        return Source(self._run(self.spec.encoder, embedded, step), valid)
+
+    def hidden(
+        self, ids_BT: Tensor, *, valid: Tensor | None = None, cache: Cache | None = None, source: Source | None = None
+    ) -> Tensor:
         """Hidden states (B, T, D), after the last norm where there is one. Rows at padded places mean nothing."""
-        return self._run(self.block, ids_BT, self._step(ids_BT, valid, cache))
+        if self.spec.encoder is not None and source is None and not (cache and cache.source):
+            raise SpecError(f"this {self.spec.architecture} model answers a source text: give it to the encoder first")
+        return self._run(self.block, ids_BT, self._step(ids_BT, valid, cache, source))
 
     def project(self, hidden_BTD: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D). Raises `SpecError` if the model has no head."""
@@ -179,11 +214,26 @@ class Transformer(Tree):
             raise SpecError(f"this {self.spec.architecture} model has no pooler")
         return self._run(self.spec.pooler, hidden_BTD[:, 0], None)
 
-    def forward(self, ids_BT: Tensor, *, valid: Tensor | None = None, cache: Cache | None = None) -> Tensor:  # type: ignore[override]
-        """Logits (B, T, V)."""
-        return self.project(self.hidden(ids_BT, valid=valid, cache=cache))
+    def look_ahead(self, ids_BT: Tensor, hidden_BTD: Tensor) -> list[Tensor]:
+        """Logits (B, T - k - 1, V) of the k-th further token, from each of the multi-token prediction modules in turn.
 
-    def _step(self, ids_BT: Tensor, valid: Tensor | None, cache: Cache | None) -> Step:
+        Position i of the k-th (k = 0, 1, ...) guesses token i + k + 2 from tokens up to i + k + 1.
+        """
+        logits, embedding = [], getattr(self, self.spec.embedding.name)
+        for number, module in enumerate(getattr(self, "ahead", ())):
+            following_BT = ids_BT[:, number + 1 :]
+            step = self._step(following_BT, None, None)
+            hidden_BTD = module(embedding(following_BT, step), hidden_BTD[:, : following_BT.shape[1]], step)
+            logits.append(self.project(hidden_BTD))
+        return logits
+
+    def forward(  # type: ignore[override]
+        self, ids_BT: Tensor, *, valid: Tensor | None = None, cache: Cache | None = None, source: Source | None = None
+    ) -> Tensor:
+        """Logits (B, T, V)."""
+        return self.project(self.hidden(ids_BT, valid=valid, cache=cache, source=source))
+
+    def _step(self, ids_BT: Tensor, valid: Tensor | None, cache: Cache | None, source: Source | None = None) -> Step:
         batch, new = ids_BT.shape
         past = cache.length if cache is not None else 0
         if valid is None and (cache is None or not cache.padded):
@@ -195,10 +245,10 @@ class Transformer(Tree):
             positions_BT = torch.where(valid, valid.long().cumsum(dim=1) - 1 + seen_B1, PADDING)
             # Only ropes that stretch need the longest row, and asking for it makes the device wait.
             length = int(positions_BT.max()) + 1 if self.stretches else past + new
-        if self.spec.embedding.n_positions and length > self.spec.embedding.n_positions:
-            raise ContextError(
-                f"got {length} tokens, but the model has {self.spec.embedding.n_positions} positions: shorten it"
-            )
+        embedding = self.spec.embedding
+        if embedding.n_positions and length > (most := embedding.n_positions - embedding.first_position):
+            raise ContextError(f"got {length} tokens, but the model has {most} positions: shorten it")
         keys_BS = positions_BT if cache is None else cache.extend(positions_BT, padded=valid is not None)
         weight = next(self.parameters())
-        return Step(positions_BT, keys_BS, length, weight.dtype, cache)
+        states, states_valid = (source.states_BSD, source.valid_BS) if source else (None, None)
+        return Step(positions_BT, keys_BS, length, weight.dtype, cache, states, states_valid)

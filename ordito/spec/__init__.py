@@ -1,19 +1,18 @@
 """What an architecture is: blocks, combinators, checks and tensor names. Standard library only."""
 
-from ordito.spec.blocks import (
-    Activation,
+from ordito.spec.attention import (
     Attention,
-    Dense,
-    Embedding,
-    FeedForward,
-    Head,
+    BlockSparse,
     LatentAttention,
-    MixtureOfExperts,
-    Norm,
-    Router,
+    LogTemperature,
+    RelativeBias,
+    SteppedTemperature,
+    Temperature,
 )
+from ordito.spec.blocks import Activation, Dense, Embedding, Head, Norm
 from ordito.spec.combinators import Chain, Residual, Stack, Sum
-from ordito.spec.model import Pooling, Spec
+from ordito.spec.feedforward import FeedForward, MixtureOfExperts, Router
+from ordito.spec.model import NextToken, Pooling, Spec
 from ordito.spec.node import Block, Node, Shape
 from ordito.spec.rope import (
     DivisorScaling,
@@ -30,6 +29,7 @@ __all__ = [
     "Activation",
     "Attention",
     "Block",
+    "BlockSparse",
     "Chain",
     "Dense",
     "DivisorScaling",
@@ -40,11 +40,14 @@ __all__ = [
     "LatentAttention",
     "LinearScaling",
     "Llama3Scaling",
+    "LogTemperature",
     "LongRopeScaling",
     "MixtureOfExperts",
+    "NextToken",
     "Node",
     "Norm",
     "Pooling",
+    "RelativeBias",
     "Residual",
     "Rope",
     "Router",
@@ -52,6 +55,8 @@ __all__ = [
     "Shape",
     "Spec",
     "Stack",
+    "SteppedTemperature",
     "Sum",
+    "Temperature",
     "YarnScaling",
 ]

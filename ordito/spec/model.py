@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ordito.errors import SpecError
-from ordito.spec.blocks import Attention, Dense, Embedding, LatentAttention
+from ordito.spec.attention import Attention, LatentAttention
+from ordito.spec.blocks import Dense, Embedding, Norm
 from ordito.spec.combinators import Parts, Residual, Stack
 from ordito.spec.node import Block, Node, Shape, Size, from_dict
 
@@ -19,12 +20,51 @@ from ordito.spec.node import Block, Node, Shape, Size, from_dict
 class Pooling(Node):
     """How the hidden states of a text become its one embedding: the first (`cls`), their mean, or the last token's.
 
-    `normalise` scales it to length 1. `max_tokens` is the longest text that the embedding was trained on.
+    `dense` maps follow (EmbeddingGemma has two); `normalise` then scales it to length 1. `max_tokens` is the longest text
+    that the embedding was trained on.
     """
 
     kind: Literal["cls", "mean", "last"]
+    dense: tuple[Dense, ...] = ()
     normalise: bool = False
     max_tokens: Size | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextToken(Block):
+    """Multi-token prediction: what looks one more token ahead (DeepSeek-V3, arXiv:2412.19437, section 2.2).
+
+    h'_i = norm(layer(W [embedding_norm(e(t_{i+1})) ‖ hidden_norm(h_i)])), from the hidden state of token i and the embedding
+    of the next one; the model's own head reads it and gives token i + 2. `tensors` are relative to its place in `Spec.ahead`.
+    """
+
+    d_model: Size
+    embedding_norm: Norm
+    hidden_norm: Norm
+    join: Dense
+    layer: Block
+    norm: Norm
+
+    @property
+    def parts(self) -> tuple[Block, ...]:
+        """Everything that has tensors."""
+        return (self.embedding_norm, self.hidden_norm, self.join, self.layer, self.norm)
+
+    def check(self) -> None:
+        """Raise `SpecError` if the parts do not fit the width of the model."""
+        if (self.join.d_in, self.join.d_out) != (2 * self.d_model, self.d_model):
+            raise SpecError(f"NextToken.join: got {self.join.d_in} -> {self.join.d_out}, expected 2 d_model -> d_model")
+        for part in (self.embedding_norm, self.hidden_norm, self.layer, self.norm):
+            part.width_after(self.d_model)
+
+    def tensors(self) -> Iterator[tuple[str, Shape]]:
+        """The tensors of all parts."""
+        for part in self.parts:
+            yield from part.tensors()
+
+    def width_after(self, width: int | None) -> int | None:
+        """`d_model`."""
+        return self.d_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +72,9 @@ class Spec(Node):
     """An architecture: a tree of blocks from token ids to hidden states, and what reads the hidden states.
 
     `body` turns ids (B, T) into hidden states (B, T, D), the last norm included; `head` turns those into logits (B, T, V);
-    `pooler` is BERT's, on the first token; `pooling` makes embeddings. `context` is the longest sequence that the model was
+    `pooler` is BERT's, on the first token; `pooling` makes embeddings. An `encoder` turns the embedded tokens of a source
+    text, (B, S, D), into the states that the body's cross-attention looks at (T5). `ahead` predict further tokens; the model
+    works without them. `context` is the longest sequence that the model was
     made for. `architecture` is the label under which files publish this shape (`model_type` in config.json): importing and
     exporting need it, no reader looks at it.
     """
@@ -43,13 +85,17 @@ class Spec(Node):
     head: Block | None = None
     pooler: Dense | None = None
     pooling: Pooling | None = None
+    encoder: Block | None = None
+    ahead: tuple[NextToken, ...] = ()
 
     def check(self) -> None:
-        """Raise `SpecError` if the widths of the tree do not meet, a name stands twice, or there is no embedding."""
+        """Raise `SpecError` if the widths of the tree do not meet, a name stands twice, or a part lacks what it reads."""
         width = self.body.width_after(None)
-        for reader in (self.head, self.pooler):
+        for reader in (self.head, self.pooler, self.encoder, *self.ahead):
             if reader is not None:
                 reader.width_after(width)
+        for dense in self.pooling.dense if self.pooling else ():
+            width = dense.width_after(width)
         for name, times in Counter(name for name, _ in self._named_tensors()).items():
             if times > 1:
                 raise SpecError(
@@ -57,21 +103,29 @@ class Spec(Node):
                 )
         if not any(isinstance(leaf, Embedding) for _, leaf in self.leaves()):
             raise SpecError("a model needs an Embedding as its first block, got none")
+        crossing = any(isinstance(leaf, Attention) and leaf.cross for _, leaf in self.attentions)
+        if crossing != (self.encoder is not None):
+            raise SpecError("cross-attention and an encoder belong together, got one without the other")
 
     def tensors(self) -> dict[str, Shape]:
         """Every tensor of the model: canonical name to shape, in the order of the tree. A tied head is not listed."""
         return dict(self._named_tensors())
 
+    @property
+    def _parts(self) -> list[tuple[str, Block]]:
+        """Everything that has tensors, with the prefix of its names."""
+        dense = self.pooling.dense if self.pooling else ()
+        whole = [("", part) for part in (self.body, self.encoder, self.head, self.pooler, *dense) if part is not None]
+        return whole + [(f"ahead.{number}.", part) for number, part in enumerate(self.ahead)]
+
     def _named_tensors(self) -> Iterator[tuple[str, Shape]]:
-        for part in (self.body, self.head, self.pooler):
-            if part is not None:
-                yield from part.tensors()
+        for prefix, part in self._parts:
+            yield from ((prefix + name, shape) for name, shape in part.tensors())
 
     def leaves(self) -> Iterator[tuple[str, Block]]:
         """Every leaf block with its canonical path, in the order in which the model runs them."""
-        for part in (self.body, self.head, self.pooler):
-            if part is not None:
-                yield from _leaves(part, "")
+        for prefix, part in self._parts:
+            yield from _leaves(part, prefix)
 
     @cached_property
     def embedding(self) -> Embedding:
@@ -95,13 +149,13 @@ class Spec(Node):
 
     @property
     def attentions(self) -> list[tuple[str, Attention | LatentAttention]]:
-        """Path and block of every attention, in order."""
-        return [(path, leaf) for path, leaf in self.leaves() if isinstance(leaf, (Attention, LatentAttention))]
+        """Path and block of every attention of the body, in order: those that a cache serves."""
+        return [(path, leaf) for path, leaf in _leaves(self.body, "") if isinstance(leaf, (Attention, LatentAttention))]
 
     @property
     def generates(self) -> bool:
         """Whether the model can continue a text: it has a head, and no token looks ahead."""
-        causal = all(leaf.causal for _, leaf in self.attentions if isinstance(leaf, Attention))
+        causal = all(leaf.causal or leaf.cross for _, leaf in self.attentions if isinstance(leaf, Attention))
         return self.head is not None and causal
 
     def to_json(self, indent: int | None = None) -> str:
@@ -128,7 +182,7 @@ def _leaves(block: Block, prefix: str) -> Iterator[tuple[str, Block]]:
                 yield from _leaves(layer, f"{prefix}{block.name}.{number}.")
         case Residual():
             yield from _leaves(block.inner, prefix)
-        case Parts():
+        case Parts() | NextToken():
             for part in block.parts:
                 yield from _leaves(part, prefix)
         case _:

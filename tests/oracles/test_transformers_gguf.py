@@ -10,6 +10,7 @@ import transformers
 from tiny import error, make, output, token_ids
 
 from ordito import families
+from ordito.checkpoint.assemble import ours_from, theirs_from
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.nn.runtime import load_transformer
 
@@ -48,12 +49,11 @@ def write_gguf(path, spec, weights, quantization=gguf.GGMLQuantizationType.F32):
     writer.add_token_list([f"t{i}" for i in range(spec.vocab_size)])
     writer.add_token_merges(["t 1"])
     for binding in families.family_of(spec).gguf.names(spec).bindings(spec):
-        array = weights[binding.ours]
-        array = array if binding.transform is None else np.ascontiguousarray(binding.transform.theirs(array))
-        if array.ndim == 2 and quantization != gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(binding.theirs, gguf.quants.quantize(array, quantization), raw_dtype=quantization)
-        else:
-            writer.add_tensor(binding.theirs, array)
+        for name, array in theirs_from(binding, weights):
+            if array.ndim == 2 and quantization != gguf.GGMLQuantizationType.F32:
+                writer.add_tensor(name, gguf.quants.quantize(array, quantization), raw_dtype=quantization)
+            else:
+                writer.add_tensor(name, array)
     if "rope_freqs.weight" in header.shapes:
         writer.add_tensor("rope_freqs.weight", np.array(header.values("rope_freqs.weight"), dtype=np.float32))
     writer.write_header_to_file()
@@ -65,7 +65,11 @@ def write_gguf(path, spec, weights, quantization=gguf.GGMLQuantizationType.F32):
 def weights_of(model, spec):
     names = families.family_of(spec).names(spec)
     state = {names.usual(key): value.detach().numpy() for key, value in model.state_dict().items()}
-    return {binding.ours: state[binding.theirs] for binding in names.bindings(spec)}
+    return {
+        name: array
+        for binding in names.bindings(spec)
+        for name, array in ours_from(binding, [state[theirs] for theirs in binding.theirs]).items()
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
