@@ -88,7 +88,10 @@ def spec_from_header(header: Header) -> Spec:
 
 
 def header_from_spec(spec: Spec) -> Header:
-    """The GGUF header (metadata, tensor shapes, settings kept as tensors) that gives an equal spec."""
+    """The GGUF header (metadata, tensor shapes, settings kept as tensors) that gives an equal spec.
+
+    Raises `ConfigError` if GGUF does not know the architecture or cannot express the spec.
+    """
     gguf = gguf_of(family_of(spec))
     label = gguf.label(spec)
     metadata = {f"{label}.{key}": value for key, value in gguf.metadata_from_spec(spec).items()}
@@ -98,7 +101,19 @@ def header_from_spec(spec: Spec) -> Header:
     if rope is not None and (divisors := divisors_from_rope(rope)) is not None:
         settings["rope_freqs.weight"] = divisors
         shapes["rope_freqs.weight"] = (len(divisors),)
-    return Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
+    header = Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
+    if _rounded(_shape(spec_from_header(header))) != _rounded(_shape(spec)):
+        raise ConfigError(f"GGUF metadata of {label!r} cannot express this spec: save as safetensors instead")
+    return header
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers as far as they survive a way through other units (YaRN's factor) and 32 bits."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def gguf_of(family: Family) -> GGUF:

@@ -2,156 +2,33 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from sizes import VOCAB
 
-VOCAB = 97
-BASE = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 90,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5e5,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-SHORT, LONG = [1.0 + 0.1 * i for i in range(8)], [2.0 + 0.7 * i for i in range(8)]
-GEMMA2 = {"head_dim": 24, "sliding_window": 7, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0}
-GEMMA3 = {
-    "head_dim": 24,
-    "num_hidden_layers": 7,
-    "sliding_window": 7,
-    "query_pre_attn_scalar": 20,
-    "rope_parameters": {
-        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-    },
-}
-BERT = {"vocab_size": VOCAB, "hidden_size": 60, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 110}
+Case = tuple[str, str, dict[str, Any]]
 
-CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "llama": ("LlamaForCausalLM", "LlamaConfig", {"rms_norm_eps": 1e-3}),
-    "llama, one kv head, all biases, head_dim, llama3": (
-        "LlamaForCausalLM",
-        "LlamaConfig",
-        {
-            "num_key_value_heads": 1,
-            "head_dim": 24,
-            "attention_bias": True,
-            "mlp_bias": True,
-            "tie_word_embeddings": True,
-            "hidden_act": "gelu_pytorch_tanh",
-            "rope_parameters": LLAMA3,
-        },
-    ),
-    "llama, linear": (
-        "LlamaForCausalLM",
-        "LlamaConfig",
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
-    ),
-    "llama, dynamic": (
-        "LlamaForCausalLM",
-        "LlamaConfig",
-        {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-    ),
-    "llama, yarn": (
-        "LlamaForCausalLM",
-        "LlamaConfig",
-        {
-            "head_dim": 32,
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 1e4,
-                "factor": 4.0,
-                "original_max_position_embeddings": 16,
-                "truncate": False,
-            },
-        },
-    ),
-    "llama, longrope": (
-        "LlamaForCausalLM",
-        "LlamaConfig",
-        {
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 1e4,
-                "short_factor": SHORT,
-                "long_factor": LONG,
-                "factor": 4.0,
-                "original_max_position_embeddings": 16,
-            }
-        },
-    ),
-    "llama without a head": ("LlamaModel", "LlamaConfig", {}),
-    "gemma": ("GemmaForCausalLM", "GemmaConfig", {"head_dim": 24, "num_key_value_heads": 1}),
-    "gemma, all heads, biases": (
-        "GemmaForCausalLM",
-        "GemmaConfig",
-        {"head_dim": 16, "num_key_value_heads": 4, "attention_bias": True},
-    ),
-    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**GEMMA2, "final_logit_softcapping": 3.0}),
-    "gemma2, no caps, listed layers": (
-        "Gemma2ForCausalLM",
-        "Gemma2Config",
-        {
-            **GEMMA2,
-            "attn_logit_softcapping": None,
-            "final_logit_softcapping": None,
-            "num_key_value_heads": 1,
-            "layer_types": ["full_attention", "full_attention", "sliding_attention"],
-        },
-    ),
-    "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", GEMMA3),
-    "gemma3, one kv head, capped": (
-        "Gemma3ForCausalLM",
-        "Gemma3TextConfig",
-        {**GEMMA3, "num_key_value_heads": 1, "final_logit_softcapping": 3.0, "attention_bias": True, "sliding_window": 3},
-    ),
-    "gemma3, two-sided": (
-        "Gemma3TextModel",
-        "Gemma3TextConfig",
-        {**GEMMA3, "use_bidirectional_attention": True, "sliding_window": 8},
-    ),
-    "bert": ("BertModel", "BertConfig", {**BERT, "max_position_embeddings": 50}),
-    "bert, tanh gelu, one type": (
-        "BertModel",
-        "BertConfig",
-        {
-            **BERT,
-            "hidden_act": "gelu_pytorch_tanh",
-            "type_vocab_size": 1,
-            "layer_norm_eps": 1e-3,
-            "max_position_embeddings": 64,
-        },
-    ),
-    "bert, masked": ("BertForMaskedLM", "BertConfig", {**BERT, "max_position_embeddings": 50}),
-}
-"""Name -> (class, class of its config, config)."""
+CASES: dict[str, Case] = {}
+for _file in sorted(Path(__file__).parent.glob("cases_*.py")):
+    CASES |= importlib.import_module(_file.stem).CASES
+"""Name -> (class, class of its config, config), from the file of each family beside this one."""
 
 
 def make(name: str, **changes: Any) -> Any:
     """The transformers model of a case, with seeded weights in which nothing is neutral."""
     kind, config_kind, config = CASES[name]
-    values = (BASE if not config_kind.startswith("Bert") else {}) | config | changes
-    made = getattr(transformers, config_kind)(**values)
+    made = getattr(transformers, config_kind)(**copy.deepcopy(config) | changes)
     made._attn_implementation = "eager"
     model = getattr(transformers, kind)(made)
     generator = torch.Generator().manual_seed(7)
-    for key, parameter in sorted(model.named_parameters()):
+    stored = model.state_dict()
+    buffers = {key: buffer for key, buffer in model.named_buffers() if key in stored and buffer.is_floating_point()}
+    for key, parameter in sorted((dict(model.named_parameters()) | buffers).items()):
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim == 1:
             parameter.data.add_(0.3 * noise)
