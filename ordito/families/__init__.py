@@ -101,8 +101,9 @@ def header_from_spec(spec: Spec) -> Header:
     if rope is not None and (divisors := divisors_from_rope(rope)) is not None:
         settings["rope_freqs.weight"] = divisors
         shapes["rope_freqs.weight"] = (len(divisors),)
+    same_label = {"architecture": label}  # a GGUF label may stand for several families of one shape
     header = Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
-    if _rounded(_shape(spec_from_header(header))) != _rounded(_shape(spec)):
+    if _rounded(_shape(spec_from_header(header))) | same_label != _rounded(_shape(spec)) | same_label:
         raise ConfigError(f"GGUF metadata of {label!r} cannot express this spec: save as safetensors instead")
     return header
 

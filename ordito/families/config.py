@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ordito.errors import ConfigError
 from ordito.families.reader import Reader
-from ordito.spec import Activation, Block, Spec
+from ordito.spec import Activation, Attention, Block, Spec
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -42,6 +43,31 @@ def has_head(config: Reader) -> bool:
     """Whether the file holds a language-model head: `architectures` names a bare `...Model` where it does not."""
     classes = config.items("architectures", ["ForCausalLM"])
     return not (classes and str(classes[0]).endswith("Model"))
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def windows_from_config(
+    config: Reader, n_layers: int, window: int | None, slides: Callable[[int], bool]
+) -> tuple[int | None, ...]:
+    """The window of each layer (None: it sees everything): as `layer_types` lists them, or where layer i `slides`."""
+    kinds = config.items("layer_types", None)
+    if kinds is None:
+        kinds = [SLIDING if slides(i) else FULL for i in range(n_layers)]
+    elif len(kinds) != n_layers or not set(map(str, kinds)) <= {SLIDING, FULL}:
+        raise config.fail("layer_types", kinds, f"{n_layers} entries of {SLIDING!r} or {FULL!r}")
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def layer_types(spec: Spec) -> list[str]:
+    """`layer_types` of config.json."""
+    return [FULL if attention.window is None else SLIDING for attention in leaves(spec, Attention)]
+
+
+def widest_window(spec: Spec) -> int | None:
+    """The window of the layers that have one, or None if there are none."""
+    return max((a.window for a in leaves(spec, Attention) if a.window is not None), default=None)
 
 
 def metadata_value(got: Any, expected: Any, what: str) -> None:

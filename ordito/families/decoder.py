@@ -5,7 +5,7 @@ A family reads its `Sizes`, makes its layers of them, and adds what is its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,11 +94,12 @@ def sizes_from_config(
     theta: float = 10000.0,
     eps: str = "rms_norm_eps",
     norms: Mapping[str, Any] | None = None,
+    rope_elsewhere: Collection[str] = (),
 ) -> Sizes:
     """The sizes in a config.json.
 
     `defaults` are those of transformers' class under its own keys, which published files leave out; what has none there is
-    required. `eps` names the key of the norms' epsilon.
+    required. `eps` names the key of the norms' epsilon; of the rope's keys the family reads those in `rope_elsewhere`.
     """
 
     def default(key: str, otherwise: Any = REQUIRED) -> Any:
@@ -118,7 +119,7 @@ def sizes_from_config(
         d_ff=config.size("intermediate_size", default("intermediate_size")),
         context=context,
         eps=config.real(eps, default(eps, 1e-6)),
-        rope=rope_from_config(config, head_dim, context, theta),
+        rope=rope_from_config(config, head_dim, context, theta, rope_elsewhere),
         activation=config.choice("hidden_act", ACTIVATIONS, default("hidden_act", "silu")),
         tied=config.flag("tie_word_embeddings", default("tie_word_embeddings", False)),
         head=has_head(config),

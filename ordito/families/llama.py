@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ordito.families import experts
 from ordito.families.config import leaves
 from ordito.families.decoder import config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Interleaved, Names, Transform
 from ordito.families.reader import IRRELEVANT, Reader
-from ordito.spec import Attention, FeedForward, Spec
+from ordito.spec import Attention, Block, FeedForward, Spec
 
 ALL = ("q", "k", "v", "o")
 DEFAULTS = {"max_position_embeddings": 2048}
@@ -38,14 +39,19 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of architecture `llama`. Biases and an untied head show in the list of tensors alone."""
+    """GGUF metadata of architecture `llama`. Biases and an untied head show in the list of tensors alone.
+
+    With experts it is a Mixtral; the windows of Mistral 7B v0.1 have no key.
+    """
     reader = header.reader()
     sizes = sizes_from_header(header, reader)
-    reader.must_be("expert_count", 0)
     attention = sizes.attention(bias=ALL if "blk.0.attn_q.bias" in header.shapes else ())
-    mlp = sizes.mlp(bias="blk.0.ffn_up.bias" in header.shapes)
-    reader.finish()
-    return sizes.spec("llama", [sizes.layer(attention, mlp)] * sizes.n_layers)
+    mlp: Block = sizes.mlp(bias="blk.0.ffn_up.bias" in header.shapes)
+    label = "llama"
+    if reader.count("expert_count", 0):
+        mlp, label = experts.mixtral(sizes, **experts.counts_from_header(reader)), "mixtral"
+    reader.finish({"expert_feed_forward_length"})
+    return sizes.spec(label, [sizes.layer(attention, mlp)] * sizes.n_layers)
 
 
 def interleaved(spec: Spec, name: str) -> Transform | None:

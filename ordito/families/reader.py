@@ -67,6 +67,10 @@ class Reader:
             raise self.fail(key, value, "a finite number above zero")
         return float(value)
 
+    def size_or_none(self, key: str, default: int | None) -> Any:
+        """A size whose null means none, where a missing key means the default (a window that can be turned off)."""
+        return self.size(key, None if key in self.values else default)
+
     def flag(self, key: str, default: Any = REQUIRED) -> Any:
         """true or false."""
         value = self.get(key, default)
@@ -131,6 +135,6 @@ IRRELEVANT = frozenset(
     typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
     num_return_sequences output_scores return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
     suppress_tokens begin_suppress_tokens name_or_path unsloth_version unsloth_fixed is_llama_config
-    cache_implementation transformers.js_config""".split()
+    cache_implementation transformers.js_config output_router_logits router_aux_loss_coef aux_loss_alpha seq_aux""".split()
 )
 """Keys of config.json that any family may carry and that say nothing about the shape of the model."""

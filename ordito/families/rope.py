@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from ordito.errors import ConfigError
@@ -20,29 +21,38 @@ from ordito.spec import (
 )
 
 
-def rope_from_config(config: Reader, head_dim: int, context: int, theta: float = 10000.0) -> Rope:
+def rope_from_config(
+    config: Reader, head_dim: int, context: int, theta: float = 10000.0, elsewhere: Collection[str] = ()
+) -> Rope:
     """The rope of a model whose layers all turn alike.
 
     Reads `rope_parameters` (transformers 5: everything in one object) or `rope_theta`, `rope_scaling` and
-    `partial_rotary_factor` (before). `theta` is the family's default.
+    `partial_rotary_factor` (before). `theta` is the family's default, `elsewhere` what it reads of them itself.
     """
     parameters = config.section("rope_parameters")
     scaling = config.section("rope_scaling")
     top_theta, top_partial = config.real("rope_theta", theta), config.real("partial_rotary_factor", 1.0)
     source = parameters or scaling or Reader({}, config.where)
     outer_context = config.size("original_max_position_embeddings", None)
-    return rope_from_parameters(source, head_dim, outer_context or context, context, top_theta, top_partial)
+    original = outer_context or context
+    return rope_from_parameters(source, head_dim, original, context, top_theta, top_partial, elsewhere)
 
 
 def rope_from_parameters(
-    source: Reader, head_dim: int, original: int, context: int, theta: float, partial: float = 1.0
+    source: Reader,
+    head_dim: int,
+    original: int,
+    context: int,
+    theta: float,
+    partial: float = 1.0,
+    elsewhere: Collection[str] = (),
 ) -> Rope:
     """The rope of one `rope_parameters` or `rope_scaling` object; `original` and `theta` hold where it is silent."""
     theta = source.real("rope_theta", theta)
     dim = int(head_dim * source.real("partial_rotary_factor", partial))
     kind = source.text("rope_type", source.text("type", "default"))
     scaling = _scaling(source, kind, original, context)
-    source.finish({"type"})
+    source.finish({"type", *elsewhere})
     return Rope(dim=dim, theta=theta, scaling=scaling)
 
 
