@@ -68,8 +68,8 @@ class Reader:
         return float(value)
 
     def size_or_none(self, key: str, default: int | None) -> Any:
-        """A size whose null means none, where a missing key means the default (a window that can be turned off)."""
-        return self.size(key, None if key in self.values else default)
+        """A size whose null or 0 means none, where a missing key means the default (a window that can be turned off)."""
+        return self.count(key, None if key in self.values else default) or None
 
     def flag(self, key: str, default: Any = REQUIRED) -> Any:
         """true or false."""

@@ -54,6 +54,20 @@ class DynamicScaling(Scaling):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QwenScaling(Scaling):
+    """Qwen 1's NTK-aware scaling: theta grows in steps, each time the sequence doubles beyond `context`."""
+
+    context: Size
+
+    def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
+        """Frequencies of theta * a ** (d / (d - 2)), a = 2 ** ceil(log2(T / context) + 1) - 1, at least 1."""
+        if length <= self.context:
+            return inverse
+        stretch = 2.0 ** math.ceil(math.log2(length / self.context) + 1) - 1
+        return _inverse(rope.theta * stretch ** (rope.dim / (rope.dim - 2)), rope.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Llama3Scaling(Scaling):
     """Llama 3.1's bands: long waves divided by `factor`, short ones kept, a linear blend between.
 
@@ -185,7 +199,7 @@ class Rope(Node):
     @property
     def depends_on_length(self) -> bool:
         """Whether the frequencies change with the length of the sequence (so that cached keys go stale)."""
-        return isinstance(self.scaling, (DynamicScaling, LongRopeScaling))
+        return isinstance(self.scaling, (DynamicScaling, LongRopeScaling, QwenScaling))
 
 
 def _inverse(theta: float, dim: int) -> list[float]:

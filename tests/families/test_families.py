@@ -222,7 +222,7 @@ def test_any_config_gives_a_spec_or_one_of_our_errors(name, changes):
         ({"general.architecture": "lama"}, "did you mean llama"),
         ({"general.architecture": 3}, "expected a string"),
         ({"llama.block_count": None}, "'block_count' is missing"),
-        ({"llama.expert_count": 8}, "expert_count"),
+        ({"llama.expert_count": 8}, "expert_used_count"),
         ({"llama.rope.scaling.type": "spiral"}, "one of none"),
         ({"llama.attention.head_count": 0}, "from 1"),
     ],

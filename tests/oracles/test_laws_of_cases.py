@@ -75,7 +75,10 @@ def header_of(name):
         return None
 
 
-@pytest.mark.parametrize("family", [family.name for family in families.families() if family.gguf])
+WITH_CASES = {families.family_of(spec_of(name)).name for name in CASES}
+
+
+@pytest.mark.parametrize("family", sorted(f.name for f in families.families() if f.gguf and f.name in WITH_CASES))
 def test_gguf_headers_are_those_of_the_gguf_package(family):
     names = [name for name in CASES if families.family_of(spec_of(name)).name == family]
     headers = [header for header in map(header_of, names) if header is not None]
