@@ -108,15 +108,16 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
         )
     spec = families.spec_from_config(config, str(folder / "config.json"))
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
-    spelled, names = _spelled(tensors, spec, folder)
+    family = families.family_of(spec)
+    spelled, names = _spelled(tensors, spec, (family.names(spec), *family.layouts(spec)), folder)
     spec = _untied(spec, names, spelled, folder)
     return _bind(folder, "huggingface", spec, config, spelled, names)
 
 
-def _spelled(tensors: Mapping[str, StoredTensor], spec: Spec, where: Path) -> tuple[dict[str, StoredTensor], Names]:
+def _spelled(
+    tensors: Mapping[str, StoredTensor], spec: Spec, layouts: Sequence[Names], where: Path
+) -> tuple[dict[str, StoredTensor], Names]:
     """The tensors by their usual names, and the layout of names that they have: the first that leaves none missing."""
-    family = families.family_of(spec)
-    layouts = (family.names(spec), *family.layouts(spec))
     for names in layouts:
         spelled: dict[str, StoredTensor] = {}
         for name, tensor in tensors.items():
@@ -133,8 +134,9 @@ def _open_gguf(path: Path) -> Checkpoint:
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     header = families.Header(file.metadata, shapes, lambda name: [float(x) for x in file.tensors[name].to_float32()])
     spec = families.spec_from_header(header)
-    names = families.gguf_of(families.family_of(spec)).names(spec)
-    return _bind(path, "gguf", spec, file.metadata, file.tensors, names)
+    gguf = families.gguf_of(families.family_of(spec))
+    spelled, names = _spelled(file.tensors, spec, (gguf.names(spec), *gguf.layouts(spec)), path)
+    return _bind(path, "gguf", spec, file.metadata, spelled, names)
 
 
 def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where: Path) -> Spec:

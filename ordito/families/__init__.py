@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from ordito.errors import ConfigError, did_you_mean
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.reader import Reader
-from ordito.families.rope import divisors_from_rope
-from ordito.spec import Attention, Spec
+from ordito.families.rope import tensors_from_rope
+from ordito.spec import Spec
 
 __all__ = [
     "Family",
@@ -96,11 +96,9 @@ def header_from_spec(spec: Spec) -> Header:
     label = gguf.label(spec)
     metadata = {f"{label}.{key}": value for key, value in gguf.metadata_from_spec(spec).items()}
     shapes = {name: binding.their_shape for binding in gguf.names(spec).bindings(spec) for name in binding.theirs}
-    settings: dict[str, Sequence[float]] = {}
-    rope = next((leaf.rope for _, leaf in spec.attentions if isinstance(leaf, Attention)), None)
-    if rope is not None and (divisors := divisors_from_rope(rope)) is not None:
-        settings["rope_freqs.weight"] = divisors
-        shapes["rope_freqs.weight"] = (len(divisors),)
+    rope = next((leaf.rope for _, leaf in spec.attentions if leaf.rope is not None), None)
+    settings = tensors_from_rope(rope) if rope else {}
+    shapes |= {name: (len(values),) for name, values in settings.items()}
     same_label = {"architecture": label}  # a GGUF label may stand for several families of one shape
     header = Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
     if _rounded(_shape(spec_from_header(header))) | same_label != _rounded(_shape(spec)) | same_label:

@@ -119,7 +119,7 @@ def sizes_from_config(
         d_ff=config.size("intermediate_size", default("intermediate_size")),
         context=context,
         eps=config.real(eps, default(eps, 1e-6)),
-        rope=rope_from_config(config, head_dim, context, theta, rope_elsewhere),
+        rope=rope_from_config(config, head_dim, context, theta, rope_elsewhere, default("partial_rotary_factor", 1.0)),
         activation=config.choice("hidden_act", ACTIVATIONS, default("hidden_act", "silu")),
         tied=config.flag("tie_word_embeddings", default("tie_word_embeddings", False)),
         head=has_head(config),
@@ -154,7 +154,6 @@ def sizes_from_header(
     header: Header, reader: Reader, *, activation: Activation = "silu", norms: Mapping[str, Any] | None = None
 ) -> Sizes:
     """The sizes in GGUF metadata, and those that show in the list of tensors alone."""
-    layer_norm = norms is not None and norms.get("kind") == "layer"
     d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
     context = reader.size("context_length")
     head_dim = reader.size("attention.key_length", d_model // n_heads)
@@ -169,7 +168,7 @@ def sizes_from_header(
         head_dim=head_dim,
         d_ff=reader.size("feed_forward_length", None) or reader.size("expert_feed_forward_length"),
         context=context,
-        eps=reader.real("attention.layer_norm_epsilon" if layer_norm else "attention.layer_norm_rms_epsilon"),
+        eps=reader.real("attention.layer_norm_rms_epsilon", None) or reader.real("attention.layer_norm_epsilon"),
         rope=rope_from_header(header, reader, reader.size("rope.dimension_count", head_dim), context),
         activation=activation,
         tied="output.weight" not in header.shapes,

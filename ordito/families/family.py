@@ -38,7 +38,7 @@ class Header:
 class GGUF:
     """A family in GGUF files: the architecture labels, metadata both ways, and the names of tensors.
 
-    `label` gives a spec's own label, where it is not the one in config.json.
+    `label` gives a spec's own label, where it is not the one in config.json; `layouts` are other names that files may have.
     """
 
     architectures: tuple[str, ...]
@@ -46,6 +46,7 @@ class GGUF:
     metadata_from_spec: Callable[[Spec], dict[str, Any]]
     names: Callable[[Spec], Names]
     label: Callable[[Spec], str] = lambda spec: spec.architecture
+    layouts: Callable[[Spec], tuple[Names, ...]] = lambda spec: ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ordito.spec import (
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    QwenScaling,
     Rope,
     Scaling,
     YarnScaling,
@@ -22,16 +23,21 @@ from ordito.spec import (
 
 
 def rope_from_config(
-    config: Reader, head_dim: int, context: int, theta: float = 10000.0, elsewhere: Collection[str] = ()
+    config: Reader,
+    head_dim: int,
+    context: int,
+    theta: float = 10000.0,
+    elsewhere: Collection[str] = (),
+    partial: float = 1.0,
 ) -> Rope:
     """The rope of a model whose layers all turn alike.
 
     Reads `rope_parameters` (transformers 5: everything in one object) or `rope_theta`, `rope_scaling` and
-    `partial_rotary_factor` (before). `theta` is the family's default, `elsewhere` what it reads of them itself.
+    `partial_rotary_factor` (before). `theta` and `partial` are the family's defaults, `elsewhere` what it reads of them itself.
     """
     parameters = config.section("rope_parameters")
     scaling = config.section("rope_scaling")
-    top_theta, top_partial = config.real("rope_theta", theta), config.real("partial_rotary_factor", 1.0)
+    top_theta, top_partial = config.real("rope_theta", theta), config.real("partial_rotary_factor", partial)
     source = parameters or scaling or Reader({}, config.where)
     outer_context = config.size("original_max_position_embeddings", None)
     original = outer_context or context
@@ -60,7 +66,7 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
     if kind == "default":
         return None
     original = source.size("original_max_position_embeddings", original)
-    if kind in ("longrope", "su"):
+    if kind in ("longrope", "su") or "short_factor" in source.values:  # the first Phi-3 files called it yarn
         stretch = source.real("factor", context / original)
         usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
         lists = {key: tuple(map(float, source.items(key))) for key in ("short_factor", "long_factor")}
@@ -160,15 +166,19 @@ def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> 
         plain = Rope(dim=dim, theta=theta)
         return Rope(dim=dim, theta=theta, scaling=_recognise(plain, tuple(header.values("rope_freqs.weight"))))
     scaling: Scaling | None = None
-    if kind == "linear" and factor is not None and factor != 1.0:
+    if "rope_factors_long.weight" in header.shapes:
+        short, long = (tuple(header.values(f"rope_factors_{length}.weight")) for length in ("short", "long"))
+        magnitude = reader.real("rope.scaling.attn_factor", 1.0)
+        scaling = LongRopeScaling(short=short, long=long, context=original, attention_factor=magnitude)
+    elif kind == "linear" and factor is not None and factor != 1.0:
         scaling = LinearScaling(factor=factor)
     elif kind == "yarn" and factor is not None:
         magnitude = reader.real("rope.scaling.attn_factor", 1.0) * (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
         fast = reader.real("rope.scaling.yarn_beta_fast", 32.0)
         slow = reader.real("rope.scaling.yarn_beta_slow", 1.0)
         scaling = YarnScaling(factor=factor, context=original, beta_fast=fast, beta_slow=slow, attention_factor=magnitude)
-    elif kind not in ("none", "linear", "yarn"):
-        raise reader.fail("rope.scaling.type", kind, "one of none, linear, yarn")
+    elif kind not in ("none", "linear", "yarn", "longrope"):
+        raise reader.fail("rope.scaling.type", kind, "one of none, linear, yarn, longrope")
     return Rope(dim=dim, theta=theta, scaling=scaling)
 
 
@@ -184,27 +194,36 @@ def _recognise(plain: Rope, divisors: tuple[float, ...]) -> Scaling:
     return guess if same else DivisorScaling(divisors=divisors)
 
 
-def divisors_from_rope(rope: Rope) -> list[float] | None:
-    """The tensor `rope_freqs` of a GGUF file: the divisors that metadata has no keys for, or None if none are needed."""
-    if isinstance(rope.scaling, DivisorScaling):
-        return list(rope.scaling.divisors)
-    if isinstance(rope.scaling, Llama3Scaling):
-        plain = Rope(dim=rope.dim, theta=rope.theta).frequencies(1)
-        return [f / scaled for f, scaled in zip(plain, rope.frequencies(1), strict=True)]
-    return None
+def tensors_from_rope(rope: Rope) -> dict[str, list[float]]:
+    """The small tensors of a GGUF file that hold what metadata has no keys for: divisors of the frequencies."""
+    match rope.scaling:
+        case DivisorScaling(divisors=divisors):
+            return {"rope_freqs.weight": list(divisors)}
+        case Llama3Scaling():
+            plain = Rope(dim=rope.dim, theta=rope.theta).frequencies(1)
+            return {"rope_freqs.weight": [f / scaled for f, scaled in zip(plain, rope.frequencies(1), strict=True)]}
+        case LongRopeScaling(short=short, long=long):
+            return {"rope_factors_short.weight": list(short), "rope_factors_long.weight": list(long)}
+    return {}
 
 
 def metadata_from_rope(rope: Rope) -> dict[str, Any]:
-    """The GGUF metadata of a rope, but for the tensor `rope_freqs`: the inverse of `rope_from_header`.
+    """The GGUF metadata of a rope, but for `tensors_from_rope`: the inverse of `rope_from_header`.
 
-    Raises `ConfigError` for a scaling that depends on the length of the sequence, which no key expresses.
+    Raises `ConfigError` for a scaling that no key expresses.
     """
-    if rope.depends_on_length:
+    if isinstance(rope.scaling, (DynamicScaling, QwenScaling)):
         raise ConfigError(f"GGUF metadata has no key for {type(rope.scaling).__name__}; save as safetensors instead")
     metadata: dict[str, Any] = {"rope.dimension_count": rope.dim, "rope.freq_base": rope.theta}
     match rope.scaling:
         case LinearScaling(factor=factor):
             metadata |= {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+        case LongRopeScaling() as s:
+            metadata |= {
+                "rope.scaling.type": "longrope",
+                "rope.scaling.original_context_length": s.context,
+                "rope.scaling.attn_factor": s.attention_factor,
+            }
         case YarnScaling() as s:
             metadata |= {
                 "rope.scaling.type": "yarn",

@@ -82,7 +82,8 @@ class Step:
         if rope not in self.angles:
             frequencies = torch.tensor(rope.frequencies(self.length), dtype=torch.float32, device=self.q_positions_BT.device)
             angles = self.q_positions_BT[:, None, :, None].float() * frequencies
-            self.angles[rope] = (angles.cos() * rope.magnitude).to(self.dtype), (angles.sin() * rope.magnitude).to(self.dtype)
+            magnitude = rope.magnitude(self.length)
+            self.angles[rope] = (angles.cos() * magnitude).to(self.dtype), (angles.sin() * magnitude).to(self.dtype)
         return self.angles[rope]
 
 

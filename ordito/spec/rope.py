@@ -22,8 +22,8 @@ class Scaling(Node):
         """Frequencies (radians per position) after scaling, for a sequence of `length` tokens."""
         raise NotImplementedError
 
-    def magnitude(self) -> float:
-        """The factor on cos and sin (so that it enters scores squared)."""
+    def magnitude(self, length: int) -> float:
+        """The factor on cos and sin (so that it enters scores squared), for a sequence of `length` tokens."""
         return 1.0
 
 
@@ -125,7 +125,7 @@ class YarnScaling(Scaling):
         """The (fractional) index of the frequency that makes `turns` turns over the original context."""
         return rope.dim * math.log(self.context / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
 
-    def magnitude(self) -> float:
+    def magnitude(self, length: int) -> float:
         """The attention factor."""
         return self.attention_factor
 
@@ -134,21 +134,25 @@ class YarnScaling(Scaling):
 class LongRopeScaling(Scaling):
     """LongRoPE: a divisor for each frequency, one list up to `context` and one beyond it (Ding et al., arXiv:2402.13753).
 
-    The long list holds for *all* positions once the sequence is longer than `context`; `attention_factor` holds always.
+    The long list holds for *all* positions once the sequence is longer than `context`; `attention_factor` holds always,
+    unless there is a `long_attention_factor` beyond it (Phi-3.5-MoE).
     """
 
     short: tuple[float, ...]
     long: tuple[float, ...]
     context: Size
     attention_factor: float
+    long_attention_factor: float | None = None
 
     def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
         """f_i / short_i or f_i / long_i."""
         divisors = self.long if length > self.context else self.short
         return [f / divisor for f, divisor in zip(inverse, divisors, strict=True)]
 
-    def magnitude(self) -> float:
+    def magnitude(self, length: int) -> float:
         """The attention factor."""
+        if self.long_attention_factor is not None and length > self.context:
+            return self.long_attention_factor
         return self.attention_factor
 
 
@@ -191,10 +195,9 @@ class Rope(Node):
         inverse = _inverse(self.theta, self.dim)
         return self.scaling.apply(inverse, self, length) if self.scaling else inverse
 
-    @property
-    def magnitude(self) -> float:
-        """The factor on cos and sin."""
-        return self.scaling.magnitude() if self.scaling else 1.0
+    def magnitude(self, length: int) -> float:
+        """The factor on cos and sin, for a sequence of `length` tokens."""
+        return self.scaling.magnitude(length) if self.scaling else 1.0
 
     @property
     def depends_on_length(self) -> bool:
