@@ -48,6 +48,7 @@ class Sizes:
     tied: bool = False
     head: bool = True
     norms: Mapping[str, Any] = field(default_factory=lambda: {"kind": "rms"})
+    embedding_scale: float = 1.0
 
     def norm(self, name: str, width: int | None = None) -> Norm:
         """A norm of the model's width, or of another."""
@@ -77,12 +78,11 @@ class Sizes:
 
     def spec(self, architecture: str, layers: Sequence[Block], **head: Any) -> Spec:
         """The whole model of these layers; `head` are fields of its head."""
+        embedding = Embedding(vocab_size=self.vocab_size, d_model=self.d_model, scale=self.embedding_scale)
         return Spec(
             architecture=architecture,
             context=self.context,
-            body=Chain(
-                Embedding(vocab_size=self.vocab_size, d_model=self.d_model), Stack(layers=tuple(layers)), self.norm("norm")
-            ),
+            body=Chain(embedding, Stack(layers=tuple(layers)), self.norm("norm")),
             head=Head(d_model=self.d_model, vocab_size=self.vocab_size, tied=self.tied, **head) if self.head else None,
         )
 

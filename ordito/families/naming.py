@@ -95,6 +95,24 @@ class Transposed(Transform):
 
 
 @dataclass(frozen=True)
+class Permuted(Transform):
+    """They have the same rows in another order: our row i is their row `order[i]`."""
+
+    order: tuple[int, ...]
+
+    def ours(self, array: Any) -> Any:
+        """Their rows in our order."""
+        return array[list(self.order)]
+
+    def theirs(self, array: Any) -> Any:
+        """Our rows in theirs."""
+        inverse = [0] * len(self.order)
+        for ours, theirs in enumerate(self.order):
+            inverse[theirs] = ours
+        return array[inverse]
+
+
+@dataclass(frozen=True)
 class Interleaved(Transform):
     """They alternate what we keep one below the other along `axis`, in groups of `heads`: (heads, n, 2) -> (heads, 2, n).
 

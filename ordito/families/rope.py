@@ -95,13 +95,10 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
 
 
 def _yarn_magnitude(source: Reader, factor: float) -> float:
-    """YaRN's magnitude m(s, a) = 0.1 a ln s + 1, or the ratio of two of them where both are given (DeepSeek)."""
-
-    def magnitude(a: float) -> float:
-        return 0.1 * a * math.log(factor) + 1 if factor > 1 else 1.0
-
-    scale, scale_all = source.real("mscale", None), source.real("mscale_all_dim", None)
-    return magnitude(scale) / magnitude(scale_all) if scale and scale_all else magnitude(1.0)
+    """YaRN's magnitude, or the ratio of two of them where both slopes are given (DeepSeek)."""
+    usual = YarnScaling.usual_magnitude
+    slope, slope_all = source.real("mscale", None), source.real("mscale_all_dim", None)
+    return usual(factor, slope) / usual(factor, slope_all) if slope and slope_all else usual(factor)
 
 
 def parameters_from_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
@@ -173,7 +170,7 @@ def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> 
     elif kind == "linear" and factor is not None and factor != 1.0:
         scaling = LinearScaling(factor=factor)
     elif kind == "yarn" and factor is not None:
-        magnitude = reader.real("rope.scaling.attn_factor", 1.0) * (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
+        magnitude = reader.real("rope.scaling.attn_factor", 1.0) * YarnScaling.usual_magnitude(factor)
         fast = reader.real("rope.scaling.yarn_beta_fast", 32.0)
         slow = reader.real("rope.scaling.yarn_beta_slow", 1.0)
         scaling = YarnScaling(factor=factor, context=original, beta_fast=fast, beta_slow=slow, attention_factor=magnitude)
@@ -229,7 +226,7 @@ def metadata_from_rope(rope: Rope) -> dict[str, Any]:
                 "rope.scaling.type": "yarn",
                 "rope.scaling.factor": s.factor,
                 "rope.scaling.original_context_length": s.context,
-                "rope.scaling.attn_factor": s.attention_factor / (0.1 * math.log(s.factor) + 1 if s.factor > 1 else 1.0),
+                "rope.scaling.attn_factor": s.attention_factor / YarnScaling.usual_magnitude(s.factor),
                 "rope.scaling.yarn_beta_fast": s.beta_fast,
                 "rope.scaling.yarn_beta_slow": s.beta_slow,
             }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ordito import spec
-from ordito.nn.norm import ACTIVATIONS, Linear
+from ordito.nn.norm import ACTIVATIONS, Linear, gelu_sigmoid
 from ordito.nn.step import Step
 
 
@@ -29,6 +31,8 @@ class FeedForward(nn.Module):
 def activate(block: spec.FeedForward, up: Tensor, gate: Tensor | None) -> Tensor:
     """What stands between the maps of a feed-forward, (..., F)."""
     act = ACTIVATIONS[block.activation]
+    if block.activation == "gelu_sigmoid" and block.slope != 1.702:
+        act = partial(gelu_sigmoid, slope=block.slope)
     if gate is None:
         return act(up)
     if block.limit is not None:

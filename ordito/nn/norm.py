@@ -11,11 +11,17 @@ from torch import Tensor, nn
 from ordito import spec
 from ordito.nn.step import Step
 
+
+def gelu_sigmoid(x: Tensor, slope: float = 1.702) -> Tensor:
+    """x * sigmoid(slope x), (...)."""
+    return x * torch.sigmoid(slope * x)
+
+
 ACTIVATIONS: dict[spec.Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_sigmoid": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu_sigmoid": gelu_sigmoid,
     "relu": F.relu,
     "tanh": torch.tanh,
 }

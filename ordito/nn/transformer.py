@@ -55,7 +55,11 @@ class Head(nn.Module):
         scaled = hidden_BTD if self.block.scale == 1.0 else hidden_BTD * self.block.scale
         logits = nn.functional.linear(scaled, weight, self.bias)
         cap = self.block.softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        if self.block.unused:
+            logits = logits.index_fill(-1, torch.tensor(self.block.unused, device=logits.device), float("-inf"))
+        return logits
 
 
 MODULES: dict[type[spec.Block], type[nn.Module]] = {

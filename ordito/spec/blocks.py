@@ -124,7 +124,8 @@ class Dense(Block):
 class Head(Block):
     """Hidden states to logits over the vocabulary: softcap(scale * W h + b), softcap(z) = c tanh(z / c).
 
-    A `tied` head's W is the token embedding itself.
+    A `tied` head's W is the token embedding itself. The logits of `unused` ids are minus infinity: no token stands behind
+    them.
     """
 
     name: str = "head"
@@ -134,9 +135,12 @@ class Head(Block):
     bias: bool = False
     scale: float = 1.0
     softcap: float | None = None
+    unused: tuple[Count, ...] = ()
 
     def check(self) -> None:
-        """Raise `SpecError` for a cap that is not above zero."""
+        """Raise `SpecError` for a cap that is not above zero, or an unused id that is none."""
+        if any(id >= self.vocab_size for id in self.unused):
+            raise SpecError(f"{self.name}.unused: got the id {max(self.unused)}, expected ids below {self.vocab_size}")
         if self.softcap is not None and self.softcap <= 0:
             raise SpecError(f"{self.name}.softcap: got {self.softcap}, expected more than zero, or None")
 

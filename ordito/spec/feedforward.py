@@ -16,6 +16,7 @@ class FeedForward(SameWidth):
     """down(act(up(x))), or, if `gated`, down(act(gate(x)) * (up(x) + `up_offset`)) (arXiv:2002.05202).
 
     With a `limit`, gate is cut above it and up beyond it on both sides before anything else (gpt-oss, Phi-3-small).
+    `slope` is that of the sigmoid in `gelu_sigmoid`, x * sigmoid(slope x).
     """
 
     name: str = "mlp"
@@ -25,6 +26,7 @@ class FeedForward(SameWidth):
     bias: bool = False
     limit: float | None = None
     up_offset: float = 0.0
+    slope: float = 1.702
 
     def check(self) -> None:
         """Raise `SpecError` for a limit that is not above zero, or one without a gate."""

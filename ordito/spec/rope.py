@@ -129,6 +129,11 @@ class YarnScaling(Scaling):
         """The attention factor."""
         return self.attention_factor
 
+    @staticmethod
+    def usual_magnitude(factor: float, slope: float = 1.0) -> float:
+        """0.1 slope ln(factor) + 1 (section 3.4; the slope is DeepSeek's `mscale`)."""
+        return 0.1 * slope * math.log(factor) + 1 if factor > 1 else 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class LongRopeScaling(Scaling):
