@@ -15,7 +15,8 @@ CACHE_BYTES = 2
 class Count:
     """The size of a model.
 
-    `parameters`: all, a tied head counted once; `ahead_parameters` are counted apart: the multi-token prediction modules,
+    `parameters`: all that are learned, a tied head counted once (so without the biases by which DeepSeek-V3 balances its
+    experts, which a rule sets); `ahead_parameters` are counted apart: the multi-token prediction modules,
     without which the model works. `active_parameters`: those that work for one token, so all but the experts that the router
     leaves out. `kv_bytes_per_token`: bytes that each token adds to a 16-bit cache over all layers,
     while windows are not yet full; `kv_bytes_growing`: the part of it that goes on growing beyond every window.
@@ -35,8 +36,9 @@ def count(spec: Spec) -> Count:
     >>> count(spec_from_config({"model_type": "bert"})).parameters  # the defaults of BERT are those of its base model
     109482240
     """
-    ahead = sum(prod(shape) for module in spec.ahead for _, shape in module.tensors())
-    parameters = sum(prod(shape) for shape in spec.tensors().values()) - ahead
+    learned = {name: prod(shape) for name, shape in spec.tensors().items() if not name.endswith(".choice_bias")}
+    ahead = sum(n for name, n in learned.items() if name.startswith("ahead."))
+    parameters = sum(learned.values()) - ahead
     idle = sum(idle_parameters(block) for path, block in spec.leaves() if not path.startswith("ahead."))
     cached = [(cached_numbers(block), block) for _, block in spec.attentions] if spec.generates else []
     growing = [n for n, block in cached if isinstance(block, LatentAttention) or not (block.window or block.chunk)]

@@ -109,6 +109,7 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
     spec = families.spec_from_config(config, str(folder / "config.json"))
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
     family = families.family_of(spec)
+    spec = _without_ahead(spec, family.names(spec), tensors)
     spelled, names = _spelled(tensors, spec, (family.names(spec), *family.layouts(spec)), folder)
     spec = _untied(spec, names, spelled, folder)
     return _bind(folder, "huggingface", spec, config, spelled, names)
@@ -137,6 +138,12 @@ def _open_gguf(path: Path) -> Checkpoint:
     gguf = families.gguf_of(families.family_of(spec))
     spelled, names = _spelled(file.tensors, spec, (gguf.names(spec), *gguf.layouts(spec)), path)
     return _bind(path, "gguf", spec, file.metadata, spelled, names)
+
+
+def _without_ahead(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor]) -> Spec:
+    """The spec without its multi-token prediction, if the file has nothing of it: most copies leave it out."""
+    theirs = {name for b in names.bindings(spec) if b.ours[0].startswith("ahead.") for name in b.theirs}
+    return spec if theirs & {names.usual(name) for name in tensors} else replace(spec, ahead=())
 
 
 def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where: Path) -> Spec:

@@ -51,13 +51,11 @@ def counts_from_header(reader: Reader) -> dict[str, Any]:
 
 
 def metadata_from_experts(spec: Spec) -> dict[str, Any]:
-    """Counts and widths of the experts in GGUF metadata."""
+    """Counts and width of the routed experts in GGUF metadata."""
     mixture = leaves(spec, MixtureOfExperts)[0]
     assert isinstance(mixture.expert, FeedForward), "no published family nests its mixtures"
-    shared = {"expert_shared_feed_forward_length": mixture.shared.d_ff} if mixture.shared else {}
     return {
         "expert_count": mixture.router.n_experts,
         "expert_used_count": mixture.router.top_k,
         "expert_feed_forward_length": mixture.expert.d_ff,
-        **shared,
     }

@@ -215,13 +215,15 @@ class Names:
 
     `table`: our module or tensor, or a tuple of those that are fused -> theirs. `transform(spec, our_tensor_name)`: the
     change of that tensor's numbers, if any. `aliases`: (pattern, replacement) pairs that bring the spellings of a name in
-    the wild to the one in the table. `ignored`: pattern -> why a tensor that matches it need not be read.
+    the wild to the one in the table. `ignored`: pattern -> why a tensor that matches it need not be read. `first`: where
+    their numbers of a stack of ours begin, if not with 0.
     """
 
     table: Mapping[str | tuple[str, ...], str | As]
     transform: Callable[[Spec, str], Transform | None] = lambda spec, name: None
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
+    first: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def _keys(self) -> dict[str, str | tuple[str, ...]]:
@@ -239,6 +241,7 @@ class Names:
             key, number, suffix = self._find(name)
             parts = key if isinstance(key, tuple) else (key,)
             ours = tuple(part.format(number) + suffix for part in parts)
+            number = self._their_number(name, number)
             if lacking := [other for other in ours if other not in tensors]:
                 raise SpecError(f"this format keeps {name!r} together with {lacking[0]!r}, which the model does not have")
             done.update(ours)
@@ -267,10 +270,14 @@ class Names:
                     return self._keys[spelling], number[0] if number else "", suffix
         raise SpecError(f"this format has no name for the tensor {name!r}")
 
+    def _their_number(self, name: str, number: str) -> str:
+        first = self.first.get(name.split(".")[0], 0)
+        return str(int(number) + first) if number else number
+
     def theirs(self, name: str) -> str:
         """Their name of our tensor (of an expert's: the first's). Raises `SpecError` if there is none."""
         key, number, suffix = self._find(name)
-        value = self.table[key]
+        number, value = self._their_number(name, number), self.table[key]
         return (value.name if isinstance(value, As) else value).format(number, 0) + suffix
 
     def usual(self, name: str) -> str:

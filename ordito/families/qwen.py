@@ -153,9 +153,10 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     if spec.architecture not in EXPERTS:
         return metadata_from_sizes(spec)
-    renormalise = leaves(spec, MixtureOfExperts)[0].router.renormalise
-    metadata_value(renormalise, spec.architecture == "qwen3_moe", "the sum of the experts' weights")
-    return metadata_from_sizes(spec) | experts.metadata_from_experts(spec)
+    mixture = leaves(spec, MixtureOfExperts)[0]
+    metadata_value(mixture.router.renormalise, spec.architecture == "qwen3_moe", "the sum of the experts' weights")
+    shared = {"expert_shared_feed_forward_length": mixture.shared.d_ff} if mixture.shared else {}
+    return metadata_from_sizes(spec) | experts.metadata_from_experts(spec) | shared
 
 
 NAMES = replace(

@@ -67,6 +67,11 @@ class Reader:
             raise self.fail(key, value, "a finite number above zero")
         return float(value)
 
+    def real_or_none(self, key: str, default: float | None = None) -> Any:
+        """A finite number above zero, or None where it is null or 0; a missing key means the default."""
+        value = self.get(key, None) if key in self.values else default
+        return self.real(key, default) if value else None
+
     def size_or_none(self, key: str, default: int | None) -> Any:
         """A size whose null or 0 means none, where a missing key means the default (a window that can be turned off)."""
         return self.count(key, None if key in self.values else default) or None

@@ -83,13 +83,14 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
         low, high = source.real("low_freq_factor"), source.real("high_freq_factor")
         return Llama3Scaling(factor=factor, low_frequency=low, high_frequency=high, context=original)
     if kind == "yarn":
+        usual = _yarn_magnitude(source, factor)
         return YarnScaling(
             factor=factor,
             context=original,
             beta_fast=source.real("beta_fast", 32.0),
             beta_slow=source.real("beta_slow", 1.0),
             truncate=source.flag("truncate", True),
-            attention_factor=source.real("attention_factor", None) or _yarn_magnitude(source, factor),
+            attention_factor=source.real("attention_factor", usual),
         )
     raise source.fail("rope_type", kind, "one of default, linear, dynamic, llama3, yarn, longrope")
 
@@ -97,7 +98,7 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
 def _yarn_magnitude(source: Reader, factor: float) -> float:
     """YaRN's magnitude, or the ratio of two of them where both slopes are given (DeepSeek)."""
     usual = YarnScaling.usual_magnitude
-    slope, slope_all = source.real("mscale", None), source.real("mscale_all_dim", None)
+    slope, slope_all = source.real_or_none("mscale"), source.real_or_none("mscale_all_dim")
     return usual(factor, slope) / usual(factor, slope_all) if slope and slope_all else usual(factor)
 
 

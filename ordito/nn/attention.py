@@ -169,13 +169,14 @@ class LatentAttention(nn.Module):
         if b.q_rank is None:
             self.q = Linear(b.d_model, b.n_heads * b.q_dim, bias=False)
         else:
-            self.q_down = Linear(b.d_model, b.q_rank, bias=False)
+            self.q_down = Linear(b.d_model, b.q_rank, bias=b.bias)
             self.q_norm = norm("q_norm", b.q_rank)
             self.q_up = Linear(b.q_rank, b.n_heads * b.q_dim, bias=False)
-        self.kv_down = Linear(b.d_model, b.kv_rank + b.rope.dim, bias=False)
+        self.kv_down = Linear(b.d_model, b.kv_rank + b.rope.dim, bias=b.bias)
         self.kv_norm = norm("kv_norm", b.kv_rank)
-        self.kv_up = Linear(b.kv_rank, b.n_heads * (b.nope_dim + b.v_dim), bias=False)
-        self.o = Linear(b.n_heads * b.v_dim, b.d_model, bias=False)
+        self.k_up = Linear(b.kv_rank, b.n_heads * b.nope_dim, bias=False)
+        self.v_up = Linear(b.kv_rank, b.n_heads * b.v_dim, bias=False)
+        self.o = Linear(b.n_heads * b.v_dim, b.d_model, bias=b.bias)
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -192,8 +193,8 @@ class LatentAttention(nn.Module):
         latent_BSR, k_rope = self.kv_norm(latent_BSR), rotate(k_rope[:, None], b.rope, step)[:, 0]
         if step.cache is not None:
             latent_BSR, k_rope = step.cache.append(self.slot, latent_BSR, k_rope)
-        kv = self.kv_up(latent_BSR).view(B, -1, b.n_heads, b.nope_dim + b.v_dim).transpose(1, 2)
-        k_nope, v_BNSH = kv.split((b.nope_dim, b.v_dim), dim=-1)
+        k_nope = self.k_up(latent_BSR).view(B, -1, b.n_heads, b.nope_dim).transpose(1, 2)
+        v_BNSH = self.v_up(latent_BSR).view(B, -1, b.n_heads, b.v_dim).transpose(1, 2)
         q_BNTH = torch.cat((q_nope, rotate(q_rope, b.rope, step)), dim=-1)
         k_BNSH = torch.cat((k_nope, k_rope[:, None].expand(-1, b.n_heads, -1, -1)), dim=-1)
         y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, step.mask(causal=True), b.scale)

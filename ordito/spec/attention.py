@@ -141,7 +141,8 @@ class LatentAttention(SameWidth):
     one cached latent of width `kv_rank` and one shared rotary key of width `rope_dim`.
 
     q = W_q x, or W_up norm(W_down x) if `q_rank` is set; each head's query is [nope ‖ rope]. `kv_down` gives
-    [latent ‖ rotary key]; `kv_up` maps the normed latent to each head's [key nope ‖ value].
+    [latent ‖ rotary key]; `k_up` and `v_up` map the normed latent to each head's key (but for its rotary part) and value.
+    With `bias`, the maps from and to the width of the model have one.
     """
 
     name: str = "attention"
@@ -153,6 +154,7 @@ class LatentAttention(SameWidth):
     v_dim: Size
     scale: float
     norm_eps: float = 1e-6
+    bias: bool = False
 
     @property
     def q_dim(self) -> int:
@@ -160,15 +162,16 @@ class LatentAttention(SameWidth):
         return self.nope_dim + self.rope.dim
 
     def tensors(self) -> Iterator[tuple[str, Shape]]:
-        """q, or q_down, q_norm and q_up; kv_down (R + rope, D), kv_norm (R,), kv_up (N * (nope + v), R), o."""
+        """q, or q_down, q_norm and q_up; kv_down (R + rope, D), kv_norm (R,), k_up (N * nope, R), v_up (N * v, R), o."""
         name, q_out = self.name, self.n_heads * self.q_dim
         if self.q_rank is None:
             yield f"{name}.q.weight", (q_out, self.d_model)
         else:
-            yield f"{name}.q_down.weight", (self.q_rank, self.d_model)
+            yield from linear(f"{name}.q_down", self.q_rank, self.d_model, self.bias)
             yield f"{name}.q_norm.weight", (self.q_rank,)
             yield f"{name}.q_up.weight", (q_out, self.q_rank)
-        yield f"{name}.kv_down.weight", (self.kv_rank + self.rope.dim, self.d_model)
+        yield from linear(f"{name}.kv_down", self.kv_rank + self.rope.dim, self.d_model, self.bias)
         yield f"{name}.kv_norm.weight", (self.kv_rank,)
-        yield f"{name}.kv_up.weight", (self.n_heads * (self.nope_dim + self.v_dim), self.kv_rank)
-        yield f"{name}.o.weight", (self.d_model, self.n_heads * self.v_dim)
+        yield f"{name}.k_up.weight", (self.n_heads * self.nope_dim, self.kv_rank)
+        yield f"{name}.v_up.weight", (self.n_heads * self.v_dim, self.kv_rank)
+        yield from linear(f"{name}.o", self.d_model, self.n_heads * self.v_dim, self.bias)

@@ -87,5 +87,7 @@ def test_gguf_headers_are_those_of_the_gguf_package(family):
     for header in headers:
         expected = {gguf.TENSOR_NAMES[kind] for kind in gguf.MODEL_TENSORS[numbers[header.architecture]]}
         for tensor in header.shapes:
+            if tensor.startswith("rope_factors_"):  # llama.cpp reads them in any file, the package lists them for a few
+                continue
             module = tensor.rsplit(".", 1)[0]
             assert any(module in (form, form.format(bid=n)) for form, n in itertools.product(expected, range(8))), tensor

@@ -1,0 +1,219 @@
+"""DeepSeek V2, V2-Lite, V3, R1 and R1-Zero.
+
+Latent attention, whose cache is one small vector a token; after some dense layers, many small experts of which a few work,
+chosen within groups, beside shared ones; V3 scores them by sigmoids, balances them by a bias, and predicts one more token
+ahead. Sources: arXiv:2405.04434, 2412.19437.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from ordito.families import experts, llama
+from ordito.families.config import PUBLISHED, leaves
+from ordito.families.decoder import Sizes, sizes_from_config
+from ordito.families.deepseek_gguf import DEEPSEEK2
+from ordito.families.deepseek_shape import HEADS, V2, V3, build, scoring, slope_of, whole_kv
+from ordito.families.family import Family
+from ordito.families.naming import As, Names
+from ordito.families.reader import IRRELEVANT, Reader
+from ordito.families.rope import parameters_from_rope
+from ordito.spec import (
+    FeedForward,
+    Head,
+    LatentAttention,
+    MixtureOfExperts,
+    Norm,
+    Router,
+    Spec,
+    YarnScaling,
+)
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    V2: {
+        "vocab_size": 102400,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+    },
+    V3: {
+        "vocab_size": 129280,
+        "hidden_size": 7168,
+        "intermediate_size": 18432,
+        "num_hidden_layers": 61,
+        "num_attention_heads": 128,
+        "max_position_embeddings": 4096,
+    },
+}
+"""Defaults of transformers' DeepseekV2Config and DeepseekV3Config."""
+
+
+def spec_from_config(config: Reader) -> Spec:
+    """config.json of `deepseek_v2` and `deepseek_v3`."""
+    label = config.text("model_type")
+    rope_dim = config.size("qk_rope_head_dim", 64)
+    # What these files call head_dim is the width that turns; older ones leave it out.
+    config = Reader({**config.values, "head_dim": rope_dim}, config.where)
+    sizes = sizes_from_config(config, DEFAULTS[label])
+    layout: Literal["half", "interleaved"] = "interleaved" if label == V2 or config.flag("rope_interleave", True) else "half"
+    nope_dim = config.size("qk_nope_head_dim", 128)
+    attention = LatentAttention(
+        d_model=sizes.d_model,
+        n_heads=sizes.n_heads,
+        q_rank=config.size_or_none("q_lora_rank", 1536),
+        kv_rank=config.size("kv_lora_rank", 512),
+        nope_dim=nope_dim,
+        rope=replace(sizes.rope, layout=layout),
+        v_dim=config.size("v_head_dim", 128),
+        scale=(nope_dim + rope_dim) ** -0.5 * _scale(config, sizes) ** 2,
+        bias=config.flag("attention_bias", False),
+    )
+    dense = sizes.mlp(bias=label == V2 and config.flag("mlp_bias", False))
+    routed = _mixture(config, label, sizes, dense.bias)
+    n_dense = config.count("first_k_dense_replace", {V2: 0, V3: 3}[label])
+    config.must_be("moe_layer_freq", 1)
+    key = "num_mtp_layers" if "num_mtp_layers" in config.values else "num_nextn_predict_layers"
+    n_ahead = config.count(key, 0)
+    config.finish(IRRELEVANT | {"model_type", "qk_rope_head_dim", "qk_head_dim", "ep_size", "num_key_value_heads"})
+    return build(sizes, label, attention, dense, routed, n_dense, n_ahead)
+
+
+def _scale(config: Reader, sizes: Sizes) -> float:
+    """YaRN's magnitude for the scores, which `mscale_all_dim` takes out of the rotation and puts here."""
+    parameters = config.section("rope_parameters") or config.section("rope_scaling")
+    slope = parameters.real_or_none("mscale_all_dim") if parameters else None
+    factor = getattr(sizes.rope.scaling, "factor", None)
+    return YarnScaling.usual_magnitude(factor, slope) if slope and factor else 1.0
+
+
+def _mixture(config: Reader, label: str, sizes: Sizes, bias: bool) -> MixtureOfExperts:
+    n_groups, top_groups, renormalise = (1, 1, False) if label == V2 else (8, 4, True)
+    method = config.text("topk_method", "greedy" if label == V2 else "noaux_tc")
+    if method not in (expected := ("greedy", "group_limited_greedy") if label == V2 else ("noaux_tc",)):
+        raise config.fail("topk_method", method, f"one of {', '.join(expected)}")
+    config.must_be("scoring_func", "softmax" if label == V2 else "sigmoid")
+    n_groups, top_groups = config.size("n_group", n_groups), config.size("topk_group", top_groups)
+    normed = config.flag("norm_topk_prob", renormalise)
+    grouped = {"n_groups": n_groups, "top_groups": top_groups} if method != "greedy" else {}
+    router = Router(
+        n_experts=config.size("n_routed_experts", config.size("num_local_experts", {V2: 64, V3: 256}[label])),
+        top_k=config.size("num_experts_per_tok", {V2: 6, V3: 8}[label]),
+        scale=config.real("routed_scaling_factor", {V2: 1.0, V3: 2.5}[label]),
+        **scoring(label, normed),
+        **grouped,
+    )
+    d_expert = config.size("moe_intermediate_size", {V2: 1407, V3: 2048}[label])
+    n_shared = config.size("n_shared_experts", {V2: 2, V3: 1}[label])
+    return MixtureOfExperts(
+        d_model=sizes.d_model,
+        router=router,
+        expert=sizes.mlp(d_ff=d_expert),
+        shared=sizes.mlp(d_ff=n_shared * d_expert, bias=bias),
+    )
+
+
+def config_from_spec(spec: Spec) -> dict[str, Any]:
+    """The inverse of `spec_from_config`."""
+    label, attention, routed = spec.architecture, leaves(spec, LatentAttention)[0], leaves(spec, MixtureOfExperts)[0]
+    assert isinstance(routed.expert, FeedForward), "DeepSeek's experts are not mixtures"
+    assert routed.shared is not None, "DeepSeek has shared experts"
+    router, dense = routed.router, leaves(spec, FeedForward)
+    prefix = {V2: "DeepseekV2", V3: "DeepseekV3"}[label]
+    config = {
+        "architectures": [f"{prefix}ForCausalLM" if spec.head else f"{prefix}Model"],
+        "model_type": label,
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.d_model,
+        "intermediate_size": (dense or [routed.expert])[0].d_ff,
+        "num_hidden_layers": spec.n_layers,
+        "num_attention_heads": attention.n_heads,
+        "num_key_value_heads": attention.n_heads,
+        "hidden_act": PUBLISHED[routed.expert.activation],
+        "max_position_embeddings": spec.context,
+        "rms_norm_eps": leaves(spec, Norm)[0].eps,
+        "tie_word_embeddings": isinstance(spec.head, Head) and spec.head.tied,
+        "q_lora_rank": attention.q_rank,
+        "kv_lora_rank": attention.kv_rank,
+        "qk_nope_head_dim": attention.nope_dim,
+        "qk_rope_head_dim": attention.rope.dim,
+        "v_head_dim": attention.v_dim,
+        "attention_bias": attention.bias,
+        "rope_parameters": parameters_from_rope(attention.rope, attention.rope.dim) | slope_of(attention),
+        "first_k_dense_replace": min(len(dense), spec.n_layers),
+        "moe_intermediate_size": routed.expert.d_ff,
+        "n_routed_experts": router.n_experts,
+        "n_shared_experts": routed.shared.d_ff // routed.expert.d_ff,
+        "num_experts_per_tok": router.top_k,
+        "routed_scaling_factor": router.scale,
+        "n_group": router.n_groups,
+        "topk_group": router.top_groups,
+    }
+    if label == V2:
+        method = "group_limited_greedy" if router.n_groups > 1 else "greedy"
+        return config | {"topk_method": method, "mlp_bias": routed.shared.bias}
+    return config | {
+        "rope_interleave": attention.rope.layout == "interleaved",
+        "norm_topk_prob": router.renormalise,
+        "num_nextn_predict_layers": len(spec.ahead),
+    }
+
+
+def names(spec: Spec, together: bool = False) -> Names:
+    """Hugging Face's names; `together`: with the experts of a layer in one tensor, as transformers 5 holds them."""
+    layer, theirs = llama.NAMES.table, "model.layers.{}"
+    table: experts.Table = {
+        **{key: value for key, value in layer.items() if str(key)[-2:] not in (".k", ".v")},
+        "layers.{}.attention.q_down": f"{theirs}.self_attn.q_a_proj",
+        "layers.{}.attention.q_norm": f"{theirs}.self_attn.q_a_layernorm",
+        "layers.{}.attention.q_up": f"{theirs}.self_attn.q_b_proj",
+        "layers.{}.attention.kv_down": f"{theirs}.self_attn.kv_a_proj_with_mqa",
+        "layers.{}.attention.kv_norm": f"{theirs}.self_attn.kv_a_layernorm",
+        HEADS: As(f"{theirs}.self_attn.kv_b_proj", whole_kv(spec)),
+        "layers.{}.mlp.router": f"{theirs}.mlp.gate",
+        "layers.{}.mlp.router.choice_bias": f"{theirs}.mlp.gate.e_score_correction_bias",
+        **{f"layers.{{}}.mlp.shared.{p}": f"{theirs}.mlp.shared_experts.{p}_proj" for p in ("gate", "up", "down")},
+        **(
+            experts.all_in_one(f"{theirs}.mlp.experts")
+            if together
+            else experts.one_by_one(f"{theirs}.mlp.experts.{{}}", "gate_proj", "up_proj", "down_proj")
+        ),
+    }
+    further: experts.Table = {_ahead(key): value for key, value in table.items() if "{}" in str(key)}
+    return replace(
+        llama.NAMES,
+        table={
+            **table,
+            **further,
+            "ahead.{}.embedding_norm": f"{theirs}.enorm",
+            "ahead.{}.hidden_norm": f"{theirs}.hnorm",
+            "ahead.{}.join": f"{theirs}.eh_proj",
+            "ahead.{}.norm": f"{theirs}.shared_head.norm",
+        },
+        ignored={
+            **llama.NAMES.ignored,
+            r"model\.layers\.\d+\.(embed_tokens|shared_head\.head)\.weight": "a copy of the model's own",
+        },
+        first={"ahead": spec.n_layers},
+    )
+
+
+def _ahead(key: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """The key of the same tensor in a layer that predicts further ahead."""
+    parts = tuple(part.replace("layers.{}", "ahead.{}") for part in (key if isinstance(key, tuple) else (key,)))
+    return parts if isinstance(key, tuple) else parts[0]
+
+
+FAMILY = Family(
+    name="deepseek",
+    title="DeepSeek",
+    members="DeepSeek V2, V2-Lite, V3, R1, R1-Zero",
+    model_types=(V2, V3),
+    spec_from_config=spec_from_config,
+    config_from_spec=config_from_spec,
+    names=names,
+    layouts=lambda spec: (names(spec, together=True),),
+    gguf=DEEPSEEK2,
+)

@@ -1,0 +1,134 @@
+"""DeepSeek in GGUF files, where latent attention stands as multi-query attention over the latent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ordito.families import experts, llama
+from ordito.families.config import leaves
+from ordito.families.decoder import Sizes
+from ordito.families.deepseek_shape import HEADS, V2, V3, build, scoring, slope_of, whole_kv
+from ordito.families.family import GGUF, Header
+from ordito.families.naming import As, Both, Names, Reshaped, Transposed
+from ordito.families.rope import metadata_from_rope, rope_from_header
+from ordito.spec import FeedForward, LatentAttention, MixtureOfExperts, Norm, Router, Spec, YarnScaling
+
+SOFTMAX, SIGMOID = 1, 2
+
+
+def spec_from_header(header: Header) -> Spec:
+    """GGUF metadata of `deepseek2`; files keep `attn_kv_b` whole or, since it is absorbed, in two parts."""
+    reader = header.reader()
+    context, n_layers, n_heads = (reader.size(k) for k in ("context_length", "block_count", "attention.head_count"))
+    kv_rank, rope_dim = reader.size("attention.kv_lora_rank"), reader.size("rope.dimension_count")
+    reader.get("attention.head_count_kv", None)
+    key, value = reader.size("attention.key_length"), reader.size("attention.value_length")
+    key, value = reader.size("attention.key_length_mla", key), reader.size("attention.value_length_mla", value)
+    log_multiplier = reader.real_or_none("rope.scaling.yarn_log_multiplier")
+    rope, magnitude = rope_from_header(header, reader, rope_dim, context), 1.0
+    if isinstance(rope.scaling, YarnScaling) and log_multiplier:
+        magnitude = YarnScaling.usual_magnitude(rope.scaling.factor, round(10 * log_multiplier, 6))
+        rope = replace(rope, scaling=replace(rope.scaling, attention_factor=1.0))
+    sizes = Sizes(
+        vocab_size=header.shapes["token_embd.weight"][0],
+        d_model=reader.size("embedding_length"),
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        head_dim=key,
+        d_ff=reader.size("feed_forward_length"),
+        context=context,
+        eps=reader.real("attention.layer_norm_rms_epsilon"),
+        rope=replace(rope, layout="interleaved"),
+        tied="output.weight" not in header.shapes,
+    )
+    attention = LatentAttention(
+        d_model=sizes.d_model,
+        n_heads=n_heads,
+        q_rank=reader.size("attention.q_lora_rank", None),
+        kv_rank=kv_rank,
+        nope_dim=key - rope_dim,
+        rope=sizes.rope,
+        v_dim=value,
+        scale=key**-0.5 * magnitude**2,
+    )
+    label = V3 if reader.size("expert_gating_func", SOFTMAX) == SIGMOID else V2
+    router = Router(
+        **experts.counts_from_header(reader),
+        scale=reader.real_or_none("expert_weights_scale", 1.0) or 1.0,
+        n_groups=reader.count("expert_group_count", 1) or 1,
+        top_groups=reader.count("expert_group_used_count", 1) or 1,
+        **scoring(label, reader.flag("expert_weights_norm", False)),
+    )
+    d_expert = reader.size("expert_feed_forward_length")
+    shared = sizes.mlp(d_ff=d_expert * reader.size("expert_shared_count"))
+    routed = MixtureOfExperts(d_model=sizes.d_model, router=router, expert=sizes.mlp(d_ff=d_expert), shared=shared)
+    n_dense = reader.count("leading_dense_block_count", 0)
+    reader.finish({"vocab_size", "nextn_predict_layers"})
+    return build(sizes, label, attention, sizes.mlp(), routed, n_dense)
+
+
+def metadata_from_spec(spec: Spec) -> dict[str, Any]:
+    """The inverse of `spec_from_header`."""
+    attention, routed = leaves(spec, LatentAttention)[0], leaves(spec, MixtureOfExperts)[0]
+    assert isinstance(routed.expert, FeedForward), "DeepSeek's experts are not mixtures"
+    assert routed.shared is not None, "DeepSeek has shared experts"
+    router, dense, rope = routed.router, leaves(spec, FeedForward), metadata_from_rope(attention.rope)
+    if slope := slope_of(attention):
+        rope |= {"rope.scaling.yarn_log_multiplier": 0.1 * slope["mscale_all_dim"]}
+        rope.pop("rope.scaling.attn_factor", None)
+    return {
+        "context_length": spec.context,
+        "embedding_length": spec.d_model,
+        "block_count": spec.n_layers,
+        "feed_forward_length": (dense or [routed.expert])[0].d_ff,
+        "attention.head_count": attention.n_heads,
+        "attention.head_count_kv": 1,
+        "attention.layer_norm_rms_epsilon": leaves(spec, Norm)[0].eps,
+        "attention.kv_lora_rank": attention.kv_rank,
+        **({"attention.q_lora_rank": attention.q_rank} if attention.q_rank else {}),
+        "attention.key_length": attention.kv_rank + attention.rope.dim,
+        "attention.value_length": attention.kv_rank,
+        "attention.key_length_mla": attention.q_dim,
+        "attention.value_length_mla": attention.v_dim,
+        **rope,
+        **experts.metadata_from_experts(spec),
+        "expert_shared_count": routed.shared.d_ff // routed.expert.d_ff,
+        "expert_weights_scale": router.scale,
+        "expert_weights_norm": router.renormalise,
+        "expert_gating_func": SIGMOID if router.score == "sigmoid" else SOFTMAX,
+        "expert_group_count": router.n_groups,
+        "expert_group_used_count": router.top_groups,
+        "leading_dense_block_count": len(dense),
+    }
+
+
+def names(spec: Spec, whole: bool = False) -> Names:
+    """GGUF's names: keys and values by head, keys transposed; `whole`: in one tensor, as in older files."""
+    attention = leaves(spec, LatentAttention)[0]
+    heads, nope, value, rank = attention.n_heads, attention.nope_dim, attention.v_dim, attention.kv_rank
+    keys = Both(Transposed(), Reshaped((heads * nope, rank), (heads, nope, rank)))
+    values = Reshaped((heads * value, rank), (heads, value, rank))
+    apart: experts.Table = {HEADS[0]: As("blk.{}.attn_k_b", keys), HEADS[1]: As("blk.{}.attn_v_b", values)}
+    table: experts.Table = {
+        **llama.GGUF_NAMES.table,
+        "layers.{}.attention.q_down": "blk.{}.attn_q_a",
+        "layers.{}.attention.q_norm": "blk.{}.attn_q_a_norm",
+        "layers.{}.attention.q_up": "blk.{}.attn_q_b",
+        "layers.{}.attention.kv_down": "blk.{}.attn_kv_a_mqa",
+        "layers.{}.attention.kv_norm": "blk.{}.attn_kv_a_norm",
+        **({HEADS: As("blk.{}.attn_kv_b", whole_kv(spec))} if whole else apart),
+        **experts.gguf_names(spec),
+    }
+    return Names(table, ignored={r"blk\.\d+\.nextn\..*": "further tokens ahead are read from safetensors alone"})
+
+
+DEEPSEEK2 = GGUF(
+    architectures=("deepseek2",),
+    spec_from_header=spec_from_header,
+    metadata_from_spec=metadata_from_spec,
+    names=names,
+    label=lambda spec: "deepseek2",
+    layouts=lambda spec: (names(spec, whole=True),),
+)
