@@ -81,9 +81,12 @@ class Model:
         for name in sampling:
             if name not in known:
                 raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
+        if self.spec.encoder is not None and not isinstance(prompt, str):
+            raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
         ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else self.encode_chat(prompt)
+        source = ids if self.spec.encoder is not None else None
         request = Request(
-            prompt=ids,
+            prompt=ids if source is None else [self.start_id],
             sampling=Sampling(**sampling),
             max_tokens=max_tokens,
             stop=[stop] if isinstance(stop, str) else stop,
@@ -91,7 +94,7 @@ class Model:
             context=self.spec.context,
         )
         if conversation is None:
-            return Stream(self.runtime.session(), self.tokenizer, request)
+            return Stream(self.runtime.session(source), self.tokenizer, request)
         return conversation.follow(request)
 
     def encode_chat(self, messages: Messages) -> list[int]:
@@ -108,23 +111,43 @@ class Model:
         return ChatTemplate.for_tokenizer(self.tokenizer, family_of(self.spec).prompts)
 
     @property
+    def start_id(self) -> int:
+        """The token with which a decoder begins to answer its source: `decoder_start_token_id`, or padding, as in T5."""
+        named = (self.checkpoint.generation, self.checkpoint.metadata)
+        ids = [values.get(key) for key in ("decoder_start_token_id", "t5.decoder_start_token_id") for values in named]
+        return next((id for id in ids if isinstance(id, int) and 0 <= id < self.spec.vocab_size), self.tokenizer.pad_id or 0)
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """Token ids that end an answer, by the vocabulary and by what the checkpoint's authors say."""
         ids = self.checkpoint.generation.get("eos_token_id", self.checkpoint.metadata.get("eos_token_id"))
         named = ids if isinstance(ids, list) else [ids]
         return self.tokenizer.end_ids | {id for id in named if isinstance(id, int) and 0 <= id < self.spec.vocab_size}
 
-    def logits(self, token_ids: Sequence[int]) -> Floats:
-        """Logits after each token, (T, V), float32."""
-        return self.runtime.logits(self._checked(token_ids))
+    def logits(self, token_ids: Sequence[int], encoder_ids: Sequence[int] | None = None) -> Floats:
+        """Logits after each token, (T, V), float32.
 
-    def hidden(self, token_ids: Sequence[int]) -> Floats:
-        """Hidden states of each token, (T, D), float32, after the last norm where there is one."""
-        return self.runtime.hidden([self._checked(token_ids)])[0]
+        An encoder-decoder needs `encoder_ids`: the source that the tokens answer. Others take none.
+        """
+        if self.spec.encoder is not None and encoder_ids is None:
+            raise OrditoError(f"this {self.spec.architecture} model answers a source text: give its ids as encoder_ids")
+        return self.runtime.logits(self._checked(token_ids), self._checked_source(encoder_ids))
+
+    def hidden(self, token_ids: Sequence[int], encoder_ids: Sequence[int] | None = None) -> Floats:
+        """Hidden states of each token, (T, D), float32, after the last norm where there is one.
+
+        Of an encoder-decoder they are the encoder's, or, with `encoder_ids`, those of the decoder that answers them.
+        """
+        return self.runtime.hidden([self._checked(token_ids)], self._checked_source(encoder_ids))[0]
 
     def embed(self, texts: str | Sequence[str]) -> Floats:
         """One vector for each text, (texts, D), float32, by the model's own pooling."""
         return embed(self.runtime, self.tokenizer, [texts] if isinstance(texts, str) else list(texts))
+
+    def _checked_source(self, encoder_ids: Sequence[int] | None) -> list[int] | None:
+        if encoder_ids is not None and self.spec.encoder is None:
+            raise OrditoError(f"this {self.spec.architecture} model has no encoder, so it takes no encoder_ids")
+        return None if encoder_ids is None else self._checked(encoder_ids)
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
         ids = np.asarray(token_ids)

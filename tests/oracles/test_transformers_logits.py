@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 import transformers
-from tiny import CASES, error, make, output, saved, token_ids
+from tiny import CASES, SOURCE, error, make, output, saved, token_ids
 
 from ordito import families
 from ordito.account import count
@@ -25,7 +25,9 @@ LENGTH = 40  # beyond the original context of every stretched rope, and several 
 def ours(folder, ids, valid=None):
     module = load_transformer(open_checkpoint(folder))
     with torch.no_grad():
-        return module(ids, valid=valid) if module.spec.head else module.hidden(ids, valid=valid)
+        source = module.encode(SOURCE.expand(ids.shape[0], -1)) if module.spec.encoder else None
+        read = module if module.spec.head else module.hidden
+        return read(ids, valid=valid, source=source)
 
 
 @pytest.mark.parametrize("name", CASES)
