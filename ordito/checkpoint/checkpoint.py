@@ -15,8 +15,9 @@ from ordito import families
 from ordito.checkpoint.gguf import read_gguf
 from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.pooling import pooling_from_folder
+from ordito.checkpoint.quantized import read_quantized
 from ordito.checkpoint.safetensors import read_safetensors, read_sharded
-from ordito.checkpoint.stored import StoredTensor
+from ordito.checkpoint.stored import Stored, StoredTensor
 from ordito.errors import CheckpointError, OrditoWarning, did_you_mean
 from ordito.families.naming import Binding, Names
 from ordito.spec import Chain, Head, Spec
@@ -34,7 +35,7 @@ class Checkpoint:
     format: Literal["huggingface", "gguf"]
     spec: Spec
     metadata: Mapping[str, Any]
-    stored: Mapping[str, StoredTensor]
+    stored: Mapping[str, Stored]
     bindings: Mapping[str, Binding]
     ignored: Mapping[str, str]
 
@@ -105,8 +106,8 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
     spec = families.spec_from_config(config, str(folder / "config.json"))
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
     names = families.family_of(spec).names(spec)
-    spelled: dict[str, StoredTensor] = {}
-    for name, tensor in tensors.items():
+    spelled: dict[str, Stored] = {}
+    for name, tensor in read_quantized(tensors, config, str(folder / "config.json")).items():
         if (usual := names.usual(name)) in spelled:
             raise CheckpointError(f"{folder}: two tensors are both {usual!r} in other spellings, one of them {name!r}")
         spelled[usual] = tensor
@@ -123,7 +124,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     return _bind(path, "gguf", spec, file.metadata, file.tensors, names)
 
 
-def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where: Path) -> Spec:
+def _untied(spec: Spec, names: Names, tensors: Mapping[str, Stored], where: Path) -> Spec:
     """The spec with a head of its own, if the file holds one that differs from the embedding to which it should be tied."""
     parts = spec.head.parts if isinstance(spec.head, Chain) else (spec.head,)
     head = parts[-1]
@@ -131,7 +132,7 @@ def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where
         return spec
     own = tensors.get(names.theirs(f"{head.name}.weight"))
     shared = tensors.get(names.theirs(f"{spec.embedding.name}.tokens.weight"))
-    if own is None or shared is None or (own.encoding == shared.encoding and np.array_equal(own.data, shared.data)):
+    if own is None or shared is None or _same(own, shared):
         return spec
     warnings.warn(
         f"{where}: the head is said to be tied but differs from the embedding, so it is kept", OrditoWarning, stacklevel=2
@@ -140,12 +141,19 @@ def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where
     return replace(spec, head=Chain(*parts[:-1], untied) if len(parts) > 1 else untied)
 
 
+def _same(one: Stored, other: Stored) -> bool:
+    """Whether two plain tensors are the same in every bit. One that is quantized was rounded by itself."""
+    if not isinstance(one, StoredTensor) or not isinstance(other, StoredTensor):
+        return False
+    return one.encoding == other.encoding and np.array_equal(one.data, other.data)
+
+
 def _bind(
     path: Path,
     format: Literal["huggingface", "gguf"],
     spec: Spec,
     metadata: Mapping[str, Any],
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, Stored],
     names: Names,
 ) -> Checkpoint:
     """Give every tensor of the spec its stored one, and every stored one a place or a reason."""
