@@ -18,7 +18,8 @@ from ordito.checkpoint.stored import StoredTensor
 from ordito.checkpoint.unpacking import F32
 from ordito.families.reader import Reader
 
-_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+# Twice the values of E2M1, so that the largest exponent, halved in return, is still a finite float32.
+_E2M1_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, -0.0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
 
 def mxfp4(parts: Parts, config: Reader) -> Iterator[QuantizedTensor]:
@@ -38,8 +39,8 @@ def _weight(base: str, blocks: StoredTensor, scales: StoredTensor) -> QuantizedT
     def decode() -> F32:
         out = np.empty(shape, np.float32)
         for expert, codes, exponents in zip(out, blocks.to_numpy(), scales.to_numpy(), strict=True):
-            values = pairs(codes, _E2M1, low_first=True).reshape(rows, groups, 32)
-            values *= np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)[..., None]
+            values = pairs(codes, _E2M1_DOUBLED, low_first=True).reshape(rows, groups, 32)
+            values *= np.ldexp(np.float32(1), exponents.astype(np.int32) - 128)[..., None]
             expert[...] = values.reshape(rows, -1).T
         return out
 
