@@ -14,7 +14,7 @@ import stat
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,29 @@ def checked_nbytes(shape: tuple[int, ...], encoding: str, where: str) -> int:
             + DOWNLOAD_AGAIN
         )
     return prod(shape) // form.block_size * form.block_bytes
+
+
+class Stored(Protocol):
+    """A tensor in a file to those who read weights, whether it is stored as one or made up of several."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Row-major: PyTorch's order."""
+
+    @property
+    def encoding(self) -> str:
+        """How its numbers are stored."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+
+    def to_float32(self) -> NDArray[np.float32]:
+        """The values, in `shape`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
