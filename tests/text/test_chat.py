@@ -4,8 +4,9 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ordito.errors import TemplateError
-from ordito.text.chat import ChatTemplate, check_messages
+from ordito.text.chat import ChatTemplate
 from ordito.text.formats import FORMATS, format_for
+from ordito.text.messages import check_messages
 
 CONVERSATIONS = [
     [{"role": "user", "content": "hi"}],
