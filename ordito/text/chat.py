@@ -147,36 +147,37 @@ class ChatTemplate:
     @functools.cached_property
     def _call_shape(self) -> tuple[str | None, Callable[[Any], Any]]:
         """How a message without content has to look that calls a tool, and whether arguments are a mapping or JSON text."""
-        shapes: list[tuple[str | None, Callable[[Any], Any]]]
-        shapes = [(content, arguments) for arguments in (_same, _json) for content in (None, "")]
+        contents: tuple[str | None, ...] = (None, "")
+        shapes = [(content, arguments) for arguments in (_same, _json) for content in contents]
         for content, arguments in shapes:
             function = {"name": "f", "arguments": arguments({"thread": _PROBE})}
             calls = [{"id": "abcdefghi", "type": "function", "function": function}]
-            messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": content, "tool_calls": calls}]
-            if self._carries(messages):
+            if self._carries({"role": "assistant", "content": content, "tool_calls": calls}):
                 return content, arguments
         return shapes[0]
 
     @functools.cached_property
     def _reads_parts(self) -> bool:
-        return self._carries([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
+        return self._carries({"role": "user", "content": [{"type": "text", "text": _PROBE}]})
 
     @functools.cached_property
     def _reads_strings(self) -> bool:
-        return self._carries([{"role": "user", "content": _PROBE}])
+        return self._carries({"role": "user", "content": _PROBE})
 
-    def _carries(self, messages: list[dict[str, Any]]) -> bool:
-        """Whether messages of this shape come through. A template beyond its limits is not asked again."""
+    def _carries(self, message: dict[str, Any]) -> bool:
+        """Whether a message of this shape comes through. A template beyond its limits is not asked again."""
         from ordito.text.budget import LimitError
 
+        opening = [{"role": "user", "content": "?"}] if message["role"] == "assistant" else []
         try:
-            variables = {**self._tokens, "messages": messages, "tools": None, "add_generation_prompt": True}
+            variables = {**self._tokens, "messages": [*opening, message], "tools": None, "add_generation_prompt": True}
             text = self._run(variables, _PROBE_SECONDS)
         except LimitError:
             raise
         except TemplateError:
             return False
-        return _PROBE in text and "'text'" not in text and "'thread'" not in text  # Python's spelling is no template's aim
+        # Python's spelling of a mapping or of nothing is what comes of a shape that the template does not know.
+        return _PROBE in text and not any(odd in text for odd in ("'text'", "'thread'", "None"))
 
 
 def _joined(content: object) -> object:
