@@ -136,25 +136,30 @@ class ChatTemplate:
         return messages
 
     def _called(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message with its calls, and an empty content, as this template writes them."""
-        content, arguments = self._call_shape
-        calls = [
-            c | {"function": c["function"] | {"arguments": arguments(c["function"]["arguments"])}}
-            for c in message["tool_calls"]
-        ]
-        return message | {"content": message.get("content") or content, "tool_calls": calls}
+        """The message with its calls, and an empty content, in a shape that this template writes; as it is if there is none."""
+        shapes = sorted(self._call_shapes, key=lambda shape: shape[0] != message.get("content"))
+        if not shapes:
+            return message
+        empty, as_text = shapes[0]
+        calls = message["tool_calls"]
+        if as_text:
+            texts = [json.dumps(call["function"]["arguments"], ensure_ascii=False) for call in calls]
+            calls = [
+                call | {"function": call["function"] | {"arguments": text}} for call, text in zip(calls, texts, strict=True)
+            ]
+        return message | {"content": message.get("content") or empty, "tool_calls": calls}
 
     @functools.cached_property
-    def _call_shape(self) -> tuple[str | None, Callable[[Any], Any]]:
-        """How a message without content has to look that calls a tool, and whether arguments are a mapping or JSON text."""
-        contents: tuple[str | None, ...] = (None, "")
-        shapes = [(content, arguments) for arguments in (_same, _json) for content in contents]
-        for content, arguments in shapes:
-            function = {"name": "f", "arguments": arguments({"thread": _PROBE})}
-            calls = [{"id": "abcdefghi", "type": "function", "function": function}]
-            if self._carries({"role": "assistant", "content": content, "tool_calls": calls}):
-                return content, arguments
-        return shapes[0]
+    def _call_shapes(self) -> list[tuple[str | None, bool]]:
+        """How a message that only calls a tool may look: its content, and whether the arguments are JSON text."""
+        shapes: list[tuple[str | None, bool]] = []
+        for as_text in (False, True):
+            arguments = json.dumps({"thread": _PROBE}) if as_text else {"thread": _PROBE}
+            calls = [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+            for content in (None, ""):
+                if self._carries({"role": "assistant", "content": content, "tool_calls": calls}):
+                    shapes.append((content, as_text))
+        return shapes
 
     @functools.cached_property
     def _reads_parts(self) -> bool:
@@ -186,14 +191,6 @@ def _joined(content: object) -> object:
 
 def _calls(messages: list[dict[str, Any]]) -> list[Any]:
     return [call for message in messages for call in message.get("tool_calls", [])]
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _said(error: Exception) -> str:
