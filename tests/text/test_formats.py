@@ -12,6 +12,7 @@ import pytest
 from published import CONVERSATIONS, DEFECTS, HERE, SHARED, SOURCES, TODAY, TOKENS, expected
 
 from ordito.errors import TemplateError
+from ordito.families import families
 from ordito.text import filters
 from ordito.text.chat import ChatTemplate
 from ordito.text.formats import FORMATS, format_for
@@ -62,6 +63,11 @@ def test_the_record_is_what_the_published_templates_say(name):
     kept = {title: text for title, text in said.items() if text is not None and (name, title) not in DEFECTS}
     assert kept
     assert {title: PROMPTS[name][title] for title in kept} == kept
+
+
+def test_families_name_formats_that_there_are():
+    named = {name for family in families() for name in family.prompts}
+    assert named <= set(FORMATS)
 
 
 def test_every_format_is_held_to_a_source():
