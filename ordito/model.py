@@ -21,7 +21,7 @@ from ordito.errors import OrditoError, OrditoWarning
 from ordito.families import family_of
 from ordito.runtime import Floats, Runtime, Session
 from ordito.spec import Spec
-from ordito.text.chat import ChatTemplate, check_messages, guard
+from ordito.text.chat import ChatTemplate, thinking_options
 from ordito.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 512
@@ -59,7 +59,11 @@ class Model:
         return _finished(self.stream(prompt, **settings))
 
     def chat(self, messages: Messages, **settings: Any) -> Generation:
-        """Answer a conversation: a list of {"role": ..., "content": ...}, rendered by the model's own template."""
+        """Answer a conversation: a list of {"role": ..., "content": ...}, rendered by the model's own template.
+
+        `tools` are functions that the model may call, in JSON schema as OpenAI's clients write them; `thinking` is whether it
+        is to think first: True, False or an effort ("low", "medium", "high").
+        """
         return _finished(self.stream(messages, **settings))
 
     def stream(
@@ -69,11 +73,13 @@ class Model:
         max_tokens: int = MAX_TOKENS,
         stop: Sequence[str] = (),
         conversation: Conversation | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | str | None = None,
         **sampling: Any,
     ) -> Stream:
         """The answer to a text or a conversation, as it is made: iterate over its pieces, then look at `.result`.
 
-        A `conversation` keeps what was read for the next turn.
+        A `conversation` keeps what was read for the next turn. `tools` and `thinking` are as in `chat`.
         """
         if not self.spec.generates:
             raise OrditoError(f"this {self.spec.architecture} model cannot generate text; it makes embeddings: use embed")
@@ -81,9 +87,14 @@ class Model:
         for name in sampling:
             if name not in known:
                 raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
-        if self.spec.encoder is not None and not isinstance(prompt, str):
-            raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
-        ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else self.encode_chat(prompt)
+        if not isinstance(prompt, str):
+            if self.spec.encoder is not None:
+                raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
+            ids = self.encode_chat(prompt, tools=tools, **thinking_options(thinking))
+        elif tools or thinking is not None:
+            raise OrditoError("tools and thinking need a conversation, got a text: give messages")
+        else:
+            ids = self.tokenizer.encode(prompt, parse_special=True)
         source = ids if self.spec.encoder is not None else None
         request = Request(
             prompt=ids if source is None else [self.start_id],
@@ -97,13 +108,13 @@ class Model:
             return Stream(self.runtime.session(source), self.tokenizer, request)
         return conversation.follow(request)
 
-    def encode_chat(self, messages: Messages) -> list[int]:
-        """The token ids of a conversation, up to where the model is to answer.
+    def encode_chat(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> list[int]:
+        """The token ids of a conversation, up to where the model is to answer; `options` are the template's own.
 
-        What a message says is text, even where it spells a control token: nobody ends a turn but the template.
+        What messages and tools say is text, even where it spells a control token: nobody ends a turn but the template.
         """
-        guarded = self.tokenizer.guarded
-        return self.tokenizer.encode_chat(self.template.render([guard(m, guarded) for m in check_messages(messages)]))
+        rendered = self.template.render(messages, tools=tools, guarded=self.tokenizer.guarded, **options)
+        return self.tokenizer.encode_chat(rendered)
 
     @cached_property
     def template(self) -> ChatTemplate:

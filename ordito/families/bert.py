@@ -5,6 +5,7 @@ Post-norm layers that see the whole text, learned positions, token types, biases
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ordito.families.config import ACTIVATIONS, PUBLISHED, leaves, metadata_value
@@ -207,6 +208,19 @@ NAMES = Names(
     },
 )
 
+
+def names(spec: Spec) -> Names:
+    """Hugging Face's names; a head of its own has a bias of its own, and leaves the shared one unused."""
+    if all(head.tied for head in leaves(spec, Head)):
+        return NAMES
+    return replace(
+        NAMES,
+        table={**NAMES.table, "head.bias": "cls.predictions.decoder.bias"},
+        aliases=NAMES.aliases[:-1],
+        ignored={**NAMES.ignored, r"cls\.predictions\.bias": "the head of its own has another"},
+    )
+
+
 GGUF_NAMES = Names(
     {
         "embedding.tokens": "token_embd",
@@ -231,7 +245,7 @@ FAMILY = Family(
     model_types=("bert",),
     spec_from_config=spec_from_config,
     config_from_spec=config_from_spec,
-    names=lambda spec: NAMES,
+    names=names,
     gguf=GGUF(
         architectures=("bert",),
         spec_from_header=spec_from_header,

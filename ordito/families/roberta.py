@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.families import bert
-from ordito.families.config import ACTIVATIONS
+from ordito.families.config import ACTIVATIONS, leaves
 from ordito.families.family import Family
+from ordito.families.naming import Names
 from ordito.families.reader import IRRELEVANT, Reader
-from ordito.spec import Spec
+from ordito.spec import Head, Spec
 
 CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
 
@@ -75,6 +76,19 @@ NAMES = replace(
     },
 )
 
+
+def names(spec: Spec) -> Names:
+    """Hugging Face's names; a head of its own has a bias of its own, and leaves the shared one unused."""
+    if all(head.tied for head in leaves(spec, Head)):
+        return NAMES
+    return replace(
+        NAMES,
+        table={**NAMES.table, "head.bias": "lm_head.decoder.bias"},
+        aliases=NAMES.aliases[:1],
+        ignored={**NAMES.ignored, r"lm_head\.bias": "the head of its own has another"},
+    )
+
+
 FAMILY = Family(
     name="roberta",
     title="RoBERTa",
@@ -82,5 +96,5 @@ FAMILY = Family(
     model_types=tuple(CLASSES),
     spec_from_config=spec_from_config,
     config_from_spec=config_from_spec,
-    names=lambda spec: NAMES,
+    names=names,
 )
