@@ -17,7 +17,7 @@ from ordito.checkpoint.gguf import read_gguf
 from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.pooling import pooling_from_folder
 from ordito.checkpoint.safetensors import read_safetensors, read_sharded
-from ordito.checkpoint.stored import StoredTensor
+from ordito.checkpoint.stored import Stored, StoredTensor
 from ordito.errors import CheckpointError, OrditoWarning, did_you_mean
 from ordito.families.naming import Binding, Names
 from ordito.spec import Chain, Head, Spec
@@ -36,7 +36,7 @@ class Checkpoint:
     format: Literal["huggingface", "gguf"]
     spec: Spec
     metadata: Mapping[str, Any]
-    stored: Mapping[str, StoredTensor]
+    stored: Mapping[str, Stored]
     bindings: Sequence[Binding]
     ignored: Mapping[str, str]
 
@@ -159,8 +159,15 @@ def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where
     warnings.warn(
         f"{where}: the head is said to be tied but differs from the embedding, so it is kept", OrditoWarning, stacklevel=2
     )
-    untied = replace(head, tied=False)
-    return replace(spec, head=Chain(*parts[:-1], untied) if len(parts) > 1 else untied)
+    return with_own_head(spec)
+
+
+def with_own_head(spec: Spec) -> Spec:
+    """The spec whose tied head has a weight of its own."""
+    parts = spec.head.parts if isinstance(spec.head, Chain) else (spec.head,)
+    assert isinstance(parts[-1], Head), "only a head can be tied"
+    own = replace(parts[-1], tied=False)
+    return replace(spec, head=Chain(*parts[:-1], own) if len(parts) > 1 else own)
 
 
 def _bind(

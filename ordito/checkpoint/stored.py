@@ -14,7 +14,7 @@ import stat
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,29 @@ def checked_nbytes(shape: tuple[int, ...], encoding: str, where: str) -> int:
             + DOWNLOAD_AGAIN
         )
     return prod(shape) // form.block_size * form.block_bytes
+
+
+class Stored(Protocol):
+    """A tensor whose values are made when they are asked for: of a file, or of several things together."""
+
+    @property
+    def name(self) -> str:
+        """Its name where it comes from."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Row-major."""
+
+    @property
+    def encoding(self) -> str:
+        """How its elements are stored."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored."""
+
+    def to_float32(self) -> NDArray[np.float32]:
+        """The values, in `shape`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
