@@ -102,7 +102,8 @@ def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     spec = checkpoint.spec
     head, embedding = (_theirs(names, name) for name in ("head.weight", "embedding.tokens.weight"))
     touched = {names.usual(name) for name in (*adapter.saved, *(f"{module}.weight" for module in adapter.changes))}
-    if is_tied(spec) and not adapter.tied and touched & {head, embedding} and head is not None:
+    if is_tied(spec) and head is not None and touched & {head, embedding}:
+        # As in PEFT, a change of the one does not touch the other.
         spec, tensors[head] = with_own_head(spec), tensors[str(embedding)]
     bindings = names.bindings(spec)
     turned = {name for binding in bindings if _is_transposed(binding) for name in binding.theirs}
@@ -183,6 +184,7 @@ def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, L
     names = families.family_of(spec).names(spec)
     theirs: dict[str, LowRank] = {}
     done: set[str] = set()
+    alone = _alone(spec, names)
     for binding in _bindings(spec, names):
         modules = [ours.removesuffix(".weight") for ours in binding.ours]
         if not (present := [module for module in modules if module in changes]):
@@ -196,10 +198,31 @@ def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, L
         if magnitudes and len(magnitudes) < len(parts):
             raise CheckpointError(f"{name!r} is fused on the hub, so all of {', '.join(modules)} need magnitudes, or none")
         m = next(theirs_from(rows, dict(zip(binding.ours, magnitudes, strict=True))))[1] if magnitudes else None
-        theirs[name.removesuffix(".weight")] = LowRank(a, b, scaling, m, changes[present[0]].embedding)
+        theirs[name.removesuffix(".weight").removeprefix(alone)] = LowRank(a, b, scaling, m, changes[present[0]].embedding)
     if lost := changes.keys() - done:
         raise CheckpointError(f"the names on the hub have no map for the change of {min(lost)!r}")
     return theirs
+
+
+def saved_by_theirs(saved: Mapping[str, Array], spec: Spec) -> dict[str, Array]:
+    """Tensors of ours as those on the hub. Raises `CheckpointError` for a part of what is fused there."""
+    names = families.family_of(spec).names(spec)
+    theirs: dict[str, Array] = {}
+    done: set[str] = set()
+    alone = _alone(spec, names)
+    for binding in _bindings(spec, names):
+        if saved.keys() >= set(binding.ours):
+            theirs |= {name.removeprefix(alone): array for name, array in theirs_from(binding, saved)}
+            done.update(binding.ours)
+    if lost := saved.keys() - done:
+        raise CheckpointError(f"the names on the hub have no tensor for {min(lost)!r} alone")
+    return theirs
+
+
+def _alone(spec: Spec, names: Names) -> str:
+    """What names of tensors begin with in files, but not in transformers' own class of a model without a head: `model.`."""
+    first = {name.partition(".")[0] for binding in names.bindings(spec) for name in binding.theirs}
+    return f"{first.pop()}." if spec.head is None and len(first) == 1 else ""
 
 
 def _fused(parts: Sequence[LowRank | None], binding: Binding) -> tuple[Array, list[Array], float]:

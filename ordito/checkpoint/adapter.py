@@ -51,9 +51,9 @@ _UNSUPPORTED = (
 ).split()
 _IRRELEVANT = frozenset(
     # Bookkeeping, training, and which modules get maps: that, the tensors say themselves.
-    """auto_mapping revision inference_mode lora_dropout peft_version merge_weights task_type exclude_modules
-    layers_pattern corda_config eva_config loftq_config lora_ga_config megatron_config megatron_core qalora_group_size
-    runtime_config""".split()
+    """auto_mapping revision inference_mode lora_dropout peft_version merge_weights task_type exclude_modules layers_pattern
+    ensure_weight_tying corda_config eva_config loftq_config lora_ga_config megatron_config megatron_core
+    qalora_group_size runtime_config""".split()
 )
 
 
@@ -94,15 +94,13 @@ class LowRank:
 class Adapter:
     """An adapter, read: `changes` by the name of the module, `saved` tensors that take the place of the base's, by their name.
 
-    Names are the base model's in transformers. `base` is what the adapter says it was trained on. `tied`: a head that is tied
-    to the embedding stays so; otherwise a change of the one does not touch the other, as in PEFT.
+    Names are the base model's in transformers. `base` is what the adapter says it was trained on.
     """
 
     path: Path
     base: str | None
     changes: Mapping[str, LowRank]
     saved: Mapping[str, StoredTensor] = field(default_factory=dict)
-    tied: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -127,39 +125,29 @@ def open_adapter(path: Path) -> Adapter:
             "a start that leaves the base as it is; save the adapter again with path_initial_model_for_weight_conversion",
         )
     scalings = _Scalings(config)
-    targets = _targets(config)
+    _check_types(config)
     base = config.text("base_model_name_or_path", None) or None
-    tied = config.flag("ensure_weight_tying", False)
     config.finish(_IRRELEVANT)
     found, saved = _sorted_tensors(path)
-    changes = {}
-    for module, parts in found.items():
-        if isinstance(targets, frozenset) and not any(f".{module}".endswith(f".{target}") for target in targets):
-            raise CheckpointError(f"{path}: holds a low-rank map of {shown(module)}, which target_modules does not name")
-        changes[module] = _low_rank(parts, scalings, module, f"{path}: {shown(module)}")
-    return Adapter(path, base, changes, saved, tied)
+    changes = {module: _low_rank(parts, scalings, module, f"{path}: {shown(module)}") for module, parts in found.items()}
+    return Adapter(path, base, changes, saved)
 
 
-def _targets(config: Reader) -> frozenset[str] | str | None:
-    """Names that modules end with, or None where a pattern says it.
+def _check_types(config: Reader) -> None:
+    """Check what was said in training about where maps go. The tensors say it too, so that it need not be looked up.
 
-    The pattern is not run: the tensors say what it matched, and a pattern from outside may take for ever.
+    Above all no pattern of modules is run: one from outside may take for ever.
     """
-    targets = config.get("target_modules", None)
-    if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
-        result = frozenset(targets)
-    elif targets is None or isinstance(targets, str):
-        result = None
-    else:
+    targets = config.get("target_modules", "")
+    if not isinstance(targets, str) and not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
         raise config.fail("target_modules", targets, "a list of names, or a pattern")
-    layers = config.get("layers_to_transform", None)
-    if layers is not None and not all(type(n) is int and n >= 0 for n in (layers if isinstance(layers, list) else [layers])):
+    layers = config.get("layers_to_transform", [])
+    if not all(type(n) is int and n >= 0 for n in (layers if isinstance(layers, list) else [layers])):
         raise config.fail("layers_to_transform", layers, "numbers of layers")
     config.items("modules_to_save", None)
     config.choice("bias", {"none": 0, "all": 0, "lora_only": 0}, "none")
-    config.flag("fan_in_fan_out", False)  # the base's own table of names tells it: PEFT corrects this flag module by module
-    config.flag("use_dora", False)  # shows in the tensors
-    return result
+    config.flag("use_dora", False)
+    config.flag("fan_in_fan_out", False)  # the base's names tell it, module by module: PEFT keeps the flag of the last one
 
 
 class _Scalings:
@@ -281,6 +269,7 @@ def write_adapter(
     if len(dora) > 1:
         raise ConfigError(f"{folder}: some changes have magnitudes and some have none, expected all or none of them")
     saved = saved or {}
+    whole = {name.removesuffix(".weight") for name in saved if name.endswith(".weight")} - changes.keys()
     rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
     alphas = {module: change.scaling * change.rank for module, change in changes.items()}
     alpha = Counter(alphas.values()).most_common(1)[0][0]
@@ -298,8 +287,8 @@ def write_adapter(
         "use_rslora": False,
         "use_dora": dora == {True},
         "fan_in_fan_out": fan_in_fan_out,
-        "bias": "none",
-        "modules_to_save": sorted({name.rpartition(".")[0] for name in saved}) or None,
+        "bias": "none" if {name.rpartition(".")[0] for name in saved} <= whole | changes.keys() else "all",
+        "modules_to_save": sorted(whole) or None,
     }
     tensors: dict[str, Array] = {}
     for module, change in changes.items():
@@ -307,7 +296,9 @@ def write_adapter(
         tensors |= {f"{PREFIX}{module}.{a}": change.a, f"{PREFIX}{module}.{b}": change.b}
         if change.magnitude is not None:
             tensors[f"{PREFIX}{module}.lora_magnitude_vector"] = change.magnitude
-    tensors |= {PREFIX + name: array for name, array in saved.items()}
+    for name, array in saved.items():
+        module, _, parameter = name.rpartition(".")
+        tensors[f"{PREFIX}{module}.{'base_layer.' if module in changes else ''}{parameter}"] = array
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
