@@ -81,6 +81,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if (path / "config.json").is_file():
             return _open_huggingface(path)
         files = sorted(path.glob("*.gguf"))
+        if not files and (path / "adapter_config.json").is_file():
+            raise CheckpointError(f"{path}: holds an adapter and no model: load it, or run it, with its base")
         if len(files) != 1:
             raise CheckpointError(
                 f"{path}: holds {len(files)} GGUF files and no config.json, expected one model: name the file"
