@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from ordito.checkpoint import store
+from ordito.checkpoint.adapted import adapted
+from ordito.checkpoint.adapter import Adapter, open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.export import write_folder, write_json
 from ordito.embed.pool import embed
 from ordito.engine.backends import load_runtime
 from ordito.engine.generate import Generation, Request, Stream
 from ordito.engine.sampling import Sampling
-from ordito.errors import OrditoError, OrditoWarning
+from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning
 from ordito.families import family_of
 from ordito.runtime import Floats, Runtime, Session
 from ordito.spec import Spec
@@ -192,15 +194,53 @@ def _finished(stream: Stream) -> Generation:
     return stream.result
 
 
-def load(name: str | Path, *, backend: str | None = None, dtype: str = "float32", progress: Any = None) -> Model:
+def load(
+    name: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    merge: bool = True,
+    backend: str | None = None,
+    dtype: str = "float32",
+    progress: Any = None,
+) -> Model:
     """Load a model by name (`smollm2`), Hugging Face id (`org/name[:quant][@revision]`) or path; fetches it if need be.
 
-    `backend` is the fastest one installed unless named. Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`,
+    A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights, or, without `merge`, lies beside them. Where
+    `name` itself is an adapter, the base is the one that it was trained on. `backend` is the fastest one installed unless
+    named. Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`,
     `ConfigError` or `TokenizerError`, each with one sentence that says what to do.
     """
-    local = store.locate(str(name), progress=progress)
-    checkpoint = open_checkpoint(local.path)
-    return Model(checkpoint, load_runtime(checkpoint, backend, dtype))
+    path = store.locate(str(name), progress=progress).path
+    chosen = open_adapter(store.locate(str(adapter), progress=progress).path) if adapter is not None else None
+    if chosen is None and store.is_adapter(_names_in(path)):
+        chosen = open_adapter(path)
+        path = _base(chosen, progress)
+    checkpoint = open_checkpoint(path)
+    if chosen is None:
+        return Model(checkpoint, load_runtime(checkpoint, backend, dtype))
+    if merge:
+        checkpoint = adapted(checkpoint, chosen)
+    model = Model(checkpoint, load_runtime(checkpoint, backend, dtype, None if merge else chosen))
+    if store.has_vocabulary(_names_in(chosen.path)):
+        model.tokenizer = Tokenizer.from_folder(chosen.path)  # trained with it, so that its template is the one to use
+    return model
+
+
+def _names_in(path: Path) -> list[str]:
+    return [file.name for file in path.iterdir()] if path.is_dir() else []
+
+
+def _base(adapter: Adapter, progress: Any) -> Path:
+    """The model that an adapter was trained on. Raises `ModelNotFoundError` if it cannot be had."""
+    give = "give the base: ordito.load(BASE, adapter=...), or ordito run BASE --adapter ..."
+    if adapter.base is None:
+        raise ModelNotFoundError(f"{adapter.path} is an adapter that does not say of which model; {give}")
+    try:
+        return store.locate(adapter.base, progress=progress).path
+    except OrditoError as error:
+        raise ModelNotFoundError(
+            f"{adapter.path} is an adapter of {adapter.base!r}, which cannot be had ({error}); {give}"
+        ) from None
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -82,6 +82,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if (path / "config.json").is_file():
             return _open_huggingface(path)
         files = sorted(path.glob("*.gguf"))
+        if not files and (path / "adapter_config.json").is_file():
+            raise CheckpointError(f"{path}: holds an adapter and no model: load it, or run it, with its base")
         if len(files) != 1:
             raise CheckpointError(
                 f"{path}: holds {len(files)} GGUF files and no config.json, expected one model: name the file"
@@ -162,8 +164,15 @@ def _untied(spec: Spec, names: Names, tensors: Mapping[str, Stored], where: Path
     warnings.warn(
         f"{where}: the head is said to be tied but differs from the embedding, so it is kept", OrditoWarning, stacklevel=2
     )
-    untied = replace(head, tied=False)
-    return replace(spec, head=Chain(*parts[:-1], untied) if len(parts) > 1 else untied)
+    return with_own_head(spec)
+
+
+def with_own_head(spec: Spec) -> Spec:
+    """The spec whose tied head has a weight of its own."""
+    parts = spec.head.parts if isinstance(spec.head, Chain) else (spec.head,)
+    assert isinstance(parts[-1], Head), "only a head can be tied"
+    own = replace(parts[-1], tied=False)
+    return replace(spec, head=Chain(*parts[:-1], own) if len(parts) > 1 else own)
 
 
 def _same(one: Stored, other: Stored) -> bool:

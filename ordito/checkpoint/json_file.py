@@ -18,7 +18,9 @@ def read_object(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_BYTES:
             raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, expected a configuration of at most {MAX_BYTES:,}")
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, an integer of 5000 digits
         raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected an object of keys and values")

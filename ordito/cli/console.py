@@ -75,13 +75,14 @@ def find(name: str) -> LocalModel:
     return local
 
 
-def load(name: str, backend: str | None = None) -> tuple[Model, LocalModel]:
-    """The model of a name, loaded, and where it was found."""
+def load(name: str, backend: str | None = None, adapter: str | None = None) -> tuple[Model, LocalModel]:
+    """The model of a name, loaded, with an adapter if one is named; and where it was found."""
     local = find(name)
+    found = find(adapter).path if adapter is not None else None
     with working(f"loading {local.name}"):
         from ordito.model import load as load_model
 
-        return load_model(local.path, backend=backend), local
+        return load_model(local.path, adapter=found, backend=backend), local
 
 
 def size(nbytes: float) -> str:

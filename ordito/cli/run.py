@@ -36,6 +36,7 @@ def run(
         None, "--chat/--raw", help="Answer as a conversation, or continue the text; default: chat if the model has a template."
     ),
     think: bool = typer.Option(None, "--think/--no-think", help="Think before answering, where the model's template asks."),
+    adapter: str = typer.Option(None, metavar="PATH", help="A LoRA adapter (folder or org/name) to run MODEL with."),
     backend: str = typer.Option(None, metavar="NAME", help="What computes (torch); the fastest installed, if not named."),
     verbose: bool = typer.Option(False, "--verbose", help="Print load time and rates to standard error."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object instead of text."),
@@ -70,7 +71,7 @@ def run(
         "seed": seed,
     }
     start = time.perf_counter()
-    loaded, local = load(model, backend)
+    loaded, local = load(model, backend, adapter)
     load_seconds = time.perf_counter() - start
     settings = Settings(chosen, loaded.checkpoint.generation)
     if not loaded.spec.generates:

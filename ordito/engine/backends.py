@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from ordito.checkpoint.adapter import Adapter
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import MissingDependencyError, OrditoError, did_you_mean
 from ordito.runtime import Runtime
@@ -12,8 +13,10 @@ BACKENDS = {"torch": "torch"}
 """Backend -> the package that it needs; the first one installed is the default."""
 
 
-def load_runtime(checkpoint: Checkpoint, backend: str | None = None, dtype: str = "float32") -> Runtime:
-    """A runtime for `checkpoint` on the named backend, or on the fastest that is installed.
+def load_runtime(
+    checkpoint: Checkpoint, backend: str | None = None, dtype: str = "float32", adapter: Adapter | None = None
+) -> Runtime:
+    """A runtime for `checkpoint` on the named backend, or on the fastest that is installed; an `adapter` lies beside it.
 
     Raises `OrditoError` for an unknown backend and `MissingDependencyError` for one that is not installed.
     """
@@ -27,4 +30,4 @@ def load_runtime(checkpoint: Checkpoint, backend: str | None = None, dtype: str 
         raise MissingDependencyError(f"the backend {backend!r} needs PyTorch: pip install torch")
     from ordito.nn.runtime import TorchRuntime
 
-    return TorchRuntime(checkpoint, dtype)
+    return TorchRuntime(checkpoint, dtype, adapter)

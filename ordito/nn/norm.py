@@ -27,18 +27,40 @@ ACTIVATIONS: dict[spec.Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+Beside = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""What lies beside a map: (x, y = W x + b, W, b) -> another y."""
+
+
 class Linear(nn.Linear):
-    """A linear map y = W x (+ b) whose values are set later."""
+    """A linear map y = W x (+ b) whose values are set later. Adapters may lie `beside` it."""
+
+    beside: tuple[Beside, ...] = ()
 
     def reset_parameters(self) -> None:
         """Nothing: values that are about to be replaced cost time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        y = super().forward(x)
+        for adapt in self.beside:
+            y = adapt(x, y, self.weight, self.bias)
+        return y
 
 
 class Table(nn.Embedding):
-    """Rows of vectors whose values are set later."""
+    """Rows of vectors whose values are set later. Adapters may lie `beside` it."""
+
+    beside: tuple[Beside, ...] = ()
 
     def reset_parameters(self) -> None:
         """Nothing: values that are about to be replaced cost time."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., D)."""
+        rows = super().forward(ids)
+        for adapt in self.beside:
+            rows = adapt(ids, rows, self.weight, None)
+        return rows
 
 
 class Norm(nn.Module):

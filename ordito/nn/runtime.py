@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ordito.checkpoint.adapted import changes_by_ours
+from ordito.checkpoint.adapter import Adapter
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import OrditoError
+from ordito.nn.adapter import Adapters
 from ordito.nn.transformer import Source, Transformer
 from ordito.runtime import Floats
 from ordito.spec import Spec
@@ -66,13 +69,17 @@ class TorchSession:
 
 
 class TorchRuntime:
-    """A checkpoint as a PyTorch module on the CPU."""
+    """A checkpoint as a PyTorch module on the CPU; an `adapter` lies beside it under the name `adapter`, switched on."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", adapter: Adapter | None = None) -> None:
         if dtype not in DTYPES:
             raise OrditoError(f"unknown dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.spec: Spec = checkpoint.spec
         self.module = load_transformer(checkpoint, DTYPES[dtype])
+        self.adapters = Adapters(self.module)
+        if adapter is not None:
+            self.adapters.add("adapter", *changes_by_ours(adapter, self.spec))
+            self.adapters.use("adapter")
 
     def session(self, source: Sequence[int] | None = None) -> TorchSession:
         """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""
@@ -107,7 +114,9 @@ class TorchRuntime:
         return None if source is None else self.module.encode(torch.tensor([list(source)]))
 
     def weights(self) -> dict[str, Floats]:
-        """Every tensor of the model under its canonical name, in fp32."""
+        """Every tensor of the model under its canonical name, in fp32. Raises `OrditoError` while an adapter is on."""
+        if self.adapters.active is not None:
+            raise OrditoError("an adapter lies beside the weights, which are not its own: load it with merge=True")
         return {name: _floats(tensor.detach()) for name, tensor in self.module.state_dict().items()}
 
 

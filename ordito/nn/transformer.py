@@ -13,7 +13,7 @@ from ordito.errors import ContextError, SpecError
 from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.cache import Cache
 from ordito.nn.feedforward import FeedForward, MixtureOfExperts
-from ordito.nn.norm import Dense, Norm, Table
+from ordito.nn.norm import Beside, Dense, Norm, Table
 from ordito.nn.step import PADDING, Step
 
 
@@ -42,6 +42,8 @@ class Embedding(nn.Module):
 class Head(nn.Module):
     """`spec.Head`. A tied head is lent the embedding's weight by `Transformer`, so that it is one parameter under one name."""
 
+    beside: tuple[Beside, ...] = ()
+
     def __init__(self, block: spec.Head) -> None:
         super().__init__()
         self.block = b = block
@@ -54,6 +56,8 @@ class Head(nn.Module):
         weight = self.lender[0].weight if self.weight is None else self.weight
         scaled = hidden_BTD if self.block.scale == 1.0 else hidden_BTD * self.block.scale
         logits = nn.functional.linear(scaled, weight, self.bias)
+        for adapt in self.beside:
+            logits = adapt(scaled, logits, weight, self.bias)
         cap = self.block.softcap
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)

@@ -221,6 +221,19 @@ def test_safetensors_with_what_belongs_to_them(hub: Hub) -> None:
     assert hub.requests == []
 
 
+def test_adapters_with_what_belongs_to_them(hub: Hub) -> None:
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w" * 50, "tokenizer.json": b"{}", "README.md": CARD}
+    hub.add("org/adapter", files | {"optimizer.pt": b"x", "checkpoint-9/adapter_model.safetensors": b"y"})
+    model = store.locate("org/adapter")
+    assert sorted(path.name for path in model.path.iterdir()) == sorted(files)
+    hub.requests.clear()
+    assert store.locate("org/adapter") == replace(model, fetched=False)
+    assert not hub.requests
+    hub.add("org/pickled", {"adapter_config.json": b"{}", "adapter_model.bin": b"pickle"})
+    with pytest.raises(ModelNotFoundError, match="only as pickles"):
+        store.locate("org/pickled")
+
+
 def test_a_snapshot_without_vocabulary_is_completed_or_used_as_it_is(hub: Hub) -> None:
     commit = hub.add("org/st", WEIGHTS)
     snapshot = cached("org/st", {"config.json": b"{}", "model.safetensors": WEIGHTS["model.safetensors"]}, commit)

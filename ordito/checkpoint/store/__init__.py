@@ -4,6 +4,7 @@ from ordito.checkpoint.store.actions import installed, locate, pull, remove, ver
 from ordito.checkpoint.store.names import DEFAULT_MODEL, LocalModel, Reference, parse
 from ordito.checkpoint.store.progress import Progress, RichProgress
 from ordito.checkpoint.store.shipped import MODELS, known_names
+from ordito.checkpoint.store.variants import has_vocabulary, is_adapter
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -12,7 +13,9 @@ __all__ = [
     "Progress",
     "Reference",
     "RichProgress",
+    "has_vocabulary",
     "installed",
+    "is_adapter",
     "known_names",
     "locate",
     "parse",

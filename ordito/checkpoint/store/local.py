@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ordito.checkpoint.store.names import LocalModel
-from ordito.checkpoint.store.variants import GgufSet, gguf_sets, pickles, safetensors_weights
+from ordito.checkpoint.store.variants import GgufSet, gguf_sets, is_adapter, pickles, safetensors_weights
 from ordito.errors import ModelNotFoundError, did_you_mean
 
 
@@ -56,6 +56,8 @@ def _gguf(folder: Path, one: GgufSet) -> LocalModel:
 
 
 def _safetensors(folder: Path, files: Mapping[str, int]) -> LocalModel:
+    if is_adapter(files):
+        return _of_folder(folder, files)
     if not safetensors_weights(files) and (pickled := pickles(files)):
         raise ModelNotFoundError(
             f"{folder} holds its weights only as pickles ({pickled[0]}), which are never loaded because unpickling "
@@ -70,6 +72,10 @@ def _safetensors(folder: Path, files: Mapping[str, int]) -> LocalModel:
         raise ModelNotFoundError(
             f"{folder} is incomplete: model.safetensors.index.json names {lost[0]}, which is not there; add it"
         )
+    return _of_folder(folder, files)
+
+
+def _of_folder(folder: Path, files: Mapping[str, int]) -> LocalModel:
     size = sum(bytes_ for name, bytes_ in files.items() if name.endswith((".safetensors", ".json", ".txt", ".model")))
     return LocalModel(name=str(folder), path=folder, source="path", size=size)
 

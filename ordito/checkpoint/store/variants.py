@@ -24,8 +24,9 @@ _BESIDE = re.compile(
     r"config\.json|generation_config\.json|params\.json|.*tokenizer.*\.(json|model)|tekken\.json|vocab\.(json|txt)"
     r"|merges\.txt|(spiece|sentencepiece.*)\.model|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)"
     r"|(pre)?processor_config\.json|modules\.json|sentence_.*config\.json|config_sentence_transformers\.json"
-    r"|model\.safetensors\.index\.json"
+    r"|model\.safetensors\.index\.json|adapter_config\.json"
 )
+_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TERMS = re.compile(r"(README\.md|(LICEN[SC]E|NOTICE|USE_POLICY)[^/]*)", re.IGNORECASE)
 _VOCABULARY = re.compile(r".*tokenizer.*\.(json|model)|tekken\.json|vocab\.(json|txt)|(spiece|sentencepiece.*)\.model")
 
@@ -103,10 +104,15 @@ def gguf_sets(files: Mapping[str, int]) -> list[GgufSet]:
 
 def safetensors_weights(files: Iterable[str]) -> list[str]:
     """The weights of the model itself, which a repository may hold a second time (consolidated, fp16, ONNX)."""
-    top = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
+    top = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name and name != _ADAPTER_WEIGHTS)
     if "model.safetensors" in top:
         return ["model.safetensors"]
     return [name for name in top if _SHARD.fullmatch(name)] or top
+
+
+def is_adapter(files: Iterable[str]) -> bool:
+    """Whether the files are those of a LoRA adapter, and no model's."""
+    return _ADAPTER in (names := set(files)) and not safetensors_weights(names)
 
 
 def choose(files: Mapping[str, int], repo: str, quant: str | None = None) -> Choice:
@@ -117,8 +123,8 @@ def choose(files: Mapping[str, int], repo: str, quant: str | None = None) -> Cho
         chosen = _select(sets, repo, quant)
         others = tuple(one.called for one in sets if one is not chosen)
         return Choice(chosen.main, chosen.files + terms, chosen.tag, others)
-    weights = safetensors_weights(files)
-    if weights and "config.json" in files:
+    weights = [_ADAPTER_WEIGHTS] if (adapter := is_adapter(files)) and _ADAPTER_WEIGHTS in files else safetensors_weights(files)
+    if weights and (adapter or "config.json" in files):
         wanted = {*weights, *terms}
         for name in files:
             within = _MODULE.match(name)

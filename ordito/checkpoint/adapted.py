@@ -1,0 +1,277 @@
+"""An adapter and a base model brought together: merged into the base's tensors, or named as the base's modules are here.
+
+Merging is done on the tensors as they were published, under their published names, before they become ours: a fused map
+(Phi-3's qkv_proj) or a transposed one (GPT-2's c_attn) is then a map like any other. A GGUF file is first seen as the
+tensors that the same model has on the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ordito import families
+from ordito.checkpoint.adapter import Adapter, Array, LowRank
+from ordito.checkpoint.assemble import ours_from, theirs_from
+from ordito.checkpoint.checkpoint import Checkpoint, with_own_head
+from ordito.checkpoint.stored import Stored, shown
+from ordito.errors import CheckpointError, did_you_mean
+from ordito.families.naming import Binding, Both, Interleaved, Names, Permuted, Transform, Transposed
+from ordito.spec import Chain, Head, Spec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """A tensor that is computed when it is read. It counts as fp32, which is what it is then."""
+
+    name: str
+    shape: tuple[int, ...]
+    compute: Callable[[], Array]
+
+    @property
+    def encoding(self) -> str:
+        """fp32."""
+        return "f32"
+
+    @property
+    def nbytes(self) -> int:
+        """Of the fp32 values."""
+        return 4 * int(np.prod(self.shape))
+
+    def to_float32(self) -> Array:
+        """The values, in `shape`."""
+        return self.compute()
+
+
+def merge_adapter(
+    tensors: Mapping[str, Stored],
+    adapter: Adapter,
+    usual: Callable[[str], str],
+    transposed: Callable[[str], bool] = lambda name: False,
+) -> dict[str, Stored]:
+    """A base model's tensors by published name, those that the adapter changes replaced; they are merged as they are read.
+
+    `usual` brings a name to the spelling of `tensors`; `transposed` says whether a tensor is stored (in, out).
+    Raises `CheckpointError` for a change that the base has no tensor for, or whose sizes are not those of the base's.
+    """
+    merged = dict(tensors)
+    for name, tensor in adapter.saved.items():
+        _check_shape(adapter, name, tensor.shape, _of_base(merged, usual(name), adapter).shape)
+        merged[usual(name)] = tensor
+    for module, change in adapter.changes.items():
+        name = usual(f"{module}.weight")
+        base = _of_base(merged, name, adapter)
+        turned = change.embedding or transposed(name)
+        _check_shape(adapter, module, change.shape, base.shape[::-1] if turned else base.shape)
+        merged[name] = Computed(name, base.shape, _merging(base, change, turned))
+    return merged
+
+
+def _merging(base: Stored, change: LowRank, turned: bool) -> Callable[[], Array]:
+    return lambda: change.merged(base.to_float32().T).T if turned else change.merged(base.to_float32())
+
+
+def _of_base(things: Mapping[str, T], name: str, adapter: Adapter) -> T:
+    if name not in things:
+        trained = f" ({shown(adapter.base)})" if adapter.base else ""
+        raise CheckpointError(
+            f"{adapter.path}: changes {shown(name)}, which the base model does not have{did_you_mean(name, things)}; give the "
+            f"base that the adapter was trained on{trained}"
+        )
+    return things[name]
+
+
+def _check_shape(adapter: Adapter, name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if got != expected:
+        raise CheckpointError(
+            f"{adapter.path}: changes {shown(name)} as a tensor of shape {got}, expected the base's {expected}; give the base "
+            "that the adapter was trained on"
+        )
+
+
+def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The checkpoint of the base with the adapter merged into it. Raises as `merge_adapter` does."""
+    names, tensors = _published(checkpoint)
+    spec = checkpoint.spec
+    head, embedding = (_theirs(names, name) for name in ("head.weight", "embedding.tokens.weight"))
+    touched = {names.usual(name) for name in (*adapter.saved, *(f"{module}.weight" for module in adapter.changes))}
+    if is_tied(spec) and head is not None and touched & {head, embedding}:
+        # As in PEFT, a change of the one does not touch the other.
+        spec, tensors[head] = with_own_head(spec), tensors[str(embedding)]
+    bindings = names.bindings(spec)
+    turned = {name for binding in bindings if _is_transposed(binding) for name in binding.theirs}
+    merged = merge_adapter(tensors, adapter, names.usual, turned.__contains__)
+    return replace(checkpoint, spec=spec, stored=merged, bindings=bindings)
+
+
+def is_tied(spec: Spec) -> bool:
+    """Whether the head has no weight of its own."""
+    head = spec.head.parts[-1] if isinstance(spec.head, Chain) else spec.head
+    return isinstance(head, Head) and head.tied
+
+
+def _theirs(names: Names, ours: str) -> str | None:
+    return names.theirs(ours) if ours.rpartition(".")[0] in names.table else None
+
+
+def _published(checkpoint: Checkpoint) -> tuple[Names, dict[str, Stored]]:
+    """The base's tensors under their names on the hub."""
+    spec, family = checkpoint.spec, families.family_of(checkpoint.spec)
+    for names in (family.names(spec), *family.layouts(spec)):
+        if list(names.bindings(spec)) == list(checkpoint.bindings):
+            return names, dict(checkpoint.stored)
+    names = family.names(spec)
+    # A binding's tensors are asked for one after the other, so that one result is all that need be kept.
+    read = lru_cache(maxsize=1)(
+        lambda binding: dict(theirs_from(binding, {name: checkpoint.read(name) for name in binding.ours}))
+    )
+    return names, {
+        name: Computed(name, binding.their_shape, partial(_one, read, binding, name))
+        for binding in names.bindings(spec)
+        for name in binding.theirs
+    }
+
+
+def _one(read: Callable[[Binding], Mapping[str, Array]], binding: Binding, name: str) -> Array:
+    return read(binding)[name]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# By our names
+
+
+def changes_by_ours(adapter: Adapter, spec: Spec) -> tuple[dict[str, LowRank], dict[str, Array]]:
+    """An adapter's changes by our modules, and its saved tensors by ours.
+
+    A map that is fused with others on the hub has one A; its B is theirs row by row, so each gets its own rows of B.
+    Raises `CheckpointError` where ours and theirs do not meet row by row (experts): such adapters can only be merged.
+    """
+    names = families.family_of(spec).names(spec)
+    bindings = {theirs: binding for binding in _bindings(spec, names) for theirs in binding.theirs}
+    changes: dict[str, LowRank] = {}
+    saved: dict[str, Array] = {}
+    for name, tensor in adapter.saved.items():
+        binding = _of_base(bindings, names.usual(name), adapter)
+        _check_shape(adapter, name, tensor.shape, binding.their_shape)
+        if binding.stacked:
+            raise _cannot_lie_beside(name, adapter.path)
+        saved |= ours_from(binding, [tensor.to_float32()])
+    for module, change in adapter.changes.items():
+        binding = _of_base(bindings, names.usual(f"{module}.weight"), adapter)
+        turned = change.embedding or _is_transposed(binding)
+        _check_shape(adapter, module, change.shape, binding.their_shape[::-1] if turned else binding.their_shape)
+        rows = _by_rows(binding, adapter.path)
+        parts = ours_from(rows, [change.b])
+        magnitudes = {} if change.magnitude is None else ours_from(rows, [change.magnitude])
+        for ours, b in parts.items():
+            changes[ours.removesuffix(".weight")] = replace(change, b=b, magnitude=magnitudes.get(ours))
+    return changes, saved
+
+
+def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, LowRank]:
+    """Changes by our modules as those of the modules on the hub: the inverse of `changes_by_ours`.
+
+    Maps that are fused there become one. Where they do not share an A, those stand one below the other and the B in blocks,
+    so that the rank is the sum. Raises `CheckpointError` for a change that has no such form.
+    """
+    names = families.family_of(spec).names(spec)
+    theirs: dict[str, LowRank] = {}
+    done: set[str] = set()
+    alone = _alone(spec, names)
+    for binding in _bindings(spec, names):
+        modules = [ours.removesuffix(".weight") for ours in binding.ours]
+        if not (present := [module for module in modules if module in changes]):
+            continue
+        done.update(present)
+        parts = [changes.get(module) for module in modules]
+        rows = _by_rows(binding, modules[0])
+        a, blocks, scaling = _fused(parts, binding)
+        [(name, b)] = theirs_from(rows, dict(zip(binding.ours, blocks, strict=True)))
+        magnitudes = [part.magnitude for part in parts if part is not None and part.magnitude is not None]
+        if magnitudes and len(magnitudes) < len(parts):
+            raise CheckpointError(f"{name!r} is fused on the hub, so all of {', '.join(modules)} need magnitudes, or none")
+        m = next(theirs_from(rows, dict(zip(binding.ours, magnitudes, strict=True))))[1] if magnitudes else None
+        theirs[name.removesuffix(".weight").removeprefix(alone)] = LowRank(a, b, scaling, m, changes[present[0]].embedding)
+    if lost := changes.keys() - done:
+        raise CheckpointError(f"the names on the hub have no map for the change of {min(lost)!r}")
+    return theirs
+
+
+def saved_by_theirs(saved: Mapping[str, Array], spec: Spec) -> dict[str, Array]:
+    """Tensors of ours as those on the hub. Raises `CheckpointError` for a part of what is fused there."""
+    names = families.family_of(spec).names(spec)
+    theirs: dict[str, Array] = {}
+    done: set[str] = set()
+    alone = _alone(spec, names)
+    for binding in _bindings(spec, names):
+        if saved.keys() >= set(binding.ours):
+            theirs |= {name.removeprefix(alone): array for name, array in theirs_from(binding, saved)}
+            done.update(binding.ours)
+    if lost := saved.keys() - done:
+        raise CheckpointError(f"the names on the hub have no tensor for {min(lost)!r} alone")
+    return theirs
+
+
+def _alone(spec: Spec, names: Names) -> str:
+    """What names of tensors begin with in files, but not in transformers' own class of a model without a head: `model.`."""
+    first = {name.partition(".")[0] for binding in names.bindings(spec) for name in binding.theirs}
+    return f"{first.pop()}." if spec.head is None and len(first) == 1 else ""
+
+
+def _fused(parts: Sequence[LowRank | None], binding: Binding) -> tuple[Array, list[Array], float]:
+    """One A, the B of each part over all of its rows, and their scaling."""
+    present = [part for part in parts if part is not None]
+    first = present[0]
+    if all(part is not None and part.scaling == first.scaling and np.array_equal(part.a, first.a) for part in parts):
+        return first.a, [part.b for part in present], first.scaling
+    a, blocks, start = np.concatenate([part.a for part in present]), [], 0
+    for part, shape in zip(parts, binding.shapes, strict=True):
+        blocks.append(np.zeros((shape[0], len(a)), np.float32))
+        if part is not None:
+            blocks[-1][:, start : start + part.rank] = part.scaling * part.b
+            start += part.rank
+    return a, blocks, 1.0
+
+
+def _bindings(spec: Spec, names: Names) -> list[Binding]:
+    """Of all tensors, and of a tied head, which is a map of its own to an adapter."""
+    bindings = names.bindings(spec)
+    head, embedding = _theirs(names, "head.weight"), "embedding.tokens.weight"
+    if is_tied(spec) and head is not None:
+        bindings.append(Binding(ours=("head.weight",), theirs=(head,), shapes=(spec.tensors()[embedding],)))
+    return bindings
+
+
+def _parts(transform: Transform | None) -> tuple[Transform, ...]:
+    if isinstance(transform, Both):
+        return transform.parts
+    return () if transform is None else (transform,)
+
+
+def _is_transposed(binding: Binding) -> bool:
+    """Whether theirs is stored (in, out)."""
+    return _parts(binding.whole)[:1] == (Transposed(),)
+
+
+def _by_rows(binding: Binding, where: Path | str) -> Binding:
+    """The same binding for the rows alone: of a matrix with as many rows, (out, anything), or of a vector (out,)."""
+    whole = _parts(binding.whole)[_is_transposed(binding) :]
+    changes = [*whole, *(change for change in binding.each if change is not None)]
+    if binding.stacked or binding.axis or any(not _moves_rows(change) for change in changes):
+        raise _cannot_lie_beside(binding.theirs[0], where)
+    return replace(binding, whole=Both(*whole) if whole else None)
+
+
+def _moves_rows(change: Transform) -> bool:
+    return isinstance(change, Permuted) or (isinstance(change, Interleaved) and change.axis == 0)
+
+
+def _cannot_lie_beside(name: str, where: Path | str) -> CheckpointError:
+    return CheckpointError(f"{where}: the change of {shown(name)} cannot lie beside the base's map; merge it (merge=True)")

@@ -1,0 +1,307 @@
+"""LoRA adapters in the format of PEFT: a folder of adapter_config.json and adapter_model.safetensors, read and written.
+
+An adapter changes linear maps W (out, in) of a base model by maps of low rank r:
+
+    W' = W + s B A              A (r, in), B (out, r); LoRA, arXiv:2106.09685, s = alpha / r
+                                rsLoRA, arXiv:2312.03732: s = alpha / sqrt(r)
+    W' = m (W + s B A) / n      DoRA, arXiv:2402.09353: m (out,) the magnitudes, n (out,) the norms of the rows of W + s B A
+
+It may also hold tensors that take the place of the base's: whole modules (`modules_to_save`) and biases. Names are those of the
+base model in transformers: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ordito.checkpoint.export import write_json
+from ordito.checkpoint.json_file import read_object
+from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
+from ordito.checkpoint.stored import StoredTensor, shown
+from ordito.errors import CheckpointError, ConfigError, OrditoError
+from ordito.families.reader import Reader
+
+Array = NDArray[np.float32]
+
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
+"""What PEFT's own wrappers put before the names of the base model."""
+
+_PARTS = {
+    "lora_A": "a",
+    "lora_B": "b",
+    "lora_embedding_A": "a",
+    "lora_embedding_B": "b",
+    "lora_magnitude_vector": "magnitude",
+}
+_FLOATS = ("f32", "bf16", "f16")
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+_UNSUPPORTED = (
+    "alora_invocation_tokens arrow_config enable_lora kasa_config layer_replication lora_bias monteclora_config "
+    "target_parameters trainable_token_indices use_bdlora use_qalora velora_config"
+).split()
+_IRRELEVANT = frozenset(
+    # Bookkeeping, training, and which modules get maps: that, the tensors say themselves.
+    """auto_mapping revision inference_mode lora_dropout peft_version merge_weights task_type exclude_modules layers_pattern
+    ensure_weight_tying corda_config eva_config loftq_config lora_ga_config megatron_config megatron_core
+    qalora_group_size runtime_config""".split()
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The change of one linear map W (out, in): `a` (r, in), `b` (out, r), `scaling`; `magnitude` (out,) makes it DoRA's.
+
+    An `embedding` is a linear map of one-hot tokens: its table (V, D) is W transposed.
+    """
+
+    a: Array
+    b: Array
+    scaling: float
+    magnitude: Array | None = None
+    embedding: bool = False
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return len(self.a)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of W: (out, in)."""
+        return len(self.b), self.a.shape[1]
+
+    def merged(self, weight: Array) -> Array:
+        """W' of W."""
+        changed: Array = self.b @ self.a
+        changed *= np.float32(self.scaling)
+        changed += weight
+        if self.magnitude is not None:
+            changed *= (self.magnitude / np.linalg.norm(changed, axis=1))[:, None]
+        return changed
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter, read: `changes` by the name of the module, `saved` tensors that take the place of the base's, by their name.
+
+    Names are the base model's in transformers. `base` is what the adapter says it was trained on.
+    """
+
+    path: Path
+    base: str | None
+    changes: Mapping[str, LowRank]
+    saved: Mapping[str, StoredTensor] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def open_adapter(path: Path) -> Adapter:
+    """Read the adapter in a folder.
+
+    Raises `CheckpointError` or `ConfigError` if it is damaged, holds pickles only, or is of a kind that is not LoRA or DoRA.
+    """
+    config = Reader(read_object(path / CONFIG), str(path / CONFIG))
+    if (kind := config.text("peft_type")) != "LORA":
+        raise config.fail("peft_type", kind, "'LORA', the only kind of adapter that is read here")
+    for key in _UNSUPPORTED:
+        if config.get(key, None):
+            raise config.fail(key, config.values[key], "none: this variant of LoRA is not supported; merge it with PEFT")
+    if (start := config.get("init_lora_weights", None)) not in _PLAIN_STARTS:
+        raise config.fail(
+            "init_lora_weights",
+            start,
+            "a start that leaves the base as it is; save the adapter again with path_initial_model_for_weight_conversion",
+        )
+    scalings = _Scalings(config)
+    _check_types(config)
+    base = config.text("base_model_name_or_path", None) or None
+    config.finish(_IRRELEVANT)
+    found, saved = _sorted_tensors(path)
+    changes = {module: _low_rank(parts, scalings, module, f"{path}: {shown(module)}") for module, parts in found.items()}
+    return Adapter(path, base, changes, saved)
+
+
+def _check_types(config: Reader) -> None:
+    """Check what was said in training about where maps go. The tensors say it too, so that it need not be looked up.
+
+    Above all no pattern of modules is run: one from outside may take for ever.
+    """
+    targets = config.get("target_modules", "")
+    if not isinstance(targets, str) and not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
+        raise config.fail("target_modules", targets, "a list of names, or a pattern")
+    layers = config.get("layers_to_transform", [])
+    if not all(type(n) is int and n >= 0 for n in (layers if isinstance(layers, list) else [layers])):
+        raise config.fail("layers_to_transform", layers, "numbers of layers")
+    config.items("modules_to_save", None)
+    config.choice("bias", {"none": 0, "all": 0, "lora_only": 0}, "none")
+    config.flag("use_dora", False)
+    config.flag("fan_in_fan_out", False)  # the base's names tell it, module by module: PEFT keeps the flag of the last one
+
+
+class _Scalings:
+    """The rank and the scaling that the configuration gives to a module."""
+
+    def __init__(self, config: Reader) -> None:
+        self.rank = config.size("r", 8)
+        self.alpha = config.real("lora_alpha", 8.0)
+        self.root = config.flag("use_rslora", False)
+        ranks, alphas = (config.section(key) or Reader({}, "") for key in ("rank_pattern", "alpha_pattern"))
+        self.ranks = [(_pattern(key, config), ranks.size(key)) for key in ranks.values]
+        self.alphas = [(_pattern(key, config), alphas.real(key)) for key in alphas.values]
+
+    def of(self, module: str) -> tuple[int, float]:
+        """(r, s)."""
+        rank = _first(self.ranks, module, self.rank)
+        return rank, _first(self.alphas, module, self.alpha) / (math.sqrt(rank) if self.root else rank)
+
+
+def _pattern(text: str, config: Reader) -> re.Pattern[str]:
+    """A key of rank_pattern or alpha_pattern: a regular expression, of those that are sure to end soon.
+
+    Each repetition multiplies what there is to try by the length of a name, each choice by two.
+    """
+    repeated, choices = len(re.findall(r"[*+{]", text)), len(re.findall(r"[?|]", text))
+    if len(text) > 500 or repeated > 2 or choices > 8 or re.search(r"\)[*+{]", text):
+        raise config.fail("a key of rank_pattern or alpha_pattern", text, "a name, or a simple pattern of names")
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise config.fail("a key of rank_pattern or alpha_pattern", text, f"a regular expression ({error})") from None
+
+
+def _first(values: list[tuple[re.Pattern[str], Any]], module: str, otherwise: Any) -> Any:
+    """The value of the first pattern that the module, or what follows one of its dots, is."""
+    starts = [0, *(dot.end() for dot in re.finditer(r"\.", module))]
+    return next((value for pattern, value in values if any(pattern.fullmatch(module, start) for start in starts)), otherwise)
+
+
+def _sorted_tensors(path: Path) -> tuple[dict[str, dict[str, StoredTensor]], dict[str, StoredTensor]]:
+    """The tensors of low rank by module and part, and those that take the place of the base's."""
+    if not (path / WEIGHTS).is_file() and (path / PICKLED).is_file():
+        raise CheckpointError(
+            f"{path}: holds its weights only as a pickle ({PICKLED}), which is never opened because unpickling runs code; "
+            "convert it where you trust it: safetensors.torch.save_file(torch.load(PATH, map_location='cpu', "
+            f"weights_only=True), '{WEIGHTS}')"
+        )
+    found: dict[str, dict[str, StoredTensor]] = {}
+    saved: dict[str, StoredTensor] = {}
+    for name, tensor in read_safetensors(path / WEIGHTS).tensors.items():
+        if tensor.encoding not in _FLOATS or not 1 <= len(tensor.shape) <= 2 or len(name) > 500:
+            raise CheckpointError(
+                f"{path / WEIGHTS}: tensor {shown(name)} is {tensor.encoding} of shape {list(tensor.shape)}, expected "
+                f"{', '.join(_FLOATS)} of one or two dimensions"
+            )
+        module, part = _split(name)
+        table = found.setdefault(module, {}) if part else saved
+        if (key := part or module) in table:
+            raise CheckpointError(f"{path / WEIGHTS}: tensor {shown(name)} is there twice, in other spellings")
+        table[key] = tensor
+    if not found and not saved:
+        raise CheckpointError(f"{path / WEIGHTS}: holds no tensors, expected an adapter's")
+    return found, saved
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The module and the part (`lora_A`) of a low-rank tensor; of others, the base's name of the tensor, and nothing.
+
+    Old files name the adapter (`lora_A.default.weight`) and the wrappers (`modules_to_save.default.weight`).
+    """
+    words = name.removeprefix(PREFIX).split(".")
+    part = next((i for i, word in enumerate(words) if word in _PARTS), None)
+    if part is not None and words[part + 1 :] in ([], ["weight"], ["default"], ["default", "weight"]):
+        return ".".join(words[:part]), words[part]
+    return ".".join(word for word in words if word not in ("base_layer", "modules_to_save", "default")), ""
+
+
+def _low_rank(parts: Mapping[str, StoredTensor], scalings: _Scalings, module: str, where: str) -> LowRank:
+    """One module's change; its tensors fit each other and the configuration."""
+    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+    names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
+    if lacking := [name for name in names if name not in parts]:
+        raise CheckpointError(f"{where} has {', '.join(parts)} but no {lacking[0]}; the adapter is incomplete")
+    if unexpected := parts.keys() - {*names, "lora_magnitude_vector"}:
+        raise CheckpointError(f"{where} has {min(unexpected)} beside {names[0]}, expected one of the two kinds")
+    rank, scaling = scalings.of(module)
+    a, b = (parts[name] for name in names)
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
+        raise CheckpointError(
+            f"{where}: {names[0]} has shape {list(a.shape)} and {names[1]} {list(b.shape)}, expected [{rank}, in] and "
+            f"[out, {rank}] by the rank in {CONFIG}"
+        )
+    magnitude = parts.get("lora_magnitude_vector")
+    if magnitude is not None and magnitude.shape != b.shape[:1]:
+        raise CheckpointError(f"{where}: lora_magnitude_vector has shape {list(magnitude.shape)}, expected [{b.shape[0]}]")
+    return LowRank(a.to_float32(), b.to_float32(), scaling, None if magnitude is None else magnitude.to_float32(), embedding)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def write_adapter(
+    folder: Path,
+    changes: Mapping[str, LowRank],
+    *,
+    base: str,
+    saved: Mapping[str, Array] | None = None,
+    task: str | None = "CAUSAL_LM",
+    fan_in_fan_out: bool = False,
+) -> None:
+    """Write an adapter that PEFT reads: `changes` by the base's name of the module, `saved` by the base's name of the tensor.
+
+    Raises `ConfigError` if some changes are DoRA's and some are not, `OrditoError` if the folder cannot be written.
+    """
+    if not changes:
+        raise ConfigError(f"{folder}: an adapter without a single change cannot be written")
+    dora = {change.magnitude is not None for change in changes.values()}
+    if len(dora) > 1:
+        raise ConfigError(f"{folder}: some changes have magnitudes and some have none, expected all or none of them")
+    saved = saved or {}
+    whole = {name.removesuffix(".weight") for name in saved if name.endswith(".weight")} - changes.keys()
+    rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
+    alphas = {module: change.scaling * change.rank for module, change in changes.items()}
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": task,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(changes),
+        "rank_pattern": {f"^{re.escape(m)}": change.rank for m, change in changes.items() if change.rank != rank},
+        "alpha_pattern": {f"^{re.escape(m)}": value for m, value in alphas.items() if value != alpha},
+        "use_rslora": False,
+        "use_dora": dora == {True},
+        "fan_in_fan_out": fan_in_fan_out,
+        "bias": "none" if {name.rpartition(".")[0] for name in saved} <= whole | changes.keys() else "all",
+        "modules_to_save": sorted(whole) or None,
+    }
+    tensors: dict[str, Array] = {}
+    for module, change in changes.items():
+        a, b = ("lora_embedding_A", "lora_embedding_B") if change.embedding else ("lora_A.weight", "lora_B.weight")
+        tensors |= {f"{PREFIX}{module}.{a}": change.a, f"{PREFIX}{module}.{b}": change.b}
+        if change.magnitude is not None:
+            tensors[f"{PREFIX}{module}.lora_magnitude_vector"] = change.magnitude
+    for name, array in saved.items():
+        module, _, parameter = name.rpartition(".")
+        tensors[f"{PREFIX}{module}.{'base_layer.' if module in changes else ''}{parameter}"] = array
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+        write_json(folder / CONFIG, config)
+    except OSError as error:
+        raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
