@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -109,5 +110,5 @@ def _entry(family: str, contents: dict[str, Any], model: dict[str, Any], by_name
 
 
 def _plain(name: str) -> str:
-    """A name without what people spell differently."""
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+    """A name without what people spell differently; a point between digits stays, for 1.3B is not 13B."""
+    return re.sub(r"(?!(?<=\d)\.(?=\d))[\W_]", "", name.casefold())
