@@ -105,7 +105,7 @@ def row(alike: Sequence[Entry]) -> list[str]:
         f"{size.parameters:,} ({short(size.parameters)})",
         short(size.active_parameters) if size.active_parameters != size.parameters else "",
         cache,
-        "<br>".join(published(e) for e in alike),
+        "<br>".join(dict.fromkeys(filter(None, map(published, alike)))),
     ]
 
 
