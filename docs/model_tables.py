@@ -100,7 +100,7 @@ def row(alike: Sequence[Entry]) -> list[str]:
         ", ".join(f"{width:,}" for width in widths(spec)),
         experts(spec),
         f"{spec.vocab_size:,}",
-        f"{first.context or spec.context:,}",
+        f"{spec.context:,}",
         windows(spec),
         f"{size.parameters:,} ({short(size.parameters)})",
         short(size.active_parameters) if size.active_parameters != size.parameters else "",
@@ -115,20 +115,21 @@ def closed_row(entry: Entry) -> list[str]:
     return [entry.name, f"`{entry.id}`", entry.released, context, ", ".join(entry.modalities)]
 
 
+def attentions(spec: Spec) -> list[tuple[str, Attention | LatentAttention]]:
+    """The attention of each layer over its own tokens; modules that look further ahead are no layers."""
+    every = [(path, leaf) for path, leaf in spec.leaves() if isinstance(leaf, (Attention, LatentAttention))]
+    return [(path, leaf) for path, leaf in every if not (path.startswith("ahead.") or getattr(leaf, "cross", False))]
+
+
 def layers(spec: Spec) -> str:
-    """Layers of each stack: those with an attention of their own."""
-    return " + ".join(str(number) for _, number in sorted(Counter(stacks(spec)).items()))
-
-
-def stacks(spec: Spec) -> list[str]:
-    """The stack of each layer, `encoder` or `layers`; modules that look further ahead are no layers."""
-    own = [path for path, block in spec.attentions if not (isinstance(block, Attention) and block.cross)]
-    return [stack for path in own if (stack := path.split(".")[0]) != "ahead"]
+    """Layers of each stack."""
+    stacks = Counter(path.split(".")[0] for path, _ in attentions(spec))
+    return " + ".join(str(number) for _, number in sorted(stacks.items()))
 
 
 def heads(spec: Spec) -> str:
     """Query heads, key-value heads and the size of one."""
-    block = spec.attentions[0][1]
+    block = attentions(spec)[0][1]
     if isinstance(block, LatentAttention):
         return f"{block.n_heads} / latent of {block.kv_rank} / {block.nope_dim} + {block.rope.dim}"
     return f"{block.n_heads} / {block.n_kv_heads} / {block.head_dim}"
@@ -146,7 +147,7 @@ def experts(spec: Spec) -> str:
         return ""
     block = mixtures[0]
     assert isinstance(block.expert, FeedForward), "no published model nests its mixtures"
-    text = f"{block.router.top_k} of {block.router.n_experts} × {block.expert.d_ff:,}"
+    text = f"{block.router.top_k} of {block.router.n_experts:,} × {block.expert.d_ff:,}"
     if block.shared:
         text += f" + {block.shared.d_ff:,}"
     return text + on_layers(len(mixtures), spec)
@@ -154,7 +155,7 @@ def experts(spec: Spec) -> str:
 
 def windows(spec: Spec) -> str:
     """What keeps layers from seeing everything."""
-    kinds = Counter(kind for _, block in spec.attentions if isinstance(block, Attention) and (kind := window(block)))
+    kinds = Counter(kind for _, block in attentions(spec) if isinstance(block, Attention) and (kind := window(block)))
     return ", ".join(kind + on_layers(number, spec) for kind, number in kinds.items())
 
 
@@ -171,7 +172,7 @@ def window(block: Attention) -> str:
 
 def on_layers(number: int, spec: Spec) -> str:
     """A clause for what not all layers have."""
-    total = len(stacks(spec))
+    total = len(attentions(spec))
     return "" if number == total else f" on {number} of {total}"
 
 

@@ -34,7 +34,9 @@ def by_name(entries):
 
 @by_name(SHAPES)
 def test_the_configuration_gives_the_listed_size(entry):
-    assert count(spec_from_config(entry.config, entry.name)).parameters == entry.exact_parameters
+    spec = spec_from_config(entry.config, entry.name)
+    assert count(spec).parameters == entry.exact_parameters
+    assert entry.context in (spec.context, None)
 
 
 @by_name([entry for entry in OPEN if entry.published_parameters])

@@ -84,7 +84,7 @@ def _files() -> dict[str, dict[str, Any]]:
 
 
 def _entry(family: str, contents: dict[str, Any], model: dict[str, Any], by_name: dict[str, dict[str, Any]]) -> Entry:
-    """One entry. What another model of the same shape says of it, `same_as` saves from saying twice."""
+    """One entry. What follows from its shape is said once, by the model that `same_as` names."""
     shape = by_name[model["same_as"]] if "same_as" in model else model
     config, published = shape.get("config"), model.get("published", {})
     lengths = [config[key] for key in CONTEXT_KEYS if key in config] if config else []
@@ -103,7 +103,7 @@ def _entry(family: str, contents: dict[str, Any], model: dict[str, Any], by_name
         differs=published.get("differs"),
         note=model.get("note"),
         closed=model.get("closed", False),
-        context=model.get("context", lengths[0] if lengths else None),
+        context=shape.get("context", lengths[0] if lengths else None),
         modalities=tuple(model.get("modalities", ["text"])),
         license=model.get("license"),
     )
