@@ -41,8 +41,13 @@ def count(spec: Spec) -> Count:
     parameters = sum(learned.values()) - ahead
     idle = sum(idle_parameters(block) for path, block in spec.leaves() if not path.startswith("ahead."))
     cached = [(cached_numbers(block), block) for _, block in spec.attentions] if spec.generates else []
-    growing = [n for n, block in cached if isinstance(block, LatentAttention) or not (block.window or block.chunk)]
+    growing = [n for n, block in cached if (reach := span(block)) is None or reach >= spec.context]
     return Count(parameters, parameters - idle, CACHE_BYTES * sum(n for n, _ in cached), CACHE_BYTES * sum(growing), ahead)
+
+
+def span(block: Attention | LatentAttention) -> int | None:
+    """How many positions back a layer looks at most, or None if there is no such bound."""
+    return None if isinstance(block, LatentAttention) else block.window or block.chunk
 
 
 def idle_parameters(block: Block) -> int:

@@ -88,7 +88,7 @@ def spec_from_config(config: Reader) -> Spec:
     spec = build(
         vocab_size=config.size("vocab_size", 30522),
         d_model=config.size("hidden_size", 768),
-        n_layers=config.size("num_hidden_layers", 12),
+        n_layers=config.few("num_hidden_layers", 12),
         n_heads=config.size("num_attention_heads", 12),
         d_ff=config.size("intermediate_size", 3072),
         n_positions=config.size("max_position_embeddings", 512),
@@ -146,7 +146,7 @@ def spec_from_header(header: Header) -> Spec:
     spec = build(
         vocab_size=header.shapes["token_embd.weight"][0],
         d_model=reader.size("embedding_length"),
-        n_layers=reader.size("block_count"),
+        n_layers=reader.few("block_count"),
         n_heads=n_heads,
         d_ff=reader.size("feed_forward_length"),
         n_positions=reader.size("context_length"),

@@ -112,7 +112,7 @@ def sizes_from_config(
     return Sizes(
         vocab_size=config.size("vocab_size", default("vocab_size")),
         d_model=d_model,
-        n_layers=config.size("num_hidden_layers", default("num_hidden_layers")),
+        n_layers=config.few("num_hidden_layers", default("num_hidden_layers")),
         n_heads=n_heads,
         n_kv_heads=config.size("num_key_value_heads", default("num_key_value_heads", n_heads)),
         head_dim=head_dim,
@@ -162,7 +162,7 @@ def sizes_from_header(
     return Sizes(
         vocab_size=header.shapes["token_embd.weight"][0],
         d_model=d_model,
-        n_layers=reader.size("block_count"),
+        n_layers=reader.few("block_count"),
         n_heads=n_heads,
         n_kv_heads=reader.size("attention.head_count_kv", n_heads),
         head_dim=head_dim,

@@ -76,7 +76,8 @@ def spec_from_config(config: Reader) -> Spec:
     n_dense = config.count("first_k_dense_replace", {V2: 0, V3: 3}[label])
     config.must_be("moe_layer_freq", 1)
     key = "num_mtp_layers" if "num_mtp_layers" in config.values else "num_nextn_predict_layers"
-    n_ahead = config.count(key, 0)
+    n_ahead = config.few(key, 0) if config.values.get(key) else 0
+    config.get(key, None)
     config.finish(IRRELEVANT | {"model_type", "qk_rope_head_dim", "qk_head_dim", "ep_size", "num_key_value_heads"})
     return build(sizes, label, attention, dense, routed, n_dense, n_ahead)
 
@@ -99,7 +100,7 @@ def _mixture(config: Reader, label: str, sizes: Sizes, bias: bool) -> MixtureOfE
     normed = config.flag("norm_topk_prob", renormalise)
     grouped = {"n_groups": n_groups, "top_groups": top_groups} if method != "greedy" else {}
     router = Router(
-        n_experts=config.size("n_routed_experts", config.size("num_local_experts", {V2: 64, V3: 256}[label])),
+        n_experts=config.few("n_routed_experts", config.few("num_local_experts", {V2: 64, V3: 256}[label])),
         top_k=config.size("num_experts_per_tok", {V2: 6, V3: 8}[label]),
         scale=config.real("routed_scaling_factor", {V2: 1.0, V3: 2.5}[label]),
         **scoring(label, normed),

@@ -20,7 +20,7 @@ SOFTMAX, SIGMOID = 1, 2
 def spec_from_header(header: Header) -> Spec:
     """GGUF metadata of `deepseek2`; files keep `attn_kv_b` whole or, since it is absorbed, in two parts."""
     reader = header.reader()
-    context, n_layers, n_heads = (reader.size(k) for k in ("context_length", "block_count", "attention.head_count"))
+    context, n_heads, n_layers = reader.size("context_length"), reader.size("attention.head_count"), reader.few("block_count")
     kv_rank, rope_dim = reader.size("attention.kv_lora_rank"), reader.size("rope.dimension_count")
     reader.get("attention.head_count_kv", None)
     key, value = reader.size("attention.key_length"), reader.size("attention.value_length")

@@ -47,7 +47,7 @@ def gguf_names(spec: Spec) -> Table:
 
 def counts_from_header(reader: Reader) -> dict[str, Any]:
     """`n_experts` and `top_k` of GGUF metadata."""
-    return {"n_experts": reader.size("expert_count"), "top_k": reader.size("expert_used_count")}
+    return {"n_experts": reader.few("expert_count"), "top_k": reader.size("expert_used_count")}
 
 
 def metadata_from_experts(spec: Spec) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def spec_from_config(config: Reader) -> Spec:
         return _text_of_gemma3(config)
     generation = LABELS[label]
     default = DEFAULTS[generation]
-    n_layers, head_dim = config.size("num_hidden_layers", default["layers"]), config.size("head_dim", 256)
+    n_layers, head_dim = config.few("num_hidden_layers", default["layers"]), config.size("head_dim", 256)
     context = config.size("max_position_embeddings", default["context"])
     causal = not config.flag("use_bidirectional_attention", False)
     if generation < 3:
@@ -254,7 +254,7 @@ def spec_from_header(header: Header) -> Spec:
     """GGUF metadata of `gemma`, `gemma2` and `gemma3`. What has no key there is fixed by the architecture's label."""
     reader, generation = header.reader(), GENERATIONS[header.architecture]
     d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
-    n_layers, context = reader.size("block_count"), reader.size("context_length")
+    n_layers, context = reader.few("block_count"), reader.size("context_length")
     head_dim = reader.size("attention.key_length", 256)
     reader.must_be("attention.value_length", head_dim)
     reader.must_be("rope.dimension_count", head_dim)

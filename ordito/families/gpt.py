@@ -75,7 +75,7 @@ def build(
 def spec_from_config(config: Reader) -> Spec:
     """config.json of `openai-gpt`, `gpt2`, and `gpt3`: our own label, with GPT-2's keys, `head_dim` and `attention_band`."""
     label = config.text("model_type")
-    d_model, n_layers, n_heads = config.size("n_embd", 768), config.size("n_layer", 12), config.size("n_head", 12)
+    d_model, n_layers, n_heads = config.size("n_embd", 768), config.few("n_layer", 12), config.size("n_head", 12)
     head_dim = d_model // n_heads
     scales, bands = [1.0] * n_layers, [None] * n_layers
     if label == "gpt3":
@@ -143,7 +143,7 @@ def spec_from_header(header: Header) -> Spec:
     """GGUF metadata of `gpt2`, whose activation is the tanh form."""
     reader = header.reader()
     d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
-    n_layers, head_dim = reader.size("block_count"), d_model // n_heads
+    n_layers, head_dim = reader.few("block_count"), d_model // n_heads
     reader.must_be("attention.head_count_kv", n_heads)
     spec = build(
         label="gpt2",

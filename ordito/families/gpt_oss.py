@@ -74,7 +74,7 @@ def spec_from_config(config: Reader) -> Spec:
         sizes,
         windows_from_config(config, sizes.n_layers, window, lambda i: i % 2 == 0),
         route(
-            config.size("num_local_experts", config.size("num_experts", 128)),
+            config.few("num_local_experts", config.few("num_experts", 128)),
             config.size("num_experts_per_tok", config.size("experts_per_token", 4)),
         ),
         attention_bias=config.flag("attention_bias", True),

@@ -90,7 +90,7 @@ def spec_from_config(config: Reader) -> Spec:
         turns=turns,
         chunks=[chunk if kind == CHUNKED else None for kind in kinds],
         routed=[i in sparse for i in range(n)],
-        n_experts=config.size("num_local_experts", 16),
+        n_experts=config.few("num_local_experts", 16),
         top_k=config.size("num_experts_per_tok", 1),
         d_expert=d_expert,
         qk_norm=config.flag("use_qk_norm", True),

@@ -69,7 +69,7 @@ def spec_from_config(config: Reader) -> Spec:
     mlp: Block = sizes.mlp()
     if label == "mixtral":
         config.get("router_jitter_noise", None)  # noise of training alone
-        mlp = experts.mixtral(sizes, config.size("num_local_experts", 8), config.size("num_experts_per_tok", 2))
+        mlp = experts.mixtral(sizes, config.few("num_local_experts", 8), config.size("num_experts_per_tok", 2))
     config.finish(IRRELEVANT)
     attentions = [sizes.attention(window=window, temperature=temperature) for window in windows]
     return sizes.spec(label, [sizes.layer(attention, mlp) for attention in attentions])

@@ -41,7 +41,7 @@ def spec_from_config(config: Reader) -> Spec:
     if classes[0] not in ("ModernBertModel", "ModernBertForMaskedLM"):
         raise config.fail("architectures", classes[0], "ModernBertModel or ModernBertForMaskedLM")
     d_model, n_heads = config.size("hidden_size", 768), config.size("num_attention_heads", 12)
-    n_layers, context = config.size("num_hidden_layers", 22), config.size("max_position_embeddings", 8192)
+    n_layers, context = config.few("num_hidden_layers", 22), config.size("max_position_embeddings", 8192)
     head_dim, eps, norm_bias = d_model // n_heads, config.real("norm_eps", 1e-5), config.flag("norm_bias", False)
     attention_bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
     every = config.size("global_attn_every_n_layers", 3)

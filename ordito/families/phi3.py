@@ -55,14 +55,16 @@ def spec_from_config(config: Reader) -> Spec:
         sizes = _with_magnitudes(config, sizes)
         bias = ALL if config.flag("attention_bias", False) else ()
         head: dict[str, Any] = {"bias": config.flag("lm_head_bias", False)}
-        n_experts, top_k = config.size("num_local_experts", 16), config.size("num_experts_per_tok", 2)
+        n_experts, top_k = config.few("num_local_experts", 16), config.size("num_experts_per_tok", 2)
         config.get("input_jitter_noise", None)  # noise of training alone
         mlp: Block = mixture(sizes, n_experts, top_k, config.real("router_jitter_noise", 0.01))
     else:
-        sizes, bias, head = sizes_from_config(config, PHI3, rope_elsewhere=("factor",)), (), {}
+        sizes, bias, head = sizes_from_config(config, PHI3), (), {}
         mlp = sizes.mlp()
+        for key, only in (("attention_bias", False), ("mlp_bias", False), ("lm_head_bias", False), ("full_attn_mod", 1)):
+            config.must_be(key, only)
     attention = sizes.attention(bias=bias, window=config.size_or_none("sliding_window", None))
-    config.finish(IRRELEVANT | {"embd_layer_norm_eps"})
+    config.finish(IRRELEVANT | {"interpolate_factor"})
     return sizes.spec(label, [sizes.layer(attention, mlp)] * sizes.n_layers, **head)
 
 

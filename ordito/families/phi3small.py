@@ -35,7 +35,7 @@ def spec_from_config(config: Reader) -> Spec:
     sizes = Sizes(
         vocab_size=config.size("vocab_size", 100352),
         d_model=d_model,
-        n_layers=config.size("num_hidden_layers", 32),
+        n_layers=config.few("num_hidden_layers", 32),
         n_heads=n_heads,
         n_kv_heads=config.size("num_key_value_heads", 8),
         head_dim=head_dim,

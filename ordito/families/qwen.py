@@ -95,7 +95,7 @@ def _sparse_layers(config: Reader, n_layers: int) -> list[bool]:
 def _mixture(config: Reader, label: str, sizes: Sizes) -> MixtureOfExperts:
     default = EXPERTS[label]
     router = Router(
-        n_experts=config.size("num_experts", config.size("num_local_experts", default["n"])),
+        n_experts=config.few("num_experts", config.few("num_local_experts", default["n"])),
         top_k=config.size("num_experts_per_tok", default["k"]),
         renormalise=config.flag("norm_topk_prob", False),
     )

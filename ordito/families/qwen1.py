@@ -40,7 +40,7 @@ def spec_from_config(config: Reader) -> Spec:
     sizes = Sizes(
         vocab_size=config.size("vocab_size", 151936),
         d_model=d_model,
-        n_layers=config.size("num_hidden_layers", 32),
+        n_layers=config.few("num_hidden_layers", 32),
         n_heads=n_heads,
         n_kv_heads=n_heads,
         head_dim=head_dim,

@@ -48,14 +48,18 @@ class Reader:
         """A whole number from 0 to 2^31 (or the default, untouched)."""
         return self._number(key, default, 0)
 
-    def _number(self, key: str, default: Any, least: int) -> Any:
+    def few(self, key: str, default: Any = REQUIRED) -> Any:
+        """A whole number from 1 to 2048 (or the default, untouched), of things that a spec writes out: layers, experts."""
+        return self._number(key, default, 1, most=2048)
+
+    def _number(self, key: str, default: Any, least: int, most: int = 2**31) -> Any:
         value = self.get(key, default)
         if value is default:
             return value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value in (math.inf, -math.inf):
             raise self.fail(key, value, "a whole number")
-        if value != int(value) or not least <= value <= 2**31:
-            raise self.fail(key, value, f"a whole number from {least} to 2^31")
+        if value != int(value) or not least <= value <= most:
+            raise self.fail(key, value, f"a whole number from {least} to {'2^31' if most == 2**31 else most}")
         return int(value)
 
     def real(self, key: str, default: Any = REQUIRED) -> Any:

@@ -35,7 +35,7 @@ def spec_from_config(config: Reader) -> Spec:
         label=label,
         vocab_size=config.size("vocab_size", 30522 if label == "xlm-roberta" else 50265),
         d_model=config.size("hidden_size", 768),
-        n_layers=config.size("num_hidden_layers", 12),
+        n_layers=config.few("num_hidden_layers", 12),
         n_heads=config.size("num_attention_heads", 12),
         d_ff=config.size("intermediate_size", 3072),
         n_positions=rows,

@@ -31,7 +31,8 @@ from ordito.spec import (
 CLASSES = {T5: "T5", SWITCH: "SwitchTransformers"}
 IRRELEVANT_HERE = IRRELEVANT | frozenset(
     """dropout_rate output_past n_positions dense_act_fn is_gated_act router_z_loss_coef router_jitter_noise router_dtype
-    router_ignore_padding_tokens add_router_probs encoder_sparse_step decoder_sparse_step""".split()
+    router_ignore_padding_tokens add_router_probs encoder_sparse_step decoder_sparse_step router_type feed_forward_proj
+    batch_prioritized_routing num_selected_experts second_expert_policy""".split()
 )
 
 
@@ -46,13 +47,14 @@ def spec_from_config(config: Reader) -> Spec:
     label = config.text("model_type")
     switch = label == SWITCH
     d_model, n_heads = config.size("d_model", 768 if switch else 512), config.size("num_heads", 12 if switch else 8)
-    n_layers, vocab_size = config.size("num_layers", 12 if switch else 6), config.size("vocab_size", 32128)
-    n_decoder = config.size("num_decoder_layers", 12 if switch else n_layers)
+    n_layers, vocab_size = config.few("num_layers", 12 if switch else 6), config.size("vocab_size", 32128)
+    n_decoder = config.few("num_decoder_layers", 12 if switch else n_layers)
     activation, gated = _activation(config, switch)
     mlp = FeedForward(d_model=d_model, d_ff=config.size("d_ff", 2048), activation=activation, gated=gated)
     encoder: list[Block] = [mlp] * n_layers
     decoder: list[Block] = [mlp] * n_decoder
     if switch:
+        config.must_be("num_selected_experts", 1)
         mixture = _mixture(config, mlp)
         for layers, key in ((encoder, "num_sparse_encoder_layers"), (decoder, "num_sparse_decoder_layers")):
             for i in sparse_layers(len(layers), config.count(key, 3)):
@@ -96,7 +98,7 @@ def _activation(config: Reader, switch: bool) -> tuple[Activation, bool]:
 
 def _mixture(config: Reader, expert: FeedForward) -> MixtureOfExperts:
     router = Router(
-        n_experts=config.size("num_experts", 8),
+        n_experts=config.few("num_experts", 8),
         top_k=1,
         bias=config.flag("router_bias", False),
         capacity=config.size("expert_capacity", 64),

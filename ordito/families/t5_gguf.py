@@ -14,8 +14,8 @@ from ordito.spec import Attention, Block, FeedForward, Head, Norm, RelativeBias,
 def spec_from_header(header: Header) -> Spec:
     """GGUF metadata of `t5` and `t5encoder`, whose heads are not scaled and whose distances end at 128."""
     reader = header.reader()
-    d_model, n_layers = reader.size("embedding_length"), reader.size("block_count")
-    n_decoder = reader.size("decoder_block_count", n_layers)
+    d_model, n_layers = reader.size("embedding_length"), reader.few("block_count")
+    n_decoder = reader.few("decoder_block_count", n_layers)
     gated = "enc.blk.0.ffn_gate.weight" in header.shapes
     reader.get("attention.layer_norm_epsilon", None)
     reader.must_be("attention.value_length", head_dim := reader.size("attention.key_length"))
