@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ordito import account, families, spec
+    from ordito import account, catalogue, families, spec
     from ordito.model import Conversation, Model, load, save
 
 __version__ = "0.1.0"
@@ -24,9 +24,9 @@ _HOMES = {
     "save": "ordito.model",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
-_ROOMS = ("account", "errors", "families", "spec")
+_ROOMS = ("account", "catalogue", "errors", "families", "spec")
 
-__all__ = ["Conversation", "Model", "__version__", "account", "families", "load", "save", "spec"]
+__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "families", "load", "save", "spec"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from ordito.checkpoint.quantized import read_quantized
 from ordito.checkpoint.safetensors import read_safetensors, read_sharded
 from ordito.checkpoint.stored import Stored, StoredTensor
 from ordito.errors import CheckpointError, OrditoWarning, did_you_mean
+from ordito.families.mistral_params import config_from_params
 from ordito.families.naming import Binding, Names
 from ordito.spec import Chain, Head, Spec
 
@@ -79,7 +80,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     the tensors of their spec.
     """
     if path.is_dir():
-        if (path / "config.json").is_file():
+        if (path / "config.json").is_file() or (path / MISTRAL_CONFIG).is_file():
             return _open_huggingface(path)
         files = sorted(path.glob("*.gguf"))
         if not files and (path / "adapter_config.json").is_file():
@@ -98,26 +99,41 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raise CheckpointError(f"{path}: is neither a .gguf nor a .safetensors file; pickled weights (.bin, .pt) are never opened")
 
 
+MISTRAL_CONFIG, MISTRAL_FILE = "params.json", "consolidated.safetensors"
+"""What Mistral calls its files where they do not come in Hugging Face's layout."""
+
+
 def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoint:
-    config = read_object(folder / "config.json")
-    index = folder / f"{file}.index.json"
-    tensors: Mapping[str, Stored]
-    if (folder / file).is_file():
-        tensors = read_safetensors(folder / file).tensors
-    elif index.is_file():
-        tensors = read_sharded(index).tensors
+    if (folder / "config.json").is_file():
+        where = folder / "config.json"
+        config = read_object(where)
     else:
-        raise CheckpointError(
-            f"{folder}: has config.json but neither {file} nor {index.name}; pickled weights are never opened"
-        )
-    spec = families.spec_from_config(config, str(folder / "config.json"))
+        where = folder / MISTRAL_CONFIG
+        config = config_from_params(read_object(where), str(where))
+    files = _tensors(folder, where, (file, MISTRAL_FILE))
+    try:
+        spec = families.spec_from_config(config, str(where))
+    except families.UnknownArchitectureError as error:
+        raise error.with_tensors(files) from None
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
-    tensors = read_quantized(tensors, config, str(folder / "config.json"))
+    tensors = read_quantized(files, config, str(where))
     family = families.family_of(spec)
     spec = _without_ahead(spec, family.names(spec), tensors)
     spelled, names = _spelled(tensors, spec, (family.names(spec), *family.layouts(spec)), folder)
     spec = _untied(spec, names, spelled, folder)
     return _bind(folder, "huggingface", spec, config, spelled, names)
+
+
+def _tensors(folder: Path, config: Path, files: Sequence[str]) -> Mapping[str, StoredTensor]:
+    """The tensors of the first of `files` that is there, whole or in the parts that an index names."""
+    for file in files:
+        if (folder / file).is_file():
+            return read_safetensors(folder / file).tensors
+        if (index := folder / f"{file}.index.json").is_file():
+            return read_sharded(index).tensors
+    raise CheckpointError(
+        f"{folder}: has {config.name} but neither {files[0]} nor {files[0]}.index.json; pickled weights are never opened"
+    )
 
 
 def _spelled(

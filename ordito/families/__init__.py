@@ -13,6 +13,7 @@ from typing import Any
 
 from ordito.errors import ConfigError, did_you_mean
 from ordito.families.family import GGUF, Family, Header
+from ordito.families.nearest import UnknownArchitectureError
 from ordito.families.reader import Reader
 from ordito.families.rope import tensors_from_rope
 from ordito.spec import Spec
@@ -20,6 +21,7 @@ from ordito.spec import Spec
 __all__ = [
     "Family",
     "Header",
+    "UnknownArchitectureError",
     "config_from_spec",
     "families",
     "family_of",
@@ -55,8 +57,10 @@ def spec_from_config(config: Mapping[str, Any], where: str = "config.json") -> S
         raise ConfigError(f"{where}: got {type(config).__name__}, expected an object of keys and values")
     reader = Reader(config, where)
     label = reader.text("model_type")
-    family = _lookup({label: f for f in families() for label in f.model_types}, label, f"{where}: model_type")
-    return family.spec_from_config(reader)
+    known = {label: f for f in families() for label in f.model_types}
+    if label not in known:
+        raise UnknownArchitectureError(f"{where}: model_type", label, config, families())
+    return known[label].spec_from_config(reader)
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""An architecture that no family reads: the error says which is nearest and what is strange about it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import ordito
+from ordito.errors import ConfigError
+from ordito.families import spec_from_config
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 61,
+    "max_position_embeddings": 32,
+}
+
+
+def test_keys_are_named():
+    llama = transformers.LlamaConfig(**SIZES).to_dict()
+    with pytest.raises(
+        ConfigError, match=r"'loom'.*nearest is LLaMA \(llama\).*does not know the keys 'shuttle_speed', 'weft'"
+    ):
+        spec_from_config(llama | {"model_type": "loom", "weft": 3, "shuttle_speed": 0.5})
+
+
+def test_experts_lead_to_a_family_that_has_them():
+    qwen = transformers.Qwen3MoeConfig(**SIZES, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2).to_dict()
+    with pytest.raises(ConfigError, match=r"nearest is Qwen \(qwen3_moe\), which knows all of its keys"):
+        spec_from_config(qwen | {"model_type": "loom"})
+
+
+def test_tensors_are_named(tmp_path):
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "loom", "weft": 3}))
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"model.layers.0.self_attn.shuttle.weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError) as error:
+        ordito.load(tmp_path)
+    said = str(error.value)
+    assert "config.json: model_type is 'loom', which no family here reads" in said
+    assert "the keys 'weft'" in said
+    assert "no place for the tensors 'model.layers.N.self_attn.shuttle.weight'" in said
+    assert "CONTRIBUTING.md" in said
+
+
+def test_nothing_alike_is_said_too():
+    with pytest.raises(ConfigError, match=r"'loom', which no family here reads; CONTRIBUTING"):
+        spec_from_config({"model_type": "loom", "warp": 1})
