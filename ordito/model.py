@@ -15,6 +15,7 @@ from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import Adapter, open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.export import write_folder, write_json
+from ordito.checkpoint.stored import shown
 from ordito.embed.pool import embed
 from ordito.engine.backends import load_runtime
 from ordito.engine.generate import Generation, Request, Stream
@@ -205,7 +206,7 @@ def _base(adapter: Adapter, progress: Any) -> Path:
         return store.locate(adapter.base, progress=progress).path
     except OrditoError as error:
         raise ModelNotFoundError(
-            f"{adapter.path} is an adapter of {adapter.base!r}, which cannot be had ({error}); {give}"
+            f"{adapter.path} is an adapter of {shown(adapter.base)}, which cannot be had ({error}); {give}"
         ) from None
 
 

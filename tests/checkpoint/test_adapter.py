@@ -97,6 +97,8 @@ def test_what_was_written_is_read(adapter, base):
         ({"bias": "some"}, "bias is 'some', expected one of none, all, lora_only"),
         ({"use_rslora": 1}, "use_rslora is 1, expected true or false"),
         ({"base_model_name_or_path": 5}, "base_model_name_or_path is 5"),
+        ({"base_model_name_or_path": "a" * 501}, "expected the name of a model"),
+        ({"alpha_pattern": {f"m{i}": 1 for i in range(4097)}}, "expected at most 4096"),
         ({"lora_bias": True}, "lora_bias is True, expected none: this variant"),
         ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', expected a start that leaves the base as it is"),
