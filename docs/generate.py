@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from model_tables import models_page
+
 from ordito.families import families
 
 DOCS = Path(__file__).parent
@@ -40,7 +42,7 @@ def code(words: tuple[str, ...]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-PAGES = {"families.md": families_page}
+PAGES = {"families.md": families_page, "models.md": models_page}
 
 
 def main() -> int:

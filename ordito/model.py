@@ -24,7 +24,7 @@ from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning
 from ordito.families import family_of
 from ordito.runtime import Floats, Runtime, Session
 from ordito.spec import Spec
-from ordito.text.chat import ChatTemplate, check_messages, guard
+from ordito.text.chat import ChatTemplate, thinking_options
 from ordito.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 512
@@ -62,7 +62,11 @@ class Model:
         return _finished(self.stream(prompt, **settings))
 
     def chat(self, messages: Messages, **settings: Any) -> Generation:
-        """Answer a conversation: a list of {"role": ..., "content": ...}, rendered by the model's own template."""
+        """Answer a conversation: a list of {"role": ..., "content": ...}, rendered by the model's own template.
+
+        `tools` are functions that the model may call, in JSON schema as OpenAI's clients write them; `thinking` is whether it
+        is to think first: True, False or an effort ("low", "medium", "high").
+        """
         return _finished(self.stream(messages, **settings))
 
     def stream(
@@ -72,11 +76,13 @@ class Model:
         max_tokens: int = MAX_TOKENS,
         stop: Sequence[str] = (),
         conversation: Conversation | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | str | None = None,
         **sampling: Any,
     ) -> Stream:
         """The answer to a text or a conversation, as it is made: iterate over its pieces, then look at `.result`.
 
-        A `conversation` keeps what was read for the next turn.
+        A `conversation` keeps what was read for the next turn. `tools` and `thinking` are as in `chat`.
         """
         if not self.spec.generates:
             raise OrditoError(f"this {self.spec.architecture} model cannot generate text; it makes embeddings: use embed")
@@ -84,9 +90,17 @@ class Model:
         for name in sampling:
             if name not in known:
                 raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
-        ids = self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else self.encode_chat(prompt)
+        if not isinstance(prompt, str):
+            if self.spec.encoder is not None:
+                raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
+            ids = self.encode_chat(prompt, tools=tools, **thinking_options(thinking))
+        elif tools or thinking is not None:
+            raise OrditoError("tools and thinking need a conversation, got a text: give messages")
+        else:
+            ids = self.tokenizer.encode(prompt, parse_special=True)
+        source = ids if self.spec.encoder is not None else None
         request = Request(
-            prompt=ids,
+            prompt=ids if source is None else [self.start_id],
             sampling=Sampling(**sampling),
             max_tokens=max_tokens,
             stop=[stop] if isinstance(stop, str) else stop,
@@ -94,21 +108,28 @@ class Model:
             context=self.spec.context,
         )
         if conversation is None:
-            return Stream(self.runtime.session(), self.tokenizer, request)
+            return Stream(self.runtime.session(source), self.tokenizer, request)
         return conversation.follow(request)
 
-    def encode_chat(self, messages: Messages) -> list[int]:
-        """The token ids of a conversation, up to where the model is to answer.
+    def encode_chat(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> list[int]:
+        """The token ids of a conversation, up to where the model is to answer; `options` are the template's own.
 
-        What a message says is text, even where it spells a control token: nobody ends a turn but the template.
+        What messages and tools say is text, even where it spells a control token: nobody ends a turn but the template.
         """
-        guarded = self.tokenizer.guarded
-        return self.tokenizer.encode_chat(self.template.render([guard(m, guarded) for m in check_messages(messages)]))
+        rendered = self.template.render(messages, tools=tools, guarded=self.tokenizer.guarded, **options)
+        return self.tokenizer.encode_chat(rendered)
 
     @cached_property
     def template(self) -> ChatTemplate:
         """The checkpoint's own chat template, or its family's where it has none. `TemplateError` for a base model."""
         return ChatTemplate.for_tokenizer(self.tokenizer, family_of(self.spec).prompts)
+
+    @property
+    def start_id(self) -> int:
+        """The token with which a decoder begins to answer its source: `decoder_start_token_id`, or padding, as in T5."""
+        named = (self.checkpoint.generation, self.checkpoint.metadata)
+        ids = [values.get(key) for key in ("decoder_start_token_id", "t5.decoder_start_token_id") for values in named]
+        return next((id for id in ids if isinstance(id, int) and 0 <= id < self.spec.vocab_size), self.tokenizer.pad_id or 0)
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -117,17 +138,30 @@ class Model:
         named = ids if isinstance(ids, list) else [ids]
         return self.tokenizer.end_ids | {id for id in named if isinstance(id, int) and 0 <= id < self.spec.vocab_size}
 
-    def logits(self, token_ids: Sequence[int]) -> Floats:
-        """Logits after each token, (T, V), float32."""
-        return self.runtime.logits(self._checked(token_ids))
+    def logits(self, token_ids: Sequence[int], encoder_ids: Sequence[int] | None = None) -> Floats:
+        """Logits after each token, (T, V), float32.
 
-    def hidden(self, token_ids: Sequence[int]) -> Floats:
-        """Hidden states of each token, (T, D), float32, after the last norm where there is one."""
-        return self.runtime.hidden([self._checked(token_ids)])[0]
+        An encoder-decoder needs `encoder_ids`: the source that the tokens answer. Others take none.
+        """
+        if self.spec.encoder is not None and encoder_ids is None:
+            raise OrditoError(f"this {self.spec.architecture} model answers a source text: give its ids as encoder_ids")
+        return self.runtime.logits(self._checked(token_ids), self._checked_source(encoder_ids))
+
+    def hidden(self, token_ids: Sequence[int], encoder_ids: Sequence[int] | None = None) -> Floats:
+        """Hidden states of each token, (T, D), float32, after the last norm where there is one.
+
+        Of an encoder-decoder they are the encoder's, or, with `encoder_ids`, those of the decoder that answers them.
+        """
+        return self.runtime.hidden([self._checked(token_ids)], self._checked_source(encoder_ids))[0]
 
     def embed(self, texts: str | Sequence[str]) -> Floats:
         """One vector for each text, (texts, D), float32, by the model's own pooling."""
         return embed(self.runtime, self.tokenizer, [texts] if isinstance(texts, str) else list(texts))
+
+    def _checked_source(self, encoder_ids: Sequence[int] | None) -> list[int] | None:
+        if encoder_ids is not None and self.spec.encoder is None:
+            raise OrditoError(f"this {self.spec.architecture} model has no encoder, so it takes no encoder_ids")
+        return None if encoder_ids is None else self._checked(encoder_ids)
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
         ids = np.asarray(token_ids)

@@ -35,14 +35,17 @@ class Runtime(Protocol):
 
     spec: Spec
 
-    def session(self) -> Session:
-        """An empty sequence, which grows as it is fed."""
+    def session(self, source: Sequence[int] | None = None) -> Session:
+        """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""
 
-    def logits(self, token_ids: Sequence[int]) -> Floats:
-        """Logits (T, V) after each token."""
+    def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
+        """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
 
-    def hidden(self, texts: Sequence[Sequence[int]]) -> list[Floats]:
-        """Hidden states (T, D) of each token of each text, after the last norm; texts may differ in length."""
+    def hidden(self, texts: Sequence[Sequence[int]], source: Sequence[int] | None = None) -> list[Floats]:
+        """Hidden states (T, D) of each token of each text, after the last norm; texts may differ in length.
+
+        Of an encoder-decoder they are the encoder's, or, with a `source`, those of a decoder that answers it.
+        """
 
     def weights(self) -> dict[str, Floats]:
         """Every tensor of the model under its canonical name, in fp32."""

@@ -16,6 +16,7 @@ from ordito.checkpoint.assemble import ours_from
 from ordito.checkpoint.gguf import read_gguf
 from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.pooling import pooling_from_folder
+from ordito.checkpoint.quantized import read_quantized
 from ordito.checkpoint.safetensors import read_safetensors, read_sharded
 from ordito.checkpoint.stored import Stored, StoredTensor
 from ordito.errors import CheckpointError, OrditoWarning, did_you_mean
@@ -100,6 +101,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoint:
     config = read_object(folder / "config.json")
     index = folder / f"{file}.index.json"
+    tensors: Mapping[str, Stored]
     if (folder / file).is_file():
         tensors = read_safetensors(folder / file).tensors
     elif index.is_file():
@@ -110,6 +112,7 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
         )
     spec = families.spec_from_config(config, str(folder / "config.json"))
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
+    tensors = read_quantized(tensors, config, str(folder / "config.json"))
     family = families.family_of(spec)
     spec = _without_ahead(spec, family.names(spec), tensors)
     spelled, names = _spelled(tensors, spec, (family.names(spec), *family.layouts(spec)), folder)
@@ -118,13 +121,13 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
 
 
 def _spelled(
-    tensors: Mapping[str, StoredTensor], spec: Spec, layouts: Sequence[Names], where: Path
-) -> tuple[dict[str, StoredTensor], Names]:
+    tensors: Mapping[str, Stored], spec: Spec, layouts: Sequence[Names], where: Path
+) -> tuple[dict[str, Stored], Names]:
     """The tensors by their usual names, and the layout of names that they have: the first that leaves none missing."""
     for names in layouts:
-        spelled: dict[str, StoredTensor] = {}
+        spelled: dict[str, Stored] = {}
         for name, tensor in tensors.items():
-            if (usual := names.usual(name)) in spelled:
+            if (usual := names.usual(name)) in spelled and not _same(tensor, spelled[usual]):
                 raise CheckpointError(f"{where}: two tensors are both {usual!r} in other spellings, one of them {name!r}")
             spelled[usual] = tensor
         if all(theirs in spelled for binding in names.bindings(spec) for theirs in binding.theirs):
@@ -142,13 +145,13 @@ def _open_gguf(path: Path) -> Checkpoint:
     return _bind(path, "gguf", spec, file.metadata, spelled, names)
 
 
-def _without_ahead(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor]) -> Spec:
+def _without_ahead(spec: Spec, names: Names, tensors: Mapping[str, Stored]) -> Spec:
     """The spec without its multi-token prediction, if the file has nothing of it: most copies leave it out."""
     theirs = {name for b in names.bindings(spec) if b.ours[0].startswith("ahead.") for name in b.theirs}
     return spec if theirs & {names.usual(name) for name in tensors} else replace(spec, ahead=())
 
 
-def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where: Path) -> Spec:
+def _untied(spec: Spec, names: Names, tensors: Mapping[str, Stored], where: Path) -> Spec:
     """The spec with a head of its own, if the file holds one that differs from the embedding to which it should be tied."""
     parts = spec.head.parts if isinstance(spec.head, Chain) else (spec.head,)
     head = parts[-1]
@@ -156,7 +159,7 @@ def _untied(spec: Spec, names: Names, tensors: Mapping[str, StoredTensor], where
         return spec
     own = tensors.get(names.theirs(f"{head.name}.weight"))
     shared = tensors.get(names.theirs(f"{spec.embedding.name}.tokens.weight"))
-    if own is None or shared is None or (own.encoding == shared.encoding and np.array_equal(own.data, shared.data)):
+    if own is None or shared is None or _same(own, shared):
         return spec
     warnings.warn(
         f"{where}: the head is said to be tied but differs from the embedding, so it is kept", OrditoWarning, stacklevel=2
@@ -172,12 +175,19 @@ def with_own_head(spec: Spec) -> Spec:
     return replace(spec, head=Chain(*parts[:-1], own) if len(parts) > 1 else own)
 
 
+def _same(one: Stored, other: Stored) -> bool:
+    """Whether two plain tensors are the same in every bit. One that is quantized was rounded by itself."""
+    if not isinstance(one, StoredTensor) or not isinstance(other, StoredTensor):
+        return False
+    return one.encoding == other.encoding and np.array_equal(one.data, other.data)
+
+
 def _bind(
     path: Path,
     format: Literal["huggingface", "gguf"],
     spec: Spec,
     metadata: Mapping[str, Any],
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, Stored],
     names: Names,
 ) -> Checkpoint:
     """Give every tensor of the spec its stored one, and every stored one a place or a reason."""

@@ -6,7 +6,7 @@ blocks at once. The formulas and the layouts are those of ggml's `ggml-common.h`
 the `gguf` package's bit for bit, because the same float32 operations are done in the same order.
 
 In the formulas `d`, `m` are 16-bit floats, `q` is the stored integer, and `packed[j] = a | b << 4` means that one byte
-carries two elements that are far apart in the row, as the docstring of `_unpack` draws.
+carries two elements that are far apart in the row, as the docstring of `unpack` draws.
 """
 
 from __future__ import annotations
@@ -16,70 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-U8 = NDArray[np.uint8]
-F32 = NDArray[np.float32]
-Blocks = NDArray[Any]  # a 1-D array of a layout below: structured, with the block's fields
-
-# Output elements decoded at a time: few enough for a core's cache and to bound the temporaries, many enough to hide the
-# cost of calling numpy (measured: smaller chunks are slower for every format).
-CHUNK = 1 << 18
-
-
-def _unpack(packed: U8, bits: int, run: int) -> U8:
-    """Spread the fields of packed bytes: (n, k) bytes -> (n, k * 8 / bits) small integers.
-
-    ggml cuts the packed bytes into runs. The lowest `bits` bits of a run's bytes are its first elements, in the order of
-    the bytes; the next bits of the same bytes are the elements after those, and so on:
-
-    >>> _unpack(np.array([[0x51, 0x62, 0x73, 0x84]], np.uint8), bits=4, run=2).tolist()
-    [[1, 2, 5, 6, 3, 4, 7, 8]]
-    """
-    count, width = packed.shape
-    fields = 8 // bits
-    source = packed.reshape(count, width // run, run)
-    spread = np.empty((count, width // run, fields, run), np.uint8)
-    for field in range(fields):
-        np.right_shift(source, field * bits, out=spread[:, :, field, :])
-    spread &= np.uint8((1 << bits) - 1)
-    return spread.reshape(count, width * fields)
-
-
-def _single(halves: NDArray[np.float16]) -> F32:
-    """The scales of blocks, one a row: (n,) float16 -> (n, 1) float32."""
-    return halves.astype(np.float32).reshape(-1, 1)
-
-
-def _scale(out: F32, scale: F32) -> None:
-    """out = out * scale, where each column of `scale` (n, groups) serves an equal share of a block's elements."""
-    grouped = out.reshape(*scale.shape, -1)
-    grouped *= scale[..., None]
-
-
-def _shift(out: F32, minimum: F32) -> None:
-    """out = out - minimum, shared by groups as in `_scale`."""
-    grouped = out.reshape(*minimum.shape, -1)
-    grouped -= minimum[..., None]
-
-
-def _six_bit_scales(packed: U8) -> tuple[U8, U8]:
-    """The 8 scales and 8 minima, 6 bits each, that Q4_K and Q5_K keep in 12 bytes: (n, 12) -> (n, 8), (n, 8).
-
-    Scales 0-3 are the low 6 bits of bytes 0-3 and minima 0-3 those of bytes 4-7. Bytes 8-11 hold the low 4 bits of scales
-    4-7 and, above them, of minima 4-7, whose high 2 bits fill the tops of bytes 0-3 and 4-7.
-    """
-    first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
-    scales = np.concatenate([first & 0x3F, (third & 0x0F) | ((first >> 2) & 0x30)], axis=1)
-    minima = np.concatenate([second & 0x3F, (third >> 4) | ((second >> 2) & 0x30)], axis=1)
-    return scales, minima
-
-
-def _lookup(table: tuple[int, ...], q: U8) -> NDArray[np.int8]:
-    """table[q] for 4-bit q. `bytes.translate` does it several times faster than numpy's indexing with small integers."""
-    codes = np.array(table * 16, np.int8).tobytes()
-    return np.frombuffer(q.tobytes().translate(codes), np.int8).reshape(q.shape)
-
+from ordito.checkpoint import iquants
+from ordito.checkpoint.unpacking import F32, U8, Blocks, lookup, scale, shift, single, unpack
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One element a "block": the short floats.
@@ -127,24 +66,24 @@ def _f8_e5m2(blocks: Blocks, out: F32) -> None:
 
 def _q4_0(blocks: Blocks, out: F32) -> None:
     """x = d (q - 8), 4-bit q; packed[j] = q[j] | q[j + 16] << 4."""
-    q = _unpack(blocks["qs"], 4, 16).view(np.int8)
+    q = unpack(blocks["qs"], 4, 16).view(np.int8)
     q -= np.int8(8)
     out[...] = q
-    out *= _single(blocks["d"])
+    out *= single(blocks["d"])
 
 
 def _q4_1(blocks: Blocks, out: F32) -> None:
     """x = d q + m, 4-bit q; packed as Q4_0."""
-    out[...] = _unpack(blocks["qs"], 4, 16)
-    out *= _single(blocks["d"])
-    out += _single(blocks["m"])
+    out[...] = unpack(blocks["qs"], 4, 16)
+    out *= single(blocks["d"])
+    out += single(blocks["m"])
 
 
 def _five_bits(blocks: Blocks) -> U8:
     """The 5-bit q of Q5_0 and Q5_1: 4 bits packed as in Q4_0, and bit j of `qh` is the fifth bit of q[j]."""
     q = np.unpackbits(blocks["qh"], axis=1, bitorder="little")
     q <<= np.uint8(4)
-    q |= _unpack(blocks["qs"], 4, 16)
+    q |= unpack(blocks["qs"], 4, 16)
     return q
 
 
@@ -153,20 +92,20 @@ def _q5_0(blocks: Blocks, out: F32) -> None:
     q = _five_bits(blocks).view(np.int8)
     q -= np.int8(16)
     out[...] = q
-    out *= _single(blocks["d"])
+    out *= single(blocks["d"])
 
 
 def _q5_1(blocks: Blocks, out: F32) -> None:
     """x = d q + m, 5-bit q."""
     out[...] = _five_bits(blocks)
-    out *= _single(blocks["d"])
-    out += _single(blocks["m"])
+    out *= single(blocks["d"])
+    out += single(blocks["m"])
 
 
 def _q8_0(blocks: Blocks, out: F32) -> None:
     """x = d q, signed 8-bit q."""
     out[...] = blocks["qs"]
-    out *= _single(blocks["d"])
+    out *= single(blocks["d"])
 
 
 # The 16 levels of IQ4: not evenly spaced, denser near zero, as weights are (`kvalues_iq4nl` in ggml-common.h).
@@ -175,8 +114,8 @@ _IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 
 
 def _iq4_nl(blocks: Blocks, out: F32) -> None:
     """x = d level[q], 4-bit q; packed as Q4_0."""
-    out[...] = _lookup(_IQ4_LEVELS, _unpack(blocks["qs"], 4, 16))
-    out *= _single(blocks["d"])
+    out[...] = lookup(_IQ4_LEVELS, unpack(blocks["qs"], 4, 16))
+    out *= single(blocks["d"])
 
 
 # Twice the values of OCP's 4-bit float E2M1, so that they are integers; the scale below is halved in return.
@@ -188,7 +127,7 @@ def _mxfp4(blocks: Blocks, out: F32) -> None:
 
     The doubled table wants 2^(e - 128), which is subnormal for e < 2: there the one set bit sits in the mantissa.
     """
-    out[...] = _lookup(_E2M1_DOUBLED, _unpack(blocks["qs"], 4, 16))
+    out[...] = lookup(_E2M1_DOUBLED, unpack(blocks["qs"], 4, 16))
     exponent = blocks["e"].astype(np.uint32)
     bits = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - np.uint32(1)) << np.uint32(23))
     out *= bits.astype(np.uint32).view(np.float32).reshape(-1, 1)
@@ -198,11 +137,23 @@ def _mxfp4(blocks: Blocks, out: F32) -> None:
 # Super-blocks of 256: groups of 16 or 32 elements have small integer scales, which share the float scales d and dmin.
 
 
+def _six_bit_scales(packed: U8) -> tuple[U8, U8]:
+    """The 8 scales and 8 minima, 6 bits each, that Q4_K and Q5_K keep in 12 bytes: (n, 12) -> (n, 8), (n, 8).
+
+    Scales 0-3 are the low 6 bits of bytes 0-3 and minima 0-3 those of bytes 4-7. Bytes 8-11 hold the low 4 bits of scales
+    4-7 and, above them, of minima 4-7, whose high 2 bits fill the tops of bytes 0-3 and 4-7.
+    """
+    first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
+    scales = np.concatenate([first & 0x3F, (third & 0x0F) | ((first >> 2) & 0x30)], axis=1)
+    minima = np.concatenate([second & 0x3F, (third >> 4) | ((second >> 2) & 0x30)], axis=1)
+    return scales, minima
+
+
 def _q2_k(blocks: Blocks, out: F32) -> None:
     """x = (d s) q - (dmin m), 2-bit q; s, m: 4 bits each a group of 16."""
-    out[...] = _unpack(blocks["qs"], 2, 32)
-    _scale(out, _single(blocks["d"]) * (blocks["scales"] & 0x0F))
-    _shift(out, _single(blocks["dmin"]) * (blocks["scales"] >> 4))
+    out[...] = unpack(blocks["qs"], 2, 32)
+    scale(out, single(blocks["d"]) * (blocks["scales"] & 0x0F))
+    shift(out, single(blocks["dmin"]) * (blocks["scales"] >> 4))
 
 
 def _q3_k(blocks: Blocks, out: F32) -> None:
@@ -210,51 +161,56 @@ def _q3_k(blocks: Blocks, out: F32) -> None:
 
     The third bit of q[32 i + j] is bit i of hmask[j]. Scales: low 4 bits in bytes 0-7, high 2 bits in bytes 8-11.
     """
-    q = _unpack(blocks["hmask"], 1, 32)
+    q = unpack(blocks["hmask"], 1, 32)
     q <<= np.uint8(2)
-    q |= _unpack(blocks["qs"], 2, 32)
+    q |= unpack(blocks["qs"], 2, 32)
     signed_q = q.view(np.int8)
     signed_q -= np.int8(4)
     out[...] = signed_q
-    scales = _unpack(blocks["scales"][:, :8], 4, 8) | (_unpack(blocks["scales"][:, 8:], 2, 4) << 4)
-    _scale(out, _single(blocks["d"]) * (scales.view(np.int8) - np.int8(32)))
+    scales = unpack(blocks["scales"][:, :8], 4, 8) | (unpack(blocks["scales"][:, 8:], 2, 4) << 4)
+    scale(out, single(blocks["d"]) * (scales.view(np.int8) - np.int8(32)))
 
 
 def _q4_k(blocks: Blocks, out: F32) -> None:
     """x = (d s) q - (dmin m), 4-bit q; s, m: 6 bits each a group of 32."""
-    out[...] = _unpack(blocks["qs"], 4, 32)
+    out[...] = unpack(blocks["qs"], 4, 32)
     scales, minima = _six_bit_scales(blocks["scales"])
-    _scale(out, _single(blocks["d"]) * scales)
-    _shift(out, _single(blocks["dmin"]) * minima)
+    scale(out, single(blocks["d"]) * scales)
+    shift(out, single(blocks["dmin"]) * minima)
 
 
 def _q5_k(blocks: Blocks, out: F32) -> None:
     """x = (d s) q - (dmin m), 5-bit q; as Q4_K, and the fifth bit of q[32 i + j] is bit i of qh[j]."""
-    q = _unpack(blocks["qh"], 1, 32)
+    q = unpack(blocks["qh"], 1, 32)
     q <<= np.uint8(4)
-    q |= _unpack(blocks["qs"], 4, 32)
+    q |= unpack(blocks["qs"], 4, 32)
     out[...] = q
     scales, minima = _six_bit_scales(blocks["scales"])
-    _scale(out, _single(blocks["d"]) * scales)
-    _shift(out, _single(blocks["dmin"]) * minima)
+    scale(out, single(blocks["d"]) * scales)
+    shift(out, single(blocks["dmin"]) * minima)
 
 
 def _q6_k(blocks: Blocks, out: F32) -> None:
     """x = (d s) (q - 32), 6-bit q: 4 bits in ql, 2 in qh; s: signed 8 bits a group of 16."""
-    q = _unpack(blocks["qh"], 2, 32)
+    q = unpack(blocks["qh"], 2, 32)
     q <<= np.uint8(4)
-    q |= _unpack(blocks["ql"], 4, 64)
+    q |= unpack(blocks["ql"], 4, 64)
     signed_q = q.view(np.int8)
     signed_q -= np.int8(32)
     out[...] = signed_q
-    _scale(out, _single(blocks["d"]) * blocks["scales"])
+    scale(out, single(blocks["d"]) * blocks["scales"])
 
 
 def _iq4_xs(blocks: Blocks, out: F32) -> None:
     """x = d (s - 32) level[q], 4-bit q; s: 6 bits a group of 32, 4 of them in scales_l and 2 in scales_h."""
-    out[...] = _lookup(_IQ4_LEVELS, _unpack(blocks["qs"], 4, 16))
-    scales = _unpack(blocks["scales_l"], 4, 1) | (_unpack(blocks["scales_h"], 2, 1) << 4)
-    _scale(out, _single(blocks["d"]) * (scales.view(np.int8) - np.int8(32)))
+    out[...] = lookup(_IQ4_LEVELS, unpack(blocks["qs"], 4, 16))
+    scales = unpack(blocks["scales_l"], 4, 1) | (unpack(blocks["scales_h"], 2, 1) << 4)
+    scale(out, single(blocks["d"]) * (scales.view(np.int8) - np.int8(32)))
+
+
+# Output elements decoded at a time: few enough for a core's cache and to bound the temporaries, many enough to hide the
+# cost of calling numpy (measured: smaller chunks are slower for every format).
+CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +244,19 @@ FORMATS: dict[str, Format] = {
     "q6_k": _block(256, _q6_k, ("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")),
     "iq4_nl": _block(32, _iq4_nl, ("d", "<f2"), ("qs", "u1", 16)),
     "iq4_xs": _block(256, _iq4_xs, ("d", "<f2"), ("scales_h", "u1", 2), ("scales_l", "u1", 4), ("qs", "u1", 128)),
+    "iq1_s": _block(256, iquants.iq1_s, ("d", "<f2"), ("qs", "u1", 32), ("qh", "<u2", 8)),
+    "iq1_m": _block(256, iquants.iq1_m, ("qs", "u1", 32), ("qh", "u1", 16), ("scales", "<u2", 4)),
+    "iq2_xxs": _block(256, iquants.iq2_xxs, ("d", "<f2"), ("qs", "<u4", 16)),
+    "iq2_xs": _block(256, iquants.iq2_xs, ("d", "<f2"), ("qs", "<u2", 32), ("scales", "u1", 8)),
+    "iq2_s": _block(
+        256, iquants.iq2_s, ("d", "<f2"), ("qs", "u1", 32), ("signs", "u1", 32), ("qh", "u1", 8), ("scales", "u1", 8)
+    ),
+    "iq3_xxs": _block(256, iquants.iq3_xxs, ("d", "<f2"), ("qs", "u1", 64), ("signs", "<u4", 8)),
+    "iq3_s": _block(
+        256, iquants.iq3_s, ("d", "<f2"), ("qs", "u1", 64), ("qh", "u1", 8), ("signs", "u1", 32), ("scales", "u1", 4)
+    ),
+    "tq1_0": _block(256, iquants.tq1_0, ("qs", "u1", 48), ("qh", "u1", 4), ("d", "<f2")),
+    "tq2_0": _block(256, iquants.tq2_0, ("qs", "u1", 64), ("d", "<f2")),
     "mxfp4": _block(32, _mxfp4, ("e", "u1"), ("qs", "u1", 16)),
 }
 

@@ -85,23 +85,23 @@ def checked_nbytes(shape: tuple[int, ...], encoding: str, where: str) -> int:
 
 
 class Stored(Protocol):
-    """A tensor whose values are made when they are asked for: of a file, or of several things together."""
+    """A tensor in a file to those who read weights, whether it is stored as one or made up of several."""
 
     @property
     def name(self) -> str:
-        """Its name where it comes from."""
+        """Its name in the file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Row-major."""
+        """Row-major: PyTorch's order."""
 
     @property
     def encoding(self) -> str:
-        """How its elements are stored."""
+        """How its numbers are stored."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes as stored."""
+        """Bytes in the file."""
 
     def to_float32(self) -> NDArray[np.float32]:
         """The values, in `shape`."""

@@ -41,10 +41,11 @@ class Chat:
         chat: bool | None = None,
         verbose: bool = False,
         licence: str | None = None,
+        think: bool | None = None,
         read: Callable[[str], str] = input,
     ) -> None:
         self.model, self.name, self.settings, self.licence = model, name, settings, licence
-        self.system, self.verbose, self.read = system, verbose, read
+        self.system, self.verbose, self.think, self.read = system, verbose, think, read
         self.talks = talks(model, chat)
         self.messages: list[dict[str, Any]] = []
         self.fresh()
@@ -107,7 +108,7 @@ class Chat:
         question = {"role": "user", "content": text}
         opening = [{"role": "system", "content": self.system}] if self.system else []
         prompt: Any = [*opening, *self.messages, question] if self.talks else text
-        stream = self.model.stream(prompt, conversation=self.conversation, **self.settings.all())
+        stream = self.model.stream(prompt, conversation=self.conversation, thinking=self.think, **self.settings.all())
         interrupted = False
         try:
             for piece in stream:

@@ -35,6 +35,7 @@ def run(
     chat: bool = typer.Option(
         None, "--chat/--raw", help="Answer as a conversation, or continue the text; default: chat if the model has a template."
     ),
+    think: bool = typer.Option(None, "--think/--no-think", help="Think before answering, where the model's template asks."),
     adapter: str = typer.Option(None, metavar="PATH", help="A LoRA adapter (folder or org/name) to run MODEL with."),
     backend: str = typer.Option(None, metavar="NAME", help="What computes (torch); the fastest installed, if not named."),
     verbose: bool = typer.Option(False, "--verbose", help="Print load time and rates to standard error."),
@@ -77,14 +78,19 @@ def run(
         raise OrditoError(f"{local.name} cannot generate text; it makes embeddings: ordito embed {shlex.quote(model)} TEXT")
     if system is not None and not talks(loaded, chat):
         raise OrditoError("--system needs a conversation: this model has no chat template (--chat uses its family's format)")
+    if think is not None and not talks(loaded, chat):
+        raise OrditoError("--think needs a conversation: this model has no chat template (--chat uses its family's format)")
     if chatting:
         from ordito.cli.chat import Chat
 
-        Chat(loaded, local.name, settings, system=system, chat=chat, verbose=verbose, licence=local.licence).loop()
+        opened = Chat(
+            loaded, local.name, settings, system=system, chat=chat, verbose=verbose, licence=local.licence, think=think
+        )
+        opened.loop()
         return
     if verbose and not talks(loaded, chat):
         say("the text is continued, not answered" + ("" if chat is False else ": the model has no chat template"))
-    result = answer(loaded, text, settings, system=system, chat=chat, quiet=json)
+    result = answer(loaded, text, settings, system=system, chat=chat, think=think, quiet=json)
     if json:
         write_json(as_json(local.name, result, load_seconds))
     else:
@@ -93,12 +99,21 @@ def run(
         report(result, load_seconds)
 
 
-def answer(model: Model, text: str, settings: Settings, *, system: str | None, chat: bool | None, quiet: bool) -> Generation:
+def answer(
+    model: Model,
+    text: str,
+    settings: Settings,
+    *,
+    system: str | None,
+    chat: bool | None,
+    quiet: bool,
+    think: bool | None = None,
+) -> Generation:
     """One answer, streamed to standard output unless `quiet`."""
     prompt: Any = text
     if talks(model, chat):
         prompt = [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": text}]
-    stream = model.stream(prompt, **settings.all())
+    stream = model.stream(prompt, thinking=think, **settings.all())
     for piece in stream:
         if not quiet:
             write(piece)

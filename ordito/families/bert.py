@@ -5,6 +5,7 @@ Post-norm layers that see the whole text, learned positions, token types, biases
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ordito.families.config import ACTIVATIONS, PUBLISHED, leaves, metadata_value
@@ -37,9 +38,12 @@ def build(
     n_positions: int,
     n_types: int,
     eps: float,
+    label: str = "bert",
+    first_position: int = 0,
     activation: Activation = "gelu",
     pooler: bool = False,
     masked_head: bool = False,
+    tied: bool = True,
     pooling: Pooling | None = None,
 ) -> Spec:
     """The spec of a BERT of these sizes; `pooler` and `masked_head` are what may stand on top."""
@@ -59,12 +63,14 @@ def build(
     )
     mlp = FeedForward(d_model=d_model, d_ff=d_ff, activation=activation, gated=False, bias=True)
     layer = Chain(Residual(attention), norm("attention_norm"), Residual(mlp), norm("mlp_norm"))
-    embedding = Embedding(vocab_size=vocab_size, d_model=d_model, n_positions=n_positions, n_types=n_types)
+    embedding = Embedding(
+        vocab_size=vocab_size, d_model=d_model, n_positions=n_positions, first_position=first_position, n_types=n_types
+    )
     transform = Dense(name="head_transform", d_in=d_model, d_out=d_model, bias=True, activation=activation)
-    head = Chain(transform, norm("head_norm"), Head(d_model=d_model, vocab_size=vocab_size, tied=True, bias=True))
+    head = Chain(transform, norm("head_norm"), Head(d_model=d_model, vocab_size=vocab_size, tied=tied, bias=True))
     return Spec(
-        architecture="bert",
-        context=n_positions,
+        architecture=label,
+        context=n_positions - first_position,
         body=Chain(embedding, norm("embedding_norm"), Stack(layers=(layer,) * n_layers)),
         head=head if masked_head else None,
         pooler=Dense(name="pooler", d_in=d_model, d_out=d_model, bias=True, activation="tanh") if pooler else None,
@@ -79,7 +85,6 @@ def spec_from_config(config: Reader) -> Spec:
         raise config.fail("architectures", classes[0], "BertModel or BertForMaskedLM")
     config.must_be("position_embedding_type", "absolute")
     config.must_be("is_decoder", False)
-    config.must_be("tie_word_embeddings", True)
     spec = build(
         vocab_size=config.size("vocab_size", 30522),
         d_model=config.size("hidden_size", 768),
@@ -92,6 +97,7 @@ def spec_from_config(config: Reader) -> Spec:
         activation=config.choice("hidden_act", ACTIVATIONS, "gelu"),
         pooler=classes[0] == "BertModel",
         masked_head=classes[0] == "BertForMaskedLM",
+        tied=config.flag("tie_word_embeddings", True),
     )
     config.finish(IRRELEVANT)
     return spec
@@ -102,7 +108,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     return {
         "architectures": ["BertForMaskedLM" if spec.head else "BertModel"],
-        "model_type": "bert",
+        "model_type": spec.architecture,
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.d_model,
         "num_hidden_layers": spec.n_layers,
@@ -113,6 +119,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "type_vocab_size": spec.embedding.n_types,
         "layer_norm_eps": norm.eps,
         "position_embedding_type": "absolute",
+        "tie_word_embeddings": all(head.tied for head in leaves(spec, Head)),
     }
 
 
@@ -185,7 +192,8 @@ NAMES = Names(
         "pooler": "pooler.dense",
         "head_transform": "cls.predictions.transform.dense",
         "head_norm": "cls.predictions.transform.LayerNorm",
-        "head": "cls.predictions",
+        "head.weight": "cls.predictions.decoder.weight",
+        "head.bias": "cls.predictions.bias",
     },
     aliases=(
         (r"^bert\.", ""),
@@ -199,6 +207,19 @@ NAMES = Names(
         r"cls\.seq_relationship\..*": "the next-sentence head of pretraining is not part of the model",
     },
 )
+
+
+def names(spec: Spec) -> Names:
+    """Hugging Face's names; a head of its own has a bias of its own, and leaves the shared one unused."""
+    if all(head.tied for head in leaves(spec, Head)):
+        return NAMES
+    return replace(
+        NAMES,
+        table={**NAMES.table, "head.bias": "cls.predictions.decoder.bias"},
+        aliases=NAMES.aliases[:-1],
+        ignored={**NAMES.ignored, r"cls\.predictions\.bias": "the head of its own has another"},
+    )
+
 
 GGUF_NAMES = Names(
     {
@@ -224,7 +245,7 @@ FAMILY = Family(
     model_types=("bert",),
     spec_from_config=spec_from_config,
     config_from_spec=config_from_spec,
-    names=lambda spec: NAMES,
+    names=names,
     gguf=GGUF(
         architectures=("bert",),
         spec_from_header=spec_from_header,

@@ -216,4 +216,5 @@ FAMILY = Family(
     names=names,
     layouts=lambda spec: (names(spec, together=True),),
     gguf=DEEPSEEK2,
+    prompts=("deepseek-v3.1", "deepseek-r1", "deepseek-v3", "deepseek-v2"),
 )

@@ -391,5 +391,5 @@ FAMILY = Family(
         names=lambda spec: GGUF_NAMES,
         label=lambda spec: spec.architecture.removesuffix("_text"),
     ),
-    prompts=("gemma",),
+    prompts=("gemma-3", "gemma"),
 )

@@ -191,4 +191,5 @@ FAMILY = Family(
         names=gguf_names,
         label=lambda spec: "gpt-oss",
     ),
+    prompts=("harmony",),
 )

@@ -17,6 +17,8 @@ from ordito.families.reader import IRRELEVANT, Reader
 from ordito.spec import Attention, Block, FeedForward, Spec
 
 ALL = ("q", "k", "v", "o")
+MISTRAL_PROMPTS = ("mistral-v13", "mistral-v11", "mistral-v7-tekken", "mistral-v7", "mistral-v3-tekken", "mistral-v3")
+"""Mistral's formats, newest first: its models stand in GGUF files as LLaMA."""
 DEFAULTS = {"max_position_embeddings": 2048}
 
 
@@ -117,5 +119,18 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_sizes,
         names=lambda spec: GGUF_NAMES,
     ),
-    prompts=("llama-3", "chatml", "llama-2"),
+    prompts=(
+        "llama-4",
+        "llama-3.1",
+        "llama-3",
+        "smollm2",
+        "chatml",
+        "mistral-v13",
+        "mistral-v11",
+        "mistral-v7-tekken",
+        "mistral-v7",
+        "mistral-v3-tekken",
+        "mistral-v3",
+        "llama-2",
+    ),
 )

@@ -208,4 +208,5 @@ FAMILY = Family(
         names=lambda spec: Names({**llama.GGUF_NAMES.table, **experts.gguf_names(spec)}, ignored=llama.GGUF_NAMES.ignored),
         label=lambda spec: "llama4",
     ),
+    prompts=("llama-4",),
 )

@@ -198,5 +198,14 @@ FAMILY = Family(
         names=lambda spec: replace(llama.GGUF_NAMES, table={**llama.GGUF_NAMES.table, **experts.gguf_names(spec)}),
         label=lambda spec: "mistral3" if leaves(spec, Attention)[0].temperature else "llama",
     ),
-    prompts=("llama-2", "chatml"),
+    prompts=(
+        "mistral-v13",
+        "mistral-v11",
+        "mistral-v7-tekken",
+        "mistral-v7",
+        "mistral-v3-tekken",
+        "mistral-v3",
+        "llama-3",
+        "llama-2",
+    ),
 )

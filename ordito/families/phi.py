@@ -127,4 +127,5 @@ FAMILY = Family(
         label=lambda spec: "phi2",
         layouts=lambda spec: (GGUF_APART,),
     ),
+    prompts=("phi-2",),
 )

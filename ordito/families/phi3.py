@@ -174,5 +174,5 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_spec,
         names=gguf_names,
     ),
-    prompts=("chatml",),
+    prompts=("phi-4", "phi-4-mini", "phi-3"),
 )

@@ -159,5 +159,5 @@ FAMILY = Family(
     spec_from_config=spec_from_config,
     config_from_spec=config_from_spec,
     names=names,
-    prompts=("chatml",),
+    prompts=("phi-3",),
 )

@@ -196,5 +196,5 @@ FAMILY = Family(
         names=gguf_names,
         label=lambda spec: spec.architecture.replace("_", ""),
     ),
-    prompts=("chatml",),
+    prompts=("qwen3", "qwen2.5", "qwen2"),
 )

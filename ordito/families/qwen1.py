@@ -139,5 +139,5 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_spec,
         names=lambda spec: GGUF_NAMES,
     ),
-    prompts=("chatml",),
+    prompts=("qwen2",),
 )

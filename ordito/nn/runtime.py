@@ -14,7 +14,7 @@ from ordito.checkpoint.adapter import Adapter
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import OrditoError
 from ordito.nn.adapter import Adapters
-from ordito.nn.transformer import Transformer
+from ordito.nn.transformer import Source, Transformer
 from ordito.runtime import Floats
 from ordito.spec import Spec
 
@@ -40,8 +40,8 @@ def _owned(array: np.ndarray) -> np.ndarray:
 class TorchSession:
     """A sequence in a PyTorch cache."""
 
-    def __init__(self, module: Transformer) -> None:
-        self.module = module
+    def __init__(self, module: Transformer, source: Source | None = None) -> None:
+        self.module, self.source = module, source
         self.cache = module.new_cache(1, FIRST_CAPACITY)
 
     @property
@@ -57,7 +57,7 @@ class TorchSession:
             self.cache.grow(max(needed, 2 * self.cache.capacity))
         before = self.cache.length
         try:
-            hidden = self.module.hidden(torch.tensor([list(token_ids)]), cache=self.cache)
+            hidden = self.module.hidden(torch.tensor([list(token_ids)]), cache=self.cache, source=self.source)
             return _floats(self.module.project(hidden[0, -1]))
         except BaseException:  # Ctrl-C between two layers, too: places without keys must not count as read
             self.cache.rewind(before)
@@ -81,26 +81,37 @@ class TorchRuntime:
             self.adapters.add("adapter", *changes_by_ours(adapter, self.spec))
             self.adapters.use("adapter")
 
-    def session(self) -> TorchSession:
-        """An empty sequence, which grows as it is fed."""
-        return TorchSession(self.module)
+    def session(self, source: Sequence[int] | None = None) -> TorchSession:
+        """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""
+        return TorchSession(self.module, self._encoded(source))
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[int]) -> Floats:
-        """Logits (T, V) after each token."""
-        return _floats(self.module(torch.tensor([list(token_ids)]))[0])
+    def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
+        """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
+        return _floats(self.module(torch.tensor([list(token_ids)]), source=self._encoded(source))[0])
 
     @torch.inference_mode()
-    def hidden(self, texts: Sequence[Sequence[int]]) -> list[Floats]:
-        """Hidden states (T, D) of each token of each text; the shorter ones are padded on the right."""
+    def hidden(self, texts: Sequence[Sequence[int]], source: Sequence[int] | None = None) -> list[Floats]:
+        """Hidden states (T, D) of each token of each text; the shorter ones are padded on the right.
+
+        Of an encoder-decoder they are the encoder's, or, with a `source`, those of a decoder that answers it.
+        """
         longest = max(map(len, texts))
         ids_BT = torch.zeros(len(texts), longest, dtype=torch.long)
         valid_BT = torch.zeros(len(texts), longest, dtype=torch.bool)
         for row, text in enumerate(texts):
             ids_BT[row, : len(text)] = torch.tensor(text)
             valid_BT[row, : len(text)] = True
-        hidden = self.module.hidden(ids_BT, valid=None if valid_BT.all() else valid_BT)
+        valid = None if valid_BT.all() else valid_BT
+        if self.spec.encoder is not None and source is None:
+            hidden = self.module.encode(ids_BT, valid=valid).states_BSD
+        else:
+            hidden = self.module.hidden(ids_BT, valid=valid, source=self._encoded(source))
         return [_floats(states[: len(text)]) for states, text in zip(hidden, texts, strict=True)]
+
+    @torch.inference_mode()
+    def _encoded(self, source: Sequence[int] | None) -> Source | None:
+        return None if source is None else self.module.encode(torch.tensor([list(source)]))
 
     def weights(self) -> dict[str, Floats]:
         """Every tensor of the model under its canonical name, in fp32. Raises `OrditoError` while an adapter is on."""

@@ -6,80 +6,35 @@ Loading this module costs no Jinja: it comes with the first template.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ordito.errors import TemplateError, did_you_mean
+from ordito.errors import TemplateError
 from ordito.text.formats import FORMATS, format_for
+from ordito.text.messages import Message, Tool, check_messages, check_tools, guard, guard_message, plain_data
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
     from ordito.text.tokenizer import Tokenizer
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
-Message = Mapping[str, Any]
-
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates and servers call it, the common name first
 _PROBE = "warp-and-weft"
 _PROBE_SECONDS = 0.5
+_EFFORTS = ("low", "medium", "high")
 
 
-def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The conversation as plain data, or a `TemplateError` that says which message is wrong and how."""
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
-        raise TemplateError(f"a conversation must be a list of messages, got {type(messages).__name__}")
-    if not messages:
-        raise TemplateError("a conversation must have at least one message, got none")
-    return [_check_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+def thinking_options(thinking: bool | str | None) -> dict[str, Any]:
+    """The variables by which templates know whether the model is to think, and how hard; none for the model's own habit.
 
-
-def _check_message(message: Message, where: str) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise TemplateError(f"{where} must be a mapping with a role and a content, got {type(message).__name__}")
-    plain: dict[str, Any] = plain_data(message, where)
-    role = plain.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        near = did_you_mean(role, ROLES) if isinstance(role, str) else ""
-        raise TemplateError(f"{where}: role must be one of {', '.join(ROLES)}, got {str(role)[:50]!r}{near}")
-    content = plain.get("content")
-    if isinstance(content, list):
-        for j, part in enumerate(content):
-            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-                raise TemplateError(f'{where}: content[{j}] must be {{"type": "text", "text": "..."}}, got {part!r:.100}')
-    elif content is None and role != "assistant":
-        raise TemplateError(f"{where}: a message of role {role} must have a content")
-    elif not isinstance(content, str | None):
-        raise TemplateError(f"{where}: content must be a string or a list of text parts, got {type(content).__name__}")
-    # Templates read the assistant's reasoning under one of several names, and clients send it under any of them.
-    reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)
-    return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
-
-
-def guard(value: Any, guarded: Callable[[str], str]) -> Any:
-    """The value with `guarded` applied to every string in it, but for roles and keys, which templates compare."""
-    if isinstance(value, str):
-        return guarded(value)
-    if isinstance(value, dict):
-        return {key: item if key in ("role", "type") else guard(item, guarded) for key, item in value.items()}
-    return [guard(item, guarded) for item in value] if isinstance(value, list) else value
-
-
-def plain_data(value: object, where: str) -> Any:
-    """The value rebuilt from JSON's types: an object with methods of its own must not reach a template."""
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return value if type(value) is kind else kind(value)
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TemplateError(f"{where}: keys must be strings, got {type(key).__name__}")
-        return {str(key): plain_data(item, where) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_data(item, where) for item in value]
-    raise TemplateError(f"{where} must be made of strings, numbers, lists and mappings, got {type(value).__name__}")
+    Raises `TemplateError` for what is neither a yes or no nor an effort.
+    """
+    if thinking is None:
+        return {}
+    if not isinstance(thinking, bool) and thinking not in _EFFORTS:
+        raise TemplateError(f"thinking must be True, False or one of {', '.join(_EFFORTS)}, got {thinking!r:.50}")
+    effort = {"reasoning_effort": thinking} if isinstance(thinking, str) else {}
+    return {"enable_thinking": bool(thinking), "thinking": bool(thinking), **effort}
 
 
 class ChatTemplate:
@@ -112,13 +67,13 @@ class ChatTemplate:
 
     @classmethod
     def for_tokenizer(cls, tokenizer: Tokenizer, formats: Iterable[str] = FORMATS) -> ChatTemplate:
-        """The tokenizer's own template, or else the first of `formats` whose markers are among its control tokens.
+        """The tokenizer's own template, or else the first of `formats` whose markers are among its control and added ones.
 
         Raises `TemplateError` if there is neither: the model was not trained on conversations.
         """
         source = tokenizer.chat_template
         if source is None:
-            name = format_for({tokenizer.token(i) for i in tokenizer.special_ids}, formats)
+            name = format_for({tokenizer.token(i) for i in tokenizer.special_ids | tokenizer.vocabulary.added}, formats)
             if name is None:
                 raise TemplateError(
                     "this model has no chat format: it has neither a chat template nor the control tokens of a known "
@@ -133,24 +88,28 @@ class ChatTemplate:
         self,
         messages: Sequence[Message],
         *,
+        tools: Sequence[Tool] | None = None,
         add_generation_prompt: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **kwargs: Any,
+        guarded: Callable[[str], str] | None = None,
+        **options: Any,
     ) -> str:
-        """The prompt; `kwargs` are further variables that the template knows (`enable_thinking`, `documents`, ...)."""
-        conversation = self._adapted(check_messages(messages))
-        tool_list = None if tools is None else [plain_data(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
-        extra = {name: plain_data(value, name) for name, value in kwargs.items()}
-        return self._run(
-            {
-                "documents": None,
-                **self._tokens,
-                **extra,
-                "messages": conversation,
-                "tools": tool_list,
-                "add_generation_prompt": add_generation_prompt,
-            }
-        )
+        """The prompt, as transformers would render it.
+
+        `options` are further variables that the template knows (`enable_thinking`, `reasoning_effort`, `documents`, ...).
+        `guarded` marks what callers say where it spells a control token (`Tokenizer.guarded`). Raises `TemplateError` for a
+        conversation that is not one, that the template refuses, or whose tools or calls it would leave out.
+        """
+        conversation, offered = self._adapted(check_messages(messages)), check_tools(tools)
+        extra = {name: plain_data(value, name) for name, value in options.items()}
+        if guarded is not None:
+            conversation = [guard_message(message, guarded) for message in conversation]
+            offered, extra = guard(offered, guarded), guard(extra, guarded)
+        variables = {"documents": None, **self._tokens, **extra, "messages": conversation, "tools": offered}
+        text = self._run(variables | {"add_generation_prompt": add_generation_prompt})
+        for what, named in (("tools", offered or []), ("tool calls", _calls(conversation))):
+            if named and not any(item["function"]["name"] in text for item in named):
+                raise TemplateError(f"this model's chat template leaves {what} out: it was not trained on them")
+        return text
 
     def _run(self, variables: dict[str, Any], seconds: float | None = None) -> str:
         from ordito.text.budget import SECONDS, Budget
@@ -164,7 +123,9 @@ class ChatTemplate:
             raise TemplateError(f"the chat template failed{_line(error)}: {_said(error)}") from None
 
     def _adapted(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The messages in the shape of content that this template can read: many know only strings, some only parts."""
+        """The messages in the shape that this template can read: many know only strings as content, some only parts."""
+        if _calls(messages):
+            messages = [self._called(m) if m.get("tool_calls") else m for m in messages]
         if any(isinstance(m.get("content"), list) for m in messages) and not self._reads_parts:
             return [m | {"content": _joined(m["content"])} if "content" in m else m for m in messages]
         if any(isinstance(m.get("content"), str) for m in messages) and not self._reads_strings and self._reads_parts:
@@ -174,31 +135,62 @@ class ChatTemplate:
             ]
         return messages
 
+    def _called(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The message with its calls, and an empty content, in a shape that this template writes; as it is if there is none."""
+        shapes = sorted(self._call_shapes, key=lambda shape: shape[0] != message.get("content"))
+        if not shapes:
+            return message
+        empty, as_text = shapes[0]
+        calls = message["tool_calls"]
+        if as_text:
+            texts = [json.dumps(call["function"]["arguments"], ensure_ascii=False) for call in calls]
+            calls = [
+                call | {"function": call["function"] | {"arguments": text}} for call, text in zip(calls, texts, strict=True)
+            ]
+        return message | {"content": message.get("content") or empty, "tool_calls": calls}
+
+    @functools.cached_property
+    def _call_shapes(self) -> list[tuple[str | None, bool]]:
+        """How a message that only calls a tool may look: its content, and whether the arguments are JSON text."""
+        shapes: list[tuple[str | None, bool]] = []
+        for as_text in (False, True):
+            arguments = json.dumps({"thread": _PROBE}) if as_text else {"thread": _PROBE}
+            calls = [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+            for content in (None, ""):
+                if self._carries({"role": "assistant", "content": content, "tool_calls": calls}):
+                    shapes.append((content, as_text))
+        return shapes
+
     @functools.cached_property
     def _reads_parts(self) -> bool:
-        return self._carries([{"type": "text", "text": _PROBE}])
+        return self._carries({"role": "user", "content": [{"type": "text", "text": _PROBE}]})
 
     @functools.cached_property
     def _reads_strings(self) -> bool:
-        return self._carries(_PROBE)
+        return self._carries({"role": "user", "content": _PROBE})
 
-    def _carries(self, content: object) -> bool:
+    def _carries(self, message: dict[str, Any]) -> bool:
         """Whether a message of this shape comes through. A template beyond its limits is not asked again."""
         from ordito.text.budget import LimitError
 
-        messages = [{"role": "user", "content": content}]
+        opening = [{"role": "user", "content": "?"}] if message["role"] == "assistant" else []
         try:
-            variables = {**self._tokens, "messages": messages, "tools": None, "add_generation_prompt": True}
+            variables = {**self._tokens, "messages": [*opening, message], "tools": None, "add_generation_prompt": True}
             text = self._run(variables, _PROBE_SECONDS)
         except LimitError:
             raise
         except TemplateError:
             return False
-        return _PROBE in text and "'text'" not in text
+        # Python's spelling of a mapping or of nothing is what comes of a shape that the template does not know.
+        return _PROBE in text and not any(odd in text for odd in ("'text'", "'thread'", "None"))
 
 
 def _joined(content: object) -> object:
     return "".join(part["text"] for part in content) if isinstance(content, list) else content
+
+
+def _calls(messages: list[dict[str, Any]]) -> list[Any]:
+    return [call for message in messages for call in message.get("tool_calls", [])]
 
 
 def _said(error: Exception) -> str:

@@ -14,7 +14,7 @@ Kind = Literal["byte-level", "sentencepiece", "wordpiece"]
 
 ENDS = frozenset(
     """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <EOT>
-    <|end_of_text|> <eos> <｜end▁of▁sentence｜>""".split()
+    <|end_of_text|> <eos> <|eot|> <|eom|> <｜end▁of▁sentence｜>""".split()
 )
 """Tokens that end an answer wherever they are control tokens: the list that llama.cpp keeps, for the families here."""
 

@@ -206,7 +206,7 @@ def test_big_endian_is_refused(tmp_path: Path) -> None:
         read_gguf(path)
 
 
-@pytest.mark.parametrize("kind", ["IQ2_XXS", "IQ3_S", "IQ1_M", "TQ1_0", "TQ2_0", "NVFP4", "Q8_K"])
+@pytest.mark.parametrize("kind", ["NVFP4", "Q8_1", "Q8_K"])
 def test_unsupported_encodings_are_named(tmp_path: Path, kind: str) -> None:
     number = GGMLQuantizationType[kind]
     raw = np.zeros((2, GGML_QUANT_SIZES[number][1]), np.uint8)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gguf import quants as gguf_quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize as gguf_dequantize
 
-from ordito.checkpoint import quants
+from ordito.checkpoint import codebooks, quants
 from ordito.checkpoint.quants import FORMATS, dequantize
 from ordito.checkpoint.stored import ENCODINGS, StoredTensor
 from ordito.errors import CheckpointError
@@ -43,6 +44,14 @@ def test_bits_equal_those_of_gguf(name: str) -> None:
         expected = gguf_dequantize(raw, GGMLQuantizationType[name.upper()])
     assert np.isfinite(expected).mean() > 0.3
     assert_same_bits(dequantize(name, raw), expected)
+
+
+@pytest.mark.parametrize("name", ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+def test_codebooks_are_those_of_gguf(name: str) -> None:
+    theirs = getattr(gguf_quants, name)
+    theirs.init_grid()
+    ours = getattr(codebooks, "IQ1" if name.startswith("IQ1") else name)
+    np.testing.assert_array_equal(ours, theirs.grid.reshape(theirs.grid_shape))
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

@@ -59,6 +59,19 @@ def greedy(*arguments):
     return (*arguments, "--temperature", "0", "--max-tokens", "5")
 
 
+@pytest.mark.parametrize(("options", "thinking"), [((), None), (("--think",), True), (("--no-think",), False)])
+def test_whether_to_think_reaches_the_model(cli, folder, monkeypatch, options, thinking):
+    asked, stream = [], ordito.Model.stream
+
+    def asking(self, prompt, **settings):
+        asked.append(settings["thinking"])
+        return stream(self, prompt, **settings)
+
+    monkeypatch.setattr(ordito.Model, "stream", asking)
+    cli(*greedy("run", folder, "weft?"), *options)
+    assert asked == [thinking]
+
+
 def test_an_answer_is_all_that_stands_on_standard_output(cli, folder):
     done = cli("run", folder, "the loom", "--temperature", "0", "--max-tokens", "9", "--verbose")
     expected = ordito.load(folder).chat([{"role": "user", "content": "the loom"}], max_tokens=9).text
@@ -201,6 +214,7 @@ def test_models_are_listed_pulled_and_deleted(cli, monkeypatch):
         (["run", "FOLDER", "q" * 300], 1, "tokens, but the model's context holds 64"),
         (["run", "FOLDER"], 1, "nothing to ask"),
         (["run", "FOLDER", "hi", "--raw", "--system", "x"], 1, "--system needs a conversation"),
+        (["run", "FOLDER", "hi", "--raw", "--no-think"], 1, "--think needs a conversation"),
         (["run", "./absent.gguf", "hi"], 1, "absent.gguf"),
         (["run", "Why is it blue?"], 1, "ordito run smollm2 'Why is it blue?'"),
         (["rm", "./absent.gguf"], 1, "delete the file yourself"),

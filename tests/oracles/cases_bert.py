@@ -18,5 +18,6 @@ CASES = {
             "max_position_embeddings": 64,
         },
     ),
+    "bert, masked, untied": ("BertForMaskedLM", "BertConfig", {**BERT, "tie_word_embeddings": False}),
     "bert, masked": ("BertForMaskedLM", "BertConfig", {**BERT, "max_position_embeddings": 50}),
 }

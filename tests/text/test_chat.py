@@ -4,8 +4,14 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ordito.errors import TemplateError
-from ordito.text.chat import ChatTemplate, check_messages
-from ordito.text.formats import FORMATS, format_for
+from ordito.text.chat import ChatTemplate, thinking_options
+from ordito.text.formats import FORMATS
+from ordito.text.messages import check_messages, check_tools
+
+
+def call(arguments):
+    return {"id": "abcdefgh1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
 
 CONVERSATIONS = [
     [{"role": "user", "content": "hi"}],
@@ -16,59 +22,26 @@ CONVERSATIONS = [
         {"role": "user", "content": "e poi?\n"},
     ],
 ]
-TEMPLATES = {name: chat_format.source for name, chat_format in FORMATS.items()} | {
+TEMPLATES = {
     "tools": "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{% for m in messages %}\n  {{- m.role | upper }}\n{%- endfor %}",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if ns.n > 2 %}{% break %}{% endif %}{{ ns.n ~ m.content }}{% endfor %}",
     "methods": "{% for m in messages %}{{ m.content.strip().split(' ')[-1].replace('i', 'o') }}{{ m.get('name', '-') }}{{ loop.index0 }}{% endfor %}",
 }
 TOOLS = [
-    {"type": "function", "function": {"name": "f", "description": "è", "parameters": {"type": "object", "properties": {}}}}
+    {"type": "function", "function": {"name": "fold", "description": "è", "parameters": {"type": "object", "properties": {}}}}
 ]
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=["one turn", "four turns"])
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
-def test_rendered_as_transformers_does(name, conversation, tools):
+def test_rendered_as_transformers_does(name, conversation):
+    tools = TOOLS if name == "tools" else None
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
     expected, _ = render_jinja_template(
         conversations=[conversation], chat_template=TEMPLATES[name], tools=tools, add_generation_prompt=True, **tokens
     )
     assert ChatTemplate(TEMPLATES[name], **tokens).render(conversation, tools=tools) == expected[0]
-
-
-def test_llama_3_is_written_as_published():
-    got = ChatTemplate(FORMATS["llama-3"].source, bos_token="<|begin_of_text|>").render(CONVERSATIONS[1][:2])
-    assert got == (
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\n<b>più</b> & 'so'<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-    )
-
-
-def test_gemma_folds_the_system_message():
-    got = ChatTemplate(FORMATS["gemma"].source, bos_token="<bos>").render(CONVERSATIONS[1][:2])
-    assert got == "<bos><start_of_turn>user\nBe brief.\n\n<b>più</b> & 'so'<end_of_turn>\n<start_of_turn>model\n"
-
-
-@pytest.mark.parametrize("name", ["gemma", "llama-2"])
-def test_turns_must_alternate(name):
-    with pytest.raises(TemplateError, match="take turns"):
-        ChatTemplate(FORMATS[name].source, bos_token="", eos_token="").render(CONVERSATIONS[0] * 2)
-
-
-@pytest.mark.parametrize(
-    ("control", "expected"),
-    [
-        ({"<|im_start|>", "<|im_end|>"}, "chatml"),
-        ({"<start_of_turn>", "<end_of_turn>"}, "gemma"),
-        ({"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, "llama-3"),
-        ({"<|im_start|>"}, None),
-        (set(), None),
-    ],
-)
-def test_formats_are_known_by_control_tokens(control, expected):
-    assert format_for(control) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,6 +56,15 @@ def test_formats_are_known_by_control_tokens(control, expected):
         ([{"role": "user", "content": 3}], "content must be"),
         ([{"role": "user", "content": [{"type": "image"}]}], r"content\[0\]"),
         ([{"role": "user", "content": "a", "extra": object()}], "strings, numbers"),
+        ([{"role": "assistant", "content": "a", "reasoning_content": 3}], "reasoning_content must be a string"),
+        ([{"role": "tool", "content": "a", "tool_call_id": 3}], "tool_call_id must be a string"),
+        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "only an assistant"),
+        ([{"role": "assistant", "tool_calls": {"a": 1}}], "tool_calls must be a list"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}], r"tool_calls\[0\] must be"),
+        ([{"role": "assistant", "tool_calls": [call("[1]")]}], r"tool_calls\[0\]: arguments must be a JSON object"),
+        ([{"role": "assistant", "tool_calls": [call("{")]}], "JSON object"),
+        ([{"role": "assistant", "tool_calls": [call("[" * 100_000)]}], "JSON object"),
+        ([{"role": "assistant", "tool_calls": [{**call({}), "id": 3}]}], "id must be a string"),
     ],
 )
 def test_wrong_messages_are_refused(messages, message):
@@ -93,3 +75,72 @@ def test_wrong_messages_are_refused(messages, message):
 def test_text_parts_are_text():
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     assert ChatTemplate(FORMATS["chatml"].source).render(parts).startswith("<|im_start|>user\nab<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("tools", "message"),
+    [
+        ("f", "list of functions"),
+        ({"name": "f"}, "list of functions"),
+        ([3], r"tools\[0\] must be"),
+        ([{"name": "f"}], r'tools\[0\] must be {"type": "function"'),
+        ([{"function": {"name": "f", "parameters": []}}], "parameters must be a mapping"),
+        ([{"function": {"name": "f", "description": 3}}], "description must be a string"),
+        ([{"function": {"name": "f", "parameters": {"a": object()}}}], "strings, numbers"),
+    ],
+)
+def test_wrong_tools_are_refused(tools, message):
+    with pytest.raises(TemplateError, match=message):
+        check_tools(tools)
+
+
+def test_arguments_are_mappings_however_they_came():
+    sent = [
+        {"role": "assistant", "content": None, "tool_calls": [call(arguments)]}
+        for arguments in ('{"a": "è"}', {"a": "è"}, "", None)
+    ]
+    read = [message["tool_calls"][0]["function"]["arguments"] for message in check_messages(sent)]
+    assert read == [{"a": "è"}, {"a": "è"}, {}, {}]
+    assert "tool_calls" not in check_messages([{"role": "assistant", "content": "a", "tool_calls": []}])[0]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{{ c.function.arguments | tojson }}",
+        "{{ c.function.arguments + '' }}",  # JSON text, as DeepSeek's published templates want it
+        "{% if m.content is none %}{{ c.function.arguments + '' }}{% endif %}",
+        "{{ m.content.strip() }}{{ c.function.arguments + '' }}",
+    ],
+)
+def test_calls_have_the_shape_that_the_template_reads(written):
+    source = "{% for m in messages %}{% for c in m.tool_calls %}" + written + "{% endfor %}{% endfor %} f"
+    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": None, "tool_calls": [call({"a": "è"})]}]
+    assert ChatTemplate(source).render(messages) == '{"a": "è"} f'
+
+
+def test_tools_that_the_template_leaves_out_are_no_secret():
+    template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(TemplateError, match="leaves tools out"):
+        template.render(CONVERSATIONS[0], tools=TOOLS)
+    with pytest.raises(TemplateError, match="leaves tool calls out"):
+        template.render([{"role": "assistant", "content": "a", "tool_calls": [call({})]}])
+    assert template.render(CONVERSATIONS[0], tools=[]) == "hi"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "options"),
+    [
+        (None, {}),
+        (False, {"enable_thinking": False, "thinking": False}),
+        ("high", {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"}),
+    ],
+)
+def test_thinking_is_asked_for_by_every_name(thinking, options):
+    assert thinking_options(thinking) == options
+
+
+@pytest.mark.parametrize("thinking", ["much", 3, ""])
+def test_odd_wishes_to_think_are_refused(thinking):
+    with pytest.raises(TemplateError, match="thinking must be"):
+        thinking_options(thinking)

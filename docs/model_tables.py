@@ -1,0 +1,199 @@
+"""docs/models.md: one table a family of the catalogue, every number computed from the published configuration."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ordito import catalogue
+from ordito.account import count
+from ordito.catalogue import Entry
+from ordito.errors import OrditoWarning
+from ordito.families import spec_from_config
+from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExperts, Spec
+
+COLUMNS = {
+    "model": "---",
+    "released": "---",
+    "layers": "--:",
+    "`d_model`": "--:",
+    "heads / key-value heads / head size": "---",
+    "feed-forward": "--:",
+    "experts": "---",
+    "vocabulary": "--:",
+    "context": "--:",
+    "windows": "---",
+    "parameters": "--:",
+    "active": "--:",
+    "cache bytes a token (growing)": "--:",
+    "published": "---",
+}
+CLOSED_COLUMNS = {"model": "---", "name at the provider": "---", "released": "---", "context": "--:", "reads": "---"}
+
+INTRODUCTION = """\
+# Models
+
+<!-- Written by docs/generate.py; do not edit. -->
+
+What is published, and what it costs. Sizes are computed from each model's configuration, which is kept in
+[ordito/catalogue](../ordito/catalogue/models). In Python, `ordito.catalogue.find("Mixtral 8x7B v0.1")` is the entry of a model.
+
+- **layers**: of the encoder + of the decoder where there are both.
+- **feed-forward**: width of the dense ones; **experts**: chosen of all × width of one, + the width of what always works.
+- **windows**: tokens that a layer looks back on, and on how many layers. **context**: tokens that the model was made for.
+- **parameters**: all, a tied head counted once; **active**: those that work for one token, all but the experts left out.
+- **cache**: bytes that each token adds to a 16-bit cache over all layers; in parentheses those beyond every window.
+- **published**: what the publisher says, in all and active. A figure marked * is explained below its table."""
+
+
+def models_page() -> str:
+    """The whole page."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OrditoWarning)
+        sections = [section(family, title) for family, title in catalogue.titles().items()]
+    return "\n\n".join([INTRODUCTION, *sections]) + "\n"
+
+
+def section(family: str, title: str) -> str:
+    """One family: its open models, a row for each shape, then its closed ones."""
+    entries = [entry for entry in catalogue.models() if entry.family == family]
+    shapes: dict[int, list[Entry]] = {}
+    for entry in entries:
+        if not entry.closed:
+            shapes.setdefault(id(entry.config), []).append(entry)
+    parts = [f"## {title}", f"From {entries[0].publisher}."]
+    if shapes:
+        parts.append(table(COLUMNS, (row(alike) for alike in shapes.values())))
+    notes: dict[str, list[str]] = {}
+    for entry in entries:
+        if text := remarks(entry):
+            notes.setdefault(text, []).append(entry.name)
+    if notes:
+        parts.append("\n".join(f"- {', '.join(names)}: {text}." for text, names in notes.items()))
+    if closed := [entry for entry in entries if entry.closed]:
+        parts.append("Closed: reached through the provider, sizes not published.")
+        parts.append(table(CLOSED_COLUMNS, (closed_row(entry) for entry in closed)))
+    return "\n\n".join(parts)
+
+
+def table(columns: dict[str, str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; `columns` are titles and alignments."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (list(columns), list(columns.values()), *rows))
+
+
+def row(alike: Sequence[Entry]) -> list[str]:
+    """The cells of the models that have one shape."""
+    first = alike[0]
+    assert first.config is not None, "a closed model has no shape"
+    spec = spec_from_config(first.config, first.name)
+    size = count(spec)
+    cache = f"{size.kv_bytes_per_token:,}" if size.kv_bytes_per_token else ""
+    if size.kv_bytes_growing != size.kv_bytes_per_token:
+        cache += f" ({size.kv_bytes_growing:,})"
+    return [
+        "<br>".join(f"[{e.name}](https://huggingface.co/{e.id})" if e.id else e.name for e in alike),
+        "<br>".join(e.released for e in alike),
+        layers(spec),
+        f"{spec.d_model:,}",
+        heads(spec),
+        ", ".join(f"{width:,}" for width in widths(spec)),
+        experts(spec),
+        f"{spec.vocab_size:,}",
+        f"{spec.context:,}",
+        windows(spec),
+        f"{size.parameters:,} ({short(size.parameters)})",
+        short(size.active_parameters) if size.active_parameters != size.parameters else "",
+        cache,
+        "<br>".join(dict.fromkeys(filter(None, map(published, alike)))),
+    ]
+
+
+def closed_row(entry: Entry) -> list[str]:
+    """The cells of a model without a configuration."""
+    context = f"{entry.context:,}" if entry.context else ""
+    return [entry.name, f"`{entry.id}`", entry.released, context, ", ".join(entry.modalities)]
+
+
+def attentions(spec: Spec) -> list[tuple[str, Attention | LatentAttention]]:
+    """The attention of each layer over its own tokens; modules that look further ahead are no layers."""
+    every = [(path, leaf) for path, leaf in spec.leaves() if isinstance(leaf, (Attention, LatentAttention))]
+    return [(path, leaf) for path, leaf in every if not (path.startswith("ahead.") or getattr(leaf, "cross", False))]
+
+
+def layers(spec: Spec) -> str:
+    """Layers of each stack."""
+    stacks = Counter(path.split(".")[0] for path, _ in attentions(spec))
+    return " + ".join(str(number) for _, number in sorted(stacks.items()))
+
+
+def heads(spec: Spec) -> str:
+    """Query heads, key-value heads and the size of one."""
+    block = attentions(spec)[0][1]
+    if isinstance(block, LatentAttention):
+        return f"{block.n_heads} / latent of {block.kv_rank} / {block.nope_dim} + {block.rope.dim}"
+    return f"{block.n_heads} / {block.n_kv_heads} / {block.head_dim}"
+
+
+def widths(spec: Spec) -> list[int]:
+    """Widths of the dense feed-forwards."""
+    return sorted({block.d_ff for _, block in spec.leaves() if isinstance(block, FeedForward)})
+
+
+def experts(spec: Spec) -> str:
+    """What the layers route to, and on how many layers where not on all."""
+    mixtures = [block for path, block in spec.leaves() if isinstance(block, MixtureOfExperts) and not path.startswith("ahead.")]
+    if not mixtures:
+        return ""
+    block = mixtures[0]
+    assert isinstance(block.expert, FeedForward), "no published model nests its mixtures"
+    text = f"{block.router.top_k} of {block.router.n_experts:,} × {block.expert.d_ff:,}"
+    if block.shared:
+        text += f" + {block.shared.d_ff:,}"
+    return text + on_layers(len(mixtures), spec)
+
+
+def windows(spec: Spec) -> str:
+    """What keeps layers from seeing everything."""
+    kinds = Counter(kind for _, block in attentions(spec) if isinstance(block, Attention) and (kind := window(block)))
+    return ", ".join(kind + on_layers(number, spec) for kind, number in kinds.items())
+
+
+def window(block: Attention) -> str:
+    """What one layer sees, or nothing if it sees all."""
+    if block.block_sparse:
+        return f"{block.block_sparse.local * block.block_sparse.block:,} and every {block.block_sparse.stride}th block"
+    if block.chunk:
+        return f"chunks of {block.chunk:,}"
+    if block.window:
+        return f"{block.window:,}" if block.causal else f"±{block.window - 1:,}"
+    return ""
+
+
+def on_layers(number: int, spec: Spec) -> str:
+    """A clause for what not all layers have."""
+    total = len(attentions(spec))
+    return "" if number == total else f" on {number} of {total}"
+
+
+def published(entry: Entry) -> str:
+    """The publisher's figures, marked if the total is not what the configuration gives."""
+    figures = [figure for figure in (entry.published_parameters, entry.published_active) if figure]
+    return " / ".join(figures) + ("*" if entry.differs else "")
+
+
+def remarks(entry: Entry) -> str:
+    """What is to be said of an entry, with what else its publisher counts."""
+    others = [f"the publisher's total counts also {number:,} of its {what}" for what, number in entry.counts_also.items()]
+    difference = [f"{entry.published_parameters}*: {entry.differs}"] if entry.differs else []
+    return "; ".join([*filter(None, [entry.note]), *others, *difference])
+
+
+def short(number: int) -> str:
+    """A number of parameters to three digits.
+
+    >>> short(46_702_792_704), short(134_515_008)
+    ('46.7B', '135M')
+    """
+    value, unit = (number / 1e9, "B") if number >= 999.5e6 else (number / 1e6, "M")
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{unit}"

@@ -1,0 +1,114 @@
+"""The entries of the catalogue. The data are in `models/`, one JSON file a family; to add a model is to add it there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from ordito.errors import ModelNotFoundError, did_you_mean
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
+"""Where configurations keep the longest sequence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One published model.
+
+    `family` is the file that lists it, `id` its name on the Hugging Face hub, or at its provider if it is `closed`: then
+    there is no configuration, and what is known is `context` (tokens) and `modalities` (what it reads). `released` is a
+    month, YYYY-MM. `config` is the part of the published config.json that determines the architecture.
+
+    `exact_parameters` is the number of parameters that the configuration gives. `published_parameters` and
+    `published_active` are the publisher's figures, as printed ("46.7B"). They agree with ours, rounded or cut to the digits
+    printed, once `counts_also` (what the publisher includes and the configuration does not have, such as a vision tower) is
+    added to the total and, if `active_excludes_embedding`, the embedding is taken from what is active for one token.
+    `differs` says why the published total does not agree where it does not.
+    """
+
+    name: str
+    family: str
+    publisher: str
+    released: str
+    id: str | None = None
+    config: Mapping[str, Any] | None = field(default=None, hash=False)
+    exact_parameters: int | None = None
+    published_parameters: str | None = None
+    published_active: str | None = None
+    counts_also: Mapping[str, int] = field(default_factory=dict, hash=False)
+    active_excludes_embedding: bool = False
+    differs: str | None = None
+    note: str | None = None
+    closed: bool = False
+    context: int | None = None
+    modalities: tuple[str, ...] = ("text",)
+    license: str | None = None
+
+
+@cache
+def models() -> tuple[Entry, ...]:
+    """Every entry, family by family."""
+    published = [(family, contents, model) for family, contents in _files().items() for model in contents["models"]]
+    by_name = {model["name"]: model for _, _, model in published}
+    return tuple(_entry(family, contents, model, by_name) for family, contents, model in published)
+
+
+def titles() -> dict[str, str]:
+    """The families, by the name of their file, with the titles to show."""
+    return {family: contents["title"] for family, contents in _files().items()}
+
+
+def find(name: str) -> Entry:
+    """The model of this name or id, whatever the case and the punctuation. Raises `ModelNotFoundError` if there is none.
+
+    >>> find("llama-3.1-8b").config["rope_scaling"]["factor"]
+    8.0
+    """
+    known = {_plain(spelling): entry for entry in models() for spelling in (entry.id, entry.name) if spelling}
+    if (entry := known.get(_plain(name))) is None:
+        near = did_you_mean(name, [entry.name for entry in models()])
+        raise ModelNotFoundError(f"the catalogue has no model {name!r}{near}")
+    return entry
+
+
+@cache
+def _files() -> dict[str, dict[str, Any]]:
+    """The contents of every file, by family."""
+    paths = sorted((files("ordito.catalogue") / "models").iterdir(), key=lambda path: path.name)
+    return {path.name.removesuffix(".json"): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _entry(family: str, contents: dict[str, Any], model: dict[str, Any], by_name: dict[str, dict[str, Any]]) -> Entry:
+    """One entry. What follows from its shape is said once, by the model that `same_as` names."""
+    shape = by_name[model["same_as"]] if "same_as" in model else model
+    config, published = shape.get("config"), model.get("published", {})
+    lengths = [config[key] for key in CONTEXT_KEYS if key in config] if config else []
+    return Entry(
+        name=model["name"],
+        family=family,
+        publisher=contents["publisher"],
+        released=model["released"],
+        id=model["id"],
+        config=config,
+        exact_parameters=shape.get("exact"),
+        published_parameters=published.get("parameters"),
+        published_active=published.get("active"),
+        counts_also=published.get("counts_also", {}),
+        active_excludes_embedding=contents.get("active_excludes_embedding", False),
+        differs=published.get("differs"),
+        note=model.get("note"),
+        closed=model.get("closed", False),
+        context=shape.get("context", lengths[0] if lengths else None),
+        modalities=tuple(model.get("modalities", ["text"])),
+        license=model.get("license"),
+    )
+
+
+def _plain(name: str) -> str:
+    """A name without what people spell differently; a point between digits stays, for 1.3B is not 13B."""
+    return re.sub(r"(?!(?<=\d)\.(?=\d))[\W_]", "", name.casefold())

@@ -1,0 +1,174 @@
+"""ModernBERT.
+
+An encoder with a decoder's parts: rope, gates, norms before each half of a layer, no biases; of three layers two see only
+their neighbours, and turn at another speed. Source: arXiv:2412.13663.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ordito.families.config import ACTIVATIONS, FULL, PUBLISHED, SLIDING, layer_types, leaves, windows_from_config
+from ordito.families.family import Family
+from ordito.families.naming import Names
+from ordito.families.reader import IRRELEVANT, Reader
+from ordito.families.rope import parameters_from_rope, rope_from_parameters
+from ordito.spec import (
+    Attention,
+    Block,
+    Chain,
+    Dense,
+    Embedding,
+    FeedForward,
+    Head,
+    Norm,
+    Residual,
+    Rope,
+    Spec,
+    Stack,
+)
+
+THETAS = {FULL: ("global_rope_theta", 160000.0), SLIDING: ("local_rope_theta", 10000.0)}
+IRRELEVANT_HERE = IRRELEVANT | frozenset(
+    """initializer_cutoff_factor embedding_dropout mlp_dropout classifier_pooling deterministic_flash_attn sparse_prediction
+    sparse_pred_ignore_index reference_compile repad_logits_with_grad layer_norm_eps position_embedding_type""".split()
+)
+
+
+def spec_from_config(config: Reader) -> Spec:
+    """config.json of `model_type: modernbert`; `architectures` says whether a masked-language head is on top."""
+    classes = config.items("architectures", None) or ["ModernBertModel"]
+    if classes[0] not in ("ModernBertModel", "ModernBertForMaskedLM"):
+        raise config.fail("architectures", classes[0], "ModernBertModel or ModernBertForMaskedLM")
+    d_model, n_heads = config.size("hidden_size", 768), config.size("num_attention_heads", 12)
+    n_layers, context = config.size("num_hidden_layers", 22), config.size("max_position_embeddings", 8192)
+    head_dim, eps, norm_bias = d_model // n_heads, config.real("norm_eps", 1e-5), config.flag("norm_bias", False)
+    attention_bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
+    every = config.size("global_attn_every_n_layers", 3)
+    # A window of w tokens is half of them on each side, and the token itself.
+    window = config.size("local_attention", 128) // 2 + 1
+    windows = windows_from_config(config, n_layers, window, lambda i: i % every != 0)
+    ropes = _ropes(config, head_dim, context)
+    activation = config.choice("hidden_activation", ACTIVATIONS, "gelu")
+    mlp = FeedForward(
+        d_model=d_model,
+        d_ff=config.size("intermediate_size", 1152),
+        activation=activation,
+        gated=True,
+        bias=mlp_bias,
+    )
+
+    def norm(name: str) -> Norm:
+        return Norm(name=name, kind="layer", d_model=d_model, eps=eps, bias=norm_bias)
+
+    def layer(number: int, window: int | None) -> Block:
+        attention = Attention(
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            head_dim=head_dim,
+            scale=head_dim**-0.5,
+            bias=("q", "k", "v", "o") if attention_bias else (),
+            causal=False,
+            window=window,
+            rope=ropes[FULL if window is None else SLIDING],
+        )
+        # The norm after the embedding is the first layer's as well.
+        first = attention if number == 0 else Chain(norm("attention_norm"), attention)
+        return Chain(Residual(first), Residual(Chain(norm("mlp_norm"), mlp)))
+
+    vocab_size = config.size("vocab_size", 50368)
+    transform = Dense(
+        name="head_transform",
+        d_in=d_model,
+        d_out=d_model,
+        bias=config.flag("classifier_bias", False),
+        activation=config.choice("classifier_activation", ACTIVATIONS, "gelu"),
+    )
+    tied, decoder_bias = config.flag("tie_word_embeddings", True), config.flag("decoder_bias", True)
+    head = Chain(transform, norm("head_norm"), Head(d_model=d_model, vocab_size=vocab_size, tied=tied, bias=decoder_bias))
+    layers = tuple(layer(i, window) for i, window in enumerate(windows))
+    body = Chain(Embedding(vocab_size=vocab_size, d_model=d_model), norm("embedding_norm"), Stack(layers=layers), norm("norm"))
+    config.finish(IRRELEVANT_HERE)
+    masked = classes[0] == "ModernBertForMaskedLM"
+    return Spec(architecture="modernbert", context=context, body=body, head=head if masked else None)
+
+
+def _ropes(config: Reader, head_dim: int, context: int) -> dict[str, Rope]:
+    """The rope of each kind of layer."""
+    parameters = config.section("rope_parameters") or Reader({}, config.where)
+    ropes = {}
+    for kind, (key, theta) in THETAS.items():
+        theta = config.real(key, theta)
+        section = parameters.section(kind) or Reader({}, config.where)
+        ropes[kind] = rope_from_parameters(section, head_dim, context, context, theta)
+    parameters.finish()
+    return ropes
+
+
+def config_from_spec(spec: Spec) -> dict[str, Any]:
+    """The inverse of `spec_from_config`."""
+    attentions, mlp, norm = leaves(spec, Attention), leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
+    kinds, dense = layer_types(spec), leaves(spec, Dense)
+    window = next((a.window for a in attentions if a.window is not None), 65)
+    ropes = {kind: {"rope_type": "default", "rope_theta": theta} for kind, (_, theta) in THETAS.items()} | {
+        kind: parameters_from_rope(a.rope, a.head_dim) for kind, a in zip(kinds, attentions, strict=True) if a.rope
+    }
+    config = {
+        "architectures": ["ModernBertForMaskedLM" if spec.head else "ModernBertModel"],
+        "model_type": "modernbert",
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.d_model,
+        "intermediate_size": mlp.d_ff,
+        "num_hidden_layers": spec.n_layers,
+        "num_attention_heads": attentions[0].n_heads,
+        "hidden_activation": PUBLISHED[mlp.activation],
+        "max_position_embeddings": spec.context,
+        "norm_eps": norm.eps,
+        "norm_bias": norm.bias,
+        "attention_bias": bool(attentions[0].bias),
+        "mlp_bias": mlp.bias,
+        "layer_types": kinds,
+        "local_attention": 2 * (window - 1),
+        "rope_parameters": ropes,
+        "pad_token_id": None,  # the class's own default lies beyond a small vocabulary
+    }
+    if dense:
+        head = leaves(spec, Head)[0]
+        assert dense[0].activation is not None, "the transform before the head has an activation"
+        config |= {
+            "classifier_bias": dense[0].bias,
+            "classifier_activation": PUBLISHED[dense[0].activation],
+            "decoder_bias": head.bias,
+            "tie_word_embeddings": head.tied,
+        }
+    return config
+
+
+NAMES = Names(
+    {
+        "embedding.tokens": "model.embeddings.tok_embeddings",
+        "embedding_norm": "model.embeddings.norm",
+        "layers.{}.attention_norm": "model.layers.{}.attn_norm",
+        tuple(f"layers.{{}}.attention.{part}" for part in "qkv"): "model.layers.{}.attn.Wqkv",
+        "layers.{}.attention.o": "model.layers.{}.attn.Wo",
+        "layers.{}.mlp_norm": "model.layers.{}.mlp_norm",
+        ("layers.{}.mlp.gate", "layers.{}.mlp.up"): "model.layers.{}.mlp.Wi",
+        "layers.{}.mlp.down": "model.layers.{}.mlp.Wo",
+        "norm": "model.final_norm",
+        "head_transform": "head.dense",
+        "head_norm": "head.norm",
+        "head": "decoder",
+    },
+    aliases=((r"^(?=embeddings\.|layers\.|final_norm\.)", "model."),),
+)
+
+FAMILY = Family(
+    name="modernbert",
+    title="ModernBERT",
+    members="ModernBERT base, large, and embedders made of them",
+    model_types=("modernbert",),
+    spec_from_config=spec_from_config,
+    config_from_spec=config_from_spec,
+    names=lambda spec: NAMES,
+)
