@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -208,8 +209,8 @@ def load(
 
     A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights, or, without `merge`, lies beside them. Where
     `name` itself is an adapter, the base is the one that it was trained on. `backend` is the fastest one installed unless
-    named. Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`,
-    `ConfigError` or `TokenizerError`, each with one sentence that says what to do.
+    named. Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one
+    sentence that says what to do.
     """
     path = store.locate(str(name), progress=progress).path
     chosen = open_adapter(store.locate(str(adapter), progress=progress).path) if adapter is not None else None
@@ -223,7 +224,8 @@ def load(
         checkpoint = adapted(checkpoint, chosen)
     model = Model(checkpoint, load_runtime(checkpoint, backend, dtype, None if merge else chosen))
     if store.has_vocabulary(_names_in(chosen.path)):
-        model.tokenizer = Tokenizer.from_folder(chosen.path)  # trained with it, so that its template is the one to use
+        # Trained with it, so that its template is the one to use.
+        model.tokenizer = load_tokenizer(replace(checkpoint, path=chosen.path, format="huggingface"))
     return model
 
 
