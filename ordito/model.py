@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import Adapter, open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.export import write_folder, write_json
+from ordito.checkpoint.stored import shown
 from ordito.embed.pool import embed
 from ordito.engine.backends import load_runtime
 from ordito.engine.generate import Generation, Request, Stream
@@ -207,8 +209,8 @@ def load(
 
     A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights, or, without `merge`, lies beside them. Where
     `name` itself is an adapter, the base is the one that it was trained on. `backend` is the fastest one installed unless
-    named. Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`,
-    `ConfigError` or `TokenizerError`, each with one sentence that says what to do.
+    named. Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one
+    sentence that says what to do.
     """
     path = store.locate(str(name), progress=progress).path
     chosen = open_adapter(store.locate(str(adapter), progress=progress).path) if adapter is not None else None
@@ -222,7 +224,8 @@ def load(
         checkpoint = adapted(checkpoint, chosen)
     model = Model(checkpoint, load_runtime(checkpoint, backend, dtype, None if merge else chosen))
     if store.has_vocabulary(_names_in(chosen.path)):
-        model.tokenizer = Tokenizer.from_folder(chosen.path)  # trained with it, so that its template is the one to use
+        # Trained with it, so that its template is the one to use.
+        model.tokenizer = load_tokenizer(replace(checkpoint, path=chosen.path, format="huggingface"))
     return model
 
 
@@ -239,7 +242,7 @@ def _base(adapter: Adapter, progress: Any) -> Path:
         return store.locate(adapter.base, progress=progress).path
     except OrditoError as error:
         raise ModelNotFoundError(
-            f"{adapter.path} is an adapter of {adapter.base!r}, which cannot be had ({error}); {give}"
+            f"{adapter.path} is an adapter of {shown(adapter.base)}, which cannot be had ({error}); {give}"
         ) from None
 
 

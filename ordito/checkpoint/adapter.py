@@ -43,6 +43,7 @@ _PARTS = {
     "lora_embedding_B": "b",
     "lora_magnitude_vector": "magnitude",
 }
+_MOST_PATTERNS = 4096  # one for each map of the largest models
 _FLOATS = ("f32", "bf16", "f16")
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 _UNSUPPORTED = (
@@ -127,6 +128,8 @@ def open_adapter(path: Path) -> Adapter:
     scalings = _Scalings(config)
     _check_types(config)
     base = config.text("base_model_name_or_path", None) or None
+    if base and len(base) > 500:
+        raise config.fail("base_model_name_or_path", base, "the name of a model")
     config.finish(_IRRELEVANT)
     found, saved = _sorted_tensors(path)
     changes = {module: _low_rank(parts, scalings, module, f"{path}: {shown(module)}") for module, parts in found.items()}
@@ -158,6 +161,8 @@ class _Scalings:
         self.alpha = config.real("lora_alpha", 8.0)
         self.root = config.flag("use_rslora", False)
         ranks, alphas = (config.section(key) or Reader({}, "") for key in ("rank_pattern", "alpha_pattern"))
+        if (n := max(len(ranks.values), len(alphas.values))) > _MOST_PATTERNS:
+            raise config.fail("rank_pattern or alpha_pattern", f"{n} patterns", f"at most {_MOST_PATTERNS}")
         self.ranks = [(_pattern(key, config), ranks.size(key)) for key in ranks.values]
         self.alphas = [(_pattern(key, config), alphas.real(key)) for key in alphas.values]
 
@@ -257,7 +262,6 @@ def write_adapter(
     base: str,
     saved: Mapping[str, Array] | None = None,
     task: str | None = "CAUSAL_LM",
-    fan_in_fan_out: bool = False,
 ) -> None:
     """Write an adapter that PEFT reads: `changes` by the base's name of the module, `saved` by the base's name of the tensor.
 
@@ -286,7 +290,7 @@ def write_adapter(
         "alpha_pattern": {f"^{re.escape(m)}": value for m, value in alphas.items() if value != alpha},
         "use_rslora": False,
         "use_dora": dora == {True},
-        "fan_in_fan_out": fan_in_fan_out,
+        "fan_in_fan_out": False,  # where a map is stored (in, out), PEFT sets it itself
         "bias": "none" if {name.rpartition(".")[0] for name in saved} <= whole | changes.keys() else "all",
         "modules_to_save": sorted(whole) or None,
     }

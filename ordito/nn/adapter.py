@@ -82,6 +82,8 @@ class Adapters(nn.Module):
         dtype = next(base.parameters()).dtype
         for path, change in changes.items():
             _check_fits(base, path, change)
+        if unknown := sorted({*(saved or ())} - base.spec.tensors().keys() - {"head.weight"}):
+            raise OrditoError(f"{unknown[0]!r} is no tensor of the base{did_you_mean(unknown[0], base.spec.tensors())}")
         self._maps[name] = {path: LowRankMap(change, dtype) for path, change in changes.items()}
         self._saved[name] = {path: _parameter(array, dtype) for path, array in (saved or {}).items()}
         self.add_module(name, tree := nn.Module())

@@ -126,5 +126,7 @@ def test_names_and_modules_that_cannot_be_are_refused():
         adapters.add("b", {"layers.0.attention.qq": change})
     with pytest.raises(OrditoError, match="which is a Norm"):
         adapters.add("c", {"norm": change})
+    with pytest.raises(OrditoError, match=r"'head\.bias' is no tensor of the base; did you mean head\.weight"):
+        adapters.add("e", {}, {"head.bias": np.zeros(23, np.float32)})
     with pytest.raises(OrditoError, match=r"is of \(16, 16\), but the base's weight is of \(8, 16\)"):
         adapters.add("d", {"layers.0.attention.k": change})
