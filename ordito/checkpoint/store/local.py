@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ordito.checkpoint.store.names import LocalModel
-from ordito.checkpoint.store.variants import GgufSet, gguf_sets, is_adapter, pickles, safetensors_weights
+from ordito.checkpoint.store.variants import GgufSet, configured, gguf_sets, is_adapter, pickles, safetensors_weights
 from ordito.errors import ModelNotFoundError, did_you_mean
 
 
@@ -28,7 +28,7 @@ def inspect(path: Path) -> LocalModel:
     if path.suffix.casefold() == ".gguf":
         sets = [one for one in gguf_sets(files) if path.name in one.files]
         return _gguf(path.parent, sets[0] if sets else GgufSet(None, (path.name,), files[path.name]))
-    if path.name == "config.json" or path.name.endswith((".safetensors", ".safetensors.index.json")):
+    if path.name in ("config.json", "params.json") or path.name.endswith((".safetensors", ".safetensors.index.json")):
         return _safetensors(path.parent, files)
     raise ModelNotFoundError(f"{path} is no model: expected a .gguf or .safetensors file, or a folder with config.json")
 
@@ -36,7 +36,7 @@ def inspect(path: Path) -> LocalModel:
 def _folder(folder: Path) -> LocalModel:
     files = {one.name: one.stat().st_size for one in sorted(folder.iterdir()) if one.is_file()}
     sets = gguf_sets(files)
-    weights = safetensors_weights(files) if "config.json" in files else []
+    weights = safetensors_weights(files) if configured(files) else []
     if len(sets) + bool(weights) > 1:
         listed = ", ".join([one.main for one in sets] + weights[:1])
         raise ModelNotFoundError(f"{folder} holds several models; give the path of the one that you mean: {listed}")
@@ -63,7 +63,7 @@ def _safetensors(folder: Path, files: Mapping[str, int]) -> LocalModel:
             f"{folder} holds its weights only as pickles ({pickled[0]}), which are never loaded because unpickling "
             "runs code; convert them to safetensors"
         )
-    if "config.json" not in files:
+    if not configured(files):
         found = "safetensors without their" if safetensors_weights(files) else "no .gguf file and no"
         raise ModelNotFoundError(
             f"{folder} is no model: it has {found} config.json; expected one .gguf file, or config.json and safetensors"

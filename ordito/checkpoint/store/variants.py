@@ -110,6 +110,11 @@ def safetensors_weights(files: Iterable[str]) -> list[str]:
     return [name for name in top if _SHARD.fullmatch(name)] or top
 
 
+def configured(files: Iterable[str]) -> bool:
+    """Whether there is a configuration: Hugging Face's or Mistral's."""
+    return not {"config.json", "params.json"}.isdisjoint(files)
+
+
 def is_adapter(files: Iterable[str]) -> bool:
     """Whether the files are those of a LoRA adapter, and no model's."""
     return _ADAPTER in (names := set(files)) and not safetensors_weights(names)
@@ -124,7 +129,7 @@ def choose(files: Mapping[str, int], repo: str, quant: str | None = None) -> Cho
         others = tuple(one.called for one in sets if one is not chosen)
         return Choice(chosen.main, chosen.files + terms, chosen.tag, others)
     weights = [_ADAPTER_WEIGHTS] if (adapter := is_adapter(files)) and _ADAPTER_WEIGHTS in files else safetensors_weights(files)
-    if weights and (adapter or "config.json" in files):
+    if weights and (adapter or configured(files)):
         wanted = {*weights, *terms}
         for name in files:
             within = _MODULE.match(name)
