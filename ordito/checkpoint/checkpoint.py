@@ -157,7 +157,8 @@ def _open_gguf(path: Path) -> Checkpoint:
     header = families.Header(file.metadata, shapes, lambda name: [float(x) for x in file.tensors[name].to_float32()])
     spec = families.spec_from_header(header)
     gguf = families.gguf_of(families.family_of(spec))
-    spelled, names = _spelled(file.tensors, spec, (gguf.names(spec), *gguf.layouts(spec)), path)
+    layouts = [families.with_fusions(names, shapes) for names in (gguf.names(spec), *gguf.layouts(spec))]
+    spelled, names = _spelled(file.tensors, spec, layouts, path)
     return _bind(path, "gguf", spec, file.metadata, spelled, names)
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from ordito.errors import ConfigError, did_you_mean
-from ordito.families.family import GGUF, Family, Header
+from ordito.families.family import GGUF, Family, Header, with_fusions
 from ordito.families.nearest import UnknownArchitectureError
 from ordito.families.reader import Reader
 from ordito.families.rope import tensors_from_rope
@@ -29,6 +29,7 @@ __all__ = [
     "header_from_spec",
     "spec_from_config",
     "spec_from_header",
+    "with_fusions",
 ]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ordito.families.naming import Names
@@ -47,6 +47,27 @@ class GGUF:
     names: Callable[[Spec], Names]
     label: Callable[[Spec], str] = lambda spec: spec.architecture
     layouts: Callable[[Spec], tuple[Names, ...]] = lambda spec: ()
+
+
+FUSIONS: dict[tuple[str, ...], str] = {
+    tuple(f"layers.{{}}.attention.{part}" for part in "qkv"): "blk.{}.attn_qkv",
+    ("layers.{}.mlp.experts.gate", "layers.{}.mlp.experts.up"): "blk.{}.ffn_gate_up_exps",
+}
+"""Tensors that llama.cpp's converter fuses in any architecture if it is asked to."""
+
+
+SETTINGS = {r"rope_(freqs|factors_(long|short))\.weight": "the spec holds the scaling that it gives"}
+"""Tensors of any architecture that are settings."""
+
+
+def with_fusions(names: Names, present: Collection[str]) -> Names:
+    """The names as they are in a GGUF file that has the names `present`: with its fusions, and the settings left out."""
+    table = dict(names.table)
+    for parts, theirs in FUSIONS.items():
+        ending = theirs.partition("{}")[2] + ".weight"
+        if all(part in table for part in parts) and any(name.endswith(ending) for name in present):
+            table = {key: value for key, value in table.items() if key not in parts} | {parts: theirs}
+    return replace(names, table=table, ignored={**names.ignored, **SETTINGS})
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,6 @@ GGUF_NAMES = Names(
         "head": "output",
     },
     transform=interleaved,
-    ignored={r"rope_freqs\.weight": "the spec holds the scaling that it gives"},
 )
 
 FAMILY = Family(

@@ -205,7 +205,7 @@ FAMILY = Family(
         architectures=("llama4",),
         spec_from_header=spec_from_header,
         metadata_from_spec=metadata_from_spec,
-        names=lambda spec: Names({**llama.GGUF_NAMES.table, **experts.gguf_names(spec)}, ignored=llama.GGUF_NAMES.ignored),
+        names=lambda spec: Names({**llama.GGUF_NAMES.table, **experts.gguf_names(spec)}),
         label=lambda spec: "llama4",
     ),
     prompts=("llama-4",),

@@ -150,15 +150,14 @@ MOE_IN_MEMORY = replace(
         **experts.all_in_one("model.layers.{}.mlp.experts"),
     },
 )
-ROPE_TENSORS = {r"rope_factors_(long|short)\.weight": "the spec holds the scaling that they give"}
 
 
 def gguf_names(spec: Spec) -> Names:
     """GGUF's names; nothing is permuted."""
     if spec.architecture == "phimoe":
-        return Names({**LLAMA_GGUF.table, **experts.gguf_names(spec)}, ignored=ROPE_TENSORS)
+        return Names({**LLAMA_GGUF.table, **experts.gguf_names(spec)})
     table = {key: value for key, value in LLAMA_GGUF.table.items() if key not in (*QKV, *GATE_UP)}
-    return Names({**table, QKV: "blk.{}.attn_qkv", GATE_UP: "blk.{}.ffn_up"}, ignored=ROPE_TENSORS)
+    return Names({**table, QKV: "blk.{}.attn_qkv", GATE_UP: "blk.{}.ffn_up"})
 
 
 FAMILY = Family(

@@ -15,11 +15,11 @@ GEMMA3 = {
 }
 
 CASES = {
-    "gemma": ("GemmaForCausalLM", "GemmaConfig", {**BASE, "head_dim": 24, "num_key_value_heads": 1}),
+    "gemma": ("GemmaForCausalLM", "GemmaConfig", {**BASE, "head_dim": 24, "num_key_value_heads": 1, "rms_norm_eps": 1e-3}),
     "gemma, all heads, biases": (
         "GemmaForCausalLM",
         "GemmaConfig",
-        {**BASE, "head_dim": 16, "num_key_value_heads": 4, "attention_bias": True},
+        {**BASE, "head_dim": 16, "num_key_value_heads": 4, "attention_bias": True, "rms_norm_eps": 1e-3},
     ),
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**BASE, **GEMMA2, "final_logit_softcapping": 3.0}),
     "gemma2, no caps, listed layers": (

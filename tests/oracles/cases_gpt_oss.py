@@ -14,7 +14,7 @@ YARN = {
 OSS = {**BASE, "head_dim": 32, "intermediate_size": 40, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 7}
 
 CASES = {
-    "gpt_oss": ("GptOssForCausalLM", "GptOssConfig", {**OSS, "rope_parameters": YARN}),
+    "gpt_oss": ("GptOssForCausalLM", "GptOssConfig", {**OSS, "swiglu_limit": 2.0, "rope_parameters": YARN}),
     "gpt_oss, tight limit, no biases, listed layers, tied": (
         "GptOssForCausalLM",
         "GptOssConfig",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gguf
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
-from tiny import error, make, output, token_ids
+from tiny import SOURCE, error, make, output, saved, token_ids
 
 from ordito import families
 from ordito.checkpoint.assemble import ours_from, theirs_from
 from ordito.checkpoint.checkpoint import open_checkpoint
+from ordito.errors import ConfigError
 from ordito.nn.runtime import load_transformer
 
 LLAMA3 = {
@@ -30,7 +34,7 @@ CASES = {
 }
 
 
-def write_gguf(path, spec, weights, quantization=gguf.GGMLQuantizationType.F32):
+def write_gguf(path, spec, weights, quantization=gguf.GGMLQuantizationType.F32, names=None):
     header = families.header_from_spec(spec)
     writer = gguf.GGUFWriter(path, header.architecture)
     for key, value in header.metadata.items():
@@ -48,14 +52,15 @@ def write_gguf(path, spec, weights, quantization=gguf.GGMLQuantizationType.F32):
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"t{i}" for i in range(spec.vocab_size)])
     writer.add_token_merges(["t 1"])
-    for binding in families.family_of(spec).gguf.names(spec).bindings(spec):
+    for binding in (names or families.family_of(spec).gguf.names(spec)).bindings(spec):
         for name, array in theirs_from(binding, weights):
             if array.ndim == 2 and quantization != gguf.GGMLQuantizationType.F32:
                 writer.add_tensor(name, gguf.quants.quantize(array, quantization), raw_dtype=quantization)
             else:
                 writer.add_tensor(name, array)
-    if "rope_freqs.weight" in header.shapes:
-        writer.add_tensor("rope_freqs.weight", np.array(header.values("rope_freqs.weight"), dtype=np.float32))
+    for name in header.shapes:
+        if name.startswith("rope_"):
+            writer.add_tensor(name, np.array(header.values(name), dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -93,3 +98,51 @@ def test_a_quantized_file_gives_the_logits_that_transformers_reads_of_it(quantiz
     ours = load_transformer(open_checkpoint(tmp_path / "model.gguf"))
     ids = token_ids(30)
     assert error(ours(ids), output(theirs.eval(), ids)) <= 1e-5
+
+
+def expressible(name):
+    spec = families.spec_from_config(make(name).config.to_dict() | {"architectures": [tiny.CASES[name][0]]})
+    try:
+        families.header_from_spec(dataclasses.replace(spec, pooler=None, ahead=()))
+    except ConfigError:
+        return False
+    return True
+
+
+EXPRESSIBLE = [name for name in tiny.CASES if expressible(name)]
+
+
+def as_gguf(name, folder, fuse=False):
+    """The transformers model of a case, and the path of a GGUF file of it in our writing."""
+    theirs = saved(name, folder / "theirs")
+    checkpoint = open_checkpoint(folder / "theirs")
+    spec = dataclasses.replace(checkpoint.spec, pooler=None)
+    names = families.family_of(spec).gguf.names(spec)
+    if fuse:
+        names = families.with_fusions(names, {"blk.0.attn_qkv.weight", "blk.0.ffn_gate_up_exps.weight"})
+    write_gguf(folder / "model.gguf", spec, dict(checkpoint), names=names)
+    return theirs, folder / "model.gguf"
+
+
+def logits(path, ids):
+    module = load_transformer(open_checkpoint(path))
+    with torch.no_grad():
+        source = module.encode(SOURCE) if module.spec.encoder else None
+        return (module if module.spec.head else module.hidden)(ids, source=source)
+
+
+@pytest.mark.parametrize("name", EXPRESSIBLE)
+def test_what_gguf_can_express_comes_back(name, tmp_path):
+    theirs, path = as_gguf(name, tmp_path)
+    ids = token_ids(40)
+    assert error(logits(path, ids), output(theirs, ids)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3_moe", "mixtral, windows, head_dim, three of four", "gemma2"])
+def test_fused_tensors_are_read(name, tmp_path):
+    if name not in EXPRESSIBLE:
+        pytest.skip("GGUF cannot express this case")
+    theirs, path = as_gguf(name, tmp_path, fuse=True)
+    assert "blk.0.attn_qkv.weight" in open_checkpoint(path).stored
+    ids = token_ids(20)
+    assert error(logits(path, ids), output(theirs, ids)) <= 1e-5
