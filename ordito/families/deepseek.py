@@ -57,7 +57,7 @@ def spec_from_config(config: Reader) -> Spec:
     rope_dim = config.size("qk_rope_head_dim", 64)
     # What these files call head_dim is the width that turns; older ones leave it out.
     config = Reader({**config.values, "head_dim": rope_dim}, config.where)
-    sizes = sizes_from_config(config, DEFAULTS[label])
+    sizes = sizes_from_config(config, DEFAULTS[label], rope_elsewhere=("mscale_all_dim",))
     layout: Literal["half", "interleaved"] = "interleaved" if label == V2 or config.flag("rope_interleave", True) else "half"
     nope_dim = config.size("qk_nope_head_dim", 128)
     attention = LatentAttention(
@@ -127,7 +127,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     slopes = {} if slope is None else {"mscale_all_dim": slope}
     if slopes and isinstance(scaling, YarnScaling) and scaling.attention_factor == 1.0:
         slopes["mscale"] = slopes["mscale_all_dim"]  # for readers that know no attention_factor
-    config = {
+    config: dict[str, Any] = {
         "architectures": [f"{prefix}ForCausalLM" if spec.head else f"{prefix}Model"],
         "model_type": label,
         "vocab_size": spec.vocab_size,
@@ -149,7 +149,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "rope_parameters": parameters_from_rope(attention.rope, attention.rope.dim) | slopes,
         "first_k_dense_replace": len(dense),
     }
-    own = {
+    own: dict[str, dict[str, Any]] = {
         V2: {"mlp_bias": mlp.bias},
         V3: {"rope_interleave": attention.rope.layout == "interleaved", "num_nextn_predict_layers": len(spec.ahead)},
     }

@@ -57,9 +57,10 @@ def slope_of(attention: LatentAttention) -> float | None:
     scaling, q_dim, scale = attention.rope.scaling, attention.q_dim, attention.scale
     if not isinstance(scaling, YarnScaling) or scaling.factor <= 1 or scale == q_dim**-0.5:
         return None
-    about = (math.sqrt(scale * q_dim**0.5) - 1) / (0.1 * math.log(scaling.factor))
+    rate = 0.1 * math.log(scaling.factor)
+    about = (math.sqrt(scale * q_dim**0.5) - 1) / rate
     as_written = float(f"{about:.12g}")
-    near = (about * (1 + n * 2**-52) for n in sorted(range(-64, 65), key=abs))
+    near = (about + n * 2**-55 / rate for n in sorted(range(-256, 257), key=abs))
     return next((s for s in (as_written, *near) if stretched_scale(q_dim, scaling.factor, s) == scale), about)
 
 

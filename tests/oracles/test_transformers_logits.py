@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +95,59 @@ def test_bf16_agrees_to_its_own_precision(tmp_path):
         assert error(module(ids).float(), output(theirs, ids).float()) <= 2e-2
 
 
-def mutated(spec: Spec, change: str) -> Spec:
+CHANGES = {
+    "gemma3, one kv head, capped": [
+        ("Norm", "eps", lambda eps: 100 * eps),
+        ("Rope", "theta", lambda theta: 1.01 * theta),
+        ("Attention", "window", lambda window: window and window + 1),
+        ("Attention", "scale", lambda scale: 1.01 * scale),
+        ("FeedForward", "activation", lambda _: "gelu"),
+        ("Head", "softcap", lambda _: 3.01),
+        ("Embedding", "scale", lambda scale: 1.01 * scale),
+    ],
+    "deepseek2, lite": [
+        ("LatentAttention", "scale", lambda scale: 1.001 * scale),
+        ("LatentAttention", "norm_eps", lambda eps: 100 * eps),
+        ("YarnScaling", "attention_factor", lambda factor: 1.001 * factor),
+        ("YarnScaling", "factor", lambda factor: 1.01 * factor),
+        ("Rope", "layout", lambda _: "half"),
+        ("Router", "scale", lambda scale: 1.001 * scale),
+        ("Router", "renormalise", lambda _: True),
+        ("Router", "top_k", lambda k: k + 1),
+    ],
+    "deepseek2, groups, all biases, tied": [
+        ("Router", "top_groups", lambda n: n + 1),
+        ("Router", "n_groups", lambda _: 2),
+        ("Router", "group_score", lambda _: "top2"),
+    ],
+    "deepseek2, unlike magnitudes": [("YarnScaling", "attention_factor", lambda _: 1.0)],
+    "deepseek3": [
+        ("Router", "score", lambda _: "softmax"),
+        ("Router", "renormalise", lambda _: False),
+        ("Router", "scale", lambda scale: 1.001 * scale),
+        ("Router", "group_score", lambda _: "max"),
+        ("Router", "top_groups", lambda n: n + 1),
+    ],
+    "deepseek3, half rope, not renormalised, biases": [
+        ("Rope", "layout", lambda _: "interleaved"),
+        ("Router", "renormalise", lambda _: True),
+    ],
+    "llama4": [
+        ("Attention", "chunk", lambda chunk: chunk and chunk + 1),
+        ("Attention", "q_norm", lambda _: None),
+        ("SteppedTemperature", "strength", lambda strength: 1.01 * strength),
+        ("SteppedTemperature", "period", lambda period: period + 1),
+        ("SteppedTemperature", "offset", lambda _: 0),
+        ("Llama3Scaling", "factor", lambda factor: 1.01 * factor),
+        ("Rope", "layout", lambda _: "half"),
+        ("Router", "score", lambda _: "softmax"),
+        ("MixtureOfExperts", "weigh", lambda _: "output"),
+    ],
+}
+"""Case -> node, field and what is wrong with it then: every special feature matters to the logits that are compared."""
+
+
+def mutated(spec: Spec, kind: str, field: str, wrong: Callable[[Any], Any]) -> Spec:
     """A spec that is wrong in one small way."""
 
     def visit(node):
@@ -104,31 +158,18 @@ def mutated(spec: Spec, change: str) -> Spec:
         if type(node).__name__ in ("Chain", "Sum"):
             return type(node)(*visit(node.parts))
         values = {f.name: visit(getattr(node, f.name)) for f in dataclasses.fields(node)}
-        match change, type(node).__name__:
-            case "eps", "Norm":
-                values["eps"] *= 100
-            case "theta", "Rope":
-                values["theta"] *= 1.01
-            case "window", "Attention" if values["window"]:
-                values["window"] += 1
-            case "scale", "Attention":
-                values["scale"] *= 1.01
-            case "erf", "FeedForward":
-                values["activation"] = "gelu"
-            case "softcap", "Head":
-                values["softcap"] = 3.01
-            case "embedding scale", "Embedding":
-                values["scale"] *= 1.01
+        if type(node).__name__ == kind:
+            values[field] = wrong(values[field])
         return type(node)(**values)
 
     return visit(spec)
 
 
-@pytest.mark.parametrize("change", ["eps", "theta", "window", "scale", "erf", "softcap", "embedding scale"])
-def test_the_comparison_bites(change, tmp_path):
-    theirs = saved("gemma3, one kv head, capped", tmp_path)
+@pytest.mark.parametrize(("name", "change"), [(name, change) for name, changes in CHANGES.items() for change in changes])
+def test_the_comparison_bites(name, change, tmp_path):
+    theirs = saved(name, tmp_path)
     checkpoint = open_checkpoint(tmp_path)
-    wrong = dataclasses.replace(checkpoint, spec=mutated(checkpoint.spec, change))
+    wrong = dataclasses.replace(checkpoint, spec=mutated(checkpoint.spec, *change))
     ids = token_ids(LENGTH)
     with torch.no_grad():
         got = load_transformer(wrong)(ids)
@@ -156,6 +197,28 @@ def test_multimodal_gemma3_is_read_as_text(tmp_path):
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1)
     config._attn_implementation = "eager"
     theirs = transformers.Gemma3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ids = token_ids(20)
+    with pytest.warns(OrditoWarning, match="images"):
+        got = ours(tmp_path, ids)
+    assert error(got, output(theirs, ids)) <= TOLERANCE
+
+
+def test_multimodal_llama4_is_read_as_text(tmp_path):
+    text = make("llama4").config.to_dict()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "vision_output_dim": 32,
+        "projector_input_dim": 32,
+        "projector_output_dim": 32,
+    }
+    config = transformers.Llama4Config(text_config=text, vision_config=vision)
+    config._attn_implementation = "eager"
+    theirs = transformers.Llama4ForConditionalGeneration(config).eval()
     theirs.save_pretrained(tmp_path)
     ids = token_ids(20)
     with pytest.warns(OrditoWarning, match="images"):
