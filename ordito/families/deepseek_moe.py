@@ -49,7 +49,7 @@ def spec_from_config(config: Reader) -> Spec:
         sizes,
         bias=config.flag("attention_bias", False),
         n_dense=n_dense,
-        router=Router(n_experts=config.size("n_routed_experts"), top_k=top_k, renormalise=renormalise),
+        router=Router(n_experts=config.few("n_routed_experts"), top_k=top_k, renormalise=renormalise),
         d_expert=config.size("moe_intermediate_size", 1407),
         n_shared=config.count("n_shared_experts", 0),
     )
