@@ -98,23 +98,48 @@ def test_experts_left_out_are_not_active():
     assert count.active_parameters == 12_879_925_248
 
 
-def test_latent_attention_caches_its_latent():
-    # DeepSeek-V3: 61 layers of (512 + 64) numbers, 70,272 bytes a token.
-    attention = spec.LatentAttention(
-        d_model=7168,
-        n_heads=128,
-        q_rank=1536,
-        kv_rank=512,
-        nope_dim=128,
-        rope=spec.Rope(dim=64, theta=1e4, layout="interleaved"),
-        v_dim=128,
-        scale=0.1,
-    )
-    layers = tuple(spec.Residual(attention) for _ in range(61))
-    model = spec.Spec(
-        architecture="deepseek_v3",
-        context=4096,
-        body=spec.Chain(spec.Embedding(vocab_size=10, d_model=7168), spec.Stack(layers=layers)),
-        head=spec.Head(d_model=7168, vocab_size=10, tied=True),
-    )
-    assert account.count(model).kv_bytes_per_token == 70_272
+DEEPSEEK_V2 = {
+    "model_type": "deepseek_v2",
+    "hidden_size": 5120,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 60,
+    "num_attention_heads": 128,
+    "moe_intermediate_size": 1536,
+    "n_routed_experts": 160,
+    "num_experts_per_tok": 6,
+    "first_k_dense_replace": 1,
+}
+DEEPSEEK_V2_LITE = DEEPSEEK_V2 | {
+    "hidden_size": 2048,
+    "intermediate_size": 10944,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "moe_intermediate_size": 1408,
+    "n_routed_experts": 64,
+    "q_lora_rank": None,
+}
+MAVERICK = {"model_type": "llama4_text", "num_local_experts": 128, "interleave_moe_layer_step": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "active", "kv_bytes", "growing"),
+    [
+        ({"model_type": "deepseek_v3"}, 671_026_404_352, 37_552_282_624, 70_272, 70_272),
+        (DEEPSEEK_V2, 235_741_434_880, 21_375_800_320, 69_120, 69_120),
+        (DEEPSEEK_V2_LITE, 15_706_484_224, 2_661_150_208, 31_104, 31_104),
+        ({"model_type": "llama4_text"}, 107_769_861_120, 17_172_894_720, 196_608, 49_152),
+        (MAVERICK, 400_711_848_960, 17_184_691_200, 196_608, 49_152),
+    ],
+    ids=["DeepSeek-V3", "DeepSeek-V2", "DeepSeek-V2-Lite", "Llama 4 Scout (text)", "Llama 4 Maverick (text)"],
+)
+def test_published_totals_of_mixtures(config, parameters, active, kv_bytes, growing):
+    count = account.count(spec_from_config(config))
+    assert (count.parameters, count.active_parameters) == (parameters, active)
+    assert (count.kv_bytes_per_token, count.kv_bytes_growing) == (kv_bytes, growing)
+
+
+def test_what_looks_ahead_is_counted_apart():
+    alone, whole = (spec_from_config({"model_type": "deepseek_v3", "num_nextn_predict_layers": n}) for n in (0, 1))
+    assert account.count(whole).ahead_parameters == 11_610_067_968
+    assert account.count(whole).parameters == account.count(alone).parameters
+    assert account.count(alone).ahead_parameters == 0

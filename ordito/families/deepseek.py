@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from ordito.families import experts, llama
 from ordito.families.config import PUBLISHED, leaves
-from ordito.families.decoder import Sizes, sizes_from_config
+from ordito.families.decoder import Sizes, feedforwards, sizes_from_config
 from ordito.families.deepseek_gguf import DEEPSEEK2
-from ordito.families.deepseek_shape import HEADS, V2, V3, build, scoring, slope_of, whole_kv
+from ordito.families.deepseek_shape import HEADS, V2, V3, build, scoring, slope_of, stretched_scale, whole_kv
 from ordito.families.family import Family
 from ordito.families.naming import As, Names
 from ordito.families.reader import IRRELEVANT, Reader
@@ -57,7 +57,7 @@ def spec_from_config(config: Reader) -> Spec:
     rope_dim = config.size("qk_rope_head_dim", 64)
     # What these files call head_dim is the width that turns; older ones leave it out.
     config = Reader({**config.values, "head_dim": rope_dim}, config.where)
-    sizes = sizes_from_config(config, DEFAULTS[label])
+    sizes = sizes_from_config(config, DEFAULTS[label], rope_elsewhere=("mscale_all_dim",))
     layout: Literal["half", "interleaved"] = "interleaved" if label == V2 or config.flag("rope_interleave", True) else "half"
     nope_dim = config.size("qk_nope_head_dim", 128)
     attention = LatentAttention(
@@ -68,26 +68,29 @@ def spec_from_config(config: Reader) -> Spec:
         nope_dim=nope_dim,
         rope=replace(sizes.rope, layout=layout),
         v_dim=config.size("v_head_dim", 128),
-        scale=(nope_dim + rope_dim) ** -0.5 * _scale(config, sizes) ** 2,
+        scale=_scale(config, sizes, nope_dim + rope_dim),
         bias=config.flag("attention_bias", False),
     )
     dense = sizes.mlp(bias=label == V2 and config.flag("mlp_bias", False))
     routed = _mixture(config, label, sizes, dense.bias)
     n_dense = config.count("first_k_dense_replace", {V2: 0, V3: 3}[label])
     config.must_be("moe_layer_freq", 1)
+    config.must_be("num_key_value_heads", sizes.n_heads)
     key = "num_mtp_layers" if "num_mtp_layers" in config.values else "num_nextn_predict_layers"
-    n_ahead = config.few(key, 0) if config.values.get(key) else 0
-    config.get(key, None)
-    config.finish(IRRELEVANT | {"model_type", "qk_rope_head_dim", "qk_head_dim", "ep_size", "num_key_value_heads"})
+    n_ahead = config.few(key, 0, least=0)
+    config.finish(IRRELEVANT | {"model_type", "qk_rope_head_dim", "qk_head_dim", "ep_size"})
     return build(sizes, label, attention, dense, routed, n_dense, n_ahead)
 
 
-def _scale(config: Reader, sizes: Sizes) -> float:
-    """YaRN's magnitude for the scores, which `mscale_all_dim` takes out of the rotation and puts here."""
+def _scale(config: Reader, sizes: Sizes, q_dim: int) -> float:
+    """The usual scale of scores, or YaRN's with `mscale_all_dim`."""
     parameters = config.section("rope_parameters") or config.section("rope_scaling")
-    slope = parameters.real_or_none("mscale_all_dim") if parameters else None
-    factor = getattr(sizes.rope.scaling, "factor", None)
-    return YarnScaling.usual_magnitude(factor, slope) if slope and factor else 1.0
+    slope, scaling = parameters.real_or_none("mscale_all_dim") if parameters else None, sizes.rope.scaling
+    if parameters is None or slope is None or scaling is None:
+        return float(q_dim**-0.5)
+    if not isinstance(scaling, YarnScaling):
+        raise parameters.fail("mscale_all_dim", slope, "none but in a rope_type of yarn")
+    return stretched_scale(q_dim, scaling.factor, slope)
 
 
 def _mixture(config: Reader, label: str, sizes: Sizes, bias: bool) -> MixtureOfExperts:
@@ -118,21 +121,22 @@ def _mixture(config: Reader, label: str, sizes: Sizes, bias: bool) -> MixtureOfE
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_config`."""
-    label, attention, routed = spec.architecture, leaves(spec, LatentAttention)[0], leaves(spec, MixtureOfExperts)[0]
-    assert isinstance(routed.expert, FeedForward), "DeepSeek's experts are not mixtures"
-    assert routed.shared is not None, "DeepSeek has shared experts"
-    router, dense = routed.router, leaves(spec, FeedForward)
-    prefix = {V2: "DeepseekV2", V3: "DeepseekV3"}[label]
-    config = {
+    label, attention, dense = spec.architecture, leaves(spec, LatentAttention)[0], leaves(spec, FeedForward)
+    prefix, mlp = {V2: "DeepseekV2", V3: "DeepseekV3"}[label], feedforwards(spec)[0]
+    slope, scaling = slope_of(attention), attention.rope.scaling
+    slopes = {} if slope is None else {"mscale_all_dim": slope}
+    if slopes and isinstance(scaling, YarnScaling) and scaling.attention_factor == 1.0:
+        slopes["mscale"] = slopes["mscale_all_dim"]  # for readers that know no attention_factor
+    config: dict[str, Any] = {
         "architectures": [f"{prefix}ForCausalLM" if spec.head else f"{prefix}Model"],
         "model_type": label,
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.d_model,
-        "intermediate_size": (dense or [routed.expert])[0].d_ff,
+        "intermediate_size": mlp.d_ff,
         "num_hidden_layers": spec.n_layers,
         "num_attention_heads": attention.n_heads,
         "num_key_value_heads": attention.n_heads,
-        "hidden_act": PUBLISHED[routed.expert.activation],
+        "hidden_act": PUBLISHED[mlp.activation],
         "max_position_embeddings": spec.context,
         "rms_norm_eps": leaves(spec, Norm)[0].eps,
         "tie_word_embeddings": isinstance(spec.head, Head) and spec.head.tied,
@@ -142,8 +146,23 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "qk_rope_head_dim": attention.rope.dim,
         "v_head_dim": attention.v_dim,
         "attention_bias": attention.bias,
-        "rope_parameters": parameters_from_rope(attention.rope, attention.rope.dim) | slope_of(attention),
-        "first_k_dense_replace": min(len(dense), spec.n_layers),
+        "rope_parameters": parameters_from_rope(attention.rope, attention.rope.dim) | slopes,
+        "first_k_dense_replace": len(dense),
+    }
+    own: dict[str, dict[str, Any]] = {
+        V2: {"mlp_bias": mlp.bias},
+        V3: {"rope_interleave": attention.rope.layout == "interleaved", "num_nextn_predict_layers": len(spec.ahead)},
+    }
+    mixtures = leaves(spec, MixtureOfExperts)
+    return config | own[label] | (_config_from_mixture(mixtures[0], label) if mixtures else {})
+
+
+def _config_from_mixture(routed: MixtureOfExperts, label: str) -> dict[str, Any]:
+    """The keys that `_mixture` reads."""
+    assert isinstance(routed.expert, FeedForward), "DeepSeek's experts are not mixtures"
+    assert routed.shared is not None, "DeepSeek has shared experts"
+    router = routed.router
+    config = {
         "moe_intermediate_size": routed.expert.d_ff,
         "n_routed_experts": router.n_experts,
         "n_shared_experts": routed.shared.d_ff // routed.expert.d_ff,
@@ -155,11 +174,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     if label == V2:
         method = "group_limited_greedy" if router.n_groups > 1 else "greedy"
         return config | {"topk_method": method, "mlp_bias": routed.shared.bias}
-    return config | {
-        "rope_interleave": attention.rope.layout == "interleaved",
-        "norm_topk_prob": router.renormalise,
-        "num_nextn_predict_layers": len(spec.ahead),
-    }
+    return config | {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": router.renormalise}
 
 
 def names(spec: Spec, together: bool = False) -> Names:

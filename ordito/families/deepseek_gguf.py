@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.families import experts, llama
-from ordito.families.config import leaves
+from ordito.families.config import leaves, metadata_value
 from ordito.families.decoder import Sizes
-from ordito.families.deepseek_shape import HEADS, V2, V3, build, scoring, slope_of, whole_kv
+from ordito.families.deepseek_shape import HEADS, V2, V3, build, scoring, slope_of, stretched_scale, whole_kv
 from ordito.families.family import GGUF, Header
 from ordito.families.naming import As, Both, Names, Reshaped, Transposed
 from ordito.families.rope import metadata_from_rope, rope_from_header
@@ -26,9 +26,9 @@ def spec_from_header(header: Header) -> Spec:
     key, value = reader.size("attention.key_length"), reader.size("attention.value_length")
     key, value = reader.size("attention.key_length_mla", key), reader.size("attention.value_length_mla", value)
     log_multiplier = reader.real_or_none("rope.scaling.yarn_log_multiplier")
-    rope, magnitude = rope_from_header(header, reader, rope_dim, context), 1.0
+    rope, scale = rope_from_header(header, reader, rope_dim, context), key**-0.5
     if isinstance(rope.scaling, YarnScaling) and log_multiplier:
-        magnitude = YarnScaling.usual_magnitude(rope.scaling.factor, round(10 * log_multiplier, 6))
+        scale = stretched_scale(key, rope.scaling.factor, round(10 * log_multiplier, 6))
         rope = replace(rope, scaling=replace(rope.scaling, attention_factor=1.0))
     sizes = Sizes(
         vocab_size=header.shapes["token_embd.weight"][0],
@@ -51,9 +51,11 @@ def spec_from_header(header: Header) -> Spec:
         nope_dim=key - rope_dim,
         rope=sizes.rope,
         v_dim=value,
-        scale=key**-0.5 * magnitude**2,
+        scale=scale,
     )
-    label = V3 if reader.size("expert_gating_func", SOFTMAX) == SIGMOID else V2
+    # A file that does not say how it scores is V2's, but for one with V3's biases.
+    usual = SIGMOID if any(name.endswith(".exp_probs_b.bias") for name in header.shapes) else SOFTMAX
+    label = V3 if reader.size("expert_gating_func", usual) == SIGMOID else V2
     router = Router(
         **experts.counts_from_header(reader),
         scale=reader.real_or_none("expert_weights_scale", 1.0) or 1.0,
@@ -65,19 +67,28 @@ def spec_from_header(header: Header) -> Spec:
     shared = sizes.mlp(d_ff=d_expert * reader.size("expert_shared_count"))
     routed = MixtureOfExperts(d_model=sizes.d_model, router=router, expert=sizes.mlp(d_ff=d_expert), shared=shared)
     n_dense = reader.count("leading_dense_block_count", 0)
-    reader.finish({"vocab_size", "nextn_predict_layers"})
+    reader.must_be("nextn_predict_layers", 0)
+    reader.finish({"vocab_size"})
     return build(sizes, label, attention, sizes.mlp(), routed, n_dense)
 
 
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
-    """The inverse of `spec_from_header`."""
-    attention, routed = leaves(spec, LatentAttention)[0], leaves(spec, MixtureOfExperts)[0]
+    """The inverse of `spec_from_header`. What llama.cpp would compute otherwise than the spec says is refused."""
+    attention, mixtures = leaves(spec, LatentAttention)[0], leaves(spec, MixtureOfExperts)
+    metadata_value(bool(mixtures), True, "layers without experts alone")
+    metadata_value(len(spec.ahead), 0, "multi-token prediction")
+    metadata_value(leaves(spec, Norm)[0].eps, attention.norm_eps, "norms of another epsilon inside attention")
+    scaling, rope, slope = attention.rope.scaling, metadata_from_rope(attention.rope), slope_of(attention)
+    if isinstance(scaling, YarnScaling):
+        metadata_value(scaling.attention_factor, 1.0, "a magnitude of the rotation alone")
+    else:
+        metadata_value(scaling, None, "a rotation that is scaled otherwise than by YaRN")
+    if slope is not None:
+        rope |= {"rope.scaling.yarn_log_multiplier": 0.1 * slope}
+        rope.pop("rope.scaling.attn_factor")  # which llama.cpp takes times that of the slope
+    routed, router, dense = mixtures[0], mixtures[0].router, leaves(spec, FeedForward)
     assert isinstance(routed.expert, FeedForward), "DeepSeek's experts are not mixtures"
     assert routed.shared is not None, "DeepSeek has shared experts"
-    router, dense, rope = routed.router, leaves(spec, FeedForward), metadata_from_rope(attention.rope)
-    if slope := slope_of(attention):
-        rope |= {"rope.scaling.yarn_log_multiplier": 0.1 * slope["mscale_all_dim"]}
-        rope.pop("rope.scaling.attn_factor", None)
     return {
         "context_length": spec.context,
         "embedding_length": spec.d_model,
@@ -121,7 +132,7 @@ def names(spec: Spec, whole: bool = False) -> Names:
         **({HEADS: As("blk.{}.attn_kv_b", whole_kv(spec))} if whole else apart),
         **experts.gguf_names(spec),
     }
-    return Names(table, ignored={r"blk\.\d+\.nextn\..*": "further tokens ahead are read from safetensors alone"})
+    return Names(table)
 
 
 DEEPSEEK2 = GGUF(

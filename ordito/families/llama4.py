@@ -14,7 +14,14 @@ from typing import Any
 from ordito.errors import OrditoWarning
 from ordito.families import experts, llama
 from ordito.families.config import leaves, metadata_value
-from ordito.families.decoder import Sizes, config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
+from ordito.families.decoder import (
+    Sizes,
+    config_from_sizes,
+    feedforwards,
+    metadata_from_sizes,
+    sizes_from_config,
+    sizes_from_header,
+)
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import As, Names, Transposed
 from ordito.families.reader import IRRELEVANT, Reader
@@ -51,9 +58,11 @@ def build(
     """The spec; for each layer, whether it turns by rope, its chunk, and whether it routes to experts."""
     norm = {"kind": "rms", "d_model": sizes.head_dim, "eps": sizes.eps, "weight": False}
     norms = {name: Norm(name=name, **norm) for name in ("q_norm", "k_norm")} if qk_norm else {}  # type: ignore[arg-type]
-    router = Router(n_experts=n_experts, top_k=top_k, score="sigmoid", choose_first=True)
-    expert = sizes.mlp(d_ff=d_expert)
-    mixture = MixtureOfExperts(d_model=sizes.d_model, router=router, expert=expert, shared=expert, weigh="input")
+
+    def mixture() -> MixtureOfExperts:
+        router = Router(n_experts=n_experts, top_k=top_k, score="sigmoid", choose_first=True)
+        expert = sizes.mlp(d_ff=d_expert)
+        return MixtureOfExperts(d_model=sizes.d_model, router=router, expert=expert, shared=expert, weigh="input")
 
     def layer(turned: bool, chunk: int | None, sparse: bool) -> Block:
         usual: dict[str, Any] = {"bias": llama.ALL if bias else (), "chunk": chunk}
@@ -61,7 +70,7 @@ def build(
             attention = sizes.attention(**usual, **norms, norm_after_rope=qk_norm)
         else:
             attention = sizes.attention(**usual, rope=None, temperature=temperature)
-        return sizes.layer(attention, mixture if sparse else sizes.mlp())
+        return sizes.layer(attention, mixture() if sparse else sizes.mlp())
 
     return sizes.spec("llama4_text", [layer(*row) for row in zip(turns, chunks, routed, strict=True)])
 
@@ -74,24 +83,28 @@ def spec_from_config(config: Reader) -> Spec:
     config = Reader({**config.values, "intermediate_size": config.size("intermediate_size_mlp", 16384)}, config.where)
     sizes = sizes_from_config(config, DEFAULTS, theta=500000.0)
     sizes = replace(sizes, rope=replace(sizes.rope, layout="interleaved"))
-    n, step = sizes.n_layers, config.size("interleave_moe_layer_step", 1)
+    n, step = sizes.n_layers, config.count("interleave_moe_layer_step", 1)
     every = config.size("no_rope_layer_interval", 4)
-    turns = [bool(flag) for flag in config.items("no_rope_layers", None) or [(i + 1) % every != 0 for i in range(n)]]
+    turns = (config.items("no_rope_layers", None) or [(i + 1) % every != 0 for i in range(n)])[:n]
+    if len(turns) != n or not all(flag in (0, 1) for flag in turns):
+        raise config.fail("no_rope_layers", turns, f"{n} entries of 0 or 1")
     kinds = config.items("layer_types", None) or [CHUNKED if turned else FULL for turned in turns]
-    if len(turns) != n or len(kinds) != n or not set(map(str, kinds)) <= {CHUNKED, FULL}:
-        raise config.fail("layer_types", kinds, f"{n} entries of {CHUNKED!r} or {FULL!r}, and as many no_rope_layers")
+    if len(kinds) < n or not all(kind in (CHUNKED, FULL) for kind in kinds):
+        raise config.fail("layer_types", kinds, f"{n} entries of {CHUNKED!r} or {FULL!r}")
     chunk = config.size_or_none("attention_chunk_size", CHUNK)
-    sparse = config.items("moe_layers", range(step - 1, n, step))
+    sparse = config.items("moe_layers", range(step - 1, n, step) if step else ())
     period, strength = config.size("floor_scale", PERIOD), config.real("attn_scale", STRENGTH)
-    tuned = config.flag("attn_temperature_tuning", True)
+    tuned = config.get("attn_temperature_tuning", True)
+    if tuned not in (False, True, 4):  # Llama4TextConfig's first default was 4, and meant true
+        raise config.fail("attn_temperature_tuning", tuned, "true or false")
     config.get("router_jitter_noise", None)  # noise of training alone
     spec = build(
         sizes,
-        turns=turns,
-        chunks=[chunk if kind == CHUNKED else None for kind in kinds],
+        turns=[bool(flag) for flag in turns],
+        chunks=[chunk if kind == CHUNKED else None for kind in kinds[:n]],
         routed=[i in sparse for i in range(n)],
-        n_experts=config.few("num_local_experts", 16),
-        top_k=config.size("num_experts_per_tok", 1),
+        n_experts=config.few("num_local_experts", 16, least=0),
+        top_k=config.count("num_experts_per_tok", 1),
         d_expert=d_expert,
         qk_norm=config.flag("use_qk_norm", True),
         temperature=SteppedTemperature(strength=strength, period=period, offset=1) if tuned else None,
@@ -111,26 +124,25 @@ def _text_of_llama4(config: Reader) -> Spec:
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_config`."""
-    attentions, mixture = leaves(spec, Attention), leaves(spec, MixtureOfExperts)[0]
-    assert isinstance(mixture.expert, FeedForward), "Llama 4's experts are not mixtures"
+    attentions, mixtures = leaves(spec, Attention), leaves(spec, MixtureOfExperts)
     temperature = next((a.temperature for a in attentions if a.temperature), None)
     tuned = isinstance(temperature, SteppedTemperature)
     config = config_from_sizes(spec, "Llama4") | {
         "architectures": ["Llama4ForCausalLM" if spec.head else "Llama4TextModel"],
-        "intermediate_size": mixture.expert.d_ff,
-        "intermediate_size_mlp": next((mlp.d_ff for mlp in leaves(spec, FeedForward)), mixture.expert.d_ff),
-        "num_local_experts": mixture.router.n_experts,
-        "num_experts_per_tok": mixture.router.top_k,
+        "intermediate_size": feedforwards(spec)[-1].d_ff,
+        "intermediate_size_mlp": feedforwards(spec)[0].d_ff,
         "moe_layers": routed_layers(spec),
         "no_rope_layers": [int(a.rope is not None) for a in attentions],
         "layer_types": [CHUNKED if a.chunk else FULL for a in attentions],
-        "attention_chunk_size": next((a.chunk for a in attentions if a.chunk), None),
+        "attention_chunk_size": next((a.chunk for a in attentions if a.chunk), CHUNK),
         "use_qk_norm": any(a.q_norm for a in attentions),
         "attn_temperature_tuning": tuned,
         "attention_bias": bool(attentions[0].bias),
     }
     if isinstance(temperature, SteppedTemperature):
         config |= {"floor_scale": temperature.period, "attn_scale": temperature.strength}
+    for mixture in mixtures[:1]:
+        config |= {"num_local_experts": mixture.router.n_experts, "num_experts_per_tok": mixture.router.top_k}
     return config
 
 
@@ -160,7 +172,8 @@ def spec_from_header(header: Header) -> Spec:
         temperature=SteppedTemperature(strength=STRENGTH, period=PERIOD, offset=1),
         **counts,
     )
-    reader.finish({"attention.chunk_size"})
+    reader.must_be("attention.sliding_window", CHUNK)
+    reader.finish()
     return spec
 
 
@@ -168,6 +181,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     routed, dense = routed_layers(spec), leaves(spec, FeedForward)
     metadata_value(bool(leaves(spec, Attention)[0].bias), False, "biases")
+    metadata_value(bool(routed), True, "layers without experts alone")
     width = {"feed_forward_length": dense[0].d_ff} if dense else {}
     step = {"interleave_moe_layer_step": routed[0] + 1}
     return metadata_from_sizes(spec) | width | experts.metadata_from_experts(spec) | step

@@ -48,9 +48,9 @@ class Reader:
         """A whole number from 0 to 2^31 (or the default, untouched)."""
         return self._number(key, default, 0)
 
-    def few(self, key: str, default: Any = REQUIRED) -> Any:
-        """A whole number from 1 to 2048 (or the default, untouched), of things that a spec writes out: layers, experts."""
-        return self._number(key, default, 1, most=2048)
+    def few(self, key: str, default: Any = REQUIRED, least: int = 1) -> Any:
+        """A whole number up to 2048 (or the default, untouched), of things that a spec writes out: layers, experts."""
+        return self._number(key, default, least, most=2048)
 
     def _number(self, key: str, default: Any, least: int, most: int = 2**31) -> Any:
         value = self.get(key, default)

@@ -149,8 +149,9 @@ def parameters_from_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
     return parameters
 
 
-LLAMA3_BANDS = (1.0, 4.0, 8192)
-"""low, high and original context of every published `llama3` scaling; GGUF keeps only the divisors that they give."""
+LLAMA3_BANDS = ((1.0, 4.0, 8192), (1.0, 1.0, 8192))
+"""low, high and original context of the published `llama3` scalings, Llama 3's and Llama 4 Scout's; GGUF keeps only the
+divisors that they give."""
 
 
 def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> Rope:
@@ -181,15 +182,16 @@ def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> 
 
 
 def _recognise(plain: Rope, divisors: tuple[float, ...]) -> Scaling:
-    """The `llama3` scaling that gives these divisors, if its published bands do; else the divisors themselves."""
-    low, high, original = LLAMA3_BANDS
-    guess = Llama3Scaling(factor=max(divisors), low_frequency=low, high_frequency=high, context=int(original))
-    plain_values = plain.frequencies(1)
-    scaled = guess.apply(plain_values, plain, 1)
-    same = len(divisors) == len(scaled) and all(
-        abs(f / s - d) <= 1e-5 * d for f, s, d in zip(plain_values, scaled, divisors, strict=True)
-    )
-    return guess if same else DivisorScaling(divisors=divisors)
+    """The `llama3` scaling that gives these divisors, if published bands do; else the divisors themselves."""
+    frequencies = plain.frequencies(1)
+    for low, high, original in LLAMA3_BANDS:
+        guess = Llama3Scaling(factor=max(divisors), low_frequency=low, high_frequency=high, context=original)
+        scaled = guess.apply(frequencies, plain, 1)
+        if len(divisors) == len(scaled) and all(
+            abs(f / s - d) <= 1e-5 * d for f, s, d in zip(frequencies, scaled, divisors, strict=True)
+        ):
+            return guess
+    return DivisorScaling(divisors=divisors)
 
 
 def tensors_from_rope(rope: Rope) -> dict[str, list[float]]:

@@ -19,8 +19,8 @@ class Step:
     """One forward pass over T new tokens, seeing S key positions (the cached ones and the new ones).
 
     Positions alone say who sees whom, so that rows of unequal length, padding on either side and cached keys need no
-    cases of their own. Masks, angles and relative biases are made once and shared by the layers that want the same.
-    `source_BSD` are an encoder's states, `source_valid_BS` says which of them are there.
+    cases of their own. Masks, angles, temperatures and relative biases are made once and shared by the layers that want the
+    same. `source_BSD` are an encoder's states, `source_valid_BS` says which of them are there.
     """
 
     q_positions_BT: Tensor
@@ -33,6 +33,7 @@ class Step:
     masks: dict[tuple[bool, int | None, int | None, BlockSparse | None, int], Tensor] = field(default_factory=dict)
     relative_bias: Tensor | None = None
     angles: dict[Rope, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    temperatures: dict[Temperature, Tensor] = field(default_factory=dict)
 
     def visible(self, block: Attention) -> Tensor:
         """Who sees whom in `block`, (B, 1 or N, T, S), true where query t may look at key s."""
@@ -74,8 +75,10 @@ class Step:
 
     def temperature(self, scaling: Temperature) -> Tensor:
         """The factors of the new tokens' queries, (B, 1, T, 1)."""
-        factors = torch.tensor([scaling.factor(p) for p in range(self.length)], device=self.q_positions_BT.device)
-        return factors[self.q_positions_BT.clamp(min=0)][:, None, :, None].to(self.dtype)
+        if scaling not in self.temperatures:
+            factors = torch.tensor([scaling.factor(p) for p in range(self.length)], device=self.q_positions_BT.device)
+            self.temperatures[scaling] = factors[self.q_positions_BT.clamp(min=0)][:, None, :, None].to(self.dtype)
+        return self.temperatures[scaling]
 
     def cos_sin(self, rope: Rope) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the angles of the new tokens, each (B, 1, T, dim / 2), in fp32 until the last."""

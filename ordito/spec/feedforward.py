@@ -70,13 +70,16 @@ class Router(Node):
     capacity: Size | None = None
 
     def check(self) -> None:
-        """Raise `SpecError` for more chosen than there are."""
-        if self.top_k > self.n_experts:
-            raise SpecError(f"Router.top_k: got {self.top_k} of {self.n_experts} experts, expected at most all")
+        """Raise `SpecError` for unequal groups, or for more chosen than there are to choose from."""
         if self.n_experts % self.n_groups or self.top_groups > self.n_groups:
             raise SpecError(
                 f"Router: got {self.top_groups} of {self.n_groups} groups of {self.n_experts} experts, expected equal groups"
             )
+        in_group = self.n_experts // self.n_groups
+        if self.top_k > (candidates := in_group * self.top_groups):
+            raise SpecError(f"Router.top_k: got {self.top_k} of {candidates} experts, expected at most all")
+        if self.n_groups > 1 and self.group_score == "top2" and in_group < 2:
+            raise SpecError("Router: got groups of one expert, expected at least the two whose scores are summed")
 
 
 @dataclass(frozen=True, kw_only=True)

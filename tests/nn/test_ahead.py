@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers.modeling_layers import MtpModel
 
 from ordito import families
@@ -40,13 +39,17 @@ CONFIG = {
 }
 
 
-@pytest.fixture
-def module():
+def random_module(config):
     torch.manual_seed(3)
-    made = Transformer(families.spec_from_config({"model_type": "deepseek_v3", **CONFIG, "num_nextn_predict_layers": 1}))
+    made = Transformer(families.spec_from_config({"model_type": "deepseek_v3", **config, "num_nextn_predict_layers": 1}))
     for parameter in made.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
     return made.eval()
+
+
+@pytest.fixture
+def module():
+    return random_module(CONFIG)
 
 
 def weights(module):
@@ -54,36 +57,31 @@ def weights(module):
 
 
 @torch.no_grad()
-def test_it_is_what_transformers_computes(module, tmp_path):
-    write_folder(tmp_path, module.spec, weights(module))
+def test_it_is_what_transformers_computes(tmp_path):
+    # transformers knows the tensors of this module by the number of V3's layers, so the model has as many.
+    made = random_module(CONFIG | {"num_hidden_layers": 61, "first_k_dense_replace": 60})
+    write_folder(tmp_path, made.spec, weights(made))
+    add_copies(tmp_path, 61)
     main = transformers.DeepseekV3ForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
-    config = copy.deepcopy(main.config)
-    stored = open_checkpoint(tmp_path).stored
-
-    def tensor(name):
-        return torch.from_numpy(stored[name].to_float32().copy())
-
-    further = MtpModel(main, 1).eval()
-    layer = further.layers[0]
-    state = {name: tensor(f"model.layers.2.{name}") for name in ("enorm.weight", "hnorm.weight", "eh_proj.weight")}
-    state["post_norm.weight"] = tensor("model.layers.2.shared_head.norm.weight")
-    block = {name: value for name, value in layer.mtp_block.state_dict().items() if "experts." not in name or "shared" in name}
-    state |= {f"mtp_block.{name}": tensor(f"model.layers.2.{name}") for name in block}
-    gates = [[tensor(f"model.layers.2.mlp.experts.{e}.{p}_proj.weight") for e in range(4)] for p in ("gate", "up", "down")]
-    state["mtp_block.mlp.experts.gate_up_proj"] = torch.cat((torch.stack(gates[0]), torch.stack(gates[1])), dim=1)
-    state["mtp_block.mlp.experts.down_proj"] = torch.stack(gates[2])
-    layer.load_state_dict(state)
-
+    further = MtpModel.from_pretrained(main).eval()
     ids = torch.randint(0, 61, (1, 15), generator=torch.Generator().manual_seed(1))
-    ours = load_transformer(open_checkpoint(tmp_path))
-    hidden = ours.hidden(ids)
-    embedded, positions = main.model.embed_tokens(ids[:, 1:]), torch.arange(14)[None]
+    checkpoint = open_checkpoint(tmp_path)
+    assert set(checkpoint.ignored.values()) == {"a copy of the model's own"}
+    ours = load_transformer(checkpoint)
+    hidden, positions = ours.hidden(ids), torch.arange(14)[None]
     mask = torch.full((14, 14), float("-inf")).triu(1)[None, None]
-    expected = layer(embedded, hidden[:, :-1], main.model.rotary_emb(embedded, positions), mask, positions, None)
-    got = ours.look_ahead(ids, hidden)[0]
-    expected = main.lm_head(expected[0] if isinstance(expected, tuple) else expected)
-    assert config.num_mtp_layers == 1
+    embedded = main.model.embed_tokens(ids[:, 1:])
+    after = further.layers[0](embedded, hidden[:, :-1], main.model.rotary_emb(embedded, positions), mask, positions, None)
+    got, expected = ours.look_ahead(ids, hidden)[0], main.lm_head(after)
     assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def add_copies(folder, layer):
+    """What the published files repeat beside the module: the model's embedding and head."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"model.layers.{layer}.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tensors[f"model.layers.{layer}.shared_head.head.weight"] = tensors["lm_head.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 @torch.no_grad()

@@ -54,6 +54,17 @@ CASES = {
         "DeepseekV2Config",
         {**MLA, "q_lora_rank": 28, "rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.3}},
     ),
+    "deepseek2, dense, a magnitude of many digits": (
+        "DeepseekV2ForCausalLM",
+        "DeepseekV2Config",
+        {
+            **MLA,
+            "q_lora_rank": 28,
+            "first_k_dense_replace": 3,
+            "mlp_bias": True,
+            "rope_parameters": {**YARN, "mscale": 0.5**0.5, "mscale_all_dim": 0.5**0.5},
+        },
+    ),
     "deepseek3": (
         "DeepseekV3ForCausalLM",
         "DeepseekV3Config",

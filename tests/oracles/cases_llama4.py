@@ -42,6 +42,17 @@ CASES = {
             "layer_types": ["chunked_attention", "full_attention", "chunked_attention", "full_attention"],
         },
     ),
+    "llama4, dense, positions everywhere, no chunks": (
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        {
+            **L4,
+            "num_hidden_layers": 3,
+            "moe_layers": [],
+            "no_rope_layers": [1, 1, 1, 0],
+            "layer_types": ["full_attention"] * 3,
+        },
+    ),
     "llama4, experts everywhere, as GGUF knows it": (
         "Llama4ForCausalLM",
         "Llama4TextConfig",

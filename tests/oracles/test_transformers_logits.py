@@ -133,13 +133,21 @@ CHANGES = {
     "top_k": ("Router", lambda v: max(1, v["top_k"] - 1)),
     "renormalise": ("Router", renormalised),
     "router scale": ("Router", lambda v: v["scale"] * 1.05),
-    "top_groups": ("Router", lambda v: max(1, v["top_groups"] - 1)),
+    "top_groups": ("Router", lambda v: min(v["n_groups"], v["top_groups"] + 1)),
     "jitter": ("Router", lambda v: v["jitter"] * 3),
     "capacity": ("Router", lambda v: v["capacity"] and v["capacity"] - 1),
     "weigh": ("MixtureOfExperts", lambda v: "output"),
     "head scale": ("Head", lambda v: v["scale"] * 1.05),
     "head softcap": ("Head", lambda v: v["softcap"] and v["softcap"] * 1.05),
     "embedding scale": ("Embedding", lambda v: v["scale"] * 1.05),
+    "weightless q_norm": ("Attention", lambda v: v["q_norm"] and (v["q_norm"] if v["q_norm"].weight else None)),
+    "attention_factor": ("YarnScaling LongRopeScaling", lambda v: 1.01 * v["attention_factor"]),
+    "factor": ("YarnScaling Llama3Scaling LinearScaling DynamicScaling", lambda v: 1.05 * v["factor"]),
+    "strength": ("SteppedTemperature", lambda v: 1.05 * v["strength"]),
+    "period": ("SteppedTemperature", lambda v: v["period"] + 1),
+    "offset": ("SteppedTemperature", lambda v: 1 - v["offset"]),
+    "score": ("Router", lambda v: {"softmax": "sigmoid", "sigmoid": "softmax"}.get(v["score"], v["score"])),
+    "group_score": ("Router", lambda v: "max" if v["group_score"] == "top2" and v["n_groups"] > 1 else v["group_score"]),
     "first_position": ("Embedding", lambda v: v["first_position"] and v["first_position"] - 1),
 }
 """What is changed in every block of a kind -> the kinds, and the new value of the field that the key ends in."""
@@ -208,6 +216,28 @@ def test_multimodal_gemma3_is_read_as_text(tmp_path):
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1)
     config._attn_implementation = "eager"
     theirs = transformers.Gemma3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ids = token_ids(20)
+    with pytest.warns(OrditoWarning, match="images"):
+        got = ours(tmp_path, ids)
+    assert error(got, output(theirs, ids)) <= TOLERANCE
+
+
+def test_multimodal_llama4_is_read_as_text(tmp_path):
+    text = make("llama4").config.to_dict()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "vision_output_dim": 32,
+        "projector_input_dim": 32,
+        "projector_output_dim": 32,
+    }
+    config = transformers.Llama4Config(text_config=text, vision_config=vision)
+    config._attn_implementation = "eager"
+    theirs = transformers.Llama4ForConditionalGeneration(config).eval()
     theirs.save_pretrained(tmp_path)
     ids = token_ids(20)
     with pytest.warns(OrditoWarning, match="images"):
