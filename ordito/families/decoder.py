@@ -94,12 +94,14 @@ def sizes_from_config(
     theta: float = 10000.0,
     eps: str = "rms_norm_eps",
     norms: Mapping[str, Any] | None = None,
+    rope: Rope | None = None,
     rope_elsewhere: Collection[str] = (),
 ) -> Sizes:
     """The sizes in a config.json.
 
     `defaults` are those of transformers' class under its own keys, which published files leave out; what has none there is
-    required. `eps` names the key of the norms' epsilon; of the rope's keys the family reads those in `rope_elsewhere`.
+    required. `eps` names the key of the norms' epsilon. A family that reads its `rope` itself gives it here; of the keys of the
+    usual one it reads those in `rope_elsewhere`.
     """
 
     def default(key: str, otherwise: Any = REQUIRED) -> Any:
@@ -119,7 +121,7 @@ def sizes_from_config(
         d_ff=config.size("intermediate_size", default("intermediate_size")),
         context=context,
         eps=config.real(eps, default(eps, 1e-6)),
-        rope=rope_from_config(config, head_dim, context, theta, rope_elsewhere, default("partial_rotary_factor", 1.0)),
+        rope=rope or rope_from_config(config, head_dim, context, theta, rope_elsewhere, default("partial_rotary_factor", 1.0)),
         activation=config.choice("hidden_act", ACTIVATIONS, default("hidden_act", "silu")),
         tied=config.flag("tie_word_embeddings", default("tie_word_embeddings", False)),
         head=has_head(config),

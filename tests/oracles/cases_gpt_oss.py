@@ -15,6 +15,7 @@ OSS = {**BASE, "head_dim": 32, "intermediate_size": 40, "num_local_experts": 5, 
 
 CASES = {
     "gpt_oss": ("GptOssForCausalLM", "GptOssConfig", {**OSS, "swiglu_limit": 2.0, "rope_parameters": YARN}),
+    "gpt_oss, as GGUF knows it": ("GptOssForCausalLM", "GptOssConfig", {**OSS, "rope_parameters": YARN}),
     "gpt_oss, tight limit, no biases, listed layers, tied": (
         "GptOssForCausalLM",
         "GptOssConfig",

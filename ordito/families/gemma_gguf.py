@@ -1,0 +1,141 @@
+"""Gemma in GGUF files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ordito.families import llama
+from ordito.families.config import leaves, metadata_value
+from ordito.families.decoder import metadata_from_sizes, sizes_from_header
+from ordito.families.family import GGUF, Header
+from ordito.families.gemma_shape import LABELS, NORM, PERIODS, build
+from ordito.families.naming import Names, Shifted, Transform
+from ordito.families.reader import Reader
+from ordito.families.rope import metadata_from_rope
+from ordito.spec import Attention, Dense, Head, Pooling, Rope, Spec
+
+GENERATIONS = {"gemma": 1, "gemma2": 2, "gemma3": 3, "gemma-embedding": 3}
+LAYERS_OF_27B = {2: 46, 3: 62}
+"""The two 27B models scale scores by (d_model / n_heads) ** -0.5, for which GGUF has no key: llama.cpp knows them by
+their number of layers, and so must whoever reads its files."""
+KINDS: dict[int, Any] = {1: "mean", 2: "cls", 3: "last"}
+"""`pooling_type` of GGUF metadata."""
+
+
+def spec_from_header(header: Header) -> Spec:
+    """GGUF metadata of `gemma`, `gemma2`, `gemma3`, `gemma-embedding`. What has no key is fixed by the label."""
+    reader, generation, two_sided = header.reader(), GENERATIONS[header.architecture], "embedding" in header.architecture
+    sizes = sizes_from_header(header, reader, activation="gelu_tanh", norms=NORM)
+    sizes = replace(sizes, embedding_scale=sizes.d_model**0.5, head=not two_sided)
+    n_layers, full = sizes.n_layers, sizes.rope
+    windows: list[int | None] = [None] * n_layers
+    ropes, scale = [full] * n_layers, sizes.head_dim**-0.5
+    if generation > 1:
+        window = reader.size("attention.sliding_window", 4096)
+        window = window // 2 + 1 if two_sided else window
+        sliding = _sliding(reader, n_layers, PERIODS[generation])
+        windows = [window if slides else None for slides in sliding]
+        local_theta = reader.real("rope.freq_base_swa", 1e4 if generation == 3 else full.theta)
+        local = Rope(dim=sizes.head_dim, theta=local_theta) if generation == 3 else full
+        ropes = [local if slides else full for slides in sliding]
+        by_width = n_layers == LAYERS_OF_27B[generation]
+        scale = reader.real("attention.scale", (sizes.d_model // sizes.n_heads if by_width else sizes.head_dim) ** -0.5)
+    spec = build(
+        sizes,
+        generation,
+        scale=scale,
+        windows=windows,
+        ropes=ropes,
+        attention_softcap=reader.real("attn_logit_softcapping", 50.0) if generation == 2 else None,
+        final_softcap=reader.real("final_logit_softcapping", 30.0 if generation == 2 else None) if generation > 1 else None,
+        bias="blk.0.attn_q.bias" in header.shapes,
+        causal=not two_sided,
+    )
+    pooling = _pooling(header, reader) if two_sided else None
+    reader.finish()
+    return replace(spec, pooling=pooling)
+
+
+def _pooling(header: Header, reader: Reader) -> Pooling:
+    """How EmbeddingGemma makes its vectors: the mean, two maps where the file has them, length one."""
+    kind = KINDS.get(reader.count("pooling_type", 1), "mean")
+    dense: list[Dense] = []
+    for name in ("dense_2", "dense_3"):
+        for key in (f"{name}_feat_in", f"{name}_feat_out"):
+            reader.get(key, None)
+        if f"{name}.weight" in header.shapes:
+            d_out, d_in = header.shapes[f"{name}.weight"]
+            dense.append(Dense(name=f"dense_{len(dense)}", d_in=d_in, d_out=d_out))
+    return Pooling(kind=kind, dense=tuple(dense), normalise=True)
+
+
+def _sliding(reader: Reader, n_layers: int, period: int) -> list[bool]:
+    """Which layers have a window: a list of flags, or every `period`-th layer full."""
+    pattern = reader.get("attention.sliding_window_pattern", period)
+    if not isinstance(pattern, int):
+        flags = [bool(flag) for flag in pattern]
+        if len(flags) < n_layers:
+            raise reader.fail("attention.sliding_window_pattern", pattern, f"{n_layers} flags")
+        return flags[:n_layers]
+    return [(i + 1) % pattern != 0 for i in range(n_layers)]
+
+
+def metadata_from_spec(spec: Spec) -> dict[str, Any]:
+    """The inverse of `spec_from_header`."""
+    attentions, generation = leaves(spec, Attention), LABELS[spec.architecture]
+    first, two_sided = attentions[0], label(spec) == "gemma-embedding"
+    full = next((a for a in attentions if a.window is None), first)
+    assert full.rope is not None, "a Gemma layer has rotary positions"
+    metadata_value(first.causal or two_sided, True, "two-sided attention and a head")
+    metadata = metadata_from_sizes(spec, "gelu_tanh") | metadata_from_rope(full.rope)
+    if generation == 1:
+        return metadata
+    local = next((a for a in attentions if a.window is not None), None)
+    if local is not None and local.rope is not None and local.window is not None:
+        window = 2 * (local.window - 1) if two_sided else local.window
+        metadata |= {"attention.sliding_window": window, "rope.freq_base_swa": local.rope.theta}
+    metadata |= {
+        "attention.sliding_window_pattern": [a.window is not None for a in attentions],
+        "attention.scale": first.scale,
+    }
+    if two_sided and spec.pooling is not None:
+        metadata["pooling_type"] = next(number for number, kind in KINDS.items() if kind == spec.pooling.kind)
+    if first.softcap is not None:
+        metadata["attn_logit_softcapping"] = first.softcap
+    if isinstance(spec.head, Head) and spec.head.softcap is not None:
+        metadata["final_logit_softcapping"] = spec.head.softcap
+    return metadata
+
+
+def label(spec: Spec) -> str:
+    """`general.architecture`: an embedder is one that looks ahead and has no head."""
+    two_sided = not leaves(spec, Attention)[0].causal and spec.head is None
+    return "gemma-embedding" if two_sided else spec.architecture.removesuffix("_text")
+
+
+def shifted(spec: Spec, name: str) -> Transform | None:
+    """GGUF stores norm weights as 1 + w."""
+    return Shifted(1.0) if name.endswith("norm.weight") else None
+
+
+GGUF_NAMES = Names(
+    {
+        **llama.GGUF_NAMES.table,
+        "layers.{}.attention.q_norm": "blk.{}.attn_q_norm",
+        "layers.{}.attention.k_norm": "blk.{}.attn_k_norm",
+        "layers.{}.attention_post_norm": "blk.{}.post_attention_norm",
+        "layers.{}.mlp_post_norm": "blk.{}.post_ffw_norm",
+        "dense_0": "dense_2",
+        "dense_1": "dense_3",
+    },
+    transform=shifted,
+)
+
+GGUF_GEMMA = GGUF(
+    architectures=tuple(GENERATIONS),
+    spec_from_header=spec_from_header,
+    metadata_from_spec=metadata_from_spec,
+    names=lambda spec: GGUF_NAMES,
+    label=label,
+)
