@@ -16,6 +16,7 @@ from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import Adapter, open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.export import write_folder, write_json
+from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.checkpoint.stored import shown
 from ordito.embed.pool import embed
 from ordito.engine.backends import load_runtime
@@ -155,9 +156,23 @@ class Model:
         """
         return self.runtime.hidden([self._checked(token_ids)], self._checked_source(encoder_ids))[0]
 
-    def embed(self, texts: str | Sequence[str]) -> Floats:
-        """One vector for each text, (texts, D), float32, by the model's own pooling."""
-        return embed(self.runtime, self.tokenizer, [texts] if isinstance(texts, str) else list(texts))
+    def embed(self, texts: str | Sequence[str], *, prompt: str | None = None) -> Floats:
+        """One vector for each text, (texts, D), float32, by the model's own pooling.
+
+        `prompt` names the task, where the model has words for it that stand before each text (`query`, `document`, ...).
+        """
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        before = self._prompt(prompt)
+        return embed(self.runtime, self.tokenizer, [before + text for text in listed])
+
+    def _prompt(self, name: str | None) -> str:
+        folder = self.checkpoint.format == "huggingface" and self.checkpoint.path.is_dir()
+        prompts, default = prompts_from_folder(self.checkpoint.path) if folder else ({}, None)
+        name = default if name is None else name
+        if name is not None and name not in prompts:
+            known = f"one of {', '.join(prompts)}" if prompts else "none: this model has no prompts"
+            raise OrditoError(f"unknown prompt {name!r}, expected {known}")
+        return prompts[name] if name is not None else ""
 
     def _checked_source(self, encoder_ids: Sequence[int] | None) -> list[int] | None:
         if encoder_ids is not None and self.spec.encoder is None:

@@ -47,5 +47,8 @@ class Runtime(Protocol):
         Of an encoder-decoder they are the encoder's, or, with a `source`, those of a decoder that answers it.
         """
 
+    def transform(self, vectors_ND: Floats) -> Floats:
+        """Vectors (N, D) through the dense maps of the model's pooling, (N, D')."""
+
     def weights(self) -> dict[str, Floats]:
         """Every tensor of the model under its canonical name, in fp32."""

@@ -123,11 +123,11 @@ def _theirs(names: Names, ours: str) -> str | None:
 
 def _published(checkpoint: Checkpoint) -> tuple[Names, dict[str, Stored]]:
     """The base's tensors under their names on the hub."""
-    spec, family = checkpoint.spec, families.family_of(checkpoint.spec)
-    for names in (family.names(spec), *family.layouts(spec)):
+    spec = checkpoint.spec
+    for names in families.names_of(spec):
         if list(names.bindings(spec)) == list(checkpoint.bindings):
             return names, dict(checkpoint.stored)
-    names = family.names(spec)
+    names = families.names_of(spec)[0]
     # A binding's tensors are asked for one after the other, so that one result is all that need be kept.
     read = lru_cache(maxsize=1)(
         lambda binding: dict(theirs_from(binding, {name: checkpoint.read(name) for name in binding.ours}))
@@ -153,7 +153,7 @@ def changes_by_ours(adapter: Adapter, spec: Spec) -> tuple[dict[str, LowRank], d
     A map that is fused with others on the hub has one A; its B is theirs row by row, so each gets its own rows of B.
     Raises `CheckpointError` where ours and theirs do not meet row by row (experts): such adapters can only be merged.
     """
-    names = families.family_of(spec).names(spec)
+    names = families.names_of(spec)[0]
     bindings = {theirs: binding for binding in _bindings(spec, names) for theirs in binding.theirs}
     changes: dict[str, LowRank] = {}
     saved: dict[str, Array] = {}
@@ -181,7 +181,7 @@ def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, L
     Maps that are fused there become one. Where they do not share an A, those stand one below the other and the B in blocks,
     so that the rank is the sum. Raises `CheckpointError` for a change that has no such form.
     """
-    names = families.family_of(spec).names(spec)
+    names = families.names_of(spec)[0]
     theirs: dict[str, LowRank] = {}
     done: set[str] = set()
     alone = _alone(spec, names)
@@ -206,7 +206,7 @@ def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, L
 
 def saved_by_theirs(saved: Mapping[str, Array], spec: Spec) -> dict[str, Array]:
     """Tensors of ours as those on the hub. Raises `CheckpointError` for a part of what is fused there."""
-    names = families.family_of(spec).names(spec)
+    names = families.names_of(spec)[0]
     theirs: dict[str, Array] = {}
     done: set[str] = set()
     alone = _alone(spec, names)

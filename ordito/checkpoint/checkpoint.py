@@ -15,7 +15,7 @@ from ordito import families
 from ordito.checkpoint.assemble import ours_from
 from ordito.checkpoint.gguf import read_gguf
 from ordito.checkpoint.json_file import read_object
-from ordito.checkpoint.pooling import pooling_from_folder
+from ordito.checkpoint.pooling import dense_tensors, pooling_from_folder
 from ordito.checkpoint.quantized import read_quantized
 from ordito.checkpoint.safetensors import read_safetensors, read_sharded
 from ordito.checkpoint.stored import Stored, StoredTensor
@@ -115,11 +115,10 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
         spec = families.spec_from_config(config, str(where))
     except families.UnknownArchitectureError as error:
         raise error.with_tensors(files) from None
+    tensors = {**read_quantized(files, config, str(where)), **dense_tensors(folder)}
+    spec = _without_ahead(spec, families.names_of(spec)[0], tensors)
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
-    tensors = read_quantized(files, config, str(where))
-    family = families.family_of(spec)
-    spec = _without_ahead(spec, family.names(spec), tensors)
-    spelled, names = _spelled(tensors, spec, (family.names(spec), *family.layouts(spec)), folder)
+    spelled, names = _spelled(tensors, spec, families.names_of(spec), folder)
     spec = _untied(spec, names, spelled, folder)
     return _bind(folder, "huggingface", spec, config, spelled, names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 
 from ordito import families
 from ordito.checkpoint.assemble import theirs_from
+from ordito.checkpoint.pooling import ACTIVATIONS
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.errors import OrditoError
-from ordito.spec import Pooling, Spec
+from ordito.spec import Dense, Pooling, Spec
 
 SHARD_BYTES = 5_000_000_000
 """Size beyond which weights are split over several files, as on the hub."""
@@ -27,13 +29,14 @@ def write_folder(folder: Path, spec: Spec, weights: Mapping[str, np.ndarray], ex
     Raises `ConfigError` if the published format cannot express the spec, `OrditoError` if the folder cannot be written.
     """
     config = families.config_from_spec(spec) | dict(extra or {}) | {"dtype": "float32"}
-    names = families.family_of(spec).names(spec)
-    theirs = {name: array for binding in names.bindings(spec) for name, array in theirs_from(binding, weights)}
+    bare = replace(spec, pooling=None)  # what makes embeddings has files of its own
+    names = families.names_of(bare)[0]
+    theirs = {name: array for binding in names.bindings(bare) for name, array in theirs_from(binding, weights)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / "model.safetensors", theirs, metadata={"format": "pt"}, max_shard_bytes=SHARD_BYTES)
         if spec.pooling is not None:
-            _write_pooling(folder, spec.pooling, spec.d_model)
+            _write_pooling(folder, spec.pooling, spec.d_model, weights)
         write_json(folder / "config.json", config)
     except OSError as error:
         raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
@@ -46,15 +49,17 @@ def write_json(path: Path, data: Any) -> None:
     os.replace(unfinished, path)
 
 
-def _write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
+def _write_pooling(folder: Path, pooling: Pooling, width: int, weights: Mapping[str, np.ndarray]) -> None:
     """The files by which sentence-transformers knows how a model makes embeddings."""
-    modules = ["Transformer", "Pooling"] + (["Normalize"] if pooling.normalise else [])
-    (folder / "1_Pooling").mkdir(exist_ok=True)
+    modules = ["Transformer", "Pooling", *(["Dense"] * len(pooling.dense)), *(["Normalize"] if pooling.normalise else [])]
+    paths = ["" if i == 0 else f"{i}_{name}" for i, name in enumerate(modules)]
+    (folder / paths[1]).mkdir(exist_ok=True)
     mode = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}[pooling.kind]
-    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, f"pooling_mode_{mode}": True})
+    write_json(folder / paths[1] / "config.json", {"word_embedding_dimension": width, f"pooling_mode_{mode}": True})
+    for dense, path in zip(pooling.dense, paths[2:], strict=False):
+        _write_dense(folder / path, dense, weights)
     if pooling.max_tokens is not None:
         write_json(folder / "sentence_bert_config.json", {"max_seq_length": pooling.max_tokens, "do_lower_case": False})
-    paths = ["" if i == 0 else f"{i}_{name}" for i, name in enumerate(modules)]
     write_json(
         folder / "modules.json",
         [
@@ -62,3 +67,20 @@ def _write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
             for i, (name, path) in enumerate(zip(modules, paths, strict=True))
         ],
     )
+
+
+def _write_dense(folder: Path, dense: Dense, weights: Mapping[str, np.ndarray]) -> None:
+    folder.mkdir(exist_ok=True)
+    module = next(name for name, activation in ACTIVATIONS.items() if activation == dense.activation)
+    place = "linear.Identity" if module == "Identity" else f"activation.{module}"
+    write_json(
+        folder / "config.json",
+        {
+            "in_features": dense.d_in,
+            "out_features": dense.d_out,
+            "bias": dense.bias,
+            "activation_function": f"torch.nn.modules.{place}",
+        },
+    )
+    tensors = {name.replace(dense.name, "linear", 1): weights[name] for name, _ in dense.tensors()}
+    write_safetensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ordito.checkpoint.json_file import read_object
+from ordito.checkpoint.safetensors import read_safetensors
+from ordito.checkpoint.stored import Stored
 from ordito.errors import CheckpointError
-from ordito.spec import Pooling
+from ordito.spec import Activation, Dense, Pooling
 
 KINDS: dict[str, Literal["cls", "mean", "last"]] = {
     "cls": "cls",
@@ -19,6 +22,16 @@ KINDS: dict[str, Literal["cls", "mean", "last"]] = {
     "pooling_mode_lasttoken": "last",
 }
 """Pooling modes, as a value of `pooling_mode` and as the older flags."""
+
+
+ACTIVATIONS: dict[str, Activation | None] = {
+    "Identity": None,
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+}
+"""PyTorch's names of what may follow a dense map."""
 
 
 def pooling_from_folder(folder: Path) -> Pooling | None:
@@ -33,13 +46,51 @@ def pooling_from_folder(folder: Path) -> Pooling | None:
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind == "Pooling":
             pooling = Pooling(kind=_kind(folder / _inner(module, folder) / "config.json"), max_tokens=_longest(folder))
+        elif kind == "Dense" and pooling is not None and not pooling.normalise:
+            path = folder / _inner(module, folder) / "config.json"
+            pooling = replace(pooling, dense=(*pooling.dense, _dense(path, len(pooling.dense))))
         elif kind == "Normalize" and pooling is not None:
-            pooling = Pooling(kind=pooling.kind, normalise=True, max_tokens=pooling.max_tokens)
+            pooling = replace(pooling, normalise=True)
         elif kind != "Transformer":
             raise CheckpointError(
-                f"{folder / 'modules.json'}: the module {kind!r} is not supported, expected Pooling or Normalize"
+                f"{folder / 'modules.json'}: the module {kind!r} is not supported here, "
+                "expected Pooling, then Dense, then Normalize"
             )
     return pooling
+
+
+def dense_tensors(folder: Path) -> dict[str, Stored]:
+    """The tensors of the dense maps of a folder's pooling, by canonical name; each map has a file of its own."""
+    tensors: dict[str, Stored] = {}
+    modules = _modules(folder / "modules.json") if (folder / "modules.json").is_file() else []
+    maps = [module for module in modules if str(module.get("type", "")).rpartition(".")[2] == "Dense"]
+    for number, module in enumerate(maps):
+        for name, tensor in read_safetensors(folder / _inner(module, folder) / "model.safetensors").tensors.items():
+            tensors[f"dense_{number}.{name.removeprefix('linear.')}"] = tensor
+    return tensors
+
+
+def prompts_from_folder(folder: Path) -> tuple[dict[str, str], str | None]:
+    """What stands before the texts of each kind of task, and the kind that is used if none is named."""
+    path = folder / "config_sentence_transformers.json"
+    config = read_object(path) if path.is_file() else {}
+    prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise CheckpointError(f"{path}: prompts is {prompts!r:.80}, expected an object of texts")
+    return prompts, default if isinstance(default, str) else None
+
+
+def _dense(path: Path, number: int) -> Dense:
+    config = read_object(path)
+    activation = str(config.get("activation_function", "Identity")).rpartition(".")[2]
+    sizes = [config.get("in_features"), config.get("out_features")]
+    if activation not in ACTIVATIONS or not all(type(size) is int and size > 0 for size in sizes):
+        raise CheckpointError(
+            f"{path}: a map from {sizes[0]!r} to {sizes[1]!r} and {activation!r}, expected two sizes and one of "
+            f"{', '.join(ACTIVATIONS)}"
+        )
+    bias = config.get("bias", True) is not False
+    return Dense(name=f"dense_{number}", d_in=sizes[0], d_out=sizes[1], bias=bias, activation=ACTIVATIONS[activation])  # type: ignore[arg-type]
 
 
 def _modules(path: Path) -> list[dict[str, Any]]:

@@ -33,13 +33,21 @@ def embed(runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[str]) -> Float
         rows = order[start : start + BATCH]
         for row, hidden_TD in zip(rows, runtime.hidden([encoded[row] for row in rows]), strict=True):
             vectors[row] = pool(hidden_TD, pooling)
-    return vectors
+    if pooling.dense:
+        vectors = runtime.transform(vectors)
+    return normalised(vectors) if pooling.normalise else vectors
 
 
 def pool(hidden_TD: Floats, pooling: Pooling) -> Floats:
-    """The vector (D,) of one text's hidden states (T, D)."""
+    """The vector (D,) of one text's hidden states (T, D), before the pooling's dense maps."""
     vector: Floats = {"cls": hidden_TD[0], "mean": hidden_TD.mean(axis=0), "last": hidden_TD[-1]}[pooling.kind]
-    return vector / max(float(np.linalg.norm(vector)), 1e-12) if pooling.normalise else vector
+    return vector
+
+
+def normalised(vectors_ND: Floats) -> Floats:
+    """The vectors scaled to length 1, (N, D)."""
+    scaled: Floats = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
+    return scaled
 
 
 def _encode(tokenizer: Tokenizer, text: str, longest: int | None, context: int) -> list[int]:

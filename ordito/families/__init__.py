@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from ordito.errors import ConfigError, did_you_mean
 from ordito.families.family import GGUF, Family, Header, with_fusions
+from ordito.families.naming import Names
 from ordito.families.nearest import UnknownArchitectureError
 from ordito.families.reader import Reader
 from ordito.families.rope import tensors_from_rope
@@ -27,6 +29,7 @@ __all__ = [
     "family_of",
     "gguf_of",
     "header_from_spec",
+    "names_of",
     "spec_from_config",
     "spec_from_header",
     "with_fusions",
@@ -78,6 +81,18 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 def _shape(spec: Spec) -> dict[str, Any]:
     """The spec without what other files hold: `pooling` stands in modules.json."""
     return {key: value for key, value in spec.to_dict().items() if key != "pooling"}
+
+
+def names_of(spec: Spec) -> tuple[Names, ...]:
+    """The tables of tensor names in Hugging Face's layout, the usual one first; the maps of a pooling keep our names."""
+    family, dense = family_of(spec), spec.pooling.dense if spec.pooling else ()
+    return tuple(
+        replace(names, table={**names.table, **{f"{d.name}.{p}": names.usual(f"{d.name}.{p}") for d in dense for p in WEIGHTS}})
+        for names in (family.names(spec), *family.layouts(spec))
+    )
+
+
+WEIGHTS = ("weight", "bias")
 
 
 def spec_from_header(header: Header) -> Spec:

@@ -110,6 +110,11 @@ class TorchRuntime:
         return [_floats(states[: len(text)]) for states, text in zip(hidden, texts, strict=True)]
 
     @torch.inference_mode()
+    def transform(self, vectors_ND: Floats) -> Floats:
+        """Vectors (N, D) through the dense maps of the model's pooling, (N, D')."""
+        return _floats(self.module.transform(torch.from_numpy(vectors_ND)))
+
+    @torch.inference_mode()
     def _encoded(self, source: Sequence[int] | None) -> Source | None:
         return None if source is None else self.module.encode(torch.tensor([list(source)]))
 

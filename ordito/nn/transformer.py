@@ -222,6 +222,13 @@ class Transformer(Tree):
             raise SpecError(f"this {self.spec.architecture} model has no pooler")
         return self._run(self.spec.pooler, hidden_BTD[:, 0], None)
 
+    def transform(self, vectors_ND: Tensor) -> Tensor:
+        """Vectors (N, D) through the dense maps of the spec's pooling, (N, D')."""
+        y_ND = vectors_ND.to(next(self.parameters()).dtype)
+        for dense in self.spec.pooling.dense if self.spec.pooling else ():
+            y_ND = self._run(dense, y_ND, None)
+        return y_ND
+
     def look_ahead(self, ids_BT: Tensor, hidden_BTD: Tensor) -> list[Tensor]:
         """Logits (B, T - k - 1, V) of the k-th further token, from each of the multi-token prediction modules in turn.
 
