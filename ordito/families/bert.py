@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ordito.errors import ConfigError
 from ordito.families.config import ACTIVATIONS, PUBLISHED, leaves, metadata_value
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Names
@@ -51,6 +52,8 @@ def build(
     def norm(name: str) -> Norm:
         return Norm(name=name, kind="layer", d_model=d_model, eps=eps, bias=True)
 
+    if n_heads > d_model:
+        raise ConfigError(f"got {n_heads} heads for a width of {d_model}, expected at most as many")
     head_dim = d_model // n_heads
     attention = Attention(
         d_model=d_model,

@@ -45,6 +45,13 @@ def has_head(config: Reader) -> bool:
     return not (classes and str(classes[0]).endswith("Model"))
 
 
+def head_size(source: Reader, d_model: int, n_heads: int) -> int:
+    """The width of a head where it is not said: the model's, split over the heads. Raises `ConfigError` if they are more."""
+    if n_heads > d_model:
+        raise ConfigError(f"{source.where}: got {n_heads} heads for a width of {d_model}, expected at most as many")
+    return d_model // n_heads
+
+
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 

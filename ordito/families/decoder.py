@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, PUBLISHED, has_head, leaves, metadata_value
+from ordito.families.config import ACTIVATIONS, PUBLISHED, has_head, head_size, leaves, metadata_value
 from ordito.families.family import Header
 from ordito.families.reader import REQUIRED, Reader
 from ordito.families.rope import metadata_from_rope, parameters_from_rope, rope_from_config, rope_from_header
@@ -110,7 +110,7 @@ def sizes_from_config(
     d_model = config.size("hidden_size", default("hidden_size"))
     n_heads = config.size("num_attention_heads", default("num_attention_heads"))
     context = config.size("max_position_embeddings", default("max_position_embeddings"))
-    head_dim = config.size("head_dim", default("head_dim", None)) or d_model // n_heads
+    head_dim = config.size("head_dim", default("head_dim", None)) or head_size(config, d_model, n_heads)
     return Sizes(
         vocab_size=config.size("vocab_size", default("vocab_size")),
         d_model=d_model,
@@ -158,7 +158,7 @@ def sizes_from_header(
     """The sizes in GGUF metadata, and those that show in the list of tensors alone."""
     d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
     context = reader.size("context_length")
-    head_dim = reader.size("attention.key_length", d_model // n_heads)
+    head_dim = reader.size("attention.key_length", None) or head_size(reader, d_model, n_heads)
     reader.must_be("attention.value_length", head_dim)
     reader.get("vocab_size", None)
     return Sizes(

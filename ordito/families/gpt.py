@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, PUBLISHED, leaves, metadata_value
+from ordito.families.config import ACTIVATIONS, PUBLISHED, head_size, leaves, metadata_value
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import As, Names, Transposed
 from ordito.families.reader import IRRELEVANT, Reader
@@ -76,7 +76,7 @@ def spec_from_config(config: Reader) -> Spec:
     """config.json of `openai-gpt`, `gpt2`, and `gpt3`: our own label, with GPT-2's keys, `head_dim` and `attention_band`."""
     label = config.text("model_type")
     d_model, n_layers, n_heads = config.size("n_embd", 768), config.few("n_layer", 12), config.size("n_head", 12)
-    head_dim = d_model // n_heads
+    head_dim = head_size(config, d_model, n_heads)
     scales, bands = [1.0] * n_layers, [None] * n_layers
     if label == "gpt3":
         head_dim, band = config.size("head_dim", head_dim), config.size("attention_band", BAND)
@@ -143,7 +143,7 @@ def spec_from_header(header: Header) -> Spec:
     """GGUF metadata of `gpt2`, whose activation is the tanh form."""
     reader = header.reader()
     d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
-    n_layers, head_dim = reader.few("block_count"), d_model // n_heads
+    n_layers, head_dim = reader.few("block_count"), head_size(reader, d_model, n_heads)
     reader.must_be("attention.head_count_kv", n_heads)
     spec = build(
         label="gpt2",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, FULL, PUBLISHED, SLIDING, layer_types, leaves, windows_from_config
+from ordito.families.config import ACTIVATIONS, FULL, PUBLISHED, SLIDING, head_size, layer_types, leaves, windows_from_config
 from ordito.families.family import Family
 from ordito.families.naming import Names
 from ordito.families.reader import IRRELEVANT, Reader
@@ -42,7 +42,11 @@ def spec_from_config(config: Reader) -> Spec:
         raise config.fail("architectures", classes[0], "ModernBertModel or ModernBertForMaskedLM")
     d_model, n_heads = config.size("hidden_size", 768), config.size("num_attention_heads", 12)
     n_layers, context = config.few("num_hidden_layers", 22), config.size("max_position_embeddings", 8192)
-    head_dim, eps, norm_bias = d_model // n_heads, config.real("norm_eps", 1e-5), config.flag("norm_bias", False)
+    head_dim, eps, norm_bias = (
+        head_size(config, d_model, n_heads),
+        config.real("norm_eps", 1e-5),
+        config.flag("norm_bias", False),
+    )
     attention_bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
     every = config.size("global_attn_every_n_layers", 3)
     # A window of w tokens is half of them on each side, and the token itself.

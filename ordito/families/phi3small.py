@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from ordito.families.config import leaves
+from ordito.families.config import head_size, leaves
 from ordito.families.decoder import Sizes
 from ordito.families.family import Family
 from ordito.families.llama import ALL
@@ -31,7 +31,7 @@ IRRELEVANT_HERE = IRRELEVANT | frozenset(
 def spec_from_config(config: Reader) -> Spec:
     """config.json of `model_type: phi3small`."""
     d_model, n_heads = config.size("hidden_size", 4096), config.size("num_attention_heads", 32)
-    context, head_dim = config.size("max_position_embeddings", 8192), d_model // n_heads
+    context, head_dim = config.size("max_position_embeddings", 8192), head_size(config, d_model, n_heads)
     sizes = Sizes(
         vocab_size=config.size("vocab_size", 100352),
         d_model=d_model,

@@ -110,19 +110,17 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "use_sliding_window": SLIDING in kinds,
         "sliding_window": widest_window(spec) or 4096,
         **({} if label == "qwen3_moe" else {"layer_types": kinds}),
+        **({"decoder_sparse_step": 1, "mlp_only_layers": _dense_layers(spec)} if label in EXPERTS else {}),
         **({"qkv_bias": bool(bias)} if label == "qwen2_moe" else {}),
         **({"attention_bias": bool(bias)} if label.startswith("qwen3") else {}),
     }
-    if label in EXPERTS:
-        mixture = leaves(spec, MixtureOfExperts)[0]
+    for mixture in leaves(spec, MixtureOfExperts)[:1]:
         assert isinstance(mixture.expert, FeedForward), "Qwen's experts are not mixtures"
         config |= {
             "num_experts": mixture.router.n_experts,
             "num_experts_per_tok": mixture.router.top_k,
             "moe_intermediate_size": mixture.expert.d_ff,
             "norm_topk_prob": mixture.router.renormalise,
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": _dense_layers(spec),
             **({"shared_expert_intermediate_size": mixture.shared.d_ff} if mixture.shared else {}),
         }
     return config

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ordito.families import llama
-from ordito.families.config import leaves, metadata_value
+from ordito.families.config import head_size, leaves, metadata_value
 from ordito.families.decoder import Sizes, metadata_from_sizes, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Names
@@ -33,7 +33,7 @@ def build(sizes: Sizes, temperature: LogTemperature | None, bias: bool) -> Spec:
 def spec_from_config(config: Reader) -> Spec:
     """config.json of `model_type: qwen`. `intermediate_size` counts the rows of gate and up together."""
     d_model, n_heads = config.size("hidden_size", 4096), config.size("num_attention_heads", 32)
-    trained, head_dim = config.size("seq_length", 2048), config.size("kv_channels", d_model // n_heads)
+    trained, head_dim = config.size("seq_length", 2048), config.size("kv_channels", None) or head_size(config, d_model, n_heads)
     config.must_be("scale_attn_weights", True)
     scaling = QwenScaling(context=trained) if config.flag("use_dynamic_ntk", True) else None
     temperature = LogTemperature(length=trained) if config.flag("use_logn_attn", True) else None

@@ -55,7 +55,10 @@ def rope_from_parameters(
 ) -> Rope:
     """The rope of one `rope_parameters` or `rope_scaling` object; `original` and `theta` hold where it is silent."""
     theta = source.real("rope_theta", theta)
-    dim = int(head_dim * source.real("partial_rotary_factor", partial))
+    part = source.real("partial_rotary_factor", partial)
+    if part > 1:
+        raise source.fail("partial_rotary_factor", part, "at most 1")
+    dim = int(head_dim * part)
     kind = source.text("rope_type", source.text("type", "default"))
     scaling = _scaling(source, kind, original, context)
     source.finish({"type", *elsewhere})

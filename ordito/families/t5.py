@@ -39,7 +39,7 @@ IRRELEVANT_HERE = IRRELEVANT | frozenset(
 def sparse_layers(n_layers: int, n_sparse: int) -> list[int]:
     """Which layers of a stack have experts, as transformers spreads `n_sparse` of them."""
     step = n_layers // n_sparse if n_sparse else n_layers
-    return [i for i in range(n_layers) if step == 1 or i % step == 1]
+    return [i for i in range(n_layers) if step and (step == 1 or i % step == 1)]
 
 
 def spec_from_config(config: Reader) -> Spec:
@@ -152,7 +152,7 @@ def _plain(activation: Activation) -> str:
 
 def _n_sparse(n_layers: int, sparse: list[int]) -> int:
     """The number that spreads experts over just these layers."""
-    return next((n for n in range(1, n_layers + 1) if sparse_layers(n_layers, n) == sparse), 0)
+    return next((n for n in range(1, n_layers + 2) if sparse_layers(n_layers, n) == sparse), 0)
 
 
 def _layer(ours: str) -> Table:

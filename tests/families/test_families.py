@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ordito import families, spec
+from ordito import catalogue, families, spec
 from ordito.errors import ConfigError, OrditoWarning, SpecError
 from ordito.families import config_from_spec, family_of, header_from_spec, spec_from_config, spec_from_header
 from ordito.families.naming import Interleaved, Shifted
@@ -276,3 +276,32 @@ def test_a_family_is_found_by_being_there(tmp_path, monkeypatch):
         assert spec_from_config(config_from_spec(made)) == made
     finally:
         families.families.cache_clear()
+
+
+# One configuration of each kind that files can have: of the catalogue, which tests/test_catalogue.py holds true.
+KINDS = {entry.config["model_type"]: entry.config for entry in catalogue.models() if entry.config}
+WRONG = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 2**33)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.lists(st.integers(-1, 3), max_size=3)
+    | st.dictionaries(st.sampled_from(["rope_type", "factor", "type"]), st.text(max_size=3) | st.floats(), max_size=2)
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.data(), st.sampled_from(sorted(KINDS)))
+def test_any_config_of_any_family_gives_a_spec_or_one_of_our_errors(data, label):
+    config = dict(KINDS[label])
+    for key in data.draw(st.lists(st.sampled_from(sorted(config)), min_size=1, max_size=3)):
+        config[key] = data.draw(WRONG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made = spec_from_config(config)
+        except (ConfigError, SpecError) as error:
+            assert "\n" not in str(error)
+        else:
+            assert made.body.width_after(None) == made.d_model

@@ -19,6 +19,13 @@ CASES = {
     "deepseek2, dense, a magnitude of many digits": {"first_k_dense_replace": 1, "mlp_bias": False},
     "deepseek3": {},
     "llama4, experts everywhere, as GGUF knows it": {"num_local_experts": 16},
+    **{
+        name: {} for name in ["llama", "llama, linear", "llama, longrope", "mistral, one kv head, head_dim, tied", "ministral3"]
+    },
+    **{name: {} for name in ["mixtral", "phi3, longrope", "qwen2", "qwen2, yarn", "qwen2_moe", "qwen3", "qwen3_moe"]},
+    # Its windows are left out by llama.cpp, and so is the rounding of YaRN's bounds that gpt-oss does without.
+    "phi3": {"sliding_window": None},
+    "gpt_oss, as GGUF knows it": {"rope_parameters": {"rope_type": "default", "rope_theta": 150.0}},
 }
 """Case -> what must change so that llama.cpp reads it."""
 
