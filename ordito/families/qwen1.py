@@ -35,6 +35,8 @@ def spec_from_config(config: Reader) -> Spec:
     d_model, n_heads = config.size("hidden_size", 4096), config.size("num_attention_heads", 32)
     trained, head_dim = config.size("seq_length", 2048), config.size("kv_channels", None) or head_size(config, d_model, n_heads)
     config.must_be("scale_attn_weights", True)
+    if (part := config.real("rotary_pct", 1.0)) > 1:
+        raise config.fail("rotary_pct", part, "at most 1")
     scaling = QwenScaling(context=trained) if config.flag("use_dynamic_ntk", True) else None
     temperature = LogTemperature(length=trained) if config.flag("use_logn_attn", True) else None
     sizes = Sizes(
@@ -47,9 +49,7 @@ def spec_from_config(config: Reader) -> Spec:
         d_ff=config.size("intermediate_size", 22016) // 2,
         context=config.size("max_position_embeddings", trained),
         eps=config.real("layer_norm_epsilon", 1e-6),
-        rope=Rope(
-            dim=int(head_dim * config.real("rotary_pct", 1.0)), theta=config.real("rotary_emb_base", 1e4), scaling=scaling
-        ),
+        rope=Rope(dim=int(head_dim * part), theta=config.real("rotary_emb_base", 1e4), scaling=scaling),
         tied=config.flag("tie_word_embeddings", False),
     )
     spec = build(sizes, temperature, bias=not config.flag("no_bias", True))

@@ -518,6 +518,38 @@ def test_a_model_of_bitsandbytes_has_the_logits_of_transformers(tmp_path, way):
 # What is refused
 
 
+@torch.no_grad()
+def test_gpt_oss_in_mxfp4_has_the_logits_of_transformers(tmp_path):
+    """The published layout: experts in blocks of 32 along their inputs, everything else plain."""
+    config = transformers.GptOssConfig(
+        vocab_size=61, hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, sliding_window=6, max_position_embeddings=64,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    torch.manual_seed(6)
+    model = transformers.GptOssForCausalLM(config).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for layer, experts in enumerate(module.mlp.experts for module in model.model.layers):
+        for name, rows, groups in (("gate_up_proj", 64, 2), ("down_proj", 64, 1)):
+            blocks = torch.randint(0, 256, (4, rows, groups, 16), dtype=torch.uint8)
+            scales = torch.randint(120, 127, (4, rows, groups), dtype=torch.uint8)
+            stored = f"model.layers.{layer}.mlp.experts.{name}"
+            del tensors[stored]
+            tensors |= {f"{stored}_blocks": blocks, f"{stored}_scales": scales}
+            getattr(experts, name).data = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"quantization_config": {"quant_method": "mxfp4"}}))
+    ids = torch.randint(0, 61, (1, 17))
+    expected = model(ids).logits
+    got = load_transformer(open_checkpoint(tmp_path))(ids)
+    assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
 def test_without_a_quantization_all_passes_through(tmp_path):
     save_file({"x.qweight": torch.ones(2)}, tmp_path / "x.safetensors")
     tensors = read_safetensors(tmp_path / "x.safetensors").tensors
