@@ -8,24 +8,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, FULL, PUBLISHED, SLIDING, head_size, layer_types, leaves, windows_from_config
+from ordito.families.config import (
+    ACTIVATIONS,
+    FULL,
+    PUBLISHED,
+    SLIDING,
+    head_size,
+    layer_types,
+    leaves,
+    windows_from_config,
+)
 from ordito.families.family import Family
+from ordito.families.modernbert_gguf import MODERN_BERT
+from ordito.families.modernbert_shape import GATE_UP, QKV, build
 from ordito.families.naming import Names
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.families.rope import parameters_from_rope, rope_from_parameters
 from ordito.spec import (
     Attention,
-    Block,
-    Chain,
     Dense,
-    Embedding,
     FeedForward,
     Head,
     Norm,
-    Residual,
     Rope,
     Spec,
-    Stack,
 )
 
 THETAS = {FULL: ("global_rope_theta", 160000.0), SLIDING: ("local_rope_theta", 10000.0)}
@@ -41,47 +47,10 @@ def spec_from_config(config: Reader) -> Spec:
     if classes[0] not in ("ModernBertModel", "ModernBertForMaskedLM"):
         raise config.fail("architectures", classes[0], "ModernBertModel or ModernBertForMaskedLM")
     d_model, n_heads = config.size("hidden_size", 768), config.size("num_attention_heads", 12)
-    n_layers, context = config.few("num_hidden_layers", 22), config.size("max_position_embeddings", 8192)
-    head_dim, eps, norm_bias = (
-        head_size(config, d_model, n_heads),
-        config.real("norm_eps", 1e-5),
-        config.flag("norm_bias", False),
-    )
-    attention_bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
+    vocab_size, context = config.size("vocab_size", 50368), config.size("max_position_embeddings", 8192)
     every = config.size("global_attn_every_n_layers", 3)
     # A window of w tokens is half of them on each side, and the token itself.
     window = config.size("local_attention", 128) // 2 + 1
-    windows = windows_from_config(config, n_layers, window, lambda i: i % every != 0)
-    ropes = _ropes(config, head_dim, context)
-    activation = config.choice("hidden_activation", ACTIVATIONS, "gelu")
-    mlp = FeedForward(
-        d_model=d_model,
-        d_ff=config.size("intermediate_size", 1152),
-        activation=activation,
-        gated=True,
-        bias=mlp_bias,
-    )
-
-    def norm(name: str) -> Norm:
-        return Norm(name=name, kind="layer", d_model=d_model, eps=eps, bias=norm_bias)
-
-    def layer(number: int, window: int | None) -> Block:
-        attention = Attention(
-            d_model=d_model,
-            n_heads=n_heads,
-            n_kv_heads=n_heads,
-            head_dim=head_dim,
-            scale=head_dim**-0.5,
-            bias=("q", "k", "v", "o") if attention_bias else (),
-            causal=False,
-            window=window,
-            rope=ropes[FULL if window is None else SLIDING],
-        )
-        # The norm after the embedding is the first layer's as well.
-        first = attention if number == 0 else Chain(norm("attention_norm"), attention)
-        return Chain(Residual(first), Residual(Chain(norm("mlp_norm"), mlp)))
-
-    vocab_size = config.size("vocab_size", 50368)
     transform = Dense(
         name="head_transform",
         d_in=d_model,
@@ -90,12 +59,25 @@ def spec_from_config(config: Reader) -> Spec:
         activation=config.choice("classifier_activation", ACTIVATIONS, "gelu"),
     )
     tied, decoder_bias = config.flag("tie_word_embeddings", True), config.flag("decoder_bias", True)
-    head = Chain(transform, norm("head_norm"), Head(d_model=d_model, vocab_size=vocab_size, tied=tied, bias=decoder_bias))
-    layers = tuple(layer(i, window) for i, window in enumerate(windows))
-    body = Chain(Embedding(vocab_size=vocab_size, d_model=d_model), norm("embedding_norm"), Stack(layers=layers), norm("norm"))
-    config.finish(IRRELEVANT_HERE)
     masked = classes[0] == "ModernBertForMaskedLM"
-    return Spec(architecture="modernbert", context=context, body=body, head=head if masked else None)
+    spec = build(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        n_heads=n_heads,
+        d_ff=config.size("intermediate_size", 1152),
+        context=context,
+        eps=config.real("norm_eps", 1e-5),
+        windows=windows_from_config(config, config.few("num_hidden_layers", 22), window, lambda i: i % every != 0),
+        ropes=_ropes(config, head_size(config, d_model, n_heads), context),
+        activation=config.choice("hidden_activation", ACTIVATIONS, "gelu"),
+        norm_bias=config.flag("norm_bias", False),
+        attention_bias=config.flag("attention_bias", False),
+        mlp_bias=config.flag("mlp_bias", False),
+        transform=transform if masked else None,
+        head=Head(d_model=d_model, vocab_size=vocab_size, tied=tied, bias=decoder_bias),
+    )
+    config.finish(IRRELEVANT_HERE)
+    return spec
 
 
 def _ropes(config: Reader, head_dim: int, context: int) -> dict[str, Rope]:
@@ -154,10 +136,10 @@ NAMES = Names(
         "embedding.tokens": "model.embeddings.tok_embeddings",
         "embedding_norm": "model.embeddings.norm",
         "layers.{}.attention_norm": "model.layers.{}.attn_norm",
-        tuple(f"layers.{{}}.attention.{part}" for part in "qkv"): "model.layers.{}.attn.Wqkv",
+        QKV: "model.layers.{}.attn.Wqkv",
         "layers.{}.attention.o": "model.layers.{}.attn.Wo",
         "layers.{}.mlp_norm": "model.layers.{}.mlp_norm",
-        ("layers.{}.mlp.gate", "layers.{}.mlp.up"): "model.layers.{}.mlp.Wi",
+        GATE_UP: "model.layers.{}.mlp.Wi",
         "layers.{}.mlp.down": "model.layers.{}.mlp.Wo",
         "norm": "model.final_norm",
         "head_transform": "head.dense",
@@ -167,6 +149,7 @@ NAMES = Names(
     aliases=((r"^(?=embeddings\.|layers\.|final_norm\.)", "model."),),
 )
 
+
 FAMILY = Family(
     name="modernbert",
     title="ModernBERT",
@@ -175,4 +158,5 @@ FAMILY = Family(
     spec_from_config=spec_from_config,
     config_from_spec=config_from_spec,
     names=lambda spec: NAMES,
+    gguf=MODERN_BERT,
 )
