@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from ordito.errors import OrditoError
 
 if TYPE_CHECKING:
     from ordito.checkpoint.checkpoint import Checkpoint
-    from ordito.spec import Spec
+    from ordito.spec import Attention, LatentAttention, Spec
     from ordito.text.tokenizer import Tokenizer
 
 
@@ -87,6 +88,7 @@ def describe(
         "d_model": spec.d_model,
         "layers": spec.n_layers,
         "attention": attention(spec),
+        "experts": experts(spec),
         "kv_bytes_per_token": counted.kv_bytes_per_token,
         "pooling": None if spec.pooling is None else spec.pooling.to_dict() | {"node": "Pooling"},
         "end_tokens": sorted(tokenizer.token(id) for id in tokenizer.end_ids) if tokenizer else None,
@@ -97,9 +99,15 @@ def describe(
 
 def attention(spec: Spec) -> list[dict[str, Any]]:
     """The kinds of attention layers, each with how many layers are of it."""
-    from ordito.spec import Attention
+    from ordito.spec import Attention, LatentAttention
 
-    kinds = Counter(block for _, block in spec.attentions)
+    leaves = [leaf for path, leaf in spec.leaves() if not path.startswith("ahead.")]
+    kinds = Counter(
+        # The layer that owns the table of relative positions is like those that share it.
+        replace(leaf, relative_bias=None) if isinstance(leaf, Attention) else leaf
+        for leaf in leaves
+        if isinstance(leaf, (Attention, LatentAttention))
+    )
     return [
         {
             "layers": n,
@@ -107,10 +115,46 @@ def attention(spec: Spec) -> list[dict[str, Any]]:
             "kv_heads": block.n_kv_heads if isinstance(block, Attention) else None,
             "head_dim": block.head_dim if isinstance(block, Attention) else block.q_dim,
             "window": block.window if isinstance(block, Attention) else None,
+            "sees": sees(block),
             "rope_theta": block.rope.theta if block.rope else None,
             "rope_scaling": block.rope.scaling.to_dict() if block.rope and block.rope.scaling else None,
         }
         for block, n in kinds.items()
+    ]
+
+
+def sees(block: Attention | LatentAttention) -> str:
+    """What a layer looks at, in words."""
+    from ordito.spec import LatentAttention
+
+    if isinstance(block, LatentAttention):
+        return f"all tokens through latents of {block.kv_rank}"
+    if block.cross:
+        return "the source"
+    if block.chunk:
+        return f"chunks of {block.chunk:,}"
+    if block.block_sparse:
+        return f"blocks of {block.block_sparse.block}: {block.block_sparse.local} newest, every {block.block_sparse.stride}th"
+    both = "" if block.causal else ", both sides"
+    return f"window {block.window:,}{both}" if block.window else f"all tokens{both}"
+
+
+def experts(spec: Spec) -> list[dict[str, Any]]:
+    """The kinds of mixtures, each with how many layers are of it."""
+    from ordito.spec import FeedForward, MixtureOfExperts
+
+    kinds = Counter(
+        leaf for path, leaf in spec.leaves() if isinstance(leaf, MixtureOfExperts) and not path.startswith("ahead.")
+    )
+    return [
+        {
+            "layers": n,
+            "experts": mixture.router.n_experts,
+            "chosen": mixture.router.top_k,
+            "width": mixture.expert.d_ff if isinstance(mixture.expert, FeedForward) else None,
+            "shared_width": mixture.shared.d_ff if mixture.shared else None,
+        }
+        for mixture, n in kinds.items()
     ]
 
 
@@ -131,11 +175,16 @@ def lines(d: dict[str, Any]) -> list[str]:
     for i, kind in enumerate(d["attention"]):
         shared = kind["kv_heads"] not in (None, kind["heads"])
         heads = plural(kind["heads"], "head") + (f" on {plural(kind['kv_heads'], 'key-value head')}" if shared else "")
-        window = f"window {kind['window']:,}" if kind["window"] else "all tokens"
         scaling = f", {kind['rope_scaling']['node']}" if kind["rope_scaling"] else ""
         rope = f", rope theta {kind['rope_theta']:g}{scaling}" if kind["rope_theta"] else ""
         rows["attention" if i == 0 else "attention " + "'" * i] = (
-            f"{plural(kind['layers'], 'layer')}: {heads} of {kind['head_dim']}, {window}{rope}"
+            f"{plural(kind['layers'], 'layer')}: {heads} of {kind['head_dim']}, {kind['sees']}{rope}"
+        )
+    for i, kind in enumerate(d["experts"]):
+        wide = f" of {kind['width']:,}" if kind["width"] else ""
+        always = f", and a shared one of {kind['shared_width']:,}" if kind["shared_width"] else ""
+        rows["experts" if i == 0 else "experts " + "'" * i] = (
+            f"{plural(kind['layers'], 'layer')}: {kind['chosen']} of {kind['experts']}{wide}{always}"
         )
     if d["kv_bytes_per_token"]:
         rows["cache"] = f"{d['kv_bytes_per_token']:,} bytes a token at 16 bits"
@@ -146,8 +195,8 @@ def lines(d: dict[str, Any]) -> list[str]:
     rows["chat"] = "has a template" if d["chat_template"] else "no template of its own"
     rows["licence"] = d["licence"] or "not stated in the files"
     rows["path"] = d["path"]
-    width = max(map(len, rows))
-    return [f"{key if not key.startswith('attention ') else '':{width}}  {value}" for key, value in rows.items()]
+    width = max(len(key) for key in rows if not key.endswith("'"))
+    return [f"{'' if key.endswith(chr(39)) else key:{width}}  {value}" for key, value in rows.items()]
 
 
 def plural(n: int, what: str) -> str:
