@@ -1,98 +1,77 @@
-"""Tokenizers of folders in the Hugging Face layout: tokenizer.json, and what tokenizer_config.json says about it."""
+"""Tokenizers of model folders, whichever files they bring: tokenizer.json first, else what it would be made from."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Library
 
 from ordito.errors import TokenizerError
-from ordito.text.tokenizer import Special, Tokenizer
+from ordito.text.files import copy_files, listed, read_bytes, read_text
+from ordito.text.from_merges import read_merges
+from ordito.text.from_ranks import is_ranks, read_ranks
+from ordito.text.from_sentencepiece import read_sentencepiece
+from ordito.text.from_tekken import read_tekken
+from ordito.text.from_wordpieces import read_wordpieces
+from ordito.text.library import as_tokenizer_error, cutter
+from ordito.text.settings import Settings
+from ordito.text.tokenizer import Tokenizer
 from ordito.text.vocabulary import Kind, Vocabulary
-
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.txt",
-    "tokenizer.model",
-)
-"""What belongs to a tokenizer in such a folder."""
-
-MAX_TOKENS = 1 << 22
-"""More than any published vocabulary has, by ten times: a single id must not decide how much memory is taken."""
 
 
 def read_folder(folder: Path) -> Tokenizer:
     """The tokenizer of a folder."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        advice = "convert it with transformers' AutoTokenizer and save_pretrained"
-        old = f" (there is a tokenizer.model: {advice})" if (folder / "tokenizer.model").is_file() else ""
-        raise TokenizerError(f"{folder}: there is no tokenizer.json, which a tokenizer is read from{old}")
-    with as_tokenizer_error(f"{path}: cannot be read"):
-        return _read(folder, path)
+    for name, reader in READERS.items():
+        for path in sorted(folder.glob(name), reverse=True):
+            if path.is_file():
+                with as_tokenizer_error(f"{path}: cannot be read"):
+                    return reader(path, Settings(folder))
+    raise TokenizerError(
+        f"{folder}: there is no tokenizer, expected one of {', '.join(READERS)} (with merges.txt beside vocab.json)"
+    )
 
 
-@contextmanager
-def as_tokenizer_error(what: str) -> Iterator[None]:
-    """Whatever the library raises, as our error: bare Exceptions, and panics, which are no Exceptions at all."""
-    try:
-        yield
-    except (TokenizerError, KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        raise TokenizerError(f"{what} ({' '.join(str(error).split())[:200]})") from None
-
-
-def _read(folder: Path, path: Path) -> Tokenizer:
-    config = _object(folder / "special_tokens_map.json") | _object(folder / "tokenizer_config.json")
-    data = json.loads(path.read_text(encoding="utf-8"))
+def _read_json(path: Path, settings: Settings) -> Tokenizer:
+    data = json.loads(read_text(path))
     library = Library.from_file(str(path))
     library.no_truncation()
     library.no_padding()
     kind, strips_space = decoding(data.get("decoder"))
-    ids = library.get_vocab(with_added_tokens=True)
-    largest = max(ids.values(), default=-1)
-    if largest >= MAX_TOKENS:
-        raise TokenizerError(f"{path}: a token has the id {largest:,}, expected fewer than {MAX_TOKENS:,} tokens")
-    tokens = [""] * (largest + 1)
-    for token, id in ids.items():
-        tokens[id] = token
+    tokens = listed(library.get_vocab(with_added_tokens=True), str(path))
     added = {int(token["id"]): bool(token.get("special")) for token in data.get("added_tokens") or []}
     vocabulary = Vocabulary(kind, tokens, frozenset(id for id, control in added.items() if control), frozenset(added))
+    plain, full = (library.encode("a", add_special_tokens=add).ids for add in (False, True))
+    start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), len(full))
     return Tokenizer(
         vocabulary,
         cutter(library),
-        _special(library, vocabulary, config),
+        settings.special(vocabulary, full[:start], full[start + len(plain) :]),
         strips_space=strips_space,
-        chat_template=_chat_template(folder, config),
-        write=lambda target, tokenizer: copy_files(folder, target),
+        chat_template=settings.chat_template,
+        write=lambda target, tokenizer: copy_files(path.parent, target),
     )
 
 
-def cutter(library: Library) -> Any:
-    """A library tokenizer as the function that `Tokenizer` wants."""
-    # Whether control tokens are read is a setting of the library's object: another thread must not change it between
-    # here and the encoding, or what a user typed would become a control token.
-    lock = threading.Lock()
+def _read_model(path: Path, settings: Settings) -> Tokenizer:
+    """A tokenizer.model, which is SentencePiece's or, since Llama 3, a rank file."""
+    return (read_ranks if is_ranks(read_bytes(path)) else read_sentencepiece)(path, settings)
 
-    def cut(text: str, parse_special: bool) -> list[int]:
-        with lock, as_tokenizer_error("the vocabulary cannot spell this text"):
-            library.encode_special_tokens = not parse_special
-            ids: list[int] = library.encode(text, add_special_tokens=False).ids
-        return ids
 
-    return cut
+READERS: dict[str, Callable[[Path, Settings], Tokenizer]] = {
+    "tokenizer.json": _read_json,
+    "tekken.json": read_tekken,
+    "tokenizer.model": _read_model,
+    "tokenizer.model.v*": read_sentencepiece,
+    "spiece.model": read_sentencepiece,
+    "sentencepiece.bpe.model": read_sentencepiece,
+    "qwen.tiktoken": read_ranks,
+    "vocab.json": read_merges,
+    "vocab.txt": read_wordpieces,
+}
+"""The files that a tokenizer is read from, and how; the first that is there."""
 
 
 def decoding(decoder: Any) -> tuple[Kind, bool]:
@@ -101,6 +80,8 @@ def decoding(decoder: Any) -> tuple[Kind, bool]:
     by_type = {step.get("type"): step for step in steps if isinstance(step, dict)}
     if "ByteLevel" in by_type:
         return "byte-level", False
+    if "BPEDecoder" in by_type:
+        return "word-ends", False
     if "Metaspace" in by_type:
         step = by_type["Metaspace"]
         return "sentencepiece", step.get(
@@ -110,51 +91,3 @@ def decoding(decoder: Any) -> tuple[Kind, bool]:
         return "sentencepiece", "Strip" in by_type
     # WordPiece, and whole words without any decoder: both are joined by spaces.
     return "wordpiece", True
-
-
-def _special(library: Library, vocabulary: Vocabulary, config: dict[str, Any]) -> Special:
-    def id_of(role: str) -> int | None:
-        token = config.get(f"{role}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        return vocabulary.ids.get(token) if isinstance(token, str) else None
-
-    plain, full = (library.encode("a", add_special_tokens=add).ids for add in (False, True))
-    start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), len(full))
-    prefix, suffix = full[:start], full[start + len(plain) :]
-    bos, eos = id_of("bos"), id_of("eos")
-    for wanted, id, ids in ((config.get("add_bos_token"), bos, prefix), (config.get("add_eos_token"), eos, suffix)):
-        if wanted is True and id is not None and id not in ids:
-            ids.append(id)
-        elif wanted is False and id in ids:
-            ids.remove(id)
-    return Special(bos, eos, id_of("pad"), id_of("unk"), tuple(prefix), tuple(suffix))
-
-
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    if (path := folder / "chat_template.jinja").is_file():
-        return path.read_text(encoding="utf-8", errors="replace")
-    template = _object(folder / "chat_template.json").get("chat_template", config.get("chat_template"))
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise TokenizerError(f"{path}: holds a {type(data).__name__}, expected an object of keys and values")
-    return data
-
-
-def copy_files(source: Path, target: Path) -> None:
-    """Bring the files of a tokenizer to another folder as they are."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        if (source / name).is_file() and source.resolve() != target.resolve():
-            shutil.copyfile(source / name, target / name)

@@ -1,38 +1,91 @@
-"""SentencePiece's byte-pair encoding from a vocabulary with scores, as GGUF files carry it.
+"""SentencePiece's way from text to pieces: normalization, then words of `▁`, then the pieces of each word.
 
-Characters are merged pairwise, the pair whose union has the best score first (leftmost among equals), until no union is a
-piece; what is left over is spelled in bytes (`<0xE2>`). Source: Kudo and Richardson, arXiv:1808.06226, and the behaviour of
-llama.cpp, whose ids these are. Written here because building a merge table for a library from 262,144 scored pieces would
-cost seconds at every start.
+How a word is cut depends on the algorithm: `MergedPieces` here (byte-pair encoding with scores), `LikelyPieces` in
+unigram.py. Source: Kudo and Richardson, arXiv:1808.06226, and the behaviour of the sentencepiece library and of llama.cpp,
+whose ids these are. Written here because building a merge table for a library from 262,144 scored pieces would cost seconds
+at every start, and because the library approximates the normalization.
 """
 
 from __future__ import annotations
 
 import heapq
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+
+from ordito.text.charsmap import Charsmap
+from ordito.text.matcher import Matcher
 
 SPACE = "▁"
 _ACROSS = re.compile(f"[^{SPACE}\0]{SPACE}")
 _SHORT, _MANY = 30, 50_000  # characters of a word whose ids are kept, and how many such words
 
 
-class SentencePiece:
-    """Encodes plain text (no special tokens)."""
+@dataclass(frozen=True)
+class Normalization:
+    """What happens to a text before pieces are looked for in it, under the names of SentencePiece's `NormalizerSpec`."""
 
-    def __init__(self, pieces: Mapping[str, int], scores: Sequence[float], unknown: int | None) -> None:
+    precompiled_charsmap: bytes = b""
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = False
+    escape_whitespaces: bool = True
+    treat_whitespace_as_suffix: bool = False
+
+    @cached_property
+    def charsmap(self) -> Charsmap | None:
+        """The map of characters; most byte-pair vocabularies have none."""
+        return Charsmap(self.precompiled_charsmap) if self.precompiled_charsmap else None
+
+    def __call__(self, text: str, defined: Matcher, dummy: bool = True) -> str:
+        """The normalized text, in which what `defined` finds stands as it was; `dummy=False` adds no prefix or suffix."""
+        blank = text == ""
+        if self.charsmap is not None:
+            names = {id: name for name, id in defined.names.items()}
+            parts = defined.split(text)
+            text = "".join(self.charsmap.replace(part) if isinstance(part, str) else names[part] for part in parts)
+        space = SPACE if self.escape_whitespaces else " "
+        if self.remove_extra_whitespaces:
+            text = re.sub(" +", " ", text).lstrip(" ").replace(" ", space).rstrip(space)
+            blank = text == ""
+        mark = space if dummy and self.add_dummy_prefix and not blank else ""
+        text = text.replace(" ", space)
+        return text + mark if self.treat_whitespace_as_suffix else mark + text
+
+
+class Pieces(ABC):
+    """A vocabulary of scored pieces, which encodes normalized text.
+
+    `unknown` stands for what no piece spells, unless the vocabulary has `byte_pieces` (`<0xE2>` and so on, by byte).
+    """
+
+    def __init__(
+        self,
+        pieces: Mapping[str, int],
+        scores: Sequence[float],
+        unknown: int | None,
+        byte_pieces: Mapping[int, int] | None = None,
+    ) -> None:
         self.pieces, self.scores, self.unknown = pieces, scores, unknown
+        self.byte_pieces = byte_pieces or {}
         self._words: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, in which spaces become `▁`."""
-        text = text.replace(" ", SPACE)
-        return [id for word in self._cut.split(text) if word for id in self._remembered(word)]
+        """Token ids of a normalized text. Characters in a row that cannot be spelled are one unknown token."""
+        ids = [id for word in self._cut.split(text) if word for id in self._remembered(word)]
+        if self.unknown is None or self.unknown not in ids:
+            return ids
+        return [id for id, run in groupby(ids) for _ in (run if id != self.unknown else [id])]
+
+    @abstractmethod
+    def segment(self, word: str) -> list[str]:
+        """A word, cut into pieces and into characters that no piece spells."""
 
     @cached_property
     def _cut(self) -> re.Pattern[str]:
-        """Where one word ends and the next begins, so that each can be merged alone.
+        """Where one word ends and the next begins, so that each can be cut up alone.
 
         That is before a `▁`, except after those few characters that some piece has before a `▁` (Gemma: `>▁</`).
         """
@@ -43,15 +96,29 @@ class SentencePiece:
         """Ids of a word; those of short words are kept, since texts repeat them."""
         ids = self._words.get(word)
         if ids is None:
-            ids = self._merge(word)
+            ids = [id for piece in self.segment(word) for id in self._ids(piece)]
             if len(word) <= _SHORT:
                 if len(self._words) >= _MANY:
                     self._words.clear()
                 self._words[word] = ids
         return ids
 
-    def _merge(self, text: str) -> list[int]:
-        symbols: list[str | None] = list(text)
+    def _ids(self, piece: str) -> list[int]:
+        """The piece itself, or its bytes, or the unknown token."""
+        if (id := self.pieces.get(piece)) is not None:
+            return [id]
+        spelled = [self.byte_pieces.get(byte, self.unknown) for byte in piece.encode("utf-8")]
+        return [id for id in (spelled if self.byte_pieces else [self.unknown]) if id is not None]
+
+
+class MergedPieces(Pieces):
+    """Byte-pair encoding: characters are merged pairwise, the pair whose union has the best score first (leftmost among
+    equals), until no union is a piece.
+    """
+
+    def segment(self, word: str) -> list[str]:
+        """A word, cut into pieces and into characters that no piece spells."""
+        symbols: list[str | None] = list(word)
         before, after = list(range(-1, len(symbols) - 1)), [*range(1, len(symbols)), -1]
         waiting: list[tuple[float, int, int, str]] = []
 
@@ -75,11 +142,4 @@ class SentencePiece:
                 before[after[right]] = left
             consider(before[left], left)
             consider(left, after[left])
-        return [id for symbol in symbols if symbol is not None for id in self._ids(symbol)]
-
-    def _ids(self, symbol: str) -> list[int]:
-        """The piece itself, or its bytes, or the unknown token."""
-        if (piece := self.pieces.get(symbol)) is not None:
-            return [piece]
-        spelled = [self.pieces.get(f"<0x{byte:02X}>", self.unknown) for byte in symbol.encode("utf-8")]
-        return [id for id in spelled if id is not None]
+        return [symbol for symbol in symbols if symbol is not None]

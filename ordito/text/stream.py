@@ -10,11 +10,13 @@ class Detokenizer:
     """Text of tokens that arrive one by one.
 
     Law: the pieces joined are what decoding all ids at once gives, for any ids. `bytes_of` gives the bytes that a token
-    adds; `strip` says that the text's first space is a mark of the vocabulary and not text (SentencePiece).
+    adds; `strip` says that the text's first space is a mark of the vocabulary and not text (SentencePiece), `strip_end` the
+    same of its last space (GPT-1).
     """
 
-    def __init__(self, bytes_of: Callable[[int], bytes], strip: bool = False) -> None:
-        self.bytes_of, self.strip = bytes_of, strip
+    def __init__(self, bytes_of: Callable[[int], bytes], strip: bool = False, strip_end: bool = False) -> None:
+        self.bytes_of, self.strip, self.strip_end = bytes_of, strip, strip_end
+        self.held = ""
         # Incomplete UTF-8 waits for its other bytes; what can never be completed becomes U+FFFD.
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -27,7 +29,9 @@ class Detokenizer:
         return self._text(b"", final=True)
 
     def _text(self, data: bytes, final: bool) -> str:
-        text = self.decoder.decode(data, final)
+        text = self.held + self.decoder.decode(data, final)
+        self.held = " " if self.strip_end and text.endswith(" ") else ""
+        text = text.removesuffix(self.held)
         if self.strip and text:
             self.strip = False
             text = text.removeprefix(" ")

@@ -1,4 +1,4 @@
-"""Text <-> token ids, for the vocabularies of tokenizer.json and of GGUF files."""
+"""Text <-> token ids."""
 
 from __future__ import annotations
 
@@ -160,8 +160,14 @@ class Tokenizer:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         spelled = self.token_bytes if skip_special_tokens else self.vocabulary.bytes_of
         text = b"".join(spelled(int(id)) for id in ids).decode("utf-8", "replace")
+        text = text.removesuffix(" ") if self._ends_in_space else text
         return text.removeprefix(" ") if self.strips_space else text
 
     def streamer(self) -> Detokenizer:
         """A detokenizer for one answer, without control tokens."""
-        return Detokenizer(self.token_bytes, self.strips_space)
+        return Detokenizer(self.token_bytes, self.strips_space, self._ends_in_space)
+
+    @property
+    def _ends_in_space(self) -> bool:
+        """Whether each word brings the space behind it, so that the last one is no text."""
+        return self.vocabulary.kind == "word-ends"

@@ -10,7 +10,10 @@ from typing import Literal
 
 from ordito.errors import TokenizerError
 
-Kind = Literal["byte-level", "sentencepiece", "wordpiece"]
+Kind = Literal["byte-level", "sentencepiece", "wordpiece", "word-ends"]
+"""How tokens spell text; `word-ends` is GPT-1's way, `</w>` at the end of each word."""
+
+WORD_END = "</w>"
 
 ENDS = frozenset(
     """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <EOT>
@@ -74,6 +77,8 @@ class Vocabulary:
         if self.kind == "wordpiece":
             inside = token.startswith("##")
             return token[2:].encode() if inside else token.encode() if token in _CLINGING else b" " + token.encode()
+        if self.kind == "word-ends":
+            return (token.removesuffix(WORD_END) + " " if token.endswith(WORD_END) else token).encode()
         if _BYTE.fullmatch(token):
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode("utf-8", "replace")

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from ordito.errors import TokenizerError
-from ordito.text.from_gguf import Matcher
-from ordito.text.sentencepiece import SentencePiece
+from ordito.text.matcher import Matcher
+from ordito.text.sentencepiece import MergedPieces
 from ordito.text.tokenizer import GUARD, Special, Tokenizer
 from ordito.text.vocabulary import Vocabulary, ends
 
@@ -69,10 +69,10 @@ def test_words_apart_are_merged_as_words_together(seed):
         piece = "".join(choose.choices(alphabet, k=choose.randint(2, 4)))
         if "▁" not in piece[1:] or choose.random() < 0.1:
             pieces.setdefault(piece, len(pieces))
-    engine = SentencePiece(pieces, [float(choose.randint(-9, 0)) for _ in pieces], None)
+    engine = MergedPieces(pieces, [float(choose.randint(-9, 0)) for _ in pieces], None)
     for _ in range(50):
         text = "".join(choose.choices(alphabet, k=choose.randint(0, 40)))
-        assert engine.encode(text) == engine._merge(text), text
+        assert engine.encode(text) == [id for piece in engine.segment(text) for id in engine._ids(piece)], text
 
 
 def test_bert_writes_no_space_before_a_full_stop():
@@ -96,7 +96,7 @@ def test_guarded_text_holds_no_control_token_even_where_they_overlap():
 
 def test_the_longest_of_the_leftmost_tokens_is_matched():
     vocabulary = Vocabulary("sentencepiece", ["<a", "<a>", "<a><b>", "b>"], added=frozenset(range(4)))
-    matcher = Matcher(vocabulary, vocabulary.added)
+    matcher = Matcher(vocabulary.ids)
     assert matcher.split("x<a><b><a><a y") == ["x", 2, 1, 0, " y"]
     assert matcher.split("") == []
     assert matcher.split("b") == ["b"]

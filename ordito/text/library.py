@@ -1,0 +1,103 @@
+"""The `tokenizers` library behind our face: its errors as ours, its tokenizers as ours, and its files written."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, processors
+from tokenizers import Tokenizer as Library
+
+from ordito.errors import TokenizerError
+from ordito.text.tokenizer import Special, Tokenizer
+from ordito.text.vocabulary import Vocabulary
+
+
+@contextmanager
+def as_tokenizer_error(what: str) -> Iterator[None]:
+    """Whatever the library raises, as our error: bare Exceptions, and panics, which are no Exceptions at all."""
+    try:
+        yield
+    except (TokenizerError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise TokenizerError(f"{what} ({' '.join(str(error).split())[:200]})") from None
+
+
+def cutter(library: Library) -> Callable[[str, bool], list[int]]:
+    """A library tokenizer as the function that `Tokenizer` wants."""
+    # Whether control tokens are read is a setting of the library's object: another thread must not change it between
+    # here and the encoding, or what a user typed would become a control token.
+    lock = threading.Lock()
+
+    def cut(text: str, parse_special: bool) -> list[int]:
+        with lock, as_tokenizer_error("the vocabulary cannot spell this text"):
+            library.encode_special_tokens = not parse_special
+            ids: list[int] = library.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return cut
+
+
+def with_library(
+    vocabulary: Vocabulary,
+    library: Library,
+    special: Special,
+    *,
+    added: Iterable[AddedToken] | None = None,
+    strips_space: bool = False,
+    chat_template: str | None = None,
+    write: Callable[[Path, Tokenizer], None] | None = None,
+) -> Tokenizer:
+    """A tokenizer that cuts text with `library`, to which the vocabulary's added tokens are given.
+
+    `write` is left out where there are no files to copy: then tokenizer.json is written.
+    """
+    library.add_tokens(list(added_tokens(vocabulary) if added is None else added))
+    return Tokenizer(
+        vocabulary,
+        cutter(library),
+        special,
+        strips_space=strips_space,
+        chat_template=chat_template,
+        write=write or (lambda folder, tokenizer: write_library(folder, tokenizer, library)),
+    )
+
+
+def added_tokens(vocabulary: Vocabulary) -> list[AddedToken]:
+    """The tokens that are matched whole, for the library."""
+    return [
+        AddedToken(vocabulary.tokens[id], special=id in vocabulary.control, normalized=False) for id in sorted(vocabulary.added)
+    ]
+
+
+def write_library(folder: Path, tokenizer: Tokenizer, library: Library) -> None:
+    """Write tokenizer.json and tokenizer_config.json for transformers."""
+    special, token = tokenizer.special, tokenizer.token
+    folder.mkdir(parents=True, exist_ok=True)
+    around = [token(id) for id in special.prefix], [token(id) for id in special.suffix]
+    if special.prefix or special.suffix:
+        names = {token(id): id for id in (*special.prefix, *special.suffix)}
+        single = [*around[0], "$A", *around[1]]
+        library.post_processor = processors.TemplateProcessing(
+            single=single, pair=[*single, *(f"{part}:1" for part in ["$B", *around[1]])], special_tokens=list(names.items())
+        )
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    roles = {"bos": special.bos, "eos": special.eos, "pad": special.pad, "unk": special.unk}
+    config |= {f"{role}_token": token(id) for role, id in roles.items() if id is not None}
+    if tokenizer.chat_template is not None:
+        config["chat_template"] = tokenizer.chat_template
+    _replace(folder / "tokenizer.json", lambda path: library.save(str(path)))
+    _replace(folder / "tokenizer_config.json", lambda path: path.write_text(json.dumps(config, indent=2), encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that is complete or absent."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    write(unfinished)
+    os.replace(unfinished, path)

@@ -1,0 +1,142 @@
+"""Vocabularies of scored pieces as tokenizers: what SentencePiece's model files and GGUF files of its kind have in common."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Regex, decoders, models, normalizers
+from tokenizers import Tokenizer as Library
+
+from ordito.errors import TokenizerError
+from ordito.text.library import added_tokens, write_library
+from ordito.text.matcher import Matcher
+from ordito.text.sentencepiece import SPACE, MergedPieces, Normalization, Pieces
+from ordito.text.tokenizer import Special, Tokenizer
+from ordito.text.unigram import LikelyPieces
+from ordito.text.vocabulary import Vocabulary
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Types of pieces. User-defined ones are matched whole in any text; control tokens only where templates write them."""
+
+Algorithm = Literal["bpe", "unigram"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Pieces by id, with their scores and types."""
+
+    algorithm: Algorithm
+    pieces: Sequence[str]
+    scores: Sequence[float]
+    types: Sequence[int]
+    unknown: int | None = None
+    normalization: Normalization = field(default_factory=Normalization)
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(score, int | float) and math.isfinite(score) for score in self.scores):
+            raise TokenizerError("the vocabulary's scores hold something that is no finite number")
+
+    def engine(self, control: Set[int] = frozenset()) -> Pieces:
+        """What cuts text into pieces. No text is cut into control tokens, whatever their type says."""
+        types = (NORMAL, USER_DEFINED, UNUSED) if self.algorithm == "bpe" else (NORMAL, USER_DEFINED)
+        found = [(piece, id) for id, piece in enumerate(self.pieces) if self.types[id] in types and id not in control]
+        pieces = dict(reversed(found))
+        bytes_ = {int(piece[3:5], 16): id for id, piece in enumerate(self.pieces) if re.fullmatch("<0x[0-9A-F]{2}>", piece)}
+        if self.algorithm == "bpe":
+            return MergedPieces(pieces, self.scores, self.unknown, bytes_)
+        return LikelyPieces(pieces, self.scores, self.unknown, bytes_, self.ids(USER_DEFINED))
+
+    def ids(self, *types: int) -> frozenset[int]:
+        """The pieces of some types."""
+        return frozenset(id for id, type in enumerate(self.types) if type in types)
+
+
+def scored_tokenizer(
+    scored: Scored,
+    vocabulary: Vocabulary,
+    special: Special,
+    *,
+    inline: Set[int] = frozenset(),
+    lstrip: Set[int] = frozenset(),
+    rstrip: Set[int] = frozenset(),
+    marks_first_only: bool = False,
+    chat_template: str | None = None,
+    write: Callable[[Path, Tokenizer], None] | None = None,
+) -> Tokenizer:
+    """A tokenizer of scored pieces.
+
+    The vocabulary's added tokens cut the text, and what is between them is encoded as a text of its own, with a dummy
+    prefix of its own (only at the very start with `marks_first_only`). `inline` tokens are matched within such a text.
+    """
+    engine = scored.engine(vocabulary.control)
+    normalize = scored.normalization
+
+    def matcher(ids: Set[int]) -> Matcher:
+        return Matcher({vocabulary.tokens[id]: id for id in sorted(ids, reverse=True)}, lstrip, rstrip)
+
+    outer = vocabulary.added - inline
+    every, defined, inside = matcher(outer), matcher(outer - vocabulary.control), matcher(inline - vocabulary.control)
+
+    def encode(text: str, dummy: bool) -> list[int]:
+        text = normalize(text, inside, dummy)
+        if scored.algorithm == "unigram":
+            return engine.encode(text)
+        parts = ([part] if isinstance(part, int) else engine.encode(part) for part in inside.split(text))
+        return [id for part in parts for id in part]
+
+    def cut(text: str, parse_special: bool) -> list[int]:
+        ids: list[int] = []
+        for i, part in enumerate((every if parse_special else defined).split(text)):
+            ids += [part] if isinstance(part, int) else encode(part, i == 0 or not marks_first_only)
+        return ids
+
+    return Tokenizer(
+        vocabulary,
+        cut,
+        special,
+        strips_space=normalize.add_dummy_prefix,
+        chat_template=chat_template,
+        write=write or (lambda folder, tokenizer: write_library(folder, tokenizer, scored_library(scored, vocabulary))),
+    )
+
+
+def scored_library(scored: Scored, vocabulary: Vocabulary) -> Library:
+    """The same vocabulary for the library: its unigram model, or a merge table.
+
+    The library's normalization differs from SentencePiece's in corners: it applies the map of characters to whole graphemes.
+    """
+    if scored.algorithm == "unigram":
+        model = models.Unigram(list(zip(scored.pieces, scored.scores, strict=True)), scored.unknown, bool(scored.ids(BYTE)))
+        library = Library(model)
+    else:
+        merges = _merges(scored, vocabulary)
+        library = Library(models.BPE(vocabulary.ids, merges, fuse_unk=True, byte_fallback=True))
+    how = scored.normalization
+    steps: list[Any] = [normalizers.Precompiled(how.precompiled_charsmap)] if how.precompiled_charsmap else []
+    if how.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    steps += [normalizers.Prepend(SPACE)] if how.add_dummy_prefix else []
+    library.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    back: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    library.decoder = decoders.Sequence([*back, *([decoders.Strip(" ", 1, 0)] if how.add_dummy_prefix else [])])
+    library.add_tokens(added_tokens(vocabulary))
+    return library
+
+
+def _merges(scored: Scored, vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """A merge for each way to cut a piece in two, best piece first."""
+    ids = vocabulary.ids
+    merges = []
+    for piece, id in ids.items():
+        if id not in vocabulary.added:
+            for cut in range(1, len(piece)):
+                left, right = ids.get(piece[:cut]), ids.get(piece[cut:])
+                if left is not None and right is not None:
+                    merges.append((-scored.scores[id], left, right, (piece[:cut], piece[cut:])))
+    merges.sort(key=lambda merge: merge[:3])
+    return [pair for *_, pair in merges]
