@@ -39,11 +39,12 @@ class Model:
     """A checkpoint, its tokenizer and a runtime.
 
     `generate` continues a text, `chat` answers a conversation; `stream` does either, piece by piece. Settings are those of
-    `Sampling` (temperature=0 by default: the most probable token), and `max_tokens`, `stop`.
+    `Sampling` (temperature=0 by default: the most probable token), and `max_tokens`, `stop`. `prompt_format` names the format
+    of conversations (`ordito.text.formats`) where it is not to be the checkpoint's own.
     """
 
-    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
-        self.checkpoint, self.runtime = checkpoint, runtime
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime, prompt_format: str | None = None) -> None:
+        self.checkpoint, self.runtime, self.prompt_format = checkpoint, runtime, prompt_format
 
     @property
     def spec(self) -> Spec:
@@ -124,7 +125,7 @@ class Model:
     @cached_property
     def template(self) -> ChatTemplate:
         """The checkpoint's own chat template, or its family's where it has none. `TemplateError` for a base model."""
-        return ChatTemplate.for_tokenizer(self.tokenizer, family_of(self.spec).prompts)
+        return ChatTemplate.for_tokenizer(self.tokenizer, family_of(self.spec).prompts, self.prompt_format)
 
     @property
     def start_id(self) -> int:
@@ -216,6 +217,7 @@ def load(
     *,
     adapter: str | Path | None = None,
     merge: bool = True,
+    prompt_format: str | None = None,
     backend: str | None = None,
     dtype: str = "float32",
     progress: Any = None,
@@ -223,7 +225,8 @@ def load(
     """Load a model by name (`smollm2`), Hugging Face id (`org/name[:quant][@revision]`) or path; fetches it if need be.
 
     A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights, or, without `merge`, lies beside them. Where
-    `name` itself is an adapter, the base is the one that it was trained on. `backend` is the fastest one installed unless
+    `name` itself is an adapter, the base is the one that it was trained on. `prompt_format` names the format of its
+    conversations (`camoscio`, `llama-2`, ...) where neither the files nor the vocabulary show it. `backend` is the fastest one installed unless
     named. Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one
     sentence that says what to do.
     """
@@ -234,10 +237,10 @@ def load(
         path = _base(chosen, progress)
     checkpoint = open_checkpoint(path)
     if chosen is None:
-        return Model(checkpoint, load_runtime(checkpoint, backend, dtype))
+        return Model(checkpoint, load_runtime(checkpoint, backend, dtype), prompt_format)
     if merge:
         checkpoint = adapted(checkpoint, chosen)
-    model = Model(checkpoint, load_runtime(checkpoint, backend, dtype, None if merge else chosen))
+    model = Model(checkpoint, load_runtime(checkpoint, backend, dtype, None if merge else chosen), prompt_format)
     if store.has_vocabulary(_names_in(chosen.path)):
         # Trained with it, so that its template is the one to use.
         model.tokenizer = load_tokenizer(replace(checkpoint, path=chosen.path, format="huggingface"))

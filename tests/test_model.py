@@ -280,3 +280,11 @@ def test_import_is_light():
     code = "import ordito, sys; print([m for m in ('torch', 'numpy', 'tokenizers', 'huggingface_hub') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert shown.strip() == "[]"
+
+
+def test_a_prompt_format_can_be_named(folder):
+    named = ordito.load(folder, prompt_format="camoscio")
+    rendered = named.template.render([{"role": "user", "content": "Elenca tre città del Lazio."}])
+    assert "### Istruzione:\nElenca tre città del Lazio.\n\n### Risposta:\n" in rendered
+    with pytest.raises(OrditoError, match=r"unknown prompt format 'camoscoi', expected one of .*camoscio"):
+        ordito.load(folder, prompt_format="camoscoi").chat([{"role": "user", "content": "hi"}])

@@ -75,14 +75,16 @@ def find(name: str) -> LocalModel:
     return local
 
 
-def load(name: str, backend: str | None = None, adapter: str | None = None) -> tuple[Model, LocalModel]:
+def load(
+    name: str, backend: str | None = None, adapter: str | None = None, prompt_format: str | None = None
+) -> tuple[Model, LocalModel]:
     """The model of a name, loaded, with an adapter if one is named; and where it was found."""
     local = find(name)
     found = find(adapter).path if adapter is not None else None
     with working(f"loading {local.name}"):
         from ordito.model import load as load_model
 
-        return load_model(local.path, adapter=found, backend=backend), local
+        return load_model(local.path, adapter=found, prompt_format=prompt_format, backend=backend), local
 
 
 def size(nbytes: float) -> str:

@@ -37,6 +37,9 @@ def run(
     ),
     think: bool = typer.Option(None, "--think/--no-think", help="Think before answering, where the model's template asks."),
     adapter: str = typer.Option(None, metavar="PATH", help="A LoRA adapter (folder or org/name) to run MODEL with."),
+    format: str = typer.Option(
+        None, metavar="NAME", help="The format of conversations, where the files do not show it: alpaca."
+    ),
     backend: str = typer.Option(None, metavar="NAME", help="What computes (torch); the fastest installed, if not named."),
     verbose: bool = typer.Option(False, "--verbose", help="Print load time and rates to standard error."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object instead of text."),
@@ -71,7 +74,7 @@ def run(
         "seed": seed,
     }
     start = time.perf_counter()
-    loaded, local = load(model, backend, adapter)
+    loaded, local = load(model, backend, adapter, format)
     load_seconds = time.perf_counter() - start
     settings = Settings(chosen, loaded.checkpoint.generation)
     if not loaded.spec.generates:
@@ -121,12 +124,12 @@ def answer(
 
 
 def talks(model: Model, chat: bool | None) -> bool:
-    """Whether prompts are conversations: as the user says, or else if the checkpoint brings a chat template.
+    """Whether prompts are conversations: as the user says, or else if a format is named or the checkpoint brings one.
 
     A base model may have the control tokens of its family's chat format in its vocabulary without ever having seen them
     used (Gemma), so that the format is used only where someone asks for it.
     """
-    return model.tokenizer.chat_template is not None if chat is None else chat
+    return (model.prompt_format or model.tokenizer.chat_template) is not None if chat is None else chat
 
 
 def rates(result: Generation) -> dict[str, float | None]:

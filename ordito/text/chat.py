@@ -66,12 +66,17 @@ class ChatTemplate:
             raise TemplateError(f"the chat template cannot be compiled{line}: {_said(error)}") from None
 
     @classmethod
-    def for_tokenizer(cls, tokenizer: Tokenizer, formats: Iterable[str] = FORMATS) -> ChatTemplate:
+    def for_tokenizer(cls, tokenizer: Tokenizer, formats: Iterable[str] = FORMATS, named: str | None = None) -> ChatTemplate:
         """The tokenizer's own template, or else the first of `formats` whose markers are among its control and added ones.
 
-        Raises `TemplateError` if there is neither: the model was not trained on conversations.
+        `named` asks for one of `FORMATS` instead, as for models whose format no token shows (Alpaca's). Raises
+        `TemplateError` if there is none: the model was not trained on conversations.
         """
         source = tokenizer.chat_template
+        if named is not None:
+            if named not in FORMATS:
+                raise TemplateError(f"unknown prompt format {named!r}, expected one of {', '.join(FORMATS)}")
+            source = FORMATS[named].source
         if source is None:
             name = format_for({tokenizer.token(i) for i in tokenizer.special_ids | tokenizer.vocabulary.added}, formats)
             if name is None:
