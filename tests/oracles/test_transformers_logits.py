@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from tiny import CASES, SOURCE, error, make, output, saved, token_ids
 
 from ordito import families
@@ -89,6 +90,17 @@ def test_tensors_are_those_of_transformers(name, tmp_path):
     assert count(checkpoint.spec).parameters == used
     # An untied masked-language head has a bias of its own beside the one that transformers makes and never reads.
     assert len(checkpoint.ignored) == ("masked, untied" in name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_names_in_the_memory_of_transformers_are_read(name, tmp_path):
+    """Files written from `state_dict()`, whose names are not those that `save_pretrained` writes where experts are fused."""
+    theirs = make(name)
+    theirs.config.architectures = [CASES[name][0]]
+    theirs.config.save_pretrained(tmp_path)
+    save_file({key: value.clone().contiguous() for key, value in theirs.state_dict().items()}, tmp_path / "model.safetensors")
+    ids = token_ids(12)
+    assert error(ours(tmp_path, ids), output(theirs, ids)) <= TOLERANCE
 
 
 # A router that is rounded may choose other experts, and then every number differs: routing is compared in fp32 alone.
