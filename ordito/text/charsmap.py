@@ -12,6 +12,10 @@ import struct
 
 from ordito.errors import TokenizerError
 
+_KEY, _REPLACEMENT = 128, 1_024
+"""Characters and bytes that a key and its replacement have at most: of Unicode's normal forms some twenty. A map that goes
+round in circles, or makes much of little, ends there."""
+
 
 class Charsmap:
     """Replaces the longest key of the map at each place of a text, and leaves other characters as they are."""
@@ -37,7 +41,7 @@ class Charsmap:
         """How many characters the longest key at `place` has, and its replacement."""
         found, value = 0, 0
         node = self._children(0)
-        for end in range(place, len(text)):
+        for end in range(place, min(len(text), place + _KEY)):
             ended = 0
             for byte in text[end].encode("utf-8"):
                 node ^= byte
@@ -60,7 +64,7 @@ class Charsmap:
         return (unit >> 10) << ((unit & 0x200) >> 6)
 
     def _replacement(self, place: int) -> str:
-        end = self.replacements.find(b"\0", place)
+        end = self.replacements.find(b"\0", place, place + _REPLACEMENT + 1)
         if end < 0:
-            raise TokenizerError(f"a character map has no replacement at byte {place:,}")
+            raise TokenizerError(f"a character map has no replacement of at most {_REPLACEMENT:,} bytes at byte {place:,}")
         return self.replacements[place:end].decode("utf-8", "replace")

@@ -6,13 +6,14 @@ trained, and how text is normalized. How T5 and XLM-RoBERTa number the pieces st
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from ordito.errors import TokenizerError
-from ordito.text.files import MAX_TOKEN, MAX_TOKENS, copy_files, read_bytes
+from ordito.text.files import FILES, MAX_TOKEN, MAX_TOKENS, copy_files, read_bytes
 from ordito.text.protobuf import Value, fields
 from ordito.text.scored import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Algorithm, Scored, scored_tokenizer
 from ordito.text.sentencepiece import Normalization
@@ -34,13 +35,14 @@ _TURNS = frozenset(["<start_of_turn>", "<end_of_turn>"])
 def read_sentencepiece(path: Path, settings: Settings) -> Tokenizer:
     """The tokenizer of a model file and of the settings beside it."""
     scored, roles = parse(read_bytes(path), str(path))
-    name = settings.tokenizer_class or _CLASS_OF_FILE.get(path.name, "LlamaTokenizer")
+    wanted = _CLASS_OF_FILE.get(path.name)
+    name = (settings.tokenizer_class or wanted or "LlamaTokenizer").replace("MT5", "T5")
+    if wanted and name != wanted:
+        raise TokenizerError(f"{path}: the tokenizer_class is {name}, which has rules of its own; expected {wanted}")
     prefix, suffix = ["bos"], list[str]()
     if name == "XLMRobertaTokenizer":
         scored, suffix = _fairseq(scored), ["eos"]
         roles = dict(zip(("bos", "pad", "eos", "unk"), _FAIRSEQ, strict=True)) | {"mask": "<mask>"}
-    elif path.name == "sentencepiece.bpe.model":
-        raise TokenizerError(f"{path}: {name} numbers its pieces in another way, expected XLMRobertaTokenizer")
     elif name == "T5Tokenizer":
         scored, prefix, suffix = _with_sentinels(scored, settings, path), [], ["eos"]
     scored = _with_added(scored, settings)
@@ -57,8 +59,14 @@ def read_sentencepiece(path: Path, settings: Settings) -> Tokenizer:
         rstrip={vocabulary.ids[token.content] for token in added if token.rstrip},
         marks_first_only=settings.config.get("legacy") is False,
         chat_template=settings.chat_template,
-        write=lambda target, tokenizer: copy_files(path.parent, target),
+        write=lambda target, tokenizer: _copy(path, target),
     )
+
+
+def _copy(path: Path, target: Path) -> None:
+    copy_files(path.parent, target)
+    if path.name not in FILES:  # tokenizer.model.v3
+        shutil.copyfile(path, target / "tokenizer.model")
 
 
 def parse(data: bytes, what: str) -> tuple[Scored, dict[str, str]]:

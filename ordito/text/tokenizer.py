@@ -33,7 +33,7 @@ class Tokenizer:
     """A vocabulary and the way in which it cuts text.
 
     `cut(text, parse_special)` gives the ids of a text without the tokens that every text gets. `strips_space`: the first
-    space of a decoded text is a mark and not text. `write(folder)` writes tokenizer.json and what belongs to it.
+    space of a decoded text is a mark and not text. `write(folder, tokenizer)` writes the files of `to_folder`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Tokenizer:
         return read_metadata(metadata)
 
     def to_folder(self, folder: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, with which transformers gives the same ids."""
+        """Write what transformers reads the same tokenizer from: the files it was read from, or tokenizer.json."""
         self._write(Path(folder), self)
 
     @property

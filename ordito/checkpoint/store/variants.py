@@ -21,14 +21,16 @@ _PICKLED = re.compile(r".+\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _MODULE = re.compile(r"\d+_\w+/")  # the folders of sentence-transformers: 1_Pooling, 2_Dense
 _BESIDE = re.compile(
-    r"config\.json|generation_config\.json|params\.json|.*tokenizer.*\.(json|model)|tekken\.json|vocab\.(json|txt)"
-    r"|merges\.txt|(spiece|sentencepiece.*)\.model|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)"
+    r"config\.json|generation_config\.json|params\.json|.*tokenizer.*\.(json|model(\.v\d+\w*)?)|tekken\.json|vocab\.(json|txt)"
+    r"|qwen\.tiktoken|merges\.txt|(spiece|sentencepiece.*)\.model|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)"
     r"|(pre)?processor_config\.json|modules\.json|sentence_.*config\.json|config_sentence_transformers\.json"
     r"|model\.safetensors\.index\.json|adapter_config\.json"
 )
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TERMS = re.compile(r"(README\.md|(LICEN[SC]E|NOTICE|USE_POLICY)[^/]*)", re.IGNORECASE)
-_VOCABULARY = re.compile(r".*tokenizer.*\.(json|model)|tekken\.json|vocab\.(json|txt)|(spiece|sentencepiece.*)\.model")
+_VOCABULARY = re.compile(
+    r".*tokenizer.*\.(json|model(\.v\d+\w*)?)|tekken\.json|qwen\.tiktoken|vocab\.(json|txt)|(spiece|sentencepiece.*)\.model"
+)
 
 
 @dataclass(frozen=True, slots=True)
