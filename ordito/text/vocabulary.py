@@ -17,11 +17,7 @@ WORD_END = "</w>"
 
 ENDS = frozenset(
     """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <EOT>
-<<<<<<< HEAD
-    <|end_of_text|> <eos> <|eot|> <|eom|> <｜end▁of▁sentence｜>""".split()
-=======
     <|end_of_text|> <eos> <｜end▁of▁sentence｜> <|eot|> <|eom|>""".split()
->>>>>>> 0dc6c75e2280b6bccfdfcb708b3823cd34b12ee1
 )
 """Tokens that end an answer wherever they are control tokens: the list that llama.cpp keeps, for the families here,
 and Llama 4's."""
