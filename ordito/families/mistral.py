@@ -92,7 +92,7 @@ def _text_of_mistral3(config: Reader) -> Spec:
         raise config.fail("text_config", None, "the text half of a mistral3 model")
     warnings.warn(f"{config.where}: images are not supported yet, so only the text half is read", OrditoWarning, stacklevel=2)
     outer = {key: config.values[key] for key in ("architectures", "tie_word_embeddings") if key in config.values}
-    return spec_from_config(Reader({"model_type": "mistral", **outer, **text.values}, text.where))
+    return spec_from_config(Reader({"model_type": "mistral", **text.values, **outer}, text.where))
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:

@@ -255,3 +255,26 @@ def test_multimodal_llama4_is_read_as_text(tmp_path):
     with pytest.warns(OrditoWarning, match="images"):
         got = ours(tmp_path, ids)
     assert error(got, output(theirs, ids)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["mistral, one kv head, head_dim, tied", "ministral3"])
+def test_multimodal_mistral3_is_read_as_text(name, tmp_path):
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+        "head_dim": 16,
+    }
+    text = make(name).config.to_dict() | {"tie_word_embeddings": False}
+    config = transformers.Mistral3Config(text_config=text, vision_config=vision, image_token_index=5)
+    config._attn_implementation = "eager"
+    theirs = transformers.Mistral3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ids = token_ids(20).clamp(min=6)
+    with pytest.warns(OrditoWarning, match="images"):
+        got = ours(tmp_path, ids)
+    assert error(got, output(theirs, ids)) <= TOLERANCE
