@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ordito import catalogue
-from ordito.account import count
+from ordito.accounting import count
 from ordito.catalogue import Entry
 from ordito.errors import OrditoWarning
 from ordito.families import spec_from_config

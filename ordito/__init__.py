@@ -12,7 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ordito import account, catalogue, families, spec
+    from ordito import catalogue, families, spec
+    from ordito.accounting import account
     from ordito.model import Conversation, Model, load, save
 
 __version__ = "0.1.0"
@@ -20,11 +21,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Conversation": "ordito.model",
     "Model": "ordito.model",
+    "account": "ordito.accounting",
     "load": "ordito.model",
     "save": "ordito.model",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
-_ROOMS = ("account", "catalogue", "errors", "families", "spec")
+_ROOMS = ("catalogue", "errors", "families", "spec")
 
 __all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "families", "load", "save", "spec"]
 

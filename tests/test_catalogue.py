@@ -8,7 +8,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 import pytest
 
 from ordito import catalogue
-from ordito.account import count
+from ordito.accounting import count
 from ordito.errors import ModelNotFoundError
 from ordito.families import spec_from_config
 

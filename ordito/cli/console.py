@@ -85,16 +85,3 @@ def load(
         from ordito.model import load as load_model
 
         return load_model(local.path, adapter=found, prompt_format=prompt_format, backend=backend), local
-
-
-def size(nbytes: float) -> str:
-    """Bytes in units that people read.
-
-    >>> size(98_362_432)
-    '98.4 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            break
-        nbytes, unit = nbytes / 1000, {"B": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{nbytes:.1f} {unit}" if unit != "B" else f"{int(nbytes)} B"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ordito.accounting.table import size
 from ordito.checkpoint.store import DEFAULT_MODEL
-from ordito.cli.console import say, size, write, write_json
+from ordito.cli.console import say, write, write_json
 
 if TYPE_CHECKING:
     from ordito.checkpoint.store import LocalModel

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ordito.accounting.table import size
 from ordito.checkpoint.store import DEFAULT_MODEL
-from ordito.cli.console import find, size, write, write_json
+from ordito.cli.console import find, write, write_json
 from ordito.errors import OrditoError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def describe(
     checkpoint: Checkpoint, name: str, licence: str | None = None, tokenizer: Tokenizer | None = None
 ) -> dict[str, Any]:
     """What is known of a checkpoint, as JSON values with stable keys; its tokenizer is read unless it is given."""
-    from ordito.account import count
+    from ordito.accounting import count
     from ordito.errors import TokenizerError
     from ordito.families import family_of
     from ordito.model import load_tokenizer

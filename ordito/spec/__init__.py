@@ -12,7 +12,7 @@ from ordito.spec.attention import (
 from ordito.spec.blocks import Activation, Dense, Embedding, Head, Norm
 from ordito.spec.combinators import Chain, Residual, Stack, Sum
 from ordito.spec.feedforward import FeedForward, MixtureOfExperts, Router
-from ordito.spec.model import NextToken, Pooling, Spec
+from ordito.spec.model import NextToken, Pooling, Spec, leaves_of
 from ordito.spec.node import Block, Node, Shape
 from ordito.spec.rope import (
     DivisorScaling,
@@ -61,4 +61,5 @@ __all__ = [
     "Sum",
     "Temperature",
     "YarnScaling",
+    "leaves_of",
 ]

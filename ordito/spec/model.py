@@ -125,7 +125,7 @@ class Spec(Node):
     def leaves(self) -> Iterator[tuple[str, Block]]:
         """Every leaf block with its canonical path, in the order in which the model runs them."""
         for prefix, part in self._parts:
-            yield from _leaves(part, prefix)
+            yield from leaves_of(part, prefix)
 
     @cached_property
     def embedding(self) -> Embedding:
@@ -150,7 +150,7 @@ class Spec(Node):
     @property
     def attentions(self) -> list[tuple[str, Attention | LatentAttention]]:
         """Path and block of every attention of the body, in order: those that a cache serves."""
-        return [(path, leaf) for path, leaf in _leaves(self.body, "") if isinstance(leaf, (Attention, LatentAttention))]
+        return [(path, leaf) for path, leaf in leaves_of(self.body, "") if isinstance(leaf, (Attention, LatentAttention))]
 
     @property
     def generates(self) -> bool:
@@ -175,16 +175,17 @@ class Spec(Node):
         return spec
 
 
-def _leaves(block: Block, prefix: str) -> Iterator[tuple[str, Block]]:
+def leaves_of(block: Block, prefix: str = "") -> Iterator[tuple[str, Block]]:
+    """Every leaf of one part of a spec with its path behind `prefix`, in the order in which they run."""
     match block:
         case Stack():
             for number, layer in enumerate(block.layers):
-                yield from _leaves(layer, f"{prefix}{block.name}.{number}.")
+                yield from leaves_of(layer, f"{prefix}{block.name}.{number}.")
         case Residual():
-            yield from _leaves(block.inner, prefix)
+            yield from leaves_of(block.inner, prefix)
         case Parts() | NextToken():
             for part in block.parts:
-                yield from _leaves(part, prefix)
+                yield from leaves_of(part, prefix)
         case _:
             yield prefix + getattr(block, "name"), block  # noqa: B009 - every leaf has a name, combinators have none
 

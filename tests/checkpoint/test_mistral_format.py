@@ -118,7 +118,7 @@ def test_published_sizes():
         "rope_theta": 1e6, "norm_eps": 1e-5, "vocab_size": 131072,
     }  # fmt: skip
     spec = spec_from_config(config_from_params(nemo))
-    assert ordito.account.count(spec).parameters == 12_247_782_400
+    assert ordito.account(spec).parameters.total == 12_247_782_400
 
 
 def test_what_does_not_fit_is_said():

@@ -112,7 +112,7 @@ def test_show_says_what_a_model_is(cli, folder):
     shown = json.loads(cli("show", folder, "--json").out)
     assert shown["family"] == "LLaMA"
     assert (
-        shown["parameters"] == sum(shown["quantization"].values()) * ordito.account.count(ordito.load(folder).spec).parameters
+        shown["parameters"] == sum(shown["quantization"].values()) * ordito.account(ordito.load(folder).spec).parameters.total
     )
     assert shown["attention"][0]["kv_heads"] == 2
     assert "<|im_start|>" in shown["chat_template"]

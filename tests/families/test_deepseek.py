@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ordito import account, spec
+from ordito import accounting as account
+from ordito import spec
 from ordito.checkpoint.assemble import ours_from, theirs_from
 from ordito.errors import ConfigError, SpecError
 from ordito.families import config_from_spec, family_of, gguf_of, header_from_spec, spec_from_config, spec_from_header

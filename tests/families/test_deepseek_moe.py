@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 
-from ordito import account
+from ordito import accounting
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.export import write_folder, write_json
 from ordito.errors import ConfigError
@@ -107,7 +107,7 @@ def test_gguf_header_to_spec_and_back():
 
 
 def test_published_totals():
-    count = account.count(spec_from_config(PUBLISHED))
+    count = accounting.count(spec_from_config(PUBLISHED))
     assert (count.parameters, count.active_parameters) == (16_375_728_128, 2_828_650_496)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_layers import MtpModel
 
 from ordito import families
-from ordito.account import count
+from ordito.accounting import count
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.export import write_folder
 from ordito.nn import Transformer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ordito.account import count
+from ordito.accounting import count
 from ordito.nn import Transformer
 from ordito.spec import (
     Attention,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny import CASES, SOURCE, error, make, output, saved, token_ids
 
 from ordito import families
-from ordito.account import count
+from ordito.accounting import count
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.export import write_folder
 from ordito.errors import OrditoWarning

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ordito import account, spec
+from ordito import accounting as account
+from ordito import spec
 from ordito.families import spec_from_config
 
 

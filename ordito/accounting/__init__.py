@@ -1,0 +1,33 @@
+"""Spec -> exact numbers, without weights: parameters, active parameters, bytes, cache and FLOPs."""
+
+from ordito.accounting.account import Account, Parameters, account
+from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, cached_numbers, span, variants
+from ordito.accounting.flops import Flops, Work
+from ordito.accounting.parameters import Count, Tensor, count, tensors
+from ordito.accounting.table import Table, short, size
+from ordito.accounting.tree import Part, Stored, tree_of
+
+__all__ = [
+    "CONTEXTS",
+    "Account",
+    "Cache",
+    "Count",
+    "Flops",
+    "Layer",
+    "Parameters",
+    "Part",
+    "Stored",
+    "Table",
+    "Tensor",
+    "Work",
+    "account",
+    "cache_of",
+    "cached_numbers",
+    "count",
+    "short",
+    "size",
+    "span",
+    "tensors",
+    "tree_of",
+    "variants",
+]

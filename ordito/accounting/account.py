@@ -1,0 +1,160 @@
+"""What a model is made of and what it costs: one record, exact, from the configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, variants
+from ordito.accounting.flops import Flops
+from ordito.accounting.parameters import Tensor, tensors
+from ordito.accounting.tree import Part, Stored, tree_of
+from ordito.spec import Head, Spec, leaves_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Numbers that are learned: in all (a tied head counted once), those that work for one token, those of the embeddings.
+
+    `ahead` are counted apart: those of multi-token prediction, without which the model works.
+    """
+
+    total: int
+    active: int
+    embedding: int
+    ahead: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """The account of one model. Bytes are those of `stored`, or two for each number where nothing is stored."""
+
+    spec: Spec
+    stored: Mapping[str, Stored] | None = None
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor, under its canonical name."""
+        return tuple(tensors(self.spec))
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """How many numbers the model has."""
+        own = [tensor for tensor in self.tensors if not tensor.ahead]
+        return Parameters(
+            total=sum(tensor.parameters for tensor in own),
+            active=sum(tensor.active for tensor in own),
+            embedding=sum(tensor.parameters for tensor in own if self._embeds(tensor)),
+            ahead=sum(tensor.parameters for tensor in self.tensors if tensor.ahead),
+        )
+
+    @cached_property
+    def tree(self) -> Part:
+        """Where all of them are."""
+        return tree_of(self.tensors, self.stored)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return round(self.tree.nbytes)
+
+    @cached_property
+    def kv_cache(self) -> Cache:
+        """What the model keeps of the tokens that it has read."""
+        return cache_of(self.spec)
+
+    @property
+    def flops(self) -> Flops:
+        """The arithmetic of a token."""
+        return Flops(self.spec)
+
+    @cached_property
+    def weights_read(self) -> float:
+        """Bytes of weights that one token needs: the chosen experts, a row of the embedding, or all of it for a tied head."""
+        return sum(self._read(tensor) for tensor in self.tensors if not tensor.ahead)
+
+    def read(self, context: int) -> float:
+        """Bytes that are read to decode one token, the last of a `context` of so many: weights, and a 16-bit cache."""
+        return self.weights_read + self.kv_cache.at(context)
+
+    def _read(self, tensor: Tensor) -> float:
+        nbytes = self.stored[tensor.name].nbytes if self.stored is not None else 2 * prod(tensor.shape)
+        if self._embeds(tensor) and not (self._tied and tensor.name.endswith(".tokens.weight")):
+            return nbytes / tensor.shape[0]
+        return nbytes * (tensor.active / tensor.parameters if tensor.parameters else 1.0)
+
+    def _embeds(self, tensor: Tensor) -> bool:
+        return tensor.name.startswith(f"{self.spec.embedding.name}.")
+
+    @cached_property
+    def _tied(self) -> bool:
+        head = leaves_of(self.spec.head) if self.spec.head else ()
+        return any(isinstance(leaf, Head) and leaf.tied for _, leaf in head)
+
+    def contexts(self) -> list[int]:
+        """The contexts at which sizes are shown: the usual ones, and the model's own."""
+        return sorted({*CONTEXTS, self.spec.context})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values with stable keys; what a model that does not generate has not is null."""
+        cache, flops, generates = self.kv_cache, self.flops, self.spec.generates
+        contexts = self.contexts()
+        return {
+            "architecture": self.spec.architecture,
+            "context": self.spec.context,
+            "parameters": {
+                "total": self.parameters.total,
+                "active": self.parameters.active,
+                "embedding": self.parameters.embedding,
+                "ahead": self.parameters.ahead,
+            },
+            "bytes": {"weights": self.nbytes, "stored": self.stored is not None},
+            "kv_cache": {
+                "bytes_per_number": 2,
+                "bytes_per_token": cache.bytes_per_token,
+                "bytes_per_token_growing": cache.bytes_per_token_growing,
+                "at": {str(context): cache.at(context) for context in contexts},
+                "outgrows_weights_at": cache.outgrows(self.nbytes) if generates else None,
+                "layers": [_layer(layer, times) for layer, times in cache.kinds()],
+                "if": {
+                    name: {"bytes_per_token": other.bytes_per_token, "at": {str(c): other.at(c) for c in contexts}}
+                    for name, other in variants(self.spec).items()
+                },
+            },
+            "flops": {
+                "decode_per_token": flops.decode().total if generates else None,
+                "decode_at": {str(c): flops.decode(c).total for c in contexts} if generates else {},
+                "prefill": {str(n): flops.prefill(n).total for n in _lengths(contexts, self.spec.context)},
+            },
+            "bytes_read": {
+                "weights": round(self.weights_read),
+                "decode_at": {str(c): round(self.read(c)) for c in contexts} if generates else {},
+            },
+            "tree": self.tree.to_dict(),
+        }
+
+    def _repr_html_(self) -> str:
+        from ordito.accounting.report import report
+
+        return "".join(table.html() for table in report(self))
+
+
+def account(spec: Spec, stored: Mapping[str, Stored] | None = None) -> Account:
+    """The account of `spec`; with `stored` (canonical name -> how a file holds it) at the precision of that file.
+
+    >>> from ordito.families import spec_from_config
+    >>> account(spec_from_config({"model_type": "gemma2"})).kv_cache.at(32768)
+    1962934272
+    """
+    return Account(spec, stored)
+
+
+def _layer(layer: Layer, times: int) -> dict[str, Any]:
+    return {"layers": times, "kind": layer.kind, "bytes_per_token": 2 * layer.numbers, "span": layer.span}
+
+
+def _lengths(contexts: Iterable[int], most: int) -> list[int]:
+    return [512, *(context for context in contexts if context <= most)] if most >= 512 else [most]

@@ -1,0 +1,136 @@
+"""An account as tables, for terminals and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ordito.accounting.account import Account
+from ordito.accounting.cache import Cache, variants
+from ordito.accounting.table import Table, short, size
+
+
+def report(account: Account) -> list[Table]:
+    """Everything: where the parameters are, what a token costs, what the cache takes."""
+    shown = [parameters(account)]
+    if account.spec.generates:
+        shown += [costs(account), caches(account)]
+    elif account.spec.encoder is None:
+        shown.append(costs(account))
+    return shown
+
+
+def parameters(account: Account) -> Table:
+    """The tree, with its sum; the active parameters have a column where experts rest."""
+    whole, counted = account.tree, account.parameters
+    rests = whole.active != whole.parameters
+    rows = []
+    for level, part in whole.walk():
+        if not level:
+            continue
+        name = f"{part.times} x layer  ({part.name})" if part.name[0].isdigit() else part.name
+        numbers = [f"{part.parameters:,}", *([f"{part.active:,}"] if rests else [])]
+        shape = " x ".join(map(str, part.shape)) if part.shape else ""
+        share = f"{100 * part.nbytes / whole.nbytes:.1f} %"
+        rows.append(("  " * (level - 1) + name, shape, *numbers, size(part.nbytes), share, ", ".join(part.encodings)))
+    numbers = [f"{counted.total:,}", *([f"{counted.active:,}"] if rests else [])]
+    nbytes = sum(part.nbytes for part in whole.parts if part.name != "ahead")
+    rows.append(("sum", "", *numbers, size(nbytes), "", ""))
+    if counted.ahead:
+        numbers = [f"{whole.parameters:,}", *([f"{whole.active:,}"] if rests else [])]
+        rows.append(("sum with what looks ahead", "", *numbers, size(whole.nbytes), "", ""))
+    columns = ("part", ">shape", ">parameters", *([">active"] if rests else []), ">bytes", ">share", "stored as")
+    title = "Parameters" if account.stored is not None else "Parameters, and their bytes at 16 bits"
+    return Table(title, columns, tuple(rows))
+
+
+def costs(account: Account) -> Table:
+    """What one token takes, at growing contexts, and a text read at once."""
+    return Table("A token costs", ("", ">FLOPs", ">of them attention", ">bytes read"), tuple(_costs(account)))
+
+
+def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
+    flops, own = account.flops, account.spec.context
+    if account.spec.generates:
+        for context in [1, *account.contexts()]:
+            work = flops.decode(context)
+            yield (
+                f"decoded after {context - 1:,}" if context == 1 else f"decoded at {context:,}{beyond(context, own)}",
+                short(work.total),
+                share(work.attention, work.total),
+                size(account.read(context)),
+            )
+    for tokens in sorted({min(512, own), own}):
+        work = flops.prefill(tokens)
+        yield (
+            f"one of {tokens:,} read at once",
+            short(work.total / tokens),
+            share(work.attention, work.total),
+            "",
+        )
+
+
+def caches(account: Account) -> Table:
+    """The cache, as a whole: what a token adds, and how much it is at growing contexts."""
+    cache, own = account.kv_cache, account.spec.context
+    grows = cache.bytes_per_token_growing
+    adds = f"{cache.bytes_per_token:,} bytes a token"
+    if grows != cache.bytes_per_token:
+        adds += f", {grows:,} of them beyond the windows"
+    rows = [("adds", adds)]
+    rows += [(f"at {context:,}", size(cache.at(context)) + beyond(context, own)) for context in account.contexts()]
+    return Table("Cache, at 16 bits", ("", ""), tuple(rows))
+
+
+def cache_layers(account: Account) -> Table:
+    """The cache layer by layer, layers that are alike together, with its sum."""
+    contexts = account.contexts()
+    rows = [
+        (
+            f"{times} x",
+            layer.kind if layer.span is None else f"{layer.kind} of {layer.span:,}",
+            f"{2 * layer.numbers:,}",
+            *(size(2 * times * layer.at(context)) for context in contexts),
+        )
+        for layer, times in account.kv_cache.kinds()
+    ]
+    total = (f"{account.kv_cache.bytes_per_token:,}", *(size(account.kv_cache.at(context)) for context in contexts))
+    columns = (">layers", "keep", ">bytes a token", *(f">at {context:,}" for context in contexts))
+    return Table("Cache by layer, at 16 bits", columns, (*rows, ("all", "", *total)))
+
+
+def cache_variants(account: Account) -> Table:
+    """The cache as it is beside what it would be with other attention."""
+    contexts, own = account.contexts(), account.kv_cache
+    every: dict[str, Cache] = {"as it is": own, **variants(account.spec)}
+    rows = [
+        (name, f"{cache.bytes_per_token:,}", *(_times(cache.at(context), own.at(context)) for context in contexts))
+        for name, cache in every.items()
+    ]
+    return Table("What it would be", ("if", ">bytes a token", *(f">at {context:,}" for context in contexts)), tuple(rows))
+
+
+def outgrown(account: Account) -> str:
+    """A sentence: at which context the cache takes more than the weights."""
+    at = account.kv_cache.outgrows(account.nbytes)
+    weights = f"the weights ({size(account.nbytes)})"
+    if at is None:
+        return f"The cache never outgrows {weights}: every layer stops growing."
+    return f"The cache outgrows {weights} at {at:,} tokens{beyond(at, account.spec.context)}."
+
+
+def _times(nbytes: int, own: int) -> str:
+    return size(nbytes) if nbytes == own else f"{size(nbytes)} ({nbytes / own:.2g} x)"
+
+
+def beyond(context: int, own: int) -> str:
+    """A remark on contexts longer than the model was made for."""
+    return f" (its context is {own:,})" if context > own else ""
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage.
+
+    >>> share(1, 8)
+    '12.5 %'
+    """
+    return f"{100 * part / whole:.1f} %" if whole else ""

@@ -1,0 +1,73 @@
+"""A table of words and numbers: as aligned text for terminals, as HTML for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the names of the columns, and rows of cells. A column whose name begins with `>` is flush right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def lines(self) -> list[str]:
+        """The table as lines of text; trailing blanks are left out."""
+        right = [name.startswith(">") for name in self.columns]
+        rows = [self.names, *self.rows] if any(self.names) else list(self.rows)
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.columns))] if rows else []
+        cells = [
+            "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
+            for row in rows
+        ]
+        return [*([self.title] if self.title else []), *("  " + line if self.title else line for line in cells)]
+
+    def html(self) -> str:
+        """The table as HTML. Everything that it says is escaped."""
+        right = [' style="text-align:right"' if name.startswith(">") else ' style="text-align:left"' for name in self.columns]
+
+        def row(cells: Sequence[str], tag: str) -> str:
+            inner = "".join(
+                f"<{tag}{style}>{escape(cell).replace('  ', '&emsp;')}</{tag}>"
+                for cell, style in zip(cells, right, strict=True)
+            )
+            return f"<tr>{inner}</tr>"
+
+        head = f"<thead>{row(self.names, 'th')}</thead>" if any(self.names) else ""
+        body = "".join(row(cells, "td") for cells in self.rows)
+        return f"<table><caption>{escape(self.title)}</caption>{head}<tbody>{body}</tbody></table>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns without their marks."""
+        return tuple(name.removeprefix(">") for name in self.columns)
+
+
+def size(nbytes: float) -> str:
+    """Bytes in units that people read.
+
+    >>> size(98_362_432)
+    '98.4 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.1f} {unit}" if unit != "B" else f"{nbytes:.0f} B"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+def short(number: float) -> str:
+    """A number to three digits with a letter for its size.
+
+    >>> short(46_702_792_704), short(134_515_008), short(576)
+    ('46.7B', '135M', '576')
+    """
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * scale:
+            value = number / scale
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
+    return f"{number:.0f}"
