@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ordito import catalogue, families, spec
     from ordito.accounting import account
+    from ordito.comparing import compare
     from ordito.model import Conversation, Model, load, save
 
 __version__ = "0.1.0"
@@ -22,13 +23,14 @@ _HOMES = {
     "Conversation": "ordito.model",
     "Model": "ordito.model",
     "account": "ordito.accounting",
+    "compare": "ordito.comparing",
     "load": "ordito.model",
     "save": "ordito.model",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
 _ROOMS = ("catalogue", "errors", "families", "spec")
 
-__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "families", "load", "save", "spec"]
+__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "compare", "families", "load", "save", "spec"]
 
 
 def __getattr__(name: str) -> Any:
