@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ordito.errors import OrditoError, OrditoWarning
 
 if TYPE_CHECKING:
+    from ordito.accounting import Table
+    from ordito.checkpoint.outline import Outline
     from ordito.checkpoint.store import LocalModel
     from ordito.model import Model
 
@@ -85,3 +88,23 @@ def load(
         from ordito.model import load as load_model
 
         return load_model(local.path, adapter=found, prompt_format=prompt_format, backend=backend), local
+
+
+def known(name: str) -> Outline:
+    """What is known of a model from its headers or its configuration, with nothing downloaded but those."""
+    from ordito.checkpoint.outline import outline
+
+    with working(f"reading the headers of {name}"):
+        return outline(name)
+
+
+def write_table(table: Table, *, stands_out: bool = False) -> None:
+    """A table as aligned text. With `stands_out`, a terminal shows rows with a mark in the first column brighter than others."""
+    colours = stands_out and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for number, line in enumerate(table.lines()):
+        line = _CONTROL.sub("�", line)
+        if colours:
+            marked = number == 0 or table.rows[number - 1][0]
+            line = f"\x1b[{1 if marked else 2}m{line}\x1b[0m"
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,86 @@
+"""Two checkpoints of one shape: which weights changed, and how much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ordito.accounting import Table
+from ordito.checkpoint.checkpoint import Checkpoint
+from ordito.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of some weights: the squared length of the old ones, and of the difference."""
+
+    name: str
+    old: float
+    difference: float
+
+    @property
+    def relative(self) -> float:
+        """|new - old| / |old|; infinite where something came of nothing."""
+        if not self.difference:
+            return 0.0
+        return math.sqrt(self.difference / self.old) if self.old else math.inf
+
+
+def comparable(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether both have the same tensors in the same shapes."""
+    return one.spec.tensors() == other.spec.tensors()
+
+
+def changes(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
+    """The change of each tensor, by canonical name, in fp32; files are read tensor by tensor.
+
+    Raises `CheckpointError` if the two do not have the same tensors in the same shapes.
+    """
+    if not comparable(old, new):
+        raise CheckpointError(f"{old.path} and {new.path}: the shapes differ, expected two checkpoints of one shape")
+    for name, before in old:
+        after = new.read(name)
+        yield Change(name, _square(before), 0.0 if np.array_equal(before, after) else _square(after - before))
+
+
+def _square(array: np.ndarray) -> float:
+    flat = array.reshape(-1)
+    return float(np.dot(flat, flat))
+
+
+def by_layer(found: Iterable[Change]) -> Table:
+    """The changes of each block of each layer, in percent of its length; `=` where not a bit changed."""
+    cells: dict[str, dict[str, Change]] = {}
+    for change in found:
+        place, role = _place(change.name)
+        so_far = cells.setdefault(place, {}).get(role, Change(role, 0.0, 0.0))
+        cells[place][role] = Change(role, so_far.old + change.old, so_far.difference + change.difference)
+    roles = list(dict.fromkeys(role for of_place in cells.values() for role in of_place))
+    rows = [(place, *(shown(of[role]) if role in of else "" for role in roles)) for place, of in cells.items()]
+    return Table("Weights: |new - old| / |old|", ("", *(f">{role}" for role in roles)), tuple(rows))
+
+
+def shown(change: Change) -> str:
+    """A change in percent."""
+    if not change.difference:
+        return "="
+    return "new" if math.isinf(change.relative) else f"{100 * change.relative:.3g} %"
+
+
+def to_dict(found: Iterable[Change]) -> dict[str, Any]:
+    """The changes as JSON values: tensor -> |new - old| / |old|, null where something came of nothing."""
+    return {change.name: None if math.isinf(change.relative) else change.relative for change in found}
+
+
+def _place(name: str) -> tuple[str, str]:
+    """The layer of a tensor, and its block there; outside of layers, no layer."""
+    parts = name.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if number is None:
+        return "outside of layers", parts[0]
+    stack = "" if parts[0] == "layers" else f"{parts[0]} "
+    return f"{stack}layer {parts[number]}", parts[number + 1]

@@ -1,0 +1,65 @@
+"""`ordito compare`: models side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ordito.cli.console import known, working, write, write_json, write_table
+
+if TYPE_CHECKING:
+    from ordito.checkpoint.changes import Change
+    from ordito.checkpoint.outline import Outline
+
+
+def compare(
+    models: list[str] = typer.Argument(..., metavar="MODEL MODEL...", help="Names, config.json files, GGUF files or folders."),
+    only_differences: bool = typer.Option(False, "--differences", "-d", help="Leave out what is the same."),
+    weights: bool = typer.Option(True, "--weights/--no-weights", help="Compare the weights of two models of one shape."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Lay models side by side; what differs is marked. Weights are compared where two models have the same shape.
+
+    \b
+    ordito compare llama-2-7b llama-3-8b llama-3.1-8b
+    ordito compare gemma-2-2b gemma-3-1b --differences
+    ordito compare ./before ./after
+    """
+    from ordito.comparing import compare as compare_specs
+
+    outlines = [known(model) for model in models]
+    comparison = compare_specs(*(one.spec for one in outlines), names=tuple(one.name for one in outlines))
+    found = changed(outlines) if weights else []
+    if json:
+        write_json(comparison.to_dict() | ({"weights": as_json(found)} if found else {}))
+        return
+    write_table(comparison.table(only_differences=only_differences), stands_out=True)
+    same = len(comparison.rows) - len(comparison.differences)
+    write(f"\n{len(comparison.differences)} of {len(comparison.rows)} facts differ, {same} are the same.\n")
+    if found:
+        from ordito.checkpoint.changes import by_layer
+
+        write("\n")
+        write_table(by_layer(found))
+
+
+def changed(outlines: list[Outline]) -> list[Change]:
+    """The changes from one model's weights to the other's, where there are two with weights of one shape."""
+    from ordito.checkpoint.changes import changes, comparable
+    from ordito.checkpoint.checkpoint import open_checkpoint
+
+    if len(outlines) != 2 or any(one.stored is None or one.path is None for one in outlines):
+        return []
+    old, new = (open_checkpoint(one.path) for one in outlines if one.path is not None)
+    if not comparable(old, new):
+        return []
+    with working("comparing weights"):
+        return list(changes(old, new))
+
+
+def as_json(found: list[Change]) -> dict[str, Any]:
+    """The changes as JSON values."""
+    from ordito.checkpoint.changes import to_dict
+
+    return to_dict(found)

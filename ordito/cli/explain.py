@@ -1,0 +1,104 @@
+"""`ordito explain`: what a model is and what it costs, exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ordito.checkpoint.store import DEFAULT_MODEL
+from ordito.cli.console import known, write, write_json, write_table
+
+if TYPE_CHECKING:
+    from ordito.accounting import Account
+    from ordito.checkpoint.outline import Outline
+
+
+def explain(
+    model: str = typer.Argument(
+        DEFAULT_MODEL, metavar="MODEL", help="A name, a config.json, a GGUF file, a folder, or org/name on the hub."
+    ),
+    kv: bool = typer.Option(False, "--kv", help="The cache layer by layer, and what it would be with other attention."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Say what MODEL is and what it costs: every parameter and byte, FLOPs, cache. Weights are not read.
+
+    Of a model on the hub only the headers are fetched; published models are known by name without any file.
+
+    \b
+    ordito explain smollm2
+    ordito explain deepseek-v3 --kv
+    ordito explain ./my-model/config.json --json
+    """
+    from ordito.accounting import account
+
+    outline = known(model)
+    found = account(outline.spec, outline.stored)
+    if json:
+        write_json(as_json(outline, found))
+    elif kv:
+        kv_report(outline, found)
+    else:
+        report(outline, found)
+
+
+def as_json(outline: Outline, found: Account) -> dict[str, Any]:
+    """Everything, as JSON values with stable keys."""
+    file = {"bytes": outline.file_bytes, "other_tensors": sum(outline.other.values()), "overhead": outline.overhead}
+    return {
+        "name": outline.name,
+        "origin": outline.origin,
+        "format": outline.format,
+        **found.to_dict(),
+        "file": file if outline.file_bytes is not None else None,
+    }
+
+
+def report(outline: Outline, found: Account) -> None:
+    """The whole account for people."""
+    from ordito.accounting.report import report as tables
+    from ordito.drawing import draw
+
+    write(f"{title(outline, found)}\n\n{draw(outline.spec).text()}\n")
+    for table in tables(found):
+        write("\n")
+        write_table(table)
+    if outline.file_bytes is not None:
+        write(f"\n{file_sum(outline, found)}\n")
+
+
+def title(outline: Outline, found: Account) -> str:
+    """The name, where it is known from, and the few numbers that are asked for first."""
+    from ordito.accounting import short
+    from ordito.families import family_of
+
+    counted = found.parameters
+    active = f", {short(counted.active)} active for a token" if counted.active != counted.total else ""
+    family = f"{family_of(outline.spec).title} ({outline.spec.architecture})"
+    return (
+        f"{outline.name}: {family}, {short(counted.total)} parameters{active}, context {outline.spec.context:,}\n"
+        f"{outline.origin}"
+    )
+
+
+def file_sum(outline: Outline, found: Account) -> str:
+    """The sum, checked against the file: its tensors, those that the model does not use, and what is no tensor."""
+    other = sum(outline.other.values())
+    parts = [f"{found.nbytes:,} bytes of the model's tensors"]
+    parts += [f"{other:,} of {len(outline.other)} other tensors"] if other else []
+    parts += [f"{outline.overhead:,} of headers and padding"]
+    return f"{' + '.join(parts)} = {outline.file_bytes:,}, the size of the file."
+
+
+def kv_report(outline: Outline, found: Account) -> None:
+    """The cache for people."""
+    from ordito.accounting.report import cache_layers, cache_variants, outgrown
+
+    write(f"{title(outline, found)}\n\n")
+    if not found.kv_cache.layers:
+        write("It keeps no cache: it reads a text at once and does not continue it.\n")
+        return
+    write_table(cache_layers(found))
+    write("\n")
+    write_table(cache_variants(found))
+    write(f"\n{outgrown(found)}\n")
