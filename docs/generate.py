@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from evolution import evolution_page
 from model_tables import models_page
 
 from ordito.families import families
@@ -42,7 +43,7 @@ def code(words: tuple[str, ...]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-PAGES = {"families.md": families_page, "models.md": models_page}
+PAGES = {"evolution.md": evolution_page, "families.md": families_page, "models.md": models_page}
 
 
 def main() -> int:
