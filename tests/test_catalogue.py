@@ -102,7 +102,7 @@ def test_names_and_ids_stand_for_one_model():
 
 
 def test_an_unknown_model_gets_near_names():
-    with pytest.raises(ModelNotFoundError, match="no model 'Mistral 7C'; did you mean .*Mistral 7B"):
+    with pytest.raises(ModelNotFoundError, match="no model 'Mistral 7C'; did you mean .*mistral-7b"):
         catalogue.find("Mistral 7C")
 
 
@@ -120,3 +120,13 @@ def test_transformers_counts_the_same(name):
         model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**entry.config))
     model.tie_weights()
     assert sum(parameter.numel() for parameter in model.parameters()) == entry.exact_parameters
+
+
+def test_short_names_mean_one_shape_or_are_refused():
+    assert catalogue.find("gpt2").name == "GPT-2 small"
+    assert catalogue.find("mixtral-8x7b").name == "Mixtral 8x7B v0.1"
+    assert catalogue.find("llama-4-scout").name == "Llama 4 Scout 17B-16E"
+    with pytest.raises(ModelNotFoundError, match="several models.*Mistral 7B v0.1, Mistral 7B Instruct v0.1"):
+        catalogue.find("mistral-7b")
+    with pytest.raises(ModelNotFoundError):
+        catalogue.find("--")

@@ -64,16 +64,40 @@ def titles() -> dict[str, str]:
 
 
 def find(name: str) -> Entry:
-    """The model of this name or id, whatever the case and the punctuation. Raises `ModelNotFoundError` if there is none.
+    """The model of this name or id, whatever the case and the punctuation.
+
+    The organisation of an id may be left out, and so may the end of a name, where all that begin so have one shape. Raises
+    `ModelNotFoundError` if there is no such model, or several.
 
     >>> find("llama-3.1-8b").config["rope_scaling"]["factor"]
     8.0
+    >>> find("mixtral-8x7b").name
+    'Mixtral 8x7B v0.1'
     """
-    known = {_plain(spelling): entry for entry in models() for spelling in (entry.id, entry.name) if spelling}
-    if (entry := known.get(_plain(name))) is None:
-        near = did_you_mean(name, [entry.name for entry in models()])
-        raise ModelNotFoundError(f"the catalogue has no model {name!r}{near}")
-    return entry
+    plain = _plain(name)
+    if entry := _spellings().get(plain):
+        return entry
+    begin_so = [entry for spelling, entry in _spellings().items() if plain and spelling.startswith(plain)]
+    if begin_so and all(entry.config is not None and entry.config == begin_so[0].config for entry in begin_so):
+        return begin_so[0]
+    if begin_so:
+        names = list(dict.fromkeys(entry.name for entry in begin_so))
+        listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise ModelNotFoundError(f"several models of the catalogue are called {name!r}: {listed}; name one")
+    near = did_you_mean(_dashed(name), [_dashed(entry.name) for entry in models()])
+    raise ModelNotFoundError(f"the catalogue has no model {name!r}{near}")
+
+
+@cache
+def _spellings() -> dict[str, Entry]:
+    """The models by their names, by their ids, and by their ids without the organisation; what comes first counts."""
+    found: dict[str, Entry] = {}
+    spelled = [[entry.name, entry.id or "", (entry.id or "").rpartition("/")[2]] for entry in models()]
+    for kind in range(3):
+        for entry, spellings in zip(models(), spelled, strict=True):
+            if spellings[kind]:
+                found.setdefault(_plain(spellings[kind]), entry)
+    return found
 
 
 @cache
@@ -107,6 +131,11 @@ def _entry(family: str, contents: dict[str, Any], model: dict[str, Any], by_name
         modalities=tuple(model.get("modalities", ["text"])),
         license=model.get("license"),
     )
+
+
+def _dashed(name: str) -> str:
+    """A name as people type it."""
+    return name.casefold().replace(" ", "-")
 
 
 def _plain(name: str) -> str:

@@ -17,7 +17,7 @@ from ordito.checkpoint.gguf import read_gguf
 from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.pooling import dense_tensors, pooling_from_folder
 from ordito.checkpoint.quantized import read_quantized
-from ordito.checkpoint.safetensors import read_safetensors, read_sharded
+from ordito.checkpoint.safetensors import SafetensorsFile, read_safetensors, read_sharded
 from ordito.checkpoint.stored import Stored, StoredTensor
 from ordito.errors import CheckpointError, OrditoWarning, did_you_mean
 from ordito.families.mistral_params import config_from_params
@@ -29,18 +29,21 @@ from ordito.spec import Chain, Head, Spec
 class Checkpoint:
     """A model's files, mapped and checked, but not yet read.
 
-    `metadata` is config.json, or all of a GGUF file's metadata. `stored` are the file's own tensors by their own names (in
-    the usual spelling), `bindings` say which of ours they are. `ignored` lists what the file holds beyond the spec, and why
-    it is not read. Iterating gives every tensor of the spec in fp32, by canonical name.
+    `files` hold the tensors. `metadata` is config.json, or all of a GGUF file's metadata. `stored` are the file's own tensors
+    by their own names (in the usual spelling), `bindings` say which of ours they are. `ignored` lists what the file holds
+    beyond the spec, and why it is not read, `ignored_bytes` what that takes. Iterating gives every tensor of the spec in
+    fp32, by canonical name.
     """
 
     path: Path
+    files: Sequence[Path]
     format: Literal["huggingface", "gguf"]
     spec: Spec
     metadata: Mapping[str, Any]
     stored: Mapping[str, Stored]
     bindings: Sequence[Binding]
     ignored: Mapping[str, str]
+    ignored_bytes: int = 0
 
     def read(self, name: str) -> np.ndarray:
         """One tensor by its canonical name, in fp32 and in the shape of the spec."""
@@ -110,26 +113,27 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
     else:
         where = folder / MISTRAL_CONFIG
         config = config_from_params(read_object(where), str(where))
-    files = _tensors(folder, where, (file, MISTRAL_FILE))
+    opened = _opened(folder, where, (file, MISTRAL_FILE))
     try:
         spec = families.spec_from_config(config, str(where))
     except families.UnknownArchitectureError as error:
-        raise error.with_tensors(files) from None
-    tensors = {**read_quantized(files, config, str(where)), **dense_tensors(folder)}
+        raise error.with_tensors(opened.tensors) from None
+    dense = dense_tensors(folder)
+    tensors = {**read_quantized(opened.tensors, config, str(where)), **dense.tensors}
     spec = _without_ahead(spec, families.names_of(spec)[0], tensors)
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
     spelled, names = _spelled(tensors, spec, families.names_of(spec), folder)
     spec = _untied(spec, names, spelled, folder)
-    return _bind(folder, "huggingface", spec, config, spelled, names)
+    return _bind(folder, (*opened.files, *dense.files), "huggingface", spec, config, spelled, names)
 
 
-def _tensors(folder: Path, config: Path, files: Sequence[str]) -> Mapping[str, StoredTensor]:
-    """The tensors of the first of `files` that is there, whole or in the parts that an index names."""
+def _opened(folder: Path, config: Path, files: Sequence[str]) -> SafetensorsFile:
+    """The first of `files` that is there, whole or in the parts that an index names."""
     for file in files:
         if (folder / file).is_file():
-            return read_safetensors(folder / file).tensors
+            return read_safetensors(folder / file)
         if (index := folder / f"{file}.index.json").is_file():
-            return read_sharded(index).tensors
+            return read_sharded(index)
     raise CheckpointError(
         f"{folder}: has {config.name} but neither {files[0]} nor {files[0]}.index.json; pickled weights are never opened"
     )
@@ -158,7 +162,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     gguf = families.gguf_of(families.family_of(spec))
     layouts = [families.with_fusions(names, shapes) for names in (gguf.names(spec), *gguf.layouts(spec))]
     spelled, names = _spelled(file.tensors, spec, layouts, path)
-    return _bind(path, "gguf", spec, file.metadata, spelled, names)
+    return _bind(path, file.files, "gguf", spec, file.metadata, spelled, names)
 
 
 def _without_ahead(spec: Spec, names: Names, tensors: Mapping[str, Stored]) -> Spec:
@@ -200,6 +204,7 @@ def _same(one: Stored, other: Stored) -> bool:
 
 def _bind(
     path: Path,
+    files: Sequence[Path],
     format: Literal["huggingface", "gguf"],
     spec: Spec,
     metadata: Mapping[str, Any],
@@ -221,7 +226,9 @@ def _bind(
     for name, binding in theirs.items():
         if (got := tensors[name].shape) != binding.their_shape:
             raise CheckpointError(f"{path}: tensor {name!r} has shape {got}, expected {binding.their_shape}")
-    return Checkpoint(path, format, spec, metadata, {name: tensors[name] for name in theirs}, bindings, ignored)
+    unread = sum(tensors[name].nbytes for name in ignored)
+    stored = {name: tensors[name] for name in theirs}
+    return Checkpoint(path, files, format, spec, metadata, stored, bindings, ignored, unread)
 
 
 def _copy_of_embedding(name: str, spec: Spec, names: Names) -> str | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,17 +89,20 @@ _LEAST_TENSOR = 8 + 4 + 4 + 8  # bytes of the shortest tensor description
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GGUFFile:
-    """An opened GGUF file, or set of files, as one.
+    """An opened GGUF file, or set of `files`, as one; `header_bytes` and `begins`, where data begin, are of the first.
 
     Metadata values are int, float, bool, str; arrays of numbers are numpy arrays, other arrays lists. A 32-bit float is
     given as the shortest decimal that rounds to it (1e-05, not 9.999999747378752e-06): the number that its author wrote.
     """
 
     path: Path
+    files: tuple[Path, ...]
     version: int
     alignment: int
     metadata: dict[str, object]
     tensors: dict[str, StoredTensor]
+    header_bytes: int
+    begins: dict[str, int]
 
 
 class _Reader:
@@ -246,8 +249,11 @@ def _read_metadata(reader: _Reader, count: int) -> tuple[dict[str, object], int]
     return metadata, alignment
 
 
-def _read_tensors(reader: _Reader, count: int, alignment: int) -> dict[str, StoredTensor]:
-    """Descriptions first; then, when the place of the data is known, every tensor is checked and bound to its bytes."""
+def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str, StoredTensor], dict[str, int]]:
+    """Descriptions first; then, when the place of the data is known, every tensor is checked and bound to its bytes.
+
+    Also gives the offset in the file at which each tensor begins.
+    """
     reader.need(count * _LEAST_TENSOR, f"descriptions of {count} tensors")
     described: dict[str, tuple[tuple[int, ...], str, int]] = {}
     for index in range(count):
@@ -272,6 +278,7 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> dict[str, Stor
     data = np.frombuffer(reader.buffer, np.uint8)
     tensors: dict[str, StoredTensor] = {}
     extents: list[tuple[int, int, str]] = []
+    begins: dict[str, int] = {}
     for name, (shape, encoding, offset) in described.items():
         where = f"{reader.path}: tensor {shown(name)}"
         nbytes = checked_nbytes(shape, encoding, where)
@@ -281,6 +288,7 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> dict[str, Stor
         if end > reader.size:
             raise CheckpointError(f"{where} ends at byte {end}, but the file has {reader.size} bytes; {DOWNLOAD_AGAIN}")
         tensors[name] = StoredTensor(name, shape, encoding, data[begin:end])
+        begins[name] = begin
         if nbytes:
             extents.append((begin, end, name))
     # Gaps are harmless and not refused; sharing bytes is never meant.
@@ -288,15 +296,16 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> dict[str, Stor
     for (_, end, name), (begin, _, other) in pairwise(extents):
         if begin < end:
             raise reader.error(f"the tensors {shown(name)} and {shown(other)} overlap at byte {begin}")
-    return tensors
+    return tensors, begins
 
 
-def _read_one(path: Path) -> GGUFFile:
+def read_one(path: Path) -> GGUFFile:
+    """Open one file, be it alone or part of a set."""
     reader = _Reader(path)
     version, tensor_count, metadata_count = _read_header(reader)
     metadata, alignment = _read_metadata(reader, metadata_count)
-    tensors = _read_tensors(reader, tensor_count, alignment)
-    return GGUFFile(path, version, alignment, metadata, tensors)
+    tensors, begins = _read_tensors(reader, tensor_count, alignment)
+    return GGUFFile(path, (path,), version, alignment, metadata, tensors, reader.position, begins)
 
 
 def _split_value(file: GGUFFile, key: str) -> int:
@@ -318,10 +327,10 @@ def _read_rest(first: GGUFFile, count: int) -> GGUFFile:
     opening = f"{named[1]}-00001-of-{named[3]}.gguf"
     if int(named[2]) != 1 or _split_value(first, "split.no") != 0:
         raise CheckpointError(f"{first.path}: the file is not the first of its set of {count}; open {opening} instead")
-    tensors = dict(first.tensors)
+    tensors, files = dict(first.tensors), [first.path]
     for number in range(1, count):
         path = first.path.with_name(f"{named[1]}-{number + 1:05d}-of-{named[3]}.gguf")
-        shard = _read_one(path)
+        shard = read_one(path)
         got = _split_value(shard, "split.no"), _split_value(shard, "split.count")
         if got != (number, count):
             raise CheckpointError(
@@ -331,11 +340,12 @@ def _read_rest(first: GGUFFile, count: int) -> GGUFFile:
         if twice := tensors.keys() & shard.tensors.keys():
             raise CheckpointError(f"{path}: tensor {shown(min(twice))} is also in an earlier file; {DOWNLOAD_AGAIN}")
         tensors |= shard.tensors
+        files.append(path)
     # Without this number (0: old tools) completeness rests on the count of files alone.
     total = _split_value(first, "split.tensors.count")
     if total and total != len(tensors):
         raise CheckpointError(f"{first.path}: got {len(tensors)} tensors in the set, expected {total}; {DOWNLOAD_AGAIN}")
-    return GGUFFile(first.path, first.version, first.alignment, first.metadata, tensors)
+    return replace(first, files=tuple(files), tensors=tensors)
 
 
 def read_gguf(path: Path) -> GGUFFile:
@@ -345,6 +355,6 @@ def read_gguf(path: Path) -> GGUFFile:
     touched, and for encodings that ordito cannot decode.
     """
     path = Path(path)
-    file = _read_one(path)
+    file = read_one(path)
     count = _split_value(file, "split.count")
     return _read_rest(file, count) if count > 1 else file

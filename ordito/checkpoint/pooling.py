@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ordito.checkpoint.json_file import read_object
-from ordito.checkpoint.safetensors import read_safetensors
-from ordito.checkpoint.stored import Stored
+from ordito.checkpoint.safetensors import SafetensorsFile, read_safetensors
+from ordito.checkpoint.stored import StoredTensor
 from ordito.errors import CheckpointError
 from ordito.spec import Activation, Dense, Pooling
 
@@ -59,15 +59,18 @@ def pooling_from_folder(folder: Path) -> Pooling | None:
     return pooling
 
 
-def dense_tensors(folder: Path) -> dict[str, Stored]:
+def dense_tensors(folder: Path) -> SafetensorsFile:
     """The tensors of the dense maps of a folder's pooling, by canonical name; each map has a file of its own."""
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
+    files = []
     modules = _modules(folder / "modules.json") if (folder / "modules.json").is_file() else []
     maps = [module for module in modules if str(module.get("type", "")).rpartition(".")[2] == "Dense"]
     for number, module in enumerate(maps):
-        for name, tensor in read_safetensors(folder / _inner(module, folder) / "model.safetensors").tensors.items():
+        file = read_safetensors(folder / _inner(module, folder) / "model.safetensors")
+        files.append(file.path)
+        for name, tensor in file.tensors.items():
             tensors[f"dense_{number}.{name.removeprefix('linear.')}"] = tensor
-    return tensors
+    return SafetensorsFile(folder, tuple(files), {}, tensors)
 
 
 def prompts_from_folder(folder: Path) -> tuple[dict[str, str], str | None]:

@@ -45,7 +45,7 @@ _DTYPES = {
 _DTYPE_OF_ENCODING = {encoding: dtype for dtype, encoding in _DTYPES.items()}
 _ENCODING_OF_NUMPY = {form.dtype.newbyteorder("="): encoding for encoding, form in ENCODINGS.items() if form.dtype is not None}
 
-_LONGEST_HEADER = 100_000_000  # bytes; the specification's limit
+LONGEST_HEADER = 100_000_000  # bytes; the specification's limit
 _MOST_DIMENSIONS = 16  # more than any model uses, fewer than numpy and torch allow
 _METADATA = "__metadata__"
 
@@ -56,10 +56,12 @@ Tensors = Mapping[str, NDArray[Any] | StoredTensor]
 class SafetensorsFile:
     """An opened safetensors file, or a set of shards as one.
 
-    `unlisted` names the tensors of shards that the index does not mention; they are among `tensors` all the same.
+    `files` are those that hold the tensors. `unlisted` names the tensors of shards that the index does not mention; they
+    are among `tensors` all the same.
     """
 
     path: Path
+    files: tuple[Path, ...]
     metadata: dict[str, str]
     tensors: dict[str, StoredTensor]
     unlisted: tuple[str, ...] = ()
@@ -141,9 +143,9 @@ def read_safetensors(path: Path) -> SafetensorsFile:
     buffer = map_file(path)
     length = int.from_bytes(buffer[:8], "little")
     left = len(buffer) - 8
-    if left < 0 or length > min(left, _LONGEST_HEADER):
+    if left < 0 or length > min(left, LONGEST_HEADER):
         raise CheckpointError(
-            f"{path}: got a header of {length} bytes, expected at most {max(0, min(left, _LONGEST_HEADER))}; the file is "
+            f"{path}: got a header of {length} bytes, expected at most {max(0, min(left, LONGEST_HEADER))}; the file is "
             "damaged or not a safetensors file: download it again"
         )
     header = buffer[8 : 8 + length]
@@ -178,7 +180,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
         raise CheckpointError(
             f"{path}: got {data.nbytes} bytes of data, expected {position}, where the last tensor ends; {DOWNLOAD_AGAIN}"
         )
-    return SafetensorsFile(path, metadata, tensors)
+    return SafetensorsFile(path, (path,), metadata, tensors)
 
 
 def _plain_name(name: str) -> bool:
@@ -195,8 +197,8 @@ def read_sharded(index_path: Path) -> SafetensorsFile:
     """
     index_path = Path(index_path)
     buffer = map_file(index_path)
-    if len(buffer) > _LONGEST_HEADER:
-        raise CheckpointError(f"{index_path}: got {len(buffer)} bytes, expected at most {_LONGEST_HEADER} in an index")
+    if len(buffer) > LONGEST_HEADER:
+        raise CheckpointError(f"{index_path}: got {len(buffer)} bytes, expected at most {LONGEST_HEADER} in an index")
     weight_map = _parse_object(buffer[:], f"{index_path}: the index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not _is_text_table(weight_map):
         raise CheckpointError(f"{index_path}: expected weight_map, an object of file names; {DOWNLOAD_AGAIN}")
@@ -210,8 +212,9 @@ def read_sharded(index_path: Path) -> SafetensorsFile:
     metadata: dict[str, str] = {}
     tensors: dict[str, StoredTensor] = {}
     home: dict[str, str] = {}
-    for file in sorted(set(weight_map.values())):
-        shard = read_safetensors(index_path.with_name(file))
+    files = tuple(index_path.with_name(file) for file in sorted(set(weight_map.values())))
+    for path in files:
+        shard, file = read_safetensors(path), path.name
         metadata = shard.metadata | metadata
         for name, tensor in shard.tensors.items():
             if name in home:
@@ -228,7 +231,7 @@ def read_sharded(index_path: Path) -> SafetensorsFile:
                 f"{index_path}: tensor {shown(name)} is not in {shown(file)}, as the index says, {found}; {DOWNLOAD_AGAIN}"
             )
     unlisted = tuple(name for name in tensors if name not in weight_map)
-    return SafetensorsFile(index_path, metadata, tensors, unlisted)
+    return SafetensorsFile(index_path, files, metadata, tensors, unlisted)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,8 +287,8 @@ def _header(tensors: Tensors, metadata: Mapping[str, str], path: Path) -> bytes:
         position = end
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > _LONGEST_HEADER:
-        raise CheckpointError(f"{path}: the header would take {len(text)} bytes, expected at most {_LONGEST_HEADER}")
+    if len(text) > LONGEST_HEADER:
+        raise CheckpointError(f"{path}: the header would take {len(text)} bytes, expected at most {LONGEST_HEADER}")
     return len(text).to_bytes(8, "little") + text
 
 

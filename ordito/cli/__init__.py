@@ -9,8 +9,10 @@ import warnings
 import typer
 
 from ordito import __version__
+from ordito.cli.compare import compare
 from ordito.cli.console import say, show_warning
 from ordito.cli.embed import embed
+from ordito.cli.explain import explain
 from ordito.cli.models import ls, pull, rm
 from ordito.cli.run import run
 from ordito.cli.show import show
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, embed, pull, ls, rm, show):
+for command in (run, embed, explain, compare, pull, ls, rm, show):
     app.command()(command)
 
 

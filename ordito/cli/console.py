@@ -92,14 +92,15 @@ def load(
 
 def known(name: str) -> Outline:
     """What is known of a model from its headers or its configuration, with nothing downloaded but those."""
+    from ordito.checkpoint import store
     from ordito.checkpoint.outline import outline
 
     with working(f"reading the headers of {name}"):
-        return outline(name)
+        return outline(name, progress=store.RichProgress())
 
 
 def write_table(table: Table, *, stands_out: bool = False) -> None:
-    """A table as aligned text. With `stands_out`, a terminal shows rows with a mark in the first column brighter than others."""
+    """A table as aligned text. With `stands_out`, a terminal shows the rows that have a first cell bright, others dim."""
     colours = stands_out and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for number, line in enumerate(table.lines()):
         line = _CONTROL.sub("�", line)

@@ -44,7 +44,7 @@ def explain(
 
 def as_json(outline: Outline, found: Account) -> dict[str, Any]:
     """Everything, as JSON values with stable keys."""
-    file = {"bytes": outline.file_bytes, "other_tensors": sum(outline.other.values()), "overhead": outline.overhead}
+    file = {"bytes": outline.file_bytes, "other_tensors": outline.other_bytes, "overhead": outline.overhead}
     return {
         "name": outline.name,
         "origin": outline.origin,
@@ -83,9 +83,8 @@ def title(outline: Outline, found: Account) -> str:
 
 def file_sum(outline: Outline, found: Account) -> str:
     """The sum, checked against the file: its tensors, those that the model does not use, and what is no tensor."""
-    other = sum(outline.other.values())
     parts = [f"{found.nbytes:,} bytes of the model's tensors"]
-    parts += [f"{other:,} of {len(outline.other)} other tensors"] if other else []
+    parts += [f"{outline.other_bytes:,} of tensors that it does not use"] if outline.other_bytes else []
     parts += [f"{outline.overhead:,} of headers and padding"]
     return f"{' + '.join(parts)} = {outline.file_bytes:,}, the size of the file."
 

@@ -57,7 +57,7 @@ def opened(path: Path) -> Checkpoint:
     if not config.is_file() or any(path.glob("*.safetensors*")):
         return open_checkpoint(path)
     metadata = read_object(config)
-    return Checkpoint(path, "huggingface", spec_from_config(metadata, str(config)), metadata, {}, (), {})
+    return Checkpoint(path, (), "huggingface", spec_from_config(metadata, str(config)), metadata, {}, (), {})
 
 
 def describe(

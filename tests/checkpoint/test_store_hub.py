@@ -58,6 +58,7 @@ class Hub:
         self.requests: list[str] = []
         self.errors: dict[str, tuple[int, str]] = {}
         self.cut: set[str] = set()
+        self.sent = 0
         self.address = ""
 
     def add(self, repo: str, files: dict[str, bytes]) -> str:
@@ -83,6 +84,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
+            self.hub.sent += len(body)
             self.wfile.write(body)
 
     def do_HEAD(self) -> None:
@@ -109,7 +111,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
         name = "/".join(words[4:])
         data, tag = files[name], etag(name, files[name])
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        asked = self.headers.get("Range")
+        first, last = (asked or "bytes=0-").removeprefix("bytes=").split("-")
+        start, end = int(first), min(int(last) + 1 if last else len(data), len(data))
         if self.command == "GET" and name in self.hub.cut:
             self.hub.cut.remove(name)
             self.send_response(200)
@@ -118,9 +122,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
             return None
-        extra = {"Content_Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-        status = 206 if start else 200
-        return self.answer(status, data[start:], ETag=f'"{tag}"', X_Repo_Commit=commit, Accept_Ranges="bytes", **extra)
+        part = asked is not None and (start, end) != (0, len(data))
+        extra = {"Content_Range": f"bytes {start}-{end - 1}/{len(data)}"} if part else {}
+        return self.answer(
+            206 if part else 200, data[start:end], ETag=f'"{tag}"', X_Repo_Commit=commit, Accept_Ranges="bytes", **extra
+        )
 
 
 def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:

@@ -1,0 +1,163 @@
+"""A model known by its headers: what it is and how it is stored, with no weight read or downloaded.
+
+A name may be a path (config.json, a folder, a file of weights), a short name of the store, a repository of the hub, or a
+model of the catalogue, of which there need be no file at all.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from ordito import catalogue
+from ordito.checkpoint import store
+from ordito.checkpoint.checkpoint import MISTRAL_CONFIG, Checkpoint, open_checkpoint
+from ordito.checkpoint.json_file import read_object
+from ordito.errors import DownloadError, ModelNotFoundError, OrditoError, OrditoWarning
+from ordito.families import spec_from_config
+from ordito.families.mistral_params import config_from_params
+from ordito.spec import Spec
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a file holds one tensor of the spec: its encoding, and the bytes that it takes.
+
+    Of a tensor that is stored together with others, as queries, keys and values may be, they are its part.
+    """
+
+    encoding: str
+    nbytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A model without its weights.
+
+    `origin` says where it is known from. `stored` holds every tensor of the spec by its canonical name, and is None where
+    only a configuration is known, as are `file_bytes`, the size of the files. `other_bytes` are those of tensors that the
+    spec does not use. `path` is where the model can be opened, if it is on this machine.
+    """
+
+    name: str
+    origin: str
+    format: Literal["huggingface", "gguf", "config"]
+    spec: Spec
+    metadata: Mapping[str, Any]
+    path: Path | None = None
+    stored: Mapping[str, Held] | None = None
+    other_bytes: int = 0
+    file_bytes: int | None = None
+
+    @property
+    def overhead(self) -> int | None:
+        """Bytes of the files that belong to no tensor: headers, vocabularies, padding."""
+        if self.stored is None or self.file_bytes is None:
+            return None
+        return self.file_bytes - self.other_bytes - round(sum(held.nbytes for held in self.stored.values()))
+
+
+def outline(name: str | Path, progress: store.Progress | None = None) -> Outline:
+    """The outline of a model by its name or path.
+
+    What is on this machine is read there; of a repository on the hub only the headers are fetched. A repository that cannot
+    be had, but is known to the catalogue, is told from there, with a warning. Raises `ModelNotFoundError`, `DownloadError`,
+    `CheckpointError` or `ConfigError`, each with one sentence that says what to do.
+    """
+    typed = str(name)
+    if (path := Path(typed).expanduser()).exists() and (alone := _configuration(path)):
+        return _configured(alone, path.name or typed, str(path))
+    try:
+        reference = store.parse(typed)
+    except ModelNotFoundError:
+        # No path and no repository: the catalogue knows more names, and says which are near.
+        return _published(catalogue.find(typed))
+    try:
+        if reference.source != "hub":
+            return _opened(store.locate(typed, progress=progress))
+        return _of_hub(reference)
+    except (ModelNotFoundError, DownloadError) as error:
+        if reference.source == "path":
+            raise
+        try:
+            entry = catalogue.find(reference.repo or reference.name)
+        except ModelNotFoundError:
+            raise error from None
+        warnings.warn(f"{error}; what follows is from the catalogue", OrditoWarning, stacklevel=2)
+        return _published(entry)
+
+
+def _of_hub(reference: store.Reference) -> Outline:
+    """A model of the hub: from its cache on this machine, or else from the headers alone."""
+    try:
+        return _opened(store.locate(reference.name, offline=True))
+    except ModelNotFoundError:
+        with TemporaryDirectory(prefix="ordito-") as folder:
+            path, at = store.headers(reference, Path(folder)), "the hub, by its headers"
+            if alone := _configuration(path):
+                return _configured(alone, reference.name, at)
+            return replace(_read(path, reference.name, at), path=None)
+
+
+def _published(entry: catalogue.Entry) -> Outline:
+    """A model of the catalogue."""
+    if entry.config is None:
+        raise OrditoError(f"{entry.name} is closed: its architecture is not published; `ordito catalogue` has what is")
+    spec = spec_from_config(entry.config, entry.name)
+    return Outline(name=entry.name, origin="the catalogue", format="config", spec=spec, metadata=entry.config)
+
+
+def _configured(path: Path, name: str, origin: str) -> Outline:
+    """A model of which there is but a configuration."""
+    metadata = read_object(path)
+    if path.name == MISTRAL_CONFIG:
+        metadata = config_from_params(metadata, str(path))
+    spec = spec_from_config(metadata, str(path))
+    return Outline(name=name, origin=origin, format="config", spec=spec, metadata=metadata)
+
+
+def _opened(local: store.LocalModel) -> Outline:
+    """A model on this machine."""
+    return _read(local.path, Path(local.name).name if local.source == "path" else local.name, str(local.path))
+
+
+def _read(path: Path, name: str, origin: str) -> Outline:
+    """The files at a path, opened and not read."""
+    checkpoint = open_checkpoint(path)
+    return Outline(
+        name=name,
+        origin=origin,
+        format=checkpoint.format,
+        spec=checkpoint.spec,
+        metadata=checkpoint.metadata,
+        path=path,
+        stored=held(checkpoint),
+        other_bytes=checkpoint.ignored_bytes,
+        file_bytes=sum(os.path.getsize(file) for file in checkpoint.files),
+    )
+
+
+def _configuration(path: Path) -> Path | None:
+    """The configuration that is all that there is: a file of JSON, or the one of a folder without weights."""
+    if path.is_file():
+        return path if path.suffix == ".json" else None
+    alone = not any(path.glob("*.safetensors*")) and not any(path.glob("*.gguf"))
+    return next((path / name for name in ("config.json", MISTRAL_CONFIG) if alone and (path / name).is_file()), None)
+
+
+def held(checkpoint: Checkpoint) -> dict[str, Held]:
+    """How the files hold each tensor of the spec. What is stored as one is divided by the numbers in it."""
+    shapes = checkpoint.spec.tensors()
+    found: dict[str, Held] = {}
+    for binding in checkpoint.bindings:
+        theirs = [checkpoint.stored[name] for name in binding.theirs]
+        nbytes, encoding = sum(one.nbytes for one in theirs), max(theirs, key=lambda one: one.nbytes).encoding
+        sizes = {name: prod(shapes[name]) for name in binding.ours}
+        found |= {name: Held(encoding, nbytes * size / sum(sizes.values())) for name, size in sizes.items()}
+    return found
