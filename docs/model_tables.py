@@ -12,6 +12,7 @@ from ordito.catalogue import Entry
 from ordito.errors import OrditoWarning
 from ordito.families import spec_from_config
 from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExperts, Spec
+from ordito.units import short
 
 COLUMNS = {
     "model": "---",
@@ -187,13 +188,3 @@ def remarks(entry: Entry) -> str:
     others = [f"the publisher's total counts also {number:,} of its {what}" for what, number in entry.counts_also.items()]
     difference = [f"{entry.published_parameters}*: {entry.differs}"] if entry.differs else []
     return "; ".join([*filter(None, [entry.note]), *others, *difference])
-
-
-def short(number: int) -> str:
-    """A number of parameters to three digits.
-
-    >>> short(46_702_792_704), short(134_515_008)
-    ('46.7B', '135M')
-    """
-    value, unit = (number / 1e9, "B") if number >= 999.5e6 else (number / 1e6, "M")
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{unit}"

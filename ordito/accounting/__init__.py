@@ -4,7 +4,7 @@ from ordito.accounting.account import Account, Parameters, account
 from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, cached_numbers, span, variants
 from ordito.accounting.flops import Flops, Work
 from ordito.accounting.parameters import Count, Tensor, count, tensors
-from ordito.accounting.table import Table, short, size
+from ordito.accounting.table import Table
 from ordito.accounting.tree import Part, Stored, tree_of
 
 __all__ = [
@@ -24,8 +24,6 @@ __all__ = [
     "cache_of",
     "cached_numbers",
     "count",
-    "short",
-    "size",
     "span",
     "tensors",
     "tree_of",

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ordito.accounting.account import Account
 from ordito.accounting.cache import Cache, variants
-from ordito.accounting.table import Table, short, size
+from ordito.accounting.table import Table
+from ordito.units import short, size
 
 
 def report(account: Account) -> list[Table]:

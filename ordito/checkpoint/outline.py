@@ -18,6 +18,7 @@ from typing import Any, Literal
 from ordito import catalogue
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import MISTRAL_CONFIG, Checkpoint, open_checkpoint
+from ordito.checkpoint.headers import headers
 from ordito.checkpoint.json_file import read_object
 from ordito.errors import DownloadError, ModelNotFoundError, OrditoError, OrditoWarning
 from ordito.families import spec_from_config
@@ -99,7 +100,7 @@ def _of_hub(reference: store.Reference) -> Outline:
         return _opened(store.locate(reference.name, offline=True))
     except ModelNotFoundError:
         with TemporaryDirectory(prefix="ordito-") as folder:
-            path, at = store.headers(reference, Path(folder)), "the hub, by its headers"
+            path, at = headers(reference, Path(folder)), "the hub, by its headers"
             if alone := _configuration(path):
                 return _configured(alone, reference.name, at)
             return replace(_read(path, reference.name, at), path=None)

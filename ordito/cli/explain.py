@@ -69,8 +69,8 @@ def report(outline: Outline, found: Account) -> None:
 
 def title(outline: Outline, found: Account) -> str:
     """The name, where it is known from, and the few numbers that are asked for first."""
-    from ordito.accounting import short
     from ordito.families import family_of
+    from ordito.units import short
 
     counted = found.parameters
     active = f", {short(counted.active)} active for a token" if counted.active != counted.total else ""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ordito.accounting.table import size
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import say, write, write_json
+from ordito.units import size
 
 if TYPE_CHECKING:
     from ordito.checkpoint.store import LocalModel

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ordito.accounting.table import size
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import find, write, write_json
 from ordito.errors import OrditoError
+from ordito.units import size
 
 if TYPE_CHECKING:
     from ordito.checkpoint.checkpoint import Checkpoint

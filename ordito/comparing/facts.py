@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from ordito.accounting import account, short, size
+from ordito.accounting import account
 from ordito.spec import (
     Attention,
     Block,
@@ -22,6 +22,7 @@ from ordito.spec import (
     Temperature,
 )
 from ordito.spec.formulas import formulas
+from ordito.units import short, size
 
 NONE = "-"
 """What stands where a model has nothing of the kind."""

@@ -1,7 +1,6 @@
 """Models by name: find, download, list, remove and verify them, wherever they come from."""
 
 from ordito.checkpoint.store.actions import installed, locate, pull, remove, verify
-from ordito.checkpoint.store.headers import headers
 from ordito.checkpoint.store.names import DEFAULT_MODEL, LocalModel, Reference, parse
 from ordito.checkpoint.store.progress import Progress, RichProgress
 from ordito.checkpoint.store.shipped import MODELS, known_names
@@ -15,7 +14,6 @@ __all__ = [
     "Reference",
     "RichProgress",
     "has_vocabulary",
-    "headers",
     "installed",
     "is_adapter",
     "known_names",
