@@ -13,6 +13,11 @@ BACKENDS = {"torch": "torch"}
 """Backend -> the package that it needs; the first one installed is the default."""
 
 
+def default_backend() -> str:
+    """The fastest backend that is installed."""
+    return next((name for name, package in BACKENDS.items() if find_spec(package)), "torch")
+
+
 def load_runtime(
     checkpoint: Checkpoint, backend: str | None = None, dtype: str = "float32", adapter: Adapter | None = None
 ) -> Runtime:
@@ -20,8 +25,7 @@ def load_runtime(
 
     Raises `OrditoError` for an unknown backend and `MissingDependencyError` for one that is not installed.
     """
-    if backend is None:
-        backend = next((name for name, package in BACKENDS.items() if find_spec(package)), "torch")
+    backend = backend or default_backend()
     if backend not in BACKENDS:
         raise OrditoError(
             f"unknown backend {backend!r}, expected one of {', '.join(BACKENDS)}{did_you_mean(backend, BACKENDS)}"

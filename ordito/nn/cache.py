@@ -27,8 +27,9 @@ class Cache:
         self.capacity, self.length, self.padded = capacity, 0, False
         self.source: dict[int, tuple[Tensor, Tensor]] = {}
         self.positions_BS = torch.full((batch, capacity), -1, dtype=torch.long, device=device)
+        # Not set to zeros: what is not written takes no memory, and is never read.
         self.slots = [
-            tuple(torch.zeros(batch, capacity, *shape, dtype=dtype, device=device) for shape in pair) for pair in shapes
+            tuple(torch.empty(batch, capacity, *shape, dtype=dtype, device=device) for shape in pair) for pair in shapes
         ]
 
     def counts(self) -> Tensor:
@@ -55,14 +56,17 @@ class Cache:
         return tuple(store[:, :end] for store in self.slots[slot])
 
     def grow(self, capacity: int) -> None:
-        """Make room for more tokens, keeping what is there."""
-        extra = capacity - self.capacity
-        room = self.positions_BS.new_full((self.positions_BS.shape[0], extra), -1)
+        """Make room for more tokens, keeping what is there; one slot at a time, so that little is there twice."""
+        room = self.positions_BS.new_full((self.positions_BS.shape[0], capacity - self.capacity), -1)
         self.positions_BS = torch.cat((self.positions_BS, room), dim=1)
-        self.slots = [
-            tuple(torch.cat((s, s.new_zeros(s.shape[0], extra, *s.shape[2:])), dim=1) for s in pair) for pair in self.slots
-        ]
+        for number, pair in enumerate(self.slots):
+            self.slots[number] = tuple(self._grown(store, capacity) for store in pair)
         self.capacity = capacity
+
+    def _grown(self, store: Tensor, capacity: int) -> Tensor:
+        grown = store.new_empty(store.shape[0], capacity, *store.shape[2:])
+        grown[:, : self.length] = store[:, : self.length]
+        return grown
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` places."""

@@ -16,11 +16,13 @@ from ordito.errors import OrditoError
 from ordito.nn.adapter import Adapters
 from ordito.nn.transformer import Source, Transformer
 from ordito.runtime import Floats
-from ordito.spec import Spec
+from ordito.spec import MixtureOfExperts, Spec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FIRST_CAPACITY = 256
 """Tokens that a session has room for at first; room doubles when it is used up."""
+CHUNK = 512
+"""Tokens of a prompt that are read at once: what a layer computes for them need not grow with the prompt."""
 
 
 def load_transformer(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Transformer:
@@ -43,6 +45,9 @@ class TorchSession:
     def __init__(self, module: Transformer, source: Source | None = None) -> None:
         self.module, self.source = module, source
         self.cache = module.new_cache(1, FIRST_CAPACITY)
+        # Where rope stretches with the text, or experts fill up, what comes later changes what came before.
+        fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in module.spec.leaves())
+        self.chunk = None if module.stretches or fills else CHUNK
 
     @property
     def length(self) -> int:
@@ -52,17 +57,21 @@ class TorchSession:
     @torch.inference_mode()
     def feed(self, token_ids: Sequence[int]) -> Floats:
         """Read more tokens; returns the logits (V,) that follow the last of them."""
-        needed = self.cache.length + len(token_ids)
+        ids = list(token_ids)
+        needed = self.cache.length + len(ids)
         if needed > self.cache.capacity:
             self.cache.grow(max(needed, 2 * self.cache.capacity))
         before = self.cache.length
         try:
-            hidden = self.module.hidden(torch.tensor([list(token_ids)]), cache=self.cache, source=self.source)
+            size = self.chunk or max(len(ids), 1)
+            for piece in (ids[start : start + size] for start in range(0, max(len(ids), 1), size)):
+                hidden = self.module.hidden(torch.tensor([piece]), cache=self.cache, source=self.source)
             return _floats(self.module.project(hidden[0, -1]))
         except BaseException:  # Ctrl-C between two layers, too: places without keys must not count as read
             self.cache.rewind(before)
             raise
 
+    @torch.inference_mode()
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         self.cache.rewind(length)

@@ -1,0 +1,135 @@
+"""`ordito bench`: how fast a model runs here."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from ordito.checkpoint.store import DEFAULT_MODEL
+from ordito.cli.console import find, working, write, write_json
+from ordito.units import short, size
+
+if TYPE_CHECKING:
+    from ordito.fitting.bench import Figure
+
+
+def bench(
+    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
+    prompts: str = typer.Option("512", "--prompt", "-p", help="Lengths of prompts, by commas; 0 for none."),
+    generated: str = typer.Option("128", "--generate", "-n", help="Lengths of answers, by commas; 0 for none."),
+    depths: str = typer.Option("0", "--depth", "-d", help="Tokens that were read before, by commas."),
+    repetitions: int = typer.Option(5, "--repetitions", "-r", min=1, help="How often each is measured."),
+    threads: int | None = typer.Option(None, "--threads", "-t", min=1, help="Threads. [default: the cores there are]"),
+    backend: str | None = typer.Option(None, "--backend", help="What computes. [default: the fastest that is installed]"),
+    form: str = typer.Option("markdown", "--output", "-o", help="markdown, json or csv."),
+    json: bool = typer.Option(False, "--json", help="The same as --output json."),
+) -> None:
+    """Measure how many tokens a second MODEL reads (pp) and writes (tg), beside what this machine allows.
+
+    \b
+    ordito bench smollm2
+    ordito bench gemma3-270m -p 512,2048 -n 128 -d 0,1024,4096 --json
+    """
+    from ordito.errors import OrditoError
+
+    form = "json" if json else form
+    if form not in FORMS:
+        raise OrditoError(f"--output: got {form!r}, expected one of {', '.join(FORMS)}")
+    lengths = [numbers(text, name) for text, name in ((prompts, "-p"), (generated, "-n"), (depths, "-d"))]
+    if threads is not None:  # read by the libraries when they are loaded, which is now
+        os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+    from ordito.accounting import account
+    from ordito.checkpoint.checkpoint import open_checkpoint
+    from ordito.checkpoint.outline import held
+    from ordito.engine.backends import default_backend, load_runtime
+    from ordito.fitting import this_machine
+    from ordito.fitting.bench import bench as measure
+
+    local = find(model)
+    checkpoint = open_checkpoint(local.path)
+    longest = max(lengths[0] + lengths[1]) + max(lengths[2])
+    if longest > checkpoint.spec.context:
+        raise OrditoError(f"got {longest} tokens in all, expected at most {checkpoint.spec.context}, the model's context")
+    if checkpoint.spec.encoder is not None:
+        raise OrditoError(f"this {checkpoint.spec.architecture} model answers a source text, which bench does not measure")
+    found = account(checkpoint.spec, held(checkpoint))
+    with working("measuring this machine, loading the model"):
+        machine, runtime = this_machine(), load_runtime(checkpoint, backend)
+    with working("measuring"):
+        figures = list(
+            measure(
+                runtime,
+                found,
+                machine,
+                prompts=[n for n in lengths[0] if n],
+                generated=[n for n in lengths[1] if n],
+                depths=lengths[2],
+                repetitions=repetitions,
+            )
+        )
+    head = {
+        "model": local.name,
+        "size": checkpoint.nbytes,
+        "parameters": found.parameters.total,
+        "backend": backend or default_backend(),
+        "threads": threads or machine.cores,
+    }
+    if form == "json":
+        write_json(head | {"machine": machine.to_dict(), "figures": [figure.to_dict() for figure in figures]})
+    elif form == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow([*head, *figures[0].to_dict()] if figures else head)
+        writer.writerows([*head.values(), *figure.to_dict().values()] for figure in figures)
+    else:
+        write(f"{markdown(head, figures)}\n\n")
+        write(f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and multiplies {machine.flops / 1e9:.0f} GFLOP/s.\n")
+
+
+FORMS = ("markdown", "json", "csv")
+
+
+def markdown(head: dict[str, object], figures: list[Figure]) -> str:
+    """The table that people know from llama-bench, and what the machine allows."""
+    columns = ["model", "size", "params", "backend", "threads", "test", "t/s", "bytes/token", "limit t/s", "of limit"]
+    start = [
+        head["model"],
+        size(float(str(head["size"]))),
+        short(float(str(head["parameters"]))),
+        head["backend"],
+        head["threads"],
+    ]
+    rows = [
+        [
+            *map(str, start),
+            figure.test,
+            f"{figure.mean:.2f} ± {figure.deviation:.2f}",
+            size(figure.bytes_per_token),
+            f"{figure.limit:.1f}",
+            f"{100 * figure.reached:.0f} %",
+        ]
+        for figure in figures
+    ]
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    left = 6
+    lines = [
+        "| "
+        + " | ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        + " |"
+        for row in [columns, *rows]
+    ]
+    rule = "| " + " | ".join("-" * (w - 1) + ("-" if i < left else ":") for i, w in enumerate(widths)) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Whole numbers, by commas. Raises `OrditoError` for anything else."""
+    from ordito.errors import OrditoError
+
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 10 for part in parts):
+        raise OrditoError(f"{option}: got {text!r}, expected whole numbers, separated by commas")
+    return [int(part) for part in parts]

@@ -1,0 +1,130 @@
+"""`ordito fit`: will it run here, and how fast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from ordito.checkpoint.store import DEFAULT_MODEL
+from ordito.cli.console import known, working, write, write_json, write_table
+from ordito.units import size
+
+if TYPE_CHECKING:
+    from ordito.accounting import Table
+    from ordito.fitting import Choice, Fit, Rate
+
+
+def fit(
+    model: str = typer.Argument(
+        DEFAULT_MODEL, metavar="MODEL", help="A name, a config.json, a GGUF file, a folder, or org/name."
+    ),
+    context: int | None = typer.Option(None, "--context", "-c", help="Tokens of each sequence. [default: 4096, or all it has]"),
+    batch: int = typer.Option(1, "--batch", "-b", help="Sequences at once."),
+    quant: str | None = typer.Option(None, "--quant", "-q", help="As if stored so: Q4_K_M, Q8_0, BF16, ..."),
+    memory: float | None = typer.Option(None, "--memory", help="GB of another machine, instead of what is free here."),
+    bandwidth: float | None = typer.Option(None, "--bandwidth", help="GB/s of another machine, instead of what is measured."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Say whether MODEL fits into memory, up to which context, and how fast it will run. Nothing is downloaded but headers.
+
+    \b
+    ordito fit gemma3-270m --context 8192
+    ordito fit llama-3.1-8b --quant Q4_K_M --memory 16 --bandwidth 50
+    """
+    from ordito.errors import OrditoError
+    from ordito.fitting import fit as fit_spec
+    from ordito.fitting import this_machine
+
+    for name, value in (("--memory", memory), ("--bandwidth", bandwidth)):
+        if value is not None and not 0 < value < 1e9:
+            raise OrditoError(f"{name}: got {value:g}, expected more than zero, in GB")
+    outline = known(model)
+    with working("measuring this machine"):
+        machine = this_machine(memory=round(memory * 1e9) if memory else None, bandwidth=bandwidth * 1e9 if bandwidth else None)
+    found = fit_spec(
+        outline.spec,
+        outline.stored,
+        file_bytes=outline.file_bytes,
+        context=context,
+        batch=batch,
+        quant=quant,
+        machine=machine,
+    )
+    if json:
+        write_json({"name": outline.name, "origin": outline.origin, **found.to_dict()})
+    else:
+        report(outline.name, found)
+
+
+def report(name: str, found: Fit) -> None:
+    """Everything for people."""
+    machine = found.machine
+    write(
+        f"{name}, stored as {found.chosen.name}, on {machine.cores} cores with {size(machine.memory)} free, "
+        f"{machine.bandwidth / 1e9:.0f} GB/s and {machine.flops / 1e9:.0f} GFLOP/s\n\n"
+    )
+    write_table(memory_table(found))
+    write("\n")
+    write_table(rates_table(found))
+    write("\n")
+    write_table(choices_table(found))
+
+
+def memory_table(found: Fit) -> Table:
+    """What takes memory, and what is left."""
+    from ordito.accounting import Table
+
+    memory, machine = found.memory, found.machine
+    sequences = f"{found.batch} sequences" if found.batch > 1 else "one sequence"
+    rows = [
+        ("the program", size(memory.process)),
+        ("weights, as it keeps them", size(memory.weights)),
+        ("the file, mapped", size(memory.file)),
+        ("vocabulary", size(memory.vocabulary)),
+        ("cache", size(memory.cache)),
+        ("while a prompt is read", size(memory.activations)),
+        ("together", size(memory.total)),
+    ]
+    verdict = "fits" if found.fits else f"does not fit: {size(memory.total - machine.memory)} are missing"
+    largest = found.chosen.largest_context
+    rows.append(("", verdict))
+    rows.append(("largest context that fits", f"{largest:,}" if largest else "none"))
+    return Table(f"Memory, {sequences} of {found.context:,} tokens, backend {found.backend}", ("", ">"), tuple(rows))
+
+
+def rates_table(found: Fit) -> Table:
+    """How fast it will run."""
+    from ordito.accounting import Table
+
+    rows = [("reads a prompt", *rate(found.prefill))]
+    if found.decode:
+        rows.append((f"answers at {found.context:,} tokens", *rate(found.decode)))
+    return Table("Tokens a second", ("", ">predicted", ">the machine's limit", "which is"), tuple(rows))
+
+
+def rate(found: Rate) -> tuple[str, str, str]:
+    """A rate as cells."""
+    return f"{found.predicted:,.1f}", f"{found.limit:,.1f}", found.limited_by
+
+
+def choices_table(found: Fit) -> Table:
+    """Every quantization."""
+    from ordito.accounting import Table
+
+    columns = ("", ">file", ">memory", "fits", ">largest context", ">tokens/s", ">limit")
+    return Table("If it were stored as", columns, tuple(cells(choice) for choice in found.quantizations))
+
+
+def cells(choice: Choice) -> tuple[str, ...]:
+    """A quantization as cells."""
+    decode = choice.decode
+    return (
+        choice.name,
+        size(choice.file),
+        size(choice.memory.total),
+        "yes" if choice.fits else "no",
+        f"{choice.largest_context:,}" if choice.largest_context else "none",
+        f"{decode.predicted:,.1f}" if decode else "",
+        f"{decode.limit:,.1f}" if decode else "",
+    )

@@ -1,0 +1,114 @@
+"""How fast a model runs: prompts read and tokens generated a second, at several depths of the cache."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ordito.accounting import Account
+from ordito.fitting.machine import Machine
+from ordito.runtime import Runtime, Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One measurement: `test` as llama-bench names it (pp512, tg128, tg128 @ d1024), tokens a second of each repetition.
+
+    `bytes_per_token` are those of the stored weights and a 16-bit cache that a token needs; `limit` is the rate that the
+    machine's bandwidth or arithmetic allows.
+    """
+
+    test: str
+    rates: tuple[float, ...]
+    bytes_per_token: float
+    limit: float
+
+    @property
+    def mean(self) -> float:
+        """Tokens a second."""
+        return statistics.fmean(self.rates)
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of the repetitions."""
+        return statistics.stdev(self.rates) if len(self.rates) > 1 else 0.0
+
+    @property
+    def reached(self) -> float:
+        """The part of the limit that was reached."""
+        return self.mean / self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "test": self.test,
+            "tokens_per_second": self.mean,
+            "deviation": self.deviation,
+            "repetitions": list(self.rates),
+            "bytes_per_token": round(self.bytes_per_token),
+            "limit": self.limit,
+            "percent_of_limit": 100 * self.reached,
+        }
+
+
+def bench(
+    runtime: Runtime,
+    found: Account,
+    machine: Machine,
+    *,
+    prompts: Sequence[int] = (512,),
+    generated: Sequence[int] = (128,),
+    depths: Sequence[int] = (0,),
+    repetitions: int = 5,
+) -> Iterator[Figure]:
+    """Measure each length of prompt and of answer, at each depth, after a run that is not counted."""
+    for depth in depths:
+        session = runtime.session()
+        if depth:
+            session.feed(_ids(depth, found.spec.vocab_size))
+        for count in prompts:
+            yield Figure(
+                test=_name("pp", count, depth),
+                rates=_rates(session, depth, [_ids(count, found.spec.vocab_size)], repetitions),
+                bytes_per_token=(found.weights_read + found.kv_cache.at(depth)) / count,
+                limit=_limit(found, machine, count, depth),
+            )
+        for count in generated if found.spec.generates else ():
+            middle = depth + (count + 1) // 2  # what the answer itself adds is read too
+            yield Figure(
+                test=_name("tg", count, depth),
+                rates=_rates(session, depth, [[id] for id in _ids(count, found.spec.vocab_size)], repetitions),
+                bytes_per_token=found.read(middle),
+                limit=_limit(found, machine, 1, middle - 1),
+            )
+
+
+def _limit(found: Account, machine: Machine, tokens: int, past: int) -> float:
+    """Tokens a second if every stored byte were read once and every operation done, at the machine's full speed."""
+    work = found.flops.forward(tokens, past, logits=1).total / machine.flops
+    read = (found.weights_read + found.kv_cache.at(past + tokens)) / machine.bandwidth
+    return tokens / max(work, read)
+
+
+def _rates(session: Session, depth: int, pieces: Sequence[Sequence[int]], repetitions: int) -> tuple[float, ...]:
+    """Tokens a second of each repetition: the session, `depth` tokens deep, reads all pieces one after the other."""
+    seconds = []
+    for _ in range(repetitions + 1):
+        start = time.perf_counter()
+        for piece in pieces:
+            session.feed(piece)
+        seconds.append(time.perf_counter() - start)
+        session.rewind(depth)
+    return tuple(sum(map(len, pieces)) / one for one in seconds[1:])
+
+
+def _ids(count: int, vocab_size: int) -> list[int]:
+    """Token ids of no meaning, the same every time."""
+    return [(7919 * i + 13) % vocab_size for i in range(count)]
+
+
+def _name(kind: str, count: int, depth: int) -> str:
+    return f"{kind}{count}" + (f" @ d{depth}" if depth else "")

@@ -1,0 +1,195 @@
+"""Whether a model runs on a machine, and how fast: from its spec and the machine's figures, before any download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ordito.accounting import Account, account
+from ordito.checkpoint.outline import Held
+from ordito.errors import OrditoError
+from ordito.fitting.backends import Backend, Demand, Memory, backend, demand
+from ordito.fitting.machine import Machine, this_machine
+from ordito.fitting.quantizations import MIXES, held_as
+from ordito.spec import Spec
+
+CONTEXT = 4096
+"""The context that is asked about where none is given, if the model has so much."""
+PROMPT = 512
+"""The length of the prompt whose reading is predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Tokens a second that are predicted, the most that the machine allows, and what sets that limit."""
+
+    predicted: float
+    limit: float
+    limited_by: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"predicted": self.predicted, "limit": self.limit, "limited_by": self.limited_by}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A quantization: the bytes of its file, what running it takes, how long a context fits, how fast it answers."""
+
+    name: str
+    file: int
+    memory: Memory
+    fits: bool
+    largest_context: int | None
+    decode: Rate | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "name": self.name,
+            "file": self.file,
+            "memory": self.memory.to_dict(),
+            "fits": self.fits,
+            "largest_context": self.largest_context,
+            "decode": self.decode.to_dict() if self.decode else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A model on a machine, with `batch` sequences of `context` tokens; `chosen` is how it is stored, or would be.
+
+    `decode` is the rate of all sequences together at that context, None for a model that does not generate; `prefill` that
+    of a prompt.
+    """
+
+    machine: Machine
+    backend: str
+    context: int
+    batch: int
+    chosen: Choice
+    prefill: Rate
+    quantizations: tuple[Choice, ...]
+
+    @property
+    def memory(self) -> Memory:
+        """What running it takes."""
+        return self.chosen.memory
+
+    @property
+    def fits(self) -> bool:
+        """Whether the machine has so much memory free."""
+        return self.chosen.fits
+
+    @property
+    def decode(self) -> Rate | None:
+        """How fast it answers."""
+        return self.chosen.decode
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values with stable keys."""
+        return {
+            "machine": self.machine.to_dict(),
+            "backend": self.backend,
+            "context": self.context,
+            "batch": self.batch,
+            "stored_as": self.chosen.name,
+            "memory": self.memory.to_dict(),
+            "fits": self.fits,
+            "largest_context": self.chosen.largest_context,
+            "prefill": self.prefill.to_dict(),
+            "decode": self.decode.to_dict() if self.decode else None,
+            "quantizations": [choice.to_dict() for choice in self.quantizations],
+        }
+
+
+def fit(
+    spec: Spec,
+    stored: Mapping[str, Held] | None = None,
+    *,
+    file_bytes: int | None = None,
+    context: int | None = None,
+    batch: int = 1,
+    quant: str | None = None,
+    machine: Machine | None = None,
+    backend_name: str | None = None,
+) -> Fit:
+    """What `spec` takes and how fast it runs, as `stored` in files of `file_bytes`, or in the quantization `quant`.
+
+    Without either, at 16 bits. The machine is this one, measured now, unless given. Raises `OrditoError` for a context that
+    the model does not have, or an unknown quantization.
+    """
+    if context is not None and not 1 <= context <= spec.context:
+        raise OrditoError(f"got a context of {context}, expected 1 to {spec.context}, which the model was made for")
+    if batch < 1:
+        raise OrditoError(f"got a batch of {batch}, expected at least 1")
+    context = context or min(CONTEXT, spec.context)
+    machine, runtime = machine or this_machine(), backend(backend_name)
+
+    asked = demand(account(spec))
+
+    def choice(name: str, held: Mapping[str, Held], size: int | None = None) -> Choice:
+        found = account(spec, held)
+        file = size if size is not None else found.nbytes
+        memory = runtime.memory(asked, file, context, batch)
+        return Choice(
+            name=name,
+            file=file,
+            memory=memory,
+            fits=memory.total <= machine.memory,
+            largest_context=_largest(runtime, machine, asked, file, spec.context, batch),
+            decode=_decode(runtime, machine, found, asked, context, batch) if spec.generates else None,
+        )
+
+    quantizations = tuple(choice(name, held_as(spec, name)) for name in MIXES)
+    if quant is not None or stored is None:
+        name, stored = (quant or "BF16").upper(), held_as(spec, quant or "BF16")
+        chosen = choice(name, stored)
+    else:
+        chosen = choice("the file", stored, file_bytes)
+    return Fit(
+        machine=machine,
+        backend=runtime.name,
+        context=context,
+        batch=batch,
+        chosen=chosen,
+        prefill=_prefill(runtime, machine, account(spec, stored), asked, min(PROMPT, context)),
+        quantizations=quantizations,
+    )
+
+
+def _largest(runtime: Backend, machine: Machine, asked: Demand, file: int, longest: int, batch: int) -> int | None:
+    """The longest context that fits, up to the model's own; None if not even one token does."""
+    low, high = 0, longest
+    while low < high:
+        middle = (low + high + 1) // 2
+        if runtime.memory(asked, file, middle, batch).total <= machine.memory:
+            low = middle
+        else:
+            high = middle - 1
+    return low or None
+
+
+def _decode(runtime: Backend, machine: Machine, found: Account, asked: Demand, context: int, batch: int) -> Rate:
+    """Tokens a second of all sequences. The limit is that of a runtime which reads each stored byte once."""
+    work = batch * found.flops.decode(context).total / machine.flops
+    stored = (found.weights_read + batch * found.kv_cache.at(context)) / machine.bandwidth
+    ours = runtime.read(asked, context, batch) / machine.bandwidth / runtime.decode
+    return Rate(
+        predicted=batch / max(ours, work / runtime.prefill),
+        limit=batch / max(stored, work),
+        limited_by="memory bandwidth" if stored > work else "arithmetic",
+    )
+
+
+def _prefill(runtime: Backend, machine: Machine, found: Account, asked: Demand, tokens: int) -> Rate:
+    """Tokens a second of a prompt that is read at once."""
+    work = found.flops.prefill(tokens).total / machine.flops
+    weights = found.weights_read / machine.bandwidth
+    ours = max(work / runtime.prefill, runtime.read(asked, 0) / machine.bandwidth / runtime.decode)
+    return Rate(
+        predicted=tokens / ours,
+        limit=tokens / max(work, weights),
+        limited_by="arithmetic" if work > weights else "memory bandwidth",
+    )

@@ -1,0 +1,127 @@
+"""Whether a model fits: memory by its parts, the largest context, rates from the machine's figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ordito import catalogue
+from ordito.accounting import account
+from ordito.errors import OrditoError
+from ordito.families import spec_from_config
+from ordito.fitting import MIXES, Machine, fit, held_as
+from ordito.fitting.backends import backend, demand
+from ordito.nn import Transformer
+
+MACHINE = Machine(cores=2, memory=16 * 10**9, bandwidth=50e9, flops=1e12)
+TINY = {"vocab_size": 96, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 24}
+TINY |= {"num_key_value_heads": 2, "max_position_embeddings": 64}
+
+
+def published(name):
+    return spec_from_config(catalogue.find(name).config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY | {"model_type": "llama"},
+        TINY | {"model_type": "gemma3_text", "head_dim": 6, "sliding_window": 8},
+        {
+            "model_type": "deepseek_v3",
+            "num_hidden_layers": 4,
+            "hidden_size": 32,
+            "vocab_size": 96,
+            "num_nextn_predict_layers": 0,
+        }
+        | {"n_routed_experts": 8, "n_group": 1, "topk_group": 1, "num_attention_heads": 4, "intermediate_size": 8}
+        | {"moe_intermediate_size": 8},
+    ],
+    ids=["llama", "gemma3", "deepseek3"],
+)
+def test_weights_and_cache_are_what_pytorch_allocates(config):
+    spec, runtime = spec_from_config(config), backend("torch")
+    with torch.device("meta"):
+        module = Transformer(spec)
+        cache = module.new_cache(1, 40)
+    memory = runtime.memory(demand(account(spec)), 0, 40)
+    biases = sum(t.nbytes for name, t in module.named_parameters() if name.endswith("choice_bias"))
+    assert memory.weights == sum(t.nbytes for t in module.parameters()) - biases
+    assert memory.cache == sum(t.nbytes for pair in cache.slots for t in pair)
+
+
+def test_it_fits_up_to_a_context():
+    spec = published("llama-3.2-1b")
+    found = fit(spec, machine=MACHINE, quant="Q4_K_M", context=4096)
+    assert found.fits
+    largest = found.chosen.largest_context
+    runtime, file, asked = backend(), found.chosen.file, demand(account(spec))
+    assert runtime.memory(asked, file, largest).total <= MACHINE.memory
+    assert largest == spec.context or runtime.memory(asked, file, largest + 1).total > MACHINE.memory
+
+
+def test_it_does_not_fit():
+    found = fit(published("llama-3.1-70b"), machine=MACHINE)
+    assert not found.fits
+    assert found.chosen.largest_context is None
+    assert found.chosen.name == "BF16"
+    assert all(not choice.fits for choice in found.quantizations)
+
+
+def test_rates_follow_the_machine():
+    spec = published("llama-3.2-1b")
+    slow = fit(spec, machine=MACHINE, quant="Q8_0")
+    fast = fit(spec, machine=Machine(cores=2, memory=16 * 10**9, bandwidth=100e9, flops=2e12), quant="Q8_0")
+    assert fast.decode.predicted == pytest.approx(2 * slow.decode.predicted)
+    assert fast.prefill.predicted == pytest.approx(2 * slow.prefill.predicted)
+    assert slow.decode.limit > slow.decode.predicted
+    stored = sum(held.nbytes for held in held_as(spec, "Q8_0").values()) + account(spec).kv_cache.at(4096)
+    assert slow.decode.limit == pytest.approx(MACHINE.bandwidth / stored)
+
+
+def test_more_sequences_take_more_cache_and_share_the_weights():
+    spec = published("llama-3.2-1b")
+    one, eight = (fit(spec, machine=MACHINE, quant="Q8_0", context=512, batch=batch) for batch in (1, 8))
+    assert eight.memory.cache == 8 * one.memory.cache
+    assert eight.memory.weights == one.memory.weights
+    assert one.decode.predicted < eight.decode.predicted <= 8 * one.decode.predicted
+
+
+def test_an_encoder_has_no_answers():
+    found = fit(published("bert-base-uncased"), machine=MACHINE)
+    assert found.decode is None
+    assert found.memory.cache == 0
+    assert found.context == 512
+
+
+@pytest.mark.parametrize(
+    "entry", {e.config["model_type"]: e for e in catalogue.models() if e.config}.values(), ids=lambda e: e.name
+)
+def test_every_model_can_be_asked_about(entry):
+    found = fit(spec_from_config(entry.config), machine=MACHINE)
+    assert found.memory.total == sum(value for name, value in found.memory.to_dict().items() if name != "total")
+    assert found.prefill.predicted > 0
+    sizes = {choice.name: choice.file for choice in found.quantizations}
+    assert sizes.keys() == MIXES.keys()
+    assert sizes["F32"] >= sizes["F16"] == sizes["BF16"] >= sizes["Q8_0"] >= sizes["Q6_K"] >= sizes["Q5_K_M"] >= sizes["Q4_K_M"]
+    assert 1.01 * sizes["Q4_0"] >= sizes["Q2_K"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"context": 10**9}, "a context of"), ({"batch": 0}, "a batch"), ({"quant": "Q4_K"}, "Q4_K_M")]
+)
+def test_wrong_questions(wrong, said):
+    with pytest.raises(OrditoError, match=said):
+        fit(published("llama-3.2-1b"), machine=MACHINE, **wrong)
+
+
+def test_sizes_of_published_quantizations():
+    """Files of Llama 3.1 8B as llama-quantize writes them, with 8 MB of header."""
+    spec = published("llama-3.1-8b")
+    sizes = {name: sum(held.nbytes for held in held_as(spec, name).values()) for name in MIXES}
+    assert sizes["Q4_K_M"] == pytest.approx(4_920_739_232 - 7_800_000, rel=1e-3)
+    assert sizes["Q8_0"] == pytest.approx(8_540_775_840 - 7_800_000, rel=1e-3)
+    assert sizes["Q6_K"] == pytest.approx(6_596_011_424 - 7_800_000, rel=1e-3)
+    assert sizes["Q3_K_M"] == pytest.approx(4_018_918_176 - 7_800_000, rel=1e-3)
+    assert sizes["Q2_K"] == pytest.approx(3_179_131_680 - 7_800_000, rel=1e-3)
+    assert sizes["Q5_K_M"] == pytest.approx(5_732_987_680 - 7_800_000, rel=1e-3)

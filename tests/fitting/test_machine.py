@@ -1,0 +1,72 @@
+"""What the machine grants, from the files in which Linux says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from ordito.fitting import machine
+
+MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(**contents):
+        for name, text in contents.items():
+            path = tmp_path / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return write
+
+
+def meminfo(root):
+    (root / "meminfo").write_text(MEMINFO)
+    return root / "meminfo"
+
+
+def test_memory_without_a_limit(files, tmp_path):
+    assert machine.free_memory(tmp_path, meminfo(tmp_path)) == 20_000_000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("max", 20_000_000 * 1024), ("8000000000", 8_000_000_000 - 3_000_000_000 + 500_000_000)]
+)
+def test_memory_in_a_cgroup(files, tmp_path, limit, expected):
+    names = {"memory.max": limit, "memory.current": "3000000000\n", "memory.stat": "anon 1\ninactive_file 500000000\n"}
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    assert machine.free_memory(tmp_path, meminfo(tmp_path)) == expected
+
+
+def test_memory_in_a_cgroup_of_the_first_version(tmp_path):
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    (folder / "memory.limit_in_bytes").write_text("4000000000\n")
+    (folder / "memory.usage_in_bytes").write_text("1000000000\n")
+    (folder / "memory.stat").write_text("cache 5\ntotal_inactive_file 0\n")
+    assert machine.free_memory(tmp_path, meminfo(tmp_path)) == 3_000_000_000
+
+
+@pytest.mark.parametrize(("text", "quota"), [("max 100000", None), ("150000 100000", 1.5), ("nonsense", None)])
+def test_cores_of_a_cgroup(tmp_path, text, quota):
+    (tmp_path / "cpu.max").write_text(text)
+    assert machine._quota(tmp_path) == quota
+
+
+def test_cores_of_a_cgroup_of_the_first_version(tmp_path):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine._quota(tmp_path) is None
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
+    assert machine._quota(tmp_path) == 3.0
+
+
+def test_this_machine_can_compute():
+    found = machine.this_machine(memory=1)
+    assert found.memory == 1
+    assert found.bandwidth > 1e8
+    assert found.flops > 1e8
+    assert found.cores >= 1
