@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ordito.checkpoint.store import DEFAULT_MODEL
-from ordito.cli.console import known, write, write_json, write_table
+from ordito.cli.console import known, working, write, write_json, write_table
 
 if TYPE_CHECKING:
     from ordito.accounting import Account
@@ -19,20 +19,27 @@ def explain(
         DEFAULT_MODEL, metavar="MODEL", help="A name, a config.json, a GGUF file, a folder, or org/name on the hub."
     ),
     kv: bool = typer.Option(False, "--kv", help="The cache layer by layer, and what it would be with other attention."),
+    trace: str | None = typer.Option(None, "--trace", metavar="TEXT", help="Follow the last token of TEXT, step by step."),
+    layer: int = typer.Option(0, "--layer", min=0, help="Which layer --trace shows in full."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Say what MODEL is and what it costs: every parameter and byte, FLOPs, cache. Weights are not read.
 
-    Of a model on the hub only the headers are fetched; published models are known by name without any file.
+    Of a model on the hub only the headers are fetched; published models are known by name without any file. A trace shows
+    formulas and shapes, and, where the model is on this machine, the numbers of a run.
 
     \b
     ordito explain smollm2
     ordito explain deepseek-v3 --kv
+    ordito explain smollm2 --trace "The capital of Italy is"
     ordito explain ./my-model/config.json --json
     """
     from ordito.accounting import account
 
     outline = known(model)
+    if trace is not None:
+        follow(outline, trace, layer, json)
+        return
     found = account(outline.spec, outline.stored)
     if json:
         write_json(as_json(outline, found))
@@ -101,3 +108,23 @@ def kv_report(outline: Outline, found: Account) -> None:
     write("\n")
     write_table(cache_variants(found))
     write(f"\n{outgrown(found)}\n")
+
+
+def follow(outline: Outline, text: str, layer: int, json: bool) -> None:
+    """The trace of a text; of a model that is not on this machine, its formulas alone."""
+    from ordito.errors import OrditoError
+    from ordito.lens import lines, trace_spec
+
+    if layer >= outline.spec.n_layers:
+        raise OrditoError(f"--layer: got {layer}, expected 0 to {outline.spec.n_layers - 1}")
+    if outline.path is None or outline.stored is None:
+        found = trace_spec(outline.spec)
+    else:
+        from ordito.model import load
+
+        with working(f"loading {outline.name}"):
+            found = load(outline.path, backend="torch").trace(text)
+    if json:
+        write_json({"name": outline.name, "origin": outline.origin, **found.to_dict()})
+    else:
+        write("\n".join([f"{outline.name}, {outline.origin}", "", *lines(found, layer)]) + "\n")

@@ -49,16 +49,10 @@ class Attention(nn.Module):
         k_BGSH, v_BGSH = self._source(step) if b.cross else self._keys_and_values(x_BTD, step)
         if self.relative_bias is not None:
             step.relative_bias = self.relative_bias(step)
-        y_BNTH = attend(
-            q_BNTH,
-            k_BGSH,
-            v_BGSH,
-            step.visible(b),
-            b.scale,
-            softcap=b.softcap,
-            sinks_N=self.sinks,
-            bias_BNTS=step.relative_bias if b.relative_bias else None,
-        )
+        visible, bias_BNTS = step.visible(b), step.relative_bias if b.relative_bias else None
+        if step.tap is not None:
+            step.tap(self, {"weights": attention_weights(q_BNTH, k_BGSH, visible, b.scale, b.softcap, self.sinks, bias_BNTS)})
+        y_BNTH = attend(q_BNTH, k_BGSH, v_BGSH, visible, b.scale, softcap=b.softcap, sinks_N=self.sinks, bias_BNTS=bias_BNTS)
         return self.o(y_BNTH.transpose(1, 2).reshape(B, T, -1))
 
     def _keys_and_values(self, x_BTD: Tensor, step: Step) -> tuple[Tensor, Tensor]:
@@ -117,17 +111,31 @@ def attend(
         if bias_BNTS is not None:
             visible_B1TS = bias_BNTS.masked_fill(~visible_B1TS, float("-inf"))
         return F.scaled_dot_product_attention(q_BNTH, k_BGSH, v_BGSH, attn_mask=visible_B1TS, scale=scale, enable_gqa=N != G)
-    k_BNSH, v_BNSH = k_BGSH.repeat_interleave(N // G, dim=1), v_BGSH.repeat_interleave(N // G, dim=1)
-    scores_BNTS = (q_BNTH @ k_BNSH.transpose(-1, -2)) * scale
+    weights_BNTS = attention_weights(q_BNTH, k_BGSH, visible_B1TS, scale, softcap, sinks_N, bias_BNTS)
+    return weights_BNTS.to(v_BGSH.dtype) @ v_BGSH.repeat_interleave(N // G, dim=1)
+
+
+def attention_weights(
+    q_BNTH: Tensor,
+    k_BGSH: Tensor,
+    visible_B1TS: Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks_N: Tensor | None,
+    bias_BNTS: Tensor | None,
+) -> Tensor:
+    """softmax(scale q k + bias) over the visible keys, written out, (B, N, T, S) in fp32; a sink's part is dropped."""
+    N, G = q_BNTH.shape[1], k_BGSH.shape[1]
+    scores_BNTS = (q_BNTH @ k_BGSH.repeat_interleave(N // G, dim=1).transpose(-1, -2)) * scale
+    if bias_BNTS is not None:
+        scores_BNTS = scores_BNTS + bias_BNTS
     if softcap is not None:
         scores_BNTS = softcap * torch.tanh(scores_BNTS / softcap)
     scores_BNTS = scores_BNTS.float().masked_fill(~visible_B1TS, float("-inf"))
-    if sinks_N is not None:
-        sinks = sinks_N.float().view(1, N, 1, 1).expand(*scores_BNTS.shape[:3], 1)
-        probabilities = torch.cat((scores_BNTS, sinks), dim=-1).softmax(dim=-1)[..., :-1]
-    else:
-        probabilities = scores_BNTS.softmax(dim=-1)
-    return probabilities.to(v_BNSH.dtype) @ v_BNSH
+    if sinks_N is None:
+        return scores_BNTS.softmax(dim=-1)
+    sinks = sinks_N.float().view(1, N, 1, 1).expand(*scores_BNTS.shape[:3], 1)
+    return torch.cat((scores_BNTS, sinks), dim=-1).softmax(dim=-1)[..., :-1]
 
 
 class RelativeBias(Table):
@@ -197,5 +205,8 @@ class LatentAttention(nn.Module):
         v_BNSH = self.v_up(latent_BSR).view(B, -1, b.n_heads, b.v_dim).transpose(1, 2)
         q_BNTH = torch.cat((q_nope, rotate(q_rope, b.rope, step)), dim=-1)
         k_BNSH = torch.cat((k_nope, k_rope[:, None].expand(-1, b.n_heads, -1, -1)), dim=-1)
-        y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, step.mask(causal=True), b.scale)
+        visible = step.mask(causal=True)
+        if step.tap is not None:
+            step.tap(self, {"weights": attention_weights(q_BNTH, k_BNSH, visible, b.scale, None, None, None)})
+        y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, visible, b.scale)
         return self.o(y_BNTH.transpose(1, 2).reshape(B, T, -1))

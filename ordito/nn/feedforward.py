@@ -156,6 +156,8 @@ class MixtureOfExperts(nn.Module):
         """(..., T, D) -> (..., T, D); tokens of one sequence stand on the axis before the last."""
         x_TD = x.flatten(0, -2)
         weights_TK, chosen_TK = self.router.route(x_TD)
+        if step is not None and step.tap is not None:
+            step.tap(self, {"weights": weights_TK, "chosen": chosen_TK})
         if self.block.router.capacity is not None:
             weights_TK = weights_TK * self._fits(chosen_TK, x.shape[-2], self.block.router.capacity)
         y_TD = torch.zeros_like(x_TD)

@@ -14,7 +14,7 @@ from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.cache import Cache
 from ordito.nn.feedforward import FeedForward, MixtureOfExperts
 from ordito.nn.norm import Beside, Dense, Norm, Table
-from ordito.nn.step import PADDING, Step
+from ordito.nn.step import PADDING, Step, Tap
 
 
 class Embedding(nn.Module):
@@ -154,8 +154,10 @@ class Transformer(Tree):
 
     Token ids are (B, T), int64. `valid` (B, T), bool, is false where a row is padded, on either side; without it every
     token counts. With a `cache` the tokens follow those that it holds. A model with an encoder needs a `source`: what
-    `encode` gives, or nothing but a cache that has read one.
+    `encode` gives, or nothing but a cache that has read one. A `tap` sees what stays inside of its modules (`Step`).
     """
+
+    tap: Tap | None = None
 
     def __init__(self, model: spec.Spec) -> None:
         super().__init__(model.body)
@@ -266,4 +268,4 @@ class Transformer(Tree):
         keys_BS = positions_BT if cache is None else cache.extend(positions_BT, padded=valid is not None)
         weight = next(self.parameters())
         states, states_valid = (source.states_BSD, source.valid_BS) if source else (None, None)
-        return Step(positions_BT, keys_BS, length, weight.dtype, cache, states, states_valid)
+        return Step(positions_BT, keys_BS, length, weight.dtype, cache, states, states_valid, tap=self.tap)

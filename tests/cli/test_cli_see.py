@@ -5,10 +5,119 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from test_cli import cli  # noqa: F401 - a fixture
 
 import ordito
-from ordito import catalogue
-from ordito.families import spec_from_config
+from ordito.accounting import account
+
+
+def test_explain(cli, folder):  # noqa: F811
+    done = cli("explain", folder).out
+    spec = ordito.load(folder).spec
+    counted = account(spec)
+    assert f"{counted.parameters.total:,}" in done
+    size = (folder / "model.safetensors").stat().st_size
+    assert f"= {size:,}, the size of the file." in done
+    assert "2 x layer  (0-1)" in done
+
+
+def test_explain_as_json(cli, folder):  # noqa: F811
+    data = json.loads(cli("explain", folder, "--json").out)
+    counted = account(ordito.load(folder).spec)
+    assert data["parameters"]["total"] == data["parameters"]["active"] == counted.parameters.total
+    assert data["kv_cache"]["bytes_per_token"] == 2 * 2 * 2 * 2 * 8
+    assert data["kv_cache"]["at"]["4096"] == 4096 * data["kv_cache"]["bytes_per_token"]
+    assert data["flops"]["decode_per_token"] == counted.flops.decode().total
+    file = data["file"]
+    assert data["bytes"]["weights"] + file["other_tensors"] + file["overhead"] == file["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active", "kv"),
+    [
+        ("mixtral-8x7b", 46_702_792_704, 12_879_925_248, 131_072),
+        ("deepseek-v3", 671_026_404_352, 37_552_282_624, 70_272),
+        ("gpt-oss-120b", 116_829_156_672, 5_711_982_912, 73_728),
+        ("gpt2", 124_439_808, 124_439_808, 36_864),
+    ],
+)
+def test_explain_published_models_without_any_file(cli, name, total, active, kv):  # noqa: F811
+    data = json.loads(cli("explain", name, "--json").out)
+    assert (data["parameters"]["total"], data["parameters"]["active"]) == (total, active)
+    assert data["kv_cache"]["bytes_per_token"] == kv
+    assert data["file"] is None
+
+
+def test_explain_the_cache(cli):  # noqa: F811
+    done = cli("explain", "gemma-3-27b", "--kv").out
+    assert "window of 1,024" in done
+    assert "without windows" in done
+    assert "The cache outgrows the weights" in done
+    assert "keeps no cache" in cli("explain", "bert-base-uncased", "--kv").out
+
+
+def test_explain_a_token(cli, folder):  # noqa: F811
+    done = cli("explain", folder, "--trace", "the warp", "--layer", "1").out
+    assert "followed: ' warp'" in done
+    assert "layers.1" in done
+    assert "next: " in done
+    assert "without weights" in cli("explain", folder / "config.json", "--trace", "x").out
+    data = json.loads(cli("explain", folder, "--trace", "the warp", "--json").out)
+    assert data["tokens"] == ["the", " warp"]
+    assert "expected 0 to 1" in cli("explain", folder, "--trace", "x", "--layer", "2", status=1).err
+
+
+def test_compare(cli):  # noqa: F811
+    done = cli("compare", "llama-2-7b", "llama-3-8b", "llama-3.1-8b").out
+    (row,) = [line for line in done.splitlines() if "n_kv_heads" in line]
+    assert row.split() == ["≠", "n_kv_heads", "32", "8", "8"]
+    assert "head_dim" in done
+    assert "head_dim" not in cli("compare", "llama-2-7b", "llama-3-8b", "-d").out
+    data = json.loads(cli("compare", "llama-2-7b", "llama-3-8b", "--json").out)
+    assert data["models"] == ["Llama 2 7B", "Llama 3 8B"]
+    assert "at least two" in cli("compare", "llama-2-7b", status=1).err
+    assert "no model" in cli("compare", "llama-2-7b", "llama-99", status=1).err
+
+
+def test_compare_weights(cli, folder, tmp_path):  # noqa: F811
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    model = ordito.load(folder)
+    weights = model.runtime.module.layers[1].mlp.up.weight
+    weights.data.mul_(1.5)
+    ordito.save(model, other)
+    data = json.loads(cli("compare", folder, other, "--json").out)
+    changed = {name: change for name, change in data["weights"].items() if change}
+    assert changed == {"layers.1.mlp.up.weight": pytest.approx(0.5, rel=1e-5)}
+    assert "layer 1" in cli("compare", folder, other).out
+    assert "Weights" not in cli("compare", folder, other, "--no-weights").out
+
+
+def test_fit(cli, folder):  # noqa: F811
+    data = json.loads(cli("fit", "llama-3.1-8b", "-q", "Q4_K_M", "--memory", "16", "--bandwidth", "50", "--json").out)
+    assert data["machine"]["memory"] == 16 * 10**9
+    assert data["machine"]["bandwidth"] == 50e9
+    assert data["stored_as"] == "Q4_K_M"
+    assert {choice["name"] for choice in data["quantizations"]} >= {"Q4_K_M", "Q8_0", "BF16"}
+    done = cli("fit", folder, "--context", "32").out
+    assert "largest context that fits" in done
+    assert "answers at 32 tokens" in done
+    assert "a context of 999" in cli("fit", folder, "--context", "999", status=1).err
+    assert "--memory" in cli("fit", folder, "--memory", "-1", status=1).err
+    assert "unknown quantization" in cli("fit", folder, "--quant", "Q9", status=1).err
+
+
+def test_bench(cli, folder):  # noqa: F811
+    options = ("-p", "8", "-n", "4", "-d", "0,16", "-r", "2")
+    data = json.loads(cli("bench", folder, *options, "--json").out)
+    assert [figure["test"] for figure in data["figures"]] == ["pp8", "tg4", "pp8 @ d16", "tg4 @ d16"]
+    assert all(figure["tokens_per_second"] > 0 for figure in data["figures"])
+    rows = list(csv.DictReader(io.StringIO(cli("bench", folder, *options, "-o", "csv").out)))
+    assert [row["test"] for row in rows] == ["pp8", "tg4", "pp8 @ d16", "tg4 @ d16"]
+    assert "| tg4 @ d16 |" in cli("bench", folder, *options).out
+    assert "expected at most 64" in cli("bench", folder, status=1).err
+    assert "whole numbers" in cli("bench", folder, "-p", "8,x", status=1).err
+    assert "expected one of" in cli("bench", folder, "-o", "xml", status=1).err
