@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ordito import account, catalogue, families, spec
+    from ordito.drawing import draw
     from ordito.model import Conversation, Model, load, save
 
 __version__ = "0.1.0"
@@ -20,13 +21,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Conversation": "ordito.model",
     "Model": "ordito.model",
+    "draw": "ordito.drawing",
     "load": "ordito.model",
     "save": "ordito.model",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
-_ROOMS = ("account", "catalogue", "errors", "families", "spec")
+_ROOMS = ("account", "catalogue", "drawing", "errors", "families", "spec")
 
-__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "families", "load", "save", "spec"]
+__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "draw", "families", "load", "save", "spec"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import typer
 
 from ordito import __version__
 from ordito.cli.console import say, show_warning
+from ordito.cli.draw import draw
 from ordito.cli.embed import embed
 from ordito.cli.models import ls, pull, rm
 from ordito.cli.run import run
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, embed, pull, ls, rm, show):
+for command in (run, embed, pull, ls, rm, show, draw):
     app.command()(command)
 
 

@@ -50,7 +50,7 @@ def latent_facts(block: LatentAttention) -> tuple[Fact, ...]:
         Fact("heads", f"{block.n_heads}"),
         Fact("head_dim", f"q, k {block.nope_dim} + {block.rope.dim} rope, v {block.v_dim}"),
         Fact("sees", "all tokens so far"),
-        Fact("kv latent", f"{block.kv_rank:,}, cached with one rope key"),
+        Fact("kv latent", f"{block.kv_rank:,} + rope key, cached"),
         Fact("q latent", f"{block.q_rank:,}" if block.q_rank else "none"),
         *rope_facts(block.rope, block.rope.dim),
         Fact("norms", f"on latents, ε {number(block.norm_eps)}"),
@@ -68,7 +68,7 @@ def sees(block: Attention) -> str:
         return "the whole source"
     limits = []
     if block.window is not None:
-        limits.append(f"window of {block.window:,}")
+        limits.append(f"window {block.window:,}")
     if block.chunk is not None:
         limits.append(f"chunks of {block.chunk:,}")
     if (sparse := block.block_sparse) is not None:

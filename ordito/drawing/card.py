@@ -11,20 +11,20 @@ from ordito.drawing.scene import Figure, Line, Mark, Rect, Text, moved
 from ordito.drawing.sizes import brief, parameters
 from ordito.spec import NextToken
 
-ROOM = 392.0
+ROOM = 354.0
 """Width of a box, px."""
-PAD, HEADER, TAIL = 16.0, 62.0, 22.0
+PAD, HEADER, TAIL = 14.0, 62.0, 22.0
 """Around what is on a card, of its title, and of the arrows into and out of it, px."""
 
 
 def layer_card(kind: Kind, describe: Describe, d_model: int, new_wiring: bool) -> Figure:
     """The card of a kind of layer."""
     words = wiring(kind.layer)
-    many = f"{kind.times:,} {'layer' if kind.times == 1 else 'layers'}"
+    many = f"{kind.times:,} {'layer' if kind.times == 1 else 'layers'}, " if kind.times else ""
     each = f"{brief(kind.parameters)} each" if kind.times > 1 else brief(kind.parameters)
     return _card(
         piece(kind.layer, describe, ROOM), f"Layer {kind.letter}" + (f": {kind.name}" if kind.name else ""), kind.letter,
-        f"{many}, {each}", words, new_wiring, f"d_model {d_model:,}",
+        f"{many}{each}", words, new_wiring, f"d_model {d_model:,}",
     )  # fmt: skip
 
 
@@ -38,7 +38,11 @@ def ahead_card(times: int, module: NextToken, kind: Kind, describe: Describe) ->
     row, tops = beside(norms)
     joined = 26.0
     marks: list[Mark] = list(moved(row.marks[len(norms) :], 0, joined))
-    marks = [mark for mark in moved(row.marks, 0, joined) if not (isinstance(mark, Line) and mark.points[0][1] > joined + row.height - 10)]
+    marks = [
+        mark
+        for mark in moved(row.marks, 0, joined)
+        if not (isinstance(mark, Line) and mark.points[0][1] > joined + row.height - 10)
+    ]
     for x, top in tops:
         marks.append(Line(((x, joined + top), (x, 12), (row.spine, 12), (row.spine, 0))))
     name = f"one layer, {brief(kind.parameters)}" if not kind.name else f"one layer: {kind.name}, {brief(kind.parameters)}"
@@ -64,10 +68,10 @@ def _card(content: Piece, title: str, letter: str, right: str, words: str, new: 
     if letter:
         marks.extend(badge(PAD + 13, 26, letter))
         start = PAD + 34 + max(0.0, width(letter, 13, True) - 10)
+    marks.append(Text(start, 31.5, cut(title, 17, (wide - start - PAD) / SLACK, True), 17, "text", True))
+    marks.append(Text(wide - PAD, 53, right, 14, "quiet", anchor="end"))
     space = wide - start - PAD - SLACK * width(right, 14) - 14
-    marks.append(Text(start, 31.5, cut(title, 17, space / SLACK, True), 17, "text", True))
-    marks.append(Text(wide - PAD, 31.5, right, 14, "quiet", anchor="end"))
-    note = cut(f"{SIGN} {words}" if new else words, 14, (wide - 2 * PAD) / SLACK, new)
+    note = cut(f"{SIGN} {words}" if new else words, 14, space / SLACK, new)
     marks.append(Text(start, 53, note, 14, "new" if new else "quiet", new))
     marks.extend(moved(figure.marks, x, top))
     if gives:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ordito.drawing.box import SIGN, SLACK, box
 from ordito.drawing.facts import Fact
+from ordito.drawing.layer import GAP as ARROW
 from ordito.drawing.layer import Describe, Piece, beside, chain
 from ordito.drawing.measure import cut, width
 from ordito.drawing.plan import Kind, Plan, Repeat, Stage
@@ -11,7 +14,7 @@ from ordito.drawing.scene import Figure, Line, Mark, Rect, Text, moved
 from ordito.drawing.words import Label
 from ordito.spec import Block, Dense, Embedding, Head, Pooling
 
-ROOM = 262.0
+ROOM = 250.0
 """Width of a box, px."""
 ROW, BETWEEN_ROWS = 36.0, 8.0
 """Height of a row of layers, and what is between two, px."""
@@ -21,27 +24,42 @@ MOST_ROWS = 12
 """Rows of layers that are drawn; the others are counted."""
 
 
-def decoder(plan: Plan, describe: Describe, new_rows: set[str]) -> tuple[Piece, float]:
-    """The column of the body with its outlets, and the height at which what an encoder gives would enter."""
+@dataclass(frozen=True)
+class Column:
+    """A column, the height at which an encoder's states enter its layers, and those of an embedding and its tied head."""
+
+    figure: Figure
+    entry: float
+    tie: tuple[float, float] | None
+
+
+def decoder(plan: Plan, describe: Describe, new_rows: frozenset[str]) -> Column:
+    """The column of the body with its outlets."""
     pieces = [caption("token ids"), *_stages(plan.body, plan.kinds, describe, new_rows)]
-    outlets = [_outlet(blocks, describe) for blocks in plan.outlets]
-    if len(outlets) == 1:
-        pieces.extend(outlets[0])
-    elif outlets:
-        row, _ = beside([chain(outlet) for outlet in outlets])
+    blocks: list[Stage | Pooling | None] = [None, *plan.body]
+    if len(plan.outlets) == 1:
+        pieces.extend(_outlet(plan.outlets[0], describe))
+        blocks.extend(plan.outlets[0])
+    elif plan.outlets:
+        row, _ = beside([chain(_outlet(outlet, describe)) for outlet in plan.outlets])
         pieces.append(Piece(row, False))
     else:
         pieces.append(caption("hidden states"))
-    column, above = chain(pieces), 0.0
-    for stage, each in zip((None, *plan.body), pieces[: len(plan.body) + 1], strict=True):
-        if isinstance(stage, Repeat):
-            above += each.figure.height / 2
-            break
-        above += each.figure.height + 20
-    return column, column.figure.height - above
+    figure = chain(pieces).figure
+    middles, y = [], figure.height
+    for each in pieces:
+        middles.append(y - each.figure.height / 2)
+        y -= each.figure.height + ARROW
+    entry = next((y for y, block in zip(middles, blocks, strict=False) if isinstance(block, Repeat)), 0.0)
+    ends = [y for y, block in zip(middles, blocks, strict=False) if isinstance(block, Embedding) or _is_tied(block)]
+    return Column(figure, entry, (ends[0], ends[1]) if len(ends) == 2 else None)
 
 
-def encoder(plan: Plan, describe: Describe, new_rows: set[str]) -> Piece:
+def _is_tied(block: object) -> bool:
+    return isinstance(block, Head) and block.tied
+
+
+def encoder(plan: Plan, describe: Describe, new_rows: frozenset[str]) -> Piece:
     """The column of the encoder, on the embedding of the body."""
     shared = Piece(box(Label("embedding", "The same embedding"), ROOM), True)
     return chain([caption("source ids"), shared, *_stages(plan.encoder, plan.kinds, describe, new_rows)])
@@ -60,7 +78,10 @@ def row_name(times: int, kind: Kind) -> str:
 def badge(x: float, y: float, letter: str) -> tuple[Mark, ...]:
     """The letter of a kind of layer in a disc around a point."""
     wide = max(22.0, width(letter, 13, True) + 12)
-    return (Rect(x - wide / 2, y - 11, wide, 22, "badge", radius=11), Text(x, y + 4.7, letter, 13, "badge.text", True, "middle"))
+    return (
+        Rect(x - wide / 2, y - 11, wide, 22, "badge", radius=11),
+        Text(x, y + 4.7, letter, 13, "badge.text", True, "middle"),
+    )
 
 
 def layers_row(name: str, letter: str, room: float, new: bool = False) -> Figure:
@@ -71,7 +92,7 @@ def layers_row(name: str, letter: str, room: float, new: bool = False) -> Figure
     return Figure(room, ROW, marks, room / 2)
 
 
-def _stages(stages: tuple[Stage, ...], kinds: tuple[Kind, ...], describe: Describe, new_rows: set[str]) -> list[Piece]:
+def _stages(stages: tuple[Stage, ...], kinds: tuple[Kind, ...], describe: Describe, new_rows: frozenset[str]) -> list[Piece]:
     pieces = []
     for stage in stages:
         if isinstance(stage, Repeat):
@@ -82,7 +103,7 @@ def _stages(stages: tuple[Stage, ...], kinds: tuple[Kind, ...], describe: Descri
     return pieces
 
 
-def _repeat(repeat: Repeat, kinds: tuple[Kind, ...], new_rows: set[str]) -> Figure:
+def _repeat(repeat: Repeat, kinds: tuple[Kind, ...], new_rows: frozenset[str]) -> Figure:
     """Rows of layers, the first lowest; those that are repeated together in a frame."""
     marks: list[Mark] = []
     y, rows = 0.0, 0

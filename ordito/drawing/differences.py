@@ -38,7 +38,9 @@ def differences(plan: Plan, other: Plan) -> Differences:
     return Differences(
         _marking(_column_labels(other)),
         tuple(_marking(known[i] if i is not None else {}) for i in nearest),
-        tuple(i is None or wiring(kind.layer) != wiring(other.kinds[i].layer) for kind, i in zip(plan.kinds, nearest, strict=True)),
+        tuple(
+            i is None or wiring(kind.layer) != wiring(other.kinds[i].layer) for kind, i in zip(plan.kinds, nearest, strict=True)
+        ),
         frozenset(_rows(plan) - _rows(other)),
     )
 
@@ -85,9 +87,7 @@ def _column_labels(plan: Plan) -> dict[str, Label]:
 def _agreement(own: dict[str, Label], theirs: dict[str, Label]) -> int:
     """How many titles and facts two layers share."""
     shared = own.keys() & theirs.keys()
-    return sum(
-        (own[name].title == theirs[name].title) + len(set(own[name].facts) & set(theirs[name].facts)) for name in shared
-    )
+    return sum((own[name].title == theirs[name].title) + len(set(own[name].facts) & set(theirs[name].facts)) for name in shared)
 
 
 def _rows(plan: Plan) -> set[str]:

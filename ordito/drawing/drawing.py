@@ -12,7 +12,7 @@ from ordito.drawing.page import Heading, page, together
 from ordito.drawing.plan import Plan, leaves_of, plan
 from ordito.drawing.png import png
 from ordito.drawing.scene import Figure
-from ordito.drawing.sizes import brief, totals
+from ordito.drawing.sizes import summary
 from ordito.drawing.svg import svg
 from ordito.drawing.text import text
 from ordito.drawing.writing import write
@@ -74,7 +74,7 @@ class Drawing:
 
     def text(self) -> str:
         """The architectures in compact text, one line a step."""
-        return "\n\n".join(text(spec, title) for spec, title in zip(self.specs, self.titles, strict=True))
+        return "\n\n".join(text(plan(spec), title, summary(spec)) for spec, title in zip(self.specs, self.titles, strict=True))
 
     def save(self, path: str | Path, theme: str = "light", scale: float = 2.0) -> None:
         """Write the picture to a file, by its ending .svg or .png; the file is complete or as it was before.
@@ -96,18 +96,8 @@ class Drawing:
 
     def _facts(self, number: int) -> tuple[tuple[str, bool], ...]:
         """What stands under a title, each with whether the other architecture has it otherwise."""
-        facts, *others = [_summary(spec) for spec in (self.specs[number], *self.specs[:number], *self.specs[number + 1 :])]
+        facts, *others = [summary(spec) for spec in (self.specs[number], *self.specs[:number], *self.specs[number + 1 :])]
         return tuple((fact, any(fact not in other for other in others)) for fact in facts)
-
-
-def _summary(spec: Spec) -> list[str]:
-    total, active, ahead = totals(spec)
-    sizes = [f"{brief(total)} parameters ({total:,})"]
-    if active != total:
-        sizes.append(f"{brief(active)} active for a token")
-    if ahead:
-        sizes.append(f"{brief(ahead)} more look ahead")
-    return [*sizes, f"{spec.n_layers:,} layers", f"d_model {spec.d_model:,}", f"context {spec.context:,} tokens"]
 
 
 def _check_size(title: str, drawn: Plan) -> None:

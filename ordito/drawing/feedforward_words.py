@@ -6,7 +6,14 @@ from ordito.drawing.facts import Fact
 from ordito.drawing.sizes import brief, idle, number, parameters
 from ordito.spec import FeedForward, MixtureOfExperts, Router
 
-GATED = {"silu": "SwiGLU", "gelu": "GeGLU", "gelu_tanh": "GeGLU", "gelu_sigmoid": "GeGLU", "relu": "ReGLU", "tanh": "Gated tanh"}
+GATED = {
+    "silu": "SwiGLU",
+    "gelu": "GeGLU",
+    "gelu_tanh": "GeGLU",
+    "gelu_sigmoid": "GeGLU",
+    "relu": "ReGLU",
+    "tanh": "Gated tanh",
+}
 PLAIN = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU", "gelu_sigmoid": "GELU", "relu": "ReLU", "tanh": "Tanh"}
 FORMS = {"gelu": "exact (erf)", "gelu_tanh": "tanh form"}
 SCORES = {"softmax": "softmax", "sigmoid": "sigmoid", "sparsemixer": "SparseMixer"}
@@ -60,7 +67,7 @@ def router_facts(router: Router) -> tuple[Fact, ...]:
     if router.bias:
         steps.append("bias")
     if router.choice_bias:
-        steps.append("a balancing bias for the choice")
+        steps.append("balancing bias")
     facts = [Fact("router", ", ".join(steps))]
     if router.n_groups > 1:
         best = {"max": "best one", "top2": "two best"}[router.group_score]

@@ -10,7 +10,7 @@ CELLS = 12
 CELL = 5.0
 """Side of a cell, px."""
 MOST_EXPERTS = 8
-"""Experts that are drawn one by one; of more, the first ones and the last."""
+"""Experts that are drawn one by one, two less beside a shared one; of more, the first ones and the last."""
 
 
 def mask(block: Attention | LatentAttention) -> Figure:
@@ -38,54 +38,54 @@ def _sees(block: Attention | LatentAttention, query: int, key: int) -> bool:
 
 def experts(block: MixtureOfExperts, room: float) -> Figure:
     """A router under the experts, those that it chooses filled, and a shared one beside them; `room` px wide."""
-    n, shared = block.router.n_experts, block.shared is not None
-    names = [str(i + 1) for i in range(n)] if n <= MOST_EXPERTS else ["1", "2", "3", "4", "5", "6", "…", f"{n:,}"]
-    chosen = _chosen(block.router.top_k, n)
-    gap, wide, high = 6.0, 30.0, 26.0
+    names, chosen = _drawn(block.router.n_experts, block.router.top_k, MOST_EXPERTS - 2 * (block.shared is not None))
+    gap, wide, high = 6.0, 29.0, 26.0
     last = max(wide, 9.0 * len(names[-1]) + 8)
-    left = 74.0 if shared else 0.0
-    total = left + (len(names) - 1) * (wide + gap) + last
-    start = (room - total) / 2
-    plus_y, top, router_y = 9.0, 38.0, 90.0
-    bottom, middle = top + high, start + left + (total - left) / 2
-    edges, boxes = list[Mark](), list[Mark]()
-    xs = [start + left + i * (wide + gap) for i in range(len(names))]
-    for i, (name, x) in enumerate(zip(names, xs, strict=True)):
-        size, works = last if i == len(names) - 1 else wide, i in chosen
+    left = 70.0 if block.shared is not None else 0.0
+    start, spine = (room - left - (len(names) - 1) * (wide + gap) - last) / 2, room / 2
+    bus, top, router = 32.0, 46.0, 94.0
+    bottom, fork, foot = top + high, router + 34, router + 44
+    right = room - start
+    middle = (start + left + right) / 2
+    wires: list[Mark] = []
+    boxes: list[Mark] = []
+    ends = [spine]
+
+    def expert(x: float, size: float, name: str, works: bool, below: float) -> None:
         centre = x + size / 2
-        if name == "…":
-            boxes.append(Text(centre, top + 18, name, 14, "quiet", anchor="middle"))
-            continue
-        if works:
-            edges.append(Line(((centre, router_y), (centre, bottom)), "mixture.edge", 1.6, arrow=True))
-            edges.append(Line(((centre, top), (centre, top - 14)), "mixture.edge", 1.6))
-        boxes.append(
-            Rect(x, top, size, high, "mixture.edge" if works else "page", "mixture.edge", 4, 1.2 if works else 0.8)
-        )
+        boxes.append(Rect(x, top, size, high, "mixture.edge" if works else "page", "mixture.edge", 4, 1.2 if works else 0.8))
         boxes.append(Text(centre, top + 18, name, 13, "page" if works else "quiet", works, "middle"))
-    ends = [xs[i] + (last if i == len(names) - 1 else wide) / 2 for i in sorted(chosen)]
-    if shared:
-        centre = start + 30
-        boxes.append(Rect(start, top, 60, high, "mixture.edge", "mixture.edge", 4))
-        boxes.append(Text(centre, top + 18, "shared", 13, "page", True, "middle"))
-        edges.append(Line(((centre, router_y + 34), (centre, bottom)), "mixture.edge", 1.6, arrow=True))
-        edges.append(Line(((centre, top), (centre, top - 14)), "mixture.edge", 1.6))
-        ends.append(centre)
-    edges.append(Line(((min([*ends, middle]), top - 14), (max([*ends, middle]), top - 14)), "mixture.edge", 1.6))
-    edges.append(Line(((middle, top - 14), (middle, plus_y + 9)), "mixture.edge", 1.6))
-    router = [
-        Rect(start + left, router_y, total - left, 24, "page", "mixture.edge", 12),
-        Text(middle, router_y + 17, "router", 13, "text", True, "middle"),
-    ]
-    return Figure(room, router_y + 34, (*edges, *boxes, *router, *plus(middle, plus_y)), middle)
+        if works:
+            ends.append(centre)
+            wires.append(Line(((centre, below), (centre, bottom)), "mixture.edge", 1.6, arrow=True))
+            wires.append(Line(((centre, top), (centre, bus)), "mixture.edge", 1.6))
+
+    if block.shared is not None:
+        expert(start, 58, "shared", True, fork)
+        wires.append(Line(((start + 29, fork), (middle, fork)), "mixture.edge", 1.6))
+    for i, name in enumerate(names):
+        x, size = start + left + i * (wide + gap), last if i + 1 == len(names) else wide
+        if name == "…":
+            boxes.append(Text(x + size / 2, top + 18, name, 14, "quiet", anchor="middle"))
+        else:
+            expert(x, size, name, i in chosen, router)
+    wires.append(Line(((min(ends), bus), (max(ends), bus)), "mixture.edge", 1.6))
+    wires.append(Line(((spine, bus), (spine, 20)), "mixture.edge", 1.6))
+    if block.shared is not None:
+        wires.append(Line(((spine, foot), (spine, fork)), "mixture.edge", 1.6))
+    wires.append(
+        Line(((middle, fork if block.shared is not None else foot), (middle, router + 24)), "mixture.edge", 1.6, arrow=True)
+    )
+    pill = Rect(start + left, router, right - start - left, 24, "page", "mixture.edge", 12)
+    word = Text(middle, router + 17, "router", 13, "text", True, "middle")
+    return Figure(room, foot, (*wires, *boxes, pill, word, *plus(spine, 11)), spine)
 
 
-def _chosen(top_k: int, n: int) -> set[int]:
-    """Which of the drawn experts are filled: as many as are chosen, and of many experts at most three."""
-    if n <= MOST_EXPERTS:
-        spread = [1, 4, 2, 6, 0, 3, 5, 7]
-        return set([i for i in spread if i < n][:top_k])
-    return set([1, 4, 2][:top_k])
+def _drawn(n: int, top_k: int, most: int) -> tuple[list[str], set[int]]:
+    """The names of the experts that are drawn, and which are filled: of many at most three, for those chosen."""
+    if n > most:
+        return [*map(str, range(1, most - 1)), "…", f"{n:,}"], set([1, 3, 2][:top_k])
+    return [str(i + 1) for i in range(n)], set([i for i in (1, 4, 2, 6, 0, 3, 5, 7) if i < n][:top_k])
 
 
 def plus(x: float, y: float) -> tuple[Mark, ...]:

@@ -21,5 +21,5 @@ def norm_settings(norm: Norm) -> str:
     if norm.bias:
         settings.append("bias")
     if norm.scale_in_fp32:
-        settings.append("all in fp32")
+        settings.append("fp32")
     return ", ".join(settings)

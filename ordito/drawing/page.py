@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from ordito.drawing.box import SIGN, SLACK
 from ordito.drawing.card import ahead_card, layer_card
-from ordito.drawing.column import decoder, encoder
+from ordito.drawing.column import Column, decoder, encoder
 from ordito.drawing.differences import Differences
 from ordito.drawing.measure import cut, width
 from ordito.drawing.plan import Plan
 from ordito.drawing.scene import Figure, Line, Mark, Text, moved
 
-MARGIN, GAP, HEADER = 30.0, 26.0, 74.0
+MARGIN, GAP, HEADER = 28.0, 22.0, 72.0
 """Around a page, between what stands on it, and of its title, px."""
 SLIDE = (1920.0, 1080.0)
 """What a page should fit well, px."""
@@ -68,21 +68,28 @@ def shrinking(figure: Figure) -> float:
 
 def _columns(plan: Plan, marked: Differences) -> Figure:
     """The column of the model, and before it that of its encoder, whose states go to the layers of the model."""
-    body, entry = decoder(plan, marked.column, marked.rows)
-    tied = _tie(plan, body.figure)
+    column = decoder(plan, marked.column, marked.rows)
+    body = _tied(column)
     if not plan.encoder:
-        return Figure(body.figure.width, body.figure.height, (*body.figure.marks, *tied))
+        return body
     source = encoder(plan, marked.column, marked.rows).figure
-    apart, high = 58.0, max(source.height, body.figure.height)
-    left, right = high - source.height, high - body.figure.height
+    apart, high = 58.0, max(source.height + 18, body.height)
+    left, right = high - source.height, high - body.height
     x, middle = source.width + apart, source.width + apart / 2
-    crossing = ((source.spine, left), (source.spine, left - 18), (middle, left - 18), (middle, right + entry), (x, right + entry))
-    marks = (*moved(source.marks, 0, left), *moved((*body.figure.marks, *tied), x, right), Line(crossing, arrow=True))
-    return Figure(x + body.figure.width, high, marks)
+    entry = right + column.entry
+    crossing = ((source.spine, left), (source.spine, left - 18), (middle, left - 18), (middle, entry), (x, entry))
+    marks = (*moved(source.marks, 0, left), *moved(body.marks, x, right), Line(crossing, arrow=True))
+    return Figure(x + body.width, high, marks)
 
 
-def _tie(plan: Plan, column: Figure) -> tuple[Mark, ...]:
-    return ()
+def _tied(column: Column) -> Figure:
+    """The column with a broken line from the embedding to the head that is tied to it."""
+    figure = column.figure
+    if column.tie is None:
+        return figure
+    (low, high), edge = column.tie, figure.width
+    tie = Line(((edge, low), (edge + 14, low), (edge + 14, high), (edge, high)), "embedding.edge", arrow=True, dash=True)
+    return Figure(edge + 14, figure.height, (*figure.marks, tie))
 
 
 def _cards(plan: Plan, marked: Differences, d_model: int) -> list[Figure]:
@@ -101,7 +108,7 @@ def _joined(columns: Figure, cards: list[Figure], rows: int) -> Figure:
     if not cards:
         return columns
     per_row = -(-len(cards) // rows)
-    marks, x0, y, wide = list[Mark](), columns.width + GAP + 8, 0.0, 0.0
+    marks, x0, y, wide = list[Mark](), columns.width + GAP + 12, 0.0, 0.0
     for start in range(0, len(cards), per_row):
         x = x0
         for card in cards[start : start + per_row]:
@@ -121,7 +128,7 @@ def _heading(heading: Heading, wide: float) -> list[Mark]:
         if i:
             marks.append(Text(x - 14, 52, "·", SUBTITLE, "quiet", anchor="middle"))
         marks.append(Text(x, 52, text, SUBTITLE, "new" if new else "quiet", new))
-        x += SLACK * width(text, SUBTITLE, new) + 28
+        x += width(text, SUBTITLE, new) + 28
     return marks
 
 

@@ -28,7 +28,10 @@ from ordito.spec.fold import alike
 
 @dataclass(frozen=True)
 class Kind:
-    """A distinct layer: its letter, in what it differs from the others in a few words, and how many there are of it."""
+    """A distinct layer: its letter, in what it differs from the others in a few words, and how many there are of it.
+
+    Modules that look ahead are not counted: `times` is 0 where only they have such a layer.
+    """
 
     letter: str
     name: str
@@ -67,10 +70,11 @@ class Plan:
 def plan(spec: Spec) -> Plan:
     """The plan of a drawing."""
     kinds = _Kinds()
-    body, encoder = kinds.stages(spec.body), kinds.stages(spec.encoder) if spec.encoder is not None else ()
+    encoder = kinds.stages(spec.encoder) if spec.encoder is not None else ()
+    body = kinds.stages(spec.body)
     ahead: dict[Block, tuple[int, NextToken, int]] = {}
     for module in spec.ahead:
-        times, first, kind = ahead.get(module, (0, module, kinds.number(module.layer, 1)))
+        times, first, kind = ahead.get(module, (0, module, kinds.number(module.layer, 0)))
         ahead[module] = (times + 1, first, kind)
     outlets: list[tuple[Block | Pooling, ...]] = []
     if spec.head is not None:
@@ -165,7 +169,9 @@ def _wirings(block: Block) -> list[str]:
         case Residual(inner=inner):
             parts = _flat(inner)
             before, after = isinstance(parts[0], Norm), isinstance(parts[-1], Norm) and len(parts) > 1
-            found = ["sandwich norms" if before and after else "pre-norm" if before else "norm after the block" if after else ""]
+            found = [
+                "sandwich norms" if before and after else "pre-norm" if before else "norm after the block" if after else ""
+            ]
             beside = ["attention and feed-forward in parallel"] if any(isinstance(part, Sum) for part in parts) else []
             return [word for word in [*found, *beside, *(w for part in parts for w in _wirings(part))] if word]
         case Parts(parts=parts):

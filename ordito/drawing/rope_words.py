@@ -19,7 +19,7 @@ from ordito.spec import (
 
 def rope_facts(rope: Rope, head_dim: int) -> list[Fact]:
     """The base, which channels turn, and how the angles stretch."""
-    part = f", {rope.dim} of {head_dim} channels" if rope.dim != head_dim else ""
+    part = f" on {rope.dim} of {head_dim}" if rope.dim != head_dim else ""
     pairs = ", interleaved" if rope.layout == "interleaved" else ""
     facts = [Fact("rope", f"θ {number(rope.theta)}{part}{pairs}")]
     return facts if rope.scaling is None else [*facts, Fact("stretch", scaling(rope.scaling))]

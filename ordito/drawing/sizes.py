@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 
-from ordito.spec import Block, MixtureOfExperts, Spec
+from ordito.spec import Block, MixtureOfExperts, Spec, Stack
+from ordito.spec.combinators import Parts
 
 
 def parameters(block: Block) -> int:
@@ -26,12 +28,29 @@ def idle(block: Block) -> int:
 
 def totals(spec: Spec) -> tuple[int, int, int]:
     """Parameters in all, those that work for one token, and those of the modules that look ahead, counted apart."""
-    learned = [
-        (name, prod(shape)) for name, shape in spec.tensors().items() if not name.endswith(".choice_bias")
-    ]
+    learned = [(name, prod(shape)) for name, shape in spec.tensors().items() if not name.endswith(".choice_bias")]
     ahead = sum(n for name, n in learned if name.startswith("ahead."))
     total = sum(n for _, n in learned) - ahead
     return total, total - sum(idle(leaf) for path, leaf in spec.leaves() if not path.startswith("ahead.")), ahead
+
+
+def summary(spec: Spec) -> list[str]:
+    """A model in a line: parameters, layers (those of an encoder first), width, context."""
+    total, active, ahead = totals(spec)
+    sizes = [f"{total:,} parameters" + (f" ({brief(active)} active)" if active != total else "")]
+    if ahead:
+        sizes.append(f"{brief(ahead)} more to look ahead")
+    source = sum(1 for _ in _layers(spec.encoder)) if spec.encoder is not None else 0
+    layers = f"{source} + {spec.n_layers:,} layers" if source else f"{spec.n_layers:,} layers"
+    return [*sizes, layers, f"d_model {spec.d_model:,}", f"context {spec.context:,}"]
+
+
+def _layers(block: Block) -> Iterator[Block]:
+    if isinstance(block, Stack):
+        yield from block.layers
+    elif isinstance(block, Parts):
+        for part in block.parts:
+            yield from _layers(part)
 
 
 def brief(n: int) -> str:

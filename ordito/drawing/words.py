@@ -69,14 +69,14 @@ def _embedding(block: Embedding) -> tuple[Fact, ...]:
         first = f", from row {block.first_position}" if block.first_position else ""
         facts.append(Fact("positions", f"{block.n_positions:,} learned{first}"))
     if block.n_types:
-        facts.append(Fact("types", f"{block.n_types} learned, first one used"))
+        facts.append(Fact("types", f"{block.n_types}, the first is used"))
     return tuple(facts)
 
 
 def _head(block: Head) -> tuple[Fact, ...]:
     facts = [
         Fact("size", f"{block.d_model:,} → {block.vocab_size:,}"),
-        Fact("weight", "tied: the embedding's" if block.tied else "its own"),
+        Fact("weight", "tied to the embedding" if block.tied else "not tied"),
     ]
     if block.bias:
         facts.append(Fact("bias", "yes"))
