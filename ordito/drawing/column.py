@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ordito.drawing.box import SIGN, SLACK, box
+from ordito.drawing.box import box
 from ordito.drawing.facts import Fact
 from ordito.drawing.layer import GAP as ARROW
 from ordito.drawing.layer import Describe, Piece, beside, chain
-from ordito.drawing.measure import cut, width
 from ordito.drawing.plan import Kind, Plan, Repeat, Stage
-from ordito.drawing.scene import Figure, Line, Mark, Rect, Text, moved
+from ordito.drawing.rows import folded
+from ordito.drawing.scene import Figure, Text
 from ordito.drawing.words import Label
 from ordito.spec import Block, Dense, Embedding, Head, Pooling
 
 ROOM = 250.0
 """Width of a box, px."""
-ROW, BETWEEN_ROWS = 36.0, 8.0
-"""Height of a row of layers, and what is between two, px."""
-TIMES = 52.0
-"""Room for `10 ×` beside the layers that are repeated, px."""
-MOST_ROWS = 12
-"""Rows of layers that are drawn; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -70,74 +64,15 @@ def caption(text: str, room: float = ROOM) -> Piece:
     return Piece(Figure(room, 18, (Text(room / 2, 14, text, 14, "quiet", anchor="middle"),), room / 2), True)
 
 
-def row_name(times: int, kind: Kind) -> str:
-    """What stands on a row of layers: how many, and of which kind."""
-    return f"{times:,} × {kind.name}" if kind.name else f"{times:,} {'layer' if times == 1 else 'layers'}"
-
-
-def badge(x: float, y: float, letter: str) -> tuple[Mark, ...]:
-    """The letter of a kind of layer in a disc around a point."""
-    wide = max(22.0, width(letter, 13, True) + 12)
-    return (
-        Rect(x - wide / 2, y - 11, wide, 22, "badge", radius=11),
-        Text(x, y + 4.7, letter, 13, "badge.text", True, "middle"),
-    )
-
-
-def layers_row(name: str, letter: str, room: float, new: bool = False) -> Figure:
-    """One row: a badge, and what it stands for."""
-    text = cut(f"{SIGN} {name}" if new else name, 14, (room - 60) / SLACK, True)
-    frame = Rect(0, 0, room, ROW, "layer.fill", "new" if new else "layer.edge", 7, 2.2 if new else 1.2, dash=new)
-    marks = (frame, *badge(24, ROW / 2, letter), Text(44, ROW / 2 + 5, text, 14, "new" if new else "text", True))
-    return Figure(room, ROW, marks, room / 2)
-
-
 def _stages(stages: tuple[Stage, ...], kinds: tuple[Kind, ...], describe: Describe, new_rows: frozenset[str]) -> list[Piece]:
     pieces = []
     for stage in stages:
         if isinstance(stage, Repeat):
-            pieces.append(Piece(_repeat(stage, kinds, new_rows), True))
+            pieces.append(Piece(folded(stage, kinds, ROOM, new_rows), True))
         else:
             gives = f"d_model {stage.d_model:,}" if isinstance(stage, Embedding) else ""
             pieces.append(Piece(box(describe("", stage), ROOM, stage), True, gives=gives))
     return pieces
-
-
-def _repeat(repeat: Repeat, kinds: tuple[Kind, ...], new_rows: frozenset[str]) -> Figure:
-    """Rows of layers, the first lowest; those that are repeated together in a frame."""
-    marks: list[Mark] = []
-    y, rows = 0.0, 0
-    for number, (times, runs) in enumerate(repeat.groups):
-        drawn = runs[: max(0, MOST_ROWS - rows)]
-        if not drawn or len(drawn) < len(runs):
-            left = sum(t * sum(n for n, _ in each) for t, each in repeat.groups[number:])
-            y -= ROW
-            note = f"… {left:,} more layers of other kinds"
-            marks.append(Text(ROOM / 2, y + 22, note, 14, "quiet", anchor="middle"))
-            break
-        rows += len(drawn)
-        high = len(drawn) * (ROW + BETWEEN_ROWS) - BETWEEN_ROWS
-        if times > 1:
-            marks.extend(_frame(times, y - high - 16, high + 16))
-        left, lower = (TIMES, 8.0) if times > 1 else (0.0, 0.0)
-        for i, (n, kind) in enumerate(drawn):
-            top = y - lower - (i + 1) * ROW - i * BETWEEN_ROWS
-            name = row_name(n, kinds[kind])
-            row = layers_row(name, kinds[kind].letter, ROOM - left - lower, f"{times} {name}" in new_rows)
-            marks.extend(moved(row.marks, left, top))
-            if i:
-                x = left + (ROOM - left - lower) / 2
-                marks.append(Line(((x, top + ROW + BETWEEN_ROWS), (x, top + ROW))))
-        y -= high + 2 * lower
-        if number + 1 < len(repeat.groups):
-            marks.append(Line(((ROOM / 2, y), (ROOM / 2, y - 14)), arrow=True))
-            y -= 14
-    return Figure(ROOM, -y, moved(marks, 0, -y), ROOM / 2)
-
-
-def _frame(times: int, y: float, height: float) -> tuple[Mark, ...]:
-    label = Text(TIMES / 2, y + height / 2 + 6, f"{times:,} ×", 16, "text", True, "middle")
-    return Rect(0, y, ROOM, height, "group", "group.edge", 10), label
 
 
 def _outlet(blocks: tuple[Block | Pooling, ...], describe: Describe) -> list[Piece]:

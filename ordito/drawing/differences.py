@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ordito.drawing.column import row_name
 from ordito.drawing.layer import Describe, role
-from ordito.drawing.plan import Kind, Plan, Repeat, wiring
+from ordito.drawing.plan import Plan, Repeat
+from ordito.drawing.rows import row_name
+from ordito.drawing.wiring import wiring
 from ordito.drawing.words import Label, label
 from ordito.spec import Block, Chain, Pooling, Residual, Stack, Sum
 
@@ -33,8 +34,7 @@ def none(plan: Plan) -> Differences:
 def differences(plan: Plan, other: Plan) -> Differences:
     """What differs in `plan` from `other`. Each layer is compared with the one that is most like it over there."""
     known = [_labels(kind.layer) for kind in other.kinds]
-    nearest = [max(range(len(known)), key=lambda i, own=own: _agreement(own, known[i]), default=None)
-               for own in (_labels(kind.layer) for kind in plan.kinds)]  # fmt: skip
+    nearest = [_nearest(_labels(kind.layer), known) for kind in plan.kinds]
     return Differences(
         _marking(_column_labels(other)),
         tuple(_marking(known[i] if i is not None else {}) for i in nearest),
@@ -78,10 +78,17 @@ def _labels(block: Block, place: str = "") -> dict[str, Label]:
 def _column_labels(plan: Plan) -> dict[str, Label]:
     leaves = [stage for stage in (*plan.body, *plan.encoder) if not isinstance(stage, Repeat)]
     leaves += [block for outlet in plan.outlets for block in outlet if not isinstance(block, Pooling)]
-    inside = {f"{place}{name}": found for _, module, _ in plan.ahead for place, part in
-              (("hidden.", module.hidden_norm), ("next.", module.embedding_norm), ("", module.join), ("", module.norm))
-              for name, found in _labels(part).items()}  # fmt: skip
-    return inside | {name: found for leaf in leaves for name, found in _labels(leaf).items()}
+    labels = {name: found for leaf in leaves for name, found in _labels(leaf).items()}
+    for _, module, _ in plan.ahead:
+        labels |= _labels(module.hidden_norm, "hidden.") | _labels(module.embedding_norm, "next.")
+        labels |= _labels(module.join) | _labels(module.norm)
+    return labels
+
+
+def _nearest(own: dict[str, Label], known: list[dict[str, Label]]) -> int | None:
+    """The number of the layer that shares most with one, the first of such; None where there is none."""
+    agreements = [_agreement(own, theirs) for theirs in known]
+    return agreements.index(max(agreements)) if agreements else None
 
 
 def _agreement(own: dict[str, Label], theirs: dict[str, Label]) -> int:

@@ -14,7 +14,6 @@ from ordito.spec import (
     LatentAttention,
     MixtureOfExperts,
     NextToken,
-    Norm,
     Pooling,
     Residual,
     Spec,
@@ -78,7 +77,7 @@ def plan(spec: Spec) -> Plan:
         ahead[module] = (times + 1, first, kind)
     outlets: list[tuple[Block | Pooling, ...]] = []
     if spec.head is not None:
-        outlets.append(tuple(_flat(spec.head)))
+        outlets.append(tuple(flat(spec.head)))
     if spec.pooler is not None:
         outlets.append((spec.pooler,))
     if spec.pooling is not None:
@@ -103,10 +102,10 @@ class _Kinds:
 
     def stages(self, block: Block) -> tuple[Stage, ...]:
         """A block from below to above; what is not a leaf and not a stack counts as a layer of its own."""
-        layers = (part.layers if isinstance(part, Stack) else (part,) for part in _flat(block))
+        layers = (part.layers if isinstance(part, Stack) else (part,) for part in flat(block))
         return tuple(
             self._repeat(each) if isinstance(part, (Stack, Residual, Sum)) else part
-            for part, each in zip(_flat(block), layers, strict=True)
+            for part, each in zip(flat(block), layers, strict=True)
         )
 
     def _repeat(self, layers: tuple[Block, ...]) -> Repeat:
@@ -159,32 +158,6 @@ def _experts(leaves: list[Block]) -> str:
     return " and ".join(dict.fromkeys(kinds[type(leaf)] for leaf in leaves if type(leaf) in kinds))
 
 
-def wiring(layer: Block) -> str:
-    """Where the norms stand, in the field's words: pre-norm, post-norm, sandwich norms, parallel."""
-    return ", ".join(dict.fromkeys(_wirings(layer))) or "no norms"
-
-
-def _wirings(block: Block) -> list[str]:
-    match block:
-        case Residual(inner=inner):
-            parts = _flat(inner)
-            before, after = isinstance(parts[0], Norm), isinstance(parts[-1], Norm) and len(parts) > 1
-            found = [
-                "sandwich norms" if before and after else "pre-norm" if before else "norm after the block" if after else ""
-            ]
-            beside = ["attention and feed-forward in parallel"] if any(isinstance(part, Sum) for part in parts) else []
-            return [word for word in [*found, *beside, *(w for part in parts for w in _wirings(part))] if word]
-        case Parts(parts=parts):
-            after = ["post-norm"] if isinstance(block, Chain) and _norm_follows_residual(parts) else []
-            return [*after, *(word for part in parts for word in _wirings(part))]
-    return []
-
-
-def _norm_follows_residual(parts: tuple[Block, ...]) -> bool:
-    pairs = zip(parts, parts[1:], strict=False)
-    return any(isinstance(first, Residual) and isinstance(then, Norm) for first, then in pairs)
-
-
 def leaves_of(block: Block) -> list[Block]:
     """Every leaf of a layer, in order."""
     match block:
@@ -197,6 +170,6 @@ def leaves_of(block: Block) -> list[Block]:
     return [block]
 
 
-def _flat(block: Block) -> list[Block]:
+def flat(block: Block) -> list[Block]:
     """The parts of a chain, those of chains within it in their place."""
-    return [leaf for part in block.parts for leaf in _flat(part)] if isinstance(block, Chain) else [block]
+    return [leaf for part in block.parts for leaf in flat(part)] if isinstance(block, Chain) else [block]

@@ -1,4 +1,4 @@
-"""A figure -> SVG 1.1: attributes only, without style sheets, markers, scripts or fonts, so that every reader shows the same."""
+"""A figure -> SVG 1.1: attributes only, no style sheets, markers, scripts or fonts, so that every reader shows the same."""
 
 from __future__ import annotations
 

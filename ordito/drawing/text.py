@@ -37,7 +37,7 @@ def text(plan: Plan, title: str, facts: list[str]) -> str:
     for times, module, number in plan.ahead:
         kind, norms = plan.kinds[number], (module.embedding_norm, module.hidden_norm, module.norm)
         lines += ["", f"multi-token prediction ({times} x {brief(parameters(module))}), not needed to run the model"]
-        lines += [f"  norm({kind.letter}({module.join.name}([norm(hidden state), norm(next token, embedded)])))"]
+        lines += [f"  norm({kind.letter}({module.join.name}([norm(next token, embedded), norm(hidden state)])))"]
         rows = [(module.join.name, _facts(label(module.join), False))]
         rows += [("norm", words) for words in dict.fromkeys(_facts(label(norm)) for norm in norms)]
         lines += [f"  {line}" for line in _table(rows)]
