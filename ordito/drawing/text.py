@@ -29,7 +29,7 @@ def text(plan: Plan, title: str, facts: list[str]) -> str:
     lines = [title, ", ".join(facts), "", *_table(rows)]
     if len(plan.kinds) > 1:
         for kind in plan.kinds[:MOST_KINDS]:
-            name = f"{kind.letter}: {kind.name}" if kind.name else f"{kind.letter}:"
+            name = f"{kind.letter}: {kind.name}" if kind.name else kind.letter
             many = f"{kind.times:,} x " if kind.times else ""
             lines += ["", f"{name} ({many}{brief(kind.parameters)})", *(f"  {line}" for line in _table(_layer(kind.layer)))]
         if left := len(plan.kinds) - MOST_KINDS:
@@ -126,6 +126,6 @@ def _table(rows: list[tuple[str, str]]) -> list[str]:
     left = min(44, max((len(name) for name, words in rows if words), default=0)) + 2
     lines = []
     for name, words in rows:
-        first, *more = wrap(words, COLUMNS - 2 - left) or [""]
+        first, *more = wrap(words.translate(_ASCII), COLUMNS - 2 - left) or [""]
         lines += [f"{name:{left}}{first}".rstrip(), *(f"{'':{left}}{line}" for line in more)]
     return lines
