@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ordito import catalogue, families, spec
     from ordito.accounting import account
     from ordito.comparing import compare
+    from ordito.drawing import draw
+    from ordito.fitting import fit
     from ordito.model import Conversation, Model, load, save
 
 __version__ = "0.1.0"
@@ -24,13 +26,28 @@ _HOMES = {
     "Model": "ordito.model",
     "account": "ordito.accounting",
     "compare": "ordito.comparing",
+    "draw": "ordito.drawing",
+    "fit": "ordito.fitting",
     "load": "ordito.model",
     "save": "ordito.model",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
 _ROOMS = ("catalogue", "errors", "families", "spec")
 
-__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "compare", "families", "load", "save", "spec"]
+__all__ = [
+    "Conversation",
+    "Model",
+    "__version__",
+    "account",
+    "catalogue",
+    "compare",
+    "draw",
+    "families",
+    "fit",
+    "load",
+    "save",
+    "spec",
+]
 
 
 def __getattr__(name: str) -> Any:

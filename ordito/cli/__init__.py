@@ -12,6 +12,7 @@ from ordito import __version__
 from ordito.cli.bench import bench
 from ordito.cli.compare import compare
 from ordito.cli.console import say, show_warning
+from ordito.cli.draw import draw
 from ordito.cli.embed import embed
 from ordito.cli.explain import explain
 from ordito.cli.fit import fit
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, embed, explain, compare, fit, bench, pull, ls, rm, show):
+for command in (run, embed, explain, compare, draw, fit, bench, pull, ls, rm, show):
     app.command()(command)
 
 

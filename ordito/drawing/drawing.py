@@ -1,0 +1,112 @@
+"""`draw`: architectures as pictures and as compact text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ordito.drawing.differences import differences, none
+from ordito.drawing.page import Heading, page, together
+from ordito.drawing.plan import Plan, leaves_of, plan
+from ordito.drawing.png import png
+from ordito.drawing.scene import Figure
+from ordito.drawing.sizes import summary
+from ordito.drawing.svg import svg
+from ordito.drawing.text import text
+from ordito.drawing.writing import write
+from ordito.errors import OrditoError, SpecError
+from ordito.spec import Spec
+
+LONGEST_TITLE = 80
+"""Characters of a title that are shown."""
+MOST_BLOCKS = 400
+"""Blocks in the distinct layers of an architecture; a picture of more would show nothing."""
+
+
+def draw(*specs: Spec, titles: Sequence[str] | None = None) -> Drawing:
+    """The drawing of an architecture, or of two beside each other with what differs marked.
+
+    `titles` stand above them; without, the architectures' own labels do. Raises `OrditoError` for another number of
+    specs or titles, `SpecError` for a spec whose layers have too many blocks to draw.
+    """
+    if len(specs) not in (1, 2):
+        raise OrditoError(f"draw: got {len(specs)} architectures, expected one or two")
+    if titles is not None and len(titles) != len(specs):
+        raise OrditoError(f"draw: got {len(titles)} titles for {len(specs)} architectures, expected one for each")
+    shown = [_title(title) for title in (titles or [spec.architecture for spec in specs])]
+    return Drawing(specs, tuple(shown))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One architecture, or two with their differences: as SVG, PNG or text. `draw` makes it."""
+
+    specs: tuple[Spec, ...]
+    titles: tuple[str, ...]
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The picture as rectangles, lines and texts in their places. Raises `SpecError` if there is too much to draw."""
+        try:
+            plans = [plan(spec) for spec in self.specs]
+            for title, each in zip(self.titles, plans, strict=True):
+                _check_size(title, each)
+            marked = [none(p) for p in plans] if len(plans) == 1 else [differences(p, q) for p, q in (plans, plans[::-1])]
+            pages = [
+                page(plans[i], Heading(self.titles[i], self._facts(i)), marked[i], spec.d_model)
+                for i, spec in enumerate(self.specs)
+            ]
+        except RecursionError:
+            raise SpecError(f"{' and '.join(self.titles)}: blocks are nested too deeply to draw") from None
+        return pages[0] if len(pages) == 1 else together(pages)
+
+    def svg(self, theme: str = "light") -> str:
+        """The picture as an SVG document, on the background of the theme, `light` or `dark`."""
+        return svg(self.figure, theme, " and ".join(self.titles))
+
+    def png(self, scale: float = 2.0, theme: str = "light") -> bytes:
+        """The picture as PNG, with `scale` pixels for each px of the SVG."""
+        if not 0.1 <= scale <= 10:
+            raise OrditoError(f"scale: got {scale}, expected 0.1 to 10")
+        return png(self.svg(theme), scale)
+
+    def text(self) -> str:
+        """The architectures in compact text, one line a step."""
+        return "\n\n".join(text(plan(spec), title, summary(spec)) for spec, title in zip(self.specs, self.titles, strict=True))
+
+    def save(self, path: str | Path, theme: str = "light", scale: float = 2.0) -> None:
+        """Write the picture to a file, by its ending .svg or .png; the file is complete or as it was before.
+
+        Raises `OrditoError` for another ending, and for a place that cannot be written to.
+        """
+        path = Path(path)
+        match path.suffix.lower():
+            case ".svg":
+                write(path, self.svg(theme).encode("utf-8"))
+            case ".png":
+                write(path, self.png(scale, theme))
+            case ending:
+                raise OrditoError(f"{path}: got the ending {ending or '(none)'!r}, expected .svg or .png")
+
+    def _repr_svg_(self) -> str:
+        """What notebooks show."""
+        return self.svg()
+
+    def _facts(self, number: int) -> tuple[tuple[str, bool], ...]:
+        """What stands under a title, each with whether the other architecture has it otherwise."""
+        facts, *others = [summary(spec) for spec in (self.specs[number], *self.specs[:number], *self.specs[number + 1 :])]
+        return tuple((fact, any(fact not in other for other in others)) for fact in facts)
+
+
+def _check_size(title: str, drawn: Plan) -> None:
+    for kind in drawn.kinds:
+        if (n := len(leaves_of(kind.layer))) > MOST_BLOCKS:
+            raise SpecError(f"{title}: layer {kind.letter} has {n:,} blocks, expected at most {MOST_BLOCKS} to draw")
+
+
+def _title(title: str) -> str:
+    """A title on one line, without control characters, and cut to a sane length."""
+    clean = " ".join("".join(c if c.isprintable() else " " for c in title[: 4 * LONGEST_TITLE]).split())
+    return clean if len(clean) <= LONGEST_TITLE else clean[: LONGEST_TITLE - 1] + "…"

@@ -1,0 +1,175 @@
+"""A spec -> what is drawn of it: columns of blocks and folded layers, and the distinct kinds of layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ordito.drawing.attention_words import sees
+from ordito.drawing.sizes import parameters
+from ordito.spec import (
+    Attention,
+    Block,
+    Chain,
+    FeedForward,
+    LatentAttention,
+    MixtureOfExperts,
+    NextToken,
+    Pooling,
+    Residual,
+    Spec,
+    Stack,
+    Sum,
+    fold,
+)
+from ordito.spec.combinators import Parts
+from ordito.spec.fold import alike
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A distinct layer: its letter, in what it differs from the others in a few words, and how many there are of it.
+
+    Modules that look ahead are not counted: `times` is 0 where only they have such a layer.
+    """
+
+    letter: str
+    name: str
+    layer: Block
+    times: int
+
+    @property
+    def parameters(self) -> int:
+        """Of one such layer."""
+        return parameters(self.layer)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Groups of layers: each is repeated so many times, and holds so many of a kind (its number in the plan) in a row."""
+
+    groups: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+
+
+Stage = Block | Repeat
+"""What stands in a column: a leaf, or folded layers."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is drawn. `outlets` read the hidden states side by side: head, pooler, embedding."""
+
+    body: tuple[Stage, ...]
+    encoder: tuple[Stage, ...]
+    outlets: tuple[tuple[Block | Pooling, ...], ...]
+    kinds: tuple[Kind, ...]
+    ahead: tuple[tuple[int, NextToken, int], ...]
+    """Kinds of modules that look ahead: how many, the first of them, and the kind of its layer."""
+
+
+def plan(spec: Spec) -> Plan:
+    """The plan of a drawing."""
+    kinds = _Kinds()
+    encoder = kinds.stages(spec.encoder) if spec.encoder is not None else ()
+    body = kinds.stages(spec.body)
+    ahead: dict[Block, tuple[int, NextToken, int]] = {}
+    for module in spec.ahead:
+        times, first, kind = ahead.get(module, (0, module, kinds.number(module.layer, 0)))
+        ahead[module] = (times + 1, first, kind)
+    outlets: list[tuple[Block | Pooling, ...]] = []
+    if spec.head is not None:
+        outlets.append(tuple(flat(spec.head)))
+    if spec.pooler is not None:
+        outlets.append((spec.pooler,))
+    if spec.pooling is not None:
+        outlets.append((spec.pooling, *spec.pooling.dense))
+    return Plan(body, encoder, tuple(outlets), kinds.named(), tuple(ahead.values()))
+
+
+class _Kinds:
+    """The distinct layers met so far, with how often."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Block, int] = {}
+        self.times: list[int] = []
+
+    def number(self, layer: Block, times: int) -> int:
+        """The number of a layer's kind, which is new or has `times` more of it."""
+        number = self.numbers.setdefault(alike(layer), len(self.numbers))
+        if number == len(self.times):
+            self.times.append(0)
+        self.times[number] += times
+        return number
+
+    def stages(self, block: Block) -> tuple[Stage, ...]:
+        """A block from below to above; what is not a leaf and not a stack counts as a layer of its own."""
+        layers = (part.layers if isinstance(part, Stack) else (part,) for part in flat(block))
+        return tuple(
+            self._repeat(each) if isinstance(part, (Stack, Residual, Sum)) else part
+            for part, each in zip(flat(block), layers, strict=True)
+        )
+
+    def _repeat(self, layers: tuple[Block, ...]) -> Repeat:
+        return Repeat(
+            tuple(
+                (group.times, tuple((run.times, self.number(run.layer, group.times * run.times)) for run in group.runs))
+                for group in fold(layers)
+            )
+        )
+
+    def named(self) -> tuple[Kind, ...]:
+        """The kinds, in the order in which they were met."""
+        names = kind_names(list(self.numbers))
+        return tuple(
+            Kind(letter(i), name, layer, self.times[i]) for i, (name, layer) in enumerate(zip(names, self.numbers, strict=True))
+        )
+
+
+def letter(number: int) -> str:
+    """A, B, ... Z, then numbers.
+
+    >>> letter(0), letter(25), letter(26)
+    ('A', 'Z', '27')
+    """
+    return chr(ord("A") + number) if number < 26 else str(number + 1)
+
+
+def kind_names(layers: list[Block]) -> list[str]:
+    """In what each layer differs from the others: how far it looks, whether it has experts, which side it is on; or ""."""
+    traits = [(_side(leaves), _reach(leaves), _experts(leaves)) for leaves in map(leaves_of, layers)]
+    differing = [len(set(trait)) > 1 for trait in zip(*traits, strict=True)]
+    return [", ".join(word for word, differs in zip(trait, differing, strict=True) if differs and word) for trait in traits]
+
+
+def _side(leaves: list[Block]) -> str:
+    return "decoder" if any(isinstance(leaf, Attention) and leaf.cross for leaf in leaves) else "encoder"
+
+
+def _reach(leaves: list[Block]) -> str:
+    bounds = [
+        "global" if isinstance(leaf, LatentAttention) or sees(leaf).startswith("all tokens") else "local"
+        for leaf in leaves
+        if isinstance(leaf, LatentAttention) or (isinstance(leaf, Attention) and not leaf.cross)
+    ]
+    return " and ".join(dict.fromkeys(bounds))
+
+
+def _experts(leaves: list[Block]) -> str:
+    kinds = {MixtureOfExperts: "experts", FeedForward: "dense"}
+    return " and ".join(dict.fromkeys(kinds[type(leaf)] for leaf in leaves if type(leaf) in kinds))
+
+
+def leaves_of(block: Block) -> list[Block]:
+    """Every leaf of a layer, in order."""
+    match block:
+        case Residual():
+            return leaves_of(block.inner)
+        case Stack():
+            return [leaf for layer in block.layers for leaf in leaves_of(layer)]
+        case Parts():
+            return [leaf for part in block.parts for leaf in leaves_of(part)]
+    return [block]
+
+
+def flat(block: Block) -> list[Block]:
+    """The parts of a chain, those of chains within it in their place."""
+    return [leaf for part in block.parts for leaf in flat(part)] if isinstance(block, Chain) else [block]

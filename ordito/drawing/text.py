@@ -1,0 +1,131 @@
+"""A plan as compact text: one line a step, layers folded as `26 x [...]`. ASCII, so that it goes anywhere."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+
+from ordito.drawing.column import pooling_label
+from ordito.drawing.plan import Kind, Plan, Repeat, Stage, leaves_of
+from ordito.drawing.sizes import brief, parameters
+from ordito.drawing.words import Label, label
+from ordito.spec import Block, Chain, Norm, Pooling, Residual, Stack, Sum
+
+COLUMNS = 100
+"""Width of a line, in characters."""
+MOST_KINDS = 12
+"""Kinds of layers that are written out; the others are counted."""
+_ASCII = str.maketrans(
+    {"×": "x", "→": "->", "θ": "theta", "ε": "eps", "√": "sqrt ", "÷": "/", "–": "-", "≤": "<=", "·": "*", "…": "..."}
+)
+
+
+def text(plan: Plan, title: str, facts: list[str]) -> str:
+    """The architecture that a plan describes."""
+    rows: list[tuple[str, str]] = []
+    if plan.encoder:
+        rows += [("source:", ""), ("embedding", "the same"), *_stages(plan.encoder, plan), ("target:", "")]
+    rows += _stages(plan.body, plan)
+    rows += [_row(block) for outlet in plan.outlets for block in outlet]
+    lines = [title, ", ".join(facts), "", *_table(rows)]
+    if len(plan.kinds) > 1:
+        for kind in plan.kinds[:MOST_KINDS]:
+            name = f"{kind.letter}: {kind.name}" if kind.name else kind.letter
+            many = f"{kind.times:,} x " if kind.times else ""
+            lines += ["", f"{name} ({many}{brief(kind.parameters)})", *(f"  {line}" for line in _table(_layer(kind.layer)))]
+        if left := len(plan.kinds) - MOST_KINDS:
+            lines += ["", f"... {left:,} more kinds of layers"] if left > 0 else []
+    for times, module, number in plan.ahead:
+        kind, norms = plan.kinds[number], (module.embedding_norm, module.hidden_norm, module.norm)
+        lines += ["", f"multi-token prediction ({times} x {brief(parameters(module))}), not needed to run the model"]
+        lines += [f"  norm({kind.letter}({module.join.name}([norm(next token, embedded), norm(hidden state)])))"]
+        rows = [(module.join.name, _facts(label(module.join), False))]
+        rows += [("norm", words) for words in dict.fromkeys(_facts(label(norm)) for norm in norms)]
+        lines += [f"  {line}" for line in _table(rows)]
+    return "\n".join(lines).translate(_ASCII)
+
+
+def expression(block: Block, x: str = "x") -> str:
+    """What a block computes from x, in the names of its parts.
+
+    >>> from ordito.spec import Dense
+    >>> expression(Residual(Dense(name="mlp", d_in=4, d_out=4)))
+    'x + mlp(x)'
+    """
+    match block:
+        case Chain():
+            for part in block.parts:
+                x = expression(part, x)
+            return x
+        case Sum():
+            return " + ".join(expression(part, x) for part in block.parts)
+        case Residual():
+            return f"{x} + {expression(block.inner, x)}"
+        case Stack():
+            return f"{block.name}({x})"
+    return f"{_name(block)}({x})"
+
+
+def _stages(stages: tuple[Stage, ...], plan: Plan) -> list[tuple[str, str]]:
+    rows = []
+    for stage in stages:
+        if not isinstance(stage, Repeat):
+            rows.append(_row(stage))
+        elif len(plan.kinds) == 1:
+            steps = _layer(plan.kinds[0].layer)
+            rows.append((f"{plan.kinds[0].times:,} x [", ""))
+            rows += [(f"  {step}", words) for step, words in steps] + [("]", "")]
+        else:
+            rows.append(("layers", _folded(stage, plan.kinds)))
+    return rows
+
+
+def _folded(repeat: Repeat, kinds: tuple[Kind, ...]) -> str:
+    """`4 x [5 A + 1 B] + 2 A`."""
+    parts = []
+    for times, runs in repeat.groups[:MOST_KINDS]:
+        row = " + ".join(f"{n:,} {kinds[kind].letter}" for n, kind in runs[:MOST_KINDS])
+        row += f" + {len(runs) - MOST_KINDS} more" if len(runs) > MOST_KINDS else ""
+        parts.append(f"{times:,} x [{row}]" if times > 1 else row)
+    left = len(repeat.groups) - MOST_KINDS
+    return " + ".join(parts) + (f" + {left:,} more groups" if left > 0 else "")
+
+
+def _layer(layer: Block) -> list[tuple[str, str]]:
+    """Each step of a layer with what its blocks are, and the kinds of norm at the end."""
+    steps: list[tuple[str, list[Block]]] = []
+    for part in layer.parts if isinstance(layer, Chain) else (layer,):
+        if isinstance(part, Norm) and steps:
+            steps[-1] = (f"norm({steps[-1][0]})", steps[-1][1])
+        else:
+            steps.append((expression(part), leaves_of(part)))
+    norms = dict.fromkeys(_facts(label(leaf)) for leaf in leaves_of(layer) if isinstance(leaf, Norm))
+    rows = []
+    for step, leaves in steps:
+        words = [_facts(label(leaf)) for leaf in leaves if not isinstance(leaf, Norm)] or [""]
+        rows += [(step if i == 0 else "", each) for i, each in enumerate(words)]
+    return [*rows, *(("norm" if i == 0 else "", norm) for i, norm in enumerate(norms))]
+
+
+def _row(block: Block | Pooling) -> tuple[str, str]:
+    if isinstance(block, Pooling):
+        return "pooling", _facts(pooling_label(block), False)
+    return _name(block), _facts(label(block), isinstance(block, Norm))
+
+
+def _name(block: Block) -> str:
+    return "norm" if isinstance(block, Norm) else str(getattr(block, "name", type(block).__name__))
+
+
+def _facts(of: Label, titled: bool = True) -> str:
+    facts = "; ".join(f"{fact.key} {fact.value}".strip() for fact in of.facts)
+    return f"{of.title}: {facts}" if titled else facts.removeprefix("size ")
+
+
+def _table(rows: list[tuple[str, str]]) -> list[str]:
+    """Two columns; what does not fit in the second goes on below itself."""
+    left = min(44, max((len(name) for name, words in rows if words), default=0)) + 2
+    lines = []
+    for name, words in rows:
+        first, *more = wrap(words.translate(_ASCII), COLUMNS - 2 - left) or [""]
+        lines += [f"{name:{left}}{first}".rstrip(), *(f"{'':{left}}{line}" for line in more)]
+    return lines
