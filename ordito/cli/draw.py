@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from ordito.cli.console import write
-from ordito.cli.show import opened
-
-if TYPE_CHECKING:
-    from ordito.spec import Spec
+from ordito.cli.console import known, write
 
 
 def draw(
@@ -30,23 +25,9 @@ def draw(
     """
     from ordito.drawing import draw as drawn
 
-    named = [named_spec(name) for name in models]
-    drawing = drawn(*(spec for spec, _ in named), titles=[title for _, title in named])
+    outlines = [known(name) for name in models]
+    drawing = drawn(*(one.spec for one in outlines), titles=[one.name for one in outlines])
     if output is None:
         write(drawing.text() + "\n")
     else:
         drawing.save(output, theme=theme, scale=scale)
-
-
-def named_spec(name: str) -> tuple[Spec, str]:
-    """The architecture of a model that is named by a path or as in the catalogue, and what to call it."""
-    from ordito import catalogue
-    from ordito.errors import OrditoError
-    from ordito.families import spec_from_config
-
-    if (path := Path(name)).exists():
-        return opened(path).spec, path.parent.resolve().name if path.name == "config.json" else path.resolve().name
-    entry = catalogue.find(name)
-    if entry.config is None:
-        raise OrditoError(f"{entry.name} is closed: its architecture is not published, so there is nothing to draw")
-    return spec_from_config(entry.config, entry.name), entry.name
