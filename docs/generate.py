@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from charts import CHARTS
 from evolution import evolution_page
-from model_tables import models_page
+from model_tables import drawing, drawn, family_page, models_page
 
+from ordito import catalogue
 from ordito.families import families
 
 DOCS = Path(__file__).parent
@@ -43,7 +47,11 @@ def code(words: tuple[str, ...]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-PAGES = {"evolution.md": evolution_page, "families.md": families_page, "models.md": models_page}
+PAGES: dict[str, Callable[[], str]] = {"evolution.md": evolution_page, "families.md": families_page, "models.md": models_page}
+PAGES |= {f"charts/{name}": chart for name, chart in CHARTS.items()}
+for family in catalogue.titles():
+    PAGES[f"models/{family}.md"] = partial(family_page, family)
+    PAGES |= {f"models/{file}": partial(drawing, name) for name, file in drawn(family)}
 
 
 def main() -> int:
@@ -52,6 +60,7 @@ def main() -> int:
     for name, page in PAGES.items():
         text, path = page(), DOCS / name
         if not check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(name)

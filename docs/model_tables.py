@@ -1,7 +1,8 @@
-"""docs/models.md: one table a family of the catalogue, every number computed from the published configuration."""
+"""docs/models.md and a page for each family: tables of which every number is computed, charts and drawings."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from ordito import catalogue
 from ordito.accounting import count
 from ordito.catalogue import Entry
+from ordito.drawing import draw
 from ordito.errors import OrditoWarning
 from ordito.families import spec_from_config
 from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExperts, Spec
@@ -48,12 +50,61 @@ What is published, and what it costs. Sizes are computed from each model's confi
 - **published**: what the publisher says, in all and active. A figure marked * is explained below its table."""
 
 
+DRAWN = {
+    "bert": ["BERT base uncased", "XLM-RoBERTa base", "ModernBERT base"],
+    "deepseek": ["DeepSeek LLM 7B", "DeepSeek-V2", "DeepSeek-V3"],
+    "gemma": ["Gemma 7B", "Gemma 2 27B", "Gemma 3 27B"],
+    "gpt": ["GPT-1", "GPT-2 XL", "GPT-3 175B", "gpt-oss-120b"],
+    "italian": ["Minerva 7B base"],
+    "llama": ["LLaMA 7B", "Llama 3.1 8B", "Llama 4 Scout 17B-16E", "Llama 4 Maverick 17B-128E"],
+    "mistral": ["Mistral 7B v0.1", "Mixtral 8x7B v0.1", "Ministral 3 8B"],
+    "phi": ["Phi-2", "Phi-3-mini 4k", "Phi-3-small 8k", "Phi-3.5-MoE"],
+    "qwen": ["Qwen 7B", "Qwen2.5 7B", "Qwen1.5-MoE-A2.7B", "Qwen3 8B", "Qwen3 30B-A3B"],
+    "smollm": ["SmolLM2 135M"],
+    "t5": ["T5 small", "Switch base 8"],
+}
+"""The models of each family that are drawn: one for each way of building."""
+
+CHARTS = {
+    "timeline.svg": "Releases by family",
+    "parameters.svg": "Parameters against the month of release",
+    "cache.svg": "Bytes of cache that a token takes against the context",
+    "active.svg": "Active parameters against all",
+}
+
+
 def models_page() -> str:
-    """The whole page."""
+    """The page that leads to the families, with the charts."""
+    pages = [
+        f"| [{title}](models/{family}.md) | {sum(e.family == family for e in catalogue.models())} |"
+        for family, title in catalogue.titles().items()
+    ]
+    charts = [f"![{title}](charts/{name})" for name, title in CHARTS.items()]
+    return "\n\n".join([INTRODUCTION, "\n".join(["| family | models |", "| --- | --: |", *pages]), *charts]) + "\n"
+
+
+def family_page(family: str) -> str:
+    """The page of one family: its table, and drawings of what it is built like."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", OrditoWarning)
-        sections = [section(family, title) for family, title in catalogue.titles().items()]
-    return "\n\n".join([INTRODUCTION, *sections]) + "\n"
+        table = section(family, catalogue.titles()[family])
+    drawings = [f"![{name}]({file})" for name, file in drawn(family)]
+    marks = "<!-- Written by docs/generate.py; do not edit. -->"
+    legend = "What the columns mean is said [here](../models.md)."
+    title, rest = table.split("\n\n", 1)
+    return "\n\n".join([title.replace("## ", "# "), marks, legend, rest, *drawings]) + "\n"
+
+
+def drawn(family: str) -> list[tuple[str, str]]:
+    """The models of a family that are drawn, each with the file beside the page."""
+    return [(name, re.sub(r"[^a-z0-9.]+", "-", name.casefold()) + ".svg") for name in DRAWN.get(family, [])]
+
+
+def drawing(name: str) -> str:
+    """The picture of a published model."""
+    entry = catalogue.find(name)
+    assert entry.config is not None, "a closed model cannot be drawn"
+    return draw(spec_from_config(entry.config, entry.name), titles=[entry.name]).svg()
 
 
 def section(family: str, title: str) -> str:

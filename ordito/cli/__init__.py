@@ -10,6 +10,7 @@ import typer
 
 from ordito import __version__
 from ordito.cli.bench import bench
+from ordito.cli.catalogue import catalogue
 from ordito.cli.compare import compare
 from ordito.cli.console import say, show_warning
 from ordito.cli.draw import draw
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, embed, explain, compare, draw, fit, bench, pull, ls, rm, show):
+for command in (run, embed, explain, compare, draw, fit, bench, catalogue, pull, ls, rm, show):
     app.command()(command)
 
 

@@ -65,8 +65,10 @@ def report(outline: Outline, found: Account) -> None:
     """The whole account for people."""
     from ordito.accounting.report import report as tables
     from ordito.drawing import draw
+    from ordito.families import family_of
 
-    write(f"{title(outline, found)}\n\n{draw(outline.spec).text()}\n")
+    family = f"{family_of(outline.spec).title} ({outline.spec.architecture})"
+    write(f"{draw(outline.spec, titles=[f'{outline.name}: {family}']).text()}\n\nfrom {outline.origin}\n")
     for table in tables(found):
         write("\n")
         write_table(table)

@@ -121,3 +121,19 @@ def test_bench(cli, folder):  # noqa: F811
     assert "expected at most 64" in cli("bench", folder, status=1).err
     assert "whole numbers" in cli("bench", folder, "-p", "8,x", status=1).err
     assert "expected one of" in cli("bench", folder, "-o", "xml", status=1).err
+
+
+def test_catalogue(cli):  # noqa: F811
+    done = cli("catalogue", "--family", "gemma").out
+    assert "Gemma 3 27B" in done
+    assert "Llama" not in done
+    data = json.loads(cli("catalogue", "--sort", "active", "--kind", "open", "--json").out)
+    active = [model["active"] for model in data]
+    assert active == sorted(active, reverse=True)
+    assert {model["family"] for model in json.loads(cli("catalogue", "--since", "2025-06", "--json").out)} >= {"gpt", "claude"}
+    assert "closed: reads text" in cli("catalogue", "gpt-4o").out
+    assert "did you mean gemma" in cli("catalogue", "--family", "gema", status=1).err
+    assert "unknown order" in cli("catalogue", "--sort", "size", status=1).err
+    assert "such as 2024" in cli("catalogue", "--since", "yesterday", status=1).err
+    assert "expected open" in cli("catalogue", "--kind", "free", status=1).err
+    assert "no model" in cli("catalogue", "nothing is called so", status=1).err

@@ -1,0 +1,75 @@
+"""`ordito catalogue`: the published models and their sizes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import typer
+
+from ordito.cli.console import write, write_json, write_table
+from ordito.units import short, size
+
+if TYPE_CHECKING:
+    from ordito.comparing.published import Row
+
+
+def catalogue(
+    name: str = typer.Argument(None, metavar="[TEXT]", help="Only models with this in their name."),
+    family: str = typer.Option(None, "--family", "-f", help="Only one family: gemma, llama, qwen, ..."),
+    sort: str = typer.Option(None, "--sort", "-s", help="name, released, context, total, active, kv or layers."),
+    since: str = typer.Option(None, "--since", help="Released since a year or a month: 2024, 2024-07."),
+    kind: str = typer.Option("all", "--kind", help="open, closed or all."),
+    json: bool = typer.Option(False, "--json", help="Print a JSON list."),
+) -> None:
+    """List published models with their exact sizes, computed from their configurations; of closed ones, what is public.
+
+    \b
+    ordito catalogue --family gemma
+    ordito catalogue --since 2024 --sort active --kind open
+    """
+    from ordito.comparing.published import ordered, rows
+    from ordito.errors import OrditoError
+
+    if kind not in ("open", "closed", "all"):
+        raise OrditoError(f"--kind: got {kind!r}, expected open, closed or all")
+    if since is not None and not re.fullmatch(r"\d{4}(-\d{2})?", since, re.ASCII):
+        raise OrditoError(f"--since: got {since!r}, expected a year or a month, such as 2024 or 2024-07")
+    found = rows(family=family, closed=None if kind == "all" else kind == "closed", since=since, name=name)
+    if sort is not None:
+        found = ordered(found, sort)
+    if json:
+        write_json([row.to_dict() for row in found])
+    elif not found:
+        raise OrditoError("no model of the catalogue is like that: ask for less")
+    else:
+        table(found)
+
+
+def table(found: list[Row]) -> None:
+    """The rows for people."""
+    from ordito.accounting import Table
+
+    columns = ("", "released", ">layers", ">d_model", "attention", "experts", ">context", ">total", ">active", ">cache/token")
+    write_table(Table("", columns, tuple(cells(row) for row in found)))
+    write(f"\n{len(found)} models. Cache at 16 bits; ~: some layers look back only so far; more: ordito explain NAME\n")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One model."""
+    entry, shape = row.entry, row.shape
+    context = f"{entry.context:,}" if entry.context else "?"
+    if shape is None:
+        return (entry.name, entry.released, "", "", "closed: reads " + ", ".join(entry.modalities), "", context, "", "", "")
+    return (
+        entry.name,
+        entry.released,
+        str(shape.layers),
+        str(shape.d_model),
+        shape.attention + (" ~" if shape.windows else ""),
+        shape.experts,
+        context,
+        short(shape.total),
+        short(shape.active) if shape.active != shape.total else "",
+        size(shape.kv_bytes_per_token) if shape.kv_bytes_per_token else "",
+    )
