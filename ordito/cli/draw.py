@@ -45,7 +45,8 @@ def named_spec(name: str) -> tuple[Spec, str]:
     from ordito.families import spec_from_config
 
     if (path := Path(name)).exists():
-        return opened(path).spec, path.parent.resolve().name if path.name == "config.json" else path.resolve().name
+        path = path.parent if path.name == "config.json" else path
+        return opened(path).spec, path.resolve().name
     entry = catalogue.find(name)
     if entry.config is None:
         raise OrditoError(f"{entry.name} is closed: its architecture is not published, so there is nothing to draw")
