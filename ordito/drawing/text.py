@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from ordito.drawing.column import pooling_label
 from ordito.drawing.plan import Kind, Plan, Repeat, Stage, leaves_of
 from ordito.drawing.sizes import brief, parameters
-from ordito.drawing.words import Label, label
-from ordito.spec import Block, Chain, Norm, Pooling, Residual, Stack, Sum
+from ordito.drawing.words import Label, Leaf, label
+from ordito.spec import Block, Chain, Norm, Residual, Stack, Sum
 
 COLUMNS = 100
 """Width of a line, in characters."""
@@ -29,7 +28,7 @@ def text(plan: Plan, title: str, facts: list[str]) -> str:
     lines = [title, ", ".join(facts), "", *_table(rows)]
     if len(plan.kinds) > 1:
         for kind in plan.kinds[:MOST_KINDS]:
-            name = f"{kind.letter}: {kind.name}" if kind.name else kind.letter
+            name = f"{kind.letter}: {kind.title}" if kind.title else kind.letter
             many = f"{kind.times:,} x " if kind.times else ""
             lines += ["", f"{name} ({many}{brief(kind.parameters)})", *(f"  {line}" for line in _table(_layer(kind.layer)))]
         if left := len(plan.kinds) - MOST_KINDS:
@@ -106,14 +105,12 @@ def _layer(layer: Block) -> list[tuple[str, str]]:
     return [*rows, *(("norm" if i == 0 else "", norm) for i, norm in enumerate(norms))]
 
 
-def _row(block: Block | Pooling) -> tuple[str, str]:
-    if isinstance(block, Pooling):
-        return "pooling", _facts(pooling_label(block), False)
+def _row(block: Leaf) -> tuple[str, str]:
     return _name(block), _facts(label(block), isinstance(block, Norm))
 
 
-def _name(block: Block) -> str:
-    return "norm" if isinstance(block, Norm) else str(getattr(block, "name", type(block).__name__))
+def _name(block: Leaf) -> str:
+    return "norm" if isinstance(block, Norm) else str(getattr(block, "name", type(block).__name__.lower()))
 
 
 def _facts(of: Label, titled: bool = True) -> str:

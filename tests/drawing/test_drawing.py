@@ -17,7 +17,7 @@ from ordito.drawing.scene import Rect, Text
 from ordito.drawing.theme import THEMES
 from ordito.errors import OrditoError, SpecError
 from ordito.families import spec_from_config
-from ordito.spec import Chain, Norm, Residual, Spec
+from ordito.spec import Chain, Norm, Pooling, Residual, Spec
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -103,12 +103,12 @@ def test_the_layers_of_gemma_3_are_folded():
         ("GPT-1", ["post-norm"]),
         ("Gemma 2 2B", ["sandwich norms", "soft-cap", "50", "30", "window 4,096"]),
         ("Phi-2", ["pre-norm, branches in parallel", "θ 10,000 on 32 of 80"]),
-        ("Gemma 2B", ["Multi-query attention", "8 on 1 of keys, values"]),
+        ("Gemma 2B", ["Multi-query attention", "8 on 1 kv head"]),
         ("Mixtral 8x7B v0.1", ["Mixture of experts", "2 of 8 for a token", "46,702,792,704 parameters (12.9B active)"]),
         ("DeepSeek-V3", ["Multi-head latent attention", "8 of 256 for a token", "4 of 8, by their two best", "shared", "Multi-token prediction", "14,336 → 7,168"]),
         ("gpt-oss-120b", ["sinks", "a learned logit a head", "window 128", "gate ≤ 7, |up| ≤ 7"]),
         ("Llama 4 Scout 17B-16E", ["chunks of 8,192", "1 + 0.1 ln(1 + int((p + 1) / 8,192))", "none", "multiplies an expert's input"]),
-        ("T5 small", ["Cross-attention", "the whole source", "The same embedding", "6 × encoder", "6 × decoder", "6 + 6 layers"]),
+        ("T5 small", ["Cross-attention", "the whole source", "The same embedding", "6 layers", "6 + 6 layers"]),
         ("BERT base uncased", ["all tokens, both ways", "Pooler", "one vector of 768"]),
     ],
 )  # fmt: skip
@@ -132,11 +132,22 @@ def test_what_differs_is_marked_by_colour_and_by_a_sign():
     marks = [mark for mark in drawing.figure.marks if isinstance(mark, Text)]
     marked = [mark for mark in marks if mark.fill == "new"]
     assert all(mark.bold for mark in marked)
-    assert {"θ 10,000", "θ 500,000", "32", "32 on 8 of keys, values", "11,008", "14,336"} <= {mark.text for mark in marked}
+    assert {"θ 10,000", "θ 500,000", "32", "32 on 8 kv heads", "11,008", "14,336"} <= {mark.text for mark in marked}
     assert {"pre-norm", "128", "all tokens so far"} <= {mark.text for mark in marks if mark.fill in ("text", "quiet")}
     rows = {round(mark.y, 1) for mark in marked if mark.text.startswith("≠")}
     assert {round(mark.y, 1) for mark in marked} == rows, "every marked line has its sign"
     assert any(mark.dash for mark in drawing.figure.marks if isinstance(mark, Rect) and mark.stroke == "new")
+
+
+def test_embeddings_are_compared_too():
+    spec = published("BERT base uncased")
+    mean, first = (replace(spec, pooler=None, pooling=Pooling(kind=kind, normalise=True)) for kind in ("mean", "cls"))
+    marked = {mark.text for mark in draw(mean, first).figure.marks if isinstance(mark, Text) and mark.fill == "new"}
+    assert marked - {"≠", "≠ differs from the other, or is not there"} == {
+        "takes",
+        "the mean over tokens",
+        "the first token's state",
+    }
 
 
 def test_a_block_that_is_not_there_is_marked_whole():
