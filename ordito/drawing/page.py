@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from ordito.drawing.box import SIGN, SLACK
 from ordito.drawing.card import ahead_card, layer_card
@@ -21,6 +22,8 @@ MOST_CARDS = 6
 """Kinds of layers that get a card; the others are counted."""
 TITLE, SUBTITLE = 27.0, 15.0
 """Sizes of type, px."""
+DOT = "\u00a0\u00a0·\u00a0\u00a0"
+"""Between facts, in spaces that SVG does not run together."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,7 @@ def _joined(columns: Figure, cards: list[Figure], rows: int) -> Figure:
 def _heading(heading: Heading, wide: float) -> list[Mark]:
     marks: list[Mark] = [Text(0, 24, cut(heading.title, TITLE, wide / SLACK, True), TITLE, "text", True)]
     x = 0.0
-    for i, (fact, new) in enumerate(heading.facts):
-        text = f"{SIGN} {fact}" if new else fact
+    for i, (text, new) in enumerate(_subtitle(heading)):
         if i:
             marks.append(Text(x - 14, 52, "·", SUBTITLE, "quiet", anchor="middle"))
         marks.append(Text(x, 52, text, SUBTITLE, "new" if new else "quiet", new))
@@ -132,5 +134,11 @@ def _heading(heading: Heading, wide: float) -> list[Mark]:
     return marks
 
 
+def _subtitle(heading: Heading) -> list[tuple[str, bool]]:
+    """The facts, those in a row that are marked alike as one text, so that no font can pull them apart."""
+    runs = groupby(heading.facts, key=lambda fact: fact[1])
+    return [(DOT.join(f"{SIGN} {fact}" if new else fact for fact, _ in facts), new) for new, facts in runs]
+
+
 def _subtitle_width(heading: Heading) -> float:
-    return sum(width(f"{SIGN} {fact}" if new else fact, SUBTITLE, new) + 28 for fact, new in heading.facts)
+    return sum(width(text, SUBTITLE, new) + 28 for text, new in _subtitle(heading))

@@ -82,7 +82,7 @@ def _embedding(block: Embedding) -> tuple[Fact, ...]:
 def _head(block: Head) -> tuple[Fact, ...]:
     facts = [
         Fact("size", f"{block.d_model:,} → {block.vocab_size:,}"),
-        Fact("weight", "tied to the embedding" if block.tied else "not tied"),
+        Fact("weight", "tied to embedding" if block.tied else "not tied"),
     ]
     if block.bias:
         facts.append(Fact("bias", "yes"))

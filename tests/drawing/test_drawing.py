@@ -12,7 +12,7 @@ import pytest
 import ordito
 from ordito import catalogue
 from ordito.drawing import Drawing, draw
-from ordito.drawing.page import MOST_CARDS
+from ordito.drawing.page import DOT, MOST_CARDS
 from ordito.drawing.scene import Rect, Text
 from ordito.drawing.theme import THEMES
 from ordito.errors import OrditoError, SpecError
@@ -99,7 +99,7 @@ def test_the_layers_of_gemma_3_are_folded():
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("GPT-2 small", ["Multi-head attention", "pre-norm", "1,024 learned", "tied to the embedding", "12 layers"]),
+        ("GPT-2 small", ["Multi-head attention", "pre-norm", "1,024 learned", "tied to embedding", "12 layers"]),
         ("GPT-1", ["post-norm"]),
         ("Gemma 2 2B", ["sandwich norms", "soft-cap", "50", "30", "window 4,096"]),
         ("Phi-2", ["pre-norm, branches in parallel", "θ 10,000 on 32 of 80"]),
@@ -113,7 +113,8 @@ def test_the_layers_of_gemma_3_are_folded():
     ],
 )  # fmt: skip
 def test_what_is_particular_to_a_model_is_written(name, shown):
-    missing = set(shown) - set(words(draw(published(name))))
+    drawn = words(draw(published(name)))
+    missing = set(shown) - {*drawn, *drawn[1].split(DOT)}
     assert not missing
 
 

@@ -46,7 +46,7 @@ embedding                 49,152 x 576
   norm                    RMSNorm: eps 1e-05
 ]
 norm                      RMSNorm: eps 1e-05
-head                      576 -> 49,152; weight tied to the embedding"""
+head                      576 -> 49,152; weight tied to embedding"""
     )
 
 
