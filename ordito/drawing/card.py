@@ -45,7 +45,7 @@ def ahead_card(times: int, module: NextToken, kind: Kind, describe: Describe) ->
         _joined([chain([caption(name, half), Piece(norm, True)]).figure for name, norm in inputs]),
         Piece(box(describe("", module.join), ROOM), True),
         Piece(layers_row(layer, kind.letter, ROOM), True),
-        Piece(box(describe("", module.norm), ROOM), True),
+        Piece(box(describe("ahead.", module.norm), ROOM), True),
         caption("to the head: the token after next", ROOM),
     ]
     heading = Heading("Multi-token prediction", "not needed to run the model", f"{times} × {brief(parameters(module))}")

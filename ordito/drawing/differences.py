@@ -28,18 +28,18 @@ def none(plan: Plan) -> Differences:
     def plain(place: str, block: Leaf) -> Label:
         return label(block)
 
-    return Differences(plain, (plain,) * len(plan.kinds), (False,) * len(plan.kinds), frozenset())
+    return Differences(plain, (plain,) * len(plan.drawn), (False,) * len(plan.drawn), frozenset())
 
 
 def differences(plan: Plan, other: Plan) -> Differences:
     """What differs in `plan` from `other`. Each layer is compared with the one that is most like it over there."""
-    known = [_labels(kind.layer) for kind in other.kinds]
-    nearest = [_nearest(_labels(kind.layer), known) for kind in plan.kinds]
+    known = [_labels(kind.layer) for kind in other.drawn]
+    nearest = [_nearest(_labels(kind.layer), known) for kind in plan.drawn]
     return Differences(
         _marking(_column_labels(other)),
         tuple(_marking(known[i] if i is not None else {}) for i in nearest),
         tuple(
-            i is None or wiring(kind.layer) != wiring(other.kinds[i].layer) for kind, i in zip(plan.kinds, nearest, strict=True)
+            i is None or wiring(kind.layer) != wiring(other.kinds[i].layer) for kind, i in zip(plan.drawn, nearest, strict=True)
         ),
         frozenset(_rows(plan) - _rows(other)),
     )
@@ -81,7 +81,7 @@ def _column_labels(plan: Plan) -> dict[str, Label]:
     labels = {name: found for leaf in leaves for name, found in _labels(leaf).items()}
     for _, module, _ in plan.ahead:
         labels |= _labels(module.hidden_norm, "hidden.") | _labels(module.embedding_norm, "next.")
-        labels |= _labels(module.join) | _labels(module.norm)
+        labels |= _labels(module.join) | _labels(module.norm, "ahead.")
     return labels
 
 

@@ -11,15 +11,13 @@ from ordito.drawing.card import ahead_card, layer_card
 from ordito.drawing.column import Column, decoder, encoder
 from ordito.drawing.differences import Differences
 from ordito.drawing.measure import cut, width
-from ordito.drawing.plan import Plan
+from ordito.drawing.plan import MOST_KINDS, Plan
 from ordito.drawing.scene import Figure, Line, Mark, Text, moved
 
 MARGIN, GAP, HEADER = 28.0, 22.0, 72.0
 """Around a page, between what stands on it, and of its title, px."""
 SLIDE = (1920.0, 1080.0)
 """What a page should fit well, px."""
-MOST_CARDS = 6
-"""Kinds of layers that get a card; the others are counted."""
 TITLE, SUBTITLE = 27.0, 15.0
 """Sizes of type, px."""
 DOT = "\u00a0\u00a0·\u00a0\u00a0"
@@ -97,10 +95,10 @@ def _tied(column: Column) -> Figure:
 
 def _cards(plan: Plan, marked: Differences, d_model: int) -> list[Figure]:
     """The kinds of layers, then the modules that look ahead."""
-    drawn = list(zip(plan.kinds, marked.layers, marked.wirings, strict=True))[:MOST_CARDS]
+    drawn = zip(plan.drawn, marked.layers, marked.wirings, strict=True)
     cards = [layer_card(kind, describe, d_model, new) for kind, describe, new in drawn]
-    cards += [ahead_card(times, module, plan.kinds[kind], marked.column) for times, module, kind in plan.ahead[:MOST_CARDS]]
-    if left := len(plan.kinds) - len(drawn):
+    cards += [ahead_card(times, module, plan.kinds[kind], marked.column) for times, module, kind in plan.ahead[:MOST_KINDS]]
+    if left := len(plan.kinds) - len(plan.drawn):
         note = f"… {left:,} more kinds of layers"
         cards.append(Figure(SLACK * width(note, SUBTITLE), 24, (Text(0, 18, note, SUBTITLE, "quiet"),)))
     return cards

@@ -24,6 +24,9 @@ from ordito.spec import (
 from ordito.spec.combinators import Parts
 from ordito.spec.fold import alike
 
+MOST_KINDS = 6
+"""Kinds of layers that are drawn and compared; the others are counted."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -72,6 +75,11 @@ class Plan:
     ahead: tuple[tuple[int, NextToken, int], ...]
     """Kinds of modules that look ahead: how many, the first of them, and the kind of its layer."""
 
+    @property
+    def drawn(self) -> tuple[Kind, ...]:
+        """The kinds that get a card."""
+        return self.kinds[:MOST_KINDS]
+
 
 def plan(spec: Spec) -> Plan:
     """The plan of a drawing."""
@@ -109,11 +117,14 @@ class _Kinds:
 
     def stages(self, block: Block) -> tuple[Stage, ...]:
         """A block from below to above; what is not a leaf and not a stack counts as a layer of its own."""
-        layers = (part.layers if isinstance(part, Stack) else (part,) for part in flat(block))
-        return tuple(
-            self._repeat(each) if isinstance(part, (Stack, Residual, Sum)) else part
-            for part, each in zip(flat(block), layers, strict=True)
-        )
+        stages: list[Stage] = []
+        for part in flat(block):
+            if isinstance(part, (Stack, Residual, Sum)):
+                layers = part.layers if isinstance(part, Stack) else (part,)
+                stages += [self._repeat(layers)] if layers else []
+            else:
+                stages.append(part)
+        return tuple(stages)
 
     def _repeat(self, layers: tuple[Block, ...]) -> Repeat:
         return Repeat(

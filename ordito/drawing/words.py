@@ -27,6 +27,8 @@ from ordito.spec import (
 Colour = Literal["embedding", "norm", "attention", "mlp", "mixture", "dense", "head", "layer"]
 """The kinds of block that have a colour of their own."""
 
+LONGEST_NAME = 80
+"""Characters of a name that are looked at."""
 Leaf = Block | Pooling
 """What has words of its own."""
 
@@ -62,7 +64,7 @@ def label(block: Leaf) -> Label:
         case Head():
             return Label("head", "Head", _head(block), parameters(block))
         case Dense():
-            return Label("dense", block.name.replace("_", " ").capitalize(), _dense(block), parameters(block))
+            return Label("dense", block.name[:LONGEST_NAME].replace("_", " ").capitalize(), _dense(block), parameters(block))
     return Label("dense", type(block).__name__, (), parameters(block))
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import struct
+import time
 import xml.etree.ElementTree as ElementTree
 import zlib
 from dataclasses import replace
 
 import pytest
+from test_layout import faults
 
 import ordito
 from ordito import catalogue
 from ordito.drawing import Drawing, draw
-from ordito.drawing.page import DOT, MOST_CARDS
+from ordito.drawing.page import DOT
+from ordito.drawing.plan import MOST_KINDS
 from ordito.drawing.scene import Rect, Text
 from ordito.drawing.theme import THEMES
 from ordito.errors import OrditoError, SpecError
 from ordito.families import spec_from_config
-from ordito.spec import Chain, Norm, Pooling, Residual, Spec
+from ordito.spec import Chain, Head, Norm, Pooling, Residual, Spec
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -234,18 +237,18 @@ def test_names_are_cut_and_cannot_break_out():
 def test_ten_thousand_kinds_of_layers_are_counted_not_drawn():
     drawing = draw(variants(10_000))
     shown = words(drawing)
-    assert f"… {10_000 - MOST_CARDS:,} more kinds of layers" in shown
+    assert f"… {10_000 - MOST_KINDS:,} more kinds of layers" in shown
     assert "… 9,988 more layers" in shown
     assert len(drawing.svg()) < 200_000
     assert len(drawing.text()) < 10_000
-    assert "9,988 more kinds of layers" in drawing.text()
+    assert "9,994 more kinds of layers" in drawing.text()
 
 
 def test_a_layer_of_too_many_blocks_is_refused():
     spec = published("Llama 3 8B")
     embedding, stack, norm = spec.body.parts
     many = Chain(*(Norm(name=f"n{i}", d_model=4096, kind="rms", eps=1e-6) for i in range(1000)))
-    with pytest.raises(SpecError, match="layer A has 1,000 blocks, expected at most 400 to draw"):
+    with pytest.raises(SpecError, match="got 1,000 blocks in layer A, expected at most 400 to draw"):
         draw(replace(spec, body=Chain(embedding, replace(stack, layers=(many,)), norm))).svg()
 
 
@@ -257,3 +260,44 @@ def test_blocks_that_are_nested_too_deeply_are_refused():
         deep = Residual(Chain(deep))
     with pytest.raises(SpecError, match="nested too deeply"):
         draw(replace(spec, body=Chain(embedding, replace(stack, layers=(deep,)), norm))).svg()
+
+
+def test_too_many_blocks_outside_the_layers_are_refused():
+    spec = published("Llama 3 8B")
+    many = (Norm(name=f"n{i}", d_model=4096, kind="rms", eps=1e-6) for i in range(1000))
+    with pytest.raises(SpecError, match="got 1,003 blocks outside its layers|got 1,004 blocks outside its layers"):
+        draw(replace(spec, body=Chain(*spec.body.parts, *many))).text()
+
+
+def test_sizes_beyond_all_numbers_are_refused():
+    spec = published("Llama 3 8B")
+    embedding, stack, norm = spec.body.parts
+    attention, mlp = stack.layers[0].parts
+    before, feed_forward = mlp.inner.parts
+    layer = Chain(attention, Residual(Chain(before, replace(feed_forward, d_ff=10**4000))))
+    drawing = draw(replace(spec, body=Chain(embedding, replace(stack, layers=(layer,)), norm)))
+    for made in (drawing.svg, drawing.text):
+        with pytest.raises(SpecError, match="sizes are too large to draw, expected at most 1e\\+18 parameters"):
+            made()
+
+
+def test_two_of_ten_thousand_kinds_are_compared_in_no_time():
+    start = time.perf_counter()
+    draw(variants(5_000), variants(4_000)).svg()
+    assert time.perf_counter() - start < 20
+
+
+def test_a_model_without_layers_is_drawn():
+    spec = published("GPT-2 small")
+    embedding, stack, norm = spec.body.parts
+    assert "0 layers" in draw(replace(spec, body=Chain(embedding, replace(stack, layers=()), norm))).svg()
+
+
+def test_several_readers_of_the_hidden_states_stand_side_by_side():
+    bert = published("BERT base uncased")
+    head = Head(d_model=768, vocab_size=30522, tied=True, bias=True)
+    drawing = draw(replace(bert, head=head, pooling=Pooling(kind="mean")))
+    ends = {mark.text: mark.x for mark in drawing.figure.marks if isinstance(mark, Text) and mark.anchor == "middle"}
+    places = [ends[text] for text in ("logits over 30,522 tokens", "one vector of 768", "one vector for the text")]
+    assert places == sorted(set(places))
+    assert not faults(drawing.figure)
