@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ordito import catalogue, families, spec
     from ordito.accounting import account
+    from ordito.checkpoint.outline import outline
     from ordito.comparing import compare
     from ordito.drawing import draw
     from ordito.fitting import fit
@@ -29,6 +30,7 @@ _HOMES = {
     "draw": "ordito.drawing",
     "fit": "ordito.fitting",
     "load": "ordito.model",
+    "outline": "ordito.checkpoint.outline",
     "save": "ordito.model",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
@@ -45,6 +47,7 @@ __all__ = [
     "families",
     "fit",
     "load",
+    "outline",
     "save",
     "spec",
 ]

@@ -22,7 +22,7 @@ def attention_title(block: Attention) -> str:
 
 def attention_facts(block: Attention) -> tuple[Fact, ...]:
     """Its settings."""
-    on = "" if block.n_kv_heads == block.n_heads else f" on {block.n_kv_heads} of keys, values"
+    on = "" if block.n_kv_heads == block.n_heads else f" on {block.n_kv_heads} kv head{'s' * (block.n_kv_heads > 1)}"
     facts = [Fact("heads", f"{block.n_heads}{on}"), Fact("head_dim", f"{block.head_dim}"), Fact("sees", sees(block))]
     if block.rope is not None:
         facts.extend(rope_facts(block.rope, block.head_dim))

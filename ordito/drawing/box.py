@@ -7,8 +7,8 @@ from ordito.drawing.glyphs import experts, picture
 from ordito.drawing.measure import cut, width, wrap
 from ordito.drawing.scene import Figure, Mark, Rect, Text, moved
 from ordito.drawing.sizes import brief
-from ordito.drawing.words import Label
-from ordito.spec import Block, MixtureOfExperts
+from ordito.drawing.words import Label, Leaf
+from ordito.spec import MixtureOfExperts
 
 TITLE, FACT = 15.0, 14.0
 """Sizes of type, px."""
@@ -22,7 +22,7 @@ SIGN = "≠"
 """Stands before what differs, for those who do not see the colour."""
 
 
-def box(label: Label, room: float, block: Block | None = None) -> Figure:
+def box(label: Label, room: float, block: Leaf | None = None) -> Figure:
     """The box of a block, `room` px wide. Its picture is drawn where the block has one."""
     inner = room - 2 * SIDE + 6
     size = "" if not label.parameters else brief(label.parameters)

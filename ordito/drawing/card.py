@@ -25,7 +25,7 @@ def layer_card(kind: Kind, describe: Describe, d_model: int, new_wiring: bool) -
     """The card of a kind of layer."""
     many = f"{kind.times:,} {'layer' if kind.times == 1 else 'layers'}, " if kind.times else ""
     size = f"{many}{brief(kind.parameters)}" + (" each" if kind.times > 1 else "")
-    title = f"Layer {kind.letter}" + (f": {kind.name}" if kind.name else "")
+    title = f"Layer {kind.letter}" + (f": {kind.title}" if kind.title else "")
     heading = Heading(title, wiring(kind.layer), size, kind.letter, new_wiring)
     return _card(piece(kind.layer, describe, ROOM), heading, f"d_model {d_model:,}")
 
@@ -40,12 +40,12 @@ def ahead_card(times: int, module: NextToken, kind: Kind, describe: Describe) ->
             ("hidden state", "hidden.", module.hidden_norm),
         )
     ]
-    layer = f"one layer{': ' if kind.name else ''}{kind.name}, {brief(kind.parameters)}"
+    layer = f"one layer{': ' if kind.title else ''}{kind.title}, {brief(kind.parameters)}"
     pieces = [
         _joined([chain([caption(name, half), Piece(norm, True)]).figure for name, norm in inputs]),
         Piece(box(describe("", module.join), ROOM), True),
         Piece(layers_row(layer, kind.letter, ROOM), True),
-        Piece(box(describe("", module.norm), ROOM), True),
+        Piece(box(describe("ahead.", module.norm), ROOM), True),
         caption("to the head: the token after next", ROOM),
     ]
     heading = Heading("Multi-token prediction", "not needed to run the model", f"{times} × {brief(parameters(module))}")

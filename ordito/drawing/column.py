@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ordito.drawing.box import box
-from ordito.drawing.facts import Fact
 from ordito.drawing.layer import GAP as ARROW
 from ordito.drawing.layer import Describe, Piece, beside, chain
 from ordito.drawing.plan import Kind, Plan, Repeat, Stage
@@ -76,7 +75,7 @@ def _stages(stages: tuple[Stage, ...], kinds: tuple[Kind, ...], describe: Descri
 
 
 def _outlet(blocks: tuple[Block | Pooling, ...], describe: Describe) -> list[Piece]:
-    pieces = [_outlet_box(block, describe) for block in blocks]
+    pieces = [Piece(box(describe("", block), ROOM, block), True) for block in blocks]
     match blocks[-1]:
         case Head(vocab_size=size):
             end = f"logits over {size:,} tokens"
@@ -85,20 +84,3 @@ def _outlet(blocks: tuple[Block | Pooling, ...], describe: Describe) -> list[Pie
         case _:
             end = "one vector for the text"
     return [*pieces, caption(end)]
-
-
-def _outlet_box(block: Block | Pooling, describe: Describe) -> Piece:
-    if isinstance(block, Pooling):
-        return Piece(box(pooling_label(block), ROOM), True)
-    return Piece(box(describe("", block), ROOM, block), True)
-
-
-def pooling_label(pooling: Pooling) -> Label:
-    """The words for a pooling."""
-    which = {"cls": "the first token's state", "mean": "the mean over tokens", "last": "the last token's state"}
-    facts = [Fact("takes", which[pooling.kind])]
-    if pooling.normalise:
-        facts.append(Fact("length", "scaled to 1 at the end"))
-    if pooling.max_tokens is not None:
-        facts.append(Fact("texts", f"up to {pooling.max_tokens:,} tokens"))
-    return Label("dense", "Pooling", tuple(facts))

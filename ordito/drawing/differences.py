@@ -8,8 +8,8 @@ from ordito.drawing.layer import Describe, role
 from ordito.drawing.plan import Plan, Repeat
 from ordito.drawing.rows import row_name
 from ordito.drawing.wiring import wiring
-from ordito.drawing.words import Label, label
-from ordito.spec import Block, Chain, Pooling, Residual, Stack, Sum
+from ordito.drawing.words import Label, Leaf, label
+from ordito.spec import Chain, Residual, Stack, Sum
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Differences:
 def none(plan: Plan) -> Differences:
     """Nothing marked: the plan alone."""
 
-    def plain(place: str, block: Block) -> Label:
+    def plain(place: str, block: Leaf) -> Label:
         return label(block)
 
-    return Differences(plain, (plain,) * len(plan.kinds), (False,) * len(plan.kinds), frozenset())
+    return Differences(plain, (plain,) * len(plan.drawn), (False,) * len(plan.drawn), frozenset())
 
 
 def differences(plan: Plan, other: Plan) -> Differences:
     """What differs in `plan` from `other`. Each layer is compared with the one that is most like it over there."""
-    known = [_labels(kind.layer) for kind in other.kinds]
-    nearest = [_nearest(_labels(kind.layer), known) for kind in plan.kinds]
+    known = [_labels(kind.layer) for kind in other.drawn]
+    nearest = [_nearest(_labels(kind.layer), known) for kind in plan.drawn]
     return Differences(
         _marking(_column_labels(other)),
         tuple(_marking(known[i] if i is not None else {}) for i in nearest),
         tuple(
-            i is None or wiring(kind.layer) != wiring(other.kinds[i].layer) for kind, i in zip(plan.kinds, nearest, strict=True)
+            i is None or wiring(kind.layer) != wiring(other.kinds[i].layer) for kind, i in zip(plan.drawn, nearest, strict=True)
         ),
         frozenset(_rows(plan) - _rows(other)),
     )
@@ -48,7 +48,7 @@ def differences(plan: Plan, other: Plan) -> Differences:
 def _marking(theirs: dict[str, Label]) -> Describe:
     """Labels in which marked is what their counterparts lack."""
 
-    def describe(place: str, block: Block) -> Label:
+    def describe(place: str, block: Leaf) -> Label:
         own, counterpart = label(block), theirs.get(role(place, block))
         if counterpart is None:
             return replace(own, new=True)
@@ -59,7 +59,7 @@ def _marking(theirs: dict[str, Label]) -> Describe:
     return describe
 
 
-def _labels(block: Block, place: str = "") -> dict[str, Label]:
+def _labels(block: Leaf, place: str = "") -> dict[str, Label]:
     """The label of every leaf, by its role."""
     match block:
         case Chain():
@@ -76,12 +76,12 @@ def _labels(block: Block, place: str = "") -> dict[str, Label]:
 
 
 def _column_labels(plan: Plan) -> dict[str, Label]:
-    leaves = [stage for stage in (*plan.body, *plan.encoder) if not isinstance(stage, Repeat)]
-    leaves += [block for outlet in plan.outlets for block in outlet if not isinstance(block, Pooling)]
+    leaves: list[Leaf] = [stage for stage in (*plan.body, *plan.encoder) if not isinstance(stage, Repeat)]
+    leaves += [block for outlet in plan.outlets for block in outlet]
     labels = {name: found for leaf in leaves for name, found in _labels(leaf).items()}
     for _, module, _ in plan.ahead:
         labels |= _labels(module.hidden_norm, "hidden.") | _labels(module.embedding_norm, "next.")
-        labels |= _labels(module.join) | _labels(module.norm)
+        labels |= _labels(module.join) | _labels(module.norm, "ahead.")
     return labels
 
 

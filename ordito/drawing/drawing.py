@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from ordito.drawing.page import Heading, page, together
 from ordito.drawing.plan import Plan, leaves_of, plan
 from ordito.drawing.png import png
 from ordito.drawing.scene import Figure
-from ordito.drawing.sizes import summary
+from ordito.drawing.sizes import summary, totals
 from ordito.drawing.svg import svg
 from ordito.drawing.text import text
 from ordito.drawing.writing import write
@@ -22,14 +23,16 @@ from ordito.spec import Spec
 LONGEST_TITLE = 80
 """Characters of a title that are shown."""
 MOST_BLOCKS = 400
-"""Blocks in the distinct layers of an architecture; a picture of more would show nothing."""
+"""Blocks in a layer, and outside the layers; a picture of more would show nothing."""
+MOST_PARAMETERS = 10**18
+"""Beyond, numbers are absurd, and longer than boxes."""
 
 
 def draw(*specs: Spec, titles: Sequence[str] | None = None) -> Drawing:
     """The drawing of an architecture, or of two beside each other with what differs marked.
 
     `titles` stand above them; without, the architectures' own labels do. Raises `OrditoError` for another number of
-    specs or titles, `SpecError` for a spec whose layers have too many blocks to draw.
+    specs or titles, `SpecError` for a spec that has too many blocks to draw.
     """
     if len(specs) not in (1, 2):
         raise OrditoError(f"draw: got {len(specs)} architectures, expected one or two")
@@ -47,19 +50,24 @@ class Drawing:
     titles: tuple[str, ...]
 
     @cached_property
+    def plans(self) -> tuple[Plan, ...]:
+        """What is drawn of each architecture. Raises `SpecError` if it is too much to draw."""
+        with _drawable(self.titles):
+            plans = tuple(plan(spec) for spec in self.specs)
+            for title, spec, each in zip(self.titles, self.specs, plans, strict=True):
+                _check_size(title, spec, each)
+        return plans
+
+    @cached_property
     def figure(self) -> Figure:
         """The picture as rectangles, lines and texts in their places. Raises `SpecError` if there is too much to draw."""
-        try:
-            plans = [plan(spec) for spec in self.specs]
-            for title, each in zip(self.titles, plans, strict=True):
-                _check_size(title, each)
-            marked = [none(p) for p in plans] if len(plans) == 1 else [differences(p, q) for p, q in (plans, plans[::-1])]
+        plans = self.plans
+        with _drawable(self.titles):
+            marked = [none(plans[0])] if len(plans) == 1 else [differences(p, q) for p, q in (plans, plans[::-1])]
             pages = [
                 page(plans[i], Heading(self.titles[i], self._facts(i)), marked[i], spec.d_model)
                 for i, spec in enumerate(self.specs)
             ]
-        except RecursionError:
-            raise SpecError(f"{' and '.join(self.titles)}: blocks are nested too deeply to draw") from None
         return pages[0] if len(pages) == 1 else together(pages)
 
     def svg(self, theme: str = "light") -> str:
@@ -74,7 +82,10 @@ class Drawing:
 
     def text(self) -> str:
         """The architectures in compact text, one line a step."""
-        return "\n\n".join(text(plan(spec), title, summary(spec)) for spec, title in zip(self.specs, self.titles, strict=True))
+        with _drawable(self.titles):
+            return "\n\n".join(
+                text(each, title, summary(spec)) for each, title, spec in zip(self.plans, self.titles, self.specs, strict=True)
+            )
 
     def save(self, path: str | Path, theme: str = "light", scale: float = 2.0) -> None:
         """Write the picture to a file, by its ending .svg or .png; the file is complete or as it was before.
@@ -100,10 +111,24 @@ class Drawing:
         return tuple((fact, any(fact not in other for other in others)) for fact in facts)
 
 
-def _check_size(title: str, drawn: Plan) -> None:
-    for kind in drawn.kinds:
-        if (n := len(leaves_of(kind.layer))) > MOST_BLOCKS:
-            raise SpecError(f"{title}: layer {kind.letter} has {n:,} blocks, expected at most {MOST_BLOCKS} to draw")
+@contextmanager
+def _drawable(titles: tuple[str, ...]) -> Iterator[None]:
+    """Says what is wrong where an architecture is too deep for recursion."""
+    try:
+        yield
+    except RecursionError:
+        raise SpecError(f"{' and '.join(titles)}: blocks are nested too deeply to draw") from None
+
+
+def _check_size(title: str, spec: Spec, drawn: Plan) -> None:
+    """Raise `SpecError` for a picture that would show nothing."""
+    if totals(spec)[0] > MOST_PARAMETERS:
+        raise SpecError(f"{title}: its sizes are too large to draw, expected at most {MOST_PARAMETERS:.0e} parameters")
+    columns = [*drawn.body, *drawn.encoder, *(block for outlet in drawn.outlets for block in outlet)]
+    counts = {f"in layer {kind.letter}": len(leaves_of(kind.layer)) for kind in drawn.drawn}
+    for where, n in ({"outside its layers": len(columns)} | counts).items():
+        if n > MOST_BLOCKS:
+            raise SpecError(f"{title}: got {n:,} blocks {where}, expected at most {MOST_BLOCKS} to draw")
 
 
 def _title(title: str) -> str:

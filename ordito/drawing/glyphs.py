@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ordito.drawing.scene import Figure, Line, Mark, Rect, Text
-from ordito.spec import Attention, Block, LatentAttention, MixtureOfExperts
+from ordito.spec import Attention, Block, LatentAttention, MixtureOfExperts, Pooling
 
 CELLS = 12
 """Rows and columns of a mask: queries downwards, keys to the right."""
@@ -97,7 +97,7 @@ def plus(x: float, y: float) -> tuple[Mark, ...]:
     )
 
 
-def picture(block: Block) -> Figure | None:
+def picture(block: Block | Pooling) -> Figure | None:
     """The mask of an attention over its own tokens."""
     own = isinstance(block, LatentAttention) or (isinstance(block, Attention) and not block.cross)
     return mask(block) if own and isinstance(block, (Attention, LatentAttention)) else None

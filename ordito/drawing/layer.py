@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ordito.drawing.box import box
 from ordito.drawing.glyphs import plus
 from ordito.drawing.scene import Figure, Line, Mark, Text, moved
-from ordito.drawing.words import Label
+from ordito.drawing.words import Label, Leaf
 from ordito.spec import Block, Chain, Norm, Residual, Stack, Sum
 
 GAP = 20.0
@@ -22,7 +22,7 @@ SMALL = 13.0
 PLUS = 9.0
 """Radius of a plus, px."""
 
-Describe = Callable[[str, Block], Label]
+Describe = Callable[[str, Leaf], Label]
 """The label of a leaf in its place, which is the combinators above it."""
 
 
@@ -53,7 +53,7 @@ def piece(block: Block, describe: Describe, room: float, place: str = "") -> Pie
     return Piece(box(describe(place, block), room, block), True)
 
 
-def role(place: str, leaf: Block) -> str:
+def role(place: str, leaf: Leaf) -> str:
     """What a leaf is to its layer: its name, and for a norm where it stands as well."""
     name = str(getattr(leaf, "name", type(leaf).__name__))
     return f"{place}{name}" if isinstance(leaf, Norm) else name

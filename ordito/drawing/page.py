@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from ordito.drawing.box import SIGN, SLACK
 from ordito.drawing.card import ahead_card, layer_card
 from ordito.drawing.column import Column, decoder, encoder
 from ordito.drawing.differences import Differences
 from ordito.drawing.measure import cut, width
-from ordito.drawing.plan import Plan
+from ordito.drawing.plan import MOST_KINDS, Plan
 from ordito.drawing.scene import Figure, Line, Mark, Text, moved
 
 MARGIN, GAP, HEADER = 28.0, 22.0, 72.0
 """Around a page, between what stands on it, and of its title, px."""
 SLIDE = (1920.0, 1080.0)
 """What a page should fit well, px."""
-MOST_CARDS = 6
-"""Kinds of layers that get a card; the others are counted."""
 TITLE, SUBTITLE = 27.0, 15.0
 """Sizes of type, px."""
+DOT = "\u00a0\u00a0·\u00a0\u00a0"
+"""Between facts, in spaces that SVG does not run together."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,10 @@ def _tied(column: Column) -> Figure:
 
 def _cards(plan: Plan, marked: Differences, d_model: int) -> list[Figure]:
     """The kinds of layers, then the modules that look ahead."""
-    drawn = list(zip(plan.kinds, marked.layers, marked.wirings, strict=True))[:MOST_CARDS]
+    drawn = zip(plan.drawn, marked.layers, marked.wirings, strict=True)
     cards = [layer_card(kind, describe, d_model, new) for kind, describe, new in drawn]
-    cards += [ahead_card(times, module, plan.kinds[kind], marked.column) for times, module, kind in plan.ahead[:MOST_CARDS]]
-    if left := len(plan.kinds) - len(drawn):
+    cards += [ahead_card(times, module, plan.kinds[kind], marked.column) for times, module, kind in plan.ahead[:MOST_KINDS]]
+    if left := len(plan.kinds) - len(plan.drawn):
         note = f"… {left:,} more kinds of layers"
         cards.append(Figure(SLACK * width(note, SUBTITLE), 24, (Text(0, 18, note, SUBTITLE, "quiet"),)))
     return cards
@@ -123,8 +124,7 @@ def _joined(columns: Figure, cards: list[Figure], rows: int) -> Figure:
 def _heading(heading: Heading, wide: float) -> list[Mark]:
     marks: list[Mark] = [Text(0, 24, cut(heading.title, TITLE, wide / SLACK, True), TITLE, "text", True)]
     x = 0.0
-    for i, (fact, new) in enumerate(heading.facts):
-        text = f"{SIGN} {fact}" if new else fact
+    for i, (text, new) in enumerate(_subtitle(heading)):
         if i:
             marks.append(Text(x - 14, 52, "·", SUBTITLE, "quiet", anchor="middle"))
         marks.append(Text(x, 52, text, SUBTITLE, "new" if new else "quiet", new))
@@ -132,5 +132,11 @@ def _heading(heading: Heading, wide: float) -> list[Mark]:
     return marks
 
 
+def _subtitle(heading: Heading) -> list[tuple[str, bool]]:
+    """The facts, those in a row that are marked alike as one text, so that no font can pull them apart."""
+    runs = groupby(heading.facts, key=lambda fact: fact[1])
+    return [(DOT.join(f"{SIGN} {fact}" if new else fact for fact, _ in facts), new) for new, facts in runs]
+
+
 def _subtitle_width(heading: Heading) -> float:
-    return sum(width(f"{SIGN} {fact}" if new else fact, SUBTITLE, new) + 28 for fact, new in heading.facts)
+    return sum(width(text, SUBTITLE, new) + 28 for text, new in _subtitle(heading))

@@ -24,18 +24,28 @@ from ordito.spec import (
 from ordito.spec.combinators import Parts
 from ordito.spec.fold import alike
 
+MOST_KINDS = 6
+"""Kinds of layers that are drawn and compared; the others are counted."""
+
 
 @dataclass(frozen=True)
 class Kind:
     """A distinct layer: its letter, in what it differs from the others in a few words, and how many there are of it.
 
+    `side` is `encoder` or `decoder` where there are both.
     Modules that look ahead are not counted: `times` is 0 where only they have such a layer.
     """
 
     letter: str
+    side: str
     name: str
     layer: Block
     times: int
+
+    @property
+    def title(self) -> str:
+        """Its side and name, or "" where there is only one kind."""
+        return ", ".join(word for word in (self.side, self.name) if word)
 
     @property
     def parameters(self) -> int:
@@ -64,6 +74,11 @@ class Plan:
     kinds: tuple[Kind, ...]
     ahead: tuple[tuple[int, NextToken, int], ...]
     """Kinds of modules that look ahead: how many, the first of them, and the kind of its layer."""
+
+    @property
+    def drawn(self) -> tuple[Kind, ...]:
+        """The kinds that get a card."""
+        return self.kinds[:MOST_KINDS]
 
 
 def plan(spec: Spec) -> Plan:
@@ -102,11 +117,14 @@ class _Kinds:
 
     def stages(self, block: Block) -> tuple[Stage, ...]:
         """A block from below to above; what is not a leaf and not a stack counts as a layer of its own."""
-        layers = (part.layers if isinstance(part, Stack) else (part,) for part in flat(block))
-        return tuple(
-            self._repeat(each) if isinstance(part, (Stack, Residual, Sum)) else part
-            for part, each in zip(flat(block), layers, strict=True)
-        )
+        stages: list[Stage] = []
+        for part in flat(block):
+            if isinstance(part, (Stack, Residual, Sum)):
+                layers = part.layers if isinstance(part, Stack) else (part,)
+                stages += [self._repeat(layers)] if layers else []
+            else:
+                stages.append(part)
+        return tuple(stages)
 
     def _repeat(self, layers: tuple[Block, ...]) -> Repeat:
         return Repeat(
@@ -118,9 +136,18 @@ class _Kinds:
 
     def named(self) -> tuple[Kind, ...]:
         """The kinds, in the order in which they were met."""
-        names = kind_names(list(self.numbers))
+        leaves = [leaves_of(layer) for layer in self.numbers]
+        traits = [(_side(each), _reach(each), _experts(each)) for each in leaves]
+        side, *differing = [len(set(trait)) > 1 for trait in zip(*traits, strict=True)] or [False]
         return tuple(
-            Kind(letter(i), name, layer, self.times[i]) for i, (name, layer) in enumerate(zip(names, self.numbers, strict=True))
+            Kind(
+                letter(i),
+                trait[0] if side else "",
+                ", ".join(word for word, differs in zip(trait[1:], differing, strict=True) if differs and word),
+                layer,
+                self.times[i],
+            )
+            for i, (trait, layer) in enumerate(zip(traits, self.numbers, strict=True))
         )
 
 
@@ -131,13 +158,6 @@ def letter(number: int) -> str:
     ('A', 'Z', '27')
     """
     return chr(ord("A") + number) if number < 26 else str(number + 1)
-
-
-def kind_names(layers: list[Block]) -> list[str]:
-    """In what each layer differs from the others: how far it looks, whether it has experts, which side it is on; or ""."""
-    traits = [(_side(leaves), _reach(leaves), _experts(leaves)) for leaves in map(leaves_of, layers)]
-    differing = [len(set(trait)) > 1 for trait in zip(*traits, strict=True)]
-    return [", ".join(word for word, differs in zip(trait, differing, strict=True) if differs and word) for trait in traits]
 
 
 def _side(leaves: list[Block]) -> str:

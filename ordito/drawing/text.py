@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from ordito.drawing.column import pooling_label
 from ordito.drawing.plan import Kind, Plan, Repeat, Stage, leaves_of
 from ordito.drawing.sizes import brief, parameters
-from ordito.drawing.words import Label, label
-from ordito.spec import Block, Chain, Norm, Pooling, Residual, Stack, Sum
+from ordito.drawing.words import Label, Leaf, label
+from ordito.spec import Block, Chain, Norm, Residual, Stack, Sum
 
 COLUMNS = 100
 """Width of a line, in characters."""
-MOST_KINDS = 12
-"""Kinds of layers that are written out; the others are counted."""
+MOST_GROUPS = 12
+"""Groups of layers, and kinds in a group, that are written out; the others are counted."""
+LONGEST_NAME = 40
+"""Characters of a block's name."""
 _ASCII = str.maketrans(
     {"×": "x", "→": "->", "θ": "theta", "ε": "eps", "√": "sqrt ", "÷": "/", "–": "-", "≤": "<=", "·": "*", "…": "..."}
 )
@@ -28,13 +29,13 @@ def text(plan: Plan, title: str, facts: list[str]) -> str:
     rows += [_row(block) for outlet in plan.outlets for block in outlet]
     lines = [title, ", ".join(facts), "", *_table(rows)]
     if len(plan.kinds) > 1:
-        for kind in plan.kinds[:MOST_KINDS]:
-            name = f"{kind.letter}: {kind.name}" if kind.name else kind.letter
+        for kind in plan.drawn:
+            name = f"{kind.letter}: {kind.title}" if kind.title else kind.letter
             many = f"{kind.times:,} x " if kind.times else ""
             lines += ["", f"{name} ({many}{brief(kind.parameters)})", *(f"  {line}" for line in _table(_layer(kind.layer)))]
-        if left := len(plan.kinds) - MOST_KINDS:
-            lines += ["", f"... {left:,} more kinds of layers"] if left > 0 else []
-    for times, module, number in plan.ahead:
+        if left := len(plan.kinds) - len(plan.drawn):
+            lines += ["", f"... {left:,} more kinds of layers"]
+    for times, module, number in plan.ahead[:MOST_GROUPS]:
         kind, norms = plan.kinds[number], (module.embedding_norm, module.hidden_norm, module.norm)
         lines += ["", f"multi-token prediction ({times} x {brief(parameters(module))}), not needed to run the model"]
         lines += [f"  norm({kind.letter}({module.join.name}([norm(next token, embedded), norm(hidden state)])))"]
@@ -82,11 +83,11 @@ def _stages(stages: tuple[Stage, ...], plan: Plan) -> list[tuple[str, str]]:
 def _folded(repeat: Repeat, kinds: tuple[Kind, ...]) -> str:
     """`4 x [5 A + 1 B] + 2 A`."""
     parts = []
-    for times, runs in repeat.groups[:MOST_KINDS]:
-        row = " + ".join(f"{n:,} {kinds[kind].letter}" for n, kind in runs[:MOST_KINDS])
-        row += f" + {len(runs) - MOST_KINDS} more" if len(runs) > MOST_KINDS else ""
+    for times, runs in repeat.groups[:MOST_GROUPS]:
+        row = " + ".join(f"{n:,} {kinds[kind].letter}" for n, kind in runs[:MOST_GROUPS])
+        row += f" + {len(runs) - MOST_GROUPS} more" if len(runs) > MOST_GROUPS else ""
         parts.append(f"{times:,} x [{row}]" if times > 1 else row)
-    left = len(repeat.groups) - MOST_KINDS
+    left = len(repeat.groups) - MOST_GROUPS
     return " + ".join(parts) + (f" + {left:,} more groups" if left > 0 else "")
 
 
@@ -106,14 +107,12 @@ def _layer(layer: Block) -> list[tuple[str, str]]:
     return [*rows, *(("norm" if i == 0 else "", norm) for i, norm in enumerate(norms))]
 
 
-def _row(block: Block | Pooling) -> tuple[str, str]:
-    if isinstance(block, Pooling):
-        return "pooling", _facts(pooling_label(block), False)
+def _row(block: Leaf) -> tuple[str, str]:
     return _name(block), _facts(label(block), isinstance(block, Norm))
 
 
-def _name(block: Block) -> str:
-    return "norm" if isinstance(block, Norm) else str(getattr(block, "name", type(block).__name__))
+def _name(block: Leaf) -> str:
+    return "norm" if isinstance(block, Norm) else str(getattr(block, "name", type(block).__name__.lower()))[:LONGEST_NAME]
 
 
 def _facts(of: Label, titled: bool = True) -> str:

@@ -21,10 +21,16 @@ from ordito.spec import (
     LatentAttention,
     MixtureOfExperts,
     Norm,
+    Pooling,
 )
 
 Colour = Literal["embedding", "norm", "attention", "mlp", "mixture", "dense", "head", "layer"]
 """The kinds of block that have a colour of their own."""
+
+LONGEST_NAME = 80
+"""Characters of a name that are looked at."""
+Leaf = Block | Pooling
+"""What has words of its own."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,11 @@ class Label:
     new: bool = False
 
 
-def label(block: Block) -> Label:
+def label(block: Leaf) -> Label:
     """The words for a leaf of a spec."""
     match block:
+        case Pooling():
+            return Label("dense", "Pooling", _pooling(block))
         case Attention():
             return Label("attention", attention_title(block), attention_facts(block), parameters(block))
         case LatentAttention():
@@ -56,7 +64,7 @@ def label(block: Block) -> Label:
         case Head():
             return Label("head", "Head", _head(block), parameters(block))
         case Dense():
-            return Label("dense", block.name.replace("_", " ").capitalize(), _dense(block), parameters(block))
+            return Label("dense", block.name[:LONGEST_NAME].replace("_", " ").capitalize(), _dense(block), parameters(block))
     return Label("dense", type(block).__name__, (), parameters(block))
 
 
@@ -76,7 +84,7 @@ def _embedding(block: Embedding) -> tuple[Fact, ...]:
 def _head(block: Head) -> tuple[Fact, ...]:
     facts = [
         Fact("size", f"{block.d_model:,} → {block.vocab_size:,}"),
-        Fact("weight", "tied to the embedding" if block.tied else "not tied"),
+        Fact("weight", "tied to embedding" if block.tied else "not tied"),
     ]
     if block.bias:
         facts.append(Fact("bias", "yes"))
@@ -96,4 +104,14 @@ def _dense(block: Dense) -> tuple[Fact, ...]:
         facts.append(Fact("activation", block.activation))
     if block.bias:
         facts.append(Fact("bias", "yes"))
+    return tuple(facts)
+
+
+def _pooling(pooling: Pooling) -> tuple[Fact, ...]:
+    which = {"cls": "the first token's state", "mean": "the mean over tokens", "last": "the last token's state"}
+    facts = [Fact("takes", which[pooling.kind])]
+    if pooling.normalise:
+        facts.append(Fact("length", "scaled to 1 at the end"))
+    if pooling.max_tokens is not None:
+        facts.append(Fact("texts", f"up to {pooling.max_tokens:,} tokens"))
     return tuple(facts)

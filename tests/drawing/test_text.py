@@ -40,13 +40,13 @@ def test_one_kind_of_layer_stands_in_its_place():
 
 embedding                 49,152 x 576
 30 x [
-  x + attention(norm(x))  Grouped-query attention: heads 9 on 3 of keys, values; head_dim 64; sees
-                          all tokens so far; rope theta 100,000
+  x + attention(norm(x))  Grouped-query attention: heads 9 on 3 kv heads; head_dim 64; sees all
+                          tokens so far; rope theta 100,000
   x + mlp(norm(x))        SwiGLU feed-forward: d_ff 1,536
   norm                    RMSNorm: eps 1e-05
 ]
 norm                      RMSNorm: eps 1e-05
-head                      576 -> 49,152; weight tied to the embedding"""
+head                      576 -> 49,152; weight tied to embedding"""
     )
 
 
