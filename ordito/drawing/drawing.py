@@ -32,7 +32,15 @@ def draw(*specs: Spec, titles: Sequence[str] | None = None) -> Drawing:
     """The drawing of an architecture, or of two beside each other with what differs marked.
 
     `titles` stand above them; without, the architectures' own labels do. Raises `OrditoError` for another number of
-    specs or titles, `SpecError` for a spec that has too many blocks to draw.
+    specs or titles. What is too much to draw raises `SpecError` when it is drawn.
+
+    >>> from ordito.spec import Embedding
+    >>> spec = Spec(architecture="tiny", context=8, body=Embedding(vocab_size=10, d_model=4))
+    >>> print(draw(spec, titles=["A table"]).text())
+    A table
+    40 parameters, 0 layers, d_model 4, context 8
+    <BLANKLINE>
+    embedding  10 x 4
     """
     if len(specs) not in (1, 2):
         raise OrditoError(f"draw: got {len(specs)} architectures, expected one or two")
