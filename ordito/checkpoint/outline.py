@@ -73,7 +73,7 @@ def outline(name: str | Path, progress: store.Progress | None = None) -> Outline
     """
     typed = str(name)
     if (path := Path(typed).expanduser()).exists() and (alone := _configuration(path)):
-        return _configured(alone, path.name or typed, str(path))
+        return _configured(alone, alone.resolve().parent.name or typed, str(path))
     try:
         reference = store.parse(typed)
     except ModelNotFoundError:

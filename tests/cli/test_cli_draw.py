@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from ordito import catalogue
+from ordito.checkpoint.outline import outline
 from ordito.cli import main
-from ordito.cli.draw import named_spec
 from ordito.families import spec_from_config
 
 
@@ -56,14 +56,15 @@ def test_a_path_is_drawn_under_the_name_of_its_folder(tmp_path, part):
     config = dict(catalogue.find("GPT-2 small").config)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text(json.dumps(config))
-    assert named_spec(str(tmp_path / "mine" / part)) == (spec_from_config(config), "mine")
+    found = outline(tmp_path / "mine" / part)
+    assert (found.spec, found.name) == (spec_from_config(config), "mine")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("llama-3-8c",), "error: the catalogue has no model 'llama-3-8c'"),
-        (("gpt-4",), "error: GPT-4 is closed: its architecture is not published, so there is nothing to draw"),
+        (("gpt-4",), "error: GPT-4 is closed: its architecture is not published"),
         (("gpt-1", "gpt-1", "gpt-1"), "error: draw: got 3 architectures, expected one or two"),
         (("gpt-1", "-o", "x.pdf"), "error: x.pdf: got the ending '.pdf', expected .svg or .png"),
         (("gpt-1", "-o", "no/such/x.svg"), "error: no/such/x.svg: cannot be written (No such file or directory)"),
