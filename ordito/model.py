@@ -15,6 +15,7 @@ from ordito.checkpoint import store
 from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import Adapter, open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ordito.checkpoint.convert import Weights, to_gguf
 from ordito.checkpoint.export import write_folder, write_json
 from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.checkpoint.stored import shown
@@ -28,6 +29,7 @@ from ordito.lens import Trace, trace_run
 from ordito.runtime import Floats, Runtime, Session
 from ordito.spec import Spec
 from ordito.text.chat import ChatTemplate, thinking_options
+from ordito.text.to_gguf import metadata_of
 from ordito.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 512
@@ -138,9 +140,7 @@ class Model:
     @property
     def end_ids(self) -> frozenset[int]:
         """Token ids that end an answer, by the vocabulary and by what the checkpoint's authors say."""
-        ids = self.checkpoint.generation.get("eos_token_id", self.checkpoint.metadata.get("eos_token_id"))
-        named = ids if isinstance(ids, list) else [ids]
-        return self.tokenizer.end_ids | {id for id in named if isinstance(id, int) and 0 <= id < self.spec.vocab_size}
+        return end_ids(self.checkpoint, self.tokenizer)
 
     def logits(self, token_ids: Sequence[int], encoder_ids: Sequence[int] | None = None) -> Floats:
         """Logits after each token, (T, V), float32.
@@ -288,6 +288,13 @@ def _base(adapter: Adapter, progress: Any) -> Path:
         ) from None
 
 
+def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
+    """Token ids that end an answer of a model."""
+    ids = checkpoint.generation.get("eos_token_id", checkpoint.metadata.get("eos_token_id"))
+    named = ids if isinstance(ids, list) else [ids]
+    return tokenizer.end_ids | {id for id in named if isinstance(id, int) and 0 <= id < checkpoint.spec.vocab_size}
+
+
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer that a checkpoint brings. Warns if it knows tokens that the model has no embedding for."""
     if checkpoint.format == "gguf":
@@ -304,18 +311,43 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     return tokenizer
 
 
-def save(model: Model, folder: str | Path) -> Path:
-    """Write `model` to `folder` in the Hugging Face layout: weights, config, the tokenizer's files, generation settings.
+def save(model: Model, path: str | Path, *, dtype: str | None = None) -> Path:
+    """Write `model` to a folder in the Hugging Face layout, or, if `path` ends in .gguf, to one GGUF file.
 
-    transformers loads the folder with identical logits. Raises `ConfigError` if the published format cannot express the
-    spec, `OrditoError` if the folder cannot be written.
+    transformers loads the folder with identical logits, llama.cpp the file. `dtype` (f32, f16, bf16, q8_0; f16 by default)
+    is that of the file's matrices; a folder holds fp32. Raises `ConfigError` if the format cannot express the spec,
+    `TokenizerError` if it cannot express the tokenizer, `OrditoError` if nothing can be written there.
     """
-    folder, tokenizer = Path(folder), model.tokenizer
+    return write(Path(path), model.checkpoint, model.runtime.weights(), model.tokenizer, dtype=dtype)
+
+
+def convert(checkpoint: Checkpoint, path: str | Path, *, dtype: str | None = None) -> Path:
+    """The same of a checkpoint that is not loaded: its tensors are read one by one, and nothing is computed."""
+    return write(Path(path), checkpoint, Weights(checkpoint), load_tokenizer(checkpoint), dtype=dtype)
+
+
+def write(
+    path: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer, *, dtype: str | None = None
+) -> Path:
+    """Weights of a checkpoint's spec, with all that belongs to them, as `save` says."""
+    spec = checkpoint.spec
+    if path.suffix == ".gguf":
+        copied = checkpoint.format == "gguf"
+        keys = checkpoint.metadata if copied else metadata_of(tokenizer, spec.vocab_size)
+        to_gguf(path, spec, weights, keys, name=path.stem, dtype=dtype or "f16")
+        return path
+    if dtype not in (None, "f32"):
+        raise OrditoError(f"{path}: a folder holds its weights as f32, got {dtype!r}: for another type name a .gguf file")
+    return _write_folder(path, checkpoint, weights, tokenizer)
+
+
+def _write_folder(folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer) -> Path:
     named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     ids = {key: id for key, id in named.items() if id is not None}
-    write_folder(folder, model.spec, model.runtime.weights(), extra=ids)
+    write_folder(folder, checkpoint.spec, weights, extra=ids)
     tokenizer.to_folder(folder)
-    if model.spec.generates:
-        ends = {"eos_token_id": sorted(model.end_ids)} if model.end_ids else {}
-        write_json(folder / "generation_config.json", ids | model.checkpoint.generation | ends)
+    if checkpoint.spec.generates:
+        found = end_ids(checkpoint, tokenizer)
+        ends = {"eos_token_id": sorted(found)} if found else {}
+        write_json(folder / "generation_config.json", ids | checkpoint.generation | ends)
     return folder

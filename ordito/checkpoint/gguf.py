@@ -25,7 +25,7 @@ from ordito.checkpoint.stored import DOWNLOAD_AGAIN, StoredTensor, checked_nbyte
 from ordito.errors import CheckpointError
 
 # ggml's number of a tensor type -> our encoding.
-_ENCODINGS = {
+ENCODINGS_OF_GGML = {
     0: "f32",
     1: "f16",
     2: "q4_0",
@@ -270,9 +270,9 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str
             raise reader.error(
                 f"{what}: the encoding {_UNSUPPORTED[kind]} is not supported", "choose another file, such as Q4_K_M or Q8_0"
             )
-        if kind not in _ENCODINGS:
+        if kind not in ENCODINGS_OF_GGML:
             raise reader.error(f"{what}: got the unknown ggml type {kind}", "the file is damaged, or newer than this program")
-        described[name] = tuple(reversed(sizes)), _ENCODINGS[kind], reader.u64(f"the offset of {what}")
+        described[name] = tuple(reversed(sizes)), ENCODINGS_OF_GGML[kind], reader.u64(f"the offset of {what}")
 
     start = -(-reader.position // alignment) * alignment
     data = np.frombuffer(reader.buffer, np.uint8)

@@ -10,10 +10,7 @@ of the header, and the tensors cover the data without holes or overlaps. A heade
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ordito.checkpoint.stored import DOWNLOAD_AGAIN, ENCODINGS, StoredTensor, checked_nbytes, map_file, shown
+from ordito.checkpoint.writing import write_atomically
 from ordito.errors import CheckpointError
 
 _DTYPES = {
@@ -292,31 +290,6 @@ def _header(tensors: Tensors, metadata: Mapping[str, str], path: Path) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file that is complete or absent: a temporary one beside it, forced to the disk, then moved into place."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
-    # The new name itself survives a power cut only when the folder is on the disk too; not every system can do that.
-    with suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def _write_one(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
     def width(name: str) -> int:
         return ENCODINGS[_encoding(name, tensors[name])].block_bytes
@@ -326,7 +299,7 @@ def _write_one(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> Non
     header = _header(ordered, metadata, path)
     # One tensor at a time is converted, if it must be at all, so memory for one copy is needed at most.
     body = (_bytes(value, _encoding(name, value)) for name, value in ordered.items())
-    _write_atomically(path, chain([header], body))
+    write_atomically(path, chain([header], body))
 
 
 def _shards(tensors: Tensors, max_bytes: int) -> list[dict[str, NDArray[Any] | StoredTensor]]:
@@ -376,6 +349,6 @@ def write_safetensors(
     total = sum(value.nbytes for value in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     text = json.dumps(index, indent=2, ensure_ascii=False) + "\n"
-    _write_atomically(index_path, [text.encode()])
+    write_atomically(index_path, [text.encode()])
     path.unlink(missing_ok=True)
     return index_path

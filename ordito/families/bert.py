@@ -161,6 +161,14 @@ def spec_from_header(header: Header) -> Spec:
     return spec
 
 
+def pooling_type(spec: Spec) -> int:
+    """The number of a spec's pooling. Raises `ConfigError` for one that GGUF has no number for."""
+    for number, pooling in POOLINGS.items():
+        if pooling == spec.pooling:
+            return number
+    raise ConfigError("GGUF metadata cannot express how this model pools: save as safetensors instead")
+
+
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
@@ -174,7 +182,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
         "attention.head_count": attention.n_heads,
         "attention.layer_norm_epsilon": norm.eps,
         "attention.causal": False,
-        "pooling_type": next(number for number, pooling in POOLINGS.items() if pooling == spec.pooling),
+        "pooling_type": pooling_type(spec),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.bert import POOLINGS
+from ordito.families.bert import POOLINGS, pooling_type
 from ordito.families.config import (
     ACTIVATIONS,
     FULL,
@@ -71,7 +71,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
         "rope.freq_base_swa": thetas.get(SLIDING, 10000.0),
         "rope.scaling.type": "none",
         "hidden_activation": PUBLISHED[mlp.activation],
-        **({"pooling_type": next(n for n, p in POOLINGS.items() if p == spec.pooling)} if spec.pooling else {}),
+        **({"pooling_type": pooling_type(spec)} if spec.pooling else {}),
     }
 
 

@@ -52,6 +52,7 @@ def _read_json(path: Path, settings: Settings) -> Tokenizer:
         strips_space=strips_space,
         chat_template=settings.chat_template,
         write=lambda target, tokenizer: copy_files(path.parent, target),
+        engine=library,
     )
 
 

@@ -66,6 +66,7 @@ def with_library(
         strips_space=strips_space,
         chat_template=chat_template,
         write=write or (lambda folder, tokenizer: write_library(folder, tokenizer, library)),
+        engine=library,
     )
 
 

@@ -102,6 +102,7 @@ def scored_tokenizer(
         strips_space=normalize.add_dummy_prefix,
         chat_template=chat_template,
         write=write or (lambda folder, tokenizer: write_library(folder, tokenizer, scored_library(scored, vocabulary))),
+        engine=scored,
     )
 
 

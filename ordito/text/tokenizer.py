@@ -33,7 +33,8 @@ class Tokenizer:
     """A vocabulary and the way in which it cuts text.
 
     `cut(text, parse_special)` gives the ids of a text without the tokens that every text gets. `strips_space`: the first
-    space of a decoded text is a mark and not text. `write(folder, tokenizer)` writes the files of `to_folder`.
+    space of a decoded text is a mark and not text. `write(folder, tokenizer)` writes the files of `to_folder`. `engine` is
+    what cuts, for those who write it in another format: a tokenizer of the `tokenizers` library, or scored pieces.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class Tokenizer:
         strips_space: bool = False,
         chat_template: str | None = None,
         write: Callable[[Path, Tokenizer], None],
+        engine: Any,
     ) -> None:
         self.vocabulary, self.special, self.chat_template = vocabulary, special, chat_template
         self.strips_space = strips_space
-        self._cut, self._write = cut, write
+        self._cut, self._write, self.engine = cut, write, engine
 
     @staticmethod
     def from_folder(folder: Path) -> Tokenizer:

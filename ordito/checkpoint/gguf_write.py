@@ -1,0 +1,150 @@
+"""Writing GGUF, version 3: metadata, then tensors one after the other, so that no more than one is in memory.
+
+The layout is told in gguf.py. A file is complete or absent.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ordito.checkpoint.gguf import ENCODINGS_OF_GGML
+from ordito.checkpoint.stored import checked_nbytes
+from ordito.checkpoint.writing import write_atomically
+from ordito.errors import OrditoError
+from ordito.spec.node import Shape
+
+ALIGNMENT = 32
+_TYPES = {encoding: number for number, encoding in ENCODINGS_OF_GGML.items()}
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64 = 4, 5, 6, 7, 8, 9, 10, 11
+_OF_NUMPY = {"uint8": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5, "float32": 6, "bool": 7}
+_OF_NUMPY |= {"uint64": 10, "int64": 11, "float64": 12}
+_CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q", _I64: "<q"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor that is to be written: its name, its row-major shape, and how it is to be stored."""
+
+    name: str
+    shape: Shape
+    encoding: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it will take."""
+        return checked_nbytes(self.shape, self.encoding, self.name)
+
+
+def write_gguf(
+    path: Path, metadata: Mapping[str, Any], planned: list[Planned], arrays: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Write a file. `arrays` gives the planned tensors in fp32, in their order, each when it is needed.
+
+    Raises `CheckpointError` if the file cannot be written, `OrditoError` for a value that GGUF cannot hold.
+    """
+    write_atomically(path, _parts(metadata, planned, arrays))
+
+
+def _parts(
+    metadata: Mapping[str, Any], planned: list[Planned], arrays: Iterable[tuple[str, np.ndarray]]
+) -> Iterator[bytes | memoryview]:
+    head = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(planned), len(metadata)))
+    for key, value in metadata.items():
+        head += _string(key) + _value(key, value)
+    offset = 0
+    for tensor in planned:
+        sizes = struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
+        head += _string(tensor.name) + struct.pack("<I", len(tensor.shape)) + sizes
+        head += struct.pack("<IQ", _TYPES[tensor.encoding], offset)
+        offset += tensor.nbytes + _padding(tensor.nbytes)
+    yield bytes(head) + b"\0" * _padding(len(head))
+    for tensor, (name, array) in zip(planned, arrays, strict=True):
+        assert (tensor.name, tensor.shape) == (name, array.shape), f"{name} {array.shape} comes where {tensor} was planned"
+        data = ENCODERS[tensor.encoding](array)
+        assert len(data) == tensor.nbytes, f"{name} takes {len(data)} bytes, {tensor.nbytes} were planned"
+        yield data
+        yield b"\0" * _padding(tensor.nbytes)
+
+
+def _padding(nbytes: int) -> int:
+    return -nbytes % ALIGNMENT
+
+
+def _string(text: str) -> bytes:
+    data = text.encode("utf-8", "replace")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _kind(key: str, value: Any) -> int:
+    match value:
+        case bool():
+            return _BOOL
+        case int():
+            kinds = [(_U32, 0, 2**32), (_I32, -(2**31), 0), (_U64, 0, 2**64), (_I64, -(2**63), 0)]
+            for kind, low, high in kinds:
+                if low <= value < high:
+                    return kind
+        case float():
+            return _F32
+        case str():
+            return _STRING
+    raise OrditoError(
+        f"GGUF metadata {key!r}: got {value!r:.80}, expected a number, a truth value, a string, or a list of these"
+    )
+
+
+def _value(key: str, value: Any) -> bytes:
+    if isinstance(value, np.ndarray):
+        return (
+            struct.pack("<IIQ", _ARRAY, _OF_NUMPY[value.dtype.name], len(value))
+            + value.astype(value.dtype.newbyteorder("<")).tobytes()
+        )
+    if not isinstance(value, (list, tuple)):
+        kind = _kind(key, value)
+        return struct.pack("<I", kind) + _plain(kind, value)
+    kinds = {_kind(key, item) for item in value}
+    if kinds <= {_U32, _I32} and all(-(2**31) <= item < 2**31 for item in value):
+        kinds = {_I32}  # what readers expect of the types of tokens and the like
+    if len(kinds) > 1:
+        raise OrditoError(f"GGUF metadata {key!r}: the list holds values of several types, expected one")
+    kind = next(iter(kinds))
+    return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(_plain(kind, item) for item in value)
+
+
+def _plain(kind: int, value: Any) -> bytes:
+    return _string(value) if kind == _STRING else struct.pack(_CODES[kind], value)
+
+
+def _q8_0(array: np.ndarray) -> bytes:
+    """Blocks of 32: an fp16 scale, the largest magnitude / 127, and the numbers over it, rounded half away from zero."""
+    blocks = array.reshape(-1, 32).astype(np.float32)
+    scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
+    scaled = blocks * inverse
+    rounded = np.sign(scaled) * np.floor(np.abs(scaled) + np.float32(0.5))
+    data = np.empty(len(blocks), np.dtype([("scale", "<f2"), ("values", "i1", 32)]))
+    data["scale"], data["values"] = scales[:, 0].astype(np.float16), rounded.astype(np.int8)
+    return data.tobytes()
+
+
+def _bf16(array: np.ndarray) -> bytes:
+    """The upper half of an fp32, rounded to even; what is no number stays none."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    quiet = ((bits >> 16) | 64).astype("<u2")
+    return np.where(np.isnan(array), quiet, rounded).astype("<u2").tobytes()
+
+
+ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "f32": lambda array: np.ascontiguousarray(array, "<f4").tobytes(),
+    "f16": lambda array: np.ascontiguousarray(array, "<f2").tobytes(),
+    "bf16": _bf16,
+    "q8_0": _q8_0,
+}
+"""How numbers in fp32 become bytes."""

@@ -1,0 +1,33 @@
+"""`ordito convert`: a model from one format into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ordito.cli.console import find, say, working
+
+
+def convert(
+    model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
+    output: Path = typer.Argument(..., metavar="OUT", help="A file that ends in .gguf, or a folder (Hugging Face's layout)."),
+    dtype: str = typer.Option(None, "--dtype", help="f32, f16 (default), bf16 or q8_0, of a .gguf file's matrices."),
+    force: bool = typer.Option(False, "--force", help="Write over what is there."),
+) -> None:
+    """Write MODEL as GGUF, which llama.cpp reads, or as a folder, which transformers reads. PyTorch is not needed.
+
+    \b
+    ordito convert ./my-model my-model.gguf --dtype q8_0
+    ordito convert gemma3-270m ./gemma3-270m-hf
+    """
+    from ordito.checkpoint.checkpoint import open_checkpoint
+    from ordito.errors import OrditoError
+    from ordito.model import convert as written
+
+    if output.exists() and not force and not (output.is_dir() and not any(output.iterdir())):
+        raise OrditoError(f"{output} is there already: choose another name, or say --force")
+    local = find(model)
+    with working(f"converting {local.name}"):
+        path = written(open_checkpoint(local.path), output, dtype=dtype)
+    say(f"{local.name} is in {path}")

@@ -1,0 +1,203 @@
+"""Tokenizers as GGUF metadata (`tokenizer.ggml.*`), the inverse of from_gguf.py.
+
+GGUF knows vocabularies by a few names and switches, which stand for behaviour that other formats spell out. Which of them
+mean this tokenizer is found by trying: what is written is read back, and must cut a corpus of awkward texts alike.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer as Library
+
+from ordito.errors import TokenizerError
+from ordito.text.from_gguf import read_metadata
+from ordito.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
+from ordito.text.scored import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Scored
+from ordito.text.sentencepiece import SPACE
+from ordito.text.tokenizer import Tokenizer
+
+FIRST_NAMES = ("qwen2", "llama-bpe", "smollm", "gpt-2", "tekken", "gpt-4o", "deepseek-llm", "deepseek-v3")
+"""The names of pre-tokenizers that are tried first: of several that mean the same, the best known; those that cut digits
+apart before those that do not, since a vocabulary without numbers of several digits cannot tell them from each other.
+"""
+
+TEXTS = (
+    "Hello, world! How's it going?  I'LL see you at 12:34, on 2024-01-31; it costs $1,234.56 (or 1000000 lire).",
+    "  leading and trailing  ",
+    "tabs\tand\nnew\n\nlines \n  \r\n mixed",
+    "CamelCase snake_case kebab-case HTTPServer iPhone15 x=y+1; if(a!=b){return a/b;} // done...",
+    "perché città naïve Ærøskøbing ÜBER straße İstanbul ﬁ ½ ² Ⅷ",
+    "你好，世界！こんにちは 안녕하세요 привет мир שלום مرحبا नमस्ते ไทย",
+    "🙂👩‍👩‍👧 e\u0301 e\u0301\u0302 \u200b\u00a0 \u3000 zero\u200dwidth",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaa !!!!!!!!!!!! 000000000000 ############",
+    "<|im_start|>user\n<s>[INST] <b>tags</b> </s> [MASK] [CLS]",
+    "e.g. 3.14159, 1st 2nd 3rd 10km 5%; don't won't we've I'm they'd 'quoted' \"double\"",
+    "\u4e00\u4e8c\u4e09 123\u56db\u4e94 x\u00b2+y\u00b2=z\u00b2 \u221e\u2260\u2264",
+)
+
+
+def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+    """The keys `tokenizer.*` that give this tokenizer, with unused tokens up to `vocab_size`, the rows of the embedding.
+
+    Raises `TokenizerError` if GGUF has no words for it.
+    """
+    kinds = {"byte-level": _byte_level, "sentencepiece": _pieces, "wordpiece": _wordpiece}
+    if tokenizer.vocabulary.kind not in kinds:
+        raise TokenizerError(f"GGUF has no tokenizers of the kind {tokenizer.vocabulary.kind!r}: keep the model as safetensors")
+    expected = [tokenizer.encode(text) for text in TEXTS]
+    common = _common(tokenizer, vocab_size)
+    for own in kinds[tokenizer.vocabulary.kind](tokenizer, vocab_size):
+        metadata = {f"tokenizer.ggml.{key}": value for key, value in (common | own).items() if value is not None}
+        if tokenizer.chat_template is not None:
+            metadata["tokenizer.chat_template"] = tokenizer.chat_template
+        found = read_metadata(metadata)
+        if all(found.encode(text) == ids for text, ids in zip(TEXTS, expected, strict=True)):
+            return metadata
+    raise TokenizerError(
+        "the tokenizer cuts text in a way that GGUF has no name for, so that it would answer with other ids: keep the model as "
+        "safetensors"
+    )
+
+
+def _common(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+    """What all kinds share: tokens, their types, and the roles of some."""
+    special, vocabulary = tokenizer.special, tokenizer.vocabulary
+    padding = range(len(vocabulary.tokens), vocab_size)
+    types = [
+        CONTROL if i in vocabulary.control else USER_DEFINED if i in vocabulary.added else NORMAL
+        for i in range(len(vocabulary.tokens))
+    ]
+    return {
+        "tokens": [*vocabulary.tokens, *(f"[PAD{i}]" for i in padding)],
+        "token_type": types + [UNUSED] * len(padding),
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "unknown_token_id": special.unk,
+        "padding_token_id": special.pad,
+        "add_bos_token": bool(special.prefix),
+        "add_eos_token": bool(special.suffix),
+    }
+
+
+def _model(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The tokenizer of the library as JSON."""
+    engine = tokenizer.engine
+    if not isinstance(engine, Library):
+        raise TokenizerError("this tokenizer cannot be written as GGUF: keep the model as safetensors")
+    data: dict[str, Any] = json.loads(engine.to_str())
+    return data
+
+
+def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+    merges = model.get("merges", [])
+    return [tuple(m) if isinstance(m, list) else (m[: 1 + m[1:].index(" ")], m[2 + m[1:].index(" ") :]) for m in merges]
+
+
+def _byte_level(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any]]:
+    data = _model(tokenizer)
+    merges = [" ".join(pair) for pair in _merges(data["model"])]
+    tried: list[PreTokenizer] = []
+    patterns = tuple(_patterns(data.get("pre_tokenizer")))
+    same = [name for name in (*FIRST_NAMES, *PRE_TOKENIZERS) if PRE_TOKENIZERS[name].patterns == patterns]
+    for name in dict.fromkeys((*same, *FIRST_NAMES, *PRE_TOKENIZERS)):
+        if PRE_TOKENIZERS[name] not in tried:
+            tried.append(PRE_TOKENIZERS[name])
+            yield {"model": "gpt2", "pre": name, "merges": merges}
+
+
+def _patterns(before: Any) -> Iterator[str]:
+    """The patterns by which the library cuts text into words."""
+    if isinstance(before, dict):
+        pattern = before.get("pattern")
+        if isinstance(pattern, dict) and "Regex" in pattern:
+            yield pattern["Regex"]
+        for step in before.get("pretokenizers", []):
+            yield from _patterns(step)
+
+
+def _pieces(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any]]:
+    vocabulary, missing = tokenizer.vocabulary, vocab_size - len(tokenizer.vocabulary.tokens)
+    if isinstance(tokenizer.engine, Scored):
+        scored = tokenizer.engine
+        types = [
+            CONTROL if i in vocabulary.control else USER_DEFINED if i in vocabulary.added else kind
+            for i, kind in enumerate(scored.types)
+        ]
+        algorithm, scores, unknown = scored.algorithm, list(scored.scores), scored.unknown
+        charsmap = scored.normalization.precompiled_charsmap
+    else:
+        data = _model(tokenizer)
+        model, tokens = data["model"], vocabulary.tokens
+        types = [
+            CONTROL
+            if i in vocabulary.control
+            else USER_DEFINED
+            if i in vocabulary.added
+            else BYTE
+            if len(token) == 6 and token.startswith("<0x")
+            else NORMAL
+            for i, token in enumerate(tokens)
+        ]
+        if model["type"] == "Unigram":
+            algorithm, unknown, charsmap = "unigram", model.get("unk_id"), _charsmap(data.get("normalizer"))
+            listed = [float(score) for _, score in model["vocab"]]
+            scores = listed + [0.0] * (len(tokens) - len(listed))
+        else:
+            # A piece is worth the more, the earlier its merge.
+            ranks = {left + right: rank for rank, (left, right) in reversed(list(enumerate(_merges(model))))}
+            algorithm, charsmap = "bpe", b""
+            scores = [-float(ranks[token]) if token in ranks else -1e6 for token in tokens]
+            unknown = tokenizer.unk_id
+    if unknown is not None and unknown < len(types) and algorithm == "unigram":
+        types[unknown] = UNKNOWN
+    for prefix, extra in product((True, False), repeat=2):
+        yield {
+            "model": "llama" if algorithm == "bpe" else "t5",
+            "scores": scores + [-1e6] * missing,
+            "token_type": types + [UNUSED] * missing,
+            "unknown_token_id": unknown,
+            "add_space_prefix": prefix,
+            "remove_extra_whitespaces": extra,
+            "precompiled_charsmap": np.frombuffer(charsmap, np.uint8) if charsmap else None,
+        }
+
+
+def _charsmap(normalizer: Any) -> bytes:
+    """The map of characters among the library's normalizers."""
+    if isinstance(normalizer, dict):
+        if normalizer.get("type") == "Precompiled":
+            return base64.b64decode(normalizer.get("precompiled_charsmap", ""))
+        for step in normalizer.get("normalizers", []):
+            if found := _charsmap(step):
+                return found
+    return b""
+
+
+def _wordpiece(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any]]:
+    """BERT's vocabulary, which GGUF spells with `▁` before words instead of `##` inside them."""
+    vocabulary, unknown = tokenizer.vocabulary, tokenizer.unk_id
+    whole = vocabulary.control | vocabulary.added | ({unknown} if unknown is not None else set())
+    tokens = [
+        token
+        if i in whole or (token.startswith("[") and token.endswith("]"))
+        else token[2:]
+        if token.startswith("##")
+        else SPACE + token
+        for i, token in enumerate(vocabulary.tokens)
+    ]
+    padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
+    for lowercase, accents in ((True, True), (False, False), (True, False), (False, True)):
+        yield {
+            "model": "bert",
+            "tokens": tokens + padding,
+            "normalizer.lowercase": lowercase,
+            "normalizer.strip_accents": accents,
+            "cls_token_id": tokenizer.special.prefix[0] if tokenizer.special.prefix else None,
+            "seperator_token_id": tokenizer.special.suffix[0] if tokenizer.special.suffix else None,
+        }

@@ -1,0 +1,53 @@
+"""`ordito convert`: from folder to file and back, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_cli import cli  # noqa: F401 - a fixture
+
+import ordito
+
+
+def test_there_and_back(cli, folder, tmp_path):  # noqa: F811
+    source = ordito.load(folder)
+    ids = source.tokenizer.encode("the warp and the weft")
+    cli("convert", folder, tmp_path / "x.gguf", "--dtype", "f32")
+    file = ordito.load(tmp_path / "x.gguf")
+    assert file.tokenizer.encode("the warp and the weft") == ids
+    assert np.abs(file.logits(ids) - source.logits(ids)).max() <= 1e-4
+    assert file.tokenizer.chat_template == source.tokenizer.chat_template
+    cli("convert", tmp_path / "x.gguf", tmp_path / "back")
+    back = ordito.load(tmp_path / "back")
+    assert back.tokenizer.encode("the warp and the weft") == ids
+    assert np.abs(back.logits(ids) - source.logits(ids)).max() <= 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "loss"), [("f16", 2e-2), ("bf16", 0.2), ("q8_0", 0.2)])
+def test_types(cli, folder, tmp_path, dtype, loss):  # noqa: F811
+    source = ordito.load(folder)
+    cli("convert", folder, tmp_path / "x.gguf", "--dtype", dtype)
+    found = ordito.load(tmp_path / "x.gguf")
+    assert dtype in found.checkpoint.encodings
+    ids = source.tokenizer.encode("the warp and the weft")
+    assert np.abs(found.logits(ids) - source.logits(ids)).max() <= loss * np.abs(source.logits(ids)).max()
+
+
+def test_saving_a_loaded_model(folder, tmp_path):
+    model = ordito.load(folder)
+    assert ordito.save(model, tmp_path / "x.gguf", dtype="f32") == tmp_path / "x.gguf"
+    ids = [1, 2, 3]
+    assert np.abs(ordito.load(tmp_path / "x.gguf").logits(ids) - model.logits(ids)).max() <= 1e-4
+
+
+def test_mistakes(cli, folder, tmp_path):  # noqa: F811
+    out = tmp_path / "x.gguf"
+    out.write_bytes(b"mine")
+    assert "is there already" in cli("convert", folder, out, status=1).err
+    assert out.read_bytes() == b"mine"
+    assert "unknown type 'q4'" in cli("convert", folder, out, "--force", "--dtype", "q4", status=1).err
+    assert out.read_bytes() == b"mine"
+    assert "holds its weights as f32" in cli("convert", folder, tmp_path / "f", "--dtype", "f16", status=1).err
+    assert "cannot be written" in cli("convert", folder, tmp_path / "no" / "x.gguf", status=1).err
+    cli("convert", folder, out, "--force")
+    assert out.read_bytes()[:4] == b"GGUF"
