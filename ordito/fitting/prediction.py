@@ -103,6 +103,11 @@ class Fit:
             "quantizations": [choice.to_dict() for choice in self.quantizations],
         }
 
+    def _repr_html_(self) -> str:
+        from ordito.fitting.report import tables
+
+        return "".join(table.html() for table in tables(self))
+
 
 def fit(
     spec: Spec,

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from tokenizers import Tokenizer as Library
 
-from ordito.errors import TokenizerError
+from ordito.errors import OrditoWarning, TokenizerError
 from ordito.text.from_gguf import read_metadata
 from ordito.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from ordito.text.scored import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Scored
@@ -50,19 +52,32 @@ def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     kinds = {"byte-level": _byte_level, "sentencepiece": _pieces, "wordpiece": _wordpiece}
     if tokenizer.vocabulary.kind not in kinds:
         raise TokenizerError(f"GGUF has no tokenizers of the kind {tokenizer.vocabulary.kind!r}: keep the model as safetensors")
-    expected = [tokenizer.encode(text) for text in TEXTS]
-    common = _common(tokenizer, vocab_size)
+    common, composed = _common(tokenizer, vocab_size), [normalize("NFC", text) for text in TEXTS]
+    nearly: dict[str, Any] | None = None
     for own in kinds[tokenizer.vocabulary.kind](tokenizer, vocab_size):
         metadata = {f"tokenizer.ggml.{key}": value for key, value in (common | own).items() if value is not None}
         if tokenizer.chat_template is not None:
             metadata["tokenizer.chat_template"] = tokenizer.chat_template
         found = read_metadata(metadata)
-        if all(found.encode(text) == ids for text, ids in zip(TEXTS, expected, strict=True)):
+        if _alike(found, tokenizer, TEXTS):
             return metadata
+        if nearly is None and _alike(found, tokenizer, composed):
+            nearly = metadata
+    if nearly is not None:  # as all GGUF files of Qwen are: nothing in them says that text is to be composed
+        warnings.warn(
+            "GGUF cannot say that text is brought to Unicode's composed form first: text that is not will have other ids",
+            OrditoWarning,
+            stacklevel=3,
+        )
+        return nearly
     raise TokenizerError(
         "the tokenizer cuts text in a way that GGUF has no name for, so that it would answer with other ids: keep the model as "
         "safetensors"
     )
+
+
+def _alike(one: Tokenizer, other: Tokenizer, texts: Sequence[str]) -> bool:
+    return all(one.encode(text) == other.encode(text) for text in texts)
 
 
 def _common(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from ordito.errors import TokenizerError
+from ordito.errors import OrditoWarning, TokenizerError
 from ordito.text import to_gguf
 from ordito.text.pretokenizers import PRE_TOKENIZERS
 from ordito.text.tokenizer import Tokenizer as Ours
@@ -109,6 +109,16 @@ def test_added_tokens_and_the_template(pair):
     for parse in (True, False):
         assert found.encode(text, parse_special=parse) == tokenizer.encode(text, parse_special=parse)
     assert found.chat_template == tokenizer.chat_template == "{{ messages[0].content }}"
+
+
+def test_composed_text_is_all_that_gguf_knows(tmp_path):
+    library = byte_level("qwen2")
+    library.normalizer = normalizers.NFC()
+    tokenizer = folder_of(library, tmp_path)
+    with pytest.warns(OrditoWarning, match="composed form"):
+        found = back(tokenizer)
+    assert found.encode("perché") == tokenizer.encode("perché")
+    assert found.encode("perche\u0301") != tokenizer.encode("perche\u0301")
 
 
 def test_what_gguf_has_no_words_for(tmp_path):

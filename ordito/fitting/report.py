@@ -1,0 +1,65 @@
+"""A fit as tables, for terminals and notebooks."""
+
+from __future__ import annotations
+
+from ordito.accounting import Table
+from ordito.fitting.prediction import Choice, Fit, Rate
+from ordito.units import size
+
+
+def tables(found: Fit) -> list[Table]:
+    """What takes memory, how fast it will run, and every quantization."""
+    return [memory_table(found), rates_table(found), choices_table(found)]
+
+
+def memory_table(found: Fit) -> Table:
+    """What takes memory, and what is left."""
+    memory, machine = found.memory, found.machine
+    sequences = f"{found.batch} sequences" if found.batch > 1 else "one sequence"
+    rows = [
+        ("the program", size(memory.process)),
+        ("weights, as it keeps them", size(memory.weights)),
+        ("the file, mapped", size(memory.file)),
+        ("vocabulary", size(memory.vocabulary)),
+        ("cache", size(memory.cache)),
+        ("while a prompt is read", size(memory.activations)),
+        ("together", size(memory.total)),
+    ]
+    verdict = "fits" if found.fits else f"does not fit: {size(memory.total - machine.memory)} are missing"
+    largest = found.chosen.largest_context
+    rows.append(("", verdict))
+    rows.append(("largest context that fits", f"{largest:,}" if largest else "none"))
+    return Table(f"Memory, {sequences} of {found.context:,} tokens, backend {found.backend}", ("", ">"), tuple(rows))
+
+
+def rates_table(found: Fit) -> Table:
+    """How fast it will run."""
+    rows = [("reads a prompt", *rate(found.prefill))]
+    if found.decode:
+        rows.append((f"answers at {found.context:,} tokens", *rate(found.decode)))
+    return Table("Tokens a second", ("", ">predicted", ">the machine's limit", "which is"), tuple(rows))
+
+
+def rate(found: Rate) -> tuple[str, str, str]:
+    """A rate as cells."""
+    return f"{found.predicted:,.1f}", f"{found.limit:,.1f}", found.limited_by
+
+
+def choices_table(found: Fit) -> Table:
+    """Every quantization."""
+    columns = ("", ">file", ">memory", "fits", ">largest context", ">tokens/s", ">limit")
+    return Table("If it were stored as", columns, tuple(cells(choice) for choice in found.quantizations))
+
+
+def cells(choice: Choice) -> tuple[str, ...]:
+    """A quantization as cells."""
+    decode = choice.decode
+    return (
+        choice.name,
+        size(choice.file),
+        size(choice.memory.total),
+        "yes" if choice.fits else "no",
+        f"{choice.largest_context:,}" if choice.largest_context else "none",
+        f"{decode.predicted:,.1f}" if decode else "",
+        f"{decode.limit:,.1f}" if decode else "",
+    )

@@ -1,0 +1,40 @@
+"""The memory that `fit` predicts is what a process takes at most, within 5 %."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ordito.checkpoint.outline import outline
+from ordito.fitting import Machine, fit
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+
+READ = """
+import sys, ordito
+name, tokens = sys.argv[1], int(sys.argv[2])
+model = ordito.load(name)
+prompt = [(7919 * i + 13) % model.spec.vocab_size for i in range(tokens - 2)]
+model.tokenizer
+if model.spec.generates:
+    session = model.runtime.session()
+    for ids in (prompt, [1], [2]):
+        session.feed(ids)
+else:
+    model.hidden(prompt)
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "context"), [("smollm2", 256), ("smollm2", 4096), ("gemma3-270m", 1024), ("gemma3-270m", 4096), ("minilm", 256)]
+)
+def test_the_peak_is_the_predicted_one(name, context):
+    known = outline(name)
+    machine = Machine(cores=2, memory=10**12, bandwidth=1e10, flops=1e11)
+    predicted = fit(known.spec, known.stored, file_bytes=known.file_bytes, context=context, machine=machine).memory.total
+    done = subprocess.run([sys.executable, "-c", READ, name, str(context)], capture_output=True, text=True, check=True)
+    assert predicted == pytest.approx(1024 * int(done.stdout), rel=0.05)
