@@ -12,6 +12,7 @@ from ordito.spec.attention import (
 from ordito.spec.blocks import Activation, Dense, Embedding, Head, Norm
 from ordito.spec.combinators import Chain, Residual, Stack, Sum
 from ordito.spec.feedforward import FeedForward, MixtureOfExperts, Router
+from ordito.spec.fold import Group, Run, fold
 from ordito.spec.model import NextToken, Pooling, Spec, leaves_of
 from ordito.spec.node import Block, Node, Shape
 from ordito.spec.rope import (
@@ -37,6 +38,7 @@ __all__ = [
     "DynamicScaling",
     "Embedding",
     "FeedForward",
+    "Group",
     "Head",
     "LatentAttention",
     "LinearScaling",
@@ -53,6 +55,7 @@ __all__ = [
     "Residual",
     "Rope",
     "Router",
+    "Run",
     "Scaling",
     "Shape",
     "Spec",
@@ -61,5 +64,6 @@ __all__ = [
     "Sum",
     "Temperature",
     "YarnScaling",
+    "fold",
     "leaves_of",
 ]
