@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ordito import catalogue, families, spec
     from ordito.accounting import account
     from ordito.comparing import compare
+    from ordito.lens import trace
     from ordito.model import Conversation, Model, load, save
 
 __version__ = "0.1.0"
@@ -26,11 +27,12 @@ _HOMES = {
     "compare": "ordito.comparing",
     "load": "ordito.model",
     "save": "ordito.model",
+    "trace": "ordito.lens",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
 _ROOMS = ("catalogue", "errors", "families", "spec")
 
-__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "compare", "families", "load", "save", "spec"]
+__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "compare", "families", "load", "save", "spec", "trace"]
 
 
 def __getattr__(name: str) -> Any:

@@ -216,6 +216,17 @@ class Transformer(Tree):
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
         return self._run(self.spec.head, hidden_BTD, None)  # nothing in a head looks at the step
 
+    def read_early(self, stream_BTD: Tensor) -> Tensor:
+        """Logits (..., V) as if the layers ended here: what follows the last stack, and the head ("logit lens").
+
+        Raises `SpecError` if the model has no head.
+        """
+        parts = self.spec.body.parts if isinstance(self.spec.body, spec.Chain) else ()
+        for number, part in enumerate(parts):
+            if not any(isinstance(later, spec.Stack) for later in parts[number:]):
+                stream_BTD = self._run(part, stream_BTD, None)
+        return self.project(stream_BTD)
+
     def pool(self, hidden_BTD: Tensor) -> Tensor:
         """BERT's pooled output (B, D): the pooler's map of the first token. Raises `SpecError` if there is none."""
         if self.spec.pooler is None:

@@ -1,0 +1,192 @@
+"""Spec -> everything that is computed for one token, step by step, without weights. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ordito.lens import attending, feeding, plain
+from ordito.lens.step import Addition, Step, Where, plural
+from ordito.spec import (
+    Attention,
+    Block,
+    Chain,
+    Dense,
+    Embedding,
+    FeedForward,
+    Head,
+    LatentAttention,
+    MixtureOfExperts,
+    Norm,
+    Pooling,
+    Residual,
+    Spec,
+    Stack,
+    Sum,
+)
+
+if TYPE_CHECKING:
+    from ordito.lens.numbers import Guess
+
+STEPS: dict[type[Block], Callable[[Any, str, str, str, Where], list[Step]]] = {
+    Attention: attending.attention,
+    Dense: plain.dense,
+    Embedding: plain.embedding,
+    FeedForward: feeding.feed_forward,
+    Head: plain.head,
+    LatentAttention: attending.latent,
+    MixtureOfExperts: feeding.mixture,
+    Norm: plain.norm,
+}
+"""Leaf block of the spec -> its steps: (block, path, symbol of the input, symbol of the output, where the token is)."""
+
+SYMBOLS: dict[type[Block], str] = {
+    Attention: "o",
+    Dense: "h",
+    FeedForward: "m",
+    LatentAttention: "o",
+    MixtureOfExperts: "m",
+    Norm: "h",
+}
+"""What the output of a block is called on a branch of the residual stream; on the stream itself it is x."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Steps that belong together: a layer, or what stands before, between and after layers.
+
+    `layer` is the layer's number, `block` its tree; `encoder` says that the token is one of the source. `guess` is the token
+    that the model would find most probable if its layers ended here.
+    """
+
+    path: str
+    steps: tuple[Step, ...]
+    layer: int | None = None
+    block: Block | None = None
+    encoder: bool = False
+    guess: Guess | None = None
+
+    @property
+    def title(self) -> str:
+        """What the section is called: its layer, or its first block."""
+        return self.path if self.layer is None else f"{'encoder ' if self.encoder else ''}layer {self.layer}"
+
+
+def sections(spec: Spec, where: Where, source: Where | None = None) -> list[Section]:
+    """All steps of the token at `where`, section by section, in the order in which they are computed.
+
+    Of an encoder-decoder they begin with those of a token of the text that the encoder reads, at `source`. Multi-token
+    prediction is left out: the next token does not need it.
+    """
+    found = []
+    if spec.encoder is not None:
+        there = source or Where()
+        found += list(_sections(Chain(spec.embedding, spec.encoder), "", there, encoder=True))
+        where = replace(where, source_length=there.length)
+    found += list(_sections(spec.body, "", where))
+    for reader in (spec.head, spec.pooler):
+        if reader is not None:
+            found += list(_sections(reader, "", where, stream=reader is spec.head))
+    if spec.pooling is not None:
+        found.append(Section(path="pooling", steps=tuple(_pooling(spec.pooling))))
+    return found
+
+
+def _sections(block: Block, prefix: str, where: Where, *, encoder: bool = False, stream: bool = True) -> Iterator[Section]:
+    """The sections of a tree that begins with token ids or with the stream, or, if not `stream`, with the first token's."""
+    together: list[Step] = []
+    for part in _chained(block):
+        if isinstance(part, Stack):
+            if together:
+                yield Section(path=together[0].path, steps=tuple(together), encoder=encoder)
+            together = []
+            for number, layer in enumerate(part.layers):
+                path = f"{part.name}.{number}"
+                steps, _ = _walk(layer, f"{path}.", "x", where, branch=False)
+                yield Section(path=path, steps=_joined(steps, path), layer=number, block=layer, encoder=encoder)
+        else:
+            steps, _ = _walk(part, prefix, "x" if stream else "x of the first token", where, branch=False)
+            together += steps
+    if together:
+        yield Section(path=together[0].path, steps=_joined(together, ""), encoder=encoder)
+
+
+def _chained(block: Block) -> Iterator[Block]:
+    """The parts of chains within chains, in order."""
+    for part in block.parts if isinstance(block, Chain) else (block,):
+        yield from _chained(part) if isinstance(part, Chain) else (part,)
+
+
+def _walk(block: Block, prefix: str, x: str, where: Where, *, branch: bool) -> tuple[list[Step], str]:
+    """The steps of a tree that reads the symbol x, and the symbol of what it gives."""
+    match block:
+        case Chain():
+            steps = []
+            for part in block.parts:
+                more, x = _walk(part, prefix, x, where, branch=branch)
+                steps += more
+            return steps, x
+        case Sum():
+            walked = [_walk(part, prefix, x, where, branch=branch) for part in block.parts]
+            return [step for steps, _ in walked for step in steps], " + ".join(symbol for _, symbol in walked)
+        case Residual():
+            steps, added = _walk(block.inner, prefix, x, where, branch=True)
+            last = steps[-1]
+            addition = Addition(path=last.path, formula=f"{x} = {x} + {added}", shape=last.shape, added=_kinds(block.inner))
+            return [*steps, addition], x
+        case Head():
+            out = "z"
+        case _:
+            out = SYMBOLS.get(type(block), "x") if branch else "x"
+    path = prefix + getattr(block, "name")  # noqa: B009 - every leaf has a name
+    return STEPS[type(block)](block, path, x, out, where), out
+
+
+def _kinds(block: Block) -> str:
+    """What a branch adds to the stream, in words."""
+    match block:
+        case Chain():
+            return next((kind for part in block.parts if (kind := _kinds(part)) != "norm"), "norm")
+        case Sum():
+            return " + ".join(map(_kinds, block.parts))
+        case Attention():
+            return "cross" if block.cross else "attention"
+        case LatentAttention():
+            return "attention"
+        case MixtureOfExperts():
+            return "experts"
+        case FeedForward():
+            return "mlp"
+        case Norm():
+            return "norm"
+    return str(getattr(block, "name", type(block).__name__))
+
+
+def _joined(steps: list[Step], layer: str) -> tuple[Step, ...]:
+    """The steps, with each addition told where a recording has the stream before and after it.
+
+    The stream after an addition is what the next block takes, or what the layer gives.
+    """
+    joined, before = [], (layer, "input")
+    for number, step in enumerate(steps):
+        if isinstance(step, Addition):
+            following = steps[number + 1] if number + 1 < len(steps) else None
+            after = (following.path, "input") if following else (layer, "output")
+            step = replace(step, before=before, recorded=after)
+            before = after
+        elif step.formula.startswith("x = "):  # a norm on the stream itself
+            before = (step.path, "output")
+        joined.append(step)
+    return tuple(joined)
+
+
+def _pooling(block: Pooling) -> Iterator[Step]:
+    """How the hidden states become the embedding of the text."""
+    how = {"cls": "e = x of the first token", "mean": "e = mean of x over all tokens", "last": "e = x of the last token"}
+    limit = (f"texts of up to {plural(block.max_tokens, 'token')}",) if block.max_tokens else ()
+    yield Step(path="pooling", formula=how[block.kind], notes=limit)
+    for dense in block.dense:
+        yield from plain.dense(dense, dense.name, "e", "e", Where())
+    if block.normalise:
+        yield Step(path="pooling", formula="e = e / sqrt(sum(e^2))", notes=("length 1",))
