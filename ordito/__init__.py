@@ -32,7 +32,19 @@ _HOMES = {
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
 _ROOMS = ("catalogue", "errors", "families", "spec")
 
-__all__ = ["Conversation", "Model", "__version__", "account", "catalogue", "compare", "families", "load", "save", "spec", "trace"]
+__all__ = [
+    "Conversation",
+    "Model",
+    "__version__",
+    "account",
+    "catalogue",
+    "compare",
+    "families",
+    "load",
+    "save",
+    "spec",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> Any:

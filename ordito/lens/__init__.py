@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ordito.lens.trace import Trace, trace
+from ordito.lens.tracing import Trace, trace
 
 if TYPE_CHECKING:
     from ordito.lens.recording import Recording, record

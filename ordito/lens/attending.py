@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 
 from ordito.lens.plain import normalised
 from ordito.lens.step import Step, Where, dimensions, number
-from ordito.spec import Attention, LatentAttention, LogTemperature, Norm, RelativeBias, Rope, SteppedTemperature, Temperature
+from ordito.spec import (
+    Attention,
+    LatentAttention,
+    LogTemperature,
+    Norm,
+    RelativeBias,
+    Rope,
+    Shape,
+    SteppedTemperature,
+    Temperature,
+)
 
 
 def attention(block: Attention, path: str, x: str, out: str, where: Where) -> list[Step]:
     """Queries, keys and values; norms and positions; scores, their softmax, and what is read by it."""
     n, g, h = block.n_heads, block.n_kv_heads, block.head_dim
-    source = "s" if block.cross else x
-
-    def step(formula: str, *notes: str, shape: tuple[int, ...] = (), at: str | None = None, what: str = "output") -> Step:
-        recorded = None if at is None else (f"{path}.{at}".rstrip("."), what)
-        return Step(path=path, formula=formula, notes=tuple(notes), shape=shape, recorded=recorded)
+    source, step = "s" if block.cross else x, partial(_step, path)
 
     def projected(name: str, of: str, heads: int) -> Step:
         bias = f" + b_{name}" if name in block.bias else ""
@@ -45,12 +52,12 @@ def attention(block: Attention, path: str, x: str, out: str, where: Where) -> li
         s += " + b[bucket(p - j)]"
     biased = buckets(block.relative_bias, n, block.causal) if block.relative_bias is not None else []
     steps.append(step(f"s_j = {s}", *seen(block, where), *shared(n, g), *biased))
-    sinks = "/ (exp(sink) + sum_i exp(s_i))" if block.sinks else ""
-    learned = ("sink: a learned number for each head, which takes its share and gives nothing",) if block.sinks else ()
+    softmax = ["a = softmax(s)"]
+    if block.sinks:
+        sink = "sink: a learned number for each head, which takes its share and gives nothing"
+        softmax = ["a_j = exp(s_j) / (exp(sink) + sum_i exp(s_i))", sink]
     keys = where.source_length if block.cross else where.length
-    shape = (n, keys) if keys is not None else ()
-    softmax = f"a_j = exp(s_j) {sinks}" if block.sinks else "a = softmax(s)"
-    steps.append(step(softmax, *learned, shape=shape, at="", what="weights"))
+    steps.append(step(*softmax, shape=(n, keys) if keys is not None else (), at="", what="weights"))
     steps.append(step("y = sum_j a_j v_j", shape=(n, h), at="", what="heads"))
     bias = " + b_o" if "o" in block.bias else ""
     heads = f"W_o: {block.d_model:,} x {n * h:,}, heads side by side"
@@ -62,11 +69,7 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
     """Queries, the latent that keys and values come from, and attention as everywhere."""
     n, r, turned = block.n_heads, block.kv_rank, block.rope.dim
     b = " + b" if block.bias else ""
-    d = f"{block.d_model:,}"
-
-    def step(formula: str, *notes: str, shape: tuple[int, ...] = (), at: str | None = None, what: str = "output") -> Step:
-        recorded = None if at is None else (f"{path}.{at}".rstrip("."), what)
-        return Step(path=path, formula=formula, notes=tuple(notes), shape=shape, recorded=recorded)
+    d, step = f"{block.d_model:,}", partial(_step, path)
 
     split = f"each head's query is [{block.nope_dim} without position | {turned} with]"
     if block.q_rank is None:
@@ -81,7 +84,7 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
     normed, _ = normalised(Norm(kind="rms", d_model=r, eps=block.norm_eps), "c")
     of_heads = n * (block.q_dim + block.v_dim)
     steps += [
-        step(f"[c | k_r] = W_kvdown {x}{b}", f"W_kvdown: {r} + {turned} x {d}", shape=(r + turned,), at="kv_down"),
+        step(f"[c | k_r] = W_kvdown {x}{b}", f"W_kvdown: ({r} + {turned}) x {d}", shape=(r + turned,), at="kv_down"),
         step(f"c = {normed}", "the latent: keys and values of all heads in one", shape=(r,), at="kv_norm"),
         step(
             "q, k_r = rope(q, k_r)",
@@ -109,6 +112,12 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
         ),
     ]
     return steps
+
+
+def _step(path: str, formula: str, *notes: str, shape: Shape = (), at: str | None = None, what: str = "output") -> Step:
+    """A step of the attention at `path`; what is recorded is `what` of its part `at`, or of itself where that is empty."""
+    recorded = None if at is None else (f"{path}.{at}".rstrip("."), what)
+    return Step(path=path, formula=formula, notes=notes, shape=shape, recorded=recorded)
 
 
 def _met(steps: list[Step], path: str, symbol: str) -> list[Step]:
@@ -177,7 +186,7 @@ def rope(block: Rope, where: Where, width: int) -> list[str]:
     """How far which channels turn."""
     half = block.dim // 2
     pair = f"(i, i + {half})" if block.layout == "half" else "(2i, 2i + 1)"
-    notes = [f"channels {pair} turn by p · f_i, f_i = {number(block.theta)} ^ (-2i / {block.dim})"]
+    notes = [f"channels {pair} turn by p · f_i", f"f_i = {number(block.theta)} ^ (-2i / {block.dim})"]
     if block.dim < width:
         notes.append(f"the first {block.dim} of {width} channels; the others pass through")
     length = where.length or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ordito.lens.step import Step, Where, number, plural
-from ordito.spec import FeedForward, MixtureOfExperts, Router
+from ordito.spec import Activation, FeedForward, MixtureOfExperts, Router
 
 
 def feed_forward(block: FeedForward, path: str, x: str, out: str, where: Where) -> list[Step]:
@@ -24,7 +24,7 @@ def feed_forward(block: FeedForward, path: str, x: str, out: str, where: Where) 
     inner = Step(
         path=path,
         formula=f"t = {between(block)}",
-        notes=(*cut, *activation_notes(block)),
+        notes=(*cut, activation(block)),
         shape=(block.d_ff,),
         recorded=(f"{path}.down", "input"),
     )
@@ -45,19 +45,19 @@ def between(block: FeedForward, g: str = "g", u: str = "u") -> str:
     return f"{block.activation}({g}) · " + (f"({u} + {number(block.up_offset)})" if block.up_offset else u)
 
 
-ACTIVATIONS = {
-    "silu": "silu(g) = g sigmoid(g)",
-    "gelu": "gelu(g) = g Phi(g), Phi the normal distribution",
-    "gelu_tanh": "gelu_tanh: gelu by its tanh approximation",
-    "relu": "relu(g) = max(g, 0)",
+ACTIVATIONS: dict[Activation, str] = {
+    "silu": "silu(v) = v sigmoid(v)",
+    "gelu": "gelu(v) = v Phi(v), Phi the normal distribution",
+    "gelu_tanh": "gelu_tanh: v Phi(v), Phi by its tanh approximation",
+    "gelu_sigmoid": "gelu_sigmoid(v) = v sigmoid({slope} v)",
+    "relu": "relu(v) = max(v, 0)",
+    "tanh": "tanh: between -1 and 1",
 }
 
 
-def activation_notes(block: FeedForward) -> list[str]:
+def activation(block: FeedForward) -> str:
     """What the activation is."""
-    if block.activation == "gelu_sigmoid":
-        return [f"gelu_sigmoid(g) = g sigmoid({number(block.slope)} g)"]
-    return [ACTIVATIONS[block.activation]] if block.activation in ACTIVATIONS else []
+    return ACTIVATIONS[block.activation].format(slope=number(block.slope))
 
 
 def expert(block: FeedForward | MixtureOfExperts, x: str) -> list[str]:
@@ -67,9 +67,10 @@ def expert(block: FeedForward | MixtureOfExperts, x: str) -> list[str]:
         shared = ["a shared expert of its own", *expert(block.shared, x)] if block.shared else []
         return [*each, *expert(block.expert, x), *shared]
     b = " + b" if block.bias else ""
-    inner = between(block, f"W_gate {x}{b}", f"W_up {x}{b}" if not block.up_offset else f"W_up {x}{b}")
+    up = f"W_up {x}{b}"
+    inner = between(block, f"W_gate {x}{b}", f"({up})" if b and block.gated and not block.up_offset else up)
     cut = f", gate and up cut at {number(block.limit)}" if block.limit is not None else ""
-    return [f"expert({x}) = W_down ({inner}){b}", f"{block.d_ff:,} wide{cut}", *activation_notes(block)]
+    return [f"expert({x}) = W_down ({inner}){b}", f"{block.d_ff:,} wide{cut}", activation(block)]
 
 
 def choice(router: Router, x: str) -> list[str]:
@@ -84,11 +85,11 @@ def choice(router: Router, x: str) -> list[str]:
         scored = "r" if router.choose_first else "s"
         said = [r if router.choose_first else f"{r}; s = {router.score}(r)"]
         if router.choice_bias:
-            said.append(f"for the choice alone: {scored} + a learned bias")
+            said.append(f"for the choice alone a learned bias is added to {scored}")
         if router.n_groups > 1:
             group = "its best score" if router.group_score == "max" else "the sum of its two best scores"
             said.append(f"of {router.n_groups} groups the best {router.top_groups} stay, each by {group}")
-        said.append(f"the {router.top_k} of {router.n_experts} experts with the best {scored} are chosen")
+        said.append(f"chosen: {router.top_k} of {router.n_experts} experts, by the largest {scored}")
         said.append(f"w = {router.score}(r of the chosen)" if router.choose_first else "w = s of the chosen")
     if router.renormalise and router.score != "sparsemixer":
         said.append("w = w / sum(w)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -121,5 +120,5 @@ def rms(values: NDArray[Any]) -> float:
 def best(logits_V: NDArray[Any], count: int) -> list[tuple[int, float]]:
     """The `count` most probable ids of logits (V,), with their probabilities."""
     exps = np.exp(logits_V.astype(np.float64) - logits_V.max())
-    top: Sequence[int] = (-logits_V).argsort(kind="stable")[:count]
+    top = (-logits_V).argsort(kind="stable")[:count]
     return [(int(id), float(exps[id] / exps.sum())) for id in top]

@@ -9,17 +9,23 @@ from textwrap import wrap
 from ordito.accounting import Table
 from ordito.accounting.tree import ranges
 from ordito.errors import OrditoError
-from ordito.lens.numbers import Choice, Guess, Look, Looks, Numbers, Sum, Vector
+from ordito.lens.numbers import Choice, Look, Looks, Numbers, Sum, Vector
 from ordito.lens.step import Addition, Step, dimensions
 from ordito.lens.steps import Section
-from ordito.lens.trace import Token, Trace
+from ordito.lens.tracing import Token, Trace
 
-WIDTH, SHAPE, NUMBERS = 100, 12, 28
+WIDTH, SHAPE, NUMBERS, FORMULA = 100, 10, 28, 24
 TOKENS = 24
 """Tokens of the text that are listed."""
 LEGEND = (
     "x is the residual stream; h, o, m are what the blocks of a layer make of it; p is the token's position, j those that "
-    "it looks at; matrices are out x in."
+    "it looks at; sizes of matrices are out x in."
+)
+
+
+NUMBERED = (
+    "rms is the root of the mean square, and the first few values follow; of each head: what it looks at most, and the entropy "
+    "of its probabilities."
 )
 
 
@@ -32,11 +38,11 @@ def lines(trace: Trace, layer: int | None = None) -> list[str]:
     depth = 1 + max((section.layer for section in trace.sections if section.layer is not None), default=-1)
     if layer is not None and not 0 <= layer < depth:
         raise OrditoError(f"got layer {layer}, expected 0 to {depth - 1}")
-    page = [*_title(trace), "", *wrap(LEGEND, WIDTH)]
+    page = [*_title(trace), "", *wrap(f"{LEGEND} {NUMBERED}" if trace.has_numbers else LEGEND, WIDTH)]
     for part in _measured(trace, layer) if trace.has_numbers else _bare(trace, layer):
         page += ["", *part]
     if trace.guesses:
-        page += ["", "most probable next tokens" if trace.spec.generates else "most probable tokens at this place"]
+        page += ["", f"softmax(z): the most probable {'next tokens' if trace.spec.generates else 'tokens at this place'}"]
         page += [f"  {100 * guess.probability:5.1f}%  {said(guess.text)}" for guess in trace.guesses]
     if trace.spec.ahead:
         page += ["", "Not shown: what looks further ahead (multi-token prediction), which the next token does not need."]
@@ -57,10 +63,20 @@ def _title(trace: Trace) -> Iterator[str]:
 
 
 def _bare(trace: Trace, layer: int | None) -> Iterator[list[str]]:
-    """Without numbers: each kind of layer once."""
+    """Without numbers: each kind of layer once, and of its blocks those that no earlier one has."""
+    shown: dict[object, str] = {}
     for section, numbers in trace.folded():
-        if not numbers or layer is None or layer in numbers:
-            yield [_heading(section, numbers), *_steps(section.steps, trace.tokens, 0)]
+        if numbers and layer is not None and layer not in numbers:
+            continue
+        part, names = [_heading(section, numbers)], _names(section)
+        for steps in (list(run) for _, run in groupby(section.steps, key=lambda step: step.path)):
+            said_of_them = tuple((step.block, step.formula, step.notes, step.shape) for step in steps)
+            first = shown.setdefault(said_of_them, section.title)
+            if first == section.title:
+                part += _steps(steps, trace.tokens, names, 0)
+            else:
+                part.append(f"  {steps[0].block:{names}} as in {first}")
+        yield part
 
 
 def _measured(trace: Trace, layer: int | None) -> Iterator[list[str]]:
@@ -71,7 +87,7 @@ def _measured(trace: Trace, layer: int | None) -> Iterator[list[str]]:
         for section in whole:
             # The decoder of an encoder-decoder reads its own first token: positions are not those of the text.
             own = trace.spec.encoder is not None and not section.encoder
-            yield [_heading(section, ()), *_steps(section.steps, () if own else trace.tokens, NUMBERS)]
+            yield [_heading(section, ()), *_steps(section.steps, () if own else trace.tokens, _names(section), NUMBERS)]
         if in_stack[0]:
             yield _every_layer(trace, sections)
 
@@ -82,16 +98,23 @@ def _heading(section: Section, numbers: Sequence[int]) -> str:
     return f"{'encoder ' if section.encoder else ''}layers {ranges(numbers)}, alike"
 
 
-def _steps(steps: Iterable[Step], tokens: Sequence[Token], beside: int) -> Iterator[str]:
-    """The steps as rows: block, formula with its notes, shape, and `beside` columns of numbers."""
-    names = max((len(step.block) for step in steps), default=0)
+def _names(section: Section) -> int:
+    """The width of the column with the names of blocks."""
+    return max(len(step.block) for step in section.steps)
+
+
+def _steps(steps: Iterable[Step], tokens: Sequence[Token], names: int, beside: int) -> Iterator[str]:
+    """The steps as rows: block (`names` wide), formula with its notes, shape, and `beside` columns of numbers."""
     room = WIDTH - names - SHAPE - beside - 5
     last = None
     for step in steps:
         name = "+" if isinstance(step, Addition) else "" if step.path == last else step.block
         last = None if isinstance(step, Addition) else step.path
         text = wrap(step.formula, room, subsequent_indent="  ")
-        for note in step.notes:
+        notes = list(step.notes)
+        if notes and len(step.formula) <= FORMULA and FORMULA + 2 + len(notes[0]) <= room:
+            text = [f"{step.formula:{FORMULA}}  {notes.pop(0)}"]
+        for note in notes:
             text += wrap(note, room, initial_indent="  ", subsequent_indent="    ")
         shape = dimensions(step.shape)
         rows = zip_longest(text, [shape], told(step.numbers) if beside else [], fillvalue="")
@@ -106,9 +129,9 @@ def told(numbers: Numbers | None) -> list[str]:
     match numbers:
         case Sum(change=change):
             by = "" if change is None else f", changed by {percent(change)}"
-            return [f"rms {numbers.rms:.3g}{by}", _values(numbers)]
+            return [f"rms {short(numbers.rms)}{by}", _values(numbers)]
         case Vector():
-            return [f"rms {numbers.rms:.3g}, {numbers.low:.3g} to {numbers.high:.3g}", _values(numbers)]
+            return [f"rms {short(numbers.rms)}, {short(numbers.low)} to {short(numbers.high)}", _values(numbers)]
         case Choice():
             pairs = [f"{expert}: {weight:.3g}" for expert, weight in zip(numbers.experts, numbers.weights, strict=True)]
             return wrap("expert " + ", ".join(pairs), NUMBERS)
@@ -149,7 +172,7 @@ def _every_layer(trace: Trace, sections: Sequence[Section]) -> list[str]:
                 case Addition(numbers=Sum(change=float() as change)):
                     row[f"by {step.added}"] = percent(change)
         last = next((step.numbers for step in reversed(section.steps) if isinstance(step.numbers, Vector)), None)
-        row["rms of x"] = f"{last.rms:.3g}" if last else ""
+        row["rms of x"] = short(last.rms) if last else ""
         if section.guess is not None:
             row["would say"] = f"{said(section.guess.text)} {100 * section.guess.probability:.0f}%"
         rows.append(row)
@@ -158,6 +181,15 @@ def _every_layer(trace: Trace, sections: Sequence[Section]) -> list[str]:
     title = "every layer: the place looked at most (mean over heads), and how much each block changes x"
     cells = tuple(tuple(row.get(name, "") for name in columns) for row in rows)
     return Table(("encoder, " if sections[0].encoder else "") + title, names, cells).lines()
+
+
+def short(value: float) -> str:
+    """A number to three digits.
+
+    >>> short(0.0469), short(-234.6), short(1217.8)
+    ('0.0469', '-235', '1,218')
+    """
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def percent(share: float) -> str:

@@ -22,7 +22,9 @@ def embedding(block: Embedding, path: str, x: str, out: str, where: Where) -> li
         terms.append("T[0]")
         notes.append(f"T: {block.n_types} x {block.d_model:,}, for texts of different type")
     result = (f"{path}", "output")
-    return [Step(path=path, formula=f"{out} = {' + '.join(terms)}", notes=tuple(notes), shape=(block.d_model,), recorded=result)]
+    return [
+        Step(path=path, formula=f"{out} = {' + '.join(terms)}", notes=tuple(notes), shape=(block.d_model,), recorded=result)
+    ]
 
 
 def normalised(block: Norm, x: str) -> tuple[str, str | None]:
@@ -33,7 +35,7 @@ def normalised(block: Norm, x: str) -> tuple[str, str | None]:
         y += f" · ({number(block.weight_offset)} + w)" if block.weight_offset else " · w"
     if block.bias:
         y += " + b"
-    return y, "in fp32, the weight too" if block.scale_in_fp32 else None
+    return y, "the weight multiplies in fp32" if block.scale_in_fp32 else None
 
 
 def norm(block: Norm, path: str, x: str, out: str, where: Where) -> list[Step]:

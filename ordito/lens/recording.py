@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ordito.errors import ContextError, OrditoError
+from ordito.errors import OrditoError
 from ordito.nn.attention import Attend, RelativeBias, probabilities
 from ordito.nn.feedforward import Router
 from ordito.nn.transformer import Transformer
@@ -42,21 +42,22 @@ class Recording(Mapping[Place, Floats]):
     | `heads` | an attention: each head's sum, before the output projection | (T, N, H) |
     | `weights`, `experts` | a router: the chosen experts, and what each counts | (T, K) |
 
-    A pooler reads the first token, whatever the positions. Of cross-attention `k` and `v` are those of the whole source; `source` is the recording of the encoder that read it.
+    A pooler reads the first token, whatever the positions. Of cross-attention `k` and `v` are those of the whole source;
+    `source` is the recording of the encoder that read it. The experts of a hierarchical mixture are not looked into.
     """
 
     positions: tuple[int, ...]
-    values: Mapping[Place, Floats]
+    arrays: Mapping[Place, Floats]
     source: Recording | None = None
 
     def __getitem__(self, place: Place) -> Floats:
-        return self.values[place]
+        return self.arrays[place]
 
     def __iter__(self) -> Iterator[Place]:
-        return iter(self.values)
+        return iter(self.arrays)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.arrays)
 
 
 def record(
@@ -69,7 +70,7 @@ def record(
     """Read a text and keep what every module gave, of the tokens at `positions` alone if they are named.
 
     An encoder-decoder reads `source_ids` first, of which everything is kept. Raises `OrditoError` for ids or positions that
-    the model does not have, `ContextError` for a text beyond its context.
+    the model does not have.
     """
     module = transformer_of(model)
     ids_T = _checked(module, token_ids)
@@ -190,8 +191,6 @@ def _checked(module: Transformer, token_ids: Sequence[int]) -> list[int]:
     ids, spec = [int(id) for id in token_ids], module.spec
     if not ids:
         raise OrditoError("the text has no tokens, expected at least one")
-    if len(ids) > spec.context:
-        raise ContextError(f"the text has {len(ids):,} tokens, but the model's context holds {spec.context:,}: shorten it")
     if min(ids) < 0 or max(ids) >= spec.vocab_size:
         raise OrditoError(f"got token ids from {min(ids)} to {max(ids)}, expected 0 to {spec.vocab_size - 1}")
     return ids

@@ -70,7 +70,8 @@ class Section:
     @property
     def title(self) -> str:
         """What the section is called: its layer, or its first block."""
-        return self.path if self.layer is None else f"{'encoder ' if self.encoder else ''}layer {self.layer}"
+        name = self.path if self.layer is None else f"layer {self.layer}"
+        return f"encoder {name}" if self.encoder and not name.startswith("encoder") else name
 
 
 def sections(spec: Spec, where: Where, source: Where | None = None) -> list[Section]:
@@ -85,16 +86,18 @@ def sections(spec: Spec, where: Where, source: Where | None = None) -> list[Sect
         found += list(_sections(Chain(spec.embedding, spec.encoder), "", there, encoder=True))
         where = replace(where, source_length=there.length)
     found += list(_sections(spec.body, "", where))
-    for reader in (spec.head, spec.pooler):
-        if reader is not None:
-            found += list(_sections(reader, "", where, stream=reader is spec.head))
+    if spec.head is not None:
+        found += list(_sections(spec.head, "", where))
+    if spec.pooler is not None:
+        (step,) = plain.dense(spec.pooler, spec.pooler.name, "x_0", "h", where)
+        found.append(Section(path=step.path, steps=(replace(step, notes=(*step.notes, "x_0: x of the first token")),)))
     if spec.pooling is not None:
         found.append(Section(path="pooling", steps=tuple(_pooling(spec.pooling))))
     return found
 
 
-def _sections(block: Block, prefix: str, where: Where, *, encoder: bool = False, stream: bool = True) -> Iterator[Section]:
-    """The sections of a tree that begins with token ids or with the stream, or, if not `stream`, with the first token's."""
+def _sections(block: Block, prefix: str, where: Where, *, encoder: bool = False) -> Iterator[Section]:
+    """The sections of a tree that begins with token ids or with the residual stream."""
     together: list[Step] = []
     for part in _chained(block):
         if isinstance(part, Stack):
@@ -106,7 +109,7 @@ def _sections(block: Block, prefix: str, where: Where, *, encoder: bool = False,
                 steps, _ = _walk(layer, f"{path}.", "x", where, branch=False)
                 yield Section(path=path, steps=_joined(steps, path), layer=number, block=layer, encoder=encoder)
         else:
-            steps, _ = _walk(part, prefix, "x" if stream else "x of the first token", where, branch=False)
+            steps, _ = _walk(part, prefix, "x", where, branch=False)
             together += steps
     if together:
         yield Section(path=together[0].path, steps=_joined(together, ""), encoder=encoder)
