@@ -68,7 +68,7 @@ def _bare(trace: Trace, layer: int | None) -> Iterator[list[str]]:
     for section, numbers in trace.folded():
         if numbers and layer is not None and layer not in numbers:
             continue
-        part, names = [_heading(section, numbers)], _names(section)
+        part, names = _heading(section, numbers), _names(section)
         for steps in (list(run) for _, run in groupby(section.steps, key=lambda step: step.path)):
             said_of_them = tuple((step.block, step.formula, step.notes, step.shape) for step in steps)
             first = shown.setdefault(said_of_them, section.title)
@@ -87,15 +87,15 @@ def _measured(trace: Trace, layer: int | None) -> Iterator[list[str]]:
         for section in whole:
             # The decoder of an encoder-decoder reads its own first token: positions are not those of the text.
             own = trace.spec.encoder is not None and not section.encoder
-            yield [_heading(section, ()), *_steps(section.steps, () if own else trace.tokens, _names(section), NUMBERS)]
+            yield [*_heading(section, ()), *_steps(section.steps, () if own else trace.tokens, _names(section), NUMBERS)]
         if in_stack[0]:
             yield _every_layer(trace, sections)
 
 
-def _heading(section: Section, numbers: Sequence[int]) -> str:
+def _heading(section: Section, numbers: Sequence[int]) -> list[str]:
     if len(numbers) < 2:
-        return section.title
-    return f"{'encoder ' if section.encoder else ''}layers {ranges(numbers)}, alike"
+        return [section.title]
+    return wrap(f"{'encoder ' if section.encoder else ''}layers {ranges(numbers)}, alike", WIDTH, subsequent_indent="  ")
 
 
 def _names(section: Section) -> int:
