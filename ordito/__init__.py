@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ordito.comparing import compare
     from ordito.drawing import draw
     from ordito.fitting import fit
+    from ordito.lens import trace
     from ordito.model import Conversation, Model, load, save
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _HOMES = {
     "load": "ordito.model",
     "outline": "ordito.checkpoint.outline",
     "save": "ordito.model",
+    "trace": "ordito.lens",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
 _ROOMS = ("catalogue", "errors", "families", "spec")
@@ -50,6 +52,7 @@ __all__ = [
     "outline",
     "save",
     "spec",
+    "trace",
 ]
 
 

@@ -25,7 +25,6 @@ from ordito.engine.generate import Generation, Request, Stream
 from ordito.engine.sampling import Sampling
 from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning
 from ordito.families import family_of
-from ordito.lens import Trace, trace_run
 from ordito.runtime import Floats, Runtime, Session
 from ordito.spec import Spec
 from ordito.text.chat import ChatTemplate, thinking_options
@@ -175,29 +174,6 @@ class Model:
             known = f"one of {', '.join(prompts)}" if prompts else "none: this model has no prompts"
             raise OrditoError(f"unknown prompt {name!r}, expected {known}")
         return prompts[name] if name is not None else ""
-
-    def trace(self, text: str) -> Trace:
-        """The last token of `text` followed through the model, step by step, with the numbers of this run.
-
-        Of an encoder-decoder, `text` is the source, and the first token of the answer is followed. Raises `OrditoError` for a
-        text without tokens, or a runtime that cannot be looked into.
-        """
-        module = getattr(self.runtime, "module", None)
-        if module is None:
-            raise OrditoError("only the torch backend can be looked into: load the model with backend='torch'")
-        ids = self.tokenizer.encode(text, parse_special=True)
-        if not ids or len(ids) > self.spec.context:
-            raise OrditoError(f"got a text of {len(ids)} tokens, expected 1 to {self.spec.context}")
-        from ordito.lens.record import guesses, record
-
-        answers = self.spec.encoder is not None
-        found = record(module, [self.start_id] if answers else ids, ids if answers else None)
-        source, ids = (ids, [self.start_id]) if answers else ([], ids)
-
-        def spelled(id: int) -> str:
-            return self.tokenizer.token_bytes(id).decode("utf-8", "replace") or self.tokenizer.token(id)
-
-        return trace_run(self.spec, found, lambda x: guesses(module, x), [*map(spelled, ids)], spelled, [*map(spelled, source)])
 
     def _checked_source(self, encoder_ids: Sequence[int] | None) -> list[int] | None:
         if encoder_ids is not None and self.spec.encoder is None:

@@ -20,7 +20,7 @@ def explain(
     ),
     kv: bool = typer.Option(False, "--kv", help="The cache layer by layer, and what it would be with other attention."),
     trace: str | None = typer.Option(None, "--trace", metavar="TEXT", help="Follow the last token of TEXT, step by step."),
-    layer: int = typer.Option(0, "--layer", min=0, help="Which layer --trace shows in full."),
+    layer: int = typer.Option(None, "--layer", min=0, help="Which layer --trace shows in full. [default: the first]"),
     json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Say what MODEL is and what it costs: every parameter and byte, FLOPs, cache. Weights are not read.
@@ -112,21 +112,20 @@ def kv_report(outline: Outline, found: Account) -> None:
     write(f"\n{outgrown(found)}\n")
 
 
-def follow(outline: Outline, text: str, layer: int, json: bool) -> None:
+def follow(outline: Outline, text: str, layer: int | None, json: bool) -> None:
     """The trace of a text; of a model that is not on this machine, its formulas alone."""
-    from ordito.errors import OrditoError
-    from ordito.lens import lines, trace_spec
+    from ordito.lens import trace
+    from ordito.lens.page import lines
 
-    if layer >= outline.spec.n_layers:
-        raise OrditoError(f"--layer: got {layer}, expected 0 to {outline.spec.n_layers - 1}")
     if outline.path is None or outline.stored is None:
-        found = trace_spec(outline.spec)
+        found = trace(outline.spec, name=outline.name)
     else:
         from ordito.model import load
 
         with working(f"loading {outline.name}"):
-            found = load(outline.path, backend="torch").trace(text)
+            found = trace(load(outline.path, backend="torch"), text, name=outline.name)
+    page = lines(found, layer)  # a layer that is not there is told in either form
     if json:
         write_json({"name": outline.name, "origin": outline.origin, **found.to_dict()})
     else:
-        write("\n".join([f"{outline.name}, {outline.origin}", "", *lines(found, layer)]) + "\n")
+        write("\n".join(page) + "\n")

@@ -1,140 +1,211 @@
-"""A trace as lines of text."""
+"""A trace as text for people, 100 columns wide: first the whole of one layer, then a line for each, then the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, zip_longest
 from textwrap import wrap
 
 from ordito.accounting import Table
-from ordito.lens.trace import LayerRow, Row, Trace, rms, shown
-from ordito.runtime import Floats
+from ordito.accounting.tree import ranges
+from ordito.errors import OrditoError
+from ordito.lens.numbers import Choice, Look, Looks, Numbers, Sum, Vector
+from ordito.lens.step import Addition, Step, dimensions
+from ordito.lens.steps import Section
+from ordito.lens.tracing import Token, Trace
 
-WIDTH = 100
-FIRST = 5
-"""Numbers of a vector that are shown."""
-
-
-def lines(trace: Trace, layer: int = 0) -> list[str]:
-    """The whole way; of the layers the one of that number in full, the others in a line each, or not at all if alike."""
-    text = list(_heading(trace))
-    for path, rows in _places(trace.rows):
-        number = _number(path)
-        if number is None or (trace.tokens and number == layer):
-            text += ["", path, *_table(rows)]
-        elif not trace.tokens:
-            same = _alike_before(trace.rows, path)
-            if same is None:
-                text += ["", path, *_table(rows)]
-    if not trace.tokens:
-        text += ["", *_counted(trace)]
-    else:
-        text += ["", *layer_table(trace.layers).lines()]
-    if trace.next_tokens:
-        said = ", ".join(f"{shown(token)} {probability:.3f}" for token, probability in trace.next_tokens)
-        text += ["", f"next: {said}"]
-    return text
+WIDTH, SHAPE, NUMBERS, FORMULA = 100, 10, 28, 24
+TOKENS = 24
+"""Tokens of the text that are listed."""
+LEGEND = (
+    "x is the residual stream; h, o, m are what the blocks of a layer make of it; p is the token's position, j those that "
+    "it looks at; sizes of matrices are out x in."
+)
 
 
-def _heading(trace: Trace) -> Iterator[str]:
-    if not trace.tokens:
-        yield "What happens to the token at position p, without weights: formulas and shapes."
+NUMBERED = (
+    "rms is the root of the mean square, and the first few values follow; of each head: what it looks at most, and the entropy "
+    "of its probabilities."
+)
+
+
+def lines(trace: Trace, layer: int | None = None) -> list[str]:
+    """The page, line by line.
+
+    With numbers, the first layer of each stack (or `layer`) is shown in full, and every layer has a line. Without, layers
+    that are alike are shown once, or `layer` alone. Raises `OrditoError` for a layer that is not there.
+    """
+    depth = 1 + max((section.layer for section in trace.sections if section.layer is not None), default=-1)
+    if layer is not None and not 0 <= layer < depth:
+        raise OrditoError(f"got layer {layer}, expected 0 to {depth - 1}")
+    page = [*_title(trace), "", *wrap(f"{LEGEND} {NUMBERED}" if trace.has_numbers else LEGEND, WIDTH)]
+    for part in _measured(trace, layer) if trace.has_numbers else _bare(trace, layer):
+        page += ["", *part]
+    if trace.guesses:
+        page += ["", f"softmax(z): the most probable {'next tokens' if trace.spec.generates else 'tokens at this place'}"]
+        page += [f"  {100 * guess.probability:5.1f}%  {said(guess.text)}" for guess in trace.guesses]
+    if trace.spec.ahead:
+        page += ["", "Not shown: what looks further ahead (multi-token prediction), which the next token does not need."]
+    return page
+
+
+def _title(trace: Trace) -> Iterator[str]:
+    model = f"{trace.name} ({trace.spec.architecture})"
+    if trace.position is None:
+        yield f"One token through {model}: formulas and shapes."
         return
-    if trace.source:
-        yield from wrap(f"source: {_spelled(trace.source)}", WIDTH)
-    yield from wrap(f"text: {_spelled(trace.tokens)}", WIDTH)
-    yield f"followed: {shown(trace.tokens[-1])}, p = {trace.position}"
+    token = trace.tokens[trace.position]
+    yield f"Token {said(token.text)} (id {token.id}) at position {trace.position} through {model}"
+    first = max(0, min(trace.position - TOKENS + 4, len(trace.tokens) - TOKENS))
+    listed = [f"{at} {said(token.text)}" for at, token in enumerate(trace.tokens)][first : first + TOKENS]
+    before, after = ("... " if first else ""), (" ..." if first + TOKENS < len(trace.tokens) else "")
+    yield from wrap(f"{before}{'  '.join(listed)}{after}", WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def _spelled(tokens: Sequence[str]) -> str:
-    many = f" … ({len(tokens)} tokens)" if len(tokens) > 40 else ""
-    return " ".join(map(shown, tokens[:40])) + many
+def _bare(trace: Trace, layer: int | None) -> Iterator[list[str]]:
+    """Without numbers: each kind of layer once, and of its blocks those that no earlier one has."""
+    shown: dict[object, str] = {}
+    for section, numbers in trace.folded():
+        if numbers and layer is not None and layer not in numbers:
+            continue
+        part, names = _heading(section, numbers), _names(section)
+        for steps in (list(run) for _, run in groupby(section.steps, key=lambda step: step.path)):
+            said_of_them = tuple((step.block, step.formula, step.notes, step.shape) for step in steps)
+            first = shown.setdefault(said_of_them, section.title)
+            if first == section.title:
+                part += _steps(steps, trace.tokens, names, 0)
+            else:
+                part.append(f"  {steps[0].block:{names}} as in {first}")
+        yield part
 
 
-def _places(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """The rows by layer, in order; what stands outside of layers by leaf."""
-    places: list[tuple[str, list[Row]]] = []
-    for row in rows:
-        parts = row.path.split(".")
-        place = ".".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else row.path
-        if not places or places[-1][0] != place:
-            places.append((place, []))
-        places[-1][1].append(row)
-    return places
+def _measured(trace: Trace, layer: int | None) -> Iterator[list[str]]:
+    """With numbers: one layer of each stack whole, and a line for each."""
+    for in_stack, run in groupby(trace.sections, key=lambda section: (section.layer is not None, section.encoder)):
+        sections = list(run)
+        whole = sections if not in_stack[0] else [section for section in sections if section.layer == (layer or 0)]
+        for section in whole:
+            # The decoder of an encoder-decoder reads its own first token: positions are not those of the text.
+            own = trace.spec.encoder is not None and not section.encoder
+            yield [*_heading(section, ()), *_steps(section.steps, () if own else trace.tokens, _names(section), NUMBERS)]
+        if in_stack[0]:
+            yield _every_layer(trace, sections)
 
 
-def _number(place: str) -> int | None:
-    last = place.rpartition(".")[2]
-    return int(last) if last.isdigit() else None
+def _heading(section: Section, numbers: Sequence[int]) -> list[str]:
+    if len(numbers) < 2:
+        return [section.title]
+    return wrap(f"{'encoder ' if section.encoder else ''}layers {ranges(numbers)}, alike", WIDTH, subsequent_indent="  ")
 
 
-def _text_of(rows: Sequence[Row]) -> tuple[tuple[str, str, str], ...]:
-    return tuple((row.path.rpartition(".")[2], row.what, row.formula) for row in rows)
+def _names(section: Section) -> int:
+    """The width of the column with the names of blocks."""
+    return max(len(step.block) for step in section.steps)
 
 
-def _kinds(rows: Sequence[Row]) -> dict[tuple[tuple[str, str, str], ...], list[str]]:
-    """The layers by what happens in them."""
-    kinds: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
-    for place, own in _places(rows):
-        if _number(place) is not None:
-            steps = tuple(step for step in _text_of(own) if not step[0].isdigit())
-            kinds.setdefault((*steps, (place.split(".")[0], "", "")), []).append(place)
-    return kinds
+def _steps(steps: Iterable[Step], tokens: Sequence[Token], names: int, beside: int) -> Iterator[str]:
+    """The steps as rows: block (`names` wide), formula with its notes, shape, and `beside` columns of numbers."""
+    room = WIDTH - names - SHAPE - beside - 5
+    last = None
+    for step in steps:
+        name = "+" if isinstance(step, Addition) else "" if step.path == last else step.block
+        last = None if isinstance(step, Addition) else step.path
+        text = wrap(step.formula, room, subsequent_indent="  ")
+        notes = list(step.notes)
+        if notes and len(step.formula) <= FORMULA and FORMULA + 2 + len(notes[0]) <= room:
+            text = [f"{step.formula:{FORMULA}}  {notes.pop(0)}"]
+        for note in notes:
+            text += wrap(note, room, initial_indent="  ", subsequent_indent="    ")
+        shape = dimensions(step.shape)
+        rows = zip_longest(text, [shape], told(step.numbers) if beside else [], fillvalue="")
+        for number, (formula, size, numbers) in enumerate(rows):
+            yield f"  {name if not number else '':{names}} {formula:{room}} {size:>{SHAPE}}  {numbers}".rstrip()
+        if isinstance(step.numbers, Looks):
+            yield from _heads(step.numbers.heads, tokens, names + 5)
 
 
-def _alike_before(rows: Sequence[Row], place: str) -> str | None:
-    """An earlier layer in which the same happens."""
-    for places in _kinds(rows).values():
-        if place in places and places[0] != place:
-            return places[0]
-    return None
+def told(numbers: Numbers | None) -> list[str]:
+    """Numbers in two short lines."""
+    match numbers:
+        case Sum(change=change):
+            by = "" if change is None else f", changed by {percent(change)}"
+            return [f"rms {short(numbers.rms)}{by}", _values(numbers)]
+        case Vector():
+            return [f"rms {short(numbers.rms)}, {short(numbers.low)} to {short(numbers.high)}", _values(numbers)]
+        case Choice():
+            pairs = [f"{expert}: {weight:.3g}" for expert, weight in zip(numbers.experts, numbers.weights, strict=True)]
+            return wrap("expert " + ", ".join(pairs), NUMBERS)
+    return []
 
 
-def _counted(trace: Trace) -> Iterator[str]:
-    for places in _kinds(trace.rows).values():
-        if len(places) > 1:
-            yield f"{places[0]} stands for {len(places)} layers that do the same."
+def _values(vector: Vector) -> str:
+    return " ".join(f"{value:.2g}" for value in vector.first) + " ..."
 
 
-def _table(rows: Sequence[Row]) -> Iterator[str]:
-    """Rows under each other: what, formula, shape; below them numbers and notes."""
-    leaf = ""
-    for row in rows:
-        name = row.path.rpartition(".")[2]
-        if name != leaf and not name.isdigit() and name != row.path:
-            yield f"  {name}"
-        leaf = name
-        first, *more = wrap(row.formula, WIDTH - 38) or [""]
-        yield f"    {row.what:14}{first:{WIDTH - 38}}  {row.shape}".rstrip()
-        yield from (f"    {'':14}{line}" for line in more)
-        if row.value is not None:
-            yield f"    {'':14}{numbers(row.value)}"
-        yield from (f"    {'':14}{note}" for note in row.notes)
+def _heads(heads: Sequence[Look], tokens: Sequence[Token], indent: int) -> Iterator[str]:
+    """What each head looks at, two heads a line."""
+    cells = []
+    for number, look in enumerate(heads):
+        sink = f", sink {100 * look.sink:.0f}%" if look.sink else ""
+        at = place(look.position, tokens)
+        cells.append(f"head {number}: {100 * look.probability:.0f}% on {at}, {look.entropy:.1f} bits{sink}")
+    width = max(map(len, cells), default=0) + 3
+    columns = max(1, (WIDTH - indent) // width)
+    for start in range(0, len(cells), columns):
+        yield " " * indent + "".join(f"{cell:{width}}" for cell in cells[start : start + columns]).rstrip()
 
 
-def numbers(vector: Floats) -> str:
-    """A vector in a line."""
-    first = " ".join(f"{value:+.3f}" for value in vector[:FIRST])
-    return f"= [{first} …], root mean square {rms(vector):.3f}"
+def _every_layer(trace: Trace, sections: Sequence[Section]) -> list[str]:
+    rows: list[dict[str, str]] = []
+    for section in sections:
+        row = {"layer": str(section.layer)}
+        crossing = trace.spec.encoder is not None and not section.encoder
+        for step in section.steps:
+            match step:
+                case Step(numbers=Looks(position=position, mean=mean)):
+                    of_source = crossing and "looks at" in row
+                    tokens = trace.tokens if of_source or not crossing else ()
+                    row["in the source" if of_source else "looks at"] = f"{place(position, tokens)} {100 * mean:.0f}%"
+                case Step(numbers=Choice(experts=experts)):
+                    shown = ", ".join(map(str, experts[:4]))
+                    row["experts"] = shown + (", ..." if len(experts) > 4 else "")
+                case Addition(numbers=Sum(change=float() as change)):
+                    row[f"by {step.added}"] = percent(change)
+        last = next((step.numbers for step in reversed(section.steps) if isinstance(step.numbers, Vector)), None)
+        row["rms of x"] = short(last.rms) if last else ""
+        if section.guess is not None:
+            row["would say"] = f"{said(section.guess.text)} {100 * section.guess.probability:.0f}%"
+        rows.append(row)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    names = tuple(f">{name}" if name.startswith(("layer", "by ", "rms")) else name for name in columns)
+    title = "every layer: the place looked at most (mean over heads), and how much each block changes x"
+    cells = tuple(tuple(row.get(name, "") for name in columns) for row in rows)
+    return Table(("encoder, " if sections[0].encoder else "") + title, names, cells).lines()
 
 
-def layer_table(layers: Sequence[LayerRow]) -> Table:
-    """A line for each layer."""
-    experts = any(layer.experts for layer in layers)
-    guesses = any(layer.guess for layer in layers)
-    blocks = list(dict.fromkeys(name for layer in layers for name in layer.changes))
-    columns = ("layer", "looks at, over all heads", *(["experts"] if experts else []), *(f">{b}" for b in blocks), ">rms of x")
-    rows = [
-        (
-            layer.path,
-            ", ".join(f"{token} {weight:.2f}" for token, weight in layer.looks_at[:2]),
-            *([" ".join(str(expert) for expert, _ in layer.experts)] if experts else []),
-            *(f"{100 * layer.changes[b]:.0f} %" if b in layer.changes else "" for b in blocks),
-            f"{layer.rms:.3g}",
-            *([f"{shown(layer.guess[0])} {layer.guess[1]:.2f}" if layer.guess else ""] if guesses else []),
-        )
-        for layer in layers
-    ]
-    title = "Layers: how much each block adds, in parts of the length of x" + (
-        ", and what would be said here" if guesses else ""
-    )
-    return Table(title, (*columns, *(["guess"] if guesses else [])), tuple(rows))
+def short(value: float) -> str:
+    """A number to three digits.
+
+    >>> short(0.0469), short(-234.6), short(1217.8)
+    ('0.0469', '-235', '1,218')
+    """
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
+def percent(share: float) -> str:
+    """A share for people.
+
+    >>> percent(0.0884), percent(0.31), percent(10.12)
+    ('8.8%', '31%', '1,012%')
+    """
+    return f"{100 * share:,.0f}%" if share >= 0.1 else f"{100 * share:.1f}%"
+
+
+def place(position: int, tokens: Sequence[Token]) -> str:
+    """A position and the token that stands there, if it is known."""
+    return f"{position} {said(tokens[position].text)}" if position < len(tokens) else str(position)
+
+
+def said(text: str) -> str:
+    """A token's text between quotes, with nothing in it that could drive a terminal, and not too long."""
+    return repr(text if len(text) <= 20 else text[:19] + "…")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ class Attention(nn.Module):
         self.o = Linear(b.n_heads * b.head_dim, b.d_model, bias="o" in b.bias)
         self.q_norm = Norm(b.q_norm) if b.q_norm else None
         self.k_norm = Norm(b.k_norm) if b.k_norm else None
+        self.attend = Attend()
         self.sinks = nn.Parameter(torch.empty(b.n_heads)) if b.sinks else None
         bias = b.relative_bias
         self.relative_bias = RelativeBias(bias, b.n_heads, b.causal) if bias and not bias.shared else None
@@ -49,10 +51,16 @@ class Attention(nn.Module):
         k_BGSH, v_BGSH = self._source(step) if b.cross else self._keys_and_values(x_BTD, step)
         if self.relative_bias is not None:
             step.relative_bias = self.relative_bias(step)
-        visible, bias_BNTS = step.visible(b), step.relative_bias if b.relative_bias else None
-        if step.tap is not None:
-            step.tap(self, {"weights": attention_weights(q_BNTH, k_BGSH, visible, b.scale, b.softcap, self.sinks, bias_BNTS)})
-        y_BNTH = attend(q_BNTH, k_BGSH, v_BGSH, visible, b.scale, softcap=b.softcap, sinks_N=self.sinks, bias_BNTS=bias_BNTS)
+        y_BNTH = self.attend(
+            q_BNTH,
+            k_BGSH,
+            v_BGSH,
+            step.visible(b),
+            b.scale,
+            softcap=b.softcap,
+            sinks_N=self.sinks,
+            bias_BNTS=step.relative_bias if b.relative_bias else None,
+        )
         return self.o(y_BNTH.transpose(1, 2).reshape(B, T, -1))
 
     def _keys_and_values(self, x_BTD: Tensor, step: Step) -> tuple[Tensor, Tensor]:
@@ -111,31 +119,40 @@ def attend(
         if bias_BNTS is not None:
             visible_B1TS = bias_BNTS.masked_fill(~visible_B1TS, float("-inf"))
         return F.scaled_dot_product_attention(q_BNTH, k_BGSH, v_BGSH, attn_mask=visible_B1TS, scale=scale, enable_gqa=N != G)
-    weights_BNTS = attention_weights(q_BNTH, k_BGSH, visible_B1TS, scale, softcap, sinks_N, bias_BNTS)
+    weights_BNTS = probabilities(q_BNTH, k_BGSH, visible_B1TS, scale, softcap=softcap, sinks_N=sinks_N, bias_BNTS=bias_BNTS)
     return weights_BNTS.to(v_BGSH.dtype) @ v_BGSH.repeat_interleave(N // G, dim=1)
 
 
-def attention_weights(
+def probabilities(
     q_BNTH: Tensor,
     k_BGSH: Tensor,
     visible_B1TS: Tensor,
     scale: float,
-    softcap: float | None,
-    sinks_N: Tensor | None,
-    bias_BNTS: Tensor | None,
+    *,
+    softcap: float | None = None,
+    sinks_N: Tensor | None = None,
+    bias_BNTS: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale q k + bias) over the visible keys, written out, (B, N, T, S) in fp32; a sink's part is dropped."""
+    """How much each query looks at each key, (B, N, T, S), fp32; with sinks, a row sums to less than 1."""
     N, G = q_BNTH.shape[1], k_BGSH.shape[1]
     scores_BNTS = (q_BNTH @ k_BGSH.repeat_interleave(N // G, dim=1).transpose(-1, -2)) * scale
-    if bias_BNTS is not None:
-        scores_BNTS = scores_BNTS + bias_BNTS
     if softcap is not None:
         scores_BNTS = softcap * torch.tanh(scores_BNTS / softcap)
+    if bias_BNTS is not None:
+        scores_BNTS = scores_BNTS + bias_BNTS
     scores_BNTS = scores_BNTS.float().masked_fill(~visible_B1TS, float("-inf"))
     if sinks_N is None:
         return scores_BNTS.softmax(dim=-1)
     sinks = sinks_N.float().view(1, N, 1, 1).expand(*scores_BNTS.shape[:3], 1)
     return torch.cat((scores_BNTS, sinks), dim=-1).softmax(dim=-1)[..., :-1]
+
+
+class Attend(nn.Module):
+    """`attend` as a module, so that hooks see queries, keys and values as they meet."""
+
+    def forward(self, *tensors: Any, **settings: Any) -> Tensor:
+        """What `attend` gives for the same arguments."""
+        return attend(*tensors, **settings)
 
 
 class RelativeBias(Table):
@@ -184,6 +201,7 @@ class LatentAttention(nn.Module):
         self.kv_norm = norm("kv_norm", b.kv_rank)
         self.k_up = Linear(b.kv_rank, b.n_heads * b.nope_dim, bias=False)
         self.v_up = Linear(b.kv_rank, b.n_heads * b.v_dim, bias=False)
+        self.attend = Attend()
         self.o = Linear(b.n_heads * b.v_dim, b.d_model, bias=b.bias)
 
     @property
@@ -205,8 +223,5 @@ class LatentAttention(nn.Module):
         v_BNSH = self.v_up(latent_BSR).view(B, -1, b.n_heads, b.v_dim).transpose(1, 2)
         q_BNTH = torch.cat((q_nope, rotate(q_rope, b.rope, step)), dim=-1)
         k_BNSH = torch.cat((k_nope, k_rope[:, None].expand(-1, b.n_heads, -1, -1)), dim=-1)
-        visible = step.mask(causal=True)
-        if step.tap is not None:
-            step.tap(self, {"weights": attention_weights(q_BNTH, k_BNSH, visible, b.scale, None, None, None)})
-        y_BNTH = attend(q_BNTH, k_BNSH, v_BNSH, visible, b.scale)
+        y_BNTH = self.attend(q_BNTH, k_BNSH, v_BNSH, step.mask(causal=True), b.scale)
         return self.o(y_BNTH.transpose(1, 2).reshape(B, T, -1))

@@ -61,7 +61,7 @@ class Router(Linear):
         self.block = block
         self.choice_bias = nn.Parameter(torch.empty(block.n_experts)) if block.choice_bias else None
 
-    def route(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Weights and numbers of the chosen experts, each (T, K)."""
         b = self.block
         bias = None if self.bias is None else self.bias.float()
@@ -155,9 +155,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
         """(..., T, D) -> (..., T, D); tokens of one sequence stand on the axis before the last."""
         x_TD = x.flatten(0, -2)
-        weights_TK, chosen_TK = self.router.route(x_TD)
-        if step is not None and step.tap is not None:
-            step.tap(self, {"weights": weights_TK, "chosen": chosen_TK})
+        weights_TK, chosen_TK = self.router(x_TD)
         if self.block.router.capacity is not None:
             weights_TK = weights_TK * self._fits(chosen_TK, x.shape[-2], self.block.router.capacity)
         y_TD = torch.zeros_like(x_TD)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ordito.nn.cache import Cache
 from ordito.spec import Attention, BlockSparse, Rope, Temperature
@@ -15,18 +14,13 @@ PADDING = -1
 """The position of a token that is not there: it is seen by nobody, whatever side of the text it stands on."""
 
 
-Tap = Callable[[nn.Module, dict[str, Tensor]], None]
-"""Sees what a module computed on its way, by name."""
-
-
 @dataclass
 class Step:
     """One forward pass over T new tokens, seeing S key positions (the cached ones and the new ones).
 
     Positions alone say who sees whom, so that rows of unequal length, padding on either side and cached keys need no
     cases of their own. Masks, angles, temperatures and relative biases are made once and shared by the layers that want the
-    same. `source_BSD` are an encoder's states, `source_valid_BS` says which of them are there. A `tap` is shown what stays
-    inside of modules: `weights` of attention (B, N, T, S), and of experts the `weights` and `chosen`, each (tokens, K).
+    same. `source_BSD` are an encoder's states, `source_valid_BS` says which of them are there.
     """
 
     q_positions_BT: Tensor
@@ -40,7 +34,6 @@ class Step:
     relative_bias: Tensor | None = None
     angles: dict[Rope, tuple[Tensor, Tensor]] = field(default_factory=dict)
     temperatures: dict[Temperature, Tensor] = field(default_factory=dict)
-    tap: Tap | None = None
 
     def visible(self, block: Attention) -> Tensor:
         """Who sees whom in `block`, (B, 1 or N, T, S), true where query t may look at key s."""

@@ -14,7 +14,7 @@ from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.cache import Cache
 from ordito.nn.feedforward import FeedForward, MixtureOfExperts
 from ordito.nn.norm import Beside, Dense, Norm, Table
-from ordito.nn.step import PADDING, Step, Tap
+from ordito.nn.step import PADDING, Step
 
 
 class Embedding(nn.Module):
@@ -154,10 +154,8 @@ class Transformer(Tree):
 
     Token ids are (B, T), int64. `valid` (B, T), bool, is false where a row is padded, on either side; without it every
     token counts. With a `cache` the tokens follow those that it holds. A model with an encoder needs a `source`: what
-    `encode` gives, or nothing but a cache that has read one. A `tap` sees what stays inside of its modules (`Step`).
+    `encode` gives, or nothing but a cache that has read one.
     """
-
-    tap: Tap | None = None
 
     def __init__(self, model: spec.Spec) -> None:
         super().__init__(model.body)
@@ -218,6 +216,17 @@ class Transformer(Tree):
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
         return self._run(self.spec.head, hidden_BTD, None)  # nothing in a head looks at the step
 
+    def read_early(self, stream_BTD: Tensor) -> Tensor:
+        """Logits (..., V) as if the layers ended here: what follows the last stack, and the head ("logit lens").
+
+        Raises `SpecError` if the model has no head.
+        """
+        parts = self.spec.body.parts if isinstance(self.spec.body, spec.Chain) else ()
+        for number, part in enumerate(parts):
+            if not any(isinstance(later, spec.Stack) for later in parts[number:]):
+                stream_BTD = self._run(part, stream_BTD, None)
+        return self.project(stream_BTD)
+
     def pool(self, hidden_BTD: Tensor) -> Tensor:
         """BERT's pooled output (B, D): the pooler's map of the first token. Raises `SpecError` if there is none."""
         if self.spec.pooler is None:
@@ -268,4 +277,4 @@ class Transformer(Tree):
         keys_BS = positions_BT if cache is None else cache.extend(positions_BT, padded=valid is not None)
         weight = next(self.parameters())
         states, states_valid = (source.states_BSD, source.valid_BS) if source else (None, None)
-        return Step(positions_BT, keys_BS, length, weight.dtype, cache, states, states_valid, tap=self.tap)
+        return Step(positions_BT, keys_BS, length, weight.dtype, cache, states, states_valid)

@@ -61,12 +61,12 @@ def test_explain_the_cache(cli):  # noqa: F811
 
 def test_explain_a_token(cli, folder):  # noqa: F811
     done = cli("explain", folder, "--trace", "the warp", "--layer", "1").out
-    assert "followed: ' warp'" in done
-    assert "layers.1" in done
-    assert "next: " in done
-    assert "without weights" in cli("explain", folder / "config.json", "--trace", "x").out
+    assert "Token ' warp'" in done
+    assert "layer 1" in done
+    assert "the most probable next tokens" in done
+    assert "formulas and shapes" in cli("explain", folder / "config.json", "--trace", "x").out
     data = json.loads(cli("explain", folder, "--trace", "the warp", "--json").out)
-    assert data["tokens"] == ["the", " warp"]
+    assert [token["text"] for token in data["tokens"]] == ["the", " warp"]
     assert "expected 0 to 1" in cli("explain", folder, "--trace", "x", "--layer", "2", status=1).err
 
 

@@ -1,0 +1,124 @@
+"""The steps of feed-forwards and of mixtures of experts."""
+
+from __future__ import annotations
+
+from ordito.lens.step import Step, Where, number, plural
+from ordito.spec import Activation, FeedForward, MixtureOfExperts, Router
+
+
+def feed_forward(block: FeedForward, path: str, x: str, out: str, where: Where) -> list[Step]:
+    """The maps up, what stands between, and the map down."""
+    b, up_shape = " + b" if block.bias else "", f"{block.d_ff:,} x {block.d_model:,}"
+    steps = []
+    for name, symbol in (("gate", "g"), ("up", "u")) if block.gated else (("up", "u"),):
+        steps.append(
+            Step(
+                path=path,
+                formula=f"{symbol} = W_{name} {x}{b}",
+                notes=(f"W_{name}: {up_shape}",),
+                shape=(block.d_ff,),
+                recorded=(f"{path}.{name}", "output"),
+            )
+        )
+    cut = [] if block.limit is None else [f"first g = min(g, {number(block.limit)}), u cut to ±{number(block.limit)}"]
+    inner = Step(
+        path=path,
+        formula=f"t = {between(block)}",
+        notes=(*cut, activation(block)),
+        shape=(block.d_ff,),
+        recorded=(f"{path}.down", "input"),
+    )
+    down = Step(
+        path=path,
+        formula=f"{out} = W_down t{b}",
+        notes=(f"W_down: {block.d_model:,} x {block.d_ff:,}",),
+        shape=(block.d_model,),
+        recorded=(path, "output"),
+    )
+    return [*steps, inner, down]
+
+
+def between(block: FeedForward, g: str = "g", u: str = "u") -> str:
+    """What stands between the maps of a feed-forward."""
+    if not block.gated:
+        return f"{block.activation}({u})"
+    return f"{block.activation}({g}) · " + (f"({u} + {number(block.up_offset)})" if block.up_offset else u)
+
+
+ACTIVATIONS: dict[Activation, str] = {
+    "silu": "silu(v) = v sigmoid(v)",
+    "gelu": "gelu(v) = v Phi(v), Phi the normal distribution",
+    "gelu_tanh": "gelu_tanh: v Phi(v), Phi by its tanh approximation",
+    "gelu_sigmoid": "gelu_sigmoid(v) = v sigmoid({slope} v)",
+    "relu": "relu(v) = max(v, 0)",
+    "tanh": "tanh: between -1 and 1",
+}
+
+
+def activation(block: FeedForward) -> str:
+    """What the activation is."""
+    return ACTIVATIONS[block.activation].format(slope=number(block.slope))
+
+
+def expert(block: FeedForward | MixtureOfExperts, x: str) -> list[str]:
+    """What one expert computes of x, in a line; an expert that is a mixture says how it chooses, too."""
+    if isinstance(block, MixtureOfExperts):
+        each = [f"each expert is a mixture of {block.router.n_experts} of its own", *choice(block.router, x)]
+        shared = ["a shared expert of its own", *expert(block.shared, x)] if block.shared else []
+        return [*each, *expert(block.expert, x), *shared]
+    b = " + b" if block.bias else ""
+    up = f"W_up {x}{b}"
+    inner = between(block, f"W_gate {x}{b}", f"({up})" if b and block.gated and not block.up_offset else up)
+    cut = f", gate and up cut at {number(block.limit)}" if block.limit is not None else ""
+    return [f"expert({x}) = W_down ({inner}){b}", f"{block.d_ff:,} wide{cut}", activation(block)]
+
+
+def choice(router: Router, x: str) -> list[str]:
+    """How a router chooses and weighs, as formulas and words, in order."""
+    r = f"r = W_r {x}{' + b' if router.bias else ''}"
+    if router.score == "sparsemixer":
+        said = [
+            f"{r}; {plural(router.top_k, 'expert')}, one after the other: each the best left",
+            f"w = softmax over the logits within {number(2 * router.jitter)} of it, relative to their size",
+        ]
+    else:
+        scored = "r" if router.choose_first else "s"
+        said = [r if router.choose_first else f"{r}; s = {router.score}(r)"]
+        if router.choice_bias:
+            said.append(f"for the choice alone a learned bias is added to {scored}")
+        if router.n_groups > 1:
+            group = "its best score" if router.group_score == "max" else "the sum of its two best scores"
+            said.append(f"of {router.n_groups} groups the best {router.top_groups} stay, each by {group}")
+        said.append(f"chosen: {router.top_k} of {router.n_experts} experts, by the largest {scored}")
+        said.append(f"w = {router.score}(r of the chosen)" if router.choose_first else "w = s of the chosen")
+    if router.renormalise and router.score != "sparsemixer":
+        said.append("w = w / sum(w)")
+    if router.scale != 1.0:
+        said.append(f"w = {number(router.scale)} w")
+    if router.capacity is not None:
+        said.append(f"an expert takes the first {plural(router.capacity, 'token')} that come; for others w = 0")
+    return said
+
+
+def mixture(block: MixtureOfExperts, path: str, x: str, out: str, where: Where) -> list[Step]:
+    """Who works for the token, what they make of it, and what the shared expert adds."""
+    router = block.router
+    steps = [
+        Step(
+            path=path,
+            formula=choice(router, x)[0],
+            notes=(f"W_r: {router.n_experts} x {block.d_model:,}", *choice(router, x)[1:]),
+            shape=(router.top_k,),
+            recorded=(f"{path}.router", "weights"),
+        )
+    ]
+    each = f"expert_e(w_e {x})" if block.weigh == "input" else f"w_e expert_e({x})"
+    total = f"sum_e {each}"
+    notes = expert(block.expert, x)
+    if block.shared is not None:
+        steps += feed_forward(block.shared, f"{path}.shared", x, "c", where)
+        gate = f"sigmoid(w_g {x}) " if block.shared_gate else ""
+        total += f" + {gate}c"
+    result = (path, "output")
+    steps.append(Step(path=path, formula=f"{out} = {total}", notes=tuple(notes), shape=(block.d_model,), recorded=result))
+    return steps
