@@ -27,7 +27,7 @@ class Session(Protocol):
         """Read more tokens; returns the logits (V,) that follow the last of them."""
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
+        """Forget all but the first `length` tokens; a runtime may have to forget more, as `length` then says."""
 
 
 class Runtime(Protocol):

@@ -120,6 +120,7 @@ class Stream:
         limit = min(len(self.cached), len(prompt) - 1, self.session.length)
         self.shared = next((i for i in range(limit) if self.cached[i] != prompt[i]), limit)
         self.session.rewind(self.shared)
+        self.shared = self.session.length
         return self.session.feed(prompt[self.shared :])
 
 

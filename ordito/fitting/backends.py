@@ -39,8 +39,9 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What a spec asks of every runtime, in numbers: of its weights, of those that one token needs, of its cache per token.
+    """What a spec asks of every runtime, in numbers: of its weights, and of those that one token needs.
 
+    `cache`: for each layer the numbers that it keeps of a token, and of how many tokens at most.
     `widest`: numbers that the largest block computes for each token. `attentions`: the kinds of attention, each once;
     `masks`: how many different masks they need.
     """
@@ -49,7 +50,7 @@ class Demand:
     weights_read: float
     vocabulary: int
     d_model: int
-    cache: int
+    cache: tuple[tuple[int, int | None], ...]
     widest: int
     attentions: tuple[Attention | LatentAttention, ...]
     masks: int
@@ -65,7 +66,7 @@ def demand(found: Account) -> Demand:
         weights_read=Account(spec).weights_read / 2,  # at 16 bits
         vocabulary=spec.vocab_size,
         d_model=spec.d_model,
-        cache=sum(layer.numbers for layer in found.kv_cache.layers),
+        cache=tuple((layer.numbers, layer.span) for layer in found.kv_cache.layers),
         widest=max((_width(leaf) for _, leaf in spec.leaves()), default=0),
         attentions=attentions,
         masks=max(len(seen), 1),
@@ -77,7 +78,8 @@ class Backend:
     """A runtime. `decode` and `prefill` are the parts of the machine's bandwidth and arithmetic that it reaches.
 
     They were measured (`benchmarks/fit_vs_bench.py`), as were the bytes of its `process` and of each token of a vocabulary.
-    Weights and cache are kept as numbers of `number` bytes; a prompt is read `chunk` tokens at a time.
+    Weights and cache are kept as numbers of `number` bytes; a prompt is read `chunk` tokens at a time. Windowed layers keep
+    `margin` tokens more than they look back on, and those of a chunk.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Backend:
     token: int
     number: int
     chunk: int
+    margin: int
     decode: float
     prefill: float
 
@@ -95,9 +98,17 @@ class Backend:
             weights=self.number * asked.weights,
             file=file,
             vocabulary=self.token * asked.vocabulary,
-            cache=batch * self.number * asked.cache * context,
+            cache=batch * self.cache(asked, context),
             activations=batch * self._activations(asked, context),
         )
+
+    def cache(self, asked: Demand, context: int) -> int:
+        """Bytes of keys and values of one sequence."""
+        kept = (
+            numbers * (context if span is None else min(context, span - 1 + self.margin + self.chunk))
+            for numbers, span in asked.cache
+        )
+        return self.number * sum(kept)
 
     def _activations(self, asked: Demand, context: int) -> int:
         """Bytes of the largest layer's intermediate values over one chunk, of masks, and of the logits."""
@@ -107,8 +118,8 @@ class Backend:
         return self.number * numbers + T * S * asked.masks  # a mask is a byte for each pair
 
     def read(self, asked: Demand, context: int, batch: int = 1) -> float:
-        """Bytes that one step of `batch` sequences reads, all at the end of `context` tokens, windows or not."""
-        return self.number * (asked.weights_read + batch * asked.cache * context)
+        """Bytes that one step of `batch` sequences reads, all at the end of `context` tokens."""
+        return self.number * asked.weights_read + batch * self.cache(asked, context)
 
 
 def _width(leaf: object) -> int:
@@ -135,7 +146,7 @@ def _attention(leaf: Attention | LatentAttention, T: int, S: int) -> int:
 
 
 BACKENDS = {
-    "torch": Backend(name="torch", process=265 * MIB, token=200, number=4, chunk=512, decode=0.38, prefill=0.6),
+    "torch": Backend(name="torch", process=265 * MIB, token=200, number=4, chunk=512, margin=64, decode=0.38, prefill=0.6),
 }
 
 

@@ -66,13 +66,13 @@ def bench(
 ) -> Iterator[Figure]:
     """Measure each length of prompt and of answer, at each depth, after a run that is not counted."""
     for depth in depths:
-        session = runtime.session()
+        session, before = runtime.session(), _ids(depth, found.spec.vocab_size)
         if depth:
-            session.feed(_ids(depth, found.spec.vocab_size))
+            session.feed(before)
         for count in prompts:
             yield Figure(
                 test=_name("pp", count, depth),
-                rates=_rates(session, depth, [_ids(count, found.spec.vocab_size)], repetitions),
+                rates=_rates(session, before, [_ids(count, found.spec.vocab_size)], repetitions),
                 bytes_per_token=(found.weights_read + found.kv_cache.at(depth)) / count,
                 limit=_limit(found, machine, count, depth),
             )
@@ -80,7 +80,7 @@ def bench(
             middle = depth + (count + 1) // 2  # what the answer itself adds is read too
             yield Figure(
                 test=_name("tg", count, depth),
-                rates=_rates(session, depth, [[id] for id in _ids(count, found.spec.vocab_size)], repetitions),
+                rates=_rates(session, before, [[id] for id in _ids(count, found.spec.vocab_size)], repetitions),
                 bytes_per_token=found.read(middle),
                 limit=_limit(found, machine, 1, middle - 1),
             )
@@ -93,15 +93,17 @@ def _limit(found: Account, machine: Machine, tokens: int, past: int) -> float:
     return tokens / max(work, read)
 
 
-def _rates(session: Session, depth: int, pieces: Sequence[Sequence[int]], repetitions: int) -> tuple[float, ...]:
-    """Tokens a second of each repetition: the session, `depth` tokens deep, reads all pieces one after the other."""
+def _rates(session: Session, before: Sequence[int], pieces: Sequence[Sequence[int]], repetitions: int) -> tuple[float, ...]:
+    """Tokens a second of each repetition: the session, which has read what was `before`, reads all pieces in turn."""
     seconds = []
     for _ in range(repetitions + 1):
         start = time.perf_counter()
         for piece in pieces:
             session.feed(piece)
         seconds.append(time.perf_counter() - start)
-        session.rewind(depth)
+        session.rewind(len(before))
+        if session.length < len(before):  # it could not go back so far only
+            session.feed(before[session.length :])
     return tuple(sum(map(len, pieces)) / one for one in seconds[1:])
 
 

@@ -55,7 +55,7 @@ class Attention(nn.Module):
             q_BNTH,
             k_BGSH,
             v_BGSH,
-            step.visible(b),
+            step.visible(b)[..., -k_BGSH.shape[2] :],  # a windowed layer keeps the last keys only
             b.scale,
             softcap=b.softcap,
             sinks_N=self.sinks,

@@ -44,10 +44,10 @@ class TorchSession:
 
     def __init__(self, module: Transformer, source: Source | None = None) -> None:
         self.module, self.source = module, source
-        self.cache = module.new_cache(1, FIRST_CAPACITY)
         # Where rope stretches with the text, or experts fill up, what comes later changes what came before.
         fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in module.spec.leaves())
         self.chunk = None if module.stretches or fills else CHUNK
+        self.cache = module.new_cache(1, FIRST_CAPACITY, self.chunk)
 
     @property
     def length(self) -> int:
@@ -73,7 +73,7 @@ class TorchSession:
 
     @torch.inference_mode()
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
+        """Forget all but the first `length` tokens; or all, where windows no longer hold what came before them."""
         self.cache.rewind(length)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ordito import spec
+from ordito.accounting import span
 from ordito.errors import ContextError, SpecError
 from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.cache import Cache
@@ -188,11 +189,16 @@ class Transformer(Tree):
             if isinstance(module, Norm):
                 module.initialise()
 
-    def new_cache(self, batch: int, capacity: int) -> Cache:
-        """An empty cache for `capacity` tokens of `batch` sequences."""
+    def new_cache(self, batch: int, capacity: int, piece: int | None = None) -> Cache:
+        """An empty cache for `capacity` tokens of `batch` sequences.
+
+        With `piece`, the most tokens that are read at once, windowed layers keep little more than their windows: for
+        sequences without padding.
+        """
         shapes = [attention.cache_shapes for attention in self.attentions]
+        spans = [] if piece is None else [span(attention.block) for attention in self.attentions]
         weight = next(self.parameters())
-        return Cache(shapes, batch, capacity, weight.dtype, weight.device)
+        return Cache(shapes, batch, capacity, weight.dtype, weight.device, spans, piece or 1)
 
     def encode(self, ids_BT: Tensor, *, valid: Tensor | None = None) -> Source:
         """Read a source text: the encoder's states (B, S, D). Raises `SpecError` if the model has no encoder."""

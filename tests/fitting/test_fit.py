@@ -12,6 +12,8 @@ from ordito.families import spec_from_config
 from ordito.fitting import MIXES, Machine, fit, held_as
 from ordito.fitting.backends import backend, demand
 from ordito.nn import Transformer
+from ordito.nn.cache import MARGIN
+from ordito.nn.runtime import CHUNK
 
 MACHINE = Machine(cores=2, memory=16 * 10**9, bandwidth=50e9, flops=1e12)
 TINY = {"vocab_size": 96, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 24}
@@ -43,11 +45,18 @@ def test_weights_and_cache_are_what_pytorch_allocates(config):
     spec, runtime = spec_from_config(config), backend("torch")
     with torch.device("meta"):
         module = Transformer(spec)
-        cache = module.new_cache(1, 40)
+        cache = module.new_cache(1, 40, 512)
     memory = runtime.memory(demand(account(spec)), 0, 40)
+    assert runtime.margin == MARGIN
+    assert runtime.chunk == CHUNK
     biases = sum(t.nbytes for name, t in module.named_parameters() if name.endswith("choice_bias"))
     assert memory.weights == sum(t.nbytes for t in module.parameters()) - biases
-    assert memory.cache == sum(t.nbytes for pair in cache.slots for t in pair)
+    rooms = [40 if span is None else min(40, span - 1 + MARGIN + CHUNK) for span in cache.spans]
+    used = sum(t[:, :room].nbytes for pair, room in zip(cache.slots, rooms, strict=True) for t in pair)
+    assert memory.cache == used
+    long = runtime.memory(demand(account(spec)), 0, 2000).cache
+    whole = module.new_cache(1, 2000, 512)
+    assert long == sum(t.nbytes for pair in whole.slots for t in pair)
 
 
 def test_it_fits_up_to_a_context():
