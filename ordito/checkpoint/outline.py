@@ -71,12 +71,14 @@ def outline(name: str | Path, progress: store.Progress | None = None) -> Outline
     be had, but is known to the catalogue, is told from there, with a warning. Raises `ModelNotFoundError`, `DownloadError`,
     `CheckpointError` or `ConfigError`, each with one sentence that says what to do.
     """
-    typed = str(name)
-    if (path := Path(typed).expanduser()).exists() and (alone := _configuration(path)):
+    typed = str(name).strip()
+    if typed and (path := Path(typed).expanduser()).exists() and (alone := _configuration(path)):
         return _configured(alone, alone.resolve().parent.name or typed, str(path))
     try:
         reference = store.parse(typed)
     except ModelNotFoundError:
+        if not typed:
+            raise
         # No path and no repository: the catalogue knows more names, and says which are near.
         return _published(catalogue.find(typed))
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ordito.accounting import Account
 from ordito.fitting.machine import Machine
-from ordito.runtime import Runtime, Session
+from ordito.runtime import Floats, Runtime, Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,13 @@ def bench(
     depths: Sequence[int] = (0,),
     repetitions: int = 5,
 ) -> Iterator[Figure]:
-    """Measure each length of prompt and of answer, at each depth, after a run that is not counted."""
-    for depth in depths:
-        session, before = runtime.session(), _ids(depth, found.spec.vocab_size)
+    """Measure each length of prompt and of answer, at each depth, after a run that is not counted.
+
+    Of a model that does not generate, only the reading of whole texts is measured, and a depth means nothing.
+    """
+    for depth in depths if found.spec.generates else (0,):
+        session: Session = runtime.session() if found.spec.generates else _Reader(runtime)
+        before = _ids(depth, found.spec.vocab_size)
         if depth:
             session.feed(before)
         for count in prompts:
@@ -84,6 +88,21 @@ def bench(
                 bytes_per_token=found.read(middle),
                 limit=_limit(found, machine, 1, middle - 1),
             )
+
+
+class _Reader:
+    """A model that reads a text at once and keeps nothing, as a session."""
+
+    length = 0
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def feed(self, token_ids: Sequence[int]) -> Floats:
+        return self.runtime.hidden([token_ids])[0]
+
+    def rewind(self, length: int) -> None:
+        """There is nothing to forget."""
 
 
 def _limit(found: Account, machine: Machine, tokens: int, past: int) -> float:
