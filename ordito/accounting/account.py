@@ -80,11 +80,22 @@ class Account:
         """Bytes that are read to decode one token, the last of a `context` of so many: weights, and a 16-bit cache."""
         return self.weights_read + self.kv_cache.at(context)
 
+    def read_at_once(self, tokens: int) -> float:
+        """Bytes of weights that are read for a text of so many tokens: each once, experts as often as some token needs them.
+
+        A token is taken to choose any expert as likely as any other.
+        """
+        shares = ((tensor, self._read(tensor) / nbytes) for tensor in self.tensors if (nbytes := self._nbytes(tensor)))
+        return sum(self._nbytes(tensor) * (1 - (1 - share) ** tokens) for tensor, share in shares if not tensor.ahead)
+
     def _read(self, tensor: Tensor) -> float:
-        nbytes = self.stored[tensor.name].nbytes if self.stored is not None else 2 * prod(tensor.shape)
+        nbytes = self._nbytes(tensor)
         if self._embeds(tensor) and not (self._tied and tensor.name.endswith(".tokens.weight")):
             return nbytes / tensor.shape[0]
         return nbytes * (tensor.active / tensor.parameters if tensor.parameters else 1.0)
+
+    def _nbytes(self, tensor: Tensor) -> float:
+        return self.stored[tensor.name].nbytes if self.stored is not None else 2 * prod(tensor.shape)
 
     def _embeds(self, tensor: Tensor) -> bool:
         return tensor.name.startswith(f"{self.spec.embedding.name}.")
@@ -132,6 +143,7 @@ class Account:
             "bytes_read": {
                 "weights": round(self.weights_read),
                 "decode_at": {str(c): round(self.read(c)) for c in contexts} if generates else {},
+                "prefill": {str(n): round(self.read_at_once(n)) for n in _lengths(contexts, self.spec.context)},
             },
             "tree": self.tree.to_dict(),
         }

@@ -66,7 +66,7 @@ def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
             f"one of {tokens:,} read at once",
             short(work.total / tokens),
             share(work.attention, work.total),
-            "",
+            size(account.read_at_once(tokens) / tokens),
         )
 
 

@@ -78,6 +78,16 @@ def test_a_tied_head_is_read_whole():
     assert own.weights_read == own.nbytes - 2 * 64 * 999
 
 
+def test_a_text_reads_each_weight_once_and_each_expert_that_is_chosen():
+    dense = account(spec_from_config(TINY | {"num_hidden_layers": 2}))
+    rows = 2 * 64 * 1000 * (1 - (1 - 1 / 1000) ** 50)  # of the embedding, those that are likely to come up
+    assert dense.read_at_once(50) == pytest.approx(dense.nbytes - 2 * 64 * 1000 + rows)
+    mixtral = account(spec_from_config(catalogue.find("mixtral-8x7b").config))
+    assert mixtral.read_at_once(1) == pytest.approx(mixtral.weights_read)
+    assert mixtral.weights_read < mixtral.read_at_once(2) < 2 * mixtral.weights_read
+    assert mixtral.read_at_once(500) == pytest.approx(mixtral.nbytes, rel=0.01)
+
+
 def test_numbers_in_runs():
     assert ranges([5]) == "5"
     assert ranges([0, 2, 3]) == "0, 2-3"

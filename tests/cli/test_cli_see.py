@@ -11,6 +11,7 @@ import pytest
 from test_cli import cli  # noqa: F401 - a fixture
 
 import ordito
+from ordito import fitting
 from ordito.accounting import account
 
 
@@ -96,7 +97,17 @@ def test_compare_weights(cli, folder, tmp_path):  # noqa: F811
     assert "Weights" not in cli("compare", folder, other, "--no-weights").out
 
 
-def test_fit(cli, folder):  # noqa: F811
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine that needs no measuring."""
+
+    def known(memory=None, bandwidth=None):
+        return fitting.Machine(cores=2, memory=memory or 10**10, bandwidth=bandwidth or 2e10, flops=1e11)
+
+    monkeypatch.setattr(fitting, "this_machine", known)
+
+
+def test_fit(cli, folder, machine):  # noqa: F811
     data = json.loads(cli("fit", "llama-3.1-8b", "-q", "Q4_K_M", "--memory", "16", "--bandwidth", "50", "--json").out)
     assert data["machine"]["memory"] == 16 * 10**9
     assert data["machine"]["bandwidth"] == 50e9
@@ -110,7 +121,7 @@ def test_fit(cli, folder):  # noqa: F811
     assert "unknown quantization" in cli("fit", folder, "--quant", "Q9", status=1).err
 
 
-def test_bench(cli, folder):  # noqa: F811
+def test_bench(cli, folder, machine):  # noqa: F811
     options = ("-p", "8", "-n", "4", "-d", "0,16", "-r", "2")
     data = json.loads(cli("bench", folder, *options, "--json").out)
     assert [figure["test"] for figure in data["figures"]] == ["pp8", "tg4", "pp8 @ d16", "tg4 @ d16"]

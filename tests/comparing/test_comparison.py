@@ -12,7 +12,7 @@ from ordito.errors import OrditoError
 from ordito.families import spec_from_config
 from ordito.spec import Attention, Chain, Residual, Stack
 
-SHAPES = list({id(entry.config): entry for entry in catalogue.models() if entry.config}.values())
+SHAPES = list({entry.config["model_type"]: entry for entry in catalogue.models() if entry.config}.values())
 
 
 def published(name):

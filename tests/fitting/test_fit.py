@@ -104,10 +104,10 @@ def test_an_encoder_has_no_answers():
 
 
 @pytest.mark.parametrize(
-    "entry", {e.config["model_type"]: e for e in catalogue.models() if e.config}.values(), ids=lambda e: e.name
+    "name", ["Gemma 3 1B", "Mixtral 8x7B v0.1", "DeepSeek-V2-Lite", "gpt-oss-20b", "BERT base uncased", "T5 small"]
 )
-def test_every_model_can_be_asked_about(entry):
-    found = fit(spec_from_config(entry.config), machine=MACHINE)
+def test_every_kind_of_model_can_be_asked_about(name):
+    found = fit(published(name), machine=MACHINE)
     assert found.memory.total == sum(value for name, value in found.memory.to_dict().items() if name != "total")
     assert found.prefill.predicted > 0
     sizes = {choice.name: choice.file for choice in found.quantizations}

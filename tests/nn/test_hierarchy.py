@@ -95,9 +95,9 @@ def test_it_can_be_trained():
     for parameter in module.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     ids = torch.randint(0, 23, (8, 16))
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-2)
     losses = []
-    for step in range(40):
+    for step in range(15):
         logits = module(ids)
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         optimizer.zero_grad()
@@ -107,7 +107,7 @@ def test_it_can_be_trained():
             assert without == []
         optimizer.step()
         losses.append(float(loss))
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_a_compiled_one_gives_the_same():
