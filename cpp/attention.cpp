@@ -1,0 +1,313 @@
+#include "attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace ordito {
+
+namespace {
+
+constexpr int kMostRows = 32;           // queries of a tile
+constexpr std::int64_t kSplit = 256;    // keys whose softmax is taken together; splits are joined in order
+constexpr std::int64_t kFewItems = 8;   // with fewer tiles than that, splits are computed apart
+
+// A softmax on its way: the weighted sum of values, its greatest score, the sum of weights.
+struct Partial {
+    float* sums;  // (rows, value width filled up)
+    float* greatest;
+    float* total;
+};
+
+// Queries of one tile: `tokens` from `token` on, heads `head` to `head + heads` of one key-value head.
+struct Tile {
+    const Part* part;
+    int group, head, heads;
+    std::int64_t token;
+    int tokens;
+    int rows() const { return heads * tokens; }
+};
+
+struct Job {
+    const AttentionShape& shape;
+    const Kernels& kernels;
+    Rows q, y;
+    const PageLayout& layout(const Tile& tile) const { return tile.part->sequence->layout(shape.slot); }
+};
+
+// Bucket of a distance (positive: the key comes before), spec.RelativeBias; the logarithm in fp32, as models are trained.
+int bucket(const AttentionShape& shape, std::int64_t behind) {
+    int n = shape.causal ? shape.n_buckets : shape.n_buckets / 2;
+    const int after = !shape.causal && behind < 0 ? n : 0;
+    const std::int64_t distance = shape.causal ? std::max<std::int64_t>(behind, 0) : std::abs(behind);
+    const int exact = n / 2;
+    if (distance < exact) return after + static_cast<int>(distance);
+    const float ratio = std::log(static_cast<float>(distance) / static_cast<float>(exact)) /
+                        static_cast<float>(std::log(static_cast<double>(shape.max_distance) / exact));
+    return after + std::min(n - 1, exact + static_cast<int>(ratio * static_cast<float>(n - exact)));
+}
+
+struct Range {
+    std::int64_t from, to;
+};
+
+// The keys that a query at `position` may see, but for block sparsity.
+Range visible(const AttentionShape& shape, std::int64_t position, std::int64_t held) {
+    Range range{0, held};
+    if (shape.cross) return range;
+    if (shape.causal) range.to = std::min(held, position + 1);
+    if (shape.window) {
+        range.from = std::max<std::int64_t>(range.from, position - shape.window + 1);
+        range.to = std::min(range.to, position + shape.window);
+    }
+    if (shape.chunk) {
+        range.from = std::max(range.from, position / shape.chunk * shape.chunk);
+        range.to = std::min(range.to, (position / shape.chunk + 1) * shape.chunk);
+    }
+    return range;
+}
+
+bool hidden_by_blocks(const AttentionShape& shape, std::int64_t position, std::int64_t key, int head) {
+    if (!shape.sparse_block) return false;
+    const std::int64_t q = position / shape.sparse_block, k = key / shape.sparse_block;
+    return q - k >= shape.sparse_local && (k + head + 1) % shape.sparse_stride != 0;
+}
+
+Range visible(const Job& job, const Tile& tile) {
+    const std::int64_t held = tile.part->sequence->held(job.shape.slot), first = tile.part->position + tile.token;
+    return {visible(job.shape, first, held).from, visible(job.shape, first + tile.tokens - 1, held).to};
+}
+
+// Queries of the tile, one a row, times scale.
+void gather(const Job& job, const Tile& tile, float* q) {
+    const int width = job.layout(tile).shape().key_width;
+    for (int r = 0; r < tile.rows(); r++) {
+        const std::int64_t token = tile.part->first + tile.token + r / tile.heads;
+        const float* from = job.q.data + token * job.q.stride + static_cast<std::int64_t>(tile.head + r % tile.heads) * width;
+        for (int h = 0; h < width; h++) q[r * width + h] = from[h] * job.shape.scale;
+    }
+}
+
+// Keys [channel][key] of a page that keeps latents [key][channel].
+template <class T>
+void turn(const T* rows, int width, int row, T* keys) {
+    for (int h = 0; h < width; h++)
+        for (int key = 0; key < kPage; key++) keys[h * kPage + key] = rows[key * row + h];
+}
+
+void mask(const Job& job, const Tile& tile, std::int64_t start, float* scores) {
+    const AttentionShape& shape = job.shape;
+    const std::int64_t held = tile.part->sequence->held(shape.slot);
+    for (int r = 0; r < tile.rows(); r++) {
+        float* row = scores + r * kPage;
+        const std::int64_t position = tile.part->position + tile.token + r / tile.heads;
+        const int head = tile.head + r % tile.heads;
+        const Range seen = visible(shape, position, held);
+        if (!shape.relative.empty())
+            for (int key = 0; key < kPage; key++)
+                row[key] += shape.relative[bucket(shape, position - start - key) * shape.n_heads + head];
+        for (int key = 0; key < kPage; key++)
+            if (start + key < seen.from || start + key >= seen.to || hidden_by_blocks(shape, position, start + key, head))
+                row[key] = -INFINITY;
+    }
+}
+
+// The softmax over keys `from` to `to`, which lie in one split.
+void one_split(const Job& job, const Tile& tile, const float* q, std::int64_t from, std::int64_t to, Partial out) {
+    const Sequence& sequence = *tile.part->sequence;
+    const PageLayout& form = job.layout(tile);
+    const int type = static_cast<int>(sequence.type()), rows = tile.rows(), width = form.shape().key_width, row = form.value_row();
+    const int sums_width = filled_up(form.shape().value_width);
+    std::fill(out.sums, out.sums + static_cast<std::size_t>(rows) * sums_width, 0.f);
+    std::fill(out.greatest, out.greatest + rows, -INFINITY);
+    std::fill(out.total, out.total + rows, 0.f);
+    alignas(64) float scores[kMostRows * kPage];
+    thread_local std::vector<std::uint8_t> turned;
+    for (std::int64_t start = from / kPage * kPage; start < to; start += kPage) {
+        std::uint8_t* page = sequence.page(job.shape.slot, start);
+        if (!page) continue;
+        const void* keys = form.keys(page, tile.group);
+        const void* values = form.values(page, tile.group);
+        const float* key_scales = form.key_scales(page, tile.group);
+        if (form.shape().value_in_key) {
+            turned.resize(static_cast<std::size_t>(width) * kPage * sizeof(float));
+            if (type == 0) turn(static_cast<const float*>(values), width, row, reinterpret_cast<float*>(turned.data()));
+            if (type == 1) turn(static_cast<const std::uint16_t*>(values), width, row, reinterpret_cast<std::uint16_t*>(turned.data()));
+            if (type == 2) turn(static_cast<const std::uint8_t*>(values), width, row, turned.data());
+            keys = turned.data();
+            key_scales = form.value_scales(page, tile.group);
+        }
+        job.kernels.scores[type](q, width, rows, keys, key_scales, width, scores);
+        if (job.shape.softcap != 0) job.kernels.scale_and_cap(scores, rows * kPage, 1, job.shape.softcap, scores);
+        const bool whole = start >= visible(job.shape, tile.part->position + tile.token + tile.tokens - 1, to).from &&
+                           start + kPage <= visible(job.shape, tile.part->position + tile.token, to).to;
+        if (!whole || !job.shape.relative.empty() || job.shape.sparse_block) mask(job, tile, start, scores);
+        for (int r = 0; r < rows; r++) {
+            const float shrink = job.kernels.softmax_step(scores + r * kPage, kPage, out.greatest[r], out.total[r]);
+            float* sums = out.sums + static_cast<std::size_t>(r) * sums_width;
+            if (shrink != 1)
+                for (int h = 0; h < sums_width; h++) sums[h] *= shrink;
+        }
+        const int count = static_cast<int>(std::min<std::int64_t>(kPage, to - start));
+        if (row == sums_width) job.kernels.weigh[type](scores, rows, count, values, form.value_scales(page, tile.group), row, out.sums, sums_width);
+        else {  // values are the beginnings of longer rows
+            thread_local std::vector<float> wide;
+            wide.assign(static_cast<std::size_t>(rows) * row, 0.f);
+            job.kernels.weigh[type](scores, rows, count, values, form.value_scales(page, tile.group), row, wide.data(), row);
+            for (int r = 0; r < rows; r++) job.kernels.add(out.sums + r * sums_width, wide.data() + r * row, sums_width, out.sums + r * sums_width);
+        }
+    }
+}
+
+// Adds what another split gave.
+void join(const Kernels& kernels, int rows, int width, Partial into, Partial other) {
+    for (int r = 0; r < rows; r++) {
+        if (other.total[r] == 0) continue;
+        const float greatest = std::max(into.greatest[r], other.greatest[r]);
+        const float a = into.total[r] == 0 ? 0 : std::exp(into.greatest[r] - greatest), b = std::exp(other.greatest[r] - greatest);
+        float* sums = into.sums + static_cast<std::size_t>(r) * width;
+        for (int h = 0; h < width; h++) sums[h] *= a;
+        kernels.add_scaled(b, other.sums + static_cast<std::size_t>(r) * width, width, sums);
+        into.total[r] = into.total[r] * a + other.total[r] * b;
+        into.greatest[r] = greatest;
+    }
+}
+
+void finish(const Job& job, const Tile& tile, Partial from) {
+    const int width = job.layout(tile).shape().value_width, sums_width = filled_up(width);
+    for (int r = 0; r < tile.rows(); r++) {
+        const int head = tile.head + r % tile.heads;
+        float total = from.total[r], factor = 1;
+        if (!job.shape.sinks.empty()) {
+            const float greatest = std::max(from.greatest[r], job.shape.sinks[head]);
+            factor = std::exp(from.greatest[r] - greatest);
+            total = total * factor + std::exp(job.shape.sinks[head] - greatest);
+        }
+        const float by = total > 0 ? factor / total : 0;
+        const std::int64_t token = tile.part->first + tile.token + r / tile.heads;
+        float* to = job.y.data + token * job.y.stride + static_cast<std::int64_t>(head) * width;
+        const float* sums = from.sums + static_cast<std::size_t>(r) * sums_width;
+        for (int h = 0; h < width; h++) to[h] = sums[h] * by;
+    }
+}
+
+std::vector<Tile> tiles_of(const AttentionShape& shape, const std::vector<Part>& parts) {
+    std::vector<Tile> tiles;
+    for (const Part& part : parts) {
+        const int groups = part.sequence->layout(shape.slot).shape().heads, shared = shape.n_heads / groups;
+        const int heads = std::min(shared, kMostRows), tokens = kMostRows / heads;
+        for (int group = 0; group < groups; group++)
+            for (int head = 0; head < shared; head += heads)
+                for (std::int64_t token = 0; token < part.count; token += tokens)
+                    tiles.push_back({&part, group, group * shared + head, std::min(heads, shared - head), token,
+                                     static_cast<int>(std::min<std::int64_t>(tokens, part.count - token))});
+    }
+    return tiles;
+}
+
+class Scratch {
+  public:
+    Scratch(int rows, int width) : memory_(static_cast<std::size_t>(rows) * (width + 2)) {
+        partial = {memory_.data(), memory_.data() + static_cast<std::size_t>(rows) * width,
+                   memory_.data() + static_cast<std::size_t>(rows) * (width + 1)};
+    }
+    Partial partial;
+
+  private:
+    std::vector<float> memory_;
+};
+
+}  // namespace
+
+void store(const std::vector<Part>& parts, int slot, Rows k, Rows v, const Kernels& kernels, Pool& pool) {
+    for (const Part& part : parts) {
+        Sequence& sequence = *part.sequence;
+        const PageLayout& form = sequence.layout(slot);
+        const SlotShape& shape = form.shape();
+        const std::int64_t start = sequence.held(slot);
+        sequence.extend(slot, part.count);
+        const int type = static_cast<int>(sequence.type());
+        const auto write = [&](std::int64_t token, int) {
+            std::uint8_t* page = sequence.page(slot, start + token);
+            const int number = static_cast<int>((start + token) % kPage);
+            for (int head = 0; head < shape.heads; head++) {
+                const float* key = k.data + (part.first + token) * k.stride + static_cast<std::int64_t>(head) * shape.key_width;
+                if (shape.value_in_key) {
+                    kernels.store_value[type](key, shape.key_width, number, form.values(page, head), form.value_scales(page, head));
+                    continue;
+                }
+                const float* value = v.data + (part.first + token) * v.stride + static_cast<std::int64_t>(head) * shape.value_width;
+                kernels.store_key[type](key, shape.key_width, number, form.keys(page, head), form.key_scales(page, head));
+                kernels.store_value[type](value, shape.value_width, number, form.values(page, head), form.value_scales(page, head));
+            }
+        };
+        // Pages, not tokens, are shared out: neighbours in a page would write the same cache lines.
+        const std::int64_t first = start / kPage, pages = (start + part.count + kPage - 1) / kPage - first;
+        pool.run(pages, [&](std::int64_t page, int thread) {
+            const std::int64_t from = std::max<std::int64_t>(0, (first + page) * kPage - start);
+            const std::int64_t to = std::min(part.count, (first + page + 1) * kPage - start);
+            for (std::int64_t token = from; token < to; token++) write(token, thread);
+        });
+    }
+}
+
+void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q, Rows y, const Kernels& kernels, Pool& pool) {
+    const Job job{shape, kernels, q, y};
+    const std::vector<Tile> tiles = tiles_of(shape, parts);
+    const SlotShape& kept = parts.front().sequence->layout(shape.slot).shape();
+    const int width = filled_up(kept.value_width);
+
+    // Where there are few tiles, each split is a piece of work of its own.
+    struct Item {
+        int tile;
+        Range keys;
+        bool last;
+    };
+    std::vector<Item> items;
+    const bool apart = static_cast<std::int64_t>(tiles.size()) < kFewItems * pool.threads();
+    for (int t = 0; t < static_cast<int>(tiles.size()); t++) {
+        const Range seen = visible(job, tiles[t]);
+        if (!apart) {
+            items.push_back({t, seen, true});
+            continue;
+        }
+        for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit)
+            items.push_back({t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}, start + kSplit >= seen.to});
+    }
+    if (!apart) {
+        pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
+            const Tile& tile = tiles[items[number].tile];
+            thread_local std::vector<float> queries;
+            queries.resize(static_cast<std::size_t>(kMostRows) * kept.key_width);
+            gather(job, tile, queries.data());
+            Scratch all(kMostRows, width), one(kMostRows, width);
+            const Range seen = items[number].keys;
+            bool first = true;
+            for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit) {
+                one_split(job, tile, queries.data(), std::max(seen.from, start), std::min(seen.to, start + kSplit),
+                          first ? all.partial : one.partial);
+                if (!first) join(kernels, tile.rows(), width, all.partial, one.partial);
+                first = false;
+            }
+            finish(job, tile, all.partial);
+        });
+        return;
+    }
+    std::vector<Scratch> partials;
+    partials.reserve(items.size());
+    for (const Item& item : items) partials.emplace_back(tiles[item.tile].rows(), width);
+    pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
+        const Tile& tile = tiles[items[number].tile];
+        thread_local std::vector<float> queries;
+        queries.resize(static_cast<std::size_t>(kMostRows) * kept.key_width);
+        gather(job, tile, queries.data());
+        one_split(job, tile, queries.data(), items[number].keys.from, items[number].keys.to, partials[number].partial);
+    });
+    for (std::size_t number = 0, first = 0; number < items.size(); number++) {
+        const Tile& tile = tiles[items[number].tile];
+        if (number != first) join(kernels, tile.rows(), width, partials[first].partial, partials[number].partial);
+        if (items[number].last) finish(job, tile, partials[first].partial), first = number + 1;
+    }
+}
+
+}  // namespace ordito

@@ -1,0 +1,130 @@
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "bindings.hpp"
+#include "packed.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ordito {
+
+namespace {
+
+using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+struct Named {
+    const Kernels* kernels;
+};
+
+const float* data_of(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
+
+Activation activation_of(const std::string& name) {
+    constexpr const char* names[] = {"none", "silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"};
+    for (int number = 0; number < static_cast<int>(std::size(names)); number++)
+        if (name == names[number]) return static_cast<Activation>(number);
+    throw std::invalid_argument("no kernel for the activation " + name);
+}
+
+struct Rounded {
+    std::vector<std::int8_t> codes;
+    std::vector<float> scales, sums16, sums32;
+    Rounded(const Kernels& kernels, const float* x, std::int64_t rows, std::int64_t columns)
+        : codes(rows * columns), scales(rows * columns / 32), sums16(rows * columns / 16), sums32(rows * columns / 32) {
+        for (std::int64_t r = 0; r < rows; r++)
+            kernels.quantize(x + r * columns, columns, &codes[r * columns], &scales[r * columns / 32], &sums16[r * columns / 16], &sums32[r * columns / 32]);
+    }
+};
+
+nb::object linear(const Named& self, const Packed& w, Table x, bool in_8_bits) {
+    const std::int64_t tokens = x.shape(0), columns = x.shape(1);
+    if (columns != w.columns) throw std::invalid_argument("x and the weights differ in columns");
+    std::vector<float> y(tokens * w.rows);
+    const bool plain = is_plain(w.format);
+    std::vector<float> unpacked(plain ? 0 : columns * kRows);
+    std::optional<Rounded> rounded;
+    if (in_8_bits && !plain) rounded.emplace(*self.kernels, x.data(), tokens, columns);
+    for (std::int64_t p = 0; p < w.panels(); p++) {
+        const Output out{y.data() + p * kRows, w.rows, nullptr, nullptr, 0, static_cast<int>(std::min<std::int64_t>(kRows, w.rows - p * kRows))};
+        const int format = static_cast<int>(w.format);
+        if (rounded) {
+            const Quantized x8{rounded->codes.data(), rounded->scales.data(), rounded->sums16.data(), rounded->sums32.data(), columns};
+            self.kernels->linear_8bit[format](w.panel(p), x8, static_cast<int>(tokens), out);
+            continue;
+        }
+        const std::uint8_t* panel = w.panel(p);
+        if (!plain) {
+            self.kernels->unpack[format](panel, columns, unpacked.data());
+            panel = reinterpret_cast<const std::uint8_t*>(unpacked.data());
+        }
+        self.kernels->linear[plain ? format : 0](panel, nullptr, columns, x.data(), columns, static_cast<int>(tokens), out, out);
+    }
+    return array_of(y.data(), {static_cast<std::size_t>(tokens), static_cast<std::size_t>(w.rows)});
+}
+
+// softmax(q k) v over one page, by the kernels alone: q (rows, width), k and v (keys, width), no more than 32 keys.
+nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
+    const int rows = static_cast<int>(q.shape(0)), width = static_cast<int>(q.shape(1)), keys = static_cast<int>(k.shape(0));
+    const int row = (width + 15) / 16 * 16;
+    auto page_keys = aligned<std::uint8_t>(4 * width * kPage), page_values = aligned<std::uint8_t>(4 * row * kPage);
+    std::memset(page_values.get(), 0, 4 * row * kPage);
+    std::vector<float> key_scales(kPage), value_scales(kPage), scores(rows * kPage), sums(rows * row), result(rows * width);
+    for (int i = 0; i < keys; i++) {
+        self.kernels->store_key[type](k.data() + i * width, width, i, page_keys.get(), key_scales.data());
+        self.kernels->store_value[type](v.data() + i * width, width, i, page_values.get(), value_scales.data());
+    }
+    self.kernels->scores[type](q.data(), width, rows, page_keys.get(), key_scales.data(), width, scores.data());
+    for (int r = 0; r < rows; r++) {
+        for (int i = keys; i < kPage; i++) scores[r * kPage + i] = -INFINITY;
+        float greatest = -INFINITY, total = 0;
+        self.kernels->softmax_step(&scores[r * kPage], kPage, greatest, total);
+        self.kernels->weigh[type](&scores[r * kPage], 1, keys, page_values.get(), value_scales.data(), row, &sums[r * row], row);
+        for (int h = 0; h < width; h++) result[r * width + h] = sums[r * row + h] / total;
+    }
+    return array_of(result.data(), {static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
+}
+
+}  // namespace
+
+void bind_kernels(nb::module_& module) {
+    nb::class_<Named>(module, "Kernels")
+        .def("__init__", [](Named* self, std::optional<std::string> name) { new (self) Named{&kernels_named(name)}; }, "name"_a.none())
+        .def_prop_ro("name", [](const Named& self) { return std::string(self.kernels->name); })
+        .def("linear", &linear, "weights"_a, "x"_a, "in_8_bits"_a)
+        .def("unpack", [](const Named& self, const Packed& w) {
+            std::vector<float> panel(w.columns * kRows), all(w.rows * w.columns);
+            for (std::int64_t r = 0; r < w.rows; r++) {
+                if (r % kRows == 0) self.kernels->unpack[static_cast<int>(w.format)](w.panel(r / kRows), w.columns, panel.data());
+                for (std::int64_t c = 0; c < w.columns; c++) all[r * w.columns + c] = panel[c * kRows + r % kRows];
+            }
+            return array_of(all.data(), {static_cast<std::size_t>(w.rows), static_cast<std::size_t>(w.columns)});
+        })
+        .def("norm", [](const Named& self, Floats x, bool centred, float eps, std::optional<Floats> weight, std::optional<Floats> bias) {
+            std::vector<float> y(x.size());
+            self.kernels->norm(x.data(), static_cast<std::int64_t>(x.size()), centred, eps, data_of(weight), data_of(bias), y.data());
+            return array_of(y.data(), {y.size()});
+        }, "x"_a, "centred"_a, "eps"_a, "weight"_a.none(), "bias"_a.none())
+        .def("activate", [](const Named& self, const std::string& act, std::optional<Floats> gate, Floats up, float limit, float offset, float slope) {
+            std::vector<float> y(up.size());
+            self.kernels->activate(activation_of(act), data_of(gate), up.data(), static_cast<std::int64_t>(up.size()), limit, offset, slope, y.data());
+            return array_of(y.data(), {y.size()});
+        }, "act"_a, "gate"_a.none(), "up"_a, "limit"_a, "offset"_a, "slope"_a)
+        .def("scale_and_cap", [](const Named& self, Floats x, float scale, float cap) {
+            std::vector<float> y(x.size());
+            self.kernels->scale_and_cap(x.data(), static_cast<std::int64_t>(x.size()), scale, cap, y.data());
+            return array_of(y.data(), {y.size()});
+        })
+        .def("rotate", [](const Named& self, Floats x, Floats cos, Floats sin, bool interleaved) {
+            std::vector<float> y(x.data(), x.data() + x.size());
+            self.kernels->rotate(y.data(), cos.data(), sin.data(), static_cast<std::int64_t>(cos.size()), interleaved);
+            return array_of(y.data(), {y.size()});
+        })
+        .def("attend_page", &attend_page);
+}
+
+}  // namespace ordito

@@ -1,0 +1,246 @@
+// What Python sees of the runtime: weights, programs, sequences, and a machine that runs them.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+
+#include "bindings.hpp"
+#include "plan.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ordito {
+
+Vector vector_of(const std::optional<Floats>& array) {
+    return array ? Vector(array->data(), array->data() + array->size()) : Vector{};
+}
+
+nb::object array_of(const float* data, std::vector<std::size_t> shape) {
+    std::size_t count = 1;
+    for (std::size_t size : shape) count *= size;
+    auto* copy = new float[count ? count : 1];
+    if (data) std::memcpy(copy, data, count * sizeof(float));
+    nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    return nb::cast(nb::ndarray<nb::numpy, float>(copy, shape.size(), shape.data(), owner));
+}
+
+const Kernels& kernels_named(const std::optional<std::string>& name) {
+    std::string known;
+    for (const Kernels* kernels : available_kernels()) {
+        if (!name || *name == kernels->name) return *kernels;
+        known += (known.empty() ? "" : ", ") + std::string(kernels->name);
+    }
+    throw std::invalid_argument("no kernels '" + *name + "' on this machine, expected one of " + known);
+}
+
+namespace {
+
+using Place = std::pair<int, int>;  // buffer, first column
+
+Slice slice(const std::optional<Place>& place) { return place ? Slice{place->first, place->second} : Slice{}; }
+
+Activation activation_of(const std::optional<std::string>& name) {
+    constexpr const char* names[] = {"none", "silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"};
+    for (int number = 0; number < static_cast<int>(std::size(names)); number++)
+        if (name.value_or("none") == names[number]) return static_cast<Activation>(number);
+    throw std::invalid_argument("no kernel for the activation " + *name);
+}
+
+CacheType cache_type_of(const std::string& name) {
+    if (name == "f32") return CacheType::f32;
+    if (name == "f16") return CacheType::f16;
+    if (name == "q8") return CacheType::q8;
+    throw std::invalid_argument("got the cache type '" + name + "', expected one of f32, f16, q8");
+}
+
+// Operations as they are listed, then the program.
+struct Builder {
+    std::vector<int> widths;
+    std::vector<Operation> operations;
+
+    int buffer(int width) {
+        widths.push_back(width);
+        return static_cast<int>(widths.size()) - 1;
+    }
+    std::shared_ptr<Program> build() { return std::make_shared<Program>(widths, operations); }
+};
+
+std::vector<Vector> vectors_of(const std::vector<Floats>& arrays) {
+    std::vector<Vector> vectors;
+    for (const Floats& array : arrays) vectors.emplace_back(array.data(), array.data() + array.size());
+    return vectors;
+}
+
+// A machine, and whose turn it is.
+struct Turns {
+    Turns(const Kernels& kernels, int threads, Arithmetic arithmetic) : machine(kernels, threads, arithmetic) {}
+    Machine machine;
+    std::mutex mutex;
+};
+
+using GivenRotation = std::pair<Floats, float>;
+using GivenPart = std::tuple<std::shared_ptr<Sequence>, std::int64_t, std::int64_t, bool>;  // tokens, position, is its text
+
+nb::object run(Turns& turns, const Program& program, const std::vector<GivenPart>& given, nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig> ids,
+               const std::vector<std::int64_t>& wanted, const std::vector<std::vector<GivenRotation>>& rotations,
+               const std::vector<Floats>& factors, int result) {
+    Batch batch;
+    batch.ids.assign(ids.data(), ids.data() + ids.size());
+    for (const auto& [sequence, count, position, advance] : given) {
+        const std::int64_t first = batch.parts.empty() ? 0 : batch.parts.back().first + batch.parts.back().count;
+        batch.parts.push_back({sequence.get(), first, count, position});
+    }
+    batch.wanted = wanted;
+    for (const auto& table : rotations) {
+        batch.rotations.emplace_back();
+        for (const auto& [frequencies, magnitude] : table)
+            batch.rotations.back().push_back({Vector(frequencies.data(), frequencies.data() + frequencies.size()), magnitude});
+    }
+    batch.factors = vectors_of(factors);
+    std::vector<float> copy;
+    Machine::Result found;
+    {
+        nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> turn(turns.mutex);
+        found = turns.machine.run(program, batch, result);
+        copy.resize(found.rows * found.columns);
+        for (std::int64_t r = 0; r < found.rows; r++)
+            std::memcpy(copy.data() + r * found.columns, found.data + r * found.stride, found.columns * sizeof(float));
+    }
+    for (const auto& [sequence, count, position, advance] : given)
+        if (advance) sequence->length += count;
+    return array_of(copy.data(), {static_cast<std::size_t>(found.rows), static_cast<std::size_t>(found.columns)});
+}
+
+void bind_builder(nb::module_& module) {
+    nb::class_<Builder>(module, "Builder")
+        .def(nb::init<>())
+        .def("buffer", &Builder::buffer)
+        .def("build", &Builder::build)
+        .def("embed", [](Builder& b, Place dst, Weights table, float scale, Weights positions, std::int64_t first, std::optional<Floats> types) {
+            b.operations.push_back(Embed{slice(dst), table, scale, positions, first, vector_of(types)});
+        }, "dst"_a, "table"_a, "scale"_a, "positions"_a.none(), "first_position"_a, "types"_a.none())
+        .def("norm", [](Builder& b, Place src, Place dst, int width, int count, bool centred, float eps, std::optional<Floats> weight, std::optional<Floats> bias) {
+            b.operations.push_back(Norm{slice(src), slice(dst), width, count, centred, eps, vector_of(weight), vector_of(bias)});
+        }, "src"_a, "dst"_a, "width"_a, "count"_a, "centred"_a, "eps"_a, "weight"_a.none(), "bias"_a.none())
+        .def("linear", [](Builder& b, Place src, Place dst, std::optional<Place> add, const std::vector<std::tuple<Weights, std::optional<Floats>, int, int>>& maps) {
+            Linear op{slice(src), slice(dst), slice(add), {}};
+            for (const auto& [weights, bias, from, to] : maps) op.maps.push_back({weights, vector_of(bias), from, to});
+            b.operations.push_back(std::move(op));
+        }, "src"_a, "dst"_a, "add"_a.none(), "maps"_a)
+        .def("rotate", [](Builder& b, Place at, int count, int width, int table, bool interleaved) {
+            b.operations.push_back(Rotate{slice(at), count, width, table, interleaved});
+        }, "at"_a, "count"_a, "width"_a, "table"_a, "interleaved"_a)
+        .def("temper", [](Builder& b, Place at, int columns, int table) { b.operations.push_back(Temper{slice(at), columns, table}); })
+        .def("store", [](Builder& b, int slot, Place k, std::optional<Place> v) { b.operations.push_back(Store{slot, slice(k), slice(v)}); },
+             "slot"_a, "k"_a, "v"_a.none())
+        .def("attend", [](Builder& b, int slot, Place q, Place dst, int n_heads, float scale, bool causal, bool cross, std::int64_t window,
+                          std::int64_t chunk, float softcap, std::optional<Floats> sinks, std::optional<Floats> relative, int n_buckets,
+                          int max_distance, std::tuple<int, int, int> sparse) {
+            AttentionShape shape{slot, n_heads, scale, causal, cross, window, chunk, softcap, vector_of(sinks), vector_of(relative),
+                                 n_buckets, max_distance, std::get<0>(sparse), std::get<1>(sparse), std::get<2>(sparse)};
+            b.operations.push_back(Attend{std::move(shape), slice(q), slice(dst)});
+        }, "slot"_a, "q"_a, "dst"_a, "n_heads"_a, "scale"_a, "causal"_a, "cross"_a, "window"_a, "chunk"_a, "softcap"_a, "sinks"_a.none(),
+             "relative"_a.none(), "n_buckets"_a, "max_distance"_a, "sparse"_a)
+        .def("activate", [](Builder& b, std::optional<Place> gate, Place up, Place dst, int columns, std::optional<std::string> act, float limit, float offset, float slope) {
+            b.operations.push_back(Activate{slice(gate), slice(up), slice(dst), columns, activation_of(act), limit, offset, slope});
+        }, "gate"_a.none(), "up"_a, "dst"_a, "columns"_a, "act"_a.none(), "limit"_a, "offset"_a, "slope"_a)
+        .def("add", [](Builder& b, Place x, Place y, Place dst, int columns) { b.operations.push_back(Add{slice(x), slice(y), slice(dst), columns}); })
+        .def("scale", [](Builder& b, Place src, Place dst, int columns, float scale, float cap) {
+            b.operations.push_back(Scale{slice(src), slice(dst), columns, scale, cap});
+        })
+        .def("forbid", [](Builder& b, Place at, const std::vector<int>& columns) { b.operations.push_back(Forbid{slice(at), columns}); })
+        .def("gate", [](Builder& b, Place src, Place gate, Place dst, int columns) {
+            b.operations.push_back(Gate{slice(src), slice(gate), slice(dst), columns});
+        })
+        .def("select", [](Builder& b, Place src, Place dst, int columns) { b.operations.push_back(Select{slice(src), slice(dst), columns}); })
+        .def("experts", [](Builder& b, Place src, Place logits, Place dst, int columns, int hidden, const nb::dict& router,
+                           const std::vector<Weights>& gate, const std::vector<Weights>& up, const std::vector<Weights>& down,
+                           const std::vector<Floats>& gate_bias, const std::vector<Floats>& up_bias, const std::vector<Floats>& down_bias,
+                           bool weigh_input, std::optional<std::string> act, float limit, float offset, float slope) {
+            const auto integer = [&](const char* key) { return nb::cast<int>(router[key]); };
+            const auto score = nb::cast<std::string>(router["score"]);
+            RouterShape shape{integer("n_experts"), integer("top_k"),
+                              score == "sigmoid" ? Score::sigmoid : score == "sparsemixer" ? Score::sparsemixer : Score::softmax,
+                              nb::cast<bool>(router["choose_first"]), nb::cast<bool>(router["renormalise"]), nb::cast<float>(router["scale"]),
+                              vector_of(nb::cast<std::optional<Floats>>(router["choice_bias"])), integer("n_groups"), integer("top_groups"),
+                              nb::cast<bool>(router["group_by_two"]), nb::cast<float>(router["jitter"]), integer("capacity")};
+            b.operations.push_back(Experts{slice(src), slice(logits), slice(dst), std::move(shape), gate, up, down, vectors_of(gate_bias),
+                                           vectors_of(up_bias), vectors_of(down_bias), columns, hidden, weigh_input, activation_of(act), limit,
+                                           offset, slope});
+        }, "src"_a, "logits"_a, "dst"_a, "columns"_a, "hidden"_a, "router"_a, "gate"_a, "up"_a, "down"_a, "gate_bias"_a, "up_bias"_a,
+             "down_bias"_a, "weigh_input"_a, "act"_a.none(), "limit"_a, "offset"_a, "slope"_a);
+    nb::class_<Program>(module, "Program").def_prop_ro("operations", [](const Program& p) { return p.operations().size(); });
+}
+
+}  // namespace
+}  // namespace ordito
+
+NB_MODULE(_core, module) {
+    using namespace ordito;
+
+    module.def("available_kernels", [] {
+        std::vector<std::string> names;
+        for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
+        return names;
+    });
+
+    nb::class_<Turns>(module, "Machine")
+        .def("__init__", [](Turns* self, int threads, std::optional<std::string> kernels, const std::string& arithmetic) {
+            if (threads < 1 || threads > 1024) throw std::invalid_argument("got " + std::to_string(threads) + " threads, expected 1 to 1024");
+            if (arithmetic != "int8" && arithmetic != "float32")
+                throw std::invalid_argument("got the arithmetic '" + arithmetic + "', expected int8 or float32");
+            new (self) Turns(kernels_named(kernels), threads, arithmetic == "int8" ? Arithmetic::bits8 : Arithmetic::f32);
+        }, "threads"_a, "kernels"_a.none(), "arithmetic"_a)
+        .def_prop_ro("kernels", [](const Turns& t) { return std::string(t.machine.kernels().name); })
+        .def_prop_ro("threads", [](Turns& t) { return t.machine.pool().threads(); })
+        .def_prop_ro("left_out", [](Turns& t) { return t.machine.pool().left_out(); })
+        .def("pack", [](Turns& t, const std::string& format, Bytes bytes, std::int64_t rows, std::int64_t columns) {
+            const Format f = format_of(format);
+            const Layout& form = layout(f);
+            if (rows < 0 || columns < 0 || columns % form.block ||
+                static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns / form.block) * form.block_bytes != bytes.size())
+                throw std::invalid_argument("got " + std::to_string(bytes.size()) + " bytes for " + std::to_string(rows) + " x " +
+                                            std::to_string(columns) + " numbers in " + format);
+            nb::gil_scoped_release released;
+            const std::lock_guard<std::mutex> turn(t.mutex);
+            return pack(f, bytes.data(), rows, columns, t.machine.pool());
+        })
+        .def("run", &run, "program"_a, "parts"_a, "ids"_a, "wanted"_a, "rotations"_a, "factors"_a, "result"_a);
+
+    nb::class_<Packed>(module, "Packed")
+        .def_prop_ro("shape", [](const Packed& p) { return std::make_pair(p.rows, p.columns); })
+        .def_prop_ro("format", [](const Packed& p) { return std::string(layout(p.format).name); })
+        .def_prop_ro("nbytes", &Packed::bytes)
+        .def("row", [](const Packed& p, std::int64_t row) {
+            if (row < 0 || row >= p.rows) throw nb::index_error("no such row");
+            std::vector<float> values(p.columns);
+            unpack_row(p, row, values.data());
+            return array_of(values.data(), {values.size()});
+        });
+
+    nb::class_<Sequence>(module, "Sequence")
+        .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t>>& slots, const std::string& type) {
+            std::vector<PageLayout> layouts;
+            for (const auto& [heads, key, value, value_in_key, span] : slots)
+                layouts.emplace_back(SlotShape{heads, key, value, value_in_key, span}, cache_type_of(type));
+            new (self) Sequence(std::move(layouts), cache_type_of(type));
+        })
+        .def_ro("length", &Sequence::length)
+        .def("rewind", &Sequence::rewind)
+        .def("clear", &Sequence::clear)
+        .def("fork", &Sequence::fork)
+        .def_prop_ro("nbytes", &Sequence::bytes);
+
+    bind_builder(module);
+    bind_kernels(module);
+}

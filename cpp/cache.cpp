@@ -1,0 +1,74 @@
+#include "cache.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ordito {
+
+namespace {
+
+std::size_t number_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::f16 ? 2 : 1; }
+
+Page new_page(std::size_t bytes) {
+    auto memory = aligned<std::uint8_t>(bytes);
+    return Page(memory.release(), Free{});
+}
+
+}  // namespace
+
+PageLayout::PageLayout(const SlotShape& shape, CacheType type) : shape_(shape) {
+    key_bytes_ = shape.value_in_key ? 0 : shape.key_width * kPage * number_bytes(type);
+    value_bytes_ = value_row() * kPage * number_bytes(type);
+    head_bytes_ = key_bytes_ + value_bytes_ + (type == CacheType::q8 ? 2 * kPage * sizeof(float) : 0);
+    head_bytes_ = (head_bytes_ + 63) / 64 * 64;
+}
+
+void Sequence::extend(int number, std::int64_t count) {
+    Slot& slot = slots_[number];
+    const PageLayout& form = layouts_[number];
+    if (form.shape().span) {  // drop what no window reaches any more
+        const std::int64_t first = std::max<std::int64_t>(slot.first, slot.held - form.shape().span + 1 - kMargin) / kPage * kPage;
+        for (std::int64_t p = slot.first / kPage; p < first / kPage; p++) slot.pages[p].reset();
+        slot.first = std::max(slot.first, first);
+    }
+    const std::int64_t end = slot.held + count;
+    for (std::int64_t p = slot.held / kPage; p * kPage < end; p++) {
+        if (p == static_cast<std::int64_t>(slot.pages.size())) slot.pages.push_back(new_page(form.bytes()));
+        else if (slot.pages[p].use_count() > 1) {
+            Page own = new_page(form.bytes());
+            std::memcpy(own.get(), slot.pages[p].get(), form.bytes());
+            slot.pages[p] = std::move(own);
+        }
+    }
+    slot.held = end;
+}
+
+void Sequence::rewind(std::int64_t to) {
+    to = std::clamp<std::int64_t>(to, 0, length);
+    for (std::size_t s = 0; s < slots_.size(); s++) {
+        const std::int64_t span = layouts_[s].shape().span;
+        if (span && slots_[s].held >= length && slots_[s].first > std::max<std::int64_t>(0, to - span + 1)) to = 0;
+    }
+    for (Slot& slot : slots_) {
+        if (slot.held < length) continue;  // of another text: a source's, or nothing
+        slot.held = to;
+        slot.pages.resize((to + kPage - 1) / kPage);
+        if (to == 0) slot.first = 0;
+    }
+    length = to;
+}
+
+std::shared_ptr<Sequence> Sequence::fork(std::int64_t to) const {
+    auto other = std::make_shared<Sequence>(*this);
+    other->rewind(to);
+    return other;
+}
+
+std::size_t Sequence::bytes() const {
+    std::size_t total = 0;
+    for (std::size_t s = 0; s < slots_.size(); s++)
+        for (const Page& page : slots_[s].pages) total += page ? layouts_[s].bytes() : 0;
+    return total;
+}
+
+}  // namespace ordito

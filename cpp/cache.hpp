@@ -1,0 +1,85 @@
+// Keys and values of what was read: pages of 32 tokens, shared between sequences that began alike.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/kernels.hpp"
+#include "packed.hpp"
+
+namespace ordito {
+
+// What one attention keeps of a token: `heads` keys and values of these widths. With `value_in_key` a value is the first
+// channels of its key (a latent), kept once. `span`: how many tokens are looked back on at most, 0 without a bound.
+struct SlotShape {
+    int heads, key_width, value_width;
+    bool value_in_key;
+    std::int64_t span;
+};
+
+constexpr int filled_up(int width) { return (width + 15) / 16 * 16; }
+
+// Where things stand in a page of one head.
+class PageLayout {
+  public:
+    PageLayout(const SlotShape& shape, CacheType type);
+
+    std::size_t bytes() const { return static_cast<std::size_t>(shape_.heads) * head_bytes_; }
+    std::uint8_t* keys(std::uint8_t* page, int head) const { return page + head * head_bytes_; }
+    std::uint8_t* values(std::uint8_t* page, int head) const { return keys(page, head) + key_bytes_; }
+    float* key_scales(std::uint8_t* page, int head) const { return reinterpret_cast<float*>(values(page, head) + value_bytes_); }
+    float* value_scales(std::uint8_t* page, int head) const { return key_scales(page, head) + kPage; }
+    const SlotShape& shape() const { return shape_; }
+    // Channels of a row of values.
+    int value_row() const { return filled_up(shape_.value_in_key ? shape_.key_width : shape_.value_width); }
+
+  private:
+    SlotShape shape_;
+    std::size_t key_bytes_, value_bytes_, head_bytes_;
+};
+
+using Page = std::shared_ptr<std::uint8_t[]>;
+
+// Tokens that windowed slots keep beyond their span, so that a few can be taken back.
+constexpr std::int64_t kMargin = 64;
+
+class Sequence {
+  public:
+    Sequence(std::vector<PageLayout> layouts, CacheType type) : layouts_(std::move(layouts)), type_(type), slots_(layouts_.size()) {}
+
+    std::int64_t length = 0;  // tokens of the text that are cached
+
+    CacheType type() const { return type_; }
+    const PageLayout& layout(int slot) const { return layouts_[slot]; }
+    std::int64_t held(int slot) const { return slots_[slot].held; }
+
+    // The page of a token of a slot; null where it was dropped.
+    std::uint8_t* page(int slot, std::int64_t position) const { return slots_[slot].pages[position / kPage].get(); }
+
+    // Room for `count` more tokens of a slot: pages that are there, and are nobody else's.
+    void extend(int slot, std::int64_t count);
+
+    // Forgets all but the first `length` tokens, or all, where a window no longer has what it would look back on.
+    void rewind(std::int64_t length);
+
+    // Forgets what a slot holds.
+    void clear(int slot) { slots_[slot] = {}; }
+
+    // Another sequence that begins with the first `length` tokens of this one; pages are shared until they are written.
+    std::shared_ptr<Sequence> fork(std::int64_t length) const;
+
+    std::size_t bytes() const;
+
+  private:
+    struct Slot {
+        std::vector<Page> pages;
+        std::int64_t held = 0, first = 0;  // tokens; the first of them that is still there
+    };
+
+    std::vector<PageLayout> layouts_;
+    CacheType type_;
+    std::vector<Slot> slots_;
+};
+
+}  // namespace ordito

@@ -1,0 +1,140 @@
+// The encodings of weights, as GGUF files store them and as the kernels read them.
+//
+// In a file a row is a sequence of blocks. In memory 16 rows are a panel, and a panel is a sequence of tiles of 16 rows x 32
+// columns, so that one vector instruction works on many rows at once and nothing has to be added up across a vector:
+//
+//   plain (f32, f16, bf16)   [column][row]: 16 numbers of a column stand together
+//   blocks of 32             tile = scales, codes
+//   blocks of 256 (K)        superblock = super-scales, 8 tiles of (sub-scales, codes)
+//
+// Codes of a tile are 8 vectors of 64 bytes; byte 4 r + j of vector c is row r, column 4 c + j. Vectors of few bits share bytes:
+//
+//   4 bits    256 bytes: byte i of vector p holds vector p (low) and vector p + 4 (high), p < 4
+//   2 bits    128 bytes: bits 2 f and 2 f + 1 of byte i of vector p are vector 4 p + f, p < 2
+//   1 bit      64 bytes: bit c of byte i is vector c
+//   8 bits    512 bytes
+//
+// 5 bits are 4 and 1, 6 bits are 4 and 2, 3 bits are 2 and 1. A number is scale * (code - zero) or scale * code + minimum.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace ordito {
+
+constexpr int kRows = 16;   // of a panel
+constexpr int kCols = 32;   // of a tile
+constexpr int kSuper = 256; // columns of a superblock
+
+enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4 };
+
+// Where the scales of a tile come from.
+enum class Scales {
+    none,      // plain numbers
+    half,      // d, fp16, for 32 columns
+    half_min,  // d and m, fp16, for 32 columns
+    bfloat,    // d, bf16, for 32 columns: it holds every power of two that MXFP4 knows
+    k32_min,   // superblock d and dmin; s and m, 8 bits each, for 32 columns: d s, -dmin m
+    k32,       // superblock d; s, signed 8 bits, for 32 columns
+    k16,       // superblock d; s, signed 8 bits, for 16 columns
+    k16_min,   // superblock d and dmin; s (low) and m (high), 4 bits each, for 16 columns
+};
+
+// How the codes of a tile are kept.
+enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, table };
+
+struct Layout {
+    const char* name;
+    int block;        // numbers of a block in a file
+    int block_bytes;  // its bytes
+    Scales scales;
+    Codes codes;
+    int zero;         // what is subtracted from a code
+};
+
+constexpr Layout kLayouts[] = {
+    {"f32", 1, 4, Scales::none, Codes::none, 0},
+    {"f16", 1, 2, Scales::none, Codes::none, 0},
+    {"bf16", 1, 2, Scales::none, Codes::none, 0},
+    {"q4_0", 32, 18, Scales::half, Codes::bits4, 8},
+    {"q4_1", 32, 20, Scales::half_min, Codes::bits4, 0},
+    {"q5_0", 32, 22, Scales::half, Codes::bits5, 16},
+    {"q5_1", 32, 24, Scales::half_min, Codes::bits5, 0},
+    {"q8_0", 32, 34, Scales::half, Codes::signed8, 0},
+    {"q2_k", 256, 84, Scales::k16_min, Codes::bits2, 0},
+    {"q3_k", 256, 110, Scales::k16, Codes::bits3, 4},
+    {"q4_k", 256, 144, Scales::k32_min, Codes::bits4, 0},
+    {"q5_k", 256, 176, Scales::k32_min, Codes::bits5, 0},
+    {"q6_k", 256, 210, Scales::k16, Codes::bits6, 32},
+    {"iq4_nl", 32, 18, Scales::half, Codes::table, 0},
+    {"iq4_xs", 256, 136, Scales::k32, Codes::table, 0},
+    {"mxfp4", 32, 17, Scales::bfloat, Codes::table, 0},
+};
+
+constexpr const Layout& layout(Format format) { return kLayouts[static_cast<int>(format)]; }
+
+constexpr bool is_plain(Format format) { return layout(format).scales == Scales::none; }
+
+// Bytes of one number of a plain format.
+constexpr int plain_bytes(Format format) { return layout(format).block_bytes; }
+
+constexpr int code_bytes(Codes codes) {
+    switch (codes) {
+        case Codes::bits2: return 128;
+        case Codes::bits3: return 192;
+        case Codes::bits4: case Codes::table: return 256;
+        case Codes::bits5: return 320;
+        case Codes::bits6: return 384;
+        case Codes::signed8: return 512;
+        case Codes::none: break;
+    }
+    return 0;
+}
+
+// Bytes of scales in front of the codes of a tile.
+constexpr int scale_bytes(Scales scales) {
+    switch (scales) {
+        case Scales::half: case Scales::bfloat: return 2 * kRows;
+        case Scales::half_min: return 4 * kRows;
+        case Scales::k32_min: case Scales::k16: case Scales::k16_min: return 2 * kRows;
+        case Scales::k32: return kRows;
+        case Scales::none: break;
+    }
+    return 0;
+}
+
+// Bytes in front of the 8 tiles of a superblock.
+constexpr int super_bytes(Scales scales) {
+    switch (scales) {
+        case Scales::k32_min: case Scales::k16_min: return 4 * kRows;
+        case Scales::k32: case Scales::k16: return 2 * kRows;
+        default: return 0;
+    }
+}
+
+constexpr int tile_bytes(Format format) { return scale_bytes(layout(format).scales) + code_bytes(layout(format).codes); }
+
+// Bytes of a panel of `columns`.
+constexpr std::size_t panel_bytes(Format format, std::int64_t columns) {
+    if (is_plain(format)) return static_cast<std::size_t>(columns) * kRows * plain_bytes(format);
+    const std::size_t tiles = static_cast<std::size_t>(columns / kCols) * tile_bytes(format);
+    return tiles + static_cast<std::size_t>(columns / kSuper) * super_bytes(layout(format).scales);
+}
+
+// ggml's levels of IQ4_NL and IQ4_XS, and those of MXFP4's e2m1 codes, doubled (OCP Microscaling Formats 1.0, table 5).
+constexpr std::int8_t kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr std::int8_t kMxfp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// What the codes of a table format stand for: 16 signed bytes.
+constexpr const std::int8_t* levels(Format format) { return format == Format::mxfp4 ? kMxfp4 : kIq4; }
+
+// The format of that name. Throws std::invalid_argument for an unknown one.
+Format format_of(const std::string& name);
+
+float half_to_float(std::uint16_t bits);
+std::uint16_t float_to_half(float value);
+float bfloat_to_float(std::uint16_t bits);
+std::uint16_t float_to_bfloat(float value);
+
+}  // namespace ordito

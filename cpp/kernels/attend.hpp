@@ -1,0 +1,154 @@
+// The products of attention over pages of the cache, for the instruction set `Isa` that was included before.
+#pragma once
+
+#include "elementwise.hpp"
+
+namespace ordito {
+namespace {
+
+template <CacheType type>
+inline F load_cached(const void* from, std::int64_t number) {
+    if constexpr (type == CacheType::f32) return Isa::load(static_cast<const float*>(from) + number);
+    else if constexpr (type == CacheType::f16) return Isa::load_f16(static_cast<const std::uint16_t*>(from) + number);
+    else return Isa::load_i8(static_cast<const std::int8_t*>(from) + number);
+}
+
+template <CacheType type, int rows>
+inline void some_scores(const float* q, std::int64_t stride, const void* keys, const float* scales, int width, float* scores) {
+    constexpr int vectors = kPage / Isa::lanes;
+    F total[rows][vectors];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) total[r][v] = Isa::zero();
+    for (int h = 0; h < width; h++) {
+        F key[vectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) key[v] = load_cached<type>(keys, h * kPage + v * Isa::lanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const F value = Isa::set1(q[r * stride + h]);
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) total[r][v] = Isa::fma(key[v], value, total[r][v]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            if constexpr (type == CacheType::q8) total[r][v] = Isa::mul(total[r][v], Isa::load(scales + v * Isa::lanes));
+            Isa::store(scores + r * kPage + v * Isa::lanes, total[r][v]);
+        }
+}
+
+template <CacheType type>
+void page_scores(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, float* scores) {
+    constexpr int most = Isa::lanes == 16 ? 8 : Isa::lanes == 8 ? 3 : 2;
+    int r = 0;
+    for (; rows - r >= most; r += most) some_scores<type, most>(q + r * stride, stride, keys, scales, width, scores + r * kPage);
+    if constexpr (most > 4)
+        for (; rows - r >= 3; r += 3) some_scores<type, 3>(q + r * stride, stride, keys, scales, width, scores + r * kPage);
+    for (; r < rows; r++) some_scores<type, 1>(q + r * stride, stride, keys, scales, width, scores + r * kPage);
+}
+
+template <CacheType type, int rows, int vectors>
+inline void some_values(const float* p, int count, const void* values, const float* scales, int width, int first, float* y, std::int64_t stride) {
+    F total[rows][vectors];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) total[r][v] = Isa::load(y + r * stride + first + v * Isa::lanes);
+    for (int key = 0; key < count; key++) {
+        F value[vectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) value[v] = load_cached<type>(values, static_cast<std::int64_t>(key) * width + first + v * Isa::lanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const float one = type == CacheType::q8 ? p[r * kPage + key] * scales[key] : p[r * kPage + key];
+            const F weight = Isa::set1(one);
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) total[r][v] = Isa::fma(value[v], weight, total[r][v]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) Isa::store(y + r * stride + first + v * Isa::lanes, total[r][v]);
+}
+
+template <CacheType type, int vectors>
+inline void value_columns(const float* p, int rows, int count, const void* values, const float* scales, int width, int first, float* y,
+                          std::int64_t stride) {
+    constexpr int most = Isa::lanes == 8 ? 3 : 4;
+    int r = 0;
+    for (; rows - r >= most; r += most)
+        some_values<type, most, vectors>(p + r * kPage, count, values, scales, width, first, y + r * stride, stride);
+    for (; r < rows; r++) some_values<type, 1, vectors>(p + r * kPage, count, values, scales, width, first, y + r * stride, stride);
+}
+
+// `width` is a multiple of 16.
+template <CacheType type>
+void page_values(const float* p, int rows, int count, const void* values, const float* scales, int width, float* y, std::int64_t stride) {
+    int first = 0;
+    for (; first + 4 * Isa::lanes <= width; first += 4 * Isa::lanes) value_columns<type, 4>(p, rows, count, values, scales, width, first, y, stride);
+    for (; first < width; first += Isa::lanes) value_columns<type, 1>(p, rows, count, values, scales, width, first, y, stride);
+}
+
+float softmax_step(float* scores, int count, float& greatest, float& total) {
+    F most = Isa::set1(greatest);
+    for (int i = 0; i < count; i += Isa::lanes) most = Isa::max(most, Isa::load(scores + i));
+    const float now = Isa::largest(most);
+    if (now == -INFINITY) {
+        for (int i = 0; i < count; i += Isa::lanes) Isa::store(scores + i, Isa::zero());
+        return 1;
+    }
+    float shrink = 1;
+    if (now != greatest) {
+        float factor[Isa::lanes];
+        Isa::store(factor, exponential(Isa::set1(greatest == -INFINITY ? -1000.f : greatest - now)));
+        shrink = factor[0];
+    }
+    F sum = Isa::zero();
+    const F by = Isa::set1(now);
+    for (int i = 0; i < count; i += Isa::lanes) {
+        const F p = exponential(Isa::sub(Isa::load(scores + i), by));
+        Isa::store(scores + i, p);
+        sum = Isa::add(sum, p);
+    }
+    total = total * shrink + Isa::sum(sum);
+    greatest = now;
+    return shrink;
+}
+
+inline float largest_magnitude(const float* x, int n) {
+    float most = 0;
+    for (int i = 0; i < n; i++) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
+    return most;
+}
+
+template <CacheType type>
+inline void store_cached(const float* x, int width, int number, int item_step, int channel_step, void* to, float* scales) {
+    if constexpr (type == CacheType::f32) {
+        for (int h = 0; h < width; h++) static_cast<float*>(to)[number * item_step + h * channel_step] = x[h];
+    } else if constexpr (type == CacheType::f16) {
+        for (int h = 0; h < width; h += Isa::lanes) {
+            float some[Isa::lanes] = {};
+            std::uint16_t half[Isa::lanes];
+            const int present = width - h < Isa::lanes ? width - h : Isa::lanes;
+            std::memcpy(some, x + h, present * sizeof(float));
+            Isa::store_f16(half, Isa::load(some));
+            for (int i = 0; i < present; i++) static_cast<std::uint16_t*>(to)[number * item_step + (h + i) * channel_step] = half[i];
+        }
+    } else {
+        const float largest = largest_magnitude(x, width), inverse = largest > 0 ? 127 / largest : 0;
+        scales[number] = largest / 127;
+        for (int h = 0; h < width; h++)
+            static_cast<std::int8_t*>(to)[number * item_step + h * channel_step] = static_cast<std::int8_t>(std::nearbyint(x[h] * inverse));
+    }
+}
+
+template <CacheType type>
+void store_key(const float* x, int width, int number, void* keys, float* scales) {
+    store_cached<type>(x, width, number, 1, kPage, keys, scales);
+}
+
+// Rows of values are filled up to a multiple of 16.
+template <CacheType type>
+void store_value(const float* x, int width, int number, void* values, float* scales) {
+    store_cached<type>(x, width, number, (width + 15) / 16 * 16, 1, values, scales);
+}
+
+}  // namespace
+}  // namespace ordito

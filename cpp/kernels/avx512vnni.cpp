@@ -1,0 +1,12 @@
+#include "isa_avx512.hpp"
+// The instruction set comes first.
+#include "table.hpp"
+
+namespace ordito {
+
+const Kernels& avx512vnni_kernels() {
+    static const Kernels kernels = table_of("avx512vnni");
+    return kernels;
+}
+
+}  // namespace ordito

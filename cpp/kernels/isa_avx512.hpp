@@ -1,0 +1,99 @@
+// AVX-512 with VNNI: 16 rows at once.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace ordito {
+namespace {
+
+struct Isa {
+    static constexpr int lanes = 16;  // floats of a vector, rows of the codes of a vector
+    // What is added to signed codes, because the dot product takes unsigned ones.
+    static constexpr int signed_bias = 128;
+    static constexpr int most_tokens = 8;  // whose sums have room in registers, beside the codes of a tile
+
+    using F = __m512;
+    using C = __m512i;
+    using A = __m512i;
+
+    static F zero() { return _mm512_setzero_ps(); }
+    static F set1(float x) { return _mm512_set1_ps(x); }
+    static F load(const float* p) { return _mm512_loadu_ps(p); }
+    static F load_f16(const std::uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+    static F load_bf16(const std::uint16_t* p) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    }
+    static F load_u8(const std::uint8_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+    static F load_i8(const std::int8_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+    static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+    static void store_f16(std::uint16_t* p, F x) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    }
+    static void store_i8(std::int8_t* p, F x) {  // rounded, to nearest
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
+    }
+    static F add(F a, F b) { return _mm512_add_ps(a, b); }
+    static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+    static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+    static F div(F a, F b) { return _mm512_div_ps(a, b); }
+    static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    static F min(F a, F b) { return _mm512_min_ps(a, b); }
+    static F max(F a, F b) { return _mm512_max_ps(a, b); }
+    static F abs(F a) { return _mm512_abs_ps(a); }
+    static F negative(F a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.f)); }
+    static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    static F where_negative(F x, F yes, F no) { return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), no, yes); }
+    static F times_power_of_two(F x, F n) { return _mm512_scalef_ps(x, n); }
+    static float sum(F a) { return _mm512_reduce_add_ps(a); }
+    static float largest(F a) { return _mm512_reduce_max_ps(a); }
+
+    static C codes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+    static C fill(int byte) { return _mm512_set1_epi8(static_cast<char>(byte)); }
+    static C both(C a, C b) { return _mm512_and_si512(a, b); }
+    static C either(C a, C b) { return _mm512_or_si512(a, b); }
+    template <int n>
+    static C down(C a) { return _mm512_srli_epi16(a, n); }
+    template <int n>
+    static C up(C a) { return _mm512_slli_epi16(a, n); }
+    static C unsign(C a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
+    static C lookup(C table, C index) { return _mm512_shuffle_epi8(table, index); }
+    static C table(const std::int8_t* levels) {
+        return unsign(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels))));
+    }
+
+    // Sums over 4 columns of each of n vectors of codes times signed x, 4 n of them. `most` is the largest code; it and
+    // `is_signed` matter to other instruction sets.
+    template <int n, int most, bool is_signed>
+    static A dot(const C* w, const std::int8_t* x) {
+        A even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
+        for (int c = 0; c < n; c += 2) {
+            even = _mm512_dpbusd_epi32(even, w[c], four(x + 4 * c));
+            odd = _mm512_dpbusd_epi32(odd, w[c + 1], four(x + 4 * c + 4));
+        }
+        return _mm512_add_epi32(even, odd);
+    }
+    static F to_float(A a) { return _mm512_cvtepi32_ps(a); }
+
+    // Column j of the 4 that a vector of codes holds, as numbers; they are what `dot` takes, so unsigned.
+    template <int j, bool is_signed>
+    static F column(C w) {
+        return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(w, 8 * j), _mm512_set1_epi32(255)));
+    }
+
+  private:
+    static C four(const std::int8_t* x) {
+        int bits;
+        std::memcpy(&bits, x, 4);
+        return _mm512_set1_epi32(bits);
+    }
+};
+
+}  // namespace
+}  // namespace ordito

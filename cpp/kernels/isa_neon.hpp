@@ -1,0 +1,95 @@
+// NEON with the dot product of Armv8.2: 4 rows at once.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace ordito {
+namespace {
+
+struct Isa {
+    static constexpr int lanes = 4;
+    static constexpr int signed_bias = 0;
+    static constexpr int most_tokens = 8;
+
+    using F = float32x4_t;
+    using C = int8x16_t;
+    using A = int32x4_t;
+
+    static F zero() { return vdupq_n_f32(0); }
+    static F set1(float x) { return vdupq_n_f32(x); }
+    static F load(const float* p) { return vld1q_f32(p); }
+    static F load_f16(const std::uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+    static F load_bf16(const std::uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+    static F load_u8(const std::uint8_t* p) {
+        std::uint32_t bits;
+        std::memcpy(&bits, p, 4);
+        return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bits)))));
+    }
+    static F load_i8(const std::int8_t* p) {
+        std::uint32_t bits;
+        std::memcpy(&bits, p, 4);
+        return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(bits)))));
+    }
+    static void store(float* p, F x) { vst1q_f32(p, x); }
+    static void store_f16(std::uint16_t* p, F x) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x))); }
+    static void store_i8(std::int8_t* p, F x) {
+        const int16x4_t words = vqmovn_s32(vcvtnq_s32_f32(x));
+        const std::uint32_t bits = vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(words, words))), 0);
+        std::memcpy(p, &bits, 4);
+    }
+    static F add(F a, F b) { return vaddq_f32(a, b); }
+    static F sub(F a, F b) { return vsubq_f32(a, b); }
+    static F mul(F a, F b) { return vmulq_f32(a, b); }
+    static F div(F a, F b) { return vdivq_f32(a, b); }
+    static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+    static F min(F a, F b) { return vminq_f32(a, b); }
+    static F max(F a, F b) { return vmaxq_f32(a, b); }
+    static F abs(F a) { return vabsq_f32(a); }
+    static F negative(F a) { return vnegq_f32(a); }
+    static F round(F a) { return vrndnq_f32(a); }
+    static F where_negative(F x, F yes, F no) { return vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(x)), yes, no); }
+    static F times_power_of_two(F x, F n) {
+        return mul(x, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
+    }
+    static float sum(F a) { return vaddvq_f32(a); }
+    static float largest(F a) { return vmaxvq_f32(a); }
+
+    static C codes(const std::uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
+    static C fill(int byte) { return vdupq_n_s8(static_cast<std::int8_t>(byte)); }
+    static C both(C a, C b) { return vandq_s8(a, b); }
+    static C either(C a, C b) { return vorrq_s8(a, b); }
+    template <int n>
+    static C down(C a) {
+        if constexpr (n == 0) return a;
+        else return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(a), n));
+    }
+    template <int n>
+    static C up(C a) { return vshlq_n_s8(a, n); }
+    static C unsign(C a) { return a; }
+    static C lookup(C table, C index) { return vqtbl1q_s8(table, vreinterpretq_u8_s8(index)); }
+    static C table(const std::int8_t* levels) { return vld1q_s8(levels); }
+
+    template <int n, int most, bool is_signed>
+    static A dot(const C* w, const std::int8_t* x) {
+        A total = vdupq_n_s32(0);
+        for (int c = 0; c < n; c++) {
+            std::int32_t bits;
+            std::memcpy(&bits, x + 4 * c, 4);
+            total = vdotq_s32(total, w[c], vreinterpretq_s8_s32(vdupq_n_s32(bits)));
+        }
+        return total;
+    }
+    static F to_float(A a) { return vcvtq_f32_s32(a); }
+
+    template <int j, bool is_signed>
+    static F column(C w) {
+        const int32x4_t words = vreinterpretq_s32_s8(w);
+        return vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(words, 24 - 8 * j), 24));  // codes fit 7 bits, or are signed
+    }
+};
+
+}  // namespace
+}  // namespace ordito

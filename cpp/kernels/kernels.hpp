@@ -1,0 +1,86 @@
+// What an instruction set has to offer: a table of functions. `reference()` is the plain C++ that the others are held against.
+//
+// Every result is made from its own inputs in one fixed order, whatever the number of tokens that are computed together: a
+// request gets the same numbers alone and in a batch.
+#pragma once
+
+#include <cstdint>
+#include <iterator>
+#include <vector>
+
+#include "../formats.hpp"
+
+namespace ordito {
+
+constexpr int kPage = 32;  // keys of a page of the cache
+
+// Activations of several tokens, rounded to 8 bits: x ~ scale * code, a scale for 32 columns. `sums16` and `sums32` are
+// scale * (sum of codes) over 16 and 32 columns.
+struct Quantized {
+    const std::int8_t* codes;
+    const float* scales;
+    const float* sums16;
+    const float* sums32;
+    std::int64_t columns;
+};
+
+// Where the rows of one panel go: y[t * stride + row] = W x + bias + add[t * add_stride + row]; bias and add may be null.
+struct Output {
+    float* y;
+    std::int64_t stride;
+    const float* bias;
+    const float* add;
+    std::int64_t add_stride;
+    int rows;  // of the panel's 16
+};
+
+enum class Activation : int { none, silu, gelu, gelu_tanh, gelu_sigmoid, relu, tanh };
+
+// How keys and values are kept in a page: keys [channel][key], values [key][channel], so that neither product adds up across
+// a vector. With 8 bits each key and each value of a head has a scale.
+enum class CacheType : int { f32, f16, q8 };
+
+struct Kernels {
+    const char* name;
+
+    // One row of activations to 8 bits; `columns` is a multiple of 32.
+    void (*quantize)(const float* x, std::int64_t columns, std::int8_t* codes, float* scales, float* sums16, float* sums32);
+    // A panel of quantized weights times the activations of `tokens`.
+    void (*linear_8bit[std::size(kLayouts)])(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out);
+    // A panel of plain weights times fp32 activations (rows of x are `stride` apart); two at once where `second` is given.
+    void (*linear[3])(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x,
+                      std::int64_t stride, int tokens, const Output& out, const Output& second_out);
+    // A panel of quantized weights as a panel of fp32.
+    void (*unpack[std::size(kLayouts)])(const std::uint8_t* panel, std::int64_t columns, float* out);
+
+    // y = norm(x) * weight + bias over n numbers; `centred`: LayerNorm. weight and bias may be null.
+    void (*norm)(const float* x, std::int64_t n, bool centred, float eps, const float* weight, const float* bias, float* y);
+    // y = act(gate) * (up + offset), or act(up) without a gate; limits as spec.FeedForward says (0: none).
+    void (*activate)(Activation act, const float* gate, const float* up, std::int64_t n, float limit, float offset, float slope, float* y);
+    // y = a + b.
+    void (*add)(const float* a, const float* b, std::int64_t n, float* y);
+    // y += factor * x.
+    void (*add_scaled)(float factor, const float* x, std::int64_t n, float* y);
+    // y = cap * tanh(x * scale / cap), or x * scale where cap is 0.
+    void (*scale_and_cap)(const float* x, std::int64_t n, float scale, float cap, float* y);
+    // Turns pairs of channels: (i, i + n) or, interleaved, (2 i, 2 i + 1), i < n.
+    void (*rotate)(float* x, const float* cos, const float* sin, std::int64_t n, bool interleaved);
+
+    // scores[r][key] = q_r . key for the 32 keys of a page; q_r are `stride` apart.
+    void (*scores[3])(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, float* scores);
+    // y_r += sum over the first `count` keys of p[r][key] * value.
+    void (*weigh[3])(const float* p, int rows, int count, const void* values, const float* scales, int width, float* y, std::int64_t stride);
+    // One step of a softmax over many pages, in place: scores to exp(score - greatest). `greatest` and `total` are kept; returns
+    // the factor by which what was summed before shrinks.
+    float (*softmax_step)(float* scores, int count, float& greatest, float& total);
+    // Writes a key, or a value, of `width` channels as item `number` of a page.
+    void (*store_key[3])(const float* x, int width, int number, void* keys, float* scales);
+    void (*store_value[3])(const float* x, int width, int number, void* values, float* scales);
+};
+
+const Kernels& reference();
+
+// Those that this machine can run, the fastest first; the last is `reference`.
+std::vector<const Kernels*> available_kernels();
+
+}  // namespace ordito

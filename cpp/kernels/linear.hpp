@@ -1,0 +1,283 @@
+// Products of packed weights and activations, for the instruction set `Isa` that was included before.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace ordito {
+namespace {
+
+constexpr int kSubs = kRows / Isa::lanes;  // vectors of a panel's rows
+
+constexpr bool is_signed(Format f) { return layout(f).codes == Codes::signed8 || layout(f).codes == Codes::table; }
+
+// The largest code of unsigned ones.
+constexpr int most_code(Codes codes) {
+    switch (codes) {
+        case Codes::bits2: return 3;
+        case Codes::bits3: return 7;
+        case Codes::bits4: return 15;
+        case Codes::bits5: return 31;
+        case Codes::bits6: return 63;
+        default: return 255;
+    }
+}
+
+constexpr int zero_of(Format f) { return layout(f).zero + (is_signed(f) ? Isa::signed_bias : 0); }
+constexpr bool has_minimum(Scales s) { return s == Scales::half_min || s == Scales::k32_min || s == Scales::k16_min; }
+constexpr bool has_offset(Format f) { return has_minimum(layout(f).scales) || zero_of(f) != 0; }
+constexpr int halves_of(Format f) { return layout(f).scales == Scales::k16 || layout(f).scales == Scales::k16_min ? 2 : 1; }
+
+// The codes of `Isa::lanes` rows of a tile, one a byte; `from` is their first byte.
+template <Format f>
+inline void unpack_codes(const std::uint8_t* from, typename Isa::C* w) {
+    using C = typename Isa::C;
+    constexpr Codes codes = layout(f).codes;
+    if constexpr (codes == Codes::signed8) {
+        for (int c = 0; c < 8; c++) w[c] = Isa::unsign(Isa::codes(from + 64 * c));
+        return;
+    }
+    if constexpr (codes == Codes::bits4 || codes == Codes::bits5 || codes == Codes::bits6 || codes == Codes::table) {
+        const C low = Isa::fill(15);
+        for (int p = 0; p < 4; p++) {
+            const C packed = Isa::codes(from + 64 * p);
+            w[p] = Isa::both(packed, low);
+            w[p + 4] = Isa::both(Isa::template down<4>(packed), low);
+        }
+    }
+    if constexpr (codes == Codes::table) {
+        const C table = Isa::table(levels(f));
+        for (int c = 0; c < 8; c++) w[c] = Isa::lookup(table, w[c]);
+    }
+    if constexpr (codes == Codes::bits2 || codes == Codes::bits3) {
+        const C low = Isa::fill(3);
+        for (int p = 0; p < 2; p++) {
+            const C packed = Isa::codes(from + 64 * p);
+            w[4 * p] = Isa::both(packed, low);
+            w[4 * p + 1] = Isa::both(Isa::template down<2>(packed), low);
+            w[4 * p + 2] = Isa::both(Isa::template down<4>(packed), low);
+            w[4 * p + 3] = Isa::both(Isa::template down<6>(packed), low);
+        }
+    }
+    if constexpr (codes == Codes::bits5) {
+        const C packed = Isa::codes(from + 256), bit = Isa::fill(16);
+        w[0] = Isa::either(w[0], Isa::both(Isa::template up<4>(packed), bit));
+        w[1] = Isa::either(w[1], Isa::both(Isa::template up<3>(packed), bit));
+        w[2] = Isa::either(w[2], Isa::both(Isa::template up<2>(packed), bit));
+        w[3] = Isa::either(w[3], Isa::both(Isa::template up<1>(packed), bit));
+        w[4] = Isa::either(w[4], Isa::both(packed, bit));
+        w[5] = Isa::either(w[5], Isa::both(Isa::template down<1>(packed), bit));
+        w[6] = Isa::either(w[6], Isa::both(Isa::template down<2>(packed), bit));
+        w[7] = Isa::either(w[7], Isa::both(Isa::template down<3>(packed), bit));
+    }
+    if constexpr (codes == Codes::bits3) {
+        const C packed = Isa::codes(from + 128), bit = Isa::fill(4);
+        w[0] = Isa::either(w[0], Isa::both(Isa::template up<2>(packed), bit));
+        w[1] = Isa::either(w[1], Isa::both(Isa::template up<1>(packed), bit));
+        w[2] = Isa::either(w[2], Isa::both(packed, bit));
+        w[3] = Isa::either(w[3], Isa::both(Isa::template down<1>(packed), bit));
+        w[4] = Isa::either(w[4], Isa::both(Isa::template down<2>(packed), bit));
+        w[5] = Isa::either(w[5], Isa::both(Isa::template down<3>(packed), bit));
+        w[6] = Isa::either(w[6], Isa::both(Isa::template down<4>(packed), bit));
+        w[7] = Isa::either(w[7], Isa::both(Isa::template down<5>(packed), bit));
+    }
+    if constexpr (codes == Codes::bits6) {
+        const C pair = Isa::fill(48);
+        for (int p = 0; p < 2; p++) {
+            const C packed = Isa::codes(from + 256 + 64 * p);
+            w[4 * p] = Isa::either(w[4 * p], Isa::both(Isa::template up<4>(packed), pair));
+            w[4 * p + 1] = Isa::either(w[4 * p + 1], Isa::both(Isa::template up<2>(packed), pair));
+            w[4 * p + 2] = Isa::either(w[4 * p + 2], Isa::both(packed, pair));
+            w[4 * p + 3] = Isa::either(w[4 * p + 3], Isa::both(Isa::template down<2>(packed), pair));
+        }
+    }
+}
+
+// Scales and offsets of a tile: number = scale * code + offset; one of each for 32 columns, or two for 16 each.
+template <Format f>
+struct TileScales {
+    typename Isa::F scale[halves_of(f)], offset[halves_of(f)];
+
+    TileScales(const std::uint8_t* super, const std::uint8_t* tile, int row) {
+        using F = typename Isa::F;
+        constexpr Scales scales = layout(f).scales;
+        const auto u16 = [row](const std::uint8_t* at) { return reinterpret_cast<const std::uint16_t*>(at) + row; };
+        const auto i8 = [row](const std::uint8_t* at) { return reinterpret_cast<const std::int8_t*>(at) + row; };
+        if constexpr (scales == Scales::half || scales == Scales::half_min) scale[0] = Isa::load_f16(u16(tile));
+        if constexpr (scales == Scales::half_min) offset[0] = Isa::load_f16(u16(tile + 2 * kRows));
+        if constexpr (scales == Scales::bfloat) scale[0] = Isa::load_bf16(u16(tile));
+        if constexpr (scales == Scales::k32) scale[0] = Isa::mul(Isa::load_f16(u16(super)), Isa::load_i8(i8(tile)));
+        if constexpr (scales == Scales::k32_min) {
+            scale[0] = Isa::mul(Isa::load_f16(u16(super)), Isa::load_u8(tile + row));
+            offset[0] = Isa::negative(Isa::mul(Isa::load_f16(u16(super + 2 * kRows)), Isa::load_u8(tile + kRows + row)));
+        }
+        if constexpr (scales == Scales::k16) {
+            const F d = Isa::load_f16(u16(super));
+            for (int half = 0; half < 2; half++) scale[half] = Isa::mul(d, Isa::load_i8(i8(tile + kRows * half)));
+        }
+        if constexpr (scales == Scales::k16_min) {
+            const F d = Isa::load_f16(u16(super)), m = Isa::load_f16(u16(super + 2 * kRows));
+            for (int half = 0; half < 2; half++) {
+                std::uint8_t low[Isa::lanes], high[Isa::lanes];
+                for (int r = 0; r < Isa::lanes; r++) {
+                    low[r] = tile[kRows * half + row + r] & 15;
+                    high[r] = tile[kRows * half + row + r] >> 4;
+                }
+                scale[half] = Isa::mul(d, Isa::load_u8(low));
+                offset[half] = Isa::negative(Isa::mul(m, Isa::load_u8(high)));
+            }
+        }
+        if constexpr (!has_minimum(scales))
+            for (int half = 0; half < halves_of(f); half++)
+                offset[half] = Isa::mul(scale[half], Isa::set1(-static_cast<float>(zero_of(f))));
+    }
+};
+
+inline void put(const Output& out, int token, int row, typename Isa::F value) {
+    const int present = out.rows - row;
+    if (present <= 0) return;
+    if (present >= Isa::lanes) {
+        if (out.bias) value = Isa::add(value, Isa::load(out.bias + row));
+        if (out.add) value = Isa::add(value, Isa::load(out.add + token * out.add_stride + row));
+        Isa::store(out.y + token * out.stride + row, value);
+        return;
+    }
+    float values[Isa::lanes];
+    Isa::store(values, value);
+    for (int r = 0; r < present; r++) {
+        if (out.bias) values[r] += out.bias[row + r];
+        if (out.add) values[r] += out.add[token * out.add_stride + row + r];
+        out.y[token * out.stride + row + r] = values[r];
+    }
+}
+
+template <Format f, int tokens>
+inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first, int sub, const Output& out) {
+    using F = typename Isa::F;
+    constexpr Layout form = layout(f);
+    constexpr int halves = halves_of(f), n = 8 / halves;
+    const std::int64_t tiles = x.columns / kCols;
+    const int row = sub * Isa::lanes;
+    const std::int8_t* codes = x.codes + first * x.columns;
+    const float* scales = x.scales + first * tiles;
+    const float* sums = halves == 1 ? x.sums32 + first * tiles : x.sums16 + first * 2 * tiles;
+    F total[tokens];
+    for (int t = 0; t < tokens; t++) total[t] = Isa::zero();
+    const std::uint8_t *tile = panel, *super = nullptr;
+    for (std::int64_t b = 0; b < tiles; b++) {
+        if constexpr (super_bytes(form.scales) > 0)
+            if (b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(form.scales);
+        typename Isa::C w[8];
+        unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, w);
+        const TileScales<f> by(super, tile, row);
+#pragma GCC unroll 16
+        for (int t = 0; t < tokens; t++) {
+            const std::int8_t* xt = codes + t * x.columns + b * kCols;
+            const F scale = Isa::set1(scales[t * tiles + b]);
+#pragma GCC unroll 2
+            for (int half = 0; half < halves; half++) {
+                const auto sum = Isa::template dot<n, most_code(form.codes), is_signed(f)>(w + n * half, xt + 16 * half);
+                total[t] = Isa::fma(Isa::mul(by.scale[half], scale), Isa::to_float(sum), total[t]);
+                if constexpr (has_offset(f))
+                    total[t] = Isa::fma(by.offset[half], Isa::set1(sums[(t * tiles + b) * halves + half]), total[t]);
+            }
+        }
+        tile += tile_bytes(f);
+    }
+    for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
+}
+
+template <Format f>
+void linear_8bit(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+    int t = 0;
+    for (; tokens - t >= Isa::most_tokens; t += Isa::most_tokens)
+        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, Isa::most_tokens>(panel, x, t, sub, out);
+    for (; tokens - t >= 2; t += 2)
+        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 2>(panel, x, t, sub, out);
+    for (; t < tokens; t++)
+        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 1>(panel, x, t, sub, out);
+}
+
+template <Format f>
+void unpack_panel(const std::uint8_t* panel, std::int64_t columns, float* out) {
+    constexpr Layout form = layout(f);
+    const std::uint8_t *tile = panel, *super = nullptr;
+    for (std::int64_t b = 0; b < columns / kCols; b++) {
+        if constexpr (super_bytes(form.scales) > 0)
+            if (b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(form.scales);
+        for (int sub = 0; sub < kSubs; sub++) {
+            const int row = sub * Isa::lanes;
+            typename Isa::C w[8];
+            unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, w);
+            const TileScales<f> by(super, tile, row);
+            float* to = out + b * kCols * kRows + row;
+            const auto write = [&](int column, typename Isa::F code) {
+                const int half = halves_of(f) == 2 ? column / 16 : 0;
+                Isa::store(to + column * kRows, has_offset(f) ? Isa::fma(by.scale[half], code, by.offset[half]) : Isa::mul(by.scale[half], code));
+            };
+            for (int c = 0; c < 8; c++) {
+                write(4 * c, Isa::template column<0, is_signed(f)>(w[c]));
+                write(4 * c + 1, Isa::template column<1, is_signed(f)>(w[c]));
+                write(4 * c + 2, Isa::template column<2, is_signed(f)>(w[c]));
+                write(4 * c + 3, Isa::template column<3, is_signed(f)>(w[c]));
+            }
+        }
+        tile += tile_bytes(f);
+    }
+}
+
+template <Format f>
+inline typename Isa::F load_plain(const std::uint8_t* panel, std::int64_t number) {
+    if constexpr (f == Format::f32) return Isa::load(reinterpret_cast<const float*>(panel) + number);
+    else if constexpr (f == Format::f16) return Isa::load_f16(reinterpret_cast<const std::uint16_t*>(panel) + number);
+    else return Isa::load_bf16(reinterpret_cast<const std::uint16_t*>(panel) + number);
+}
+
+template <Format f, int panels, int tokens>
+inline void some_plain(const std::uint8_t* const* panel, std::int64_t columns, const float* x, std::int64_t stride, int first,
+                       const Output* const* out) {
+    using F = typename Isa::F;
+    constexpr int vectors = panels * kSubs;
+    F total[tokens][vectors];
+    for (int t = 0; t < tokens; t++)
+        for (int v = 0; v < vectors; v++) total[t][v] = Isa::zero();
+    const float* xt = x + first * stride;
+    for (std::int64_t k = 0; k < columns; k++) {
+        F w[vectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) w[v] = load_plain<f>(panel[v / kSubs], k * kRows + v % kSubs * Isa::lanes);
+#pragma GCC unroll 8
+        for (int t = 0; t < tokens; t++) {
+            const F value = Isa::set1(xt[t * stride + k]);
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) total[t][v] = Isa::fma(w[v], value, total[t][v]);
+        }
+    }
+    for (int t = 0; t < tokens; t++)
+        for (int v = 0; v < vectors; v++) put(*out[v / kSubs], first + t, v % kSubs * Isa::lanes, total[t][v]);
+}
+
+template <Format f>
+void linear_plain(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x, std::int64_t stride,
+                  int tokens, const Output& out, const Output& second_out) {
+    const std::uint8_t* panels[2] = {panel, second};
+    const Output* outs[2] = {&out, &second_out};
+    // Sums that fill most of the registers: 16 of 32, or 12 of 16.
+    constexpr int most = Isa::lanes == 8 ? 6 : 8 / (Isa::lanes == 16 ? 1 : 2);
+    int t = 0;
+    if (second) {
+        if constexpr (Isa::lanes == 16)
+            for (; tokens - t >= most; t += most) some_plain<f, 2, most>(panels, columns, x, stride, t, outs);
+        for (; tokens - t >= 2 && tokens - t < most; t += 2) some_plain<f, 2, 2>(panels, columns, x, stride, t, outs);
+        for (; tokens - t >= 1 && tokens - t < most; t++) some_plain<f, 2, 1>(panels, columns, x, stride, t, outs);
+        if (t == tokens) return;
+    }
+    for (int p = 0; p < (second ? 2 : 1); p++) {
+        int u = t;
+        for (; tokens - u >= most; u += most) some_plain<f, 1, most>(panels + p, columns, x, stride, u, outs + p);
+        for (; tokens - u >= 2; u += 2) some_plain<f, 1, 2>(panels + p, columns, x, stride, u, outs + p);
+        for (; u < tokens; u++) some_plain<f, 1, 1>(panels + p, columns, x, stride, u, outs + p);
+    }
+}
+
+}  // namespace
+}  // namespace ordito

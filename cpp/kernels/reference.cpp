@@ -1,0 +1,248 @@
+// Every kernel in plain C++, as one would write it on a blackboard: what the fast ones are held against, and what runs where
+// there is none.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "../packed.hpp"
+#include "kernels.hpp"
+
+namespace ordito {
+namespace {
+
+void quantize(const float* x, std::int64_t columns, std::int8_t* codes, float* scales, float* sums16, float* sums32) {
+    for (std::int64_t b = 0; b < columns / kCols; b++) {
+        float most = 0;
+        for (int k = 0; k < kCols; k++) most = std::max(most, std::fabs(x[b * kCols + k]));
+        const float inverse = most > 0 ? 127 / most : 0;
+        scales[b] = most / 127;
+        int sums[2] = {};
+        for (int k = 0; k < kCols; k++) {
+            const int code = static_cast<int>(std::nearbyint(x[b * kCols + k] * inverse));
+            codes[b * kCols + k] = static_cast<std::int8_t>(code);
+            sums[k / 16] += code;
+        }
+        for (int half = 0; half < 2; half++) sums16[2 * b + half] = scales[b] * static_cast<float>(sums[half]);
+        sums32[b] = scales[b] * static_cast<float>(sums[0] + sums[1]);
+    }
+}
+
+void put(const Output& out, int token, int row, float value) {
+    if (row >= out.rows) return;
+    if (out.bias) value += out.bias[row];
+    if (out.add) value += out.add[token * out.add_stride + row];
+    out.y[token * out.stride + row] = value;
+}
+
+// Calls with(tile number, row's tile) for all tiles of a row of a panel.
+template <class With>
+void each_tile(Format format, const std::uint8_t* panel, std::int64_t columns, int row, With with) {
+    const std::uint8_t *tile = panel, *super = nullptr;
+    for (std::int64_t b = 0; b < columns / kCols; b++) {
+        if (super_bytes(layout(format).scales) && b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(layout(format).scales);
+        with(b, read_tile(format, super, tile, row));
+        tile += tile_bytes(format);
+    }
+}
+
+template <int number>
+void linear_8bit(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < out.rows; r++) {
+            float total = 0;
+            each_tile(static_cast<Format>(number), panel, x.columns, r, [&](std::int64_t b, const TileRow& tile) {
+                const std::int64_t at = t * (x.columns / kCols) + b;
+                for (int half = 0; half < 2; half++) {
+                    int sum = 0;
+                    for (int k = 16 * half; k < 16 * half + 16; k++) sum += tile.codes[k] * x.codes[at * kCols + k];
+                    total += tile.scale[half] * x.scales[at] * static_cast<float>(sum) + tile.offset[half] * x.sums16[2 * at + half];
+                }
+            });
+            put(out, t, r, total);
+        }
+}
+
+template <int number>
+void unpack(const std::uint8_t* panel, std::int64_t columns, float* out) {
+    for (int r = 0; r < kRows; r++)
+        each_tile(static_cast<Format>(number), panel, columns, r, [&](std::int64_t b, const TileRow& tile) {
+            for (int k = 0; k < kCols; k++)
+                out[(b * kCols + k) * kRows + r] = tile.scale[k / 16] * static_cast<float>(tile.codes[k]) + tile.offset[k / 16];
+        });
+}
+
+float plain(Format format, const std::uint8_t* panel, std::int64_t number) {
+    if (format == Format::f32) return reinterpret_cast<const float*>(panel)[number];
+    const std::uint16_t bits = reinterpret_cast<const std::uint16_t*>(panel)[number];
+    return format == Format::f16 ? half_to_float(bits) : bfloat_to_float(bits);
+}
+
+template <int number>
+void linear(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x, std::int64_t stride,
+            int tokens, const Output& out, const Output& second_out) {
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < out.rows; r++) {
+            float total = 0;
+            for (std::int64_t k = 0; k < columns; k++) total += plain(static_cast<Format>(number), panel, k * kRows + r) * x[t * stride + k];
+            put(out, t, r, total);
+        }
+    if (second) linear<number>(second, nullptr, columns, x, stride, tokens, second_out, second_out);
+}
+
+void norm(const float* x, std::int64_t n, bool centred, float eps, const float* weight, const float* bias, float* y) {
+    double mean = 0, square = 0;
+    if (centred)
+        for (std::int64_t i = 0; i < n; i++) mean += x[i] / static_cast<double>(n);
+    for (std::int64_t i = 0; i < n; i++) square += (x[i] - mean) * (x[i] - mean) / static_cast<double>(n);
+    for (std::int64_t i = 0; i < n; i++) {
+        const auto normed = static_cast<float>((x[i] - mean) / std::sqrt(square + eps));
+        y[i] = normed * (weight ? weight[i] : 1) + (bias ? bias[i] : 0);
+    }
+}
+
+float activated(Activation act, float x, float slope) {
+    switch (act) {
+        case Activation::silu: return x / (1 + std::exp(-x));
+        case Activation::gelu: return 0.5f * x * (1 + std::erf(x * 0.70710678118654752f));
+        case Activation::gelu_tanh: return 0.5f * x * (1 + std::tanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+        case Activation::gelu_sigmoid: return x / (1 + std::exp(-slope * x));
+        case Activation::relu: return std::max(x, 0.f);
+        case Activation::tanh: return std::tanh(x);
+        case Activation::none: break;
+    }
+    return x;
+}
+
+void activate(Activation act, const float* gate, const float* up, std::int64_t n, float limit, float offset, float slope, float* y) {
+    for (std::int64_t i = 0; i < n; i++) {
+        if (!gate) {
+            y[i] = activated(act, up[i], slope);
+            continue;
+        }
+        float g = gate[i], u = up[i];
+        if (limit > 0) g = std::min(g, limit), u = std::clamp(u, -limit, limit);
+        y[i] = activated(act, g, slope) * (u + offset);
+    }
+}
+
+void add(const float* a, const float* b, std::int64_t n, float* y) {
+    for (std::int64_t i = 0; i < n; i++) y[i] = a[i] + b[i];
+}
+
+void add_scaled(float factor, const float* x, std::int64_t n, float* y) {
+    for (std::int64_t i = 0; i < n; i++) y[i] += factor * x[i];
+}
+
+void scale_and_cap(const float* x, std::int64_t n, float scale, float cap, float* y) {
+    for (std::int64_t i = 0; i < n; i++) y[i] = cap != 0 ? cap * std::tanh(x[i] * scale / cap) : x[i] * scale;
+}
+
+void rotate(float* x, const float* cos, const float* sin, std::int64_t n, bool interleaved) {
+    for (std::int64_t i = 0; i < n; i++) {
+        float &a = x[interleaved ? 2 * i : i], &b = x[interleaved ? 2 * i + 1 : n + i];
+        const float turned = a * cos[i] - b * sin[i];
+        b = b * cos[i] + a * sin[i];
+        a = turned;
+    }
+}
+
+template <CacheType type>
+float cached(const void* from, std::int64_t number) {
+    if constexpr (type == CacheType::f32) return static_cast<const float*>(from)[number];
+    else if constexpr (type == CacheType::f16) return half_to_float(static_cast<const std::uint16_t*>(from)[number]);
+    else return static_cast<const std::int8_t*>(from)[number];
+}
+
+template <CacheType type>
+void scores(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, float* result) {
+    for (int r = 0; r < rows; r++)
+        for (int key = 0; key < kPage; key++) {
+            float total = 0;
+            for (int h = 0; h < width; h++) total += q[r * stride + h] * cached<type>(keys, h * kPage + key);
+            result[r * kPage + key] = type == CacheType::q8 ? total * scales[key] : total;
+        }
+}
+
+template <CacheType type>
+void weigh(const float* p, int rows, int count, const void* values, const float* scales, int width, float* y, std::int64_t stride) {
+    for (int r = 0; r < rows; r++)
+        for (int key = 0; key < count; key++)
+            for (int h = 0; h < width; h++) {
+                const float by = type == CacheType::q8 ? p[r * kPage + key] * scales[key] : p[r * kPage + key];
+                y[r * stride + h] += by * cached<type>(values, static_cast<std::int64_t>(key) * width + h);
+            }
+}
+
+float softmax_step(float* s, int count, float& greatest, float& total) {
+    const float now = std::max(greatest, *std::max_element(s, s + count));
+    if (now == -INFINITY) {
+        std::fill(s, s + count, 0.f);
+        return 1;
+    }
+    const float shrink = now == greatest ? 1 : std::exp(greatest - now);
+    float sum = 0;
+    for (int i = 0; i < count; i++) sum += s[i] = std::exp(s[i] - now);
+    total = total * shrink + sum;
+    greatest = now;
+    return shrink;
+}
+
+template <CacheType type>
+void store(const float* x, int width, int number, int item_step, int channel_step, void* to, float* scales) {
+    float most = 0;
+    for (int h = 0; h < width; h++) most = std::max(most, std::fabs(x[h]));
+    if constexpr (type == CacheType::q8) scales[number] = most / 127;
+    for (int h = 0; h < width; h++) {
+        const int at = number * item_step + h * channel_step;
+        if constexpr (type == CacheType::f32) static_cast<float*>(to)[at] = x[h];
+        else if constexpr (type == CacheType::f16) static_cast<std::uint16_t*>(to)[at] = float_to_half(x[h]);
+        else static_cast<std::int8_t*>(to)[at] = static_cast<std::int8_t>(most > 0 ? std::nearbyint(x[h] * (127 / most)) : 0);
+    }
+}
+
+template <CacheType type>
+void store_key(const float* x, int width, int number, void* keys, float* scales) {
+    store<type>(x, width, number, 1, kPage, keys, scales);
+}
+
+template <CacheType type>
+void store_value(const float* x, int width, int number, void* values, float* scales) {
+    store<type>(x, width, number, (width + 15) / 16 * 16, 1, values, scales);
+}
+
+template <int... numbers>
+void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
+    ((k.linear_8bit[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_8bit<numbers>), ...);
+    ((k.unpack[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : unpack<numbers>), ...);
+}
+
+Kernels make() {
+    Kernels k{};
+    k.name = "reference";
+    k.quantize = quantize;
+    fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
+    k.linear[0] = linear<0>, k.linear[1] = linear<1>, k.linear[2] = linear<2>;
+    k.norm = norm;
+    k.activate = activate;
+    k.add = add;
+    k.add_scaled = add_scaled;
+    k.scale_and_cap = scale_and_cap;
+    k.rotate = rotate;
+    k.scores[0] = scores<CacheType::f32>, k.scores[1] = scores<CacheType::f16>, k.scores[2] = scores<CacheType::q8>;
+    k.weigh[0] = weigh<CacheType::f32>, k.weigh[1] = weigh<CacheType::f16>, k.weigh[2] = weigh<CacheType::q8>;
+    k.softmax_step = softmax_step;
+    k.store_key[0] = store_key<CacheType::f32>, k.store_key[1] = store_key<CacheType::f16>, k.store_key[2] = store_key<CacheType::q8>;
+    k.store_value[0] = store_value<CacheType::f32>, k.store_value[1] = store_value<CacheType::f16>;
+    k.store_value[2] = store_value<CacheType::q8>;
+    return k;
+}
+
+}  // namespace
+
+const Kernels& reference() {
+    static const Kernels kernels = make();
+    return kernels;
+}
+
+}  // namespace ordito

@@ -1,0 +1,58 @@
+// The table of the instruction set `Isa` that was included before.
+#pragma once
+
+#include <iterator>
+#include <utility>
+
+#include "attend.hpp"
+#include "linear.hpp"
+
+namespace ordito {
+namespace {
+
+template <int number>
+void fill_format(Kernels& k) {
+    constexpr Format f = static_cast<Format>(number);
+    if constexpr (!is_plain(f)) {
+        k.linear_8bit[number] = linear_8bit<f>;
+        k.unpack[number] = unpack_panel<f>;
+    }
+}
+
+template <int... numbers>
+void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
+    (fill_format<numbers>(k), ...);
+}
+
+Kernels table_of(const char* name) {
+    Kernels k{};
+    k.name = name;
+    k.quantize = quantize;
+    fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
+    k.linear[0] = linear_plain<Format::f32>;
+    k.linear[1] = linear_plain<Format::f16>;
+    k.linear[2] = linear_plain<Format::bf16>;
+    k.norm = norm;
+    k.activate = activate;
+    k.add = add;
+    k.add_scaled = add_scaled;
+    k.scale_and_cap = scale_and_cap;
+    k.rotate = rotate;
+    k.scores[0] = page_scores<CacheType::f32>;
+    k.scores[1] = page_scores<CacheType::f16>;
+    k.scores[2] = page_scores<CacheType::q8>;
+    k.weigh[0] = page_values<CacheType::f32>;
+    k.weigh[1] = page_values<CacheType::f16>;
+    k.weigh[2] = page_values<CacheType::q8>;
+    k.softmax_step = softmax_step;
+    k.store_key[0] = store_key<CacheType::f32>;
+    k.store_key[1] = store_key<CacheType::f16>;
+    k.store_key[2] = store_key<CacheType::q8>;
+    k.store_value[0] = store_value<CacheType::f32>;
+    k.store_value[1] = store_value<CacheType::f16>;
+    k.store_value[2] = store_value<CacheType::q8>;
+    return k;
+}
+
+}  // namespace
+}  // namespace ordito

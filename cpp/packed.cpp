@@ -1,0 +1,308 @@
+#include "packed.hpp"
+
+#include <cstring>
+#include <stdexcept>
+
+#include "threads.hpp"
+
+namespace ordito {
+
+namespace {
+
+// A block of a file taken apart: its codes, one a byte, and its scales. Blocks of 32 use the first 32 codes.
+struct Block {
+    std::uint8_t codes[kSuper];
+    std::uint16_t d, minimum;        // fp16, but for MXFP4: bf16
+    std::uint8_t scales[16];         // sub-scales, as their layout stores them
+    std::uint8_t minima[8];
+};
+
+std::uint16_t u16(const std::uint8_t* bytes) {
+    std::uint16_t value;
+    std::memcpy(&value, bytes, 2);
+    return value;
+}
+
+// Codes of `bits` bits, of which `run` bytes hold run * 8 / bits: the first field of all bytes, then the second, ...; `to` gets
+// them shifted left and added.
+void spread(const std::uint8_t* bytes, int count, int bits, int run, int shift, std::uint8_t* to) {
+    const int fields = 8 / bits, mask = (1 << bits) - 1;
+    for (int start = 0; start < count; start += run, to += run * fields)
+        for (int field = 0; field < fields; field++)
+            for (int i = 0; i < run; i++)
+                to[field * run + i] |= static_cast<std::uint8_t>(((bytes[start + i] >> (field * bits)) & mask) << shift);
+}
+
+void six_bit_scales(const std::uint8_t* packed, Block& block) {
+    for (int i = 0; i < 4; i++) {
+        block.scales[i] = packed[i] & 63;
+        block.minima[i] = packed[4 + i] & 63;
+        block.scales[4 + i] = (packed[8 + i] & 15) | ((packed[i] >> 2) & 48);
+        block.minima[4 + i] = (packed[8 + i] >> 4) | ((packed[4 + i] >> 2) & 48);
+    }
+}
+
+void read(Format format, const std::uint8_t* bytes, Block& block) {
+    std::memset(block.codes, 0, sizeof block.codes);
+    switch (format) {
+        case Format::q4_0:
+        case Format::iq4_nl:
+            block.d = u16(bytes);
+            spread(bytes + 2, 16, 4, 16, 0, block.codes);
+            break;
+        case Format::q4_1:
+            block.d = u16(bytes), block.minimum = u16(bytes + 2);
+            spread(bytes + 4, 16, 4, 16, 0, block.codes);
+            break;
+        case Format::q5_0:
+            block.d = u16(bytes);
+            spread(bytes + 6, 16, 4, 16, 0, block.codes);
+            for (int i = 0; i < 32; i++) block.codes[i] |= ((bytes[2 + i / 8] >> (i % 8)) & 1) << 4;
+            break;
+        case Format::q5_1:
+            block.d = u16(bytes), block.minimum = u16(bytes + 2);
+            spread(bytes + 8, 16, 4, 16, 0, block.codes);
+            for (int i = 0; i < 32; i++) block.codes[i] |= ((bytes[4 + i / 8] >> (i % 8)) & 1) << 4;
+            break;
+        case Format::q8_0:
+            block.d = u16(bytes);
+            std::memcpy(block.codes, bytes + 2, 32);
+            break;
+        case Format::mxfp4: {
+            // 2^(e - 128), since the levels are doubled; below 2^-126 the one set bit stands in the mantissa.
+            const int e = bytes[0];
+            block.d = static_cast<std::uint16_t>(e < 2 ? 0x20 << e : (e - 1) << 7);
+            spread(bytes + 1, 16, 4, 16, 0, block.codes);
+            break;
+        }
+        case Format::q2_k:
+            std::memcpy(block.scales, bytes, 16);
+            spread(bytes + 16, 64, 2, 32, 0, block.codes);
+            block.d = u16(bytes + 80), block.minimum = u16(bytes + 82);
+            break;
+        case Format::q3_k: {
+            spread(bytes, 32, 1, 32, 2, block.codes);
+            spread(bytes + 32, 64, 2, 32, 0, block.codes);
+            std::uint8_t high[16] = {};
+            std::memset(block.scales, 0, 16);
+            spread(bytes + 96, 8, 4, 8, 0, block.scales);
+            spread(bytes + 104, 4, 2, 4, 4, high);
+            for (int i = 0; i < 16; i++) block.scales[i] = static_cast<std::uint8_t>((block.scales[i] | high[i]) - 32);
+            block.d = u16(bytes + 108);
+            break;
+        }
+        case Format::q4_k:
+            block.d = u16(bytes), block.minimum = u16(bytes + 2);
+            six_bit_scales(bytes + 4, block);
+            spread(bytes + 16, 128, 4, 32, 0, block.codes);
+            break;
+        case Format::q5_k:
+            block.d = u16(bytes), block.minimum = u16(bytes + 2);
+            six_bit_scales(bytes + 4, block);
+            spread(bytes + 16, 32, 1, 32, 4, block.codes);
+            spread(bytes + 48, 128, 4, 32, 0, block.codes);
+            break;
+        case Format::q6_k:
+            spread(bytes, 128, 4, 64, 0, block.codes);
+            spread(bytes + 128, 64, 2, 32, 4, block.codes);
+            std::memcpy(block.scales, bytes + 192, 16);
+            block.d = u16(bytes + 208);
+            break;
+        case Format::iq4_xs: {
+            block.d = u16(bytes);
+            const unsigned high = u16(bytes + 2);
+            for (int i = 0; i < 8; i++) {
+                const int low = (bytes[4 + i / 2] >> (4 * (i % 2))) & 15;
+                block.scales[i] = static_cast<std::uint8_t>((low | (((high >> (2 * i)) & 3) << 4)) - 32);
+            }
+            spread(bytes + 8, 128, 4, 16, 0, block.codes);
+            break;
+        }
+        case Format::f32:
+        case Format::f16:
+        case Format::bf16:
+            break;
+    }
+}
+
+void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 * row, &value, 2); }
+
+// Sub-scales of tile `number` of 16 blocks, in front of its codes.
+void put_scales(Scales scales, const Block* blocks, int number, std::uint8_t* to) {
+    for (int r = 0; r < kRows; r++) {
+        const Block& b = blocks[r];
+        switch (scales) {
+            case Scales::half_min: put16(to + 2 * kRows, r, b.minimum); [[fallthrough]];
+            case Scales::half: case Scales::bfloat: put16(to, r, b.d); break;
+            case Scales::k32_min: to[r] = b.scales[number], to[kRows + r] = b.minima[number]; break;
+            case Scales::k32: to[r] = b.scales[number]; break;
+            case Scales::k16: case Scales::k16_min:
+                to[r] = b.scales[2 * number], to[kRows + r] = b.scales[2 * number + 1];
+                break;
+            case Scales::none: break;
+        }
+    }
+}
+
+// The 8 vectors of a tile, one code a byte, as they are kept.
+void put_codes(Codes codes, const std::uint8_t (&v)[8][64], std::uint8_t* to) {
+    const auto nibbles = [&] {
+        for (int p = 0; p < 4; p++)
+            for (int i = 0; i < 64; i++) to[64 * p + i] = static_cast<std::uint8_t>((v[p][i] & 15) | (v[p + 4][i] << 4));
+        to += 256;
+    };
+    const auto pairs = [&](int shift) {
+        for (int p = 0; p < 2; p++)
+            for (int i = 0; i < 64; i++) {
+                int byte = 0;
+                for (int f = 0; f < 4; f++) byte |= ((v[4 * p + f][i] >> shift) & 3) << (2 * f);
+                to[64 * p + i] = static_cast<std::uint8_t>(byte);
+            }
+        to += 128;
+    };
+    const auto bits = [&](int shift) {
+        for (int i = 0; i < 64; i++) {
+            int byte = 0;
+            for (int c = 0; c < 8; c++) byte |= ((v[c][i] >> shift) & 1) << c;
+            to[i] = static_cast<std::uint8_t>(byte);
+        }
+    };
+    switch (codes) {
+        case Codes::bits4: case Codes::table: nibbles(); break;
+        case Codes::bits5: nibbles(), bits(4); break;
+        case Codes::bits6: nibbles(), pairs(4); break;
+        case Codes::bits2: pairs(0); break;
+        case Codes::bits3: pairs(0), bits(2); break;
+        case Codes::signed8: std::memcpy(to, v, 512); break;
+        case Codes::none: break;
+    }
+}
+
+// The reverse of put_codes: byte i of vector c.
+int code_at(Codes codes, const std::uint8_t* from, int c, int i) {
+    const std::uint8_t* more = from + (codes == Codes::bits3 ? 128 : 256);
+    switch (codes) {
+        case Codes::signed8: return static_cast<std::int8_t>(from[64 * c + i]);
+        case Codes::bits2: return (from[64 * (c / 4) + i] >> (2 * (c % 4))) & 3;
+        case Codes::bits3: return code_at(Codes::bits2, from, c, i) | ((more[i] >> c) & 1) << 2;
+        case Codes::bits5: return code_at(Codes::bits4, from, c, i) | ((more[i] >> c) & 1) << 4;
+        case Codes::bits6: return code_at(Codes::bits4, from, c, i) | ((more[64 * (c / 4) + i] >> (2 * (c % 4))) & 3) << 4;
+        default: return (from[64 * (c % 4) + i] >> (c < 4 ? 0 : 4)) & 15;
+    }
+}
+
+void pack_panel(Format format, const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to) {
+    const Layout& form = layout(format);
+    const std::size_t row_bytes = static_cast<std::size_t>(columns / form.block) * form.block_bytes;
+    static const Block kEmpty{};
+    Block blocks[kRows];
+    for (std::int64_t number = 0; number < columns / form.block; number++) {
+        for (int r = 0; r < kRows; r++) {
+            blocks[r] = kEmpty;
+            if (r < present) read(format, bytes + r * row_bytes + number * form.block_bytes, blocks[r]);
+        }
+        if (form.block == kSuper) {
+            for (int r = 0; r < kRows; r++) {
+                put16(to, r, blocks[r].d);
+                if (super_bytes(form.scales) > 2 * kRows) put16(to + 2 * kRows, r, blocks[r].minimum);
+            }
+            to += super_bytes(form.scales);
+        }
+        for (int tile = 0; tile < form.block / kCols; tile++) {
+            put_scales(form.scales, blocks, tile, to);
+            std::uint8_t vectors[8][64];
+            for (int r = 0; r < kRows; r++)
+                for (int c = 0; c < 8; c++) std::memcpy(&vectors[c][4 * r], &blocks[r].codes[kCols * tile + 4 * c], 4);
+            put_codes(form.codes, vectors, to + scale_bytes(form.scales));
+            to += tile_bytes(format);
+        }
+    }
+}
+
+template <class T>
+void pack_plain(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to) {
+    T* out = reinterpret_cast<T*>(to);
+    for (int r = 0; r < kRows; r++)
+        for (std::int64_t k = 0; k < columns; k++) {
+            T value{};
+            if (r < present) std::memcpy(&value, bytes + (r * columns + k) * sizeof(T), sizeof(T));
+            out[k * kRows + r] = value;
+        }
+}
+
+// Scale and minimum of half a tile (16 columns) for one row.
+void scales_of(const Layout& form, const std::uint8_t* super, const std::uint8_t* tile, int row, int half, float& s, float& m) {
+    const auto d = [&](const std::uint8_t* at) { return half_to_float(u16(at + 2 * row)); };
+    const auto i8 = [&](const std::uint8_t* at) { return static_cast<float>(static_cast<std::int8_t>(at[row])); };
+    switch (form.scales) {
+        case Scales::half: s = d(tile); break;
+        case Scales::half_min: s = d(tile), m = d(tile + 2 * kRows); return;
+        case Scales::bfloat: s = bfloat_to_float(u16(tile + 2 * row)); break;
+        case Scales::k32_min: s = d(super) * tile[row], m = -d(super + 2 * kRows) * tile[kRows + row]; return;
+        case Scales::k32: s = d(super) * i8(tile); break;
+        case Scales::k16: s = d(super) * i8(tile + kRows * half); break;
+        case Scales::k16_min: {
+            const int both = tile[kRows * half + row];
+            s = d(super) * static_cast<float>(both & 15), m = -d(super + 2 * kRows) * static_cast<float>(both >> 4);
+            return;
+        }
+        case Scales::none: break;
+    }
+    m = -static_cast<float>(form.zero) * s;
+}
+
+}  // namespace
+
+std::shared_ptr<Packed> pack(Format format, const std::uint8_t* bytes, std::int64_t rows, std::int64_t columns, Pool& pool) {
+    if (columns % layout(format).block)
+        throw std::invalid_argument("rows of " + std::to_string(columns) + " are no whole number of blocks of " + layout(format).name);
+    auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr});
+    packed->data = aligned<std::uint8_t>(packed->bytes());
+    const std::size_t row_bytes = static_cast<std::size_t>(columns / layout(format).block) * layout(format).block_bytes;
+    pool.run(packed->panels(), [&](std::int64_t panel, int) {
+        const std::uint8_t* from = bytes + panel * kRows * row_bytes;
+        std::uint8_t* to = packed->data.get() + panel * packed->stride();
+        const std::int64_t present = std::min<std::int64_t>(kRows, rows - panel * kRows);
+        if (format == Format::f32) pack_plain<std::uint32_t>(from, present, columns, to);
+        else if (is_plain(format)) pack_plain<std::uint16_t>(from, present, columns, to);
+        else pack_panel(format, from, present, columns, to);
+    });
+    return packed;
+}
+
+void unpack_row(const Packed& packed, std::int64_t row, float* out) {
+    const std::uint8_t* from = packed.panel(row / kRows);
+    const int r = static_cast<int>(row % kRows);
+    const Layout& form = layout(packed.format);
+    if (is_plain(packed.format)) {
+        for (std::int64_t k = 0; k < packed.columns; k++) {
+            if (packed.format == Format::f32) std::memcpy(&out[k], from + 4 * (k * kRows + r), 4);
+            else {
+                const std::uint16_t bits = u16(from + 2 * (k * kRows + r));
+                out[k] = packed.format == Format::f16 ? half_to_float(bits) : bfloat_to_float(bits);
+            }
+        }
+        return;
+    }
+    const std::uint8_t* super = nullptr;
+    for (std::int64_t column = 0; column < packed.columns; column += kCols) {
+        if (super_bytes(form.scales) && column % kSuper == 0) super = from, from += super_bytes(form.scales);
+        const TileRow tile = read_tile(packed.format, super, from, r);
+        for (int k = 0; k < kCols; k++)
+            out[column + k] = tile.scale[k / 16] * static_cast<float>(tile.codes[k]) + tile.offset[k / 16];
+        from += tile_bytes(packed.format);
+    }
+}
+
+TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, int row) {
+    const Layout& form = layout(format);
+    TileRow result;
+    for (int half = 0; half < 2; half++) scales_of(form, super, tile, row, half, result.scale[half], result.offset[half]);
+    for (int k = 0; k < kCols; k++) {
+        const int code = code_at(form.codes, tile + scale_bytes(form.scales), k / 4, 4 * row + k % 4);
+        result.codes[k] = form.codes == Codes::table ? levels(format)[code] : code;
+    }
+    return result;
+}
+
+}  // namespace ordito

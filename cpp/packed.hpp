@@ -1,0 +1,54 @@
+// Weights of a linear map, as the kernels read them (formats.hpp tells the layout).
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "formats.hpp"
+
+namespace ordito {
+
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
+// Memory aligned to cache lines. Throws std::bad_alloc.
+template <class T>
+std::unique_ptr<T[], Free> aligned(std::size_t count) {
+    const std::size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
+    void* memory = std::aligned_alloc(64, bytes ? bytes : 64);
+    if (!memory) throw std::bad_alloc();
+    return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
+}
+
+struct Packed {
+    Format format;
+    std::int64_t rows, columns;
+    std::unique_ptr<std::uint8_t[], Free> data;
+
+    std::int64_t panels() const { return (rows + kRows - 1) / kRows; }
+    std::size_t stride() const { return panel_bytes(format, columns); }
+    std::size_t bytes() const { return panels() * stride(); }
+    const std::uint8_t* panel(std::int64_t number) const { return data.get() + number * stride(); }
+};
+
+class Pool;
+
+// Packs `rows` x `columns` from the bytes of a file. Throws std::invalid_argument where rows are no whole number of blocks.
+std::shared_ptr<Packed> pack(Format format, const std::uint8_t* bytes, std::int64_t rows, std::int64_t columns, Pool& pool);
+
+// One row as fp32, `columns` numbers: what the embedding reads, and what the kernels are held against.
+void unpack_row(const Packed& packed, std::int64_t row, float* out);
+
+// One row of one tile: 32 codes as whole numbers, and for each half (16 columns) its scale and what is added:
+// number = scale * code + offset.
+struct TileRow {
+    int codes[kCols];
+    float scale[2], offset[2];
+};
+
+// Row `row` of the panel whose tile and superblock begin there. The plain reading that the kernels are held against.
+TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, int row);
+
+}  // namespace ordito

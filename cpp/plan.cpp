@@ -1,0 +1,381 @@
+#include "plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+namespace ordito {
+
+namespace {
+
+constexpr std::int64_t kSerial = 1 << 14;       // numbers that are not worth sharing out
+constexpr std::int64_t kPieceBytes = 24 << 10;  // of weights, that one thread takes at once
+constexpr int kTokenBlock = 64;                 // tokens whose activations stay in a core's cache while panels go by
+
+std::int64_t row_length(int width) { return (width + 15) / 16 * 16; }
+
+}  // namespace
+
+float* Machine::Buffer::need(std::size_t count) {
+    if (count > size) {
+        data.reset();
+        data = aligned<float>(count);
+        size = count;
+    }
+    return data.get();
+}
+
+// One run of a program.
+struct Executor {
+    Executor(Machine& machine, const Program& program, const Batch& batch)
+        : m(machine), program(program), batch(batch), rows(static_cast<std::int64_t>(batch.ids.size())) {}
+
+    Machine& m;
+    const Program& program;
+    const Batch& batch;
+    std::int64_t rows;
+
+    const Kernels& k() const { return m.kernels_; }
+    std::int64_t stride(int buffer) const { return row_length(program.widths()[buffer]); }
+
+    // Where a slice stands, or null for none. It makes room in the buffer, so it comes before anything runs in parallel.
+    Rows rows_of(Slice s) {
+        if (s.buffer < 0) return {nullptr, 0};
+        return {m.buffers_[s.buffer].need(rows * stride(s.buffer)) + s.offset, stride(s.buffer)};
+    }
+
+    // Calls with(row) for all rows, in parallel where `columns` numbers each are worth it.
+    template <class With>
+    void each_row(std::int64_t columns, With with) {
+        if (rows * columns < kSerial) {
+            for (std::int64_t r = 0; r < rows; r++) with(r);
+            return;
+        }
+        const std::int64_t piece = std::max<std::int64_t>(1, kSerial / 4 / std::max<std::int64_t>(1, columns));
+        m.pool_.run((rows + piece - 1) / piece, [&](std::int64_t number, int) {
+            for (std::int64_t r = number * piece; r < std::min(rows, (number + 1) * piece); r++) with(r);
+        });
+    }
+
+    // Which part of the batch a row belongs to.
+    template <class With>
+    void each_token(With with) {
+        for (std::size_t p = 0; p < batch.parts.size(); p++)
+            for (std::int64_t i = 0; i < batch.parts[p].count; i++) with(p, batch.parts[p].first + i, batch.parts[p].position + i);
+    }
+
+    void operator()(const Embed& op) {
+        const Rows dst = rows_of(op.dst);
+        std::vector<std::int64_t> positions(rows);
+        each_token([&](std::size_t, std::int64_t r, std::int64_t position) { positions[r] = position; });
+        const int columns = static_cast<int>(op.table->columns);
+        each_row(4 * columns, [&](std::int64_t r) {
+            float* to = dst[r];
+            unpack_row(*op.table, batch.ids[r], to);
+            if (op.scale != 1) k().scale_and_cap(to, columns, op.scale, 0, to);
+            if (op.positions) {
+                std::vector<float> learned(columns);
+                unpack_row(*op.positions, positions[r] + op.first_position, learned.data());
+                k().add(to, learned.data(), columns, to);
+            }
+            if (!op.types.empty()) k().add(to, op.types.data(), columns, to);
+        });
+    }
+
+    void operator()(const Norm& op) {
+        const Rows src = rows_of(op.src), dst = rows_of(op.dst);
+        each_row(static_cast<std::int64_t>(op.width) * op.count, [&](std::int64_t r) {
+            const float* from = src[r];
+            float* to = dst[r];
+            for (int i = 0; i < op.count; i++)
+                k().norm(from + i * op.width, op.width, op.centred, op.eps, op.weight.empty() ? nullptr : op.weight.data(),
+                         op.bias.empty() ? nullptr : op.bias.data(), to + i * op.width);
+        });
+    }
+
+    Quantized quantized(const float* x, std::int64_t step, std::int64_t count, std::int64_t columns) {
+        const std::int64_t tiles = columns / kCols;
+        if (static_cast<std::int64_t>(m.codes_.size()) < count * columns) m.codes_.resize(count * columns);
+        float* scales = m.scales_.need(count * tiles);
+        float* sums16 = m.sums16_.need(2 * count * tiles);
+        float* sums32 = m.sums32_.need(count * tiles);
+        const auto one = [&](std::int64_t r) {
+            k().quantize(x + r * step, columns, m.codes_.data() + r * columns, scales + r * tiles, sums16 + 2 * r * tiles, sums32 + r * tiles);
+        };
+        if (count * columns < kSerial)
+            for (std::int64_t r = 0; r < count; r++) one(r);
+        else
+            m.pool_.run(count, [&](std::int64_t r, int) { one(r); });
+        return {m.codes_.data(), scales, sums16, sums32, columns};
+    }
+
+    bool in_8_bits(const Packed& w) const { return m.arithmetic_ == Arithmetic::bits8 && !is_plain(w.format); }
+
+    // Rows of one map's result, for `count` tokens.
+    struct Target {
+        float* y;
+        std::int64_t stride;
+        const float* bias;
+        const float* add;
+        std::int64_t add_stride;
+
+        Output panel(std::int64_t number, std::int64_t all_rows, std::int64_t token) const {
+            const std::int64_t row = number * kRows;
+            return {y + token * stride + row, stride, bias ? bias + row : nullptr, add ? add + token * add_stride + row : nullptr, add_stride,
+                    static_cast<int>(std::min<std::int64_t>(kRows, all_rows - row))};
+        }
+    };
+
+    // Panels `from` to `to` of W times `count` tokens; x8 is what x was rounded to, where W wants that.
+    void panels(const Packed& w, std::int64_t from, std::int64_t to, const float* x, std::int64_t x_stride, const Quantized& x8,
+                std::int64_t count, const Target& target, int thread) {
+        const int format = static_cast<int>(w.format);
+        if (in_8_bits(w)) {
+            const std::int64_t tiles = w.columns / kCols;
+            for (std::int64_t token = 0; token < count; token += kTokenBlock) {
+                const int some = static_cast<int>(std::min<std::int64_t>(kTokenBlock, count - token));
+                const Quantized part{x8.codes + token * w.columns, x8.scales + token * tiles, x8.sums16 + 2 * token * tiles,
+                                     x8.sums32 + token * tiles, w.columns};
+                for (std::int64_t p = from; p < to; p++) k().linear_8bit[format](w.panel(p), part, some, target.panel(p, w.rows, token));
+            }
+            return;
+        }
+        float* unpacked = is_plain(w.format) ? nullptr : m.panels_[thread].need(2 * w.columns * kRows);
+        for (std::int64_t p = from; p < to; p += 2) {
+            const bool two = p + 1 < to;
+            const std::uint8_t *first = w.panel(p), *second = two ? w.panel(p + 1) : nullptr;
+            if (unpacked) {
+                k().unpack[format](first, w.columns, unpacked);
+                if (two) k().unpack[format](second, w.columns, unpacked + w.columns * kRows);
+                first = reinterpret_cast<const std::uint8_t*>(unpacked);
+                second = two ? reinterpret_cast<const std::uint8_t*>(unpacked + w.columns * kRows) : nullptr;
+            }
+            for (std::int64_t token = 0; token < count; token += kTokenBlock) {
+                const int some = static_cast<int>(std::min<std::int64_t>(kTokenBlock, count - token));
+                const Output out = target.panel(p, w.rows, token), second_out = two ? target.panel(p + 1, w.rows, token) : out;
+                k().linear[unpacked ? 0 : format](first, second, w.columns, x + token * x_stride, x_stride, some, out, second_out);
+            }
+        }
+    }
+
+    // Panels that one thread takes at once.
+    static std::int64_t piece_of(const Packed& w, std::int64_t count, int threads) {
+        const std::int64_t by_bytes = std::max<std::int64_t>(1, kPieceBytes / static_cast<std::int64_t>(w.stride()));
+        const std::int64_t even = std::max<std::int64_t>(1, w.panels() / (4 * threads));
+        const std::int64_t piece = std::min(count > 1 ? std::max<std::int64_t>(by_bytes, 2) : by_bytes, even);
+        return piece > 1 ? piece / 2 * 2 : 1;
+    }
+
+    void operator()(const Linear& op) {
+        const Rows src = rows_of(op.src), dst = rows_of(op.dst);
+        const Rows add = rows_of(op.add);
+        Quantized x8{};
+        struct Piece {
+            int map;
+            std::int64_t from, to;
+        };
+        std::vector<Piece> pieces;
+        for (int i = 0; i < static_cast<int>(op.maps.size()); i++) {
+            const Packed& w = *op.maps[i].weights;
+            if (in_8_bits(w) && !x8.codes) x8 = quantized(src.data + op.maps[i].from, src.stride, rows, w.columns);
+            const std::int64_t step = piece_of(w, rows, m.pool_.threads());
+            for (std::int64_t p = 0; p < w.panels(); p += step) pieces.push_back({i, p, std::min(p + step, w.panels())});
+        }
+        m.pool_.run(static_cast<std::int64_t>(pieces.size()), [&](std::int64_t number, int thread) {
+            const Piece& piece = pieces[number];
+            const Map& map = op.maps[piece.map];
+            const Target target{dst.data + map.to, dst.stride, map.bias.empty() ? nullptr : map.bias.data(),
+                                add.data ? add.data + map.to : nullptr, add.stride};
+            panels(*map.weights, piece.from, piece.to, src.data + map.from, src.stride, x8, rows, target, thread);
+        });
+    }
+
+    // Cosines, then sines, of a rotation for all rows; made once for all layers.
+    const float* angles(int table) {
+        if (made_.size() <= static_cast<std::size_t>(table)) made_.resize(table + 1);
+        std::vector<float>& made = made_[table];
+        const std::vector<Rotation>& given = batch.rotations[table];
+        const std::size_t pairs = given.front().frequencies.size();
+        if (made.empty()) {
+            made.resize(2 * pairs * rows);
+            each_token([&](std::size_t p, std::int64_t r, std::int64_t position) {
+                const Rotation& rotation = given.size() == 1 ? given.front() : given[p];
+                for (std::size_t i = 0; i < pairs; i++) {
+                    const float angle = static_cast<float>(position) * rotation.frequencies[i];
+                    made[2 * pairs * r + i] = std::cos(angle) * rotation.magnitude;
+                    made[2 * pairs * r + pairs + i] = std::sin(angle) * rotation.magnitude;
+                }
+            });
+        }
+        return made.data();
+    }
+
+    void operator()(const Rotate& op) {
+        const Rows at = rows_of(op.at);
+        const float* all = angles(op.table);
+        const std::int64_t pairs = static_cast<std::int64_t>(batch.rotations[op.table].front().frequencies.size());
+        each_row(static_cast<std::int64_t>(op.count) * op.width, [&](std::int64_t r) {
+            for (int head = 0; head < op.count; head++)
+                k().rotate(at[r] + head * op.width, all + 2 * pairs * r, all + 2 * pairs * r + pairs, pairs, op.interleaved);
+        });
+    }
+
+    void operator()(const Temper& op) {
+        const Rows at = rows_of(op.at);
+        each_row(op.columns, [&](std::int64_t r) { k().scale_and_cap(at[r], op.columns, batch.factors[op.table][r], 0, at[r]); });
+    }
+
+    void operator()(const Store& op) {
+        store(batch.parts, op.slot, rows_of(op.k), rows_of(op.v), k(), m.pool_);
+    }
+
+    void operator()(const Attend& op) { attend(op.shape, batch.parts, rows_of(op.q), rows_of(op.dst), k(), m.pool_); }
+
+    void operator()(const Activate& op) {
+        const Rows gate = rows_of(op.gate), up = rows_of(op.up), dst = rows_of(op.dst);
+        each_row(4 * op.columns, [&](std::int64_t r) {
+            k().activate(op.act, gate.data ? gate[r] : nullptr, up[r], op.columns, op.limit, op.offset, op.slope, dst[r]);
+        });
+    }
+
+    void operator()(const Add& op) {
+        const Rows a = rows_of(op.a), b = rows_of(op.b), dst = rows_of(op.dst);
+        each_row(op.columns, [&](std::int64_t r) { k().add(a[r], b[r], op.columns, dst[r]); });
+    }
+
+    void operator()(const Scale& op) {
+        const Rows src = rows_of(op.src), dst = rows_of(op.dst);
+        each_row(op.columns, [&](std::int64_t r) { k().scale_and_cap(src[r], op.columns, op.scale, op.cap, dst[r]); });
+    }
+
+    void operator()(const Forbid& op) {
+        const Rows at = rows_of(op.at);
+        for (std::int64_t r = 0; r < rows; r++)
+            for (int column : op.columns) at[r][column] = -INFINITY;
+    }
+
+    void operator()(const Gate& op) {
+        const Rows gate = rows_of(op.gate), src = rows_of(op.src), dst = rows_of(op.dst);
+        each_row(op.columns, [&](std::int64_t r) {
+            const float by = 1 / (1 + std::exp(-gate[r][0]));
+            k().scale_and_cap(src[r], op.columns, by, 0, dst[r]);
+        });
+    }
+
+    void operator()(const Experts& op);
+
+    void operator()(const Select& op) {
+        const Rows src = rows_of(op.src);
+        const std::int64_t wanted = static_cast<std::int64_t>(batch.wanted.size());
+        float* to = m.buffers_[op.dst.buffer].need(wanted * stride(op.dst.buffer));
+        for (std::int64_t r = 0; r < wanted; r++)
+            std::memcpy(to + r * stride(op.dst.buffer), src.data + batch.wanted[r] * src.stride, op.columns * sizeof(float));
+        rows = wanted;
+    }
+
+  private:
+    std::vector<std::vector<float>> made_;
+};
+
+// Tokens are sorted by expert, so that each expert's weights are read once, for all the tokens that chose it.
+void Executor::operator()(const Experts& op) {
+    const Rows logits = rows_of(op.logits), src = rows_of(op.src), dst = rows_of(op.dst);
+    struct Asked {
+        int expert;
+        std::int64_t token;
+        float weight;
+    };
+    const int n = op.router.n_experts, top = op.router.top_k;
+    std::vector<Asked> asked;
+    std::vector<int> experts(top);
+    std::vector<float> weights(top);
+    std::vector<std::int64_t> taken(n);
+    for (const Part& part : batch.parts) {
+        std::fill(taken.begin(), taken.end(), 0);
+        for (std::int64_t r = part.first; r < part.first + part.count; r++) {
+            route(op.router, logits[r], experts.data(), weights.data());
+            for (int i = 0; i < top; i++) {
+                const bool full = op.router.capacity && taken[experts[i]]++ >= op.router.capacity;
+                if (!full) asked.push_back({experts[i], r, weights[i]});
+            }
+        }
+    }
+    std::stable_sort(asked.begin(), asked.end(), [](const Asked& a, const Asked& b) { return a.expert < b.expert; });
+    const std::int64_t count = static_cast<std::int64_t>(asked.size()), width = row_length(op.columns), inner = row_length(op.hidden);
+
+    float* x = m.outputs_.need(count * width);
+    for (std::int64_t i = 0; i < count; i++)
+        k().scale_and_cap(src[asked[i].token], op.columns, op.weigh_input ? asked[i].weight : 1, 0, x + i * width);
+
+    struct Piece {
+        int expert, map;
+        std::int64_t from, to, first, tokens;
+    };
+    // All experts that were asked, their panels in pieces.
+    const auto pieces_of = [&](std::initializer_list<const std::vector<Weights>*> maps) {
+        std::vector<Piece> pieces;
+        for (std::int64_t first = 0, next; first < count; first = next) {
+            for (next = first; next < count && asked[next].expert == asked[first].expert; next++) {}
+            int number = 0;
+            for (const auto* map : maps) {
+                if (!map->empty()) {
+                    const Packed& w = *(*map)[asked[first].expert];
+                    const std::int64_t step = piece_of(w, next - first, m.pool_.threads());
+                    for (std::int64_t p = 0; p < w.panels(); p += step)
+                        pieces.push_back({asked[first].expert, number, p, std::min(p + step, w.panels()), first, next - first});
+                }
+                number++;
+            }
+        }
+        return pieces;
+    };
+    const auto product = [&](const Packed& w, const std::vector<Vector>& bias, const Piece& piece, const float* from, std::int64_t step,
+                             const Quantized& from8, float* to, std::int64_t to_step, int thread) {
+        const std::int64_t tiles = w.columns / kCols;
+        const Quantized some{from8.codes + piece.first * w.columns, from8.scales + piece.first * tiles, from8.sums16 + 2 * piece.first * tiles,
+                             from8.sums32 + piece.first * tiles, w.columns};
+        const Target target{to + piece.first * to_step, to_step, bias.empty() ? nullptr : bias[piece.expert].data(), nullptr, 0};
+        panels(w, piece.from, piece.to, from + piece.first * step, step, some, piece.tokens, target, thread);
+    };
+
+    // Gates stand in front of ups.
+    float* both = m.hidden_.need(2 * count * inner);
+    float *gates = both, *ups = both + count * inner;
+    Quantized x8{};
+    if (count && in_8_bits(*op.up.front())) x8 = quantized(x, width, count, op.columns);
+    const auto rising = pieces_of({&op.gate, &op.up});
+    m.pool_.run(static_cast<std::int64_t>(rising.size()), [&](std::int64_t number, int thread) {
+        const Piece& piece = rising[number];
+        const bool gate = piece.map == 0;
+        product(*(gate ? op.gate : op.up)[piece.expert], gate ? op.gate_bias : op.up_bias, piece, x, width, x8, gate ? gates : ups, inner, thread);
+    });
+    const auto activate = [&](std::int64_t i) {
+        k().activate(op.act, op.gate.empty() ? nullptr : gates + i * inner, ups + i * inner, op.hidden, op.limit, op.offset, op.slope, ups + i * inner);
+    };
+    if (count * op.hidden < kSerial / 4)
+        for (std::int64_t i = 0; i < count; i++) activate(i);
+    else
+        m.pool_.run(count, [&](std::int64_t i, int) { activate(i); });
+    Quantized up8{};
+    if (count && in_8_bits(*op.down.front())) up8 = quantized(ups, inner, count, op.hidden);
+    const auto falling = pieces_of({&op.down});
+    m.pool_.run(static_cast<std::int64_t>(falling.size()), [&](std::int64_t number, int thread) {
+        const Piece& piece = falling[number];
+        product(*op.down[piece.expert], op.down_bias, piece, ups, inner, up8, x, width, thread);
+    });
+
+    for (std::int64_t r = 0; r < rows; r++) std::fill(dst[r], dst[r] + op.columns, 0.f);
+    for (std::int64_t i = 0; i < count; i++)
+        k().add_scaled(op.weigh_input ? 1 : asked[i].weight, x + i * width, op.columns, dst[asked[i].token]);
+}
+
+Machine::Result Machine::run(const Program& program, const Batch& batch, int result) {
+    if (buffers_.size() < program.widths().size()) buffers_.resize(program.widths().size());
+    panels_.resize(pool_.threads());
+    Executor executor(*this, program, batch);
+    for (const Operation& operation : program.operations()) std::visit(executor, operation);
+    return {buffers_[result].data.get(), executor.rows, row_length(program.widths()[result]), program.widths()[result]};
+}
+
+}  // namespace ordito

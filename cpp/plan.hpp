@@ -1,0 +1,195 @@
+// A forward pass as a flat list of operations over numbered buffers. Nothing here knows an architecture: what a model is was
+// said when the list was made (ordito/native/plan.py).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "attention.hpp"
+#include "packed.hpp"
+#include "routing.hpp"
+
+namespace ordito {
+
+using Weights = std::shared_ptr<Packed>;
+using Vector = std::vector<float>;  // empty where there is none
+
+// Columns of a buffer, which has a row for each token.
+struct Slice {
+    int buffer = -1, offset = 0;
+};
+
+// dst = scale * table[id] (+ positions[position + first]) (+ types).
+struct Embed {
+    Slice dst;
+    Weights table;
+    float scale;
+    Weights positions;
+    std::int64_t first_position;
+    Vector types;
+};
+
+// dst = norm(src) * weight + bias, of each of `count` neighbouring pieces of `width` columns.
+struct Norm {
+    Slice src, dst;
+    int width, count;
+    bool centred;
+    float eps;
+    Vector weight, bias;
+};
+
+// One map of a Linear: columns of src from `from` on, to columns of dst from `to` on.
+struct Map {
+    Weights weights;
+    Vector bias;
+    int from, to;
+};
+
+// dst = W src + bias (+ add): several maps of one input together.
+struct Linear {
+    Slice src, dst, add;  // add.buffer < 0: nothing is added
+    std::vector<Map> maps;
+};
+
+// Turns the first 2 * pairs channels of `count` heads of `width`. `table` is a rotation of the batch.
+struct Rotate {
+    Slice at;
+    int count, width, table;
+    bool interleaved;
+};
+
+// Multiplies columns by a factor of the token's position.
+struct Temper {
+    Slice at;
+    int columns, table;
+};
+
+struct Store {
+    int slot;
+    Slice k, v;
+};
+
+struct Attend {
+    AttentionShape shape;
+    Slice q, dst;
+};
+
+// dst = act(gate) * (up + offset), or act(up) where gate.buffer < 0.
+struct Activate {
+    Slice gate, up, dst;
+    int columns;
+    Activation act;
+    float limit, offset, slope;
+};
+
+struct Add {
+    Slice a, b, dst;
+    int columns;
+};
+
+// dst = cap * tanh(scale * src / cap), or scale * src where cap is 0.
+struct Scale {
+    Slice src, dst;
+    int columns;
+    float scale, cap;
+};
+
+// Columns that no token stands behind: minus infinity.
+struct Forbid {
+    Slice at;
+    std::vector<int> columns;
+};
+
+// dst = src * sigmoid(gate), gate one column.
+struct Gate {
+    Slice src, gate, dst;
+    int columns;
+};
+
+// dst = sum over the chosen experts of weight * down(act(gate x) * up x); `route` reads the router's logits.
+struct Experts {
+    Slice src, logits, dst;
+    RouterShape router;
+    std::vector<Weights> gate, up, down;            // one an expert; gate may be empty
+    std::vector<Vector> gate_bias, up_bias, down_bias;  // one an expert, or empty
+    int columns, hidden;
+    bool weigh_input;
+    Activation act;
+    float limit, offset, slope;
+};
+
+// From here on only the rows that are wanted.
+struct Select {
+    Slice src, dst;
+    int columns;
+};
+
+using Operation = std::variant<Embed, Norm, Linear, Rotate, Temper, Store, Attend, Activate, Add, Scale, Forbid, Gate, Experts, Select>;
+
+// Cosines and sines of one rotation: frequencies in radians a position, and the factor on both. A rotation that changes with
+// the length of the text is set again for every part of a batch.
+struct Rotation {
+    Vector frequencies;
+    float magnitude;
+};
+
+struct Batch {
+    std::vector<Part> parts;
+    std::vector<int> ids;
+    std::vector<std::int64_t> wanted;          // rows that Select keeps
+    std::vector<std::vector<Rotation>> rotations;  // [table][part], or [table][0] for all
+    std::vector<Vector> factors;               // [table][row], of Temper
+};
+
+// How products with quantized weights are taken.
+enum class Arithmetic { bits8, f32 };
+
+class Program {
+  public:
+    Program(std::vector<int> widths, std::vector<Operation> operations) : widths_(std::move(widths)), operations_(std::move(operations)) {}
+
+    const std::vector<int>& widths() const { return widths_; }
+    const std::vector<Operation>& operations() const { return operations_; }
+
+  private:
+    std::vector<int> widths_;
+    std::vector<Operation> operations_;
+};
+
+// Computes programs with one set of kernels on one pool; one at a time.
+class Machine {
+  public:
+    Machine(const Kernels& kernels, int threads, Arithmetic arithmetic) : kernels_(kernels), pool_(threads), arithmetic_(arithmetic) {}
+
+    // Runs a program; the last buffer that was written holds the result, of so many rows: row `r` at `data + r * stride`.
+    struct Result {
+        const float* data;
+        std::int64_t rows, stride;
+        int columns;
+    };
+    Result run(const Program& program, const Batch& batch, int result);
+
+    Pool& pool() { return pool_; }
+    const Kernels& kernels() const { return kernels_; }
+
+  private:
+    friend struct Executor;
+
+    const Kernels& kernels_;
+    Pool pool_;
+    Arithmetic arithmetic_;
+
+    struct Buffer {
+        std::unique_ptr<float[], Free> data;
+        std::size_t size = 0;
+        float* need(std::size_t count);
+    };
+    std::vector<Buffer> buffers_;
+    Buffer scales_, sums16_, sums32_, cosines_, hidden_, outputs_;
+    std::vector<Buffer> panels_;  // one a thread
+    std::vector<std::int8_t> codes_;
+};
+
+}  // namespace ordito

@@ -1,0 +1,133 @@
+#include "threads.hpp"
+
+#include <algorithm>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace ordito {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::uint64_t kClosed = 0xffffffffu;  // no piece has this number
+constexpr auto kSpin = 200us;                   // how long an idle worker looks for work before it sleeps
+constexpr auto kLeastPatience = 300us;
+constexpr auto kFirstPenalty = 20ms, kLastPenalty = 640ms, kForgiven = 3000ms;
+
+void pause() {
+#if defined(__x86_64__) || defined(_M_X64)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+Pool::Pool(int threads) : next_(kClosed) {
+    for (int number = 1; number < threads; number++) {
+        workers_.push_back(std::make_unique<Worker>());
+        Worker& worker = *workers_.back();
+        worker.thread = std::thread([this, &worker, number] { work(worker, number); });
+    }
+}
+
+Pool::~Pool() {
+    stop_ = true;
+    for (auto& worker : workers_) {
+        worker->signal++;
+        worker->signal.notify_one();
+    }
+    for (auto& worker : workers_) worker->thread.join();
+}
+
+bool Pool::has_work() const {
+    return static_cast<std::int64_t>(next_.load() & kClosed) < count_.load(std::memory_order_relaxed);
+}
+
+// Claims a piece and computes it; false if there is none. What belongs to the job is read after the claim has succeeded: from
+// then on the job cannot end, so it is that job's.
+bool Pool::run_one(int thread) {
+    std::uint64_t next = next_.load(std::memory_order_acquire);
+    while (static_cast<std::int64_t>(next & kClosed) < count_.load(std::memory_order_relaxed))
+        if (next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) {
+            const auto function = function_.load(std::memory_order_relaxed);
+            function(context_.load(std::memory_order_relaxed), static_cast<std::int64_t>(next & kClosed), thread);
+            done_.fetch_add(1, std::memory_order_release);
+            return true;
+        }
+    return false;
+}
+
+void Pool::work(Worker& worker, int number) {
+    while (!stop_) {
+        worker.in_a_piece.store(true, std::memory_order_relaxed);
+        while (worker.present && run_one(number)) {}
+        worker.in_a_piece.store(false, std::memory_order_relaxed);
+        const auto until = Clock::now() + kSpin;
+        for (int turn = 1; !has_work() || !worker.present; turn++) {
+            pause();
+            if (worker.present && (turn % 64 || Clock::now() < until)) continue;
+            const std::uint32_t seen = worker.signal.load();
+            worker.asleep = true;
+            if ((!has_work() || !worker.present) && !stop_) worker.signal.wait(seen);
+            worker.asleep = false;
+            break;
+        }
+    }
+}
+
+void Pool::dispatch(std::int64_t count, Function function, void* context) {
+    const auto start = Clock::now();
+    if (away_) call_back(start);
+    const std::uint64_t job = ((next_.load(std::memory_order_relaxed) >> 32) + 1) << 32;
+    count_.store(count, std::memory_order_relaxed);
+    function_.store(function, std::memory_order_relaxed);
+    context_.store(context, std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
+    next_.store(job);  // from here on pieces can be claimed
+    for (auto& worker : workers_)
+        if (worker->present && worker->asleep) {
+            worker->signal++;
+            worker->signal.notify_one();
+        }
+    std::int64_t own = 0;
+    while (run_one(0)) own++;
+    const Clock::duration piece = own ? (Clock::now() - start) / own : Clock::duration{};
+    if (done_.load(std::memory_order_acquire) < count) wait_for_the_rest(count, std::max<Clock::duration>(kLeastPatience, 4 * piece));
+    // Nobody may take the next job's size for this one's: closed, before `count_` changes.
+    next_.store(job | kClosed);
+}
+
+void Pool::wait_for_the_rest(std::int64_t count, Clock::duration patience) {
+    const auto start = Clock::now();
+    bool noted = false;
+    for (int turn = 1; done_.load(std::memory_order_acquire) < count; turn++) {
+        pause();
+        if (noted || turn % 64 || Clock::now() - start < patience) continue;
+        noted = true;
+        for (auto& worker : workers_)
+            if (worker->present && worker->in_a_piece) {
+                const auto now = Clock::now();
+                const bool again = worker->penalty.count() && now - worker->back_at < kForgiven;
+                worker->penalty = again ? std::min<Clock::duration>(2 * worker->penalty, kLastPenalty) : kFirstPenalty;
+                worker->back_at = now + worker->penalty;
+                worker->present = false;
+                away_++;
+                left_out_++;
+            }
+    }
+}
+
+void Pool::call_back(Clock::time_point now) {
+    for (auto& worker : workers_)
+        if (!worker->present && now >= worker->back_at) {
+            worker->present = true;
+            away_--;
+        }
+}
+
+}  // namespace ordito

@@ -1,0 +1,79 @@
+// A pool of threads that does not wait for those that are not there.
+//
+// Work comes in pieces that are claimed one by one. Whoever calls `run` claims pieces like everyone else and waits at the end
+// for claimed pieces only, never for a thread: one that sleeps, or whose core another process took, just claims nothing. If it
+// was stopped in the middle of a piece, the caller has to wait for it; a worker that let it wait is left out for a while, since
+// one core that is really there is worth more than two of which one is not (a neighbour's time slice is some milliseconds, a
+// piece some microseconds).
+//
+// What a piece computes does not depend on who computes it, so that results do not depend on the number of threads.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace ordito {
+
+class Pool {
+  public:
+    // `threads` in all, the caller's included.
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // Calls piece(number, thread) for every number below `count`, thread being below threads(). One caller at a time.
+    template <class Piece>
+    void run(std::int64_t count, Piece&& piece) {
+        if (count <= 1 || workers_.empty()) {
+            for (std::int64_t number = 0; number < count; number++) piece(number, 0);
+            return;
+        }
+        using Plain = std::remove_reference_t<Piece>;
+        dispatch(count, [](void* context, std::int64_t number, int thread) { (*static_cast<Plain*>(context))(number, thread); },
+                 const_cast<void*>(static_cast<const void*>(&piece)));
+    }
+
+    // How often a worker was left out because it kept others waiting.
+    std::int64_t left_out() const { return left_out_.load(std::memory_order_relaxed); }
+
+  private:
+    using Function = void (*)(void*, std::int64_t, int);
+    using Clock = std::chrono::steady_clock;
+
+    struct alignas(64) Worker {
+        std::thread thread;
+        std::atomic<bool> in_a_piece{false}, asleep{false};
+        std::atomic<std::uint32_t> signal{0};
+        std::atomic<bool> present{true};  // not left out
+        // What the caller notes about it.
+        Clock::time_point back_at{};
+        Clock::duration penalty{};
+    };
+
+    void dispatch(std::int64_t count, Function function, void* context);
+    void work(Worker& worker, int number);
+    bool run_one(int thread);
+    bool has_work() const;
+    void wait_for_the_rest(std::int64_t count, Clock::duration patience);
+    void call_back(Clock::time_point now);
+
+    std::vector<std::unique_ptr<Worker>> workers_;
+    // The job of the moment: its number in the upper half, the next piece in the lower, so that one atomic claims both.
+    alignas(64) std::atomic<std::uint64_t> next_;
+    std::atomic<std::int64_t> count_{0};
+    std::atomic<Function> function_{nullptr};
+    std::atomic<void*> context_{nullptr};
+    alignas(64) std::atomic<std::int64_t> done_{0};
+    std::atomic<bool> stop_{false};
+    int away_ = 0;
+    std::atomic<std::int64_t> left_out_{0};
+};
+
+}  // namespace ordito
