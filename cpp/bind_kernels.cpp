@@ -24,37 +24,31 @@ struct Named {
 
 const float* data_of(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
 
-Activation activation_of(const std::string& name) {
-    constexpr const char* names[] = {"none", "silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"};
-    for (int number = 0; number < static_cast<int>(std::size(names)); number++)
-        if (name == names[number]) return static_cast<Activation>(number);
-    throw std::invalid_argument("no kernel for the activation " + name);
-}
-
 struct Rounded {
-    std::vector<std::int8_t> codes;
+    std::vector<std::int8_t> codes, fine;
     std::vector<float> scales, sums16, sums32;
-    Rounded(const Kernels& kernels, const float* x, std::int64_t rows, std::int64_t columns)
-        : codes(rows * columns), scales(rows * columns / 32), sums16(rows * columns / 16), sums32(rows * columns / 32) {
+    Rounded(const Kernels& kernels, const float* x, std::int64_t rows, std::int64_t columns, bool is_fine)
+        : codes(rows * columns), fine(is_fine ? rows * columns : 0), scales(rows * columns / 32), sums16(rows * columns / 16), sums32(rows * columns / 32) {
         for (std::int64_t r = 0; r < rows; r++)
-            kernels.quantize(x + r * columns, columns, &codes[r * columns], &scales[r * columns / 32], &sums16[r * columns / 16], &sums32[r * columns / 32]);
+            kernels.quantize(x + r * columns, columns, &codes[r * columns], is_fine ? &fine[r * columns] : nullptr, &scales[r * columns / 32], &sums16[r * columns / 16], &sums32[r * columns / 32]);
     }
 };
 
-nb::object linear(const Named& self, const Packed& w, Table x, bool in_8_bits) {
+// W x with activations of 8 or 16 bits, or as they are (0).
+nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
     const std::int64_t tokens = x.shape(0), columns = x.shape(1);
     if (columns != w.columns) throw std::invalid_argument("x and the weights differ in columns");
     std::vector<float> y(tokens * w.rows);
     const bool plain = is_plain(w.format);
     std::vector<float> unpacked(plain ? 0 : columns * kRows);
     std::optional<Rounded> rounded;
-    if (in_8_bits && !plain) rounded.emplace(*self.kernels, x.data(), tokens, columns);
+    if (bits && !plain) rounded.emplace(*self.kernels, x.data(), tokens, columns, bits == 16);
     for (std::int64_t p = 0; p < w.panels(); p++) {
         const Output out{y.data() + p * kRows, w.rows, nullptr, nullptr, 0, static_cast<int>(std::min<std::int64_t>(kRows, w.rows - p * kRows))};
         const int format = static_cast<int>(w.format);
         if (rounded) {
-            const Quantized x8{rounded->codes.data(), rounded->scales.data(), rounded->sums16.data(), rounded->sums32.data(), columns};
-            self.kernels->linear_8bit[format](w.panel(p), x8, static_cast<int>(tokens), out);
+            const Quantized x8{rounded->codes.data(), bits == 16 ? rounded->fine.data() : nullptr, rounded->scales.data(), rounded->sums16.data(), rounded->sums32.data(), columns};
+            self.kernels->linear_whole[format](w.panel(p), x8, static_cast<int>(tokens), out);
             continue;
         }
         const std::uint8_t* panel = w.panel(p);
@@ -95,7 +89,7 @@ void bind_kernels(nb::module_& module) {
     nb::class_<Named>(module, "Kernels")
         .def("__init__", [](Named* self, std::optional<std::string> name) { new (self) Named{&kernels_named(name)}; }, "name"_a.none())
         .def_prop_ro("name", [](const Named& self) { return std::string(self.kernels->name); })
-        .def("linear", &linear, "weights"_a, "x"_a, "in_8_bits"_a)
+        .def("linear", &linear, "weights"_a, "x"_a, "bits"_a)
         .def("unpack", [](const Named& self, const Packed& w) {
             std::vector<float> panel(w.columns * kRows), all(w.rows * w.columns);
             for (std::int64_t r = 0; r < w.rows; r++) {
@@ -111,7 +105,7 @@ void bind_kernels(nb::module_& module) {
         }, "x"_a, "centred"_a, "eps"_a, "weight"_a.none(), "bias"_a.none())
         .def("activate", [](const Named& self, const std::string& act, std::optional<Floats> gate, Floats up, float limit, float offset, float slope) {
             std::vector<float> y(up.size());
-            self.kernels->activate(activation_of(act), data_of(gate), up.data(), static_cast<std::int64_t>(up.size()), limit, offset, slope, y.data());
+            self.kernels->activate(activation_named(act), data_of(gate), up.data(), static_cast<std::int64_t>(up.size()), limit, offset, slope, y.data());
             return array_of(y.data(), {y.size()});
         }, "act"_a, "gate"_a.none(), "up"_a, "limit"_a, "offset"_a, "slope"_a)
         .def("scale_and_cap", [](const Named& self, Floats x, float scale, float cap) {

@@ -33,6 +33,13 @@ nb::object array_of(const float* data, std::vector<std::size_t> shape) {
     return nb::cast(nb::ndarray<nb::numpy, float>(copy, shape.size(), shape.data(), owner));
 }
 
+Activation activation_named(const std::string& name) {
+    constexpr const char* names[] = {"none", "silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"};
+    for (int number = 0; number < static_cast<int>(std::size(names)); number++)
+        if (name == names[number]) return static_cast<Activation>(number);
+    throw std::invalid_argument("no kernel for the activation " + name);
+}
+
 const Kernels& kernels_named(const std::optional<std::string>& name) {
     std::string known;
     for (const Kernels* kernels : available_kernels()) {
@@ -48,11 +55,11 @@ using Place = std::pair<int, int>;  // buffer, first column
 
 Slice slice(const std::optional<Place>& place) { return place ? Slice{place->first, place->second} : Slice{}; }
 
-Activation activation_of(const std::optional<std::string>& name) {
-    constexpr const char* names[] = {"none", "silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"};
-    for (int number = 0; number < static_cast<int>(std::size(names)); number++)
-        if (name.value_or("none") == names[number]) return static_cast<Activation>(number);
-    throw std::invalid_argument("no kernel for the activation " + *name);
+Arithmetic arithmetic_of(const std::string& name) {
+    if (name == "int8") return Arithmetic::int8;
+    if (name == "int16") return Arithmetic::int16;
+    if (name == "float32") return Arithmetic::f32;
+    throw std::invalid_argument("got the arithmetic '" + name + "', expected one of int8, int16, float32");
 }
 
 CacheType cache_type_of(const std::string& name) {
@@ -152,7 +159,7 @@ void bind_builder(nb::module_& module) {
         }, "slot"_a, "q"_a, "dst"_a, "n_heads"_a, "scale"_a, "causal"_a, "cross"_a, "window"_a, "chunk"_a, "softcap"_a, "sinks"_a.none(),
              "relative"_a.none(), "n_buckets"_a, "max_distance"_a, "sparse"_a)
         .def("activate", [](Builder& b, std::optional<Place> gate, Place up, Place dst, int columns, std::optional<std::string> act, float limit, float offset, float slope) {
-            b.operations.push_back(Activate{slice(gate), slice(up), slice(dst), columns, activation_of(act), limit, offset, slope});
+            b.operations.push_back(Activate{slice(gate), slice(up), slice(dst), columns, activation_named(act.value_or("none")), limit, offset, slope});
         }, "gate"_a.none(), "up"_a, "dst"_a, "columns"_a, "act"_a.none(), "limit"_a, "offset"_a, "slope"_a)
         .def("add", [](Builder& b, Place x, Place y, Place dst, int columns) { b.operations.push_back(Add{slice(x), slice(y), slice(dst), columns}); })
         .def("scale", [](Builder& b, Place src, Place dst, int columns, float scale, float cap) {
@@ -175,7 +182,7 @@ void bind_builder(nb::module_& module) {
                               vector_of(nb::cast<std::optional<Floats>>(router["choice_bias"])), integer("n_groups"), integer("top_groups"),
                               nb::cast<bool>(router["group_by_two"]), nb::cast<float>(router["jitter"]), integer("capacity")};
             b.operations.push_back(Experts{slice(src), slice(logits), slice(dst), std::move(shape), gate, up, down, vectors_of(gate_bias),
-                                           vectors_of(up_bias), vectors_of(down_bias), columns, hidden, weigh_input, activation_of(act), limit,
+                                           vectors_of(up_bias), vectors_of(down_bias), columns, hidden, weigh_input, activation_named(act.value_or("none")), limit,
                                            offset, slope});
         }, "src"_a, "logits"_a, "dst"_a, "columns"_a, "hidden"_a, "router"_a, "gate"_a, "up"_a, "down"_a, "gate_bias"_a, "up_bias"_a,
              "down_bias"_a, "weigh_input"_a, "act"_a.none(), "limit"_a, "offset"_a, "slope"_a);
@@ -197,9 +204,7 @@ NB_MODULE(_core, module) {
     nb::class_<Turns>(module, "Machine")
         .def("__init__", [](Turns* self, int threads, std::optional<std::string> kernels, const std::string& arithmetic) {
             if (threads < 1 || threads > 1024) throw std::invalid_argument("got " + std::to_string(threads) + " threads, expected 1 to 1024");
-            if (arithmetic != "int8" && arithmetic != "float32")
-                throw std::invalid_argument("got the arithmetic '" + arithmetic + "', expected int8 or float32");
-            new (self) Turns(kernels_named(kernels), threads, arithmetic == "int8" ? Arithmetic::bits8 : Arithmetic::f32);
+            new (self) Turns(kernels_named(kernels), threads, arithmetic_of(arithmetic));
         }, "threads"_a, "kernels"_a.none(), "arithmetic"_a)
         .def_prop_ro("kernels", [](const Turns& t) { return std::string(t.machine.kernels().name); })
         .def_prop_ro("threads", [](Turns& t) { return t.machine.pool().threads(); })

@@ -21,6 +21,9 @@ nanobind::object array_of(const float* data, std::vector<std::size_t> shape);
 // The kernels of that name, or the fastest. Throws std::invalid_argument where this machine has none of that name.
 const Kernels& kernels_named(const std::optional<std::string>& name);
 
+// The activation of that name. Throws std::invalid_argument for an unknown one.
+Activation activation_named(const std::string& name);
+
 // Single kernels, for those who hold one set against another.
 void bind_kernels(nanobind::module_& module);
 

@@ -96,21 +96,24 @@ struct Executor {
 
     Quantized quantized(const float* x, std::int64_t step, std::int64_t count, std::int64_t columns) {
         const std::int64_t tiles = columns / kCols;
+        const bool fine = m.arithmetic_ == Arithmetic::int16;
         if (static_cast<std::int64_t>(m.codes_.size()) < count * columns) m.codes_.resize(count * columns);
+        if (fine && m.fine_.size() < m.codes_.size()) m.fine_.resize(m.codes_.size());
         float* scales = m.scales_.need(count * tiles);
         float* sums16 = m.sums16_.need(2 * count * tiles);
         float* sums32 = m.sums32_.need(count * tiles);
         const auto one = [&](std::int64_t r) {
-            k().quantize(x + r * step, columns, m.codes_.data() + r * columns, scales + r * tiles, sums16 + 2 * r * tiles, sums32 + r * tiles);
+            k().quantize(x + r * step, columns, m.codes_.data() + r * columns, fine ? m.fine_.data() + r * columns : nullptr, scales + r * tiles,
+                         sums16 + 2 * r * tiles, sums32 + r * tiles);
         };
         if (count * columns < kSerial)
             for (std::int64_t r = 0; r < count; r++) one(r);
         else
             m.pool_.run(count, [&](std::int64_t r, int) { one(r); });
-        return {m.codes_.data(), scales, sums16, sums32, columns};
+        return {m.codes_.data(), fine ? m.fine_.data() : nullptr, scales, sums16, sums32, columns};
     }
 
-    bool in_8_bits(const Packed& w) const { return m.arithmetic_ == Arithmetic::bits8 && !is_plain(w.format); }
+    bool in_whole_numbers(const Packed& w) const { return m.arithmetic_ != Arithmetic::f32 && !is_plain(w.format); }
 
     // Rows of one map's result, for `count` tokens.
     struct Target {
@@ -127,17 +130,15 @@ struct Executor {
         }
     };
 
-    // Panels `from` to `to` of W times `count` tokens; x8 is what x was rounded to, where W wants that.
-    void panels(const Packed& w, std::int64_t from, std::int64_t to, const float* x, std::int64_t x_stride, const Quantized& x8,
+    // Panels `from` to `to` of W times `count` tokens; `whole` is what x was rounded to, where W wants that.
+    void panels(const Packed& w, std::int64_t from, std::int64_t to, const float* x, std::int64_t x_stride, const Quantized& whole,
                 std::int64_t count, const Target& target, int thread) {
         const int format = static_cast<int>(w.format);
-        if (in_8_bits(w)) {
-            const std::int64_t tiles = w.columns / kCols;
+        if (in_whole_numbers(w)) {
             for (std::int64_t token = 0; token < count; token += kTokenBlock) {
                 const int some = static_cast<int>(std::min<std::int64_t>(kTokenBlock, count - token));
-                const Quantized part{x8.codes + token * w.columns, x8.scales + token * tiles, x8.sums16 + 2 * token * tiles,
-                                     x8.sums32 + token * tiles, w.columns};
-                for (std::int64_t p = from; p < to; p++) k().linear_8bit[format](w.panel(p), part, some, target.panel(p, w.rows, token));
+                const Quantized part = whole.from(token);
+                for (std::int64_t p = from; p < to; p++) k().linear_whole[format](w.panel(p), part, some, target.panel(p, w.rows, token));
             }
             return;
         }
@@ -170,7 +171,7 @@ struct Executor {
     void operator()(const Linear& op) {
         const Rows src = rows_of(op.src), dst = rows_of(op.dst);
         const Rows add = rows_of(op.add);
-        Quantized x8{};
+        Quantized whole{};
         struct Piece {
             int map;
             std::int64_t from, to;
@@ -178,7 +179,7 @@ struct Executor {
         std::vector<Piece> pieces;
         for (int i = 0; i < static_cast<int>(op.maps.size()); i++) {
             const Packed& w = *op.maps[i].weights;
-            if (in_8_bits(w) && !x8.codes) x8 = quantized(src.data + op.maps[i].from, src.stride, rows, w.columns);
+            if (in_whole_numbers(w) && !whole.codes) whole = quantized(src.data + op.maps[i].from, src.stride, rows, w.columns);
             const std::int64_t step = piece_of(w, rows, m.pool_.threads());
             for (std::int64_t p = 0; p < w.panels(); p += step) pieces.push_back({i, p, std::min(p + step, w.panels())});
         }
@@ -187,7 +188,7 @@ struct Executor {
             const Map& map = op.maps[piece.map];
             const Target target{dst.data + map.to, dst.stride, map.bias.empty() ? nullptr : map.bias.data(),
                                 add.data ? add.data + map.to : nullptr, add.stride};
-            panels(*map.weights, piece.from, piece.to, src.data + map.from, src.stride, x8, rows, target, thread);
+            panels(*map.weights, piece.from, piece.to, src.data + map.from, src.stride, whole, rows, target, thread);
         });
     }
 
@@ -331,24 +332,21 @@ void Executor::operator()(const Experts& op) {
         return pieces;
     };
     const auto product = [&](const Packed& w, const std::vector<Vector>& bias, const Piece& piece, const float* from, std::int64_t step,
-                             const Quantized& from8, float* to, std::int64_t to_step, int thread) {
-        const std::int64_t tiles = w.columns / kCols;
-        const Quantized some{from8.codes + piece.first * w.columns, from8.scales + piece.first * tiles, from8.sums16 + 2 * piece.first * tiles,
-                             from8.sums32 + piece.first * tiles, w.columns};
+                             const Quantized& whole, float* to, std::int64_t to_step, int thread) {
         const Target target{to + piece.first * to_step, to_step, bias.empty() ? nullptr : bias[piece.expert].data(), nullptr, 0};
-        panels(w, piece.from, piece.to, from + piece.first * step, step, some, piece.tokens, target, thread);
+        panels(w, piece.from, piece.to, from + piece.first * step, step, whole.codes ? whole.from(piece.first) : whole, piece.tokens, target, thread);
     };
 
     // Gates stand in front of ups.
     float* both = m.hidden_.need(2 * count * inner);
     float *gates = both, *ups = both + count * inner;
-    Quantized x8{};
-    if (count && in_8_bits(*op.up.front())) x8 = quantized(x, width, count, op.columns);
+    Quantized whole{};
+    if (count && (in_whole_numbers(*op.up.front()) || (!op.gate.empty() && in_whole_numbers(*op.gate.front())))) whole = quantized(x, width, count, op.columns);
     const auto rising = pieces_of({&op.gate, &op.up});
     m.pool_.run(static_cast<std::int64_t>(rising.size()), [&](std::int64_t number, int thread) {
         const Piece& piece = rising[number];
         const bool gate = piece.map == 0;
-        product(*(gate ? op.gate : op.up)[piece.expert], gate ? op.gate_bias : op.up_bias, piece, x, width, x8, gate ? gates : ups, inner, thread);
+        product(*(gate ? op.gate : op.up)[piece.expert], gate ? op.gate_bias : op.up_bias, piece, x, width, whole, gate ? gates : ups, inner, thread);
     });
     const auto activate = [&](std::int64_t i) {
         k().activate(op.act, op.gate.empty() ? nullptr : gates + i * inner, ups + i * inner, op.hidden, op.limit, op.offset, op.slope, ups + i * inner);
@@ -357,12 +355,12 @@ void Executor::operator()(const Experts& op) {
         for (std::int64_t i = 0; i < count; i++) activate(i);
     else
         m.pool_.run(count, [&](std::int64_t i, int) { activate(i); });
-    Quantized up8{};
-    if (count && in_8_bits(*op.down.front())) up8 = quantized(ups, inner, count, op.hidden);
+    Quantized whole_ups{};
+    if (count && in_whole_numbers(*op.down.front())) whole_ups = quantized(ups, inner, count, op.hidden);
     const auto falling = pieces_of({&op.down});
     m.pool_.run(static_cast<std::int64_t>(falling.size()), [&](std::int64_t number, int thread) {
         const Piece& piece = falling[number];
-        product(*op.down[piece.expert], op.down_bias, piece, ups, inner, up8, x, width, thread);
+        product(*op.down[piece.expert], op.down_bias, piece, ups, inner, whole_ups, x, width, thread);
     });
 
     for (std::int64_t r = 0; r < rows; r++) std::fill(dst[r], dst[r] + op.columns, 0.f);

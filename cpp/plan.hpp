@@ -143,8 +143,8 @@ struct Batch {
     std::vector<Vector> factors;               // [table][row], of Temper
 };
 
-// How products with quantized weights are taken.
-enum class Arithmetic { bits8, f32 };
+// How products with quantized weights are taken: activations rounded to whole numbers of 8 or 16 bits, or left as they are.
+enum class Arithmetic { int8, int16, f32 };
 
 class Program {
   public:
@@ -189,7 +189,7 @@ class Machine {
     std::vector<Buffer> buffers_;
     Buffer scales_, sums16_, sums32_, cosines_, hidden_, outputs_;
     std::vector<Buffer> panels_;  // one a thread
-    std::vector<std::int8_t> codes_;
+    std::vector<std::int8_t> codes_, fine_;
 };
 
 }  // namespace ordito

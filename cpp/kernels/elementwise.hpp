@@ -152,8 +152,9 @@ void rotate(float* x, const float* cos, const float* sin, std::int64_t n, bool i
     }
 }
 
-void quantize(const float* x, std::int64_t columns, std::int8_t* codes, float* scales, float* sums16, float* sums32) {
+void quantize(const float* x, std::int64_t columns, std::int8_t* codes, std::int8_t* fine, float* scales, float* sums16, float* sums32) {
     constexpr int vectors = kCols / Isa::lanes;
+    const F steps = Isa::set1(1 / kFine), step = Isa::set1(kFine);
     for (std::int64_t b = 0; b < columns / kCols; b++) {
         F v[vectors], most = Isa::zero();
         for (int i = 0; i < vectors; i++) {
@@ -164,9 +165,15 @@ void quantize(const float* x, std::int64_t columns, std::int8_t* codes, float* s
         const F by = Isa::set1(inverse);
         F sums[2] = {Isa::zero(), Isa::zero()};
         for (int i = 0; i < vectors; i++) {
-            const F whole = Isa::round(Isa::mul(v[i], by));
-            Isa::store_i8(codes + b * kCols + i * Isa::lanes, whole);
-            sums[i * Isa::lanes / 16] = Isa::add(sums[i * Isa::lanes / 16], whole);
+            const F exact = Isa::mul(v[i], by);
+            F kept = Isa::round(exact);
+            Isa::store_i8(codes + b * kCols + i * Isa::lanes, kept);
+            if (fine) {
+                const F rest = Isa::round(Isa::mul(Isa::sub(exact, kept), steps));
+                Isa::store_i8(fine + b * kCols + i * Isa::lanes, rest);
+                kept = Isa::fma(rest, step, kept);
+            }
+            sums[i * Isa::lanes / 16] = Isa::add(sums[i * Isa::lanes / 16], kept);
         }
         scales[b] = scale;
         sums16[2 * b] = scale * Isa::sum(sums[0]);

@@ -14,14 +14,25 @@ namespace ordito {
 
 constexpr int kPage = 32;  // keys of a page of the cache
 
-// Activations of several tokens, rounded to 8 bits: x ~ scale * code, a scale for 32 columns. `sums16` and `sums32` are
-// scale * (sum of codes) over 16 and 32 columns.
+// A fine code is worth this part of a code.
+constexpr float kFine = 1.f / 254;
+
+// Activations of several tokens in whole numbers, a scale for 32 columns: x ~ scale * code, rounded to 8 bits, or, with `fine`,
+// x ~ scale * (code + kFine * fine), rounded to 16. `sums16` and `sums32` are the sums of that over 16 and 32 columns.
 struct Quantized {
     const std::int8_t* codes;
+    const std::int8_t* fine;  // or null
     const float* scales;
     const float* sums16;
     const float* sums32;
     std::int64_t columns;
+
+    // The activations from one token on.
+    Quantized from(std::int64_t token) const {
+        const std::int64_t tiles = columns / kCols;
+        return {codes + token * columns, fine ? fine + token * columns : nullptr, scales + token * tiles, sums16 + 2 * token * tiles,
+                sums32 + token * tiles, columns};
+    }
 };
 
 // Where the rows of one panel go: y[t * stride + row] = W x + bias + add[t * add_stride + row]; bias and add may be null.
@@ -43,10 +54,10 @@ enum class CacheType : int { f32, f16, q8 };
 struct Kernels {
     const char* name;
 
-    // One row of activations to 8 bits; `columns` is a multiple of 32.
-    void (*quantize)(const float* x, std::int64_t columns, std::int8_t* codes, float* scales, float* sums16, float* sums32);
+    // One row of activations to 8 bits, or to 16 with `fine`; `columns` is a multiple of 32.
+    void (*quantize)(const float* x, std::int64_t columns, std::int8_t* codes, std::int8_t* fine, float* scales, float* sums16, float* sums32);
     // A panel of quantized weights times the activations of `tokens`.
-    void (*linear_8bit[std::size(kLayouts)])(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out);
+    void (*linear_whole[std::size(kLayouts)])(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out);
     // A panel of plain weights times fp32 activations (rows of x are `stride` apart); two at once where `second` is given.
     void (*linear[3])(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x,
                       std::int64_t stride, int tokens, const Output& out, const Output& second_out);

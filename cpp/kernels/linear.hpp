@@ -150,7 +150,7 @@ inline void put(const Output& out, int token, int row, typename Isa::F value) {
     }
 }
 
-template <Format f, int tokens>
+template <Format f, int tokens, bool fine>
 inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first, int sub, const Output& out) {
     using F = typename Isa::F;
     constexpr Layout form = layout(f);
@@ -158,6 +158,7 @@ inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first
     const std::int64_t tiles = x.columns / kCols;
     const int row = sub * Isa::lanes;
     const std::int8_t* codes = x.codes + first * x.columns;
+    const std::int8_t* fines = fine ? x.fine + first * x.columns : nullptr;
     const float* scales = x.scales + first * tiles;
     const float* sums = halves == 1 ? x.sums32 + first * tiles : x.sums16 + first * 2 * tiles;
     F total[tokens];
@@ -171,12 +172,14 @@ inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first
         const TileScales<f> by(super, tile, row);
 #pragma GCC unroll 16
         for (int t = 0; t < tokens; t++) {
-            const std::int8_t* xt = codes + t * x.columns + b * kCols;
+            const std::int64_t at = t * x.columns + b * kCols;
             const F scale = Isa::set1(scales[t * tiles + b]);
 #pragma GCC unroll 2
             for (int half = 0; half < halves; half++) {
-                const auto sum = Isa::template dot<n, most_code(form.codes), is_signed(f)>(w + n * half, xt + 16 * half);
-                total[t] = Isa::fma(Isa::mul(by.scale[half], scale), Isa::to_float(sum), total[t]);
+                constexpr auto dot = Isa::template dot<n, most_code(form.codes), is_signed(f)>;
+                F sum = Isa::to_float(dot(w + n * half, codes + at + 16 * half));
+                if constexpr (fine) sum = Isa::fma(Isa::to_float(dot(w + n * half, fines + at + 16 * half)), Isa::set1(kFine), sum);
+                total[t] = Isa::fma(Isa::mul(by.scale[half], scale), sum, total[t]);
                 if constexpr (has_offset(f))
                     total[t] = Isa::fma(by.offset[half], Isa::set1(sums[(t * tiles + b) * halves + half]), total[t]);
             }
@@ -186,15 +189,22 @@ inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first
     for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
 }
 
-template <Format f>
-void linear_8bit(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+template <Format f, bool fine>
+void all_tokens(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+    constexpr int most = Isa::most_tokens;
     int t = 0;
-    for (; tokens - t >= Isa::most_tokens; t += Isa::most_tokens)
-        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, Isa::most_tokens>(panel, x, t, sub, out);
+    for (; tokens - t >= most; t += most)
+        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, most, fine>(panel, x, t, sub, out);
     for (; tokens - t >= 2; t += 2)
-        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 2>(panel, x, t, sub, out);
+        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 2, fine>(panel, x, t, sub, out);
     for (; t < tokens; t++)
-        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 1>(panel, x, t, sub, out);
+        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 1, fine>(panel, x, t, sub, out);
+}
+
+template <Format f>
+void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+    if (x.fine) all_tokens<f, true>(panel, x, tokens, out);
+    else all_tokens<f, false>(panel, x, tokens, out);
 }
 
 template <Format f>

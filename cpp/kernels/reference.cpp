@@ -11,20 +11,24 @@
 namespace ordito {
 namespace {
 
-void quantize(const float* x, std::int64_t columns, std::int8_t* codes, float* scales, float* sums16, float* sums32) {
+void quantize(const float* x, std::int64_t columns, std::int8_t* codes, std::int8_t* fine, float* scales, float* sums16, float* sums32) {
     for (std::int64_t b = 0; b < columns / kCols; b++) {
         float most = 0;
         for (int k = 0; k < kCols; k++) most = std::max(most, std::fabs(x[b * kCols + k]));
         const float inverse = most > 0 ? 127 / most : 0;
         scales[b] = most / 127;
-        int sums[2] = {};
+        float sums[2] = {};
         for (int k = 0; k < kCols; k++) {
-            const int code = static_cast<int>(std::nearbyint(x[b * kCols + k] * inverse));
+            const float exact = x[b * kCols + k] * inverse, code = std::nearbyint(exact);
             codes[b * kCols + k] = static_cast<std::int8_t>(code);
             sums[k / 16] += code;
+            if (!fine) continue;
+            const float rest = std::nearbyint((exact - code) / kFine);
+            fine[b * kCols + k] = static_cast<std::int8_t>(rest);
+            sums[k / 16] += rest * kFine;
         }
-        for (int half = 0; half < 2; half++) sums16[2 * b + half] = scales[b] * static_cast<float>(sums[half]);
-        sums32[b] = scales[b] * static_cast<float>(sums[0] + sums[1]);
+        for (int half = 0; half < 2; half++) sums16[2 * b + half] = scales[b] * sums[half];
+        sums32[b] = scales[b] * (sums[0] + sums[1]);
     }
 }
 
@@ -47,16 +51,20 @@ void each_tile(Format format, const std::uint8_t* panel, std::int64_t columns, i
 }
 
 template <int number>
-void linear_8bit(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < out.rows; r++) {
             float total = 0;
             each_tile(static_cast<Format>(number), panel, x.columns, r, [&](std::int64_t b, const TileRow& tile) {
                 const std::int64_t at = t * (x.columns / kCols) + b;
                 for (int half = 0; half < 2; half++) {
-                    int sum = 0;
-                    for (int k = 16 * half; k < 16 * half + 16; k++) sum += tile.codes[k] * x.codes[at * kCols + k];
-                    total += tile.scale[half] * x.scales[at] * static_cast<float>(sum) + tile.offset[half] * x.sums16[2 * at + half];
+                    float sum = 0;
+                    for (int k = 16 * half; k < 16 * half + 16; k++) {
+                        const auto code = static_cast<float>(x.codes[at * kCols + k]);
+                        const float value = x.fine ? code + kFine * static_cast<float>(x.fine[at * kCols + k]) : code;
+                        sum += static_cast<float>(tile.codes[k]) * value;
+                    }
+                    total += tile.scale[half] * x.scales[at] * sum + tile.offset[half] * x.sums16[2 * at + half];
                 }
             });
             put(out, t, r, total);
@@ -213,7 +221,7 @@ void store_value(const float* x, int width, int number, void* values, float* sca
 
 template <int... numbers>
 void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
-    ((k.linear_8bit[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_8bit<numbers>), ...);
+    ((k.linear_whole[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_whole<numbers>), ...);
     ((k.unpack[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : unpack<numbers>), ...);
 }
 

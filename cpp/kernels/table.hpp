@@ -14,7 +14,7 @@ template <int number>
 void fill_format(Kernels& k) {
     constexpr Format f = static_cast<Format>(number);
     if constexpr (!is_plain(f)) {
-        k.linear_8bit[number] = linear_8bit<f>;
+        k.linear_whole[number] = linear_whole<f>;
         k.unpack[number] = unpack_panel<f>;
     }
 }

@@ -1,0 +1,191 @@
+"""The native backend of the engine: C++ on the CPU, on weights as they are stored, without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ordito import _core
+from ordito.checkpoint.checkpoint import Checkpoint
+from ordito.errors import ContextError, OrditoError, SpecError, did_you_mean
+from ordito.native.plan import Plan, lower
+from ordito.native.threads import usable_threads
+from ordito.native.weights import Weights
+from ordito.runtime import Floats
+from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Spec
+
+CHUNK = 512
+"""Tokens of a prompt that are read at once."""
+BATCH = 2048
+"""Tokens of many texts that are computed together, unless one alone has more."""
+
+ARITHMETIC = {"int8": "f16", "int16": "f16", "float32": "f32"}
+"""How products with quantized weights are taken -> how keys and values are cached.
+
+What comes in is rounded to whole numbers of 8 or of 16 bits, a scale for 32 neighbours, or left as it is."""
+
+
+class NativeSession:
+    """A sequence in the native runtime's paged cache."""
+
+    def __init__(self, runtime: NativeRuntime, source: Sequence[int] | None = None) -> None:
+        self.runtime, self.sequence = runtime, runtime.new_sequence()
+        if source is not None:
+            runtime.read_source(self.sequence, source)
+
+    @property
+    def length(self) -> int:
+        """Tokens that are cached."""
+        return self.sequence.length
+
+    def feed(self, token_ids: Sequence[int]) -> Floats:
+        """Read more tokens; returns the logits (V,) that follow the last of them."""
+        ids, before = list(token_ids), self.sequence.length
+        try:
+            for piece in self.runtime.pieces(ids):
+                logits = self.runtime.step([(self.sequence, piece)], [len(piece) - 1])
+            return logits[0]
+        except BaseException:  # Ctrl-C between two pieces: what was asked for as a whole is read as a whole, or not
+            self.sequence.rewind(before)
+            raise
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens; or all, where windows no longer hold what came before them."""
+        self.sequence.rewind(length)
+
+
+class NativeRuntime:
+    """A checkpoint in the C++ runtime.
+
+    `dtype` is the arithmetic of products with quantized weights: `int8` (8-bit activations) or `float32`. `threads` are the
+    usable cores unless given; `kernels` an instruction set by name, the fastest one unless given.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: str = "int8", *, threads: int | None = None, kernels: str | None = None
+    ) -> None:
+        if dtype not in ARITHMETIC:
+            raise OrditoError(
+                f"unknown dtype {dtype!r} of the native runtime, expected one of {', '.join(ARITHMETIC)}"
+                f"{did_you_mean(dtype, ARITHMETIC)}"
+            )
+        self.spec: Spec = checkpoint.spec
+        self.checkpoint, self.dtype = checkpoint, dtype
+        self.machine = _core.Machine(threads or usable_threads(), kernels, dtype)
+        self.plans = lower(self.spec, Weights(checkpoint, self.machine))
+        self._slots = [slot.numbers for slot in self.plans.slots]
+        attentions = [block for _, block in self.spec.attentions]
+        fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in self.spec.leaves())
+        stretches = any(block.rope and block.rope.depends_on_length for block in attentions)
+        two_ways = any(isinstance(block, Attention) and not block.causal and not block.cross for block in attentions)
+        # Where rope stretches with the text, experts fill up, or tokens look ahead, what comes later changes what came before.
+        self.whole = fills or stretches or two_ways
+
+    def new_sequence(self, cache: str | None = None) -> _core.Sequence:
+        """An empty sequence; `cache` is how keys and values are kept (f32, f16, q8)."""
+        return _core.Sequence(self._slots, cache or ARITHMETIC[self.dtype])
+
+    def session(self, source: Sequence[int] | None = None) -> NativeSession:
+        """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""
+        return NativeSession(self, source)
+
+    def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
+        """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
+        sequence = self.new_sequence()
+        if source is not None:
+            self.read_source(sequence, source)
+        return np.concatenate(
+            [self.step([(sequence, piece)], list(range(len(piece)))) for piece in self.pieces(list(token_ids))]
+        )
+
+    def hidden(self, texts: Sequence[Sequence[int]], source: Sequence[int] | None = None) -> list[Floats]:
+        """Hidden states (T, D) of each token of each text; texts stand one behind the other, so that nothing is padded.
+
+        Of an encoder-decoder they are the encoder's, or, with a `source`, those of a decoder that answers it.
+        """
+        encode = self.plans.encode if source is None else None
+        found: list[Floats] = []
+        for some in _batches([list(text) for text in texts]):
+            sequences = [self.new_sequence("f32") for _ in some]
+            if source is not None:
+                for sequence in sequences:
+                    self.read_source(sequence, source)
+            parts = list(zip(sequences, some, strict=True))
+            states = self._run(encode or self.plans.hidden, parts, [], advance=encode is None)
+            found += np.split(states, np.cumsum([len(text) for text in some])[:-1])
+        return found
+
+    def transform(self, vectors_ND: Floats) -> Floats:
+        """Vectors (N, D) through the dense maps of the model's pooling, (N, D')."""
+        for dense in self.spec.pooling.dense if self.spec.pooling else ():
+            vectors_ND = self._dense(dense, vectors_ND)
+        return vectors_ND
+
+    def weights(self) -> dict[str, Floats]:
+        """Every tensor of the model under its canonical name, in fp32."""
+        return dict(self.checkpoint)
+
+    def read_source(self, sequence: _core.Sequence, source: Sequence[int]) -> None:
+        """Let the encoder read a text that `sequence` is to answer."""
+        if self.plans.encode is None:
+            raise SpecError(f"this {self.spec.architecture} model has no encoder")
+        self._run(self.plans.encode, [(sequence, list(source))], [], advance=False)
+        for slot in self.plans.encoder_slots:
+            sequence.clear(slot)
+
+    def step(self, parts: Sequence[tuple[_core.Sequence, Sequence[int]]], wanted: Sequence[int]) -> Floats:
+        """Read more tokens of several sequences at once; logits (wanted, V) after those rows of all that is read."""
+        if self.plans.logits is None:
+            raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
+        return self._run(self.plans.logits, parts, wanted)
+
+    def pieces(self, ids: list[int]) -> Iterator[list[int]]:
+        """A prompt in the pieces in which it is read."""
+        size = max(len(ids), 1) if self.whole else CHUNK
+        return (ids[start : start + size] for start in range(0, max(len(ids), 1), size))
+
+    def _run(
+        self,
+        plan: Plan,
+        parts: Sequence[tuple[_core.Sequence, Sequence[int]]],
+        wanted: Sequence[int],
+        *,
+        advance: bool = True,
+    ) -> Floats:
+        starts = [sequence.length if advance else 0 for sequence, _ in parts]
+        ends = [start + len(ids) for start, (_, ids) in zip(starts, parts, strict=True)]
+        embedding = self.spec.embedding
+        if embedding.n_positions and max(ends) > (most := embedding.n_positions - embedding.first_position):
+            raise ContextError(f"got {max(ends)} tokens, but the model has {most} positions: shorten it")
+        rotations = [
+            [(np.array(rope.frequencies(end), np.float32), rope.magnitude(end)) for end in (ends if rope.depends_on_length else ends[:1])]
+            for rope in plan.ropes
+        ]
+        positions = [p for start, end in zip(starts, ends, strict=True) for p in range(start, end)]
+        factors = [np.array([t.factor(p) for p in positions], np.float32) for t in plan.temperatures]
+        given = [(sequence, len(ids), start, advance) for start, (sequence, ids) in zip(starts, parts, strict=True)]
+        ids = np.array([id for _, some in parts for id in some], np.int32)
+        return self.machine.run(plan.program, given, ids, list(wanted), rotations, factors, plan.result)
+
+    def _dense(self, dense: Dense, x: Floats) -> Floats:
+        tensors = {name.rpartition(".")[2]: self.checkpoint.read(name) for name, _ in dense.tensors()}
+        y = x @ tensors["weight"].T + tensors.get("bias", np.float32(0))
+        return _activated(dense.activation, y) if dense.activation else y
+
+
+def _activated(activation: Activation, x: Floats) -> Floats:
+    kernels = _core.Kernels(None)
+    return kernels.activate(activation, None, np.ascontiguousarray(x), 0, 0, 1.702).reshape(x.shape)
+
+
+def _batches(texts: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Neighbouring texts that are computed together."""
+    some: list[list[int]] = []
+    for text in texts:
+        if some and sum(map(len, some)) + len(text) > BATCH:
+            yield some
+            some = []
+        some.append(text)
+    if some:
+        yield some

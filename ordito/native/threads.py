@@ -1,0 +1,38 @@
+"""How many threads are worth starting."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CPUS = Path("/sys/devices/system/cpu")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_threads(root: Path = _CGROUP, cpus: Path = _CPUS) -> int:
+    """Physical cores that this process may run on, and no more than its cgroup grants."""
+    bound = getattr(os, "sched_getaffinity", None)
+    allowed = bound(0) if bound else range(os.cpu_count() or 1)
+    cores = len({_siblings(cpu, cpus) for cpu in allowed})
+    granted = quota(root)
+    return max(1, min(cores, int(granted) if granted else cores))
+
+
+def _siblings(cpu: int, cpus: Path) -> str:
+    """The threads that share a core with `cpu`, or itself where the system does not say."""
+    try:
+        return (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def quota(root: Path = _CGROUP) -> float | None:
+    """Cores that the cgroup grants, version 2 or 1; None without a limit."""
+    try:
+        granted, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            granted, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        except OSError:
+            return None
+    return None if granted in ("max", "-1") else int(granted) / int(period)

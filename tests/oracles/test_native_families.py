@@ -1,0 +1,90 @@
+"""The native runtime against PyTorch, on every tiny model of every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_laws_of_cases import module_of
+from tiny import CASES, SOURCE, token_ids
+
+from ordito import _core
+from ordito.checkpoint.adapted import Computed
+from ordito.checkpoint.checkpoint import Checkpoint
+from ordito.families.naming import Binding
+from ordito.native.runtime import NativeRuntime
+from ordito.nn import Transformer
+
+LENGTH = 40
+MODULES: dict[str, Transformer] = {}
+
+
+def module(name: str) -> Transformer:
+    if name not in MODULES:
+        MODULES[name] = module_of(name)
+    return MODULES[name]
+
+
+def native(made: Transformer, **settings) -> NativeRuntime:
+    """The same weights in the native runtime."""
+    stored = {
+        name: Computed(name, tuple(tensor.shape), lambda tensor=tensor: tensor.detach().numpy())
+        for name, tensor in made.state_dict().items()
+    }
+    bindings = [Binding(ours=(name,), theirs=(name,), shapes=(tensor.shape,)) for name, tensor in stored.items()]
+    checkpoint = Checkpoint(Path("x"), (), "huggingface", made.spec, {}, stored, bindings, {})
+    return NativeRuntime(checkpoint, "float32", threads=2, **settings)
+
+
+def difference(got: np.ndarray, expected: torch.Tensor) -> float:
+    """The largest difference over the largest finite value; NaN if anything is."""
+    wanted = expected.detach().numpy()
+    finite = np.isfinite(wanted)
+    assert got.shape == wanted.shape
+    assert (np.isfinite(got) == finite).all()
+    return float(np.abs(got[finite] - wanted[finite]).max() / np.abs(wanted[finite]).max())
+
+
+@pytest.mark.parametrize("kernels", _core.available_kernels())
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_native_is_pytorch(name, kernels):
+    made, ids = module(name), token_ids(LENGTH)
+    runtime = native(made, kernels=kernels)
+    source, given = None, None
+    if made.spec.encoder is not None:
+        source, given = made.encode(SOURCE), SOURCE[0].tolist()
+        states = runtime.hidden([given])
+        assert difference(states[0], source.states_BSD[0]) <= 2e-5
+    expected = made.hidden(ids, source=source)
+    assert difference(runtime.hidden([ids[0].tolist()], given)[0], expected[0]) <= 2e-5
+    if made.spec.head is not None:
+        assert difference(runtime.logits(ids[0].tolist(), given), made.project(expected)[0]) <= 2e-5
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if module(name).spec.generates])
+def test_fed_in_pieces_is_fed_at_once(name):
+    made, ids = module(name), token_ids(LENGTH)[0].tolist()
+    runtime = native(made)
+    if runtime.whole:
+        pytest.skip("what comes later changes what came before")
+    source = SOURCE[0].tolist() if made.spec.encoder is not None else None
+    whole = runtime.session(source).feed(ids)
+    for cuts in ([1] * LENGTH, [13, 1, 1, 8, 17]):
+        session, start = runtime.session(source), 0
+        for cut in cuts:
+            logits = session.feed(ids[start : start + cut])
+            start += cut
+        assert np.array_equal(logits, whole), "the same numbers in another order"
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if module(name).spec.generates and module(name).spec.encoder is None])
+def test_batched_is_alone(name):
+    made, ids, lengths = module(name), token_ids(LENGTH)[0].tolist(), [LENGTH, 17, 1]
+    runtime = native(made)
+    alone = [runtime.session().feed(ids[:length]) for length in lengths]
+    parts = [(runtime.new_sequence(), ids[:length]) for length in lengths]
+    together = runtime.step(parts, [int(end) - 1 for end in np.cumsum(lengths)])
+    assert np.array_equal(together, np.stack(alone))
