@@ -126,6 +126,9 @@ void one_split(const Job& job, const Tile& tile, const float* q, std::int64_t fr
     for (std::int64_t start = from / kPage * kPage; start < to; start += kPage) {
         std::uint8_t* page = sequence.page(job.shape.slot, start);
         if (!page) continue;
+        std::uint8_t* following = start + kPage < to ? sequence.page(job.shape.slot, start + kPage) : nullptr;
+        const void* next_keys = following && !form.shape().value_in_key ? form.keys(following, tile.group) : nullptr;
+        const void* next_values = following ? form.values(following, tile.group) : nullptr;
         const void* keys = form.keys(page, tile.group);
         const void* values = form.values(page, tile.group);
         const float* key_scales = form.key_scales(page, tile.group);
@@ -137,7 +140,7 @@ void one_split(const Job& job, const Tile& tile, const float* q, std::int64_t fr
             keys = turned.data();
             key_scales = form.value_scales(page, tile.group);
         }
-        job.kernels.scores[type](q, width, rows, keys, key_scales, width, scores);
+        job.kernels.scores[type](q, width, rows, keys, key_scales, width, next_keys, scores);
         if (job.shape.softcap != 0) job.kernels.scale_and_cap(scores, rows * kPage, 1, job.shape.softcap, scores);
         const bool whole = start >= visible(job.shape, tile.part->position + tile.token + tile.tokens - 1, to).from &&
                            start + kPage <= visible(job.shape, tile.part->position + tile.token, to).to;
@@ -149,11 +152,11 @@ void one_split(const Job& job, const Tile& tile, const float* q, std::int64_t fr
                 for (int h = 0; h < sums_width; h++) sums[h] *= shrink;
         }
         const int count = static_cast<int>(std::min<std::int64_t>(kPage, to - start));
-        if (row == sums_width) job.kernels.weigh[type](scores, rows, count, values, form.value_scales(page, tile.group), row, out.sums, sums_width);
+        if (row == sums_width) job.kernels.weigh[type](scores, rows, count, values, form.value_scales(page, tile.group), row, next_values, out.sums, sums_width);
         else {  // values are the beginnings of longer rows
             thread_local std::vector<float> wide;
             wide.assign(static_cast<std::size_t>(rows) * row, 0.f);
-            job.kernels.weigh[type](scores, rows, count, values, form.value_scales(page, tile.group), row, wide.data(), row);
+            job.kernels.weigh[type](scores, rows, count, values, form.value_scales(page, tile.group), row, next_values, wide.data(), row);
             for (int r = 0; r < rows; r++) job.kernels.add(out.sums + r * sums_width, wide.data() + r * row, sums_width, out.sums + r * sums_width);
         }
     }

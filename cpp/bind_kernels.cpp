@@ -72,12 +72,12 @@ nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
         self.kernels->store_key[type](k.data() + i * width, width, i, page_keys.get(), key_scales.data());
         self.kernels->store_value[type](v.data() + i * width, width, i, page_values.get(), value_scales.data());
     }
-    self.kernels->scores[type](q.data(), width, rows, page_keys.get(), key_scales.data(), width, scores.data());
+    self.kernels->scores[type](q.data(), width, rows, page_keys.get(), key_scales.data(), width, nullptr, scores.data());
     for (int r = 0; r < rows; r++) {
         for (int i = keys; i < kPage; i++) scores[r * kPage + i] = -INFINITY;
         float greatest = -INFINITY, total = 0;
         self.kernels->softmax_step(&scores[r * kPage], kPage, greatest, total);
-        self.kernels->weigh[type](&scores[r * kPage], 1, keys, page_values.get(), value_scales.data(), row, &sums[r * row], row);
+        self.kernels->weigh[type](&scores[r * kPage], 1, keys, page_values.get(), value_scales.data(), row, nullptr, &sums[r * row], row);
         for (int h = 0; h < width; h++) result[r * width + h] = sums[r * row + h] / total;
     }
     return array_of(result.data(), {static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});

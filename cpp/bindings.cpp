@@ -218,7 +218,7 @@ NB_MODULE(_core, module) {
                                             std::to_string(columns) + " numbers in " + format);
             nb::gil_scoped_release released;
             const std::lock_guard<std::mutex> turn(t.mutex);
-            return pack(f, bytes.data(), rows, columns, t.machine.pool());
+            return pack(f, bytes.data(), rows, columns, t.machine.pool(), t.machine.arena());
         })
         .def("run", &run, "program"_a, "parts"_a, "ids"_a, "wanted"_a, "rotations"_a, "factors"_a, "result"_a);
 

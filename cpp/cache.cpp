@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <mutex>
 
 namespace ordito {
 
@@ -9,10 +11,44 @@ namespace {
 
 std::size_t number_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::f16 ? 2 : 1; }
 
-Page new_page(std::size_t bytes) {
-    auto memory = aligned<std::uint8_t>(bytes);
-    return Page(memory.release(), Free{});
-}
+// Pages of all sequences, cut from blocks as large as the system's large pages: a core that reads a cache in small pages spends
+// more time on looking up their addresses than on reading them. Pages that are given back are used again.
+class PageStore {
+  public:
+    static PageStore& shared() {
+        static PageStore* store = new PageStore;  // never destroyed: pages may outlive everything else
+        return *store;
+    }
+
+    Page take(std::size_t bytes) {
+        std::uint8_t* page;
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            std::vector<std::uint8_t*>& free = free_[bytes];
+            if (free.empty()) cut_block(bytes, free);
+            page = free.back();
+            free.pop_back();
+        }
+        return Page(page, [this, bytes](std::uint8_t* page) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            free_[bytes].push_back(page);
+        });
+    }
+
+  private:
+    void cut_block(std::size_t bytes, std::vector<std::uint8_t*>& free) {
+        Arena one;
+        const std::size_t count = std::max<std::size_t>(1, kLargePage / bytes);
+        blocks_.push_back(one.cut(count * bytes, count * bytes));
+        for (std::size_t number = count; number-- > 0;) free.push_back(blocks_.back().get() + number * bytes);
+    }
+
+    std::mutex mutex_;
+    std::map<std::size_t, std::vector<std::uint8_t*>> free_;
+    std::vector<std::shared_ptr<std::uint8_t>> blocks_;
+};
+
+Page new_page(std::size_t bytes) { return PageStore::shared().take(bytes); }
 
 }  // namespace
 

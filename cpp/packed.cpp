@@ -1,9 +1,14 @@
 #include "packed.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
 #include "threads.hpp"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace ordito {
 
@@ -253,11 +258,30 @@ void scales_of(const Layout& form, const std::uint8_t* super, const std::uint8_t
 
 }  // namespace
 
-std::shared_ptr<Packed> pack(Format format, const std::uint8_t* bytes, std::int64_t rows, std::int64_t columns, Pool& pool) {
+std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
+    constexpr std::size_t kLine = 64;
+    bytes = (bytes + kLine - 1) / kLine * kLine;
+    if (used_ + bytes > size_) {
+        size_ = (std::max(bytes, block) + kLargePage - 1) / kLargePage * kLargePage;
+        auto* memory = static_cast<std::uint8_t*>(std::aligned_alloc(kLargePage, size_));
+        if (!memory) throw std::bad_alloc();
+#if defined(__linux__)
+        madvise(memory, size_, MADV_HUGEPAGE);  // a wish: without it everything is slower, and right
+#endif
+        block_.reset(memory, Free{});
+        used_ = 0;
+    }
+    std::shared_ptr<std::uint8_t> part(block_, block_.get() + used_);
+    used_ += bytes;
+    return part;
+}
+
+std::shared_ptr<Packed> pack(Format format, const std::uint8_t* bytes, std::int64_t rows, std::int64_t columns, Pool& pool,
+                             Arena& arena) {
     if (columns % layout(format).block)
         throw std::invalid_argument("rows of " + std::to_string(columns) + " are no whole number of blocks of " + layout(format).name);
     auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr});
-    packed->data = aligned<std::uint8_t>(packed->bytes());
+    packed->data = arena.cut(packed->bytes());
     const std::size_t row_bytes = static_cast<std::size_t>(columns / layout(format).block) * layout(format).block_bytes;
     pool.run(packed->panels(), [&](std::int64_t panel, int) {
         const std::uint8_t* from = bytes + panel * kRows * row_bytes;

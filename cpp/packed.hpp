@@ -22,10 +22,24 @@ std::unique_ptr<T[], Free> aligned(std::size_t count) {
     return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
 }
 
+// Memory for weights in large pages, where the system has them: small ones make a core look up an address for every 4 KiB.
+// Everything stays until the last of those that were cut from one block is gone.
+constexpr std::size_t kLargePage = 2 << 20;
+
+class Arena {
+  public:
+    // So many bytes of a block, or of a new one of at least `block` bytes. Throws std::bad_alloc.
+    std::shared_ptr<std::uint8_t> cut(std::size_t bytes, std::size_t block = 16 * kLargePage);
+
+  private:
+    std::shared_ptr<std::uint8_t> block_;
+    std::size_t used_ = 0, size_ = 0;
+};
+
 struct Packed {
     Format format;
     std::int64_t rows, columns;
-    std::unique_ptr<std::uint8_t[], Free> data;
+    std::shared_ptr<std::uint8_t> data;
 
     std::int64_t panels() const { return (rows + kRows - 1) / kRows; }
     std::size_t stride() const { return panel_bytes(format, columns); }
@@ -36,7 +50,8 @@ struct Packed {
 class Pool;
 
 // Packs `rows` x `columns` from the bytes of a file. Throws std::invalid_argument where rows are no whole number of blocks.
-std::shared_ptr<Packed> pack(Format format, const std::uint8_t* bytes, std::int64_t rows, std::int64_t columns, Pool& pool);
+std::shared_ptr<Packed> pack(Format format, const std::uint8_t* bytes, std::int64_t rows, std::int64_t columns, Pool& pool,
+                             Arena& arena);
 
 // One row as fp32, `columns` numbers: what the embedding reads, and what the kernels are held against.
 void unpack_row(const Packed& packed, std::int64_t row, float* out);

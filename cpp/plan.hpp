@@ -172,6 +172,7 @@ class Machine {
     Result run(const Program& program, const Batch& batch, int result);
 
     Pool& pool() { return pool_; }
+    Arena& arena() { return arena_; }
     const Kernels& kernels() const { return kernels_; }
 
   private:
@@ -179,6 +180,7 @@ class Machine {
 
     const Kernels& kernels_;
     Pool pool_;
+    Arena arena_;
     Arithmetic arithmetic_;
 
     struct Buffer {

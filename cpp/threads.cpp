@@ -27,7 +27,8 @@ void pause() {
 
 }  // namespace
 
-Pool::Pool(int threads) : next_(kClosed) {
+Pool::Pool(int threads) : stretches_(new Stretch[threads]) {
+    for (int number = 0; number < threads; number++) stretches_[number].next = kClosed;
     for (int number = 1; number < threads; number++) {
         workers_.push_back(std::make_unique<Worker>());
         Worker& worker = *workers_.back();
@@ -45,20 +46,27 @@ Pool::~Pool() {
 }
 
 bool Pool::has_work() const {
-    return static_cast<std::int64_t>(next_.load() & kClosed) < count_.load(std::memory_order_relaxed);
+    for (int number = 0; number < threads(); number++) {
+        const Stretch& stretch = stretches_[number];
+        if (static_cast<std::int64_t>(stretch.next.load() & kClosed) < stretch.end.load(std::memory_order_relaxed)) return true;
+    }
+    return false;
 }
 
 // Claims a piece and computes it; false if there is none. What belongs to the job is read after the claim has succeeded: from
 // then on the job cannot end, so it is that job's.
 bool Pool::run_one(int thread) {
-    std::uint64_t next = next_.load(std::memory_order_acquire);
-    while (static_cast<std::int64_t>(next & kClosed) < count_.load(std::memory_order_relaxed))
-        if (next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) {
-            const auto function = function_.load(std::memory_order_relaxed);
-            function(context_.load(std::memory_order_relaxed), static_cast<std::int64_t>(next & kClosed), thread);
-            done_.fetch_add(1, std::memory_order_release);
-            return true;
-        }
+    for (int other = 0; other < threads(); other++) {
+        Stretch& stretch = stretches_[(thread + other) % threads()];
+        std::uint64_t next = stretch.next.load(std::memory_order_acquire);
+        while (static_cast<std::int64_t>(next & kClosed) < stretch.end.load(std::memory_order_relaxed))
+            if (stretch.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) {
+                const auto function = function_.load(std::memory_order_relaxed);
+                function(context_.load(std::memory_order_relaxed), static_cast<std::int64_t>(next & kClosed), thread);
+                done_.fetch_add(1, std::memory_order_release);
+                return true;
+            }
+    }
     return false;
 }
 
@@ -83,12 +91,13 @@ void Pool::work(Worker& worker, int number) {
 void Pool::dispatch(std::int64_t count, Function function, void* context) {
     const auto start = Clock::now();
     if (away_) call_back(start);
-    const std::uint64_t job = ((next_.load(std::memory_order_relaxed) >> 32) + 1) << 32;
-    count_.store(count, std::memory_order_relaxed);
+    const std::uint64_t job = ++job_ << 32;
     function_.store(function, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
-    next_.store(job);  // from here on pieces can be claimed
+    const std::int64_t n = threads();
+    for (std::int64_t number = 0; number < n; number++) stretches_[number].end.store(count * (number + 1) / n, std::memory_order_relaxed);
+    for (std::int64_t number = 0; number < n; number++) stretches_[number].next.store(job | static_cast<std::uint64_t>(count * number / n));
     for (auto& worker : workers_)
         if (worker->present && worker->asleep) {
             worker->signal++;
@@ -98,8 +107,8 @@ void Pool::dispatch(std::int64_t count, Function function, void* context) {
     while (run_one(0)) own++;
     const Clock::duration piece = own ? (Clock::now() - start) / own : Clock::duration{};
     if (done_.load(std::memory_order_acquire) < count) wait_for_the_rest(count, std::max<Clock::duration>(kLeastPatience, 4 * piece));
-    // Nobody may take the next job's size for this one's: closed, before `count_` changes.
-    next_.store(job | kClosed);
+    // Nobody may take the next job's ends for this one's: closed, before they change.
+    for (std::int64_t number = 0; number < n; number++) stretches_[number].next.store(job | kClosed);
 }
 
 void Pool::wait_for_the_rest(std::int64_t count, Clock::duration patience) {

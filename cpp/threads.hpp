@@ -6,6 +6,9 @@
 // one core that is really there is worth more than two of which one is not (a neighbour's time slice is some milliseconds, a
 // piece some microseconds).
 //
+// Each thread begins with a stretch of neighbouring pieces of its own, so that it reads memory in one line, and then helps the
+// others with theirs.
+//
 // What a piece computes does not depend on who computes it, so that results do not depend on the number of threads.
 #pragma once
 
@@ -65,9 +68,14 @@ class Pool {
     void call_back(Clock::time_point now);
 
     std::vector<std::unique_ptr<Worker>> workers_;
-    // The job of the moment: its number in the upper half, the next piece in the lower, so that one atomic claims both.
-    alignas(64) std::atomic<std::uint64_t> next_;
-    std::atomic<std::int64_t> count_{0};
+    // The pieces that one thread begins with: the job's number in the upper half, the next piece in the lower, so that one
+    // atomic claims both.
+    struct alignas(64) Stretch {
+        std::atomic<std::uint64_t> next;
+        std::atomic<std::int64_t> end{0};
+    };
+    std::unique_ptr<Stretch[]> stretches_;
+    std::atomic<std::uint64_t> job_{0};
     std::atomic<Function> function_{nullptr};
     std::atomic<void*> context_{nullptr};
     alignas(64) std::atomic<std::int64_t> done_{0};

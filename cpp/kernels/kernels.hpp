@@ -77,10 +77,12 @@ struct Kernels {
     // Turns pairs of channels: (i, i + n) or, interleaved, (2 i, 2 i + 1), i < n.
     void (*rotate)(float* x, const float* cos, const float* sin, std::int64_t n, bool interleaved);
 
-    // scores[r][key] = q_r . key for the 32 keys of a page; q_r are `stride` apart.
-    void (*scores[3])(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, float* scores);
+    // scores[r][key] = q_r . key for the 32 keys of a page; q_r are `stride` apart. `next` is what will be read after, or null.
+    void (*scores[3])(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, const void* next,
+                      float* scores);
     // y_r += sum over the first `count` keys of p[r][key] * value.
-    void (*weigh[3])(const float* p, int rows, int count, const void* values, const float* scales, int width, float* y, std::int64_t stride);
+    void (*weigh[3])(const float* p, int rows, int count, const void* values, const float* scales, int width, const void* next, float* y,
+                     std::int64_t stride);
     // One step of a softmax over many pages, in place: scores to exp(score - greatest). `greatest` and `total` are kept; returns
     // the factor by which what was summed before shrinks.
     float (*softmax_step)(float* scores, int count, float& greatest, float& total);

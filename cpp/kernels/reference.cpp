@@ -163,7 +163,8 @@ float cached(const void* from, std::int64_t number) {
 }
 
 template <CacheType type>
-void scores(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, float* result) {
+void scores(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, const void*,
+            float* result) {
     for (int r = 0; r < rows; r++)
         for (int key = 0; key < kPage; key++) {
             float total = 0;
@@ -173,7 +174,8 @@ void scores(const float* q, std::int64_t stride, int rows, const void* keys, con
 }
 
 template <CacheType type>
-void weigh(const float* p, int rows, int count, const void* values, const float* scales, int width, float* y, std::int64_t stride) {
+void weigh(const float* p, int rows, int count, const void* values, const float* scales, int width, const void*, float* y,
+           std::int64_t stride) {
     for (int r = 0; r < rows; r++)
         for (int key = 0; key < count; key++)
             for (int h = 0; h < width; h++) {
