@@ -32,11 +32,13 @@ clean:  ## remove the virtual environment
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/installed: .venv/made pyproject.toml constraints.txt
+CPP := $(wildcard cpp/* cpp/kernels/*)
+
+.venv/installed: .venv/made pyproject.toml constraints.txt $(CPP)
 	$(INSTALL) .
 	touch $@
 
 # An editable install, so that a changed file needs no new one.
-.venv/developed: .venv/made pyproject.toml constraints.txt
+.venv/developed: .venv/made pyproject.toml constraints.txt $(CPP)
 	$(INSTALL) --editable '.[dev]'
 	touch $@

@@ -372,9 +372,7 @@ Machine::Result Machine::run(const Program& program, const Batch& batch, int res
     if (buffers_.size() < program.widths().size()) buffers_.resize(program.widths().size());
     panels_.resize(pool_.threads());
     Executor executor(*this, program, batch);
-    static double spent[32]; static long calls[32]; static long runs = 0;
-    for (const Operation& operation : program.operations()) { auto t0 = std::chrono::steady_clock::now(); std::visit(executor, operation); int ix = operation.index(); if (ix==2) ix = 16 + (int)std::get<Linear>(operation).maps.size() + (std::get<Linear>(operation).maps[0].weights->rows > 40000 ? 6 : 0); spent[ix] += std::chrono::duration<double>(std::chrono::steady_clock::now() - t0).count(); calls[ix]++; }
-    if (getenv("PROF") && ++runs % 64 == 0) { for (int i = 0; i < 32; i++) if (calls[i]) fprintf(stderr, "op %d calls %ld total %.3f ms per run %.1f us\n", i, calls[i], spent[i]*1e3, spent[i]/64*1e6), spent[i]=0, calls[i]=0; fprintf(stderr, "--\n"); }
+    for (const Operation& operation : program.operations()) std::visit(executor, operation);
     return {buffers_[result].data.get(), executor.rows, row_length(program.widths()[result]), program.widths()[result]};
 }
 

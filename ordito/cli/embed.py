@@ -12,7 +12,7 @@ def embed(
     model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[@revision], or a path: minilm, for example."),
     texts: list[str] = typer.Argument(None, metavar="TEXT", help="What to embed; without it, lines of standard input."),
     prompt: str = typer.Option(None, metavar="NAME", help="The task, where the model has words for it: query, document, ..."),
-    backend: str = typer.Option(None, help="What computes (torch); the fastest installed, if not named."),
+    backend: str = typer.Option(None, help="What computes (native, torch); the fastest installed, if not named."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object instead of a line for each text."),
 ) -> None:
     """Print the vector of each TEXT, one JSON array a line.

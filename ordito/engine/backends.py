@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ordito.checkpoint.adapter import Adapter
@@ -9,29 +11,62 @@ from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import MissingDependencyError, OrditoError, did_you_mean
 from ordito.runtime import Runtime
 
-BACKENDS = {"torch": "torch"}
-"""Backend -> the package that it needs; the first one installed is the default."""
+
+@dataclass(frozen=True)
+class Backend:
+    """A runtime: the module that it needs, how that is had, and whether adapters can lie beside the weights."""
+
+    needs: str
+    install: str
+    adapters: bool
+    load: Callable[[Checkpoint, str | None, Adapter | None], Runtime]
+
+
+def _native(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None) -> Runtime:
+    from ordito.native.runtime import DEFAULT, NativeRuntime
+
+    return NativeRuntime(checkpoint, dtype or DEFAULT)
+
+
+def _torch(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None) -> Runtime:
+    from ordito.nn.runtime import TorchRuntime
+
+    return TorchRuntime(checkpoint, dtype or "float32", adapter)
+
+
+BACKENDS = {
+    "native": Backend("ordito._core", "the compiled part of Ordito: pip install ordito, with a C++ compiler", False, _native),
+    "torch": Backend("torch", "PyTorch: pip install 'ordito[torch]'", True, _torch),
+}
+"""Name -> backend; the first one that is installed is the default."""
 
 
 def default_backend() -> str:
     """The fastest backend that is installed."""
-    return next((name for name, package in BACKENDS.items() if find_spec(package)), "torch")
+    return next((name for name, backend in BACKENDS.items() if _is_installed(backend)), next(iter(BACKENDS)))
+
+
+def _is_installed(backend: Backend) -> bool:
+    return find_spec(backend.needs) is not None
 
 
 def load_runtime(
-    checkpoint: Checkpoint, backend: str | None = None, dtype: str = "float32", adapter: Adapter | None = None
+    checkpoint: Checkpoint, backend: str | None = None, dtype: str | None = None, adapter: Adapter | None = None
 ) -> Runtime:
     """A runtime for `checkpoint` on the named backend, or on the fastest that is installed; an `adapter` lies beside it.
 
-    Raises `OrditoError` for an unknown backend and `MissingDependencyError` for one that is not installed.
+    `dtype` is that of its arithmetic, the backend's own choice if not given. Raises `OrditoError` for an unknown backend, or
+    one that cannot have adapters, and `MissingDependencyError` for one that is not installed.
     """
-    backend = backend or default_backend()
+    if backend is None:
+        backend = default_backend() if adapter is None else "torch"
     if backend not in BACKENDS:
         raise OrditoError(
             f"unknown backend {backend!r}, expected one of {', '.join(BACKENDS)}{did_you_mean(backend, BACKENDS)}"
         )
-    if not find_spec(BACKENDS[backend]):
-        raise MissingDependencyError(f"the backend {backend!r} needs PyTorch: pip install torch")
-    from ordito.nn.runtime import TorchRuntime
-
-    return TorchRuntime(checkpoint, dtype, adapter)
+    chosen = BACKENDS[backend]
+    if adapter is not None and not chosen.adapters:
+        raise OrditoError(f"the backend {backend!r} has no adapters beside its weights: merge it, or use backend='torch'")
+    if not _is_installed(chosen):
+        raise MissingDependencyError(f"the backend {backend!r} needs {chosen.install}")
+    return chosen.load(checkpoint, dtype, adapter)
