@@ -233,7 +233,7 @@ NB_MODULE(_core, module) {
             return array_of(values.data(), {values.size()});
         });
 
-    nb::class_<Sequence>(module, "Sequence")
+    nb::class_<Sequence>(module, "Cached")
         .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t>>& slots, const std::string& type) {
             std::vector<PageLayout> layouts;
             for (const auto& [heads, key, value, value_in_key, span] : slots)

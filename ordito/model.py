@@ -227,8 +227,10 @@ def load(
     A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights, or, without `merge`, lies beside them. Where
     `name` itself is an adapter, the base is the one that it was trained on. `prompt_format` names the format of its
     conversations (`camoscio`, `llama-2`, ...) where neither the files nor the vocabulary show it. `backend` is the fastest one
-    installed unless named, `dtype` that of its arithmetic (native: int16, int8, float32; torch: float32, bfloat16, float16). Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`,
-    each with one sentence that says what to do.
+    installed unless named, `dtype` that of its arithmetic (native: int16, int8, float32; torch: float32, bfloat16, float16).
+
+    Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one sentence
+    that says what to do.
     """
     path = store.locate(str(name), progress=progress).path
     chosen = open_adapter(store.locate(str(adapter), progress=progress).path) if adapter is not None else None

@@ -160,7 +160,8 @@ def test_a_conversation_survives_an_answer_cut_short(model):
     assert "".join(again) == model.generate("the loom and the warp", max_tokens=8).text
 
 
-def test_an_interrupt_between_two_layers_leaves_nothing_half_read(model, monkeypatch):
+def test_an_interrupt_between_two_layers_leaves_nothing_half_read(folder, monkeypatch):
+    model = ordito.load(folder, backend="torch")
     messages = [{"role": "user", "content": "the loom and the weft"}]
     conversation, layer = ordito.Conversation(model), model.runtime.module.layers[1]
     with monkeypatch.context() as patched:

@@ -40,7 +40,7 @@ def test_beside_the_weights_is_merged_into_them(folder, adapter, logits, base_lo
     assert np.abs(model.logits(IDS) - logits).max() <= 1e-5 * np.abs(logits).max()
     assert np.abs(logits - base_logits).max() > 0.01
     model.runtime.adapters.use(None)
-    assert np.array_equal(model.logits(IDS), base_logits)
+    assert np.abs(model.logits(IDS) - base_logits).max() <= 1e-5 * np.abs(base_logits).max()
 
 
 def test_an_adapter_loads_with_the_base_that_it_names(adapter, logits):

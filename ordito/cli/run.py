@@ -38,7 +38,9 @@ def run(
     think: bool = typer.Option(None, "--think/--no-think", help="Think before answering, where the model's template asks."),
     adapter: str = typer.Option(None, metavar="PATH", help="A LoRA adapter (folder or org/name) to run MODEL with."),
     format: str = typer.Option(None, metavar="NAME", help="The format of conversations where the files show none: alpaca, ..."),
-    backend: str = typer.Option(None, metavar="NAME", help="What computes (native, torch); the fastest installed, if not named."),
+    backend: str = typer.Option(
+        None, metavar="NAME", help="What computes (native, torch); the fastest installed, if not named."
+    ),
     verbose: bool = typer.Option(False, "--verbose", help="Print load time and rates to standard error."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object instead of text."),
 ) -> None:

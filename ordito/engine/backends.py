@@ -23,9 +23,9 @@ class Backend:
 
 
 def _native(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None) -> Runtime:
-    from ordito.native.runtime import DEFAULT, NativeRuntime
+    from ordito.native.runtime import NativeRuntime
 
-    return NativeRuntime(checkpoint, dtype or DEFAULT)
+    return NativeRuntime(checkpoint, dtype)
 
 
 def _torch(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None) -> Runtime:

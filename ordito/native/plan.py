@@ -33,7 +33,6 @@ from ordito.spec import (
     Stack,
     Sum,
     Temperature,
-
 )
 
 Place = tuple[int, int]
@@ -86,7 +85,8 @@ def lower(spec: Spec, weights: Weights) -> Plans:
     model = _Model(spec, weights)
     hidden = _Lowering(model)
     states = hidden.block(spec.body, "", None)
-    encode, encoder_slots = None, ()
+    encode: Plan | None = None
+    encoder_slots: tuple[int, ...] = ()
     if spec.encoder is not None:
         reading = _Lowering(model)
         before = len(model.slots)
@@ -210,21 +210,21 @@ class _Lowering:
                 y = self.block(block.inner, prefix, x, x)
                 return y if add is None else self.added(y, add)
             case Sum():
-                for part in block.parts:
-                    y = self.block(part, prefix, x, add)
-                    if part is not block.parts[0] and add is not None:
-                        self.give_back(add)
-                    add = y
-                return y
+                total = self.block(block.parts[0], prefix, x, add)
+                for part in block.parts[1:]:
+                    more = self.block(part, prefix, x, total)
+                    self.give_back(total)
+                    total = more
+                return total
             case Stack():
-                y = x
+                stream = x
                 for number, layer in enumerate(block.layers):
-                    z = self.block(layer, f"{prefix}{block.name}.{number}.", y)
-                    if y is not None and y != x:
-                        self.give_back(y)
-                    y = z
-                assert y is not None, "a stack has layers"
-                return y if add is None else self.added(y, add)
+                    after = self.block(layer, f"{prefix}{block.name}.{number}.", stream)
+                    if stream is not None and stream != x:
+                        self.give_back(stream)
+                    stream = after
+                assert stream is not None, "a stack has layers"
+                return stream if add is None else self.added(stream, add)
             case Embedding():
                 return self.embedding(block, prefix + block.name)
         assert x is not None, "only an embedding reads token ids"
@@ -485,5 +485,3 @@ def _stacks(block: Block) -> Iterator[Stack]:
     elif isinstance(block, (Chain, Sum)):
         for part in block.parts:
             yield from _stacks(part)
-
-

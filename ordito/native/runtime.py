@@ -15,8 +15,6 @@ from ordito.native.weights import Weights
 from ordito.runtime import Floats
 from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Spec
 
-DEFAULT = "int16"
-"""The arithmetic that is used unless another is asked for: as near to fp32 as makes no difference, and nearly as fast as int8."""
 CHUNK = 512
 """Tokens of a prompt that are read at once."""
 BATCH = 2048
@@ -60,13 +58,15 @@ class NativeSession:
 class NativeRuntime:
     """A checkpoint in the C++ runtime.
 
-    `dtype` is the arithmetic of products with quantized weights, of `ARITHMETIC`. `threads` are the
+    `dtype` is the arithmetic of products with quantized weights, of `ARITHMETIC`: unless given, `float32` where all weights are
+    fp32, and `int16` elsewhere, which is as near to fp32 as the cache is. `threads` are the
     usable cores unless given; `kernels` an instruction set by name, the fastest one unless given.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: str = DEFAULT, *, threads: int | None = None, kernels: str | None = None
+        self, checkpoint: Checkpoint, dtype: str | None = None, *, threads: int | None = None, kernels: str | None = None
     ) -> None:
+        dtype = dtype or ("float32" if set(checkpoint.encodings) == {"f32"} else "int16")
         if dtype not in ARITHMETIC:
             raise OrditoError(
                 f"unknown dtype {dtype!r} of the native runtime, expected one of {', '.join(ARITHMETIC)}"
@@ -84,9 +84,9 @@ class NativeRuntime:
         # Where rope stretches with the text, experts fill up, or tokens look ahead, what comes later changes what came before.
         self.whole = fills or stretches or two_ways
 
-    def new_sequence(self, cache: str | None = None) -> _core.Sequence:
+    def new_sequence(self, cache: str | None = None) -> _core.Cached:
         """An empty sequence; `cache` is how keys and values are kept (f32, f16, q8)."""
-        return _core.Sequence(self._slots, cache or ARITHMETIC[self.dtype])
+        return _core.Cached(self._slots, cache or ARITHMETIC[self.dtype])
 
     def session(self, source: Sequence[int] | None = None) -> NativeSession:
         """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""
@@ -128,7 +128,7 @@ class NativeRuntime:
         """Every tensor of the model under its canonical name, in fp32."""
         return dict(self.checkpoint)
 
-    def read_source(self, sequence: _core.Sequence, source: Sequence[int]) -> None:
+    def read_source(self, sequence: _core.Cached, source: Sequence[int]) -> None:
         """Let the encoder read a text that `sequence` is to answer."""
         if self.plans.encode is None:
             raise SpecError(f"this {self.spec.architecture} model has no encoder")
@@ -136,7 +136,7 @@ class NativeRuntime:
         for slot in self.plans.encoder_slots:
             sequence.clear(slot)
 
-    def step(self, parts: Sequence[tuple[_core.Sequence, Sequence[int]]], wanted: Sequence[int]) -> Floats:
+    def step(self, parts: Sequence[tuple[_core.Cached, Sequence[int]]], wanted: Sequence[int]) -> Floats:
         """Read more tokens of several sequences at once; logits (wanted, V) after those rows of all that is read."""
         if self.plans.logits is None:
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
@@ -150,7 +150,7 @@ class NativeRuntime:
     def _run(
         self,
         plan: Plan,
-        parts: Sequence[tuple[_core.Sequence, Sequence[int]]],
+        parts: Sequence[tuple[_core.Cached, Sequence[int]]],
         wanted: Sequence[int],
         *,
         advance: bool = True,
@@ -161,7 +161,10 @@ class NativeRuntime:
         if embedding.n_positions and max(ends) > (most := embedding.n_positions - embedding.first_position):
             raise ContextError(f"got {max(ends)} tokens, but the model has {most} positions: shorten it")
         rotations = [
-            [(np.array(rope.frequencies(end), np.float32), rope.magnitude(end)) for end in (ends if rope.depends_on_length else ends[:1])]
+            [
+                (np.array(rope.frequencies(end), np.float32), rope.magnitude(end))
+                for end in (ends if rope.depends_on_length else ends[:1])
+            ]
             for rope in plan.ropes
         ]
         positions = [p for start, end in zip(starts, ends, strict=True) for p in range(start, end)]

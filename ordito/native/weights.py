@@ -19,7 +19,24 @@ from ordito.families.naming import Binding, Both, Interleaved, Permuted, Transfo
 from ordito.runtime import Floats
 
 KERNELS = frozenset(
-    ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4")
+    (
+        "f32",
+        "f16",
+        "bf16",
+        "q4_0",
+        "q4_1",
+        "q5_0",
+        "q5_1",
+        "q8_0",
+        "q2_k",
+        "q3_k",
+        "q4_k",
+        "q5_k",
+        "q6_k",
+        "iq4_nl",
+        "iq4_xs",
+        "mxfp4",
+    )
 )
 """Encodings that there are kernels for; others are decoded to fp16 when a model is loaded."""
 

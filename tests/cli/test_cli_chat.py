@@ -11,7 +11,7 @@ from ordito.cli.settings import Settings
 
 @pytest.fixture(scope="module")
 def loaded(folder):
-    return ordito.load(folder)
+    return ordito.load(folder, backend="torch")
 
 
 def talk(loaded, *lines, **options):

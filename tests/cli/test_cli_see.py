@@ -86,7 +86,7 @@ def test_compare(cli):  # noqa: F811
 def test_compare_weights(cli, folder, tmp_path):  # noqa: F811
     other = tmp_path / "other"
     shutil.copytree(folder, other)
-    model = ordito.load(folder)
+    model = ordito.load(folder, backend="torch")
     weights = model.runtime.module.layers[1].mlp.up.weight
     weights.data.mul_(1.5)
     ordito.save(model, other)

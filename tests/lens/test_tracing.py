@@ -24,7 +24,7 @@ TEXT = "the warp and the weft"
 
 @pytest.fixture(scope="module")
 def model(folder):
-    return ordito.load(folder)
+    return ordito.load(folder, backend="torch")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def with_tokenizer(peer, folder, target):
     peer.save_pretrained(target)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (target / name).write_bytes((folder / name).read_bytes())
-    return ordito.load(target)
+    return ordito.load(target, backend="torch")
 
 
 def numbered(found):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 READ = """
 import sys, ordito
 name, tokens = sys.argv[1], int(sys.argv[2])
-model = ordito.load(name)
+model = ordito.load(name, backend="torch")
 prompt = [(7919 * i + 13) % model.spec.vocab_size for i in range(tokens - 2)]
 model.tokenizer
 if model.spec.generates:

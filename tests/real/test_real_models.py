@@ -34,7 +34,7 @@ SENTENCES = [
 
 @cache
 def model(name):
-    return ordito.load(name)
+    return ordito.load(name, dtype="float32")
 
 
 @cache
@@ -91,7 +91,7 @@ def test_a_saved_model_is_the_same_in_transformers(tmp_path):
     ids = ours.tokenizer.encode(text)
     assert tokenizer(text)["input_ids"] == ids
     with torch.no_grad():
-        assert np.abs(theirs(torch.tensor([ids])).logits[0].numpy() - ours.logits(ids)).max() <= 1e-4
+        assert np.abs(theirs(torch.tensor([ids])).logits[0].numpy() - ours.logits(ids)).max() <= 3e-4
     messages = [{"role": "user", "content": "Ciao!"}]
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert tokenizer(rendered, add_special_tokens=False)["input_ids"] == ours.encode_chat(messages)

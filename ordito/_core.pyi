@@ -1,0 +1,171 @@
+"""The compiled runtime: weights as kernels read them, programs over buffers, and machines that run programs (cpp/)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Place = tuple[int, int]
+"""A buffer and its first column."""
+
+def available_kernels() -> list[str]:
+    """The instruction sets that this processor has, the fastest first."""
+
+class Packed:
+    """The weights of a linear map, (rows, columns), in panels of 16 rows."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    def row(self, row: int) -> Floats:
+        """One row in fp32."""
+
+class Machine:
+    """A pool of threads and a set of kernels, which run one program at a time."""
+
+    def __init__(self, threads: int, kernels: str | None, arithmetic: str) -> None:
+        """Raises `ValueError` for kernels or an arithmetic that are not there."""
+
+    @property
+    def kernels(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def left_out(self) -> int:
+        """How often a thread was left out for a while because it kept the others waiting."""
+
+    def pack(self, format: str, bytes: NDArray[np.uint8], rows: int, columns: int) -> Packed:
+        """Weights from the bytes of a file. Raises `ValueError` for a size that is not theirs."""
+
+    def run(
+        self,
+        program: Program,
+        parts: Sequence[tuple[Cached, int, int, bool]],
+        ids: NDArray[np.int32],
+        wanted: Sequence[int],
+        rotations: Sequence[Sequence[tuple[Floats, float]]],
+        factors: Sequence[Floats],
+        result: int,
+    ) -> Floats:
+        """Run a program on tokens of several sequences, (sequence, tokens, position, whether they are its text); a buffer."""
+
+class Cached:
+    """Keys and values of one text, in pages."""
+
+    length: int
+
+    def __init__(self, slots: Sequence[tuple[int, int, int, bool, int]], type: str) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    def rewind(self, length: int) -> None: ...
+    def clear(self, slot: int) -> None: ...
+    def fork(self, length: int) -> Cached:
+        """Another sequence that begins with the first `length` tokens of this one and shares their pages."""
+
+class Program:
+    """A list of operations."""
+
+    @property
+    def operations(self) -> int: ...
+
+class Builder:
+    """Lists the operations of a program; cpp/plan.hpp says what each does."""
+
+    def buffer(self, width: int) -> int: ...
+    def build(self) -> Program: ...
+    def embed(
+        self, dst: Place, table: Packed, scale: float, positions: Packed | None, first_position: int, types: Floats | None
+    ) -> None: ...
+    def norm(
+        self,
+        src: Place,
+        dst: Place,
+        width: int,
+        count: int,
+        centred: bool,
+        eps: float,
+        weight: Floats | None,
+        bias: Floats | None,
+    ) -> None: ...
+    def linear(
+        self, src: Place, dst: Place, add: Place | None, maps: Sequence[tuple[Packed, Floats | None, int, int]]
+    ) -> None: ...
+    def rotate(self, at: Place, count: int, width: int, table: int, interleaved: bool) -> None: ...
+    def temper(self, at: Place, columns: int, table: int) -> None: ...
+    def store(self, slot: int, k: Place, v: Place | None) -> None: ...
+    def attend(
+        self,
+        slot: int,
+        q: Place,
+        dst: Place,
+        n_heads: int,
+        scale: float,
+        causal: bool,
+        cross: bool,
+        window: int,
+        chunk: int,
+        softcap: float,
+        sinks: Floats | None,
+        relative: Floats | None,
+        n_buckets: int,
+        max_distance: int,
+        sparse: tuple[int, int, int],
+    ) -> None: ...
+    def activate(
+        self,
+        gate: Place | None,
+        up: Place,
+        dst: Place,
+        columns: int,
+        act: str | None,
+        limit: float,
+        offset: float,
+        slope: float,
+    ) -> None: ...
+    def add(self, x: Place, y: Place, dst: Place, columns: int) -> None: ...
+    def scale(self, src: Place, dst: Place, columns: int, scale: float, cap: float) -> None: ...
+    def forbid(self, at: Place, columns: Sequence[int]) -> None: ...
+    def gate(self, src: Place, gate: Place, dst: Place, columns: int) -> None: ...
+    def select(self, src: Place, dst: Place, columns: int) -> None: ...
+    def experts(
+        self,
+        src: Place,
+        logits: Place,
+        dst: Place,
+        columns: int,
+        hidden: int,
+        router: Mapping[str, Any],
+        gate: Sequence[Packed],
+        up: Sequence[Packed],
+        down: Sequence[Packed],
+        gate_bias: Sequence[Floats],
+        up_bias: Sequence[Floats],
+        down_bias: Sequence[Floats],
+        weigh_input: bool,
+        act: str | None,
+        limit: float,
+        offset: float,
+        slope: float,
+    ) -> None: ...
+
+class Kernels:
+    """Single kernels of one instruction set, the fastest unless named; `reference` is plain C++."""
+
+    def __init__(self, name: str | None) -> None: ...
+    @property
+    def name(self) -> str: ...
+    def linear(self, weights: Packed, x: Floats, bits: int) -> Floats:
+        """W x for rows of x, (T, out), with activations of 8 or 16 bits, or as they are (0)."""
+
+    def unpack(self, weights: Packed) -> Floats: ...
+    def norm(self, x: Floats, centred: bool, eps: float, weight: Floats | None, bias: Floats | None) -> Floats: ...
+    def activate(self, act: str, gate: Floats | None, up: Floats, limit: float, offset: float, slope: float) -> Floats: ...
+    def scale_and_cap(self, x: Floats, scale: float, cap: float) -> Floats: ...
+    def rotate(self, x: Floats, cos: Floats, sin: Floats, interleaved: bool) -> Floats: ...
+    def attend_page(self, q: Floats, k: Floats, v: Floats, type: int) -> Floats:
+        """softmax(q k) v over at most 32 keys, which are kept as f32 (0), f16 (1) or q8 (2)."""
