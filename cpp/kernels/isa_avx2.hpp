@@ -12,9 +12,9 @@ namespace {
 struct Isa {
     static constexpr int lanes = 8;
 #ifdef __AVXVNNI__
-    static constexpr int signed_bias = 128;
+    static constexpr bool only_unsigned = true;
 #else
-    static constexpr int signed_bias = 0;
+    static constexpr bool only_unsigned = false;
 #endif
     static constexpr int most_tokens = 4;
 
@@ -77,10 +77,11 @@ struct Isa {
     static C down(C a) { return _mm256_srli_epi16(a, n); }
     template <int n>
     static C up(C a) { return _mm256_slli_epi16(a, n); }
-    static C unsign(C a) { return signed_bias ? _mm256_xor_si256(a, _mm256_set1_epi8(-128)) : a; }
+    static C unsign(C a) { return only_unsigned ? _mm256_xor_si256(a, _mm256_set1_epi8(-128)) : a; }
     static C lookup(C table, C index) { return _mm256_shuffle_epi8(table, index); }
-    static C table(const std::int8_t* levels) {
-        return unsign(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels))));
+    static C table(const std::int8_t* levels, int bias) {
+        const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(levels));
+        return _mm256_broadcastsi128_si256(_mm_add_epi8(all, _mm_set1_epi8(static_cast<char>(bias))));
     }
 
     template <int n, int most, bool is_signed>
@@ -117,7 +118,7 @@ struct Isa {
 
     template <int j, bool is_signed>
     static F column(C w) {
-        if constexpr (is_signed && signed_bias == 0) return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 24 - 8 * j), 24));
+        if constexpr (is_signed && !only_unsigned) return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 24 - 8 * j), 24));
         return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w, 8 * j), _mm256_set1_epi32(255)));
     }
 

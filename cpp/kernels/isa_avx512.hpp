@@ -11,8 +11,7 @@ namespace {
 
 struct Isa {
     static constexpr int lanes = 16;  // floats of a vector, rows of the codes of a vector
-    // What is added to signed codes, because the dot product takes unsigned ones.
-    static constexpr int signed_bias = 128;
+    static constexpr bool only_unsigned = true;  // the dot product takes unsigned codes: to signed ones something is added
     static constexpr int most_tokens = 8;  // whose sums have room in registers, beside the codes of a tile
 
     using F = __m512;
@@ -64,8 +63,9 @@ struct Isa {
     static C up(C a) { return _mm512_slli_epi16(a, n); }
     static C unsign(C a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
     static C lookup(C table, C index) { return _mm512_shuffle_epi8(table, index); }
-    static C table(const std::int8_t* levels) {
-        return unsign(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels))));
+    static C table(const std::int8_t* levels, int bias) {
+        const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(levels));
+        return _mm512_broadcast_i32x4(_mm_add_epi8(all, _mm_set1_epi8(static_cast<char>(bias))));
     }
 
     // Sums over 4 columns of each of n vectors of codes times signed x, 4 n of them. `most` is the largest code; it and

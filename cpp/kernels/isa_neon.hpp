@@ -11,7 +11,7 @@ namespace {
 
 struct Isa {
     static constexpr int lanes = 4;
-    static constexpr int signed_bias = 0;
+    static constexpr bool only_unsigned = false;
     static constexpr int most_tokens = 8;
 
     using F = float32x4_t;
@@ -70,7 +70,7 @@ struct Isa {
     static C up(C a) { return vshlq_n_s8(a, n); }
     static C unsign(C a) { return a; }
     static C lookup(C table, C index) { return vqtbl1q_s8(table, vreinterpretq_u8_s8(index)); }
-    static C table(const std::int8_t* levels) { return vld1q_s8(levels); }
+    static C table(const std::int8_t* levels, int) { return vld1q_s8(levels); }
 
     template <int n, int most, bool is_signed>
     static A dot(const C* w, const std::int8_t* x) {

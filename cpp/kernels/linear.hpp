@@ -23,7 +23,13 @@ constexpr int most_code(Codes codes) {
     }
 }
 
-constexpr int zero_of(Format f) { return layout(f).zero + (is_signed(f) ? Isa::signed_bias : 0); }
+// What is added to signed codes where the dot product takes none: as little as it can be, since it is subtracted from sums.
+constexpr int bias_of(Format f) {
+    if (!Isa::only_unsigned || !is_signed(f)) return 0;
+    return layout(f).codes == Codes::signed8 ? 128 : f == Format::mxfp4 ? 12 : 127;
+}
+
+constexpr int zero_of(Format f) { return layout(f).zero + bias_of(f); }
 constexpr bool has_minimum(Scales s) { return s == Scales::half_min || s == Scales::k32_min || s == Scales::k16_min; }
 constexpr bool has_offset(Format f) { return has_minimum(layout(f).scales) || zero_of(f) != 0; }
 constexpr int halves_of(Format f) { return layout(f).scales == Scales::k16 || layout(f).scales == Scales::k16_min ? 2 : 1; }
@@ -46,7 +52,7 @@ inline void unpack_codes(const std::uint8_t* from, typename Isa::C* w) {
         }
     }
     if constexpr (codes == Codes::table) {
-        const C table = Isa::table(levels(f));
+        const C table = Isa::table(levels(f), bias_of(f));
         for (int c = 0; c < 8; c++) w[c] = Isa::lookup(table, w[c]);
     }
     if constexpr (codes == Codes::bits2 || codes == Codes::bits3) {

@@ -29,7 +29,7 @@ def module(name: str) -> Transformer:
             # T5 does not scale its scores: a softmax of one key would make rounding errors large.
             if isinstance(block, Attention) and block.relative_bias and block.scale == 1:
                 for path, parameter in made.named_parameters():
-                    parameter.data.mul_(0.2 if path.endswith("attention.q.weight") else 1)
+                    parameter.data.mul_(0.05 if path.endswith("attention.q.weight") else 1)
                 break
     return MODULES[name]
 

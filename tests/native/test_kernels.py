@@ -1,0 +1,147 @@
+"""Every kernel of every instruction set of this machine against plain C++, over a grid of shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ordito import _core
+from ordito.checkpoint.quants import FORMATS, dequantize
+from ordito.native.weights import KERNELS
+
+FAST = [name for name in _core.available_kernels() if name != "reference"]
+REFERENCE = _core.Kernels("reference")
+QUANTIZED = sorted(KERNELS - {"f32", "f16", "bf16"})
+
+
+@pytest.fixture(scope="module")
+def machine():
+    return _core.Machine(2, None, "int16")
+
+
+def blocks(encoding: str, rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """Random codes and scales of a matrix, as a file stores them: every code occurs, and no scale is an infinity."""
+    random = np.random.default_rng(seed)
+    form = FORMATS[encoding]
+    data = random.integers(0, 256, (rows * columns // form.block_size, form.layout.itemsize), np.uint8)
+    made = data.view(form.layout)
+    for field in ("d", "m", "dmin"):
+        if field in (form.layout.names or ()):
+            made[field] = (random.standard_normal(made[field].shape) * 0.05).astype(np.float16)
+    if encoding == "mxfp4":
+        made["e"] = random.integers(118, 130, made["e"].shape)
+    return data.reshape(-1)
+
+
+def plain(encoding: str, rows: int, columns: int) -> np.ndarray:
+    values = np.random.default_rng(1).standard_normal((rows, columns)).astype(np.float32)
+    if encoding == "bf16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8).reshape(-1)
+    return values.astype(np.float16 if encoding == "f16" else np.float32).view(np.uint8).reshape(-1)
+
+
+def packed(machine, encoding, rows, columns):
+    data = plain(encoding, rows, columns) if encoding in ("f32", "f16", "bf16") else blocks(encoding, rows, columns)
+    return machine.pack(encoding, data, rows, columns), data
+
+
+def near(got, expected, tolerance):
+    scale = np.abs(expected).max() or 1
+    assert np.abs(got - expected).max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("encoding", QUANTIZED)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 256), (16, 512), (37, 768)])
+def test_packed_rows_are_the_decoded_ones(machine, encoding, rows, columns):
+    weights, data = packed(machine, encoding, rows, columns)
+    expected = dequantize(encoding, data).reshape(rows, columns)
+    for row in range(rows):
+        near(weights.row(row), expected[row], 1e-6)
+    for name in _core.available_kernels():
+        near(_core.Kernels(name).unpack(weights), expected, 1e-6)
+
+
+@pytest.mark.parametrize("kernels", FAST)
+@pytest.mark.parametrize("encoding", QUANTIZED)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 256), (37, 768)])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("bits", [8, 16, 0])
+def test_products_with_quantized_weights(machine, kernels, encoding, rows, columns, tokens, bits):
+    weights, _ = packed(machine, encoding, rows, columns)
+    x = np.random.default_rng(2).standard_normal((tokens, columns)).astype(np.float32)
+    x[0, :32] = 0
+    near(_core.Kernels(kernels).linear(weights, x, bits), REFERENCE.linear(weights, x, bits), 3e-6)
+
+
+@pytest.mark.parametrize("encoding", QUANTIZED)
+@pytest.mark.parametrize(("bits", "tolerance"), [(8, 2e-2), (16, 1e-4), (0, 1e-5)])
+def test_products_are_those_of_the_decoded_weights(machine, encoding, bits, tolerance):
+    weights, data = packed(machine, encoding, 24, 512)
+    x = np.random.default_rng(3).standard_normal((3, 512)).astype(np.float32)
+    near(_core.Kernels(None).linear(weights, x, bits), x @ dequantize(encoding, data).reshape(24, 512).T, tolerance)
+
+
+@pytest.mark.parametrize("kernels", FAST)
+@pytest.mark.parametrize("encoding", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (17, 33), (40, 96)])
+@pytest.mark.parametrize("tokens", [1, 2, 7, 16, 21])
+def test_products_with_plain_weights(machine, kernels, encoding, rows, columns, tokens):
+    weights, _ = packed(machine, encoding, rows, columns)
+    x = np.random.default_rng(4).standard_normal((tokens, columns)).astype(np.float32)
+    near(_core.Kernels(kernels).linear(weights, x, 0), REFERENCE.linear(weights, x, 0), 2e-6)
+
+
+@pytest.mark.parametrize("kernels", FAST)
+@pytest.mark.parametrize("bits", [8, 16, 0])
+def test_a_token_gets_the_same_numbers_alone_and_among_others(machine, kernels, bits):
+    for encoding in (*QUANTIZED, "f32", "f16"):
+        weights, _ = packed(machine, encoding, 37, 256)
+        x = np.random.default_rng(5).standard_normal((23, 256)).astype(np.float32)
+        together = _core.Kernels(kernels).linear(weights, x, bits)
+        alone = np.concatenate([_core.Kernels(kernels).linear(weights, x[t : t + 1], bits) for t in range(23)])
+        assert np.array_equal(together, alone)
+
+
+@pytest.mark.parametrize("kernels", FAST)
+@pytest.mark.parametrize("n", [1, 7, 16, 50, 576])
+def test_rows(kernels, n):
+    fast, random = _core.Kernels(kernels), np.random.default_rng(6)
+    x, w, b = (random.standard_normal(n).astype(np.float32) * 3 for _ in range(3))
+    for centred in (False, True):
+        for weight, bias in ((None, None), (w, None), (w, b)):
+            near(fast.norm(x, centred, 1e-5, weight, bias), REFERENCE.norm(x, centred, 1e-5, weight, bias), 5e-6)
+    wide = np.concatenate([x, np.linspace(-100, 100, 999), np.linspace(-1e-3, 1e-3, 99)]).astype(np.float32)
+    for act in ("silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"):
+        got, expected = fast.activate(act, None, wide, 0, 0, 1.702), REFERENCE.activate(act, None, wide, 0, 0, 1.702)
+        assert np.abs(got - expected).max() <= 3e-7 * max(1, np.abs(wide).max())
+    assert np.array_equal(fast.activate("silu", x, b, 0, 0, 0), fast.activate("silu", x, b, 1e9, 0, 0))
+    near(fast.activate("gelu_sigmoid", x, b, 2.5, 1, 1.7), REFERENCE.activate("gelu_sigmoid", x, b, 2.5, 1, 1.7), 1e-6)
+    near(fast.scale_and_cap(x, 0.3, 2.0), REFERENCE.scale_and_cap(x, 0.3, 2.0), 1e-6)
+    angles = random.standard_normal(n).astype(np.float32)
+    both = random.standard_normal(2 * n).astype(np.float32)
+    for interleaved in (False, True):
+        turned = fast.rotate(both, np.cos(angles), np.sin(angles), interleaved)
+        near(turned, REFERENCE.rotate(both, np.cos(angles), np.sin(angles), interleaved), 1e-6)
+
+
+@pytest.mark.parametrize("kernels", FAST)
+@pytest.mark.parametrize("kept", [0, 1, 2])
+@pytest.mark.parametrize(("rows", "keys", "width"), [(1, 1, 6), (3, 32, 64), (9, 17, 80), (16, 5, 128)])
+def test_attention_over_a_page(kernels, kept, rows, keys, width):
+    random = np.random.default_rng(7)
+    q, k, v = (random.standard_normal((n, width)).astype(np.float32) for n in (rows, keys, keys))
+    got = _core.Kernels(kernels).attend_page(q, k, v, kept)
+    near(got, REFERENCE.attend_page(q, k, v, kept), 1e-5)
+    scores = np.exp(q @ k.T - (q @ k.T).max(axis=1, keepdims=True))
+    near(got, scores / scores.sum(axis=1, keepdims=True) @ v, [1e-5, 5e-3, 5e-2][kept])
+
+
+def test_bad_sizes_are_refused(machine):
+    with pytest.raises(ValueError, match="bytes for 2 x 32"):
+        machine.pack("q4_0", np.zeros(35, np.uint8), 2, 32)
+    with pytest.raises(ValueError, match="no kernels for"):
+        machine.pack("q9_9", np.zeros(36, np.uint8), 2, 32)
+    with pytest.raises(ValueError, match="expected one of"):
+        _core.Machine(1, "mmx", "int8")
+    with pytest.raises(ValueError, match="threads"):
+        _core.Machine(0, None, "int8")

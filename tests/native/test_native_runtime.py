@@ -1,0 +1,77 @@
+"""The native runtime as the engine uses it, on a tiny model; what it computes is held against PyTorch in tests/oracles."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from ordito.checkpoint.checkpoint import open_checkpoint
+from ordito.errors import OrditoError
+from ordito.native.runtime import ARITHMETIC, NativeRuntime
+from ordito.native.threads import quota, usable_threads
+
+IDS = [5, 6, 7, 8, 9, 10, 11, 12, 13]
+
+
+@pytest.fixture(scope="module")
+def runtime(folder):
+    return NativeRuntime(open_checkpoint(folder), threads=2)
+
+
+def test_results_do_not_depend_on_threads(folder, runtime):
+    for threads in (1, 3):
+        other = NativeRuntime(open_checkpoint(folder), threads=threads)
+        assert np.array_equal(other.logits(IDS), runtime.logits(IDS))
+
+
+def test_rewinding_is_never_having_read(runtime):
+    session = runtime.session()
+    session.feed(IDS)
+    session.rewind(4)
+    assert session.length == 4
+    assert np.array_equal(session.feed(IDS[4:6]), runtime.session().feed(IDS[:6]))
+
+
+def test_a_fork_shares_what_was_read_and_nothing_after(runtime):
+    first = runtime.new_sequence()
+    runtime.step([(first, IDS)], [len(IDS) - 1])
+    second = first.fork(5)
+    assert second.length == 5
+    one = runtime.step([(first, [20])], [0])
+    other = runtime.step([(second, IDS[5:])], [len(IDS) - 6])
+    assert np.array_equal(other, runtime.logits(IDS)[-1:])
+    assert np.array_equal(one, runtime.logits([*IDS, 20])[-1:])
+
+
+def test_sessions_in_several_threads(runtime):
+    expected, found = runtime.session().feed(IDS), {}
+
+    def work(number):
+        session = runtime.session()
+        for id in IDS:
+            found[number] = session.feed([id])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(found[number], expected) for number in range(4))
+
+
+def test_an_unknown_dtype_is_refused(folder):
+    with pytest.raises(OrditoError, match="did you mean float32"):
+        NativeRuntime(open_checkpoint(folder), "float23")
+    assert set(ARITHMETIC) == {"int8", "int16", "float32"}
+
+
+def test_threads_are_cores_within_the_groups_share(tmp_path):
+    cpus = tmp_path / "cpus"
+    assert usable_threads(tmp_path, cpus) >= 1
+    (tmp_path / "cpu.max").write_text("150000 100000")
+    assert quota(tmp_path) == 1.5
+    assert usable_threads(tmp_path, cpus) == 1
+    (tmp_path / "cpu.max").write_text("max 100000")
+    assert quota(tmp_path) is None
