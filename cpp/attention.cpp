@@ -9,7 +9,7 @@ namespace ordito {
 namespace {
 
 constexpr int kMostRows = 32;           // queries of a tile
-constexpr std::int64_t kSplit = 256;    // keys whose softmax is taken together; splits are joined in order
+constexpr std::int64_t kSplit = 128;    // keys whose softmax is taken together; splits are joined in order
 constexpr std::int64_t kFewItems = 8;   // with fewer tiles than that, splits are computed apart
 
 // A softmax on its way: the weighted sum of values, its greatest score, the sum of weights.
@@ -112,54 +112,66 @@ void mask(const Job& job, const Tile& tile, std::int64_t start, float* scores) {
     }
 }
 
-// The softmax over keys `from` to `to`, which lie in one split.
-void one_split(const Job& job, const Tile& tile, const float* q, std::int64_t from, std::int64_t to, Partial out) {
+// What one page adds to the softmax of a tile; keys from `to` on are not there.
+void one_page(const Job& job, const Tile& tile, const float* q, std::int64_t start, std::int64_t to, Partial out) {
     const Sequence& sequence = *tile.part->sequence;
     const PageLayout& form = job.layout(tile);
+    std::uint8_t* page = sequence.page(job.shape.slot, start);
+    if (!page) return;
     const int type = static_cast<int>(sequence.type()), rows = tile.rows(), width = form.shape().key_width, row = form.value_row();
     const int sums_width = filled_up(form.shape().value_width);
-    std::fill(out.sums, out.sums + static_cast<std::size_t>(rows) * sums_width, 0.f);
-    std::fill(out.greatest, out.greatest + rows, -INFINITY);
-    std::fill(out.total, out.total + rows, 0.f);
-    alignas(64) float scores[kMostRows * kPage];
+    const void *keys = form.keys(page, tile.group), *values = form.values(page, tile.group);
+    const float *key_scales = form.key_scales(page, tile.group), *value_scales = form.value_scales(page, tile.group);
+    std::uint8_t* following = start + kPage < to ? sequence.page(job.shape.slot, start + kPage) : nullptr;
+    const void* next_keys = following && !form.shape().value_in_key ? form.keys(following, tile.group) : nullptr;
+    const void* next_values = following ? form.values(following, tile.group) : nullptr;
     thread_local std::vector<std::uint8_t> turned;
-    for (std::int64_t start = from / kPage * kPage; start < to; start += kPage) {
-        std::uint8_t* page = sequence.page(job.shape.slot, start);
-        if (!page) continue;
-        std::uint8_t* following = start + kPage < to ? sequence.page(job.shape.slot, start + kPage) : nullptr;
-        const void* next_keys = following && !form.shape().value_in_key ? form.keys(following, tile.group) : nullptr;
-        const void* next_values = following ? form.values(following, tile.group) : nullptr;
-        const void* keys = form.keys(page, tile.group);
-        const void* values = form.values(page, tile.group);
-        const float* key_scales = form.key_scales(page, tile.group);
-        if (form.shape().value_in_key) {
-            turned.resize(static_cast<std::size_t>(width) * kPage * sizeof(float));
-            if (type == 0) turn(static_cast<const float*>(values), width, row, reinterpret_cast<float*>(turned.data()));
-            if (type == 1) turn(static_cast<const std::uint16_t*>(values), width, row, reinterpret_cast<std::uint16_t*>(turned.data()));
-            if (type == 2) turn(static_cast<const std::uint8_t*>(values), width, row, turned.data());
-            keys = turned.data();
-            key_scales = form.value_scales(page, tile.group);
-        }
-        job.kernels.scores[type](q, width, rows, keys, key_scales, width, next_keys, scores);
-        if (job.shape.softcap != 0) job.kernels.scale_and_cap(scores, rows * kPage, 1, job.shape.softcap, scores);
-        const bool whole = start >= visible(job.shape, tile.part->position + tile.token + tile.tokens - 1, to).from &&
-                           start + kPage <= visible(job.shape, tile.part->position + tile.token, to).to;
-        if (!whole || !job.shape.relative.empty() || job.shape.sparse_block) mask(job, tile, start, scores);
-        for (int r = 0; r < rows; r++) {
-            const float shrink = job.kernels.softmax_step(scores + r * kPage, kPage, out.greatest[r], out.total[r]);
-            float* sums = out.sums + static_cast<std::size_t>(r) * sums_width;
-            if (shrink != 1)
-                for (int h = 0; h < sums_width; h++) sums[h] *= shrink;
-        }
-        const int count = static_cast<int>(std::min<std::int64_t>(kPage, to - start));
-        if (row == sums_width) job.kernels.weigh[type](scores, rows, count, values, form.value_scales(page, tile.group), row, next_values, out.sums, sums_width);
-        else {  // values are the beginnings of longer rows
-            thread_local std::vector<float> wide;
-            wide.assign(static_cast<std::size_t>(rows) * row, 0.f);
-            job.kernels.weigh[type](scores, rows, count, values, form.value_scales(page, tile.group), row, next_values, wide.data(), row);
-            for (int r = 0; r < rows; r++) job.kernels.add(out.sums + r * sums_width, wide.data() + r * row, sums_width, out.sums + r * sums_width);
-        }
+    if (form.shape().value_in_key) {
+        turned.resize(static_cast<std::size_t>(width) * kPage * sizeof(float));
+        if (type == 0) turn(static_cast<const float*>(values), width, row, reinterpret_cast<float*>(turned.data()));
+        if (type == 1) turn(static_cast<const std::uint16_t*>(values), width, row, reinterpret_cast<std::uint16_t*>(turned.data()));
+        if (type == 2) turn(static_cast<const std::uint8_t*>(values), width, row, turned.data());
+        keys = turned.data();
+        key_scales = value_scales;
     }
+    alignas(64) float scores[kMostRows * kPage];
+    job.kernels.scores[type](q, width, rows, keys, key_scales, width, next_keys, scores);
+    if (job.shape.softcap != 0) job.kernels.scale_and_cap(scores, rows * kPage, 1, job.shape.softcap, scores);
+    const bool whole = start >= visible(job.shape, tile.part->position + tile.token + tile.tokens - 1, to).from &&
+                       start + kPage <= visible(job.shape, tile.part->position + tile.token, to).to;
+    if (!whole || !job.shape.relative.empty() || job.shape.sparse_block) mask(job, tile, start, scores);
+    float shrink[kMostRows];
+    job.kernels.softmax_step(scores, rows, out.greatest, out.total, shrink);
+    for (int r = 0; r < rows; r++)
+        if (shrink[r] != 1) job.kernels.scale_and_cap(out.sums + r * sums_width, sums_width, shrink[r], 0, out.sums + r * sums_width);
+    const int count = static_cast<int>(std::min<std::int64_t>(kPage, to - start));
+    if (row == sums_width) {
+        job.kernels.weigh[type](scores, rows, count, values, value_scales, row, next_values, out.sums, sums_width);
+        return;
+    }
+    thread_local std::vector<float> wide;  // values are the beginnings of longer rows
+    wide.assign(static_cast<std::size_t>(rows) * row, 0.f);
+    job.kernels.weigh[type](scores, rows, count, values, value_scales, row, next_values, wide.data(), row);
+    for (int r = 0; r < rows; r++) job.kernels.add(out.sums + r * sums_width, wide.data() + r * row, sums_width, out.sums + r * sums_width);
+}
+
+// A tile, its queries and what becomes of them.
+struct Work {
+    const Tile* tile;
+    const float* q;
+    Partial out;
+};
+
+// The softmax of tiles of the same tokens over keys `from` to `to`, which lie in one split: page by page, as they lie in memory.
+void one_split(const Job& job, const Work* works, int count, std::int64_t from, std::int64_t to) {
+    for (const Work* work = works; work < works + count; work++) {
+        const int rows = work->tile->rows();
+        std::fill(work->out.sums, work->out.sums + static_cast<std::size_t>(rows) * filled_up(job.layout(*work->tile).shape().value_width), 0.f);
+        std::fill(work->out.greatest, work->out.greatest + rows, -INFINITY);
+        std::fill(work->out.total, work->out.total + rows, 0.f);
+    }
+    for (std::int64_t start = from / kPage * kPage; start < to; start += kPage)
+        for (const Work* work = works; work < works + count; work++) one_page(job, *work->tile, work->q, start, to, work->out);
 }
 
 // Adds what another split gave.
@@ -199,14 +211,16 @@ std::vector<Tile> tiles_of(const AttentionShape& shape, const std::vector<Part>&
     for (const Part& part : parts) {
         const int groups = part.sequence->layout(shape.slot).shape().heads, shared = shape.n_heads / groups;
         const int heads = std::min(shared, kMostRows), tokens = kMostRows / heads;
-        for (int group = 0; group < groups; group++)
-            for (int head = 0; head < shared; head += heads)
-                for (std::int64_t token = 0; token < part.count; token += tokens)
+        for (std::int64_t token = 0; token < part.count; token += tokens)
+            for (int group = 0; group < groups; group++)
+                for (int head = 0; head < shared; head += heads)
                     tiles.push_back({&part, group, group * shared + head, std::min(heads, shared - head), token,
                                      static_cast<int>(std::min<std::int64_t>(tokens, part.count - token))});
     }
     return tiles;
 }
+
+using Vector = std::vector<float>;
 
 class Scratch {
   public:
@@ -260,35 +274,18 @@ void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q,
     const SlotShape& kept = parts.front().sequence->layout(shape.slot).shape();
     const int width = filled_up(kept.value_width);
 
-    // Where there are few tiles, each split is a piece of work of its own.
-    struct Item {
-        int tile;
-        Range keys;
-        bool last;
-    };
-    std::vector<Item> items;
-    const bool apart = static_cast<std::int64_t>(tiles.size()) < kFewItems * pool.threads();
-    for (int t = 0; t < static_cast<int>(tiles.size()); t++) {
-        const Range seen = visible(job, tiles[t]);
-        if (!apart) {
-            items.push_back({t, seen, true});
-            continue;
-        }
-        for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit)
-            items.push_back({t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}, start + kSplit >= seen.to});
-    }
-    if (!apart) {
-        pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
-            const Tile& tile = tiles[items[number].tile];
+    if (static_cast<std::int64_t>(tiles.size()) >= kFewItems * pool.threads()) {
+        pool.run(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t number, int) {
+            const Tile& tile = tiles[number];
             thread_local std::vector<float> queries;
             queries.resize(static_cast<std::size_t>(kMostRows) * kept.key_width);
             gather(job, tile, queries.data());
             Scratch all(kMostRows, width), one(kMostRows, width);
-            const Range seen = items[number].keys;
+            const Range seen = visible(job, tile);
             bool first = true;
             for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit) {
-                one_split(job, tile, queries.data(), std::max(seen.from, start), std::min(seen.to, start + kSplit),
-                          first ? all.partial : one.partial);
+                const Work work{&tile, queries.data(), first ? all.partial : one.partial};
+                one_split(job, &work, 1, std::max(seen.from, start), std::min(seen.to, start + kSplit));
                 if (!first) join(kernels, tile.rows(), width, all.partial, one.partial);
                 first = false;
             }
@@ -296,20 +293,41 @@ void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q,
         });
         return;
     }
+    // Where there are few tiles, each split is a piece of work of its own, for all tiles of the same tokens.
+    struct Item {
+        std::size_t first_tile, tiles;
+        Range keys;
+        bool last;
+    };
+    std::vector<Item> items;
+    for (std::size_t t = 0, next; t < tiles.size(); t = next) {
+        for (next = t; next < tiles.size() && tiles[next].part == tiles[t].part && tiles[next].token == tiles[t].token; next++) {}
+        const Range seen = visible(job, tiles[t]);
+        for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit)
+            items.push_back({t, next - t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}, start + kSplit >= seen.to});
+    }
+    std::vector<Vector> queries(tiles.size(), Vector(static_cast<std::size_t>(kMostRows) * kept.key_width));
+    for (std::size_t t = 0; t < tiles.size(); t++) gather(job, tiles[t], queries[t].data());
+    std::vector<Work> works;
+    std::vector<std::size_t> first_work;
     std::vector<Scratch> partials;
-    partials.reserve(items.size());
-    for (const Item& item : items) partials.emplace_back(tiles[item.tile].rows(), width);
+    for (const Item& item : items) {
+        first_work.push_back(works.size());
+        for (std::size_t t = item.first_tile; t < item.first_tile + item.tiles; t++) {
+            partials.emplace_back(tiles[t].rows(), width);
+            works.push_back({&tiles[t], queries[t].data(), partials.back().partial});
+        }
+    }
     pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
-        const Tile& tile = tiles[items[number].tile];
-        thread_local std::vector<float> queries;
-        queries.resize(static_cast<std::size_t>(kMostRows) * kept.key_width);
-        gather(job, tile, queries.data());
-        one_split(job, tile, queries.data(), items[number].keys.from, items[number].keys.to, partials[number].partial);
+        one_split(job, &works[first_work[number]], static_cast<int>(items[number].tiles), items[number].keys.from, items[number].keys.to);
     });
     for (std::size_t number = 0, first = 0; number < items.size(); number++) {
-        const Tile& tile = tiles[items[number].tile];
-        if (number != first) join(kernels, tile.rows(), width, partials[first].partial, partials[number].partial);
-        if (items[number].last) finish(job, tile, partials[first].partial), first = number + 1;
+        for (std::size_t t = 0; t < items[number].tiles; t++) {
+            const Work &work = works[first_work[number] + t], &begun = works[first_work[first] + t];
+            if (number != first) join(kernels, work.tile->rows(), width, begun.out, work.out);
+            if (items[number].last) finish(job, *work.tile, begun.out);
+        }
+        if (items[number].last) first = number + 1;
     }
 }
 

@@ -75,8 +75,8 @@ nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
     self.kernels->scores[type](q.data(), width, rows, page_keys.get(), key_scales.data(), width, nullptr, scores.data());
     for (int r = 0; r < rows; r++) {
         for (int i = keys; i < kPage; i++) scores[r * kPage + i] = -INFINITY;
-        float greatest = -INFINITY, total = 0;
-        self.kernels->softmax_step(&scores[r * kPage], kPage, greatest, total);
+        float greatest = -INFINITY, total = 0, shrink = 0;
+        self.kernels->softmax_step(&scores[r * kPage], 1, &greatest, &total, &shrink);
         self.kernels->weigh[type](&scores[r * kPage], 1, keys, page_values.get(), value_scales.data(), row, nullptr, &sums[r * row], row);
         for (int h = 0; h < width; h++) result[r * width + h] = sums[r * row + h] / total;
     }

@@ -102,30 +102,34 @@ void page_values(const float* p, int rows, int count, const void* values, const 
     for (; first < width; first += Isa::lanes) value_columns<type, 1>(p, rows, count, values, scales, width, first, next, y, stride);
 }
 
-float softmax_step(float* scores, int count, float& greatest, float& total) {
-    F most = Isa::set1(greatest);
-    for (int i = 0; i < count; i += Isa::lanes) most = Isa::max(most, Isa::load(scores + i));
-    const float now = Isa::largest(most);
-    if (now == -INFINITY) {
-        for (int i = 0; i < count; i += Isa::lanes) Isa::store(scores + i, Isa::zero());
-        return 1;
+// Three passes, so that rows do not wait for each other: greatest scores, shrinkage of all rows at once, exponentials.
+void softmax_step(float* scores, int rows, float* greatest, float* total, float* shrink) {
+    constexpr int vectors = kPage / Isa::lanes;
+    alignas(64) float before[kPage], now[kPage] = {};
+    for (int r = 0; r < rows; r++) {
+        F most = Isa::load(scores + r * kPage);
+        for (int v = 1; v < vectors; v++) most = Isa::max(most, Isa::load(scores + r * kPage + v * Isa::lanes));
+        const float largest = Isa::largest(most);
+        // A row that has seen nothing yet shrinks from nothing, and one that sees nothing stays as it is.
+        now[r] = largest > greatest[r] ? largest : greatest[r];
+        before[r] = now[r] == -INFINITY ? 0 : greatest[r] == -INFINITY ? -1000.f : greatest[r] - now[r];
+        greatest[r] = now[r];
+        if (now[r] == -INFINITY) now[r] = 0;
     }
-    float shrink = 1;
-    if (now != greatest) {
-        float factor[Isa::lanes];
-        Isa::store(factor, exponential(Isa::set1(greatest == -INFINITY ? -1000.f : greatest - now)));
-        shrink = factor[0];
+    for (int r = rows; r % Isa::lanes; r++) before[r] = 0;
+    for (int r = 0; r < rows; r += Isa::lanes) Isa::store(before + r, exponential(Isa::load(before + r)));
+    for (int r = 0; r < rows; r++) {
+        const F by = Isa::set1(now[r]);
+        F sum = Isa::zero();
+        for (int v = 0; v < vectors; v++) {
+            float* at = scores + r * kPage + v * Isa::lanes;
+            const F p = exponential(Isa::sub(Isa::load(at), by));
+            Isa::store(at, p);
+            sum = Isa::add(sum, p);
+        }
+        shrink[r] = before[r];
+        total[r] = total[r] * before[r] + Isa::sum(sum);
     }
-    F sum = Isa::zero();
-    const F by = Isa::set1(now);
-    for (int i = 0; i < count; i += Isa::lanes) {
-        const F p = exponential(Isa::sub(Isa::load(scores + i), by));
-        Isa::store(scores + i, p);
-        sum = Isa::add(sum, p);
-    }
-    total = total * shrink + Isa::sum(sum);
-    greatest = now;
-    return shrink;
 }
 
 inline float largest_magnitude(const float* x, int n) {

@@ -83,9 +83,9 @@ struct Kernels {
     // y_r += sum over the first `count` keys of p[r][key] * value.
     void (*weigh[3])(const float* p, int rows, int count, const void* values, const float* scales, int width, const void* next, float* y,
                      std::int64_t stride);
-    // One step of a softmax over many pages, in place: scores to exp(score - greatest). `greatest` and `total` are kept; returns
-    // the factor by which what was summed before shrinks.
-    float (*softmax_step)(float* scores, int count, float& greatest, float& total);
+    // One step of a softmax over many pages, of up to 32 rows of a page's scores, in place: exp(score - greatest). Each row's
+    // `greatest` and `total` are kept; `shrink` is the factor by which what was summed before shrinks.
+    void (*softmax_step)(float* scores, int rows, float* greatest, float* total, float* shrink);
     // Writes a key, or a value, of `width` channels as item `number` of a page.
     void (*store_key[3])(const float* x, int width, int number, void* keys, float* scales);
     void (*store_value[3])(const float* x, int width, int number, void* values, float* scales);

@@ -184,18 +184,21 @@ void weigh(const float* p, int rows, int count, const void* values, const float*
             }
 }
 
-float softmax_step(float* s, int count, float& greatest, float& total) {
-    const float now = std::max(greatest, *std::max_element(s, s + count));
-    if (now == -INFINITY) {
-        std::fill(s, s + count, 0.f);
-        return 1;
+void softmax_step(float* scores, int rows, float* greatest, float* total, float* shrink) {
+    for (int r = 0; r < rows; r++) {
+        float* row = scores + r * kPage;
+        const float now = std::max(greatest[r], *std::max_element(row, row + kPage));
+        if (now == -INFINITY) {
+            std::fill(row, row + kPage, 0.f);
+            shrink[r] = 1;
+            continue;
+        }
+        shrink[r] = now == greatest[r] ? 1 : std::exp(greatest[r] - now);
+        float sum = 0;
+        for (int key = 0; key < kPage; key++) sum += row[key] = std::exp(row[key] - now);
+        total[r] = total[r] * shrink[r] + sum;
+        greatest[r] = now;
     }
-    const float shrink = now == greatest ? 1 : std::exp(greatest - now);
-    float sum = 0;
-    for (int i = 0; i < count; i++) sum += s[i] = std::exp(s[i] - now);
-    total = total * shrink + sum;
-    greatest = now;
-    return shrink;
 }
 
 template <CacheType type>
