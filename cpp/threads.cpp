@@ -15,7 +15,7 @@ using namespace std::chrono_literals;
 constexpr std::uint64_t kClosed = 0xffffffffu;  // no piece has this number
 constexpr auto kSpin = 200us;                   // how long an idle worker looks for work before it sleeps
 constexpr auto kLeastPatience = 300us;
-constexpr auto kFirstPenalty = 20ms, kLastPenalty = 640ms, kForgiven = 3000ms;
+constexpr auto kFirstPenalty = 3ms, kLastPenalty = 200ms;
 
 void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -121,7 +121,8 @@ void Pool::wait_for_the_rest(std::int64_t count, Clock::duration patience) {
         for (auto& worker : workers_)
             if (worker->present && worker->in_a_piece) {
                 const auto now = Clock::now();
-                const bool again = worker->penalty.count() && now - worker->back_at < kForgiven;
+                // Once in a while is nothing; again soon after it came back means that its core is taken.
+                const bool again = now - worker->back_at < 4 * worker->penalty;
                 worker->penalty = again ? std::min<Clock::duration>(2 * worker->penalty, kLastPenalty) : kFirstPenalty;
                 worker->back_at = now + worker->penalty;
                 worker->present = false;
