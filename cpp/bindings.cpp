@@ -209,16 +209,22 @@ NB_MODULE(_core, module) {
         .def_prop_ro("kernels", [](const Turns& t) { return std::string(t.machine.kernels().name); })
         .def_prop_ro("threads", [](Turns& t) { return t.machine.pool().threads(); })
         .def_prop_ro("left_out", [](Turns& t) { return t.machine.pool().left_out(); })
-        .def("pack", [](Turns& t, const std::string& format, Bytes bytes, std::int64_t rows, std::int64_t columns) {
-            const Format f = format_of(format);
-            const Layout& form = layout(f);
-            if (rows < 0 || columns < 0 || columns % form.block ||
-                static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns / form.block) * form.block_bytes != bytes.size())
-                throw std::invalid_argument("got " + std::to_string(bytes.size()) + " bytes for " + std::to_string(rows) + " x " +
-                                            std::to_string(columns) + " numbers in " + format);
+        .def("room", [](Turns& t, const std::string& format, std::int64_t rows, std::int64_t columns) {
+            if (rows < 0 || columns < 0 || rows >= std::int64_t{1} << 40 || columns >= std::int64_t{1} << 20)
+                throw std::invalid_argument("got a matrix of " + std::to_string(rows) + " x " + std::to_string(columns));
+            const std::lock_guard<std::mutex> turn(t.mutex);
+            return room(format_of(format), rows, columns, t.machine.arena());
+        })
+        .def("fill", [](Turns& t, Packed& packed, std::int64_t first, Bytes bytes) {
+            const Layout& form = layout(packed.format);
+            const std::size_t row = static_cast<std::size_t>(packed.columns / form.block) * form.block_bytes;
+            const std::int64_t count = row ? static_cast<std::int64_t>(bytes.size() / row) : 0;
+            if (first < 0 || first % kRows || first + count > packed.rows || count * row != bytes.size())
+                throw std::invalid_argument("got " + std::to_string(bytes.size()) + " bytes from row " + std::to_string(first) + " on for " +
+                                            std::to_string(packed.rows) + " x " + std::to_string(packed.columns) + " numbers in " + form.name);
             nb::gil_scoped_release released;
             const std::lock_guard<std::mutex> turn(t.mutex);
-            return pack(f, bytes.data(), rows, columns, t.machine.pool(), t.machine.arena());
+            fill(packed, first, count, bytes.data(), t.machine.pool());
         })
         .def("run", &run, "program"_a, "parts"_a, "ids"_a, "wanted"_a, "rotations"_a, "factors"_a, "result"_a);
 

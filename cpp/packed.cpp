@@ -276,22 +276,26 @@ std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
     return part;
 }
 
-std::shared_ptr<Packed> pack(Format format, const std::uint8_t* bytes, std::int64_t rows, std::int64_t columns, Pool& pool,
-                             Arena& arena) {
+std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, Arena& arena) {
     if (columns % layout(format).block)
         throw std::invalid_argument("rows of " + std::to_string(columns) + " are no whole number of blocks of " + layout(format).name);
     auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr});
     packed->data = arena.cut(packed->bytes());
+    return packed;
+}
+
+void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool) {
+    const Format format = packed.format;
+    const std::int64_t columns = packed.columns;
     const std::size_t row_bytes = static_cast<std::size_t>(columns / layout(format).block) * layout(format).block_bytes;
-    pool.run(packed->panels(), [&](std::int64_t panel, int) {
+    pool.run((count + kRows - 1) / kRows, [&](std::int64_t panel, int) {
         const std::uint8_t* from = bytes + panel * kRows * row_bytes;
-        std::uint8_t* to = packed->data.get() + panel * packed->stride();
-        const std::int64_t present = std::min<std::int64_t>(kRows, rows - panel * kRows);
+        std::uint8_t* to = packed.data.get() + (first / kRows + panel) * packed.stride();
+        const std::int64_t present = std::min<std::int64_t>(kRows, count - panel * kRows);
         if (format == Format::f32) pack_plain<std::uint32_t>(from, present, columns, to);
         else if (is_plain(format)) pack_plain<std::uint16_t>(from, present, columns, to);
         else pack_panel(format, from, present, columns, to);
     });
-    return packed;
 }
 
 void unpack_row(const Packed& packed, std::int64_t row, float* out) {

@@ -49,9 +49,11 @@ struct Packed {
 
 class Pool;
 
-// Packs `rows` x `columns` from the bytes of a file. Throws std::invalid_argument where rows are no whole number of blocks.
-std::shared_ptr<Packed> pack(Format format, const std::uint8_t* bytes, std::int64_t rows, std::int64_t columns, Pool& pool,
-                             Arena& arena);
+// Room for a matrix. Throws std::invalid_argument where rows are no whole number of blocks.
+std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, Arena& arena);
+
+// Packs `count` rows from the bytes of a file; `first` is a multiple of 16. What follows the last row of a panel becomes zero.
+void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool);
 
 // One row as fp32, `columns` numbers: what the embedding reads, and what the kernels are held against.
 void unpack_row(const Packed& packed, std::int64_t row, float* out);

@@ -39,8 +39,14 @@ class Machine:
     def left_out(self) -> int:
         """How often a thread was left out for a while because it kept the others waiting."""
 
-    def pack(self, format: str, bytes: NDArray[np.uint8], rows: int, columns: int) -> Packed:
-        """Weights from the bytes of a file. Raises `ValueError` for a size that is not theirs."""
+    def room(self, format: str, rows: int, columns: int) -> Packed:
+        """A matrix that is still to be filled. Raises `ValueError` for rows that are no whole number of blocks."""
+
+    def fill(self, packed: Packed, first: int, bytes: NDArray[np.uint8]) -> None:
+        """Rows of a matrix from the bytes of a file, from row `first` on, a multiple of 16.
+
+        Raises `ValueError` for bytes that are no whole rows, or rows that are not there.
+        """
 
     def run(
         self,

@@ -78,14 +78,16 @@ class Backend:
     """A runtime. `decode` and `prefill` are the parts of the machine's bandwidth and arithmetic that it reaches.
 
     They were measured (`benchmarks/fit_vs_bench.py`), as were the bytes of its `process` and of each token of a vocabulary.
-    Weights and cache are kept as numbers of `number` bytes; a prompt is read `chunk` tokens at a time. Windowed layers keep
-    `margin` tokens more than they look back on, and those of a chunk.
+    Weights are kept as numbers of `number` bytes beside the mapped file, or, if that is None, as the file stores them and
+    instead of it. What is computed are numbers of 4 bytes, what is cached of `cached`; a prompt is read `chunk` tokens at a
+    time. Windowed layers keep `margin` tokens more than they look back on, and those of a chunk.
     """
 
     name: str
     process: int
     token: int
-    number: int
+    number: int | None
+    cached: int
     chunk: int
     margin: int
     decode: float
@@ -95,8 +97,8 @@ class Backend:
         """What `batch` sequences of `context` tokens take, of a model in a file of so many bytes."""
         return Memory(
             process=self.process,
-            weights=self.number * asked.weights,
-            file=file,
+            weights=file if self.number is None else self.number * asked.weights,
+            file=0 if self.number is None else file,
             vocabulary=self.token * asked.vocabulary,
             cache=batch * self.cache(asked, context),
             activations=batch * self._activations(asked, context),
@@ -108,18 +110,24 @@ class Backend:
             numbers * (context if span is None else min(context, span - 1 + self.margin + self.chunk))
             for numbers, span in asked.cache
         )
-        return self.number * sum(kept)
+        return self.cached * sum(kept)
 
     def _activations(self, asked: Demand, context: int) -> int:
         """Bytes of the largest layer's intermediate values over one chunk, of masks, and of the logits."""
         T, S = min(self.chunk, context), context
+        numbers = T * (6 * asked.d_model + asked.widest) + 2 * asked.vocabulary
+        if self.number is None:  # no scores and no masks are kept
+            return 4 * numbers
         attention = max((_attention(block, T, S) for block in asked.attentions), default=0)
-        numbers = T * (6 * asked.d_model + asked.widest) + attention + 2 * asked.vocabulary
-        return self.number * numbers + T * S * asked.masks  # a mask is a byte for each pair
+        return 4 * (numbers + attention) + T * S * asked.masks  # a mask is a byte for each pair
 
-    def read(self, asked: Demand, context: int, batch: int = 1) -> float:
-        """Bytes that one step of `batch` sequences reads, all at the end of `context` tokens."""
-        return self.number * asked.weights_read + batch * self.cache(asked, context)
+    def read(self, asked: Demand, stored: float, context: int, batch: int = 1) -> float:
+        """Bytes that one step of `batch` sequences reads, all at the end of `context` tokens.
+
+        `stored` are those of the weights that it needs, as the file has them.
+        """
+        weights = stored if self.number is None else self.number * asked.weights_read
+        return weights + batch * self.cache(asked, context)
 
 
 def _width(leaf: object) -> int:
@@ -145,9 +153,13 @@ def _attention(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     return 3 * leaf.n_heads * T * S + 2 * S * leaf.n_heads * leaf.head_dim
 
 
-BACKENDS = {
-    "torch": Backend(name="torch", process=265 * MIB, token=200, number=4, chunk=512, margin=64, decode=0.38, prefill=0.6),
-}
+_TORCH = Backend(
+    name="torch", process=265 * MIB, token=200, number=4, cached=4, chunk=512, margin=64, decode=0.38, prefill=0.6
+)
+_NATIVE = Backend(
+    name="native", process=70 * MIB, token=200, number=None, cached=2, chunk=512, margin=64, decode=0.7, prefill=1.0
+)
+BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 
 
 def backend(name: str | None = None) -> Backend:

@@ -180,7 +180,7 @@ def _decode(runtime: Backend, machine: Machine, found: Account, asked: Demand, c
     """Tokens a second of all sequences. The limit is that of a runtime which reads each stored byte once."""
     work = batch * found.flops.decode(context).total / machine.flops
     stored = (found.weights_read + batch * found.kv_cache.at(context)) / machine.bandwidth
-    ours = runtime.read(asked, context, batch) / machine.bandwidth / runtime.decode
+    ours = runtime.read(asked, found.weights_read, context, batch) / machine.bandwidth / runtime.decode
     return Rate(
         predicted=batch / max(ours, work / runtime.prefill),
         limit=batch / max(stored, work),
@@ -192,7 +192,7 @@ def _prefill(runtime: Backend, machine: Machine, found: Account, asked: Demand, 
     """Tokens a second of a prompt that is read at once."""
     work = found.flops.prefill(tokens).total / machine.flops
     weights = found.weights_read / machine.bandwidth
-    ours = max(work / runtime.prefill, runtime.read(asked, 0) / machine.bandwidth / runtime.decode)
+    ours = max(work / runtime.prefill, runtime.read(asked, found.weights_read, 0) / machine.bandwidth / runtime.decode)
     return Rate(
         predicted=tokens / ours,
         limit=tokens / max(work, weights),

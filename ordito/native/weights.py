@@ -14,7 +14,7 @@ import numpy as np
 from ordito import _core
 from ordito.checkpoint.assemble import ours_from
 from ordito.checkpoint.checkpoint import Checkpoint
-from ordito.checkpoint.stored import ENCODINGS, Stored, StoredTensor
+from ordito.checkpoint.stored import ENCODINGS, Stored, StoredTensor, let_go
 from ordito.families.naming import Binding, Both, Interleaved, Permuted, Transform
 from ordito.runtime import Floats
 
@@ -40,12 +40,16 @@ KERNELS = frozenset(
 )
 """Encodings that there are kernels for; others are decoded to fp16 when a model is loaded."""
 
+AT_ONCE = 8 << 20
+"""Bytes of a file that may be in memory beside what was packed of them."""
+
 
 class Weights:
     """Reads a checkpoint's tensors by their canonical names."""
 
     def __init__(self, checkpoint: Checkpoint, machine: _core.Machine) -> None:
         self.checkpoint, self.machine = checkpoint, machine
+        self._read = 0  # bytes of the files since they were given back
         self._bindings = {name: binding for binding in checkpoint.bindings for name in binding.ours}
 
     def has(self, name: str) -> bool:
@@ -80,7 +84,24 @@ class Weights:
         return self._encoding([self.checkpoint.stored[theirs] for theirs in self._bindings[name].theirs]) == "f32"
 
     def _packed(self, encoding: str, rows: np.ndarray, columns: int) -> _core.Packed:
-        return self.machine.pack(encoding, np.ascontiguousarray(rows).reshape(-1), rows.shape[0], columns)
+        packed = self.machine.room(encoding, rows.shape[0], columns)
+        step = max(16, AT_ONCE // max(rows.shape[1], 1) // 16 * 16)
+        for first in range(0, rows.shape[0], step):
+            some = np.ascontiguousarray(rows[first : first + step]).reshape(-1)
+            self.machine.fill(packed, first, some)
+            self._read += some.nbytes
+            if self._read > AT_ONCE:
+                self.let_go()
+        return packed
+
+    def let_go(self) -> None:
+        """Give back the memory that the files take: they are not to be there beside what was packed of them."""
+        self._read = 0
+        for tensor in self.checkpoint.stored.values():
+            if isinstance(tensor, StoredTensor):
+                let_go(tensor.data)
+                if len(self.checkpoint.files) == 1:
+                    return
 
     def _rows(self, name: str) -> tuple[str, np.ndarray]:
         """The encoding that a tensor is to have, and the bytes of its rows, (..., out, bytes of a row)."""

@@ -42,7 +42,9 @@ def plain(encoding: str, rows: int, columns: int) -> np.ndarray:
 
 def packed(machine, encoding, rows, columns):
     data = plain(encoding, rows, columns) if encoding in ("f32", "f16", "bf16") else blocks(encoding, rows, columns)
-    return machine.pack(encoding, data, rows, columns), data
+    made = machine.room(encoding, rows, columns)
+    machine.fill(made, 0, data)
+    return made, data
 
 
 def near(got, expected, tolerance):
@@ -137,10 +139,15 @@ def test_attention_over_a_page(kernels, kept, rows, keys, width):
 
 
 def test_bad_sizes_are_refused(machine):
-    with pytest.raises(ValueError, match="bytes for 2 x 32"):
-        machine.pack("q4_0", np.zeros(35, np.uint8), 2, 32)
+    for first, count in ((0, 35), (0, 54), (16, 18), (-16, 18), (1, 18)):
+        with pytest.raises(ValueError, match="for 2 x 32 numbers in q4_0"):
+            machine.fill(machine.room("q4_0", 2, 32), first, np.zeros(count, np.uint8))
     with pytest.raises(ValueError, match="no kernels for"):
-        machine.pack("q9_9", np.zeros(36, np.uint8), 2, 32)
+        machine.room("q9_9", 2, 32)
+    with pytest.raises(ValueError, match="whole number of blocks"):
+        machine.room("q4_k", 2, 128)
+    with pytest.raises(ValueError, match="got a matrix"):
+        machine.room("q4_0", 1 << 50, 32)
     with pytest.raises(ValueError, match="expected one of"):
         _core.Machine(1, "mmx", "int8")
     with pytest.raises(ValueError, match="threads"):
