@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 READ = """
 import sys, ordito
 name, tokens = sys.argv[1], int(sys.argv[2])
-model = ordito.load(name, backend="torch")
+model = ordito.load(name, backend=sys.argv[3])
 prompt = [(7919 * i + 13) % model.spec.vocab_size for i in range(tokens - 2)]
 model.tokenizer
 if model.spec.generates:
@@ -29,12 +29,13 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "context"), [("smollm2", 256), ("smollm2", 4096), ("gemma3-270m", 1024), ("gemma3-270m", 4096), ("minilm", 256)]
-)
-def test_the_peak_is_the_predicted_one(name, context):
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize(("name", "context"), [("smollm2", 256), ("smollm2", 4096), ("gemma3-270m", 1024), ("minilm", 256)])
+def test_the_peak_is_the_predicted_one(name, context, backend):
     known = outline(name)
     machine = Machine(cores=2, memory=10**12, bandwidth=1e10, flops=1e11)
-    predicted = fit(known.spec, known.stored, file_bytes=known.file_bytes, context=context, machine=machine).memory.total
-    done = subprocess.run([sys.executable, "-c", READ, name, str(context)], capture_output=True, text=True, check=True)
-    assert predicted == pytest.approx(1024 * int(done.stdout), rel=0.05)
+    predicted = fit(
+        known.spec, known.stored, file_bytes=known.file_bytes, context=context, machine=machine, backend_name=backend
+    )
+    done = subprocess.run([sys.executable, "-c", READ, name, str(context), backend], capture_output=True, text=True, check=True)
+    assert predicted.memory.total == pytest.approx(1024 * int(done.stdout), rel=0.05)

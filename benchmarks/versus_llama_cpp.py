@@ -1,0 +1,144 @@
+"""Ordito's native runtime beside llama.cpp, on the same files, in turn.
+
+    python benchmarks/versus_llama_cpp.py --llama-cpp BUILD/bin [--models smollm2,gemma3-270m] [--json]
+
+BUILD is a native build of llama.cpp with `llama-bench` and `llama-batched-bench` (cmake -DCMAKE_BUILD_TYPE=Release
+-DGGML_NATIVE=ON). Both use two threads unless told otherwise. Figures: prompts of 512 and 2,048 tokens; answers after 32, 1,024
+and 4,096; 8 and 32 sequences together; answers while another process takes a core; the peak of memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from peers import Figure, arguments, faster, in_turn, measured_machine, peak, smaller, tell
+
+from ordito.accounting import account
+from ordito.checkpoint.outline import outline
+from ordito.native.runtime import NativeRuntime
+
+PROMPTS, DEPTHS, SEQUENCES, GENERATED = (512, 2048), (32, 1024, 4096), (8, 32), 32
+BUSY = "import os\nos.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\nwhile True: pass"
+READ = """
+import sys, ordito
+from pathlib import Path
+model = ordito.load(Path(sys.argv[1]))
+model.tokenizer
+session = model.runtime.session()
+for ids in (list(range(5, 517)), [1], [2]):
+    session.feed(ids)
+"""
+
+
+def ids(n: int) -> list[int]:
+    return [(7919 * i + 13) % 30000 + 5 for i in range(n)]
+
+
+def prompt_rate(runtime: NativeRuntime, n: int) -> float:
+    session, start = runtime.session(), time.perf_counter()
+    session.feed(ids(n))
+    return n / (time.perf_counter() - start)
+
+
+def answer_rate(runtime: NativeRuntime, depth: int) -> float:
+    session = runtime.session()
+    session.feed(ids(depth))
+    start = time.perf_counter()
+    for id in ids(GENERATED):
+        session.feed([id])
+    return GENERATED / (time.perf_counter() - start)
+
+
+def together_rate(runtime: NativeRuntime, sequences: int) -> float:
+    made = [runtime.new_sequence() for _ in range(sequences)]
+    for number, sequence in enumerate(made):
+        runtime.step([(sequence, ids(64 + number)[number:])], [63])
+    start = time.perf_counter()
+    for id in ids(GENERATED):
+        runtime.step([(sequence, [id]) for sequence in made], list(range(sequences)))
+    return sequences * GENERATED / (time.perf_counter() - start)
+
+
+class LlamaCpp:
+    """llama.cpp's own benchmarks."""
+
+    def __init__(self, folder: Path, file: Path, threads: int) -> None:
+        self.folder, self.file, self.threads = folder, file, str(threads)
+
+    def _run(self, program: str, *options: str) -> str:
+        command = [str(self.folder / program), "-m", str(self.file), "-t", self.threads, *options]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def rate(self, *options: str) -> float:
+        return float(json.loads(self._run("llama-bench", "-r", "1", "-o", "json", *options))[-1]["avg_ts"])
+
+    def together(self, sequences: int) -> float:
+        tokens = 64 + GENERATED
+        options = ("-c", str(tokens * sequences + 256), "-b", "2048", "-ub", "512", "-npp", "64", "-ntg", str(GENERATED))
+        table = self._run("llama-batched-bench", "-tb", self.threads, *options, "-npl", str(sequences))
+        row = [line for line in table.splitlines() if line.startswith("|")][-1]
+        return float(row.strip("|").split("|")[7])
+
+
+def figures(name: str, folder: Path, threads: int, times: int, dtype: str | None) -> Iterator[Figure]:
+    from ordito.checkpoint.checkpoint import open_checkpoint
+
+    known, machine = outline(name), measured_machine()
+    checkpoint = open_checkpoint(known.path)
+    (file,) = checkpoint.files
+    runtime, peer = NativeRuntime(checkpoint, dtype, threads=threads), LlamaCpp(folder, file, threads)
+    found = account(known.spec, known.stored)
+
+    def decode_limit(depth: int) -> float:
+        return machine.bandwidth / (found.weights_read + found.kv_cache.at(depth))
+
+    for n in PROMPTS:
+        ours, theirs = in_turn(lambda n=n: prompt_rate(runtime, n), lambda n=n: peer.rate("-p", str(n), "-n", "0"), times)
+        yield faster(f"{name}: prompt of {n}", ours, theirs, n * machine.flops / found.flops.prefill(n).total)
+    for depth in DEPTHS:
+        options = ("-p", "0", "-n", str(GENERATED), "-d", str(depth))
+        ours, theirs = in_turn(lambda d=depth: answer_rate(runtime, d), lambda o=options: peer.rate(*o), times)
+        yield faster(f"{name}: answer after {depth}", ours, theirs, decode_limit(depth))
+    for sequences in SEQUENCES:
+        ours, theirs = in_turn(lambda n=sequences: together_rate(runtime, n), lambda n=sequences: peer.together(n), times)
+        yield faster(f"{name}: {sequences} sequences together", ours, theirs)
+    busy = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        options = ("-p", "0", "-n", str(GENERATED), "-d", "32")
+        ours, theirs = in_turn(lambda: answer_rate(runtime, 32), lambda: peer.rate(*options), times)
+    finally:
+        busy.kill()
+        busy.wait()
+    yield faster(f"{name}: answer after 32, one core busy", ours, theirs)
+    size = os.path.getsize(file)
+    own = peak([sys.executable, "-c", READ, str(known.path)])
+    bench = [str(folder / "llama-bench"), "-m", str(file), "-t", str(threads), "-p", "512", "-n", "2", "-r", "1"]
+    theirs = peak(bench)
+    yield smaller(f"{name}: peak memory over file size", own / size, theirs / size, "times")
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--llama-cpp", type=Path, required=True, help="the folder of llama-bench")
+    parser.add_argument("--models", default="smollm2,gemma3-270m")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", help="our arithmetic (int16, int8, float32)")
+    asked = parser.parse_args()
+    tell(
+        (
+            figure
+            for name in asked.models.split(",")
+            for figure in figures(name, asked.llama_cpp, asked.threads, asked.times, asked.dtype)
+        ),
+        asked.json,
+    )
+
+
+if __name__ == "__main__":
+    main()
