@@ -14,6 +14,7 @@ from ordito.cli.catalogue import catalogue
 from ordito.cli.compare import compare
 from ordito.cli.console import say, show_warning
 from ordito.cli.convert import convert
+from ordito.cli.doctor import doctor
 from ordito.cli.draw import draw
 from ordito.cli.embed import embed
 from ordito.cli.explain import explain
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, embed, explain, compare, draw, fit, bench, catalogue, convert, pull, ls, rm, show):
+for command in (run, embed, explain, compare, draw, fit, bench, doctor, catalogue, convert, pull, ls, rm, show):
     app.command()(command)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ordito.native.threads import usable_threads
+
 _BUFFER = 256 << 20  # bytes: far more than any cache holds
 _MATRIX = 2048
 _TIMES = 7
@@ -38,32 +40,13 @@ class Machine:
 
 def this_machine(memory: int | None = None, bandwidth: float | None = None) -> Machine:
     """The machine that this runs on, measured now (about a second), but for what is given."""
-    n = cores()
+    n = usable_threads()
     return Machine(
         cores=n,
         memory=memory if memory is not None else free_memory(),
         bandwidth=bandwidth if bandwidth is not None else measured_bandwidth(n),
         flops=measured_flops(),
     )
-
-
-def cores() -> int:
-    """Cores that this process may use: those that it is bound to, and no more than its cgroup's share."""
-    available = getattr(os, "sched_getaffinity", None)
-    bound = len(available(0)) if available else os.cpu_count() or 1
-    return max(1, min(bound, int(_quota() or bound)))
-
-
-def _quota(root: Path = _CGROUP) -> float | None:
-    """Cores that the cgroup grants, version 2 or 1; None without a limit."""
-    try:
-        granted, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            granted, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
-        except OSError:
-            return None
-    return None if granted in ("max", "-1") else int(granted) / int(period)
 
 
 def free_memory(root: Path = _CGROUP, meminfo: Path = _MEMINFO) -> int:

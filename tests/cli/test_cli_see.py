@@ -121,6 +121,16 @@ def test_fit(cli, folder, machine):  # noqa: F811
     assert "unknown quantization" in cli("fit", folder, "--quant", "Q9", status=1).err
 
 
+def test_doctor(cli, folder, machine):  # noqa: F811
+    data = json.loads(cli("doctor", folder, "--json").out)
+    assert data["kernels"] == data["available"][0]
+    assert data["threads"] >= 1
+    assert data["decode"] > 0
+    done = cli("doctor", folder).out
+    assert "answers at" in done
+    assert data["kernels"] in done
+
+
 def test_bench(cli, folder, machine):  # noqa: F811
     options = ("-p", "8", "-n", "4", "-d", "0,16", "-r", "2")
     data = json.loads(cli("bench", folder, *options, "--json").out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ordito.fitting import machine
+from ordito.native.threads import quota
 
 MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
 
@@ -49,19 +50,19 @@ def test_memory_in_a_cgroup_of_the_first_version(tmp_path):
     assert machine.free_memory(tmp_path, meminfo(tmp_path)) == 3_000_000_000
 
 
-@pytest.mark.parametrize(("text", "quota"), [("max 100000", None), ("150000 100000", 1.5), ("nonsense", None)])
-def test_cores_of_a_cgroup(tmp_path, text, quota):
+@pytest.mark.parametrize(("text", "cores"), [("max 100000", None), ("150000 100000", 1.5), ("nonsense", None)])
+def test_cores_of_a_cgroup(tmp_path, text, cores):
     (tmp_path / "cpu.max").write_text(text)
-    assert machine._quota(tmp_path) == quota
+    assert quota(tmp_path) == cores
 
 
 def test_cores_of_a_cgroup_of_the_first_version(tmp_path):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert machine._quota(tmp_path) is None
+    assert quota(tmp_path) is None
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
-    assert machine._quota(tmp_path) == 3.0
+    assert quota(tmp_path) == 3.0
 
 
 def test_this_machine_can_compute():

@@ -1,0 +1,57 @@
+"""`ordito doctor`: what this machine gives to models, and what keeps it from giving more."""
+
+from __future__ import annotations
+
+import typer
+
+from ordito.checkpoint.store import DEFAULT_MODEL
+from ordito.cli.console import known, working, write, write_json
+from ordito.units import size
+
+
+def doctor(
+    model: str | None = typer.Argument(None, metavar="[MODEL]", help=f"Predict its rates too, e.g. {DEFAULT_MODEL}."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Show the kernels that were chosen, threads, memory and its speed, and say what is wrong with the machine.
+
+    \b
+    ordito doctor
+    ordito doctor gemma3-270m
+    """
+    from ordito import _core
+    from ordito.fitting import fit, this_machine
+    from ordito.fitting.health import bound_processors, complaints, watch
+    from ordito.native.threads import usable_threads
+
+    outline = known(model) if model is not None else None
+    with working("looking at this machine"):
+        before, after = watch()
+        machine = this_machine()
+    available, threads, bound = _core.available_kernels(), usable_threads(), bound_processors()
+    found = complaints(before, after, kernels=available[0], threads=threads, bound=bound, free=machine.memory)
+    told = {
+        "kernels": available[0],
+        "available": available,
+        "threads": threads,
+        "machine": machine.to_dict(),
+        "complaints": found,
+    }
+    if outline is not None:
+        predicted = fit(outline.spec, outline.stored, file_bytes=outline.file_bytes, machine=machine)
+        told["model"] = outline.name
+        told["fits"] = predicted.fits
+        told["prefill"] = predicted.prefill.predicted
+        told["decode"] = predicted.decode.predicted if predicted.decode else None
+    if json:
+        write_json(told)
+        return
+    write(f"kernels      {available[0]} (of {', '.join(available)})\n")
+    write(f"threads      {threads} on {bound} processors\n")
+    write(f"memory       {size(machine.memory)} free, read at {machine.bandwidth / 1e9:.1f} GB/s\n")
+    write(f"arithmetic   {machine.flops / 1e9:.0f} GFLOP/s in fp32\n")
+    if outline is not None:
+        rates = f"prompts at {told['prefill']:.0f} tokens/s"
+        rates += f", answers at {told['decode']:.0f}" if told["decode"] else ""
+        write(f"{outline.name:<12} {rates if told['fits'] else 'does not fit into memory'}\n")
+    write("".join(f"\n{number}. {line}\n" for number, line in enumerate(found, 1)) if found else "\nNothing is wrong.\n")

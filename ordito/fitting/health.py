@@ -1,0 +1,81 @@
+"""What is wrong with a machine that runs slower than it could: what Linux tells of stolen, throttled and swapped time."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_CGROUP, _PROC = Path("/sys/fs/cgroup"), Path("/proc")
+_WATCH = 0.5  # seconds
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the system has counted since it started: ticks of all cores, those that were stolen, pages swapped in, and how
+    often and how long (microseconds) the cgroup was throttled."""
+
+    ticks: int = 0
+    idle: int = 0
+    stolen: int = 0
+    swapped: int = 0
+    throttled: int = 0
+
+    @staticmethod
+    def now(proc: Path = _PROC, cgroup: Path = _CGROUP) -> Counters:
+        """Now; zeros where the system does not say."""
+        try:
+            ticks = [int(number) for number in (proc / "stat").read_text().splitlines()[0].split()[1:9]]
+        except (OSError, ValueError, IndexError):
+            ticks = [0] * 8
+        pages, group = _pairs(proc / "vmstat"), _pairs(cgroup / "cpu.stat")
+        return Counters(sum(ticks), ticks[3] + ticks[4], ticks[7], pages.get("pswpin", 0), group.get("throttled_usec", 0))
+
+
+def _pairs(path: Path) -> dict[str, int]:
+    try:
+        return {key: int(value) for key, value in (line.split() for line in path.read_text().splitlines())}
+    except (OSError, ValueError):
+        return {}
+
+
+def complaints(before: Counters, after: Counters, *, kernels: str, threads: int, bound: int, free: int) -> list[str]:
+    """A sentence for everything that makes models run slower here than they could.
+
+    `bound` are the cores that the process may run on, `free` the bytes that it can still have.
+    """
+    found = []
+    ticks = max(after.ticks - before.ticks, 1)
+    stolen = (after.stolen - before.stolen) / ticks
+    busy = 1 - stolen - (after.idle - before.idle) / ticks
+    if kernels == "reference":
+        found.append("there are no fast kernels for this processor: plain C++ is used, which is many times slower")
+    if stolen > 0.05:
+        found.append(f"{100 * stolen:.0f} % of the processors' time goes to other virtual machines")
+    if busy > 0.25:
+        found.append(f"other programs keep {100 * busy:.0f} % of the processors busy: models and they slow each other down")
+    if after.throttled > before.throttled:
+        found.append("the cgroup is throttled: it grants less processor time than is asked for; ask for fewer threads")
+    if after.swapped > before.swapped:
+        found.append("the machine is swapping: close programs, or use a smaller model")
+    if threads < bound:
+        found.append(
+            f"{threads} threads on {bound} processors: two of one core share its arithmetic, or the cgroup grants no more"
+        )
+    if free < 1 << 30:
+        found.append(f"only {free / 2**20:.0f} MiB of memory are free")
+    return found
+
+
+def watch(seconds: float = _WATCH) -> tuple[Counters, Counters]:
+    """The counters before and after a moment in which this process does nothing."""
+    before = Counters.now()
+    time.sleep(seconds)
+    return before, Counters.now()
+
+
+def bound_processors() -> int:
+    """Processors that this process may run on."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
