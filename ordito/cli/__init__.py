@@ -20,6 +20,7 @@ from ordito.cli.embed import embed
 from ordito.cli.explain import explain
 from ordito.cli.fit import fit
 from ordito.cli.models import ls, pull, rm
+from ordito.cli.perplexity import perplexity
 from ordito.cli.run import run
 from ordito.cli.show import show
 from ordito.errors import OrditoError
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, embed, explain, compare, draw, fit, bench, doctor, catalogue, convert, pull, ls, rm, show):
+for command in (run, embed, explain, compare, draw, fit, bench, perplexity, doctor, catalogue, convert, pull, ls, rm, show):
     app.command()(command)
 
 

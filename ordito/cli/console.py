@@ -79,7 +79,11 @@ def find(name: str) -> LocalModel:
 
 
 def load(
-    name: str, backend: str | None = None, adapter: str | None = None, prompt_format: str | None = None
+    name: str,
+    backend: str | None = None,
+    adapter: str | None = None,
+    prompt_format: str | None = None,
+    dtype: str | None = None,
 ) -> tuple[Model, LocalModel]:
     """The model of a name, loaded, with an adapter if one is named; and where it was found."""
     local = find(name)
@@ -87,7 +91,7 @@ def load(
     with working(f"loading {local.name}"):
         from ordito.model import load as load_model
 
-        return load_model(local.path, adapter=found, prompt_format=prompt_format, backend=backend), local
+        return load_model(local.path, adapter=found, prompt_format=prompt_format, backend=backend, dtype=dtype), local
 
 
 def known(name: str) -> Outline:
