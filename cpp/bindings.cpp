@@ -240,10 +240,10 @@ NB_MODULE(_core, module) {
         });
 
     nb::class_<Sequence>(module, "Cached")
-        .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t>>& slots, const std::string& type) {
+        .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t, bool>>& slots, const std::string& type) {
             std::vector<PageLayout> layouts;
-            for (const auto& [heads, key, value, value_in_key, span] : slots)
-                layouts.emplace_back(SlotShape{heads, key, value, value_in_key, span}, cache_type_of(type));
+            for (const auto& [heads, key, value, value_in_key, span, of_source] : slots)
+                layouts.emplace_back(SlotShape{heads, key, value, value_in_key, span, of_source}, cache_type_of(type));
             new (self) Sequence(std::move(layouts), cache_type_of(type));
         })
         .def_ro("length", &Sequence::length)

@@ -89,13 +89,14 @@ void Sequence::extend(int number, std::int64_t count) {
 void Sequence::rewind(std::int64_t to) {
     to = std::clamp<std::int64_t>(to, 0, length);
     for (std::size_t s = 0; s < slots_.size(); s++) {
-        const std::int64_t span = layouts_[s].shape().span;
-        if (span && slots_[s].held >= length && slots_[s].first > std::max<std::int64_t>(0, to - span + 1)) to = 0;
+        const SlotShape& shape = layouts_[s].shape();
+        if (shape.span && !shape.of_source && slots_[s].first > std::max<std::int64_t>(0, to - shape.span + 1)) to = 0;
     }
-    for (Slot& slot : slots_) {
-        if (slot.held < length) continue;  // of another text: a source's, or nothing
-        slot.held = to;
-        slot.pages.resize((to + kPage - 1) / kPage);
+    for (std::size_t s = 0; s < slots_.size(); s++) {
+        if (layouts_[s].shape().of_source) continue;
+        Slot& slot = slots_[s];
+        slot.held = std::min(slot.held, to);
+        slot.pages.resize((slot.held + kPage - 1) / kPage);
         if (to == 0) slot.first = 0;
     }
     length = to;

@@ -11,11 +11,13 @@
 namespace ordito {
 
 // What one attention keeps of a token: `heads` keys and values of these widths. With `value_in_key` a value is the first
-// channels of its key (a latent), kept once. `span`: how many tokens are looked back on at most, 0 without a bound.
+// channels of its key (a latent), kept once. `span`: how many tokens are looked back on at most, 0 without a bound. `of_source`:
+// it keeps another text than the sequence's own, which is never rewound.
 struct SlotShape {
     int heads, key_width, value_width;
     bool value_in_key;
     std::int64_t span;
+    bool of_source;
 };
 
 constexpr int filled_up(int width) { return (width + 15) / 16 * 16; }

@@ -46,6 +46,5 @@ def perplexity(
         return
     write(f"perplexity {found.perplexity:.4f} ± {found.error:.4f} over {found.tokens} tokens in {found.windows} windows\n")
     if found.divergence is not None:
-        write(
-            f"KL divergence {found.divergence:.3g}, at most {found.greatest:.3g}; same best token {100 * (found.same_best or 0):.2f} %\n"
-        )
+        best = f"same best token {100 * (found.same_best or 0):.2f} %"
+        write(f"KL divergence {found.divergence:.3g}, at most {found.greatest:.3g}; {best}\n")

@@ -55,18 +55,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class Slot:
-    """What one attention keeps of a token: heads, the widths of their keys and values, and how far it looks back."""
+    """What one attention keeps of a token: heads, the widths of their keys and values, and how far it looks back.
+
+    `of_source`: of a token of the source, not of the text that is written.
+    """
 
     heads: int
     key_width: int
     value_width: int
     value_in_key: bool = False
     span: int = 0
+    of_source: bool = False
 
     @property
-    def numbers(self) -> tuple[int, int, int, bool, int]:
+    def numbers(self) -> tuple[int, int, int, bool, int, bool]:
         """As the C++ side takes it."""
-        return self.heads, self.key_width, self.value_width, self.value_in_key, self.span
+        return self.heads, self.key_width, self.value_width, self.value_in_key, self.span, self.of_source
 
 
 @dataclass(frozen=True)
@@ -339,7 +343,9 @@ class _Lowering:
                 self.norm(norm, f"{path}.{norm.name}", at, at, count)
 
     def slot_of(self, b: Attention, path: str) -> int:
-        return self.model.slot(path, Slot(b.n_kv_heads, b.head_dim, b.head_dim, span=(span(b) or 0) if b.causal else 0))
+        return self.model.slot(
+            path, Slot(b.n_kv_heads, b.head_dim, b.head_dim, span=(span(b) or 0) if b.causal else 0, of_source=b.cross)
+        )
 
     def keep_source(self, path: str, b: Attention, source: Place) -> None:
         """Keys and values of a cross-attention, made of the encoder's states once."""

@@ -87,6 +87,20 @@ def test_fed_in_pieces_is_fed_at_once(name):
         assert np.array_equal(logits, whole), "the same numbers in another order"
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if module(name).spec.encoder is not None and module(name).spec.generates]
+)
+def test_an_answer_that_begins_again_still_knows_its_source(name):
+    runtime, source, ids = native(module(name)), SOURCE[0].tolist(), token_ids(LENGTH)[0].tolist()
+    if runtime.whole:
+        pytest.skip("what comes later changes what came before")
+    session = runtime.session(source)
+    session.rewind(0)
+    session.feed(ids[:9])
+    session.rewind(4)
+    assert np.array_equal(session.feed(ids[4:]), runtime.session(source).feed(ids))
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if module(name).spec.generates and module(name).spec.encoder is None])
 def test_batched_is_alone(name):
     made, ids, lengths = module(name), token_ids(LENGTH)[0].tolist(), [LENGTH, 17, 1]
