@@ -8,6 +8,7 @@
 
 #include "bindings.hpp"
 #include "packed.hpp"
+#include "threads.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -83,6 +84,30 @@ nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
     return array_of(result.data(), {static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
 }
 
+// Rows of numbers as the bytes of a format of blocks; `importance` has a number for each column.
+nb::object encode(const Named& self, const std::string& name, Table x, std::optional<Floats> importance, int threads) {
+    const Format format = format_of(name);
+    const Layout& form = layout(format);
+    const EncodeBlock block = self.kernels->encode[static_cast<int>(format)];
+    const std::int64_t rows = x.shape(0), blocks = x.shape(1) / form.block;
+    if (!block) throw std::invalid_argument(name + " has no blocks");
+    if (blocks * form.block != static_cast<std::int64_t>(x.shape(1))) throw std::invalid_argument("rows are no whole number of blocks of " + name);
+    if (importance && importance->size() != x.shape(1)) throw std::invalid_argument("x and the importance differ in columns");
+    const std::vector<float> weights = importance ? std::vector<float>(importance->data(), importance->data() + importance->size())
+                                                  : std::vector<float>(x.shape(1), 1.f);
+    auto* bytes = new std::uint8_t[std::max<std::int64_t>(rows * blocks * form.block_bytes, 1)];
+    nb::capsule owner(bytes, [](void* p) noexcept { delete[] static_cast<std::uint8_t*>(p); });
+    {
+        nb::gil_scoped_release released;
+        Pool(threads).run(rows, [&](std::int64_t r, int) {
+            for (std::int64_t b = 0; b < blocks; b++)
+                block(x.data() + (r * blocks + b) * form.block, &weights[b * form.block], bytes + (r * blocks + b) * form.block_bytes);
+        });
+    }
+    const std::size_t shape[] = {static_cast<std::size_t>(rows), static_cast<std::size_t>(blocks * form.block_bytes)};
+    return nb::cast(nb::ndarray<nb::numpy, std::uint8_t>(bytes, 2, shape, owner));
+}
+
 }  // namespace
 
 void bind_kernels(nb::module_& module) {
@@ -118,6 +143,7 @@ void bind_kernels(nb::module_& module) {
             self.kernels->rotate(y.data(), cos.data(), sin.data(), static_cast<std::int64_t>(cos.size()), interleaved);
             return array_of(y.data(), {y.size()});
         })
+        .def("encode", &encode, "format"_a, "x"_a, "importance"_a.none(), "threads"_a)
         .def("attend_page", &attend_page);
 }
 

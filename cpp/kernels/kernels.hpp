@@ -51,6 +51,9 @@ enum class Activation : int { none, silu, gelu, gelu_tanh, gelu_sigmoid, relu, t
 // a vector. With 8 bits each key and each value of a head has a scale.
 enum class CacheType : int { f32, f16, q8 };
 
+// One block of a format: as many numbers as its layout says, how much the square of an error in each costs, and the bytes.
+using EncodeBlock = void (*)(const float* x, const float* w, std::uint8_t* out);
+
 struct Kernels {
     const char* name;
 
@@ -63,6 +66,8 @@ struct Kernels {
                       std::int64_t stride, int tokens, const Output& out, const Output& second_out);
     // A panel of quantized weights as a panel of fp32.
     void (*unpack[std::size(kLayouts)])(const std::uint8_t* panel, std::int64_t columns, float* out);
+    // Numbers to a block of few bits, as a file holds it; null for plain formats.
+    const EncodeBlock* encode;
 
     // y = norm(x) * weight + bias over n numbers; `centred`: LayerNorm. weight and bias may be null.
     void (*norm)(const float* x, std::int64_t n, bool centred, float eps, const float* weight, const float* bias, float* y);

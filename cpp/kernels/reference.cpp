@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "../packed.hpp"
+#include "encode.hpp"
 #include "kernels.hpp"
 
 namespace ordito {
@@ -235,6 +236,7 @@ Kernels make() {
     k.name = "reference";
     k.quantize = quantize;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
+    k.encode = kEncoders;
     k.linear[0] = linear<0>, k.linear[1] = linear<1>, k.linear[2] = linear<2>;
     k.norm = norm;
     k.activate = activate;

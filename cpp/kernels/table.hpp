@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "attend.hpp"
+#include "encode.hpp"
 #include "linear.hpp"
 
 namespace ordito {
@@ -29,6 +30,7 @@ Kernels table_of(const char* name) {
     k.name = name;
     k.quantize = quantize;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
+    k.encode = kEncoders;
     k.linear[0] = linear_plain<Format::f32>;
     k.linear[1] = linear_plain<Format::f16>;
     k.linear[2] = linear_plain<Format::bf16>;
