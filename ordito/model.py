@@ -16,8 +16,10 @@ from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import Adapter, open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.convert import Weights, to_gguf
-from ordito.checkpoint.export import write_folder, write_json
+from ordito.checkpoint.export import DTYPES, write_folder, write_json
+from ordito.checkpoint.importance import Importance, read_importance
 from ordito.checkpoint.pooling import prompts_from_folder
+from ordito.checkpoint.rounded import already_rounded, rounded
 from ordito.checkpoint.stored import shown
 from ordito.embed.pool import embed
 from ordito.engine.backends import load_runtime
@@ -220,6 +222,7 @@ def load(
     prompt_format: str | None = None,
     backend: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     progress: Any = None,
 ) -> Model:
     """Load a model by name (`smollm2`), Hugging Face id (`org/name[:quant][@revision]`) or path; fetches it if need be.
@@ -228,6 +231,7 @@ def load(
     `name` itself is an adapter, the base is the one that it was trained on. `prompt_format` names the format of its
     conversations (`camoscio`, `llama-2`, ...) where neither the files nor the vocabulary show it. `backend` is the fastest one
     installed unless named, `dtype` that of its arithmetic (native: int16, int8, float32; torch: float32, bfloat16, float16).
+    `quantize` rounds the weights while they are loaded (q8_0, q4_k_m, ...): a model in bf16 then needs a part of the memory.
 
     Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one sentence
     that says what to do.
@@ -238,15 +242,28 @@ def load(
         chosen = open_adapter(path)
         path = _base(chosen, progress)
     checkpoint = open_checkpoint(path)
+    if chosen is not None and merge:
+        checkpoint = adapted(checkpoint, chosen)
+    if quantize is not None:
+        checkpoint = _rounded(checkpoint, quantize)
     if chosen is None:
         return Model(checkpoint, load_runtime(checkpoint, backend, dtype), prompt_format)
-    if merge:
-        checkpoint = adapted(checkpoint, chosen)
     model = Model(checkpoint, load_runtime(checkpoint, backend, dtype, None if merge else chosen), prompt_format)
     if store.has_vocabulary(_names_in(chosen.path)):
         # Trained with it, so that its template is the one to use.
         model.tokenizer = load_tokenizer(replace(checkpoint, path=chosen.path, format="huggingface"))
     return model
+
+
+def _rounded(checkpoint: Checkpoint, quantization: str) -> Checkpoint:
+    if (was := already_rounded(checkpoint)) is not None:
+        warnings.warn(
+            f"{checkpoint.path}: is {was.upper()} already, and rounding it again to {quantization.upper()} loses more than "
+            "rounding the original would",
+            OrditoWarning,
+            stacklevel=3,
+        )
+    return rounded(checkpoint, quantization)
 
 
 def _names_in(path: Path) -> list[str]:
@@ -289,40 +306,58 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     return tokenizer
 
 
-def save(model: Model, path: str | Path, *, dtype: str | None = None) -> Path:
+def save(
+    model: Model, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
+) -> Path:
     """Write `model` to a folder in the Hugging Face layout, or, if `path` ends in .gguf, to one GGUF file.
 
-    transformers loads the folder with identical logits, llama.cpp the file. `dtype` (f32, f16, bf16, q8_0; f16 by default)
-    is that of the file's matrices; a folder holds fp32. Raises `ConfigError` if the format cannot express the spec,
-    `TokenizerError` if it cannot express the tokenizer, `OrditoError` if nothing can be written there.
+    transformers loads the folder, llama.cpp the file. `dtype` is that of a folder's weights (f32 by default, f16, bf16) or of
+    a file's matrices (f16 by default, f32, bf16, or a quantization: q8_0, q4_k_m, ...); an `importance` matrix, or its file,
+    says which errors of rounding matter. Raises `ConfigError` if the format cannot express the spec, `TokenizerError` if it
+    cannot express the tokenizer, `OrditoError` if nothing can be written there.
     """
-    return write(Path(path), model.checkpoint, model.runtime.weights(), model.tokenizer, dtype=dtype)
+    return write(Path(path), model.checkpoint, model.runtime.weights(), model.tokenizer, dtype=dtype, importance=importance)
 
 
-def convert(checkpoint: Checkpoint, path: str | Path, *, dtype: str | None = None) -> Path:
+def convert(
+    checkpoint: Checkpoint, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
+) -> Path:
     """The same of a checkpoint that is not loaded: its tensors are read one by one, and nothing is computed."""
-    return write(Path(path), checkpoint, Weights(checkpoint), load_tokenizer(checkpoint), dtype=dtype)
+    tokenizer = load_tokenizer(checkpoint)
+    return write(Path(path), checkpoint, Weights(checkpoint), tokenizer, dtype=dtype, importance=importance)
 
 
 def write(
-    path: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer, *, dtype: str | None = None
+    path: Path,
+    checkpoint: Checkpoint,
+    weights: Mapping[str, Floats],
+    tokenizer: Tokenizer,
+    *,
+    dtype: str | None = None,
+    importance: Importance | str | Path | None = None,
 ) -> Path:
     """Weights of a checkpoint's spec, with all that belongs to them, as `save` says."""
     spec = checkpoint.spec
+    if isinstance(importance, (str, Path)):
+        importance = read_importance(Path(importance))
     if path.suffix == ".gguf":
         copied = checkpoint.format == "gguf"
         keys = checkpoint.metadata if copied else metadata_of(tokenizer, spec.vocab_size)
-        to_gguf(path, spec, weights, keys, name=path.stem, dtype=dtype or "f16")
+        to_gguf(path, spec, weights, keys, name=path.stem, dtype=dtype or "f16", importance=importance)
         return path
-    if dtype not in (None, "f32"):
-        raise OrditoError(f"{path}: a folder holds its weights as f32, got {dtype!r}: for another type name a .gguf file")
-    return _write_folder(path, checkpoint, weights, tokenizer)
+    dtype = (dtype or "f32").lower()
+    if dtype not in DTYPES or importance is not None:
+        got = "an importance matrix" if importance is not None else repr(dtype)
+        raise OrditoError(f"{path}: a folder holds its weights as {', '.join(DTYPES)}, got {got}: name a .gguf file for that")
+    return _write_folder(path, checkpoint, weights, tokenizer, dtype)
 
 
-def _write_folder(folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer) -> Path:
+def _write_folder(
+    folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer, dtype: str
+) -> Path:
     named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     ids = {key: id for key, id in named.items() if id is not None}
-    write_folder(folder, checkpoint.spec, weights, extra=ids)
+    write_folder(folder, checkpoint.spec, weights, extra=ids, dtype=dtype)
     tokenizer.to_folder(folder)
     if checkpoint.spec.generates:
         found = end_ids(checkpoint, tokenizer)

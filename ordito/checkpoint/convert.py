@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,14 @@ import numpy as np
 from ordito import families
 from ordito.checkpoint.assemble import theirs_from
 from ordito.checkpoint.checkpoint import Checkpoint
-from ordito.checkpoint.gguf_write import ENCODERS, Planned, write_gguf
+from ordito.checkpoint.gguf_write import Planned, write_gguf
+from ordito.checkpoint.importance import Importance
+from ordito.checkpoint.mixes import encodings, for_rows_of, mix_named
 from ordito.checkpoint.stored import ENCODINGS
-from ordito.errors import ConfigError, OrditoError, did_you_mean
+from ordito.errors import ConfigError
 from ordito.families import Header
-from ordito.families.naming import Names
+from ordito.families.naming import Binding, Names
 from ordito.spec import Spec
-from ordito.spec.node import Shape
-
-_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
-"""llama.cpp's numbers of what most tensors of a file are."""
-_WHOLE = ("ffn_gate_inp.weight", "position_embd.weight", "token_types.weight", "attn_rel_b.weight")
-"""Matrices that stay in fp32: they are small, and what they say is not to be rounded."""
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -51,24 +46,28 @@ def to_gguf(
     *,
     name: str,
     dtype: str = "f16",
+    importance: Importance | None = None,
 ) -> None:
-    """Write a model as GGUF, its matrices in `dtype` (f32, f16, bf16, q8_0). The keys `tokenizer.*` are those of `tokenizer`:
-    another file's metadata, or what `ordito.text.to_gguf` makes.
+    """Write a model as GGUF, its matrices in the mix `dtype` (of `MIXES`: f16, q8_0, q4_k_m, ...), rounded so that what the
+    `importance` matrix calls important suffers least. The keys `tokenizer.*` are those of `tokenizer`: another file's
+    metadata, or what `ordito.text.to_gguf` makes.
 
     Raises `ConfigError` if GGUF does not know the architecture or cannot express the spec, `OrditoError` for an unknown
-    type, `CheckpointError` if the file cannot be written.
+    type or the importance matrix of another model, `CheckpointError` if the file cannot be written.
     """
-    if dtype not in ENCODERS:
-        raise OrditoError(f"unknown type {dtype!r}, expected one of {', '.join(ENCODERS)}{did_you_mean(dtype, ENCODERS)}")
+    mix = mix_named(dtype)
     bare, header = _expressible(spec)
     keys = {key: value for key, value in tokenizer.items() if key.startswith("tokenizer.")}
-    about = {"general.name": name, "general.file_type": _FILE_TYPES[dtype], "general.quantization_version": 2}
+    about = {"general.name": name, "general.file_type": mix.number, "general.quantization_version": 2}
+    if importance is not None:
+        about |= importance.about
     if spec.embedding.n_types:
         keys.setdefault("tokenizer.ggml.token_type_count", spec.embedding.n_types)
     names = families.gguf_of(families.family_of(bare)).names(bare)
     settings = [tensor for tensor in header.shapes if tensor.startswith("rope_")]
+    chosen = encodings(bare, mix, informed=importance is not None)
     planned = [
-        Planned(theirs, binding.their_shape, _encoding(theirs, binding.their_shape, dtype))
+        Planned(theirs, binding.their_shape, _encoding(binding, chosen), importance.of(theirs) if importance else None)
         for binding in names.bindings(bare)
         for theirs in binding.theirs
     ] + [Planned(tensor, header.shapes[tensor], "f32") for tensor in settings]
@@ -100,7 +99,8 @@ def _expressible(spec: Spec) -> tuple[Spec, Header]:
     raise last
 
 
-def _encoding(name: str, shape: Shape, dtype: str) -> str:
-    if len(shape) < 2 or name.endswith((*_WHOLE, ".bias")) or prod(shape) == 0:
-        return "f32"
-    return "f16" if shape[-1] % ENCODINGS[dtype].block_size else dtype
+def _encoding(binding: Binding, chosen: Mapping[str, str]) -> str:
+    """Of what is stored as one: the encoding of the part that is to have most bits."""
+    forms = {chosen[name]: ENCODINGS[chosen[name]] for name in binding.ours}
+    best = max(forms, key=lambda encoding: forms[encoding].block_bytes / forms[encoding].block_size)
+    return for_rows_of(binding.their_shape[-1], best)

@@ -13,8 +13,10 @@ import numpy as np
 
 from ordito import families
 from ordito.checkpoint.assemble import theirs_from
+from ordito.checkpoint.encode import encode
 from ordito.checkpoint.pooling import ACTIVATIONS
 from ordito.checkpoint.safetensors import write_safetensors
+from ordito.checkpoint.stored import StoredTensor
 from ordito.errors import OrditoError
 from ordito.spec import Dense, Pooling, Spec
 
@@ -22,16 +24,27 @@ SHARD_BYTES = 5_000_000_000
 """Size beyond which weights are split over several files, as on the hub."""
 
 
-def write_folder(folder: Path, spec: Spec, weights: Mapping[str, np.ndarray], extra: Mapping[str, Any] | None = None) -> None:
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""Types that a folder's weights may have, and what config.json calls them."""
+
+
+def write_folder(
+    folder: Path, spec: Spec, weights: Mapping[str, np.ndarray], extra: Mapping[str, Any] | None = None, dtype: str = "f32"
+) -> None:
     """Write config.json (with the keys of `extra`) and the weights, given by canonical name, under their published names.
 
-    Files of these names are replaced, each at once; config.json comes last, so that a folder that has one is complete.
-    Raises `ConfigError` if the published format cannot express the spec, `OrditoError` if the folder cannot be written.
+    All weights are written in one of `DTYPES`. Files of these names are replaced, each at once; config.json comes last, so
+    that a folder that has one is complete. Raises `ConfigError` if the published format cannot express the spec,
+    `OrditoError` if the folder cannot be written.
     """
-    config = families.config_from_spec(spec) | dict(extra or {}) | {"dtype": "float32"}
+    config = families.config_from_spec(spec) | dict(extra or {}) | {"dtype": DTYPES[dtype]}
     bare = replace(spec, pooling=None)  # what makes embeddings has files of its own
     names = families.names_of(bare)[0]
-    theirs = {name: array for binding in names.bindings(bare) for name, array in theirs_from(binding, weights)}
+    theirs = {
+        name: StoredTensor(name, array.shape, dtype, encode(name, array, dtype).reshape(-1))
+        for binding in names.bindings(bare)
+        for name, array in theirs_from(binding, weights)
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / "model.safetensors", theirs, metadata={"format": "pt"}, max_shard_bytes=SHARD_BYTES)

@@ -6,13 +6,14 @@ The layout is told in gguf.py. A file is complete or absent.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ordito.checkpoint.encode import encode
 from ordito.checkpoint.gguf import ENCODINGS_OF_GGML
 from ordito.checkpoint.stored import checked_nbytes
 from ordito.checkpoint.writing import write_atomically
@@ -29,11 +30,12 @@ _CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q", _I64: "<q
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor that is to be written: its name, its row-major shape, and how it is to be stored."""
+    """A tensor that is to be written: its name, its row-major shape, how it is to be stored, and what matters of its columns."""
 
     name: str
     shape: Shape
     encoding: str
+    importance: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -66,9 +68,9 @@ def _parts(
     yield bytes(head) + b"\0" * _padding(len(head))
     for tensor, (name, array) in zip(planned, arrays, strict=True):
         assert (tensor.name, tensor.shape) == (name, array.shape), f"{name} {array.shape} comes where {tensor} was planned"
-        data = ENCODERS[tensor.encoding](array)
-        assert len(data) == tensor.nbytes, f"{name} takes {len(data)} bytes, {tensor.nbytes} were planned"
-        yield data
+        data = encode(name, array, tensor.encoding, tensor.importance)
+        assert data.nbytes == tensor.nbytes, f"{name} takes {data.nbytes} bytes, {tensor.nbytes} were planned"
+        yield data.reshape(-1).data
         yield b"\0" * _padding(tensor.nbytes)
 
 
@@ -119,32 +121,3 @@ def _value(key: str, value: Any) -> bytes:
 
 def _plain(kind: int, value: Any) -> bytes:
     return _string(value) if kind == _STRING else struct.pack(_CODES[kind], value)
-
-
-def _q8_0(array: np.ndarray) -> bytes:
-    """Blocks of 32: an fp16 scale, the largest magnitude / 127, and the numbers over it, rounded half away from zero."""
-    blocks = array.reshape(-1, 32).astype(np.float32)
-    scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
-    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
-    scaled = blocks * inverse
-    rounded = np.sign(scaled) * np.floor(np.abs(scaled) + np.float32(0.5))
-    data = np.empty(len(blocks), np.dtype([("scale", "<f2"), ("values", "i1", 32)]))
-    data["scale"], data["values"] = scales[:, 0].astype(np.float16), rounded.astype(np.int8)
-    return data.tobytes()
-
-
-def _bf16(array: np.ndarray) -> bytes:
-    """The upper half of an fp32, rounded to even; what is no number stays none."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-    quiet = ((bits >> 16) | 64).astype("<u2")
-    return np.where(np.isnan(array), quiet, rounded).astype("<u2").tobytes()
-
-
-ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
-    "f32": lambda array: np.ascontiguousarray(array, "<f4").tobytes(),
-    "f16": lambda array: np.ascontiguousarray(array, "<f2").tobytes(),
-    "bf16": _bf16,
-    "q8_0": _q8_0,
-}
-"""How numbers in fp32 become bytes."""

@@ -22,7 +22,7 @@ def doctor(
     from ordito import _core
     from ordito.fitting import fit, this_machine
     from ordito.fitting.health import bound_processors, complaints, watch
-    from ordito.native.threads import usable_threads
+    from ordito.threads import usable_threads
 
     outline = known(model) if model is not None else None
     with working("looking at this machine"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ordito.native.threads import usable_threads
+from ordito.threads import usable_threads
 
 _BUFFER = 256 << 20  # bytes: far more than any cache holds
 _MATRIX = 2048

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ordito.accounting import Account, account
+from ordito.checkpoint.mixes import MIXES
 from ordito.checkpoint.outline import Held
 from ordito.errors import OrditoError
 from ordito.fitting.backends import Backend, Demand, Memory, backend, demand
 from ordito.fitting.machine import Machine, this_machine
-from ordito.fitting.quantizations import MIXES, held_as
+from ordito.fitting.quantizations import held_as
 from ordito.spec import Spec
 
 CONTEXT = 4096

@@ -10,10 +10,10 @@ from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import ContextError, OrditoError, SpecError, did_you_mean
 from ordito.native.plan import Plan, lower
-from ordito.native.threads import usable_threads
 from ordito.native.weights import Weights
 from ordito.runtime import Floats
 from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Spec
+from ordito.threads import usable_threads
 
 CHUNK = 512
 """Tokens of a prompt that are read at once."""

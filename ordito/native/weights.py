@@ -14,6 +14,7 @@ import numpy as np
 from ordito import _core
 from ordito.checkpoint.assemble import ours_from
 from ordito.checkpoint.checkpoint import Checkpoint
+from ordito.checkpoint.rounded import Rounded
 from ordito.checkpoint.stored import ENCODINGS, Stored, StoredTensor, let_go
 from ordito.families.naming import Binding, Both, Interleaved, Permuted, Transform
 from ordito.runtime import Floats
@@ -108,7 +109,9 @@ class Weights:
         binding = self._bindings[name]
         stored = [self.checkpoint.stored[theirs] for theirs in binding.theirs]
         encoding = self._encoding(stored)
-        if all(isinstance(tensor, StoredTensor) and tensor.encoding == encoding for tensor in stored) and _keeps_rows(binding):
+        if all(
+            isinstance(tensor, (StoredTensor, Rounded)) and tensor.encoding == encoding for tensor in stored
+        ) and _keeps_rows(binding):
             return encoding, ours_from(binding, [_raw(tensor) for tensor in stored])[name]
         if encoding not in ("f32", "bf16"):
             encoding = "f16"

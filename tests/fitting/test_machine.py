@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ordito.fitting import machine
-from ordito.native.threads import quota
+from ordito.threads import quota
 
 MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
 

@@ -10,7 +10,7 @@ import pytest
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.errors import OrditoError
 from ordito.native.runtime import ARITHMETIC, NativeRuntime
-from ordito.native.threads import quota, usable_threads
+from ordito.threads import quota, usable_threads
 
 IDS = [5, 6, 7, 8, 9, 10, 11, 12, 13]
 

@@ -1,0 +1,75 @@
+"""Numbers in fp32 -> bytes as files store them, the other way round from quants.py."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ordito import _core
+from ordito.checkpoint.stored import ENCODINGS, shown
+from ordito.errors import OrditoError
+from ordito.threads import usable_threads
+
+PLAIN = ("f32", "f16", "bf16")
+"""Encodings of single numbers; all others round blocks of them."""
+
+
+def encode(
+    name: str, array: NDArray[np.float32], encoding: str, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """A tensor, (..., columns), in an encoding, (..., bytes of a row).
+
+    Blocks get the codes and scales of the least squared error. `importance`, (columns,) or, of E stacked experts,
+    (E, columns), weighs the errors: the mean square of what a column is multiplied with (as `ordito imatrix` collects it).
+    Raises `OrditoError` for numbers that are not finite, and for importances of another width.
+    """
+    if encoding in PLAIN:
+        return _plain(array, encoding)
+    if not np.isfinite(array).all():
+        raise OrditoError(f"tensor {shown(name)} holds numbers that are not finite: they cannot be rounded to {encoding}")
+    columns = array.shape[-1]
+    weights = None if importance is None else _weights(name, array, importance)
+    matrices = np.ascontiguousarray(array, np.float32).reshape(-1, columns)
+    if weights is None or weights.ndim == 1:
+        data = _kernels().encode(encoding, matrices, weights, usable_threads())
+    else:
+        experts = matrices.reshape(len(weights), -1, columns)
+        data = np.concatenate(
+            [_kernels().encode(encoding, one, weight, usable_threads()) for one, weight in zip(experts, weights, strict=True)]
+        )
+    form = ENCODINGS[encoding]
+    return data.reshape(*array.shape[:-1], columns // form.block_size * form.block_bytes)
+
+
+def _weights(name: str, array: NDArray[np.float32], importance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Importances of a matrix (columns,), or of each expert (E, columns): positive, and of a size that fp32 squares easily."""
+    shape = importance.shape
+    if shape[-1] != array.shape[-1] or shape[:-1] not in ((), (1,), array.shape[:1] if array.ndim > 2 else ()):
+        raise OrditoError(
+            f"tensor {shown(name)}: the importance matrix has the shape {list(shape)}, expected {array.shape[-1]} columns as in "
+            f"{list(array.shape)}: is it of another model?"
+        )
+    if not np.isfinite(importance).all() or (importance < 0).any():
+        raise OrditoError(f"tensor {shown(name)}: its importances are not all finite and positive")
+    weights = (importance[0] if shape[:-1] == (1,) else importance).astype(np.float64)
+    mean = weights.mean(axis=-1, keepdims=True)
+    # A column that no text ever used keeps a little weight: its numbers must still be near.
+    return np.where(mean > 0, np.maximum(weights / np.where(mean > 0, mean, 1), 1e-4), 1).astype(np.float32)
+
+
+def _plain(array: NDArray[np.float32], encoding: str) -> NDArray[np.uint8]:
+    if encoding == "bf16":
+        # The upper half of an fp32, rounded to even; what is no number stays none.
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+        numbers = np.where(np.isnan(array), ((bits >> 16) | 64).astype("<u2"), rounded).astype("<u2")
+    else:
+        numbers = np.ascontiguousarray(array, "<f4" if encoding == "f32" else "<f2")
+    return numbers.reshape(*array.shape).view(np.uint8) if array.ndim else numbers.reshape(1).view(np.uint8)
+
+
+@cache
+def _kernels() -> _core.Kernels:
+    return _core.Kernels(None)
