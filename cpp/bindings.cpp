@@ -226,6 +226,12 @@ NB_MODULE(_core, module) {
             const std::lock_guard<std::mutex> turn(t.mutex);
             fill(packed, first, count, bytes.data(), t.machine.pool());
         })
+        .def("watch", [](Turns& t) { t.machine.watch(); })
+        .def("inputs", [](Turns& t, const Packed& packed) {
+            const Machine::Inputs inputs = t.machine.inputs(packed);
+            const std::vector<float> squares(inputs.squares.begin(), inputs.squares.end());
+            return nb::make_tuple(array_of(squares.data(), {squares.size()}), inputs.tokens);
+        })
         .def("run", &run, "program"_a, "parts"_a, "ids"_a, "wanted"_a, "rotations"_a, "factors"_a, "result"_a);
 
     nb::class_<Packed>(module, "Packed")

@@ -179,6 +179,7 @@ struct Executor {
         std::vector<Piece> pieces;
         for (int i = 0; i < static_cast<int>(op.maps.size()); i++) {
             const Packed& w = *op.maps[i].weights;
+            if (m.watching_) m.note(w, src.data + op.maps[i].from, src.stride, rows);
             if (in_whole_numbers(w) && !whole.codes) whole = quantized(src.data + op.maps[i].from, src.stride, rows, w.columns);
             const std::int64_t step = piece_of(w, rows, m.pool_.threads());
             for (std::int64_t p = 0; p < w.panels(); p += step) pieces.push_back({i, p, std::min(p + step, w.panels())});
@@ -342,6 +343,12 @@ void Executor::operator()(const Experts& op) {
     float *gates = both, *ups = both + count * inner;
     Quantized whole{};
     if (count && (in_whole_numbers(*op.up.front()) || (!op.gate.empty() && in_whole_numbers(*op.gate.front())))) whole = quantized(x, width, count, op.columns);
+    const auto note = [&](const std::vector<Weights>& maps, const float* from, std::int64_t step) {
+        if (m.watching_ && !maps.empty())
+            for (std::int64_t i = 0; i < count; i++) m.note(*maps[asked[i].expert], from + i * step, step, 1);
+    };
+    note(op.gate, x, width);
+    note(op.up, x, width);
     const auto rising = pieces_of({&op.gate, &op.up});
     m.pool_.run(static_cast<std::int64_t>(rising.size()), [&](std::int64_t number, int thread) {
         const Piece& piece = rising[number];
@@ -355,6 +362,7 @@ void Executor::operator()(const Experts& op) {
         for (std::int64_t i = 0; i < count; i++) activate(i);
     else
         m.pool_.run(count, [&](std::int64_t i, int) { activate(i); });
+    note(op.down, ups, inner);
     Quantized whole_ups{};
     if (count && in_whole_numbers(*op.down.front())) whole_ups = quantized(ups, inner, count, op.hidden);
     const auto falling = pieces_of({&op.down});
@@ -366,6 +374,14 @@ void Executor::operator()(const Experts& op) {
     for (std::int64_t r = 0; r < rows; r++) std::fill(dst[r], dst[r] + op.columns, 0.f);
     for (std::int64_t i = 0; i < count; i++)
         k().add_scaled(op.weigh_input ? 1 : asked[i].weight, x + i * width, op.columns, dst[asked[i].token]);
+}
+
+void Machine::note(const Packed& weights, const float* x, std::int64_t stride, std::int64_t tokens) {
+    Inputs& inputs = inputs_[&weights];
+    inputs.squares.resize(weights.columns);
+    inputs.tokens += tokens;
+    for (std::int64_t t = 0; t < tokens; t++)
+        for (std::int64_t c = 0; c < weights.columns; c++) inputs.squares[c] += static_cast<double>(x[t * stride + c]) * x[t * stride + c];
 }
 
 Machine::Result Machine::run(const Program& program, const Batch& batch, int result) {

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <variant>
 #include <vector>
 
@@ -171,6 +172,17 @@ class Machine {
     };
     Result run(const Program& program, const Batch& batch, int result);
 
+    // The squares of all numbers with which a matrix was multiplied, summed for each of its columns; `tokens` were there.
+    struct Inputs {
+        std::vector<double> squares;
+        std::int64_t tokens = 0;
+    };
+    void watch() { watching_ = true; }
+    Inputs inputs(const Packed& weights) const {
+        const auto found = inputs_.find(&weights);
+        return found == inputs_.end() ? Inputs{std::vector<double>(weights.columns), 0} : found->second;
+    }
+
     Pool& pool() { return pool_; }
     Arena& arena() { return arena_; }
     const Kernels& kernels() const { return kernels_; }
@@ -192,6 +204,10 @@ class Machine {
     Buffer scales_, sums16_, sums32_, cosines_, hidden_, outputs_;
     std::vector<Buffer> panels_;  // one a thread
     std::vector<std::int8_t> codes_, fine_;
+
+    bool watching_ = false;
+    std::unordered_map<const Packed*, Inputs> inputs_;
+    void note(const Packed& weights, const float* x, std::int64_t stride, std::int64_t tokens);
 };
 
 }  // namespace ordito

@@ -48,6 +48,12 @@ class Machine:
         Raises `ValueError` for bytes that are no whole rows, or rows that are not there.
         """
 
+    def watch(self) -> None:
+        """From now on, note what matrices are multiplied with."""
+
+    def inputs(self, packed: Packed) -> tuple[Floats, int]:
+        """Sums of squares of the columns with which a matrix was multiplied, and how many tokens that were."""
+
     def run(
         self,
         program: Program,
@@ -169,6 +175,11 @@ class Kernels:
         """W x for rows of x, (T, out), with activations of 8 or 16 bits, or as they are (0)."""
 
     def unpack(self, weights: Packed) -> Floats: ...
+    def encode(self, format: str, x: Floats, importance: Floats | None, threads: int) -> NDArray[np.uint8]:
+        """Rows of numbers, (R, columns), as the bytes of a format of blocks, (R, bytes of a row), by the least squared error.
+
+        `importance` has a weight for each column. Raises `ValueError` for plain formats and for rows that are no whole blocks.
+        """
     def norm(self, x: Floats, centred: bool, eps: float, weight: Floats | None, bias: Floats | None) -> Floats: ...
     def activate(self, act: str, gate: Floats | None, up: Floats, limit: float, offset: float, slope: float) -> Floats: ...
     def scale_and_cap(self, x: Floats, scale: float, cap: float) -> Floats: ...

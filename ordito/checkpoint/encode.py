@@ -48,8 +48,8 @@ def _weights(name: str, array: NDArray[np.float32], importance: NDArray[np.float
     shape = importance.shape
     if shape[-1] != array.shape[-1] or shape[:-1] not in ((), (1,), array.shape[:1] if array.ndim > 2 else ()):
         raise OrditoError(
-            f"tensor {shown(name)}: the importance matrix has the shape {list(shape)}, expected {array.shape[-1]} columns as in "
-            f"{list(array.shape)}: is it of another model?"
+            f"tensor {shown(name)}: the importance matrix has the shape {list(shape)}, expected {array.shape[-1]} columns, as "
+            f"in {list(array.shape)}: is it of another model?"
         )
     if not np.isfinite(importance).all() or (importance < 0).any():
         raise OrditoError(f"tensor {shown(name)}: its importances are not all finite and positive")

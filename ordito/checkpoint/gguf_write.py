@@ -30,7 +30,7 @@ _CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q", _I64: "<q
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor that is to be written: its name, its row-major shape, how it is to be stored, and what matters of its columns."""
+    """A tensor that is to be written: its name, its row-major shape, how to store it, and how much its columns matter."""
 
     name: str
     shape: Shape

@@ -146,12 +146,12 @@ def _read_dat(path: Path, data: memoryview) -> Importance:
         values = np.frombuffer(some(4 * width, f"the values of {shown(name)}"), "<f4")
         sums[name] = values.reshape(1, -1).astype(np.float32)
         counts[name] = np.array([max(calls, 1)], np.float32)
-    windows, dataset = 0, ()
+    windows, datasets = 0, list[str]()
     if position < len(data):
         windows = integer("the number of windows", 2**31 - 1)
         text = some(integer("the length of a name", _LONGEST_NAME), "the text's name").decode("utf-8", "replace")
-        dataset = (text,)
-    return _checked(path, Importance(sums, counts, dataset, windows, 0, path.name))
+        datasets.append(text)
+    return _checked(path, Importance(sums, counts, tuple(datasets), windows, 0, path.name))
 
 
 def _checked(path: Path, found: Importance) -> Importance:

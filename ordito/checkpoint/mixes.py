@@ -61,16 +61,14 @@ class Mix:
 
 def _k_m(number: int, usual: str) -> Mix:
     better = where_it_matters("q6_k", usual)
-    return Mix(number, usual, v=better, down=better, informed_down=better)
+    return Mix(number, usual, v=better, down=better)
 
 
 def _of_levels(number: int, encoding: str) -> Mix:
     """The mixes of IQ4."""
-    return Mix(number, encoding, v_shared=everywhere("q5_k"), down=at_first("q5_k", encoding, part=8))
+    first = at_first("q5_k", encoding, part=8)
+    return Mix(number, encoding, v_shared=everywhere("q5_k"), down=first, informed_down=everywhere(encoding))
 
-
-_Q3_K_M_DOWN = at_first("q5_k", "q4_k", part=16)
-_Q4_K_S_DOWN, _Q2_K_S_DOWN = at_first("q5_k", "q4_k", part=8), at_first("q4_k", "q2_k", part=8)
 
 MIXES = {
     "F32": Mix(0, "f32", "f32"),
@@ -83,29 +81,19 @@ MIXES = {
     "Q5_1": Mix(9, "q5_1"),
     "Q5_0": Mix(8, "q5_0", informed_down=at_first("q5_1", "q5_0", part=8)),
     "Q4_K_M": _k_m(15, "q4_k"),
-    "Q4_K_S": Mix(14, "q4_k", v=at_first("q5_k", "q4_k", layers=4), down=_Q4_K_S_DOWN, informed_down=_Q4_K_S_DOWN),
+    "Q4_K_S": Mix(14, "q4_k", v=at_first("q5_k", "q4_k", layers=4), down=at_first("q5_k", "q4_k", part=8)),
     "Q4_1": Mix(3, "q4_1"),
     "Q4_0": Mix(2, "q4_0", informed_down=at_first("q4_1", "q4_0", part=8)),
     "IQ4_NL": _of_levels(25, "iq4_nl"),
     "IQ4_XS": _of_levels(30, "iq4_xs"),
     "MXFP4_MOE": Mix(38, "q8_0", "q8_0", experts="mxfp4"),
-    "Q3_K_L": Mix(
-        13, "q3_k", v=everywhere("q5_k"), o=everywhere("q5_k"), down=everywhere("q5_k"), informed_down=everywhere("q5_k")
-    ),
+    "Q3_K_L": Mix(13, "q3_k", v=everywhere("q5_k"), o=everywhere("q5_k"), down=everywhere("q5_k")),
     "Q3_K_M": Mix(
-        12, "q3_k", v=at_first("q5_k", "q4_k", layers=2), o=everywhere("q4_k"), down=_Q3_K_M_DOWN, informed_down=_Q3_K_M_DOWN
+        12, "q3_k", v=at_first("q5_k", "q4_k", layers=2), o=everywhere("q4_k"), down=at_first("q5_k", "q4_k", part=16)
     ),
     "Q3_K_S": Mix(11, "q3_k"),
-    "Q2_K": Mix(
-        10,
-        "q2_k",
-        v=everywhere("q3_k"),
-        v_shared=everywhere("q4_k"),
-        o=everywhere("q3_k"),
-        down=everywhere("q3_k"),
-        informed_down=everywhere("q3_k"),
-    ),
-    "Q2_K_S": Mix(21, "q2_k", v_shared=everywhere("q4_k"), down=_Q2_K_S_DOWN, informed_down=_Q2_K_S_DOWN),
+    "Q2_K": Mix(10, "q2_k", v=everywhere("q3_k"), v_shared=everywhere("q4_k"), o=everywhere("q3_k"), down=everywhere("q3_k")),
+    "Q2_K_S": Mix(21, "q2_k", v_shared=everywhere("q4_k"), down=at_first("q4_k", "q2_k", part=8)),
 }
 """From many bits to few."""
 _SMALLER_ROWS = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
@@ -172,6 +160,6 @@ def _by_role(name: str, mix: Mix, traits: _Traits, informed: bool) -> str | None
     if role in ("k", "v", "o") and traits.experts == 8:  # attention is small beside eight experts
         lower = mix.most in ("q2_k", "q3_k", "q4_k", "iq4_nl", "iq4_xs")
         return "q8_0" if role != "o" else "q5_k" if lower else None
-    down = mix.informed_down if informed else mix.down
+    down = mix.informed_down if informed and mix.informed_down else mix.down
     rule = {"v": mix.v_shared if mix.v_shared and traits.shares else mix.v, "o": mix.o, "down": down}.get(role)
     return rule(number, traits.layers) if rule else None

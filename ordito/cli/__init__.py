@@ -19,8 +19,10 @@ from ordito.cli.draw import draw
 from ordito.cli.embed import embed
 from ordito.cli.explain import explain
 from ordito.cli.fit import fit
+from ordito.cli.imatrix import imatrix
 from ordito.cli.models import ls, pull, rm
 from ordito.cli.perplexity import perplexity
+from ordito.cli.quantize import quantize
 from ordito.cli.run import run
 from ordito.cli.show import show
 from ordito.errors import OrditoError
@@ -33,7 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, embed, explain, compare, draw, fit, bench, perplexity, doctor, catalogue, convert, pull, ls, rm, show):
+_SEE = (explain, compare, draw, fit, bench, perplexity, doctor, catalogue, show)
+_KEEP = (convert, quantize, imatrix, pull, ls, rm)
+for command in (run, embed, *_SEE, *_KEEP):
     app.command()(command)
 
 

@@ -84,6 +84,7 @@ def load(
     adapter: str | None = None,
     prompt_format: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
 ) -> tuple[Model, LocalModel]:
     """The model of a name, loaded, with an adapter if one is named; and where it was found."""
     local = find(name)
@@ -91,7 +92,10 @@ def load(
     with working(f"loading {local.name}"):
         from ordito.model import load as load_model
 
-        return load_model(local.path, adapter=found, prompt_format=prompt_format, backend=backend, dtype=dtype), local
+        model = load_model(
+            local.path, adapter=found, prompt_format=prompt_format, backend=backend, dtype=dtype, quantize=quantize
+        )
+    return model, local
 
 
 def known(name: str) -> Outline:

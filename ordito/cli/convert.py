@@ -7,12 +7,15 @@ from pathlib import Path
 import typer
 
 from ordito.cli.console import find, say, working
+from ordito.errors import OrditoError
 
 
 def convert(
     model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
     output: Path = typer.Argument(..., metavar="OUT", help="A file that ends in .gguf, or a folder (Hugging Face's layout)."),
-    dtype: str = typer.Option(None, "--dtype", help="f32, f16 (default), bf16 or q8_0, of a .gguf file's matrices."),
+    dtype: str = typer.Option(
+        None, "--dtype", help="A file: f16 (default), f32, bf16, q8_0, q4_k_m, ...; a folder: f32, f16, bf16."
+    ),
     force: bool = typer.Option(False, "--force", help="Write over what is there."),
 ) -> None:
     """Write MODEL as GGUF, which llama.cpp reads, or as a folder, which transformers reads. PyTorch is not needed.
@@ -22,12 +25,16 @@ def convert(
     ordito convert gemma3-270m ./gemma3-270m-hf
     """
     from ordito.checkpoint.checkpoint import open_checkpoint
-    from ordito.errors import OrditoError
     from ordito.model import convert as written
 
-    if output.exists() and not force and not (output.is_dir() and not any(output.iterdir())):
-        raise OrditoError(f"{output} is there already: choose another name, or say --force")
+    refuse_what_is_there(output, force)
     local = find(model)
     with working(f"converting {local.name}"):
         path = written(open_checkpoint(local.path), output, dtype=dtype)
     say(f"{local.name} is in {path}")
+
+
+def refuse_what_is_there(output: Path, force: bool) -> None:
+    """Nothing is written over without being asked. Raises `OrditoError`."""
+    if output.exists() and not force and not (output.is_dir() and not any(output.iterdir())):
+        raise OrditoError(f"{output} is there already: choose another name, or say --force")

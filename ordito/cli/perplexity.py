@@ -18,6 +18,7 @@ def perplexity(
     reference: str | None = typer.Option(None, "--reference", help="Also the KL divergence from this model, read in fp32."),
     backend: str | None = typer.Option(None, "--backend", help="What computes. [default: the fastest that is installed]"),
     dtype: str | None = typer.Option(None, "--dtype", help="Its arithmetic: int16, int8, float32."),
+    quantize: str | None = typer.Option(None, "--quantize", help="Round the weights first: q8_0, q4_k_m, ..."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Measure the perplexity of MODEL on a text: e to the mean of -ln p(token), over the second half of each window.
@@ -29,7 +30,7 @@ def perplexity(
     from ordito.engine.perplexity import perplexity as measure
 
     text = file.read_text(encoding="utf-8", errors="replace")
-    loaded, local = load(model, backend, dtype=dtype)
+    loaded, local = load(model, backend, dtype=dtype, quantize=quantize)
     other = load(reference, None, dtype="float32")[0].runtime if reference is not None else None
     start = loaded.tokenizer.special.prefix
     with working("reading the text"):

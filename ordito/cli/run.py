@@ -41,6 +41,7 @@ def run(
     backend: str = typer.Option(
         None, metavar="NAME", help="What computes (native, torch); the fastest installed, if not named."
     ),
+    quantize: str = typer.Option(None, metavar="TYPE", help="Round the weights when they are loaded: q8_0, q4_k_m, ..."),
     verbose: bool = typer.Option(False, "--verbose", help="Print load time and rates to standard error."),
     json: bool = typer.Option(False, "--json", help="Print one JSON object instead of text."),
 ) -> None:
@@ -74,7 +75,7 @@ def run(
         "seed": seed,
     }
     start = time.perf_counter()
-    loaded, local = load(model, backend, adapter, format)
+    loaded, local = load(model, backend, adapter, format, quantize=quantize)
     load_seconds = time.perf_counter() - start
     settings = Settings(chosen, loaded.checkpoint.generation)
     if not loaded.spec.generates:

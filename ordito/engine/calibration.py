@@ -10,16 +10,19 @@ from ordito import families
 from ordito.checkpoint.importance import Importance
 from ordito.errors import OrditoError
 from ordito.native.runtime import NativeRuntime
+from ordito.runtime import Runtime
 
 
 def importance(
-    runtime: NativeRuntime, token_ids: Sequence[int], *, dataset: str = "", context: int = 512, windows: int | None = None
+    runtime: Runtime, token_ids: Sequence[int], *, dataset: str = "", context: int = 512, windows: int | None = None
 ) -> Importance:
     """Read a text in windows of `context` tokens and collect the squares of what comes into every matrix.
 
     Tensors have the names of GGUF; the head is left out, as llama.cpp does. Raises `ConfigError` for an architecture that GGUF
     does not know, `OrditoError` for a text that does not fill one window.
     """
+    if not isinstance(runtime, NativeRuntime):
+        raise OrditoError("only the native runtime collects importances: load the model with backend='native'")
     context = min(context, runtime.spec.context)
     number = len(token_ids) // context if windows is None else min(windows, len(token_ids) // context)
     if number < 1:

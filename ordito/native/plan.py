@@ -6,7 +6,7 @@ a residual is added by the last operation inside of it. The C++ side knows these
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,13 +75,17 @@ class Slot:
 
 @dataclass(frozen=True)
 class Plans:
-    """All that a model computes. `slots` are those of every attention; `encoder_slots` are needed while a source is read."""
+    """All that a model computes. `slots` are those of every attention; `encoder_slots` are needed while a source is read.
+
+    `matrices` are the weights of its maps by canonical name, one, or one for each expert.
+    """
 
     slots: tuple[Slot, ...]
     encoder_slots: tuple[int, ...]
     hidden: Plan
     logits: Plan | None
     encode: Plan | None
+    matrices: Mapping[str, Sequence[_core.Packed]]
 
 
 def lower(spec: Spec, weights: Weights) -> Plans:
@@ -104,7 +108,8 @@ def lower(spec: Spec, weights: Weights) -> Plans:
     if spec.head is not None:
         answering = _Lowering(model)
         logits = answering.plan(answering.block(spec.head, "", answering.last_states(spec.body)))
-    return Plans(tuple(model.slots.values()), encoder_slots, hidden.plan(states), logits, encode)
+    matrices = {name: [one] for name, one in model.packed.items()} | model.experts
+    return Plans(tuple(model.slots.values()), encoder_slots, hidden.plan(states), logits, encode, matrices)
 
 
 @dataclass

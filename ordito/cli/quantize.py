@@ -1,0 +1,51 @@
+"""`ordito quantize`: a model in fewer bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ordito.cli.console import find, say, working
+from ordito.cli.convert import refuse_what_is_there
+from ordito.units import size
+
+
+def quantize(
+    model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
+    output: Path = typer.Argument(..., metavar="OUT.gguf"),
+    quantization: str = typer.Argument("q4_k_m", metavar="[TYPE]", help="q8_0, q6_k, q5_k_m, q4_k_m, q4_0, iq4_xs, q2_k, ..."),
+    importance: Path | None = typer.Option(
+        None, "--imatrix", help="What matters, as ordito imatrix or llama-imatrix wrote it."
+    ),
+    force: bool = typer.Option(False, "--force", help="Write over what is there."),
+) -> None:
+    """Write MODEL as GGUF with its matrices in fewer bits, in the mixes of encodings that llama.cpp's names stand for.
+
+    \b
+    ordito quantize ./my-model my-model-q4.gguf
+    ordito imatrix ./my-model -f text.txt -o what-matters.gguf
+    ordito quantize ./my-model my-model-q2.gguf q2_k --imatrix what-matters.gguf
+    """
+    from ordito.checkpoint.checkpoint import open_checkpoint
+    from ordito.checkpoint.mixes import mix_named
+    from ordito.checkpoint.rounded import already_rounded
+    from ordito.errors import OrditoError
+    from ordito.model import convert
+
+    if output.suffix != ".gguf":
+        raise OrditoError(f"{output}: expected a name that ends in .gguf")
+    mix_named(quantization)
+    refuse_what_is_there(output, force)
+    local = find(model)
+    checkpoint = open_checkpoint(local.path)
+    if (was := already_rounded(checkpoint)) is not None:
+        say(f"warning: {local.name} is {was.upper()} already: rounding it again loses more than rounding the original would")
+    with working(f"quantizing {local.name}"):
+        convert(checkpoint, output, dtype=quantization, importance=importance)
+    written = open_checkpoint(output)
+    bits = 8 * written.nbytes / max(sum(written.encodings.values()), 1)
+    say(
+        f"{local.name} is in {output} as {quantization.upper()}: {size(written.nbytes)}, {bits:.2f} bits a weight "
+        f"({size(checkpoint.nbytes)} before)"
+    )
