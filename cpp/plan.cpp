@@ -380,8 +380,12 @@ void Machine::note(const Packed& weights, const float* x, std::int64_t stride, s
     Inputs& inputs = inputs_[&weights];
     inputs.squares.resize(weights.columns);
     inputs.tokens += tokens;
-    for (std::int64_t t = 0; t < tokens; t++)
-        for (std::int64_t c = 0; c < weights.columns; c++) inputs.squares[c] += static_cast<double>(x[t * stride + c]) * x[t * stride + c];
+    const std::int64_t step = tokens > 1 ? 64 : weights.columns;
+    pool_.run((weights.columns + step - 1) / step, [&](std::int64_t number, int) {
+        const std::int64_t from = number * step, to = std::min(from + step, weights.columns);
+        for (std::int64_t t = 0; t < tokens; t++)
+            for (std::int64_t c = from; c < to; c++) inputs.squares[c] += static_cast<double>(x[t * stride + c]) * x[t * stride + c];
+    });
 }
 
 Machine::Result Machine::run(const Program& program, const Batch& batch, int result) {

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.encode import PLAIN, encode
 from ordito.checkpoint.mixes import encodings, mix_named
-from ordito.checkpoint.quants import dequantize
-from ordito.checkpoint.stored import ENCODINGS
+from ordito.checkpoint.stored import ENCODINGS, StoredTensor
 from ordito.families.naming import Binding
 from ordito.spec.node import Shape
 
@@ -39,7 +38,7 @@ class Rounded:
 
     def to_float32(self) -> NDArray[np.float32]:
         """The values, as they are after rounding."""
-        return dequantize(self.encoding, self.data).reshape(self.shape)
+        return StoredTensor(self.name, self.shape, self.encoding, self.data).to_float32()
 
 
 def rounded(checkpoint: Checkpoint, quantization: str) -> Checkpoint:

@@ -45,9 +45,18 @@ def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     out.write_bytes(b"mine")
     assert "is there already" in cli("convert", folder, out, status=1).err
     assert out.read_bytes() == b"mine"
-    assert "unknown type 'q4'" in cli("convert", folder, out, "--force", "--dtype", "q4", status=1).err
+    assert "unknown quantization 'q4'" in cli("convert", folder, out, "--force", "--dtype", "q4", status=1).err
     assert out.read_bytes() == b"mine"
-    assert "holds its weights as f32" in cli("convert", folder, tmp_path / "f", "--dtype", "f16", status=1).err
+    assert "holds its weights as f32" in cli("convert", folder, tmp_path / "f", "--dtype", "q8_0", status=1).err
     assert "cannot be written" in cli("convert", folder, tmp_path / "no" / "x.gguf", status=1).err
     cli("convert", folder, out, "--force")
     assert out.read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_folders_of_half_the_size(cli, folder, tmp_path, dtype):  # noqa: F811
+    cli("convert", folder, tmp_path / "half", "--dtype", dtype)
+    found, source = ordito.load(tmp_path / "half"), ordito.load(folder)
+    assert set(found.checkpoint.encodings) == {dtype}
+    ids = source.tokenizer.encode("the warp and the weft")
+    assert np.abs(found.logits(ids) - source.logits(ids)).max() <= 0.1 * np.abs(source.logits(ids)).max()

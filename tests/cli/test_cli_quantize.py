@@ -1,0 +1,75 @@
+"""`ordito quantize` and `ordito imatrix`: fewer bits, and what they should spare."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_cli import cli  # noqa: F401 - a fixture
+
+import ordito
+from ordito.checkpoint.importance import read_importance
+from ordito.errors import OrditoError, OrditoWarning
+
+
+def off(found, source):
+    ids = source.tokenizer.encode("the warp and the weft")
+    return float(np.abs(found.logits(ids) - source.logits(ids)).mean() / np.abs(source.logits(ids)).mean())
+
+
+def test_fewer_bits(cli, folder, tmp_path):  # noqa: F811
+    source = ordito.load(folder)
+    told = cli("quantize", folder, tmp_path / "x.gguf", "q8_0").err
+    assert "as Q8_0" in told
+    assert "bits a weight" in told
+    assert off(ordito.load(tmp_path / "x.gguf"), source) < 0.05
+    cli("quantize", folder, tmp_path / "y.gguf", "q4_0")
+    assert (tmp_path / "y.gguf").stat().st_size < (tmp_path / "x.gguf").stat().st_size
+    assert "q4_0" in ordito.load(tmp_path / "y.gguf").checkpoint.encodings
+
+
+def test_what_matters_is_collected_and_used(cli, folder, tmp_path):  # noqa: F811
+    text = tmp_path / "text.txt"
+    text.write_text("the warp and the weft " * 200)
+    cli("imatrix", folder, "-f", text, "-o", tmp_path / "im.gguf", "-c", "32", "-n", "3")
+    found = read_importance(tmp_path / "im.gguf")
+    assert found.windows == 3
+    assert found.datasets == ("text.txt",)
+    assert {float(counts[0]) for counts in found.counts.values()} == {96.0}
+    assert "blk.0.attn_q.weight" in found.sums
+    assert np.array_equal(found.sums["blk.0.attn_q.weight"], found.sums["blk.0.attn_k.weight"])  # they read the same
+    cli("quantize", folder, tmp_path / "y.gguf", "q4_0", "--imatrix", tmp_path / "im.gguf")
+    model = ordito.load(tmp_path / "y.gguf")
+    assert model.checkpoint.metadata["quantize.imatrix.chunks_count"] == 3
+    other = ordito.save(ordito.load(folder), tmp_path / "z.gguf", dtype="q4_0", importance=tmp_path / "im.gguf")
+    assert other.read_bytes()[-1000:] == (tmp_path / "y.gguf").read_bytes()[-1000:]
+
+
+def test_rounded_while_it_is_loaded(cli, folder, tmp_path):  # noqa: F811
+    source = ordito.load(folder)
+    cli("quantize", folder, tmp_path / "x.gguf", "q4_0")
+    file, loaded = ordito.load(tmp_path / "x.gguf"), ordito.load(folder, quantize="q4_0")
+    ids = source.tokenizer.encode("the warp and the weft")
+    assert np.abs(file.logits(ids) - loaded.logits(ids)).max() <= 1e-4 * np.abs(file.logits(ids)).max()
+    assert off(loaded, source) > 0.001
+    slow = ordito.load(folder, quantize="q4_0", backend="torch")
+    assert np.abs(slow.logits(ids) - loaded.logits(ids)).max() <= 1e-3 * np.abs(file.logits(ids)).max()
+    assert loaded.checkpoint.nbytes < source.checkpoint.nbytes
+
+
+def test_mistakes(cli, folder, tmp_path):  # noqa: F811
+    out = tmp_path / "x.gguf"
+    assert "ends in .gguf" in cli("quantize", folder, tmp_path / "x", status=1).err
+    assert "did you mean" in cli("quantize", folder, out, "q4_km", status=1).err
+    assert not out.exists()
+    text = tmp_path / "short.txt"
+    text.write_text("short")
+    assert "one window" in cli("imatrix", folder, "-f", text, "-o", tmp_path / "im.gguf", status=1).err
+    assert "in an importance matrix (GGUF or .dat)" in cli("quantize", folder, out, "q4_0", "--imatrix", text, status=1).err
+    assert "no such file" in cli("quantize", folder, out, "q4_0", "--imatrix", tmp_path / "none", status=1).err
+    cli("quantize", folder, out, "q4_0")
+    assert "is there already" in cli("quantize", folder, out, "q4_0", status=1).err
+    assert "is Q4_0 already" in cli("quantize", out, tmp_path / "y.gguf", "q4_1").err
+    with pytest.warns(OrditoWarning, match="is Q4_0 already"):
+        ordito.load(out, quantize="q8_0")
+    with pytest.raises(OrditoError, match="unknown quantization"):
+        ordito.load(folder, quantize="q4km")
