@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace ordito {
 
@@ -11,6 +12,7 @@ namespace {
 constexpr int kMostRows = 32;           // queries of a tile
 constexpr std::int64_t kSplit = 128;    // keys whose softmax is taken together; splits are joined in order
 constexpr std::int64_t kFewItems = 8;   // with fewer tiles than that, splits are computed apart
+constexpr std::size_t kJoinedAlone = 32;  // with fewer splits than that, it does not pay to share out their joining
 
 // A softmax on its way: the weighted sum of values, its greatest score, the sum of weights.
 struct Partial {
@@ -122,7 +124,8 @@ void one_page(const Job& job, const Tile& tile, const float* q, std::int64_t sta
     const int sums_width = filled_up(form.shape().value_width);
     const void *keys = form.keys(page, tile.group), *values = form.values(page, tile.group);
     const float *key_scales = form.key_scales(page, tile.group), *value_scales = form.value_scales(page, tile.group);
-    std::uint8_t* following = start + kPage < to ? sequence.page(job.shape.slot, start + kPage) : nullptr;
+    // What comes next is asked for beyond this split too: whoever reads it has the same cache, or will have it soon.
+    std::uint8_t* following = start + kPage < sequence.held(job.shape.slot) ? sequence.page(job.shape.slot, start + kPage) : nullptr;
     const void* next_keys = following && !form.shape().value_in_key ? form.keys(following, tile.group) : nullptr;
     const void* next_values = following ? form.values(following, tile.group) : nullptr;
     thread_local std::vector<std::uint8_t> turned;
@@ -181,7 +184,7 @@ void join(const Kernels& kernels, int rows, int width, Partial into, Partial oth
         const float greatest = std::max(into.greatest[r], other.greatest[r]);
         const float a = into.total[r] == 0 ? 0 : std::exp(into.greatest[r] - greatest), b = std::exp(other.greatest[r] - greatest);
         float* sums = into.sums + static_cast<std::size_t>(r) * width;
-        for (int h = 0; h < width; h++) sums[h] *= a;
+        if (a != 1) kernels.scale_and_cap(sums, width, a, 0, sums);
         kernels.add_scaled(b, other.sums + static_cast<std::size_t>(r) * width, width, sums);
         into.total[r] = into.total[r] * a + other.total[r] * b;
         into.greatest[r] = greatest;
@@ -222,17 +225,11 @@ std::vector<Tile> tiles_of(const AttentionShape& shape, const std::vector<Part>&
 
 using Vector = std::vector<float>;
 
-class Scratch {
-  public:
-    Scratch(int rows, int width) : memory_(static_cast<std::size_t>(rows) * (width + 2)) {
-        partial = {memory_.data(), memory_.data() + static_cast<std::size_t>(rows) * width,
-                   memory_.data() + static_cast<std::size_t>(rows) * (width + 1)};
-    }
-    Partial partial;
+constexpr std::size_t partial_floats(int rows, int width) { return static_cast<std::size_t>(rows) * (width + 2); }
 
-  private:
-    std::vector<float> memory_;
-};
+Partial partial_at(float* memory, int rows, int width) {
+    return {memory, memory + static_cast<std::size_t>(rows) * width, memory + static_cast<std::size_t>(rows) * (width + 1)};
+}
 
 }  // namespace
 
@@ -268,7 +265,7 @@ void store(const std::vector<Part>& parts, int slot, Rows k, Rows v, const Kerne
     }
 }
 
-void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q, Rows y, const Kernels& kernels, Pool& pool) {
+void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q, Rows y, const Kernels& kernels, Pool& pool, Buffer& scratch) {
     const Job job{shape, kernels, q, y};
     const std::vector<Tile> tiles = tiles_of(shape, parts);
     const SlotShape& kept = parts.front().sequence->layout(shape.slot).shape();
@@ -277,58 +274,73 @@ void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q,
     if (static_cast<std::int64_t>(tiles.size()) >= kFewItems * pool.threads()) {
         pool.run(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t number, int) {
             const Tile& tile = tiles[number];
-            thread_local std::vector<float> queries;
-            queries.resize(static_cast<std::size_t>(kMostRows) * kept.key_width);
-            gather(job, tile, queries.data());
-            Scratch all(kMostRows, width), one(kMostRows, width);
+            const std::size_t of_queries = static_cast<std::size_t>(kMostRows) * kept.key_width, of_partial = partial_floats(kMostRows, width);
+            thread_local Vector memory;  // queries, what was summed, what is being summed
+            memory.resize(std::max(memory.size(), of_queries + 2 * of_partial));
+            float* queries = memory.data();
+            gather(job, tile, queries);
+            const Partial all = partial_at(queries + of_queries, kMostRows, width);
+            const Partial one = partial_at(queries + of_queries + of_partial, kMostRows, width);
             const Range seen = visible(job, tile);
             bool first = true;
             for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit) {
-                const Work work{&tile, queries.data(), first ? all.partial : one.partial};
+                const Work work{&tile, queries, first ? all : one};
                 one_split(job, &work, 1, std::max(seen.from, start), std::min(seen.to, start + kSplit));
-                if (!first) join(kernels, tile.rows(), width, all.partial, one.partial);
+                if (!first) join(kernels, tile.rows(), width, all, one);
                 first = false;
             }
-            finish(job, tile, all.partial);
+            finish(job, tile, all);
         });
         return;
     }
     // Where there are few tiles, each split is a piece of work of its own, for all tiles of the same tokens.
     struct Item {
-        std::size_t first_tile, tiles;
+        std::size_t first_work, tiles;
         Range keys;
-        bool last;
+    };
+    struct Begun {  // a tile: where its queries stand, its work on the first split and how far apart those on the others are
+        std::size_t queries, first_work, step, splits;
     };
     std::vector<Item> items;
+    std::vector<Begun> begun;
+    std::vector<Work> works;
+    std::size_t floats = 0;
+    const auto take = [&](std::size_t count) { return std::exchange(floats, floats + (count + 15) / 16 * 16); };
     for (std::size_t t = 0, next; t < tiles.size(); t = next) {
         for (next = t; next < tiles.size() && tiles[next].part == tiles[t].part && tiles[next].token == tiles[t].token; next++) {}
         const Range seen = visible(job, tiles[t]);
-        for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit)
-            items.push_back({t, next - t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}, start + kSplit >= seen.to});
-    }
-    std::vector<Vector> queries(tiles.size(), Vector(static_cast<std::size_t>(kMostRows) * kept.key_width));
-    for (std::size_t t = 0; t < tiles.size(); t++) gather(job, tiles[t], queries[t].data());
-    std::vector<Work> works;
-    std::vector<std::size_t> first_work;
-    std::vector<Scratch> partials;
-    for (const Item& item : items) {
-        first_work.push_back(works.size());
-        for (std::size_t t = item.first_tile; t < item.first_tile + item.tiles; t++) {
-            partials.emplace_back(tiles[t].rows(), width);
-            works.push_back({&tiles[t], queries[t].data(), partials.back().partial});
+        const std::int64_t from = seen.from / kSplit * kSplit, splits = (std::max(seen.to, from) - from + kSplit - 1) / kSplit;
+        for (std::size_t tile = t; tile < next; tile++)
+            begun.push_back({take(static_cast<std::size_t>(tiles[tile].rows()) * kept.key_width), works.size() + tile - t, next - t,
+                             static_cast<std::size_t>(splits)});
+        for (std::int64_t start = from; start < seen.to; start += kSplit) {
+            items.push_back({works.size(), next - t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}});
+            for (std::size_t tile = t; tile < next; tile++) works.push_back({&tiles[tile], nullptr, {}});
         }
+    }
+    int rows = 0;
+    for (const Tile& tile : tiles) rows = std::max(rows, tile.rows());
+    const std::size_t of_partial = floats, each = (partial_floats(rows, width) + 15) / 16 * 16;
+    float* memory = scratch.need(of_partial + works.size() * each);
+    for (std::size_t t = 0; t < tiles.size(); t++) gather(job, tiles[t], memory + begun[t].queries);
+    for (std::size_t w = 0; w < works.size(); w++) {
+        works[w].q = memory + begun[works[w].tile - tiles.data()].queries;
+        works[w].out = partial_at(memory + of_partial + w * each, works[w].tile->rows(), width);
     }
     pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
-        one_split(job, &works[first_work[number]], static_cast<int>(items[number].tiles), items[number].keys.from, items[number].keys.to);
+        const Item& item = items[number];
+        one_split(job, &works[item.first_work], static_cast<int>(item.tiles), item.keys.from, item.keys.to);
     });
-    for (std::size_t number = 0, first = 0; number < items.size(); number++) {
-        for (std::size_t t = 0; t < items[number].tiles; t++) {
-            const Work &work = works[first_work[number] + t], &begun = works[first_work[first] + t];
-            if (number != first) join(kernels, work.tile->rows(), width, begun.out, work.out);
-            if (items[number].last) finish(job, *work.tile, begun.out);
-        }
-        if (items[number].last) first = number + 1;
-    }
+    const auto close = [&](std::int64_t t, int) {
+        const Partial sum = works[begun[t].first_work].out;
+        for (std::size_t split = 1; split < begun[t].splits; split++)
+            join(kernels, tiles[t].rows(), width, sum, works[begun[t].first_work + split * begun[t].step].out);
+        finish(job, tiles[t], sum);
+    };
+    if (works.size() < kJoinedAlone)
+        for (std::size_t t = 0; t < tiles.size(); t++) close(static_cast<std::int64_t>(t), 0);
+    else
+        pool.run(static_cast<std::int64_t>(tiles.size()), close);
 }
 
 }  // namespace ordito

@@ -38,6 +38,6 @@ struct Rows {
 void store(const std::vector<Part>& parts, int slot, Rows k, Rows v, const Kernels& kernels, Pool& pool);
 
 // y (T, N * value_width) = softmax(scores) values for queries (T, N * key_width).
-void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q, Rows y, const Kernels& kernels, Pool& pool);
+void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q, Rows y, const Kernels& kernels, Pool& pool, Buffer& scratch);
 
 }  // namespace ordito

@@ -22,6 +22,24 @@ std::unique_ptr<T[], Free> aligned(std::size_t count) {
     return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
 }
 
+// Memory that is used again; what it held is lost when it grows.
+class Buffer {
+  public:
+    float* need(std::size_t count) {
+        if (count > size_) {
+            data_.reset();
+            data_ = aligned<float>(count);
+            size_ = count;
+        }
+        return data_.get();
+    }
+    const float* data() const { return data_.get(); }
+
+  private:
+    std::unique_ptr<float[], Free> data_;
+    std::size_t size_ = 0;
+};
+
 // Memory for weights in large pages, where the system has them: small ones make a core look up an address for every 4 KiB.
 // Everything stays until the last of those that were cut from one block is gone.
 constexpr std::size_t kLargePage = 2 << 20;

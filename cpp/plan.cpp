@@ -17,15 +17,6 @@ std::int64_t row_length(int width) { return (width + 15) / 16 * 16; }
 
 }  // namespace
 
-float* Machine::Buffer::need(std::size_t count) {
-    if (count > size) {
-        data.reset();
-        data = aligned<float>(count);
-        size = count;
-    }
-    return data.get();
-}
-
 // One run of a program.
 struct Executor {
     Executor(Machine& machine, const Program& program, const Batch& batch)
@@ -232,7 +223,7 @@ struct Executor {
         store(batch.parts, op.slot, rows_of(op.k), rows_of(op.v), k(), m.pool_);
     }
 
-    void operator()(const Attend& op) { attend(op.shape, batch.parts, rows_of(op.q), rows_of(op.dst), k(), m.pool_); }
+    void operator()(const Attend& op) { attend(op.shape, batch.parts, rows_of(op.q), rows_of(op.dst), k(), m.pool_, m.attention_); }
 
     void operator()(const Activate& op) {
         const Rows gate = rows_of(op.gate), up = rows_of(op.up), dst = rows_of(op.dst);
@@ -393,7 +384,7 @@ Machine::Result Machine::run(const Program& program, const Batch& batch, int res
     panels_.resize(pool_.threads());
     Executor executor(*this, program, batch);
     for (const Operation& operation : program.operations()) std::visit(executor, operation);
-    return {buffers_[result].data.get(), executor.rows, row_length(program.widths()[result]), program.widths()[result]};
+    return {buffers_[result].data(), executor.rows, row_length(program.widths()[result]), program.widths()[result]};
 }
 
 }  // namespace ordito

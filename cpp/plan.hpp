@@ -195,13 +195,8 @@ class Machine {
     Arena arena_;
     Arithmetic arithmetic_;
 
-    struct Buffer {
-        std::unique_ptr<float[], Free> data;
-        std::size_t size = 0;
-        float* need(std::size_t count);
-    };
     std::vector<Buffer> buffers_;
-    Buffer scales_, sums16_, sums32_, cosines_, hidden_, outputs_;
+    Buffer scales_, sums16_, sums32_, cosines_, hidden_, outputs_, attention_;
     std::vector<Buffer> panels_;  // one a thread
     std::vector<std::int8_t> codes_, fine_;
 

@@ -132,7 +132,7 @@ def test_mistakes():
         lambda: kernels.encode("q9", normal(), None, 1),
         lambda: kernels.encode("q4_0", normal(), np.ones(3, np.float32), 1),
     ):
-        with pytest.raises(ValueError, match="blocks|format|columns"):
+        with pytest.raises(ValueError, match="blocks|no format|columns|q9"):
             bad()
 
 
