@@ -11,6 +11,7 @@
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
+#include <utility>
 
 #include "bindings.hpp"
 #include "plan.hpp"
@@ -87,17 +88,42 @@ std::vector<Vector> vectors_of(const std::vector<Floats>& arrays) {
     return vectors;
 }
 
+// Memory of a result that Python let go, until the next one needs some.
+class Spare {
+  public:
+    Buffer take() {
+        const std::lock_guard<std::mutex> turn(mutex_);
+        return std::exchange(memory_, {});
+    }
+    void put(Buffer memory) {
+        const std::lock_guard<std::mutex> turn(mutex_);
+        if (memory.size() > memory_.size()) memory_ = std::move(memory);
+    }
+
+  private:
+    std::mutex mutex_;
+    Buffer memory_;
+};
+
 // A machine, and whose turn it is.
 struct Turns {
     Turns(const Kernels& kernels, int threads, Arithmetic arithmetic) : machine(kernels, threads, arithmetic) {}
     Machine machine;
     std::mutex mutex;
+    Spare spare;
+};
+
+// A result in Python's hands.
+struct GivenAway {
+    Buffer memory;
+    std::shared_ptr<Turns> from;
+    ~GivenAway() { from->spare.put(std::move(memory)); }
 };
 
 using GivenRotation = std::pair<Floats, float>;
 using GivenPart = std::tuple<std::shared_ptr<Sequence>, std::int64_t, std::int64_t, bool>;  // tokens, position, is its text
 
-nb::object run(Turns& turns, const Program& program, const std::vector<GivenPart>& given, nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig> ids,
+nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, const std::vector<GivenPart>& given, nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig> ids,
                const std::vector<std::int64_t>& wanted, const std::vector<std::vector<GivenRotation>>& rotations,
                const std::vector<Floats>& factors, int result) {
     Batch batch;
@@ -113,19 +139,21 @@ nb::object run(Turns& turns, const Program& program, const std::vector<GivenPart
             batch.rotations.back().push_back({Vector(frequencies.data(), frequencies.data() + frequencies.size()), magnitude});
     }
     batch.factors = vectors_of(factors);
-    std::vector<float> copy;
+    auto given_away = std::make_unique<GivenAway>();
     Machine::Result found;
     {
         nb::gil_scoped_release released;
-        const std::lock_guard<std::mutex> turn(turns.mutex);
-        found = turns.machine.run(program, batch, result);
-        copy.resize(found.rows * found.columns);
-        for (std::int64_t r = 0; r < found.rows; r++)
-            std::memcpy(copy.data() + r * found.columns, found.data + r * found.stride, found.columns * sizeof(float));
+        const std::lock_guard<std::mutex> turn(turns->mutex);
+        turns->machine.lend(turns->spare.take());
+        found = turns->machine.run(program, batch, result);
     }
-    for (const auto& [sequence, count, position, advance] : given)
-        if (advance) sequence->length += count;
-    return array_of(copy.data(), {static_cast<std::size_t>(found.rows), static_cast<std::size_t>(found.columns)});
+    given_away->memory = std::move(found.memory);
+    given_away->from = turns;
+    const float* data = given_away->memory.data();
+    nb::capsule owner(given_away.release(), [](void* p) noexcept { delete static_cast<GivenAway*>(p); });
+    const std::size_t shape[] = {static_cast<std::size_t>(found.rows), static_cast<std::size_t>(found.columns)};
+    const std::int64_t strides[] = {found.stride, 1};
+    return nb::cast(nb::ndarray<nb::numpy, float>(const_cast<float*>(data), 2, shape, owner, strides));
 }
 
 void bind_builder(nb::module_& module) {

@@ -34,6 +34,7 @@ class Buffer {
         return data_.get();
     }
     const float* data() const { return data_.get(); }
+    std::size_t size() const { return size_; }
 
   private:
     std::unique_ptr<float[], Free> data_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <stdexcept>
 
 namespace ordito {
@@ -382,9 +383,10 @@ void Machine::note(const Packed& weights, const float* x, std::int64_t stride, s
 Machine::Result Machine::run(const Program& program, const Batch& batch, int result) {
     if (buffers_.size() < program.widths().size()) buffers_.resize(program.widths().size());
     panels_.resize(pool_.threads());
+    if (lent_.size() > buffers_[result].size()) std::swap(buffers_[result], lent_);
     Executor executor(*this, program, batch);
     for (const Operation& operation : program.operations()) std::visit(executor, operation);
-    return {buffers_[result].data(), executor.rows, row_length(program.widths()[result]), program.widths()[result]};
+    return {std::exchange(buffers_[result], {}), executor.rows, row_length(program.widths()[result]), program.widths()[result]};
 }
 
 }  // namespace ordito

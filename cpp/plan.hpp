@@ -164,13 +164,17 @@ class Machine {
   public:
     Machine(const Kernels& kernels, int threads, Arithmetic arithmetic) : kernels_(kernels), pool_(threads), arithmetic_(arithmetic) {}
 
-    // Runs a program; the last buffer that was written holds the result, of so many rows: row `r` at `data + r * stride`.
+    // Runs a program; the buffer `result` is given away with what it holds: row `r` stands at `memory.data() + r * stride`.
     struct Result {
-        const float* data;
+        Buffer memory;
         std::int64_t rows, stride;
         int columns;
     };
     Result run(const Program& program, const Batch& batch, int result);
+    // Memory for the next result, so that the system need not find some and clear it.
+    void lend(Buffer memory) {
+        if (memory.size() > lent_.size()) lent_ = std::move(memory);
+    }
 
     // The squares of all numbers with which a matrix was multiplied, summed for each of its columns; `tokens` were there.
     struct Inputs {
@@ -196,7 +200,7 @@ class Machine {
     Arithmetic arithmetic_;
 
     std::vector<Buffer> buffers_;
-    Buffer scales_, sums16_, sums32_, cosines_, hidden_, outputs_, attention_;
+    Buffer scales_, sums16_, sums32_, cosines_, hidden_, outputs_, attention_, lent_;
     std::vector<Buffer> panels_;  // one a thread
     std::vector<std::int8_t> codes_, fine_;
 

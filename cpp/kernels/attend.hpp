@@ -1,6 +1,8 @@
 // The products of attention over pages of the cache, for the instruction set `Isa` that was included before.
 #pragma once
 
+#include <type_traits>
+
 #include "elementwise.hpp"
 
 namespace ordito {
@@ -19,6 +21,16 @@ constexpr int cached_bytes() { return type == CacheType::f32 ? 4 : type == Cache
 // Asks for `bytes` of the page that comes next, a little with every step, since pages lie anywhere and a core cannot guess.
 inline void ask_for(const void* next, std::int64_t from, int bytes) {
     for (int line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(next) + from + line, 0, 2);
+}
+
+// Rows in groups of `most`, and the rest in one group of what is left, each with its own code: how many queries share a key
+// differs from model to model. Calls with(number of rows, first row).
+template <int most, class With>
+inline void each_few(int rows, With&& with) {
+    int first = 0;
+    for (; rows - first >= most; first += most) with(std::integral_constant<int, most>(), first);
+    if constexpr (most > 1)
+        if (first < rows) each_few<most - 1>(rows - first, [&](auto few, int r) { with(few, first + r); });
 }
 
 template <CacheType type, int rows>
@@ -50,11 +62,9 @@ inline void some_scores(const float* q, std::int64_t stride, const void* keys, c
 template <CacheType type>
 void page_scores(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, const void* next, float* scores) {
     constexpr int most = Isa::lanes == 16 ? 8 : Isa::lanes == 8 ? 3 : 2;
-    int r = 0;
-    for (; rows - r >= most; r += most) some_scores<type, most>(q + r * stride, stride, keys, scales, width, r ? nullptr : next, scores + r * kPage);
-    if constexpr (most > 4)
-        for (; rows - r >= 3; r += 3) some_scores<type, 3>(q + r * stride, stride, keys, scales, width, r ? nullptr : next, scores + r * kPage);
-    for (; r < rows; r++) some_scores<type, 1>(q + r * stride, stride, keys, scales, width, r ? nullptr : next, scores + r * kPage);
+    each_few<most>(rows, [&](auto few, int r) {
+        some_scores<type, few()>(q + r * stride, stride, keys, scales, width, r ? nullptr : next, scores + r * kPage);
+    });
 }
 
 template <CacheType type, int rows, int vectors>
@@ -83,14 +93,9 @@ inline void some_values(const float* p, int count, const void* values, const flo
 template <CacheType type, int vectors>
 inline void value_columns(const float* p, int rows, int count, const void* values, const float* scales, int width, int first,
                           const void* next, float* y, std::int64_t stride) {
-    constexpr int most = Isa::lanes == 8 ? 3 : 4;
-    int r = 0;
-    if constexpr (most == 4)  // three queries that share a key are common, and would be three times one
-        if (rows == 3) return some_values<type, 3, vectors>(p, count, values, scales, width, first, next, y, stride);
-    for (; rows - r >= most; r += most)
-        some_values<type, most, vectors>(p + r * kPage, count, values, scales, width, first, r ? nullptr : next, y + r * stride, stride);
-    for (; r < rows; r++)
-        some_values<type, 1, vectors>(p + r * kPage, count, values, scales, width, first, r ? nullptr : next, y + r * stride, stride);
+    each_few<Isa::lanes == 8 ? 3 : 4>(rows, [&](auto few, int r) {
+        some_values<type, few(), vectors>(p + r * kPage, count, values, scales, width, first, r ? nullptr : next, y + r * stride, stride);
+    });
 }
 
 // `width` is a multiple of 16.

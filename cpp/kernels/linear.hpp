@@ -36,7 +36,7 @@ constexpr int halves_of(Format f) { return layout(f).scales == Scales::k16 || la
 
 // The codes of `Isa::lanes` rows of a tile, one a byte; `from` is their first byte.
 template <Format f>
-inline void unpack_codes(const std::uint8_t* from, typename Isa::C* w) {
+[[gnu::always_inline]] inline void unpack_codes(const std::uint8_t* from, typename Isa::C* w) {
     using C = typename Isa::C;
     constexpr Codes codes = layout(f).codes;
     if constexpr (codes == Codes::signed8) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ordito.errors import ContextError, OrditoError, SpecError, did_you_mean
 from ordito.native.plan import Plan, lower
 from ordito.native.weights import Weights
 from ordito.runtime import Floats
-from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Spec
+from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Rope, Spec
 from ordito.threads import usable_threads
 
 CHUNK = 512
@@ -163,11 +164,7 @@ class NativeRuntime:
         if embedding.n_positions and max(ends) > (most := embedding.n_positions - embedding.first_position):
             raise ContextError(f"got {max(ends)} tokens, but the model has {most} positions: shorten it")
         rotations = [
-            [
-                (np.array(rope.frequencies(end), np.float32), rope.magnitude(end))
-                for end in (ends if rope.depends_on_length else ends[:1])
-            ]
-            for rope in plan.ropes
+            [_rotation(rope, end) for end in ends] if rope.depends_on_length else [_rotation(rope, 0)] for rope in plan.ropes
         ]
         positions = [p for start, end in zip(starts, ends, strict=True) for p in range(start, end)]
         factors = [np.array([t.factor(p) for p in positions], np.float32) for t in plan.temperatures]
@@ -179,6 +176,12 @@ class NativeRuntime:
         tensors = {name.rpartition(".")[2]: self.checkpoint.read(name) for name, _ in dense.tensors()}
         y = x @ tensors["weight"].T + tensors.get("bias", np.float32(0))
         return _activated(dense.activation, y) if dense.activation else y
+
+
+@lru_cache(256)
+def _rotation(rope: Rope, length: int) -> tuple[Floats, float]:
+    """Radians per position of each pair, and the factor on cosines and sines."""
+    return np.array(rope.frequencies(length), np.float32), rope.magnitude(length)
 
 
 def _activated(activation: Activation, x: Floats) -> Floats:
