@@ -147,6 +147,8 @@ nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, cons
         turns->machine.lend(turns->spare.take());
         found = turns->machine.run(program, batch, result);
     }
+    for (const auto& [sequence, count, position, advance] : given)
+        if (advance) sequence->length += count;
     given_away->memory = std::move(found.memory);
     given_away->from = turns;
     const float* data = given_away->memory.data();
