@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ordito.engine.backends import peak_flops
 from ordito.fitting import Machine, this_machine
+from ordito.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def measured_machine() -> Machine:
-    return this_machine(memory=0)
+def measured_machine(runtime: Runtime | None = None) -> Machine:
+    """The machine's bandwidth, and its arithmetic, that of a runtime if one is given."""
+    return this_machine(memory=0, flops=peak_flops(runtime) if runtime else None)
 
 
 def peak(command: list[str]) -> int:

@@ -89,10 +89,11 @@ class LlamaCpp:
 def figures(name: str, folder: Path, threads: int, times: int, dtype: str | None) -> Iterator[Figure]:
     from ordito.checkpoint.checkpoint import open_checkpoint
 
-    known, machine = outline(name), measured_machine()
+    known = outline(name)
     checkpoint = open_checkpoint(known.path)
     (file,) = checkpoint.files
     runtime, peer = NativeRuntime(checkpoint, dtype, threads=threads), LlamaCpp(folder, file, threads)
+    machine = measured_machine(runtime)
     found = account(known.spec, known.stored)
 
     def decode_limit(depth: int) -> float:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <chrono>
 #include <cstring>
 #include <utility>
 #include <stdexcept>
@@ -378,6 +379,22 @@ void Machine::note(const Packed& weights, const float* x, std::int64_t stride, s
         for (std::int64_t t = 0; t < tokens; t++)
             for (std::int64_t c = from; c < to; c++) inputs.squares[c] += static_cast<double>(x[t * stride + c]) * x[t * stride + c];
     });
+}
+
+double Machine::peak() {
+    const auto multiply = kernels_.multiply[arithmetic_ == Arithmetic::f32 ? 0 : arithmetic_ == Arithmetic::int8 ? 1 : 2];
+    using Clock = std::chrono::steady_clock;
+    double best = 0;
+    std::int64_t rounds = 1000;
+    for (int turn = 0; turn < 30; turn++) {
+        const auto start = Clock::now();
+        const std::int64_t each = multiply(0);
+        pool_.run(pool_.threads(), [&](std::int64_t, int) { multiply(rounds); });
+        const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+        best = std::max(best, static_cast<double>(pool_.threads()) * each * rounds / seconds);
+        if (seconds < 0.005) rounds *= 2;
+    }
+    return best;
 }
 
 Machine::Result Machine::run(const Program& program, const Batch& batch, int result) {

@@ -187,6 +187,9 @@ class Machine {
         return found == inputs_.end() ? Inputs{std::vector<double>(weights.columns), 0} : found->second;
     }
 
+    // Multiplications with additions that all threads can do in a second, in this arithmetic: the best of several moments.
+    double peak();
+
     Pool& pool() { return pool_; }
     Arena& arena() { return arena_; }
     const Kernels& kernels() const { return kernels_; }

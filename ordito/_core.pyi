@@ -48,6 +48,9 @@ class Machine:
         Raises `ValueError` for bytes that are no whole rows, or rows that are not there.
         """
 
+    def peak(self) -> float:
+        """Multiplications with additions that all threads do in a second, in the machine's arithmetic, measured now."""
+
     def watch(self) -> None:
         """From now on, note what matrices are multiplied with."""
 

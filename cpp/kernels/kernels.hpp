@@ -64,6 +64,9 @@ struct Kernels {
     // A panel of plain weights times fp32 activations (rows of x are `stride` apart); two at once where `second` is given.
     void (*linear[3])(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x,
                       std::int64_t stride, int tokens, const Output& out, const Output& second_out);
+    // So many multiplications and additions (rounds times the number it returns for one) on data in registers and the first
+    // cache: what products cannot exceed. [0] fp32, [1] activations of 8 bits, [2] of 16.
+    std::int64_t (*multiply[3])(std::int64_t rounds);
     // A panel of quantized weights as a panel of fp32.
     void (*unpack[std::size(kLayouts)])(const std::uint8_t* panel, std::int64_t columns, float* out);
     // Numbers to a block of few bits, as a file holds it; null for plain formats.

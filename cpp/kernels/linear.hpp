@@ -210,6 +210,47 @@ void all_tokens(const std::uint8_t* panel, const Quantized& x, int tokens, const
         for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 1, fine>(panel, x, t, sub, out);
 }
 
+// The dot products of a tile of 4 bits and of 8 tokens, and what makes numbers of them; no scales.
+template <bool fine>
+std::int64_t multiply_codes(std::int64_t rounds) {
+    constexpr int tokens = 8;
+    alignas(64) std::uint8_t tile[512];
+    alignas(64) std::int8_t codes[2][tokens * kCols];
+    for (int i = 0; i < 512; i++) tile[i] = i % 16, codes[i / 256][i % 256] = static_cast<std::int8_t>(i % 100 - 50);
+    typename Isa::C w[8];
+    for (int c = 0; c < 8; c++) w[c] = Isa::codes(tile + 64 * c);
+    typename Isa::F total[tokens];
+    for (auto& sum : total) sum = Isa::zero();
+    for (std::int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 8
+        for (int t = 0; t < tokens; t++)
+#pragma GCC unroll 2
+            for (int part = 0; part < (fine ? 2 : 1); part++)
+                total[t] = Isa::add(total[t], Isa::to_float(Isa::template dot<8, 15, false>(w, codes[part] + t * kCols)));
+        asm volatile("" : : "r"(codes), "r"(tile) : "memory");  // or nothing would be computed twice
+    }
+    float kept[Isa::lanes];
+    for (auto& sum : total) Isa::store(kept, sum);
+    asm volatile("" : : "r"(kept) : "memory");
+    return static_cast<std::int64_t>(tokens) * kCols * Isa::lanes;
+}
+
+std::int64_t multiply_plain(std::int64_t rounds) {
+    constexpr int sums = 12;
+    typename Isa::F total[sums], by = Isa::set1(0.5f);
+    for (auto& sum : total) sum = Isa::set1(1.f);
+    for (std::int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 12
+        for (auto& sum : total) sum = Isa::fma(sum, by, by);
+    }
+    float kept[Isa::lanes];
+    for (auto& sum : total) {
+        Isa::store(kept, sum);
+        asm volatile("" : : "r"(kept) : "memory");
+    }
+    return sums * Isa::lanes;
+}
+
 template <Format f>
 void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
     if (x.fine) all_tokens<f, true>(panel, x, tokens, out);

@@ -225,6 +225,12 @@ void store_value(const float* x, int width, int number, void* values, float* sca
     store<type>(x, width, number, (width + 15) / 16 * 16, 1, values, scales);
 }
 
+std::int64_t multiply_one(std::int64_t rounds) {
+    volatile float x = 1;
+    for (std::int64_t round = 0; round < rounds; round++) x = x * 0.5f + 0.5f;
+    return 1;
+}
+
 template <int... numbers>
 void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
     ((k.linear_whole[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_whole<numbers>), ...);
@@ -237,6 +243,7 @@ Kernels make() {
     k.quantize = quantize;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
     k.encode = kEncoders;
+    for (auto& multiply : k.multiply) multiply = multiply_one;
     k.linear[0] = linear<0>, k.linear[1] = linear<1>, k.linear[2] = linear<2>;
     k.norm = norm;
     k.activate = activate;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ def bench(
     repetitions: int = typer.Option(5, "--repetitions", "-r", min=1, help="How often each is measured."),
     threads: int | None = typer.Option(None, "--threads", "-t", min=1, help="Threads. [default: the cores there are]"),
     backend: str | None = typer.Option(None, "--backend", help="What computes. [default: the fastest that is installed]"),
+    dtype: str | None = typer.Option(None, "--dtype", help="Its arithmetic: int16, int8, float32."),
     form: str = typer.Option("markdown", "--output", "-o", help="markdown, json or csv."),
     json: bool = typer.Option(False, "--json", help="The same as --output json."),
 ) -> None:
@@ -40,12 +40,10 @@ def bench(
     if form not in FORMS:
         raise OrditoError(f"--output: got {form!r}, expected one of {', '.join(FORMS)}")
     lengths = [numbers(text, name) for text, name in ((prompts, "-p"), (generated, "-n"), (depths, "-d"))]
-    if threads is not None:  # read by the libraries when they are loaded, which is now
-        os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
     from ordito.accounting import account
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.checkpoint.outline import held
-    from ordito.engine.backends import default_backend, load_runtime
+    from ordito.engine.backends import default_backend, load_runtime, peak_flops
     from ordito.fitting import this_machine
     from ordito.fitting.bench import bench as measure
 
@@ -58,7 +56,8 @@ def bench(
         raise OrditoError(f"this {checkpoint.spec.architecture} model answers a source text, which bench does not measure")
     found = account(checkpoint.spec, held(checkpoint))
     with working("measuring this machine, loading the model"):
-        machine, runtime = this_machine(), load_runtime(checkpoint, backend)
+        runtime = load_runtime(checkpoint, backend, dtype, threads=threads)
+        machine = this_machine(flops=peak_flops(runtime), threads=threads)
     with working("measuring"):
         figures = list(
             measure(
@@ -86,7 +85,9 @@ def bench(
         writer.writerows([*head.values(), *figure.to_dict().values()] for figure in figures)
     else:
         write(f"{markdown(head, figures)}\n\n")
-        write(f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and multiplies {machine.flops / 1e9:.0f} GFLOP/s.\n")
+        write(
+            f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and does {machine.flops / 1e9:.0f} GFLOP/s in this arithmetic.\n"
+        )
 
 
 FORMS = ("markdown", "json", "csv")

@@ -19,18 +19,22 @@ class Backend:
     needs: str
     install: str
     adapters: bool
-    load: Callable[[Checkpoint, str | None, Adapter | None], Runtime]
+    load: Callable[[Checkpoint, str | None, Adapter | None, int | None], Runtime]
 
 
-def _native(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None) -> Runtime:
+def _native(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None, threads: int | None) -> Runtime:
     from ordito.native.runtime import NativeRuntime
 
-    return NativeRuntime(checkpoint, dtype)
+    return NativeRuntime(checkpoint, dtype, threads=threads)
 
 
-def _torch(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None) -> Runtime:
+def _torch(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None, threads: int | None) -> Runtime:
+    import torch
+
     from ordito.nn.runtime import TorchRuntime
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     return TorchRuntime(checkpoint, dtype or "float32", adapter)
 
 
@@ -51,11 +55,16 @@ def _is_installed(backend: Backend) -> bool:
 
 
 def load_runtime(
-    checkpoint: Checkpoint, backend: str | None = None, dtype: str | None = None, adapter: Adapter | None = None
+    checkpoint: Checkpoint,
+    backend: str | None = None,
+    dtype: str | None = None,
+    adapter: Adapter | None = None,
+    *,
+    threads: int | None = None,
 ) -> Runtime:
     """A runtime for `checkpoint` on the named backend, or on the fastest that is installed; an `adapter` lies beside it.
 
-    `dtype` is that of its arithmetic, the backend's own choice if not given. Raises `OrditoError` for an unknown backend, or
+    `dtype` is that of its arithmetic, and `threads` how many compute: the backend's own choice if not given. Raises `OrditoError` for an unknown backend, or
     one that cannot have adapters, and `MissingDependencyError` for one that is not installed.
     """
     if backend is None:
@@ -69,4 +78,10 @@ def load_runtime(
         raise OrditoError(f"the backend {backend!r} has no adapters beside its weights: merge it, or use backend='torch'")
     if not _is_installed(chosen):
         raise MissingDependencyError(f"the backend {backend!r} needs {chosen.install}")
-    return chosen.load(checkpoint, dtype, adapter)
+    return chosen.load(checkpoint, dtype, adapter, threads)
+
+
+def peak_flops(runtime: Runtime) -> float | None:
+    """Operations a second that the runtime's own arithmetic cannot exceed here, measured now; None where it cannot tell."""
+    machine = getattr(runtime, "machine", None)
+    return 2 * machine.peak() if machine is not None else None

@@ -25,7 +25,7 @@ _MEMINFO = Path("/proc/meminfo")
 class Machine:
     """What a model has to live with: `memory` (bytes that are free), `bandwidth` (bytes read a second), `flops` (a second).
 
-    `flops` are those of products of fp32 matrices, with all `cores`.
+    `flops` are those of products of fp32 matrices, or of the arithmetic that a runtime has, with all `cores`.
     """
 
     cores: int
@@ -38,14 +38,16 @@ class Machine:
         return asdict(self)
 
 
-def this_machine(memory: int | None = None, bandwidth: float | None = None) -> Machine:
+def this_machine(
+    memory: int | None = None, bandwidth: float | None = None, flops: float | None = None, threads: int | None = None
+) -> Machine:
     """The machine that this runs on, measured now (about a second), but for what is given."""
-    n = usable_threads()
+    n = threads or usable_threads()
     return Machine(
         cores=n,
         memory=memory if memory is not None else free_memory(),
         bandwidth=bandwidth if bandwidth is not None else measured_bandwidth(n),
-        flops=measured_flops(),
+        flops=flops if flops is not None else measured_flops(),
     )
 
 
