@@ -4,7 +4,7 @@
 
 256 sentences of 20 and of 200 words, two threads each, every side in a process of its own (threads that wait for work would
 disturb the others), the better of batches of 32 and 128 for the peers. sentence-transformers runs in this interpreter;
-PYTHON is one with `onnxruntime`, `torch`, `onnxscript` and `transformers`, which exports the model first. Vectors have to agree.
+PYTHON has `onnxruntime`, `torch`, `onnxscript` and `transformers`, and exports the model first. Vectors have to agree.
 """
 
 from __future__ import annotations

@@ -261,6 +261,11 @@ NB_MODULE(_core, module) {
             const std::lock_guard<std::mutex> turn(t.mutex);
             return t.machine.peak();
         })
+        .def("bandwidth", [](Turns& t) {
+            nb::gil_scoped_release released;
+            const std::lock_guard<std::mutex> turn(t.mutex);
+            return t.machine.bandwidth();
+        })
         .def("watch", [](Turns& t) { t.machine.watch(); })
         .def("inputs", [](Turns& t, const Packed& packed) {
             const Machine::Inputs inputs = t.machine.inputs(packed);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <utility>
@@ -393,6 +394,29 @@ double Machine::peak() {
         const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
         best = std::max(best, static_cast<double>(pool_.threads()) * each * rounds / seconds);
         if (seconds < 0.005) rounds *= 2;
+    }
+    return best;
+}
+
+double Machine::bandwidth() {
+    constexpr std::int64_t kBytes = 256 << 20, kPiece = 1 << 20, kAhead = 4096;  // far more than any cache holds
+    Arena arena;
+    const auto memory = arena.cut(kBytes + kAhead, kBytes + kAhead);
+    std::memset(memory.get(), 1, kBytes + kAhead);
+    std::atomic<std::int64_t> kept{0};
+    double best = 0;
+    for (int turn = 0; turn < 12; turn++) {
+        const auto start = std::chrono::steady_clock::now();
+        pool_.run(kBytes / kPiece, [&](std::int64_t number, int) {
+            const auto* from = reinterpret_cast<const std::int64_t*>(memory.get() + number * kPiece);
+            std::int64_t sum = 0;
+            for (std::int64_t i = 0; i < kPiece / 8; i += 8) {
+                __builtin_prefetch(from + i + kAhead / 8);
+                for (int j = 0; j < 8; j++) sum += from[i + j];
+            }
+            kept += sum;
+        });
+        best = std::max(best, kBytes / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     return best;
 }

@@ -189,6 +189,8 @@ class Machine {
 
     // Multiplications with additions that all threads can do in a second, in this arithmetic: the best of several moments.
     double peak();
+    // Bytes that all threads read from memory in a second, as weights are read: large pages, asked for ahead.
+    double bandwidth();
 
     Pool& pool() { return pool_; }
     Arena& arena() { return arena_; }

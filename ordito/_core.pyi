@@ -51,6 +51,9 @@ class Machine:
     def peak(self) -> float:
         """Multiplications with additions that all threads do in a second, in the machine's arithmetic, measured now."""
 
+    def bandwidth(self) -> float:
+        """Bytes that all threads read from memory in a second, measured now."""
+
     def watch(self) -> None:
         """From now on, note what matrices are multiplied with."""
 

@@ -86,7 +86,7 @@ def bench(
     else:
         write(f"{markdown(head, figures)}\n\n")
         write(
-            f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and does {machine.flops / 1e9:.0f} GFLOP/s in this arithmetic.\n"
+            f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and does {machine.flops / 1e9:.0f} GFLOP/s of products.\n"
         )
 
 

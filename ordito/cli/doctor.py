@@ -49,7 +49,7 @@ def doctor(
     write(f"kernels      {available[0]} (of {', '.join(available)})\n")
     write(f"threads      {threads} on {bound} processors\n")
     write(f"memory       {size(machine.memory)} free, read at {machine.bandwidth / 1e9:.1f} GB/s\n")
-    write(f"arithmetic   {machine.flops / 1e9:.0f} GFLOP/s in fp32\n")
+    write(f"arithmetic   {machine.flops / 1e9:.0f} GFLOP/s of products with weights in few bits\n")
     if outline is not None:
         rates = f"prompts at {told['prefill']:.0f} tokens/s"
         rates += f", answers at {told['decode']:.0f}" if told["decode"] else ""

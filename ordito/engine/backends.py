@@ -29,13 +29,9 @@ def _native(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None, 
 
 
 def _torch(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None, threads: int | None) -> Runtime:
-    import torch
-
     from ordito.nn.runtime import TorchRuntime
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return TorchRuntime(checkpoint, dtype or "float32", adapter)
+    return TorchRuntime(checkpoint, dtype or "float32", adapter, threads)
 
 
 BACKENDS = {
@@ -64,8 +60,8 @@ def load_runtime(
 ) -> Runtime:
     """A runtime for `checkpoint` on the named backend, or on the fastest that is installed; an `adapter` lies beside it.
 
-    `dtype` is that of its arithmetic, and `threads` how many compute: the backend's own choice if not given. Raises `OrditoError` for an unknown backend, or
-    one that cannot have adapters, and `MissingDependencyError` for one that is not installed.
+    `dtype` is that of its arithmetic, `threads` how many compute: the backend's own choice if not given. Raises `OrditoError`
+    for an unknown backend, or one that cannot have adapters, and `MissingDependencyError` for one that is not installed.
     """
     if backend is None:
         backend = default_backend() if adapter is None else "torch"

@@ -153,9 +153,11 @@ def _attention(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     return 3 * leaf.n_heads * T * S + 2 * S * leaf.n_heads * leaf.head_dim
 
 
-_TORCH = Backend(name="torch", process=265 * MIB, token=200, number=4, cached=4, chunk=512, margin=64, decode=0.38, prefill=0.6)
+_TORCH = Backend(
+    name="torch", process=265 * MIB, token=200, number=4, cached=4, chunk=512, margin=64, decode=0.38, prefill=0.15
+)
 _NATIVE = Backend(
-    name="native", process=70 * MIB, token=200, number=None, cached=2, chunk=512, margin=64, decode=0.7, prefill=1.0
+    name="native", process=70 * MIB, token=200, number=None, cached=2, chunk=512, margin=64, decode=0.9, prefill=0.55
 )
 BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 

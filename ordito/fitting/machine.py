@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ordito import _core
 from ordito.threads import usable_threads
-
-_BUFFER = 256 << 20  # bytes: far more than any cache holds
-_MATRIX = 2048
-_TIMES = 7
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
@@ -25,7 +18,7 @@ _MEMINFO = Path("/proc/meminfo")
 class Machine:
     """What a model has to live with: `memory` (bytes that are free), `bandwidth` (bytes read a second), `flops` (a second).
 
-    `flops` are those of products of fp32 matrices, or of the arithmetic that a runtime has, with all `cores`.
+    `flops` are those of products of matrices, with all `cores`, in the arithmetic that the runtime has.
     """
 
     cores: int
@@ -47,7 +40,7 @@ def this_machine(
         cores=n,
         memory=memory if memory is not None else free_memory(),
         bandwidth=bandwidth if bandwidth is not None else measured_bandwidth(n),
-        flops=flops if flops is not None else measured_flops(),
+        flops=flops if flops is not None else measured_flops(n),
     )
 
 
@@ -78,24 +71,10 @@ def _left(root: Path) -> int | None:
 
 
 def measured_bandwidth(threads: int) -> float:
-    """Bytes that all cores together read from memory in a second: the best of several passes over a large array."""
-    data = np.ones(_BUFFER // 4, np.float32)
-    parts = np.array_split(data, threads)
-    return data.nbytes / min(_together([(np.dot, (part, part)) for part in parts]) for _ in range(_TIMES))
+    """Bytes that all cores together read from memory in a second, as the native runtime reads: the best of several passes."""
+    return _core.Machine(threads, None, "float32").bandwidth()
 
 
-def measured_flops() -> float:
-    """Floating-point operations a second of the product of two fp32 matrices: the best of several."""
-    matrix = np.ones((_MATRIX, _MATRIX), np.float32)
-    return 2 * _MATRIX**3 / min(_together([(np.matmul, (matrix, matrix))]) for _ in range(_TIMES))
-
-
-def _together(calls: list[tuple[Any, tuple[Any, ...]]]) -> float:
-    """Seconds until all calls, each in a thread, are done."""
-    threads = [threading.Thread(target=function, args=arguments) for function, arguments in calls]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return time.perf_counter() - start
+def measured_flops(threads: int) -> float:
+    """Operations a second of products of weights in few bits, as the native runtime takes them unless told otherwise."""
+    return 2 * _core.Machine(threads, None, "int16").peak()

@@ -80,7 +80,11 @@ class TorchSession:
 class TorchRuntime:
     """A checkpoint as a PyTorch module on the CPU; an `adapter` lies beside it under the name `adapter`, switched on."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", adapter: Adapter | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: str = "float32", adapter: Adapter | None = None, threads: int | None = None
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         if dtype not in DTYPES:
             raise OrditoError(f"unknown dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.spec: Spec = checkpoint.spec

@@ -101,7 +101,7 @@ def test_compare_weights(cli, folder, tmp_path):  # noqa: F811
 def machine(monkeypatch):
     """A machine that needs no measuring."""
 
-    def known(memory=None, bandwidth=None):
+    def known(memory=None, bandwidth=None, flops=None, threads=None):
         return fitting.Machine(cores=2, memory=memory or 10**10, bandwidth=bandwidth or 2e10, flops=1e11)
 
     monkeypatch.setattr(fitting, "this_machine", known)
