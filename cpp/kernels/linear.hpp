@@ -204,6 +204,9 @@ void all_tokens(const std::uint8_t* panel, const Quantized& x, int tokens, const
     int t = 0;
     for (; tokens - t >= most; t += most)
         for (int sub = 0; sub < kSubs; sub++) some_tokens<f, most, fine>(panel, x, t, sub, out);
+    if constexpr (most > 4)
+        for (; tokens - t >= 4; t += 4)
+            for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 4, fine>(panel, x, t, sub, out);
     for (; tokens - t >= 2; t += 2)
         for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 2, fine>(panel, x, t, sub, out);
     for (; t < tokens; t++)
