@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
+#include <utility>
 
 #include "threads.hpp"
 
@@ -30,7 +32,7 @@ std::uint16_t u16(const std::uint8_t* bytes) {
 
 // Codes of `bits` bits, of which `run` bytes hold run * 8 / bits: the first field of all bytes, then the second, ...; `to` gets
 // them shifted left and added.
-void spread(const std::uint8_t* bytes, int count, int bits, int run, int shift, std::uint8_t* to) {
+[[gnu::always_inline]] inline void spread(const std::uint8_t* bytes, int count, int bits, int run, int shift, std::uint8_t* to) {
     const int fields = 8 / bits, mask = (1 << bits) - 1;
     for (int start = 0; start < count; start += run, to += run * fields)
         for (int field = 0; field < fields; field++)
@@ -47,8 +49,8 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
     }
 }
 
-void read(Format format, const std::uint8_t* bytes, Block& block) {
-    std::memset(block.codes, 0, sizeof block.codes);
+[[gnu::always_inline]] inline void read(Format format, const std::uint8_t* bytes, Block& block) {
+    std::memset(block.codes, 0, layout(format).block);
     switch (format) {
         case Format::q4_0:
         case Format::iq4_nl:
@@ -133,7 +135,7 @@ void read(Format format, const std::uint8_t* bytes, Block& block) {
 void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 * row, &value, 2); }
 
 // Sub-scales of tile `number` of 16 blocks, in front of its codes.
-void put_scales(Scales scales, const Block* blocks, int number, std::uint8_t* to) {
+[[gnu::always_inline]] inline void put_scales(Scales scales, const Block* blocks, int number, std::uint8_t* to) {
     for (int r = 0; r < kRows; r++) {
         const Block& b = blocks[r];
         switch (scales) {
@@ -150,7 +152,7 @@ void put_scales(Scales scales, const Block* blocks, int number, std::uint8_t* to
 }
 
 // The 8 vectors of a tile, one code a byte, as they are kept.
-void put_codes(Codes codes, const std::uint8_t (&v)[8][64], std::uint8_t* to) {
+[[gnu::always_inline]] inline void put_codes(Codes codes, const std::uint8_t (&v)[8][64], std::uint8_t* to) {
     const auto nibbles = [&] {
         for (int p = 0; p < 4; p++)
             for (int i = 0; i < 64; i++) to[64 * p + i] = static_cast<std::uint8_t>((v[p][i] & 15) | (v[p + 4][i] << 4));
@@ -196,16 +198,14 @@ int code_at(Codes codes, const std::uint8_t* from, int c, int i) {
     }
 }
 
-void pack_panel(Format format, const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to) {
-    const Layout& form = layout(format);
+// With the format known when this is compiled, so that every loop has its length.
+template <Format format>
+void pack_panel(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to) {
+    constexpr Layout form = layout(format);
     const std::size_t row_bytes = static_cast<std::size_t>(columns / form.block) * form.block_bytes;
-    static const Block kEmpty{};
-    Block blocks[kRows];
+    Block blocks[kRows] = {};  // rows that are not there stay zero
     for (std::int64_t number = 0; number < columns / form.block; number++) {
-        for (int r = 0; r < kRows; r++) {
-            blocks[r] = kEmpty;
-            if (r < present) read(format, bytes + r * row_bytes + number * form.block_bytes, blocks[r]);
-        }
+        for (int r = 0; r < present; r++) read(format, bytes + r * row_bytes + number * form.block_bytes, blocks[r]);
         if (form.block == kSuper) {
             for (int r = 0; r < kRows; r++) {
                 put16(to, r, blocks[r].d);
@@ -233,6 +233,22 @@ void pack_plain(const std::uint8_t* bytes, std::int64_t present, std::int64_t co
             if (r < present) std::memcpy(&value, bytes + (r * columns + k) * sizeof(T), sizeof(T));
             out[k * kRows + r] = value;
         }
+}
+
+using Pack = void (*)(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to);
+
+template <int number>
+constexpr Pack pack_of() {
+    constexpr Format format = static_cast<Format>(number);
+    if constexpr (format == Format::f32) return pack_plain<std::uint32_t>;
+    else if constexpr (is_plain(format)) return pack_plain<std::uint16_t>;
+    else return pack_panel<format>;
+}
+
+template <int... numbers>
+Pack packing(Format format, std::integer_sequence<int, numbers...>) {
+    constexpr Pack all[] = {pack_of<numbers>()...};
+    return all[static_cast<int>(format)];
 }
 
 // Scale and minimum of half a tile (16 columns) for one row.
@@ -288,13 +304,12 @@ void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uin
     const Format format = packed.format;
     const std::int64_t columns = packed.columns;
     const std::size_t row_bytes = static_cast<std::size_t>(columns / layout(format).block) * layout(format).block_bytes;
+    const Pack pack = packing(format, std::make_integer_sequence<int, std::size(kLayouts)>());
     pool.run((count + kRows - 1) / kRows, [&](std::int64_t panel, int) {
         const std::uint8_t* from = bytes + panel * kRows * row_bytes;
         std::uint8_t* to = packed.data.get() + (first / kRows + panel) * packed.stride();
         const std::int64_t present = std::min<std::int64_t>(kRows, count - panel * kRows);
-        if (format == Format::f32) pack_plain<std::uint32_t>(from, present, columns, to);
-        else if (is_plain(format)) pack_plain<std::uint16_t>(from, present, columns, to);
-        else pack_panel(format, from, present, columns, to);
+        pack(from, present, columns, to);
     });
 }
 
