@@ -300,4 +300,5 @@ NB_MODULE(_core, module) {
 
     bind_builder(module);
     bind_kernels(module);
+    bind_strings(module);
 }

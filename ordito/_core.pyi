@@ -13,6 +13,12 @@ Place = tuple[int, int]
 def available_kernels() -> list[str]:
     """The instruction sets that this processor has, the fastest first."""
 
+def read_strings(bytes: NDArray[np.uint8], position: int, count: int, errors: str, values: list[str]) -> int | None:
+    """Append `count` strings, each a length of 8 bytes and then its UTF-8, from a position on, to `values`.
+
+    The position after them, or None where one would end past the end of the bytes. Raises `UnicodeDecodeError`.
+    """
+
 class Packed:
     """The weights of a linear map, (rows, columns), in panels of 16 rows."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ordito import _core
 from ordito.checkpoint.stored import DOWNLOAD_AGAIN, StoredTensor, checked_nbytes, map_file, shown
 from ordito.errors import CheckpointError
 
@@ -108,11 +109,12 @@ class GGUFFile:
 class _Reader:
     """A position in a mapped file. Each step is checked against the end of the file before it is taken."""
 
-    __slots__ = ("buffer", "path", "position", "size")
+    __slots__ = ("buffer", "bytes", "path", "position", "size")
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.buffer = map_file(path)
+        self.bytes = np.frombuffer(self.buffer, np.uint8)
         self.size = len(self.buffer)
         self.position = 0
 
@@ -149,22 +151,14 @@ class _Reader:
             raise self.error(f"{what} is not UTF-8 ({error.reason} at byte {error.start})") from None
 
     def strings(self, count: int, what: str, errors: str) -> list[str]:
-        """Many strings: a vocabulary has hundreds of thousands, so this is `string` again with everything at hand."""
-        buffer, size, position, unpack = self.buffer, self.size, self.position, _U64.unpack_from
+        """Many strings: `string` again, compiled, for a vocabulary has hundreds of thousands."""
         values: list[str] = []
-        append = values.append
         try:
-            for _ in range(count):
-                # unpack_from itself refuses to read past the end.
-                start = position + 8
-                position = start + unpack(buffer, position)[0]
-                if position > size:
-                    raise struct.error
-                append(buffer[start:position].decode("utf-8", errors))
-        except struct.error:
-            raise self.error(f"{what}: string {len(values)} of {count} ends past the end of the file") from None
+            position = _core.read_strings(self.bytes, self.position, count, errors, values)
         except UnicodeDecodeError as error:
             raise self.error(f"{what}: string {len(values)} is not UTF-8 ({error.reason})") from None
+        if position is None:
+            raise self.error(f"{what}: string {len(values)} of {count} ends past the end of the file")
         self.position = position
         return values
 
@@ -275,7 +269,6 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str
         described[name] = tuple(reversed(sizes)), ENCODINGS_OF_GGML[kind], reader.u64(f"the offset of {what}")
 
     start = -(-reader.position // alignment) * alignment
-    data = np.frombuffer(reader.buffer, np.uint8)
     tensors: dict[str, StoredTensor] = {}
     extents: list[tuple[int, int, str]] = []
     begins: dict[str, int] = {}
@@ -287,7 +280,7 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str
         begin, end = start + offset, start + offset + nbytes
         if end > reader.size:
             raise CheckpointError(f"{where} ends at byte {end}, but the file has {reader.size} bytes; {DOWNLOAD_AGAIN}")
-        tensors[name] = StoredTensor(name, shape, encoding, data[begin:end])
+        tensors[name] = StoredTensor(name, shape, encoding, reader.bytes[begin:end])
         begins[name] = begin
         if nbytes:
             extents.append((begin, end, name))

@@ -51,6 +51,7 @@ class Weights:
     def __init__(self, checkpoint: Checkpoint, machine: _core.Machine) -> None:
         self.checkpoint, self.machine = checkpoint, machine
         self._read = 0  # bytes of the files since they were given back
+        self._shapes = checkpoint.spec.tensors()
         self._bindings = {name: binding for binding in checkpoint.bindings for name in binding.ours}
 
     def has(self, name: str) -> bool:
@@ -68,12 +69,12 @@ class Weights:
     def matrix(self, name: str) -> _core.Packed:
         """A matrix (out, in)."""
         encoding, rows = self._rows(name)
-        return self._packed(encoding, rows, self.checkpoint.spec.tensors()[name][-1])
+        return self._packed(encoding, rows, self._shapes[name][-1])
 
     def matrices(self, name: str) -> list[_core.Packed]:
         """The matrices (out, in) of E experts, stacked on a first axis."""
         encoding, rows = self._rows(name)
-        return [self._packed(encoding, one, self.checkpoint.spec.tensors()[name][-1]) for one in rows]
+        return [self._packed(encoding, one, self._shapes[name][-1]) for one in rows]
 
     def plain(self, matrix: Floats, exact: bool = True) -> _core.Packed:
         """A matrix made here, kept in fp32 or, if not `exact`, in fp16."""

@@ -109,6 +109,10 @@ class Spec(Node):
 
     def tensors(self) -> dict[str, Shape]:
         """Every tensor of the model: canonical name to shape, in the order of the tree. A tied head is not listed."""
+        return dict(self._tensors)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Shape]:
         return dict(self._named_tensors())
 
     @property
@@ -124,8 +128,11 @@ class Spec(Node):
 
     def leaves(self) -> Iterator[tuple[str, Block]]:
         """Every leaf block with its canonical path, in the order in which the model runs them."""
-        for prefix, part in self._parts:
-            yield from leaves_of(part, prefix)
+        return iter(self._leaves)
+
+    @cached_property
+    def _leaves(self) -> tuple[tuple[str, Block], ...]:
+        return tuple(leaf for prefix, part in self._parts for leaf in leaves_of(part, prefix))
 
     @cached_property
     def embedding(self) -> Embedding:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
@@ -14,7 +16,7 @@ from ordito.text.byte_level import byte_level
 from ordito.text.files import MAX_TOKEN
 from ordito.text.library import with_library
 from ordito.text.pretokenizers import PRE_TOKENIZERS
-from ordito.text.scored import CONTROL, USER_DEFINED, Algorithm, Scored, scored_tokenizer
+from ordito.text.scored import CONTROL, NORMAL, USER_DEFINED, Algorithm, Scored, scored_tokenizer
 from ordito.text.sentencepiece import SPACE, Normalization
 from ordito.text.tokenizer import Special, Tokenizer
 from ordito.text.vocabulary import ENDS, Vocabulary
@@ -41,8 +43,8 @@ class _Fields:
         raw = self.get("tokens", None)
         if not isinstance(raw, list) or not raw:
             raise TokenizerError("GGUF metadata: there is no tokenizer.ggml.tokens, expected a list of tokens")
-        self.tokens = [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in raw]
-        if not all(isinstance(token, str) for token in self.tokens):
+        self.tokens: list[str] = raw
+        if set(map(type, raw)) != {str}:
             raise TokenizerError("GGUF metadata: tokenizer.ggml.tokens holds something that is no string")
         longest = max(self.tokens, key=len)
         if len(longest) > MAX_TOKEN:
@@ -50,8 +52,8 @@ class _Fields:
                 f"GGUF metadata: token {self.tokens.index(longest)} of tokenizer.ggml.tokens has {len(longest):,} "
                 f"characters, expected at most {MAX_TOKEN:,}"
             )
-        types = self.numbers("token_type", 1)
-        self.added = frozenset(i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED))
+        types = self.numbers("token_type", NORMAL)
+        self.added = frozenset(np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED))).tolist())
         # Some files mark the end of a turn as a token that users may write; nobody means `<|im_end|>` as text.
         self.control = frozenset(
             i for i in self.added if types[i] == CONTROL or (self.tokens[i] in ENDS and self.tokens[i].startswith("<|"))
@@ -71,16 +73,17 @@ class _Fields:
     def flag(self, key: str, default: bool) -> bool:
         return bool(self.get(key, default))
 
-    def numbers(self, key: str, default: float) -> list[Any]:
+    def numbers(self, key: str, default: float) -> NDArray[Any]:
         """One number for each token."""
         values = self.get(key, None)
         if values is None:
-            return [default] * len(self.tokens)
-        values = values.tolist() if hasattr(values, "tolist") else values
-        if not isinstance(values, list) or len(values) != len(self.tokens):
-            got = len(values) if isinstance(values, list) else type(values).__name__
+            return np.full(len(self.tokens), default)
+        if not isinstance(values, (list, np.ndarray)) or len(values) != len(self.tokens):
+            got = len(values) if isinstance(values, (list, np.ndarray)) else type(values).__name__
             raise TokenizerError(f"GGUF metadata: tokenizer.ggml.{key} has {got} entries, expected {len(self.tokens)}")
-        return values
+        if isinstance(values, list) and not set(map(type, values)) <= {int, float}:
+            raise TokenizerError(f"GGUF metadata: tokenizer.ggml.{key} holds something that is no number")
+        return np.asarray(values)
 
     def id(self, *keys: str) -> int | None:
         """A token id, from the first of `keys` that is there."""
@@ -111,10 +114,10 @@ def _byte_level(fields: _Fields) -> Tokenizer:
     pre = PRE_TOKENIZERS[name]
     vocabulary = Vocabulary("byte-level", fields.tokens, fields.control, fields.added)
     merges = fields.get("merges", None)
-    if not isinstance(merges, list) or not all(isinstance(m, str) and " " in m[1:] for m in merges):
+    if not isinstance(merges, list) or set(map(type, merges)) - {str} or not all(" " in m[1:] for m in merges):
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of pairs, expected 'left right' strings")
     # The space between the halves is the first after the first character: a half may itself begin with one.
-    pairs = [(m[: 1 + m[1:].index(" ")], m[2 + m[1:].index(" ") :]) for m in merges]
+    pairs = [(m[:cut], m[cut + 1 :]) for m, cut in ((m, m.index(" ", 1)) for m in merges)]
     library = byte_level(vocabulary.ids, pairs, pre)
     return with_library(vocabulary, library, fields.special(pre.adds_bos), chat_template=fields.chat_template)
 
@@ -164,7 +167,7 @@ def _unigram(fields: _Fields) -> Tokenizer:
 def _scored(
     fields: _Fields, algorithm: Algorithm, unknown: int | None, normalization: Normalization, special: Special
 ) -> Tokenizer:
-    types, scores = fields.numbers("token_type", 1), fields.numbers("scores", 0.0)
+    types, scores = fields.numbers("token_type", NORMAL).tolist(), fields.numbers("scores", 0.0).tolist()
     return scored_tokenizer(
         Scored(algorithm, fields.tokens, scores, types, unknown, normalization),
         Vocabulary("sentencepiece", fields.tokens, fields.control, fields.added),

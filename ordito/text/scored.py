@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from tokenizers import Regex, decoders, models, normalizers
 from tokenizers import Tokenizer as Library
 
@@ -38,22 +39,26 @@ class Scored:
     normalization: Normalization = field(default_factory=Normalization)
 
     def __post_init__(self) -> None:
-        if not all(isinstance(score, int | float) and math.isfinite(score) for score in self.scores):
+        if not set(map(type, self.scores)) <= {int, float} or not all(map(math.isfinite, self.scores)):
             raise TokenizerError("the vocabulary's scores hold something that is no finite number")
 
     def engine(self, control: Set[int] = frozenset()) -> Pieces:
         """What cuts text into pieces. No text is cut into control tokens, whatever their type says."""
-        types = (NORMAL, USER_DEFINED, UNUSED) if self.algorithm == "bpe" else (NORMAL, USER_DEFINED)
-        found = [(piece, id) for id, piece in enumerate(self.pieces) if self.types[id] in types and id not in control]
-        pieces = dict(reversed(found))
-        bytes_ = {int(piece[3:5], 16): id for id, piece in enumerate(self.pieces) if re.fullmatch("<0x[0-9A-F]{2}>", piece)}
+        kinds = (NORMAL, USER_DEFINED, UNUSED) if self.algorithm == "bpe" else (NORMAL, USER_DEFINED)
+        written = self.ids(*kinds) - control
+        pieces = {self.pieces[id]: id for id in sorted(written, reverse=True)}  # of two equal pieces, the first
+        bytes_ = {
+            int(piece[3:5], 16): id
+            for id, piece in enumerate(self.pieces)
+            if piece[:3] == "<0x" and re.fullmatch("<0x[0-9A-F]{2}>", piece)
+        }
         if self.algorithm == "bpe":
             return MergedPieces(pieces, self.scores, self.unknown, bytes_)
         return LikelyPieces(pieces, self.scores, self.unknown, bytes_, self.ids(USER_DEFINED))
 
     def ids(self, *types: int) -> frozenset[int]:
         """The pieces of some types."""
-        return frozenset(id for id, type in enumerate(self.types) if type in types)
+        return frozenset(np.flatnonzero(np.isin(self.types, types)).tolist())
 
 
 def scored_tokenizer(

@@ -58,7 +58,7 @@ class Vocabulary:
     @cached_property
     def ids(self) -> dict[str, int]:
         """Token -> id; of two equal tokens the first."""
-        return {token: id for id, token in reversed(list(enumerate(self.tokens)))}
+        return dict(zip(reversed(self.tokens), range(len(self.tokens) - 1, -1, -1), strict=True))
 
     def token(self, id: int) -> str:
         """The token as the vocabulary spells it. Raises `TokenizerError` for an id beyond it."""
