@@ -1,56 +1,64 @@
-"""The command line: one file a command, each thin. Nothing heavy is imported before a command runs."""
+"""The command line: one file a command, each thin. Only the command that is called is imported."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
+from importlib import import_module
 
-import typer
+import click
 
 from ordito import __version__
-from ordito.cli.bench import bench
-from ordito.cli.catalogue import catalogue
-from ordito.cli.compare import compare
 from ordito.cli.console import say, show_warning
-from ordito.cli.convert import convert
-from ordito.cli.doctor import doctor
-from ordito.cli.draw import draw
-from ordito.cli.embed import embed
-from ordito.cli.explain import explain
-from ordito.cli.fit import fit
-from ordito.cli.imatrix import imatrix
-from ordito.cli.models import ls, pull, rm
-from ordito.cli.perplexity import perplexity
-from ordito.cli.quantize import quantize
-from ordito.cli.run import run
-from ordito.cli.show import show
-from ordito.errors import OrditoError
+from ordito.errors import OrditoError, did_you_mean
 
-app = typer.Typer(
+COMMANDS = {
+    name: module
+    for module, names in {
+        "run": "run",
+        "embed": "embed",
+        "explain": "explain",
+        "compare": "compare",
+        "draw": "draw",
+        "fit": "fit",
+        "bench": "bench",
+        "perplexity": "perplexity",
+        "doctor": "doctor",
+        "catalogue": "catalogue",
+        "show": "show",
+        "convert": "convert",
+        "quantize": "quantize",
+        "imatrix": "imatrix",
+        "models": "pull ls rm",
+    }.items()
+    for name in names.split()
+}
+"""Command -> the module of this package that holds it."""
+
+
+class Commands(click.Group):
+    """The commands, each imported when it is named, so that starting takes no longer for there being many."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every name, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """The command of a name. Raises `UsageError` for one that there is not."""
+        if cmd_name not in COMMANDS:
+            raise click.UsageError(f"No such command {cmd_name!r}{did_you_mean(cmd_name, COMMANDS)}", ctx)
+        command: click.Command = getattr(import_module(f"{__name__}.{COMMANDS[cmd_name]}"), cmd_name)
+        return command
+
+
+@click.command(
+    cls=Commands,
     name="ordito",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
-_SEE = (explain, compare, draw, fit, bench, perplexity, doctor, catalogue, show)
-_KEEP = (convert, quantize, imatrix, pull, ls, rm)
-for command in (run, embed, *_SEE, *_KEEP):
-    app.command()(command)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"ordito {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and stop."),
-) -> None:
+@click.version_option(__version__, message="%(prog)s %(version)s", help="Print the version and stop.")
+def app() -> None:
     """Run, look into and keep open language models, on the machine that you have.
 
     `ordito run` opens a chat with a small model, which is downloaded the first time.
@@ -58,13 +66,19 @@ def options(
 
 
 def main() -> None:
-    """The program. A user's mistake is one line on standard error and exit status 1; wrong usage is status 2."""
+    """The program. A user's mistake is one line on standard error and exit status 1; wrong usage
+    is status 2, and Ctrl-C 130."""
     warnings.showwarning = show_warning
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        app()
+        sys.exit(app.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
     except Exception as error:
         if os.environ.get("ORDITO_DEBUG"):
             raise

@@ -6,7 +6,7 @@ import csv
 import sys
 from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import find, working, write, write_json
@@ -16,17 +16,33 @@ if TYPE_CHECKING:
     from ordito.fitting.bench import Figure
 
 
+@click.command()
+@click.argument(
+    "model",
+    default=DEFAULT_MODEL,
+    metavar="[MODEL]",
+    help=f"A name, org/name[:quant][@revision], or a path.  [default: {DEFAULT_MODEL}]",
+)
+@click.option("--prompt", "-p", "prompts", default="512", help="Lengths of prompts, by commas; 0 for none.")
+@click.option("--generate", "-n", "generated", default="128", help="Lengths of answers, by commas; 0 for none.")
+@click.option("--depth", "-d", "depths", default="0", help="Tokens that were read before, by commas.")
+@click.option("--repetitions", "-r", default=5, type=click.IntRange(min=1), help="How often each is measured.")
+@click.option("--threads", "-t", type=click.IntRange(min=1), help="Threads. [default: the cores there are]")
+@click.option("--backend", help="What computes. [default: the fastest that is installed]")
+@click.option("--dtype", help="Its arithmetic: int16, int8, float32.")
+@click.option("--output", "-o", "form", default="markdown", help="markdown, json or csv.")
+@click.option("--json", is_flag=True, help="The same as --output json.")
 def bench(
-    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
-    prompts: str = typer.Option("512", "--prompt", "-p", help="Lengths of prompts, by commas; 0 for none."),
-    generated: str = typer.Option("128", "--generate", "-n", help="Lengths of answers, by commas; 0 for none."),
-    depths: str = typer.Option("0", "--depth", "-d", help="Tokens that were read before, by commas."),
-    repetitions: int = typer.Option(5, "--repetitions", "-r", min=1, help="How often each is measured."),
-    threads: int | None = typer.Option(None, "--threads", "-t", min=1, help="Threads. [default: the cores there are]"),
-    backend: str | None = typer.Option(None, "--backend", help="What computes. [default: the fastest that is installed]"),
-    dtype: str | None = typer.Option(None, "--dtype", help="Its arithmetic: int16, int8, float32."),
-    form: str = typer.Option("markdown", "--output", "-o", help="markdown, json or csv."),
-    json: bool = typer.Option(False, "--json", help="The same as --output json."),
+    model: str,
+    prompts: str,
+    generated: str,
+    depths: str,
+    repetitions: int,
+    threads: int | None,
+    backend: str | None,
+    dtype: str | None,
+    form: str,
+    json: bool,
 ) -> None:
     """Measure how many tokens a second MODEL reads (pp) and writes (tg), beside what this machine allows.
 

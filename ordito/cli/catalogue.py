@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from ordito.cli.console import write, write_json, write_table
 from ordito.units import short, size
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from ordito.comparing.published import Row
 
 
-def catalogue(
-    name: str = typer.Argument(None, metavar="[TEXT]", help="Only models with this in their name."),
-    family: str = typer.Option(None, "--family", "-f", help="Only one family: gemma, llama, qwen, ..."),
-    sort: str = typer.Option(None, "--sort", "-s", help="name, released, context, total, active, kv or layers."),
-    since: str = typer.Option(None, "--since", help="Released since a year or a month: 2024, 2024-07."),
-    kind: str = typer.Option("all", "--kind", help="open, closed or all."),
-    json: bool = typer.Option(False, "--json", help="Print a JSON list."),
-) -> None:
+@click.command()
+@click.argument("name", required=False, metavar="[TEXT]", help="Only models with this in their name.")
+@click.option("--family", "-f", help="Only one family: gemma, llama, qwen, ...")
+@click.option("--sort", "-s", help="name, released, context, total, active, kv or layers.")
+@click.option("--since", help="Released since a year or a month: 2024, 2024-07.")
+@click.option("--kind", default="all", help="open, closed or all.")
+@click.option("--json", is_flag=True, help="Print a JSON list.")
+def catalogue(name: str | None, family: str | None, sort: str | None, since: str | None, kind: str, json: bool) -> None:
     """List published models with their exact sizes, computed from their configurations; of closed ones, what is public.
 
     \b

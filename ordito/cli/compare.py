@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ordito.cli.console import known, working, write, write_json, write_table
 
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from ordito.checkpoint.outline import Outline
 
 
-def compare(
-    models: list[str] = typer.Argument(..., metavar="MODEL MODEL...", help="Names, config.json files, GGUF files or folders."),
-    only_differences: bool = typer.Option(False, "--differences", "-d", help="Leave out what is the same."),
-    weights: bool = typer.Option(True, "--weights/--no-weights", help="Compare the weights of two models of one shape."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
-) -> None:
+@click.command()
+@click.argument(
+    "models", nargs=-1, required=True, metavar="MODEL MODEL...", help="Names, config.json files, GGUF files or folders."
+)
+@click.option("--differences", "-d", "only_differences", is_flag=True, help="Leave out what is the same.")
+@click.option("--weights/--no-weights", default=True, help="Compare the weights of two models of one shape.")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def compare(models: tuple[str, ...], only_differences: bool, weights: bool, json: bool) -> None:
     """Lay models side by side; what differs is marked. Weights are compared where two models have the same shape.
 
     \b

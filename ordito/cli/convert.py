@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
+import click
 
 from ordito.cli.console import find, say, working
 from ordito.errors import OrditoError
 
 
-def convert(
-    model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
-    output: Path = typer.Argument(..., metavar="OUT", help="A file that ends in .gguf, or a folder (Hugging Face's layout)."),
-    dtype: str = typer.Option(
-        None, "--dtype", help="A file: f16 (default), f32, bf16, q8_0, q4_k_m, ...; a folder: f32, f16, bf16."
-    ),
-    force: bool = typer.Option(False, "--force", help="Write over what is there."),
-) -> None:
+@click.command()
+@click.argument("model", metavar="MODEL", help="A name, org/name[:quant][@revision], or a path.")
+@click.argument(
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="A file that ends in .gguf, or a folder (Hugging Face's layout).",
+)
+@click.option("--dtype", help="A file: f16 (default), f32, bf16, q8_0, q4_k_m, ...; a folder: f32, f16, bf16.")
+@click.option("--force", is_flag=True, help="Write over what is there.")
+def convert(model: str, output: Path, dtype: str | None, force: bool) -> None:
     """Write MODEL as GGUF, which llama.cpp reads, or as a folder, which transformers reads. PyTorch is not needed.
 
     \b

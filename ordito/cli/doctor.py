@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import typer
+import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import known, working, write, write_json
 from ordito.units import size
 
 
-def doctor(
-    model: str | None = typer.Argument(None, metavar="[MODEL]", help=f"Predict its rates too, e.g. {DEFAULT_MODEL}."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
-) -> None:
+@click.command()
+@click.argument("model", required=False, metavar="[MODEL]", help=f"Predict its rates too, e.g. {DEFAULT_MODEL}.")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def doctor(model: str | None, json: bool) -> None:
     """Show the kernels that were chosen, threads, memory and its speed, and say what is wrong with the machine.
 
     \b

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
+import click
 
 from ordito.cli.console import known, write
 
 
-def draw(
-    models: list[str] = typer.Argument(metavar="MODEL [OTHER]", help="A published model by name, or a path; one or two."),
-    output: Path = typer.Option(None, "-o", "--output", metavar="FILE", help="A picture to write: .svg or .png."),
-    theme: str = typer.Option("light", "--theme", help="light or dark."),
-    scale: float = typer.Option(2.0, "--scale", help="Pixels of a PNG for each px of the SVG."),
-) -> None:
+@click.command()
+@click.argument(
+    "models", nargs=-1, required=True, metavar="MODEL [OTHER]", help="A published model by name, or a path; one or two."
+)
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="A picture to write: .svg or .png.")
+@click.option("--theme", default="light", help="light or dark.")
+@click.option("--scale", default=2.0, help="Pixels of a PNG for each px of the SVG.")
+def draw(models: tuple[str, ...], output: Path | None, theme: str, scale: float) -> None:
     """Draw the architecture of MODEL, from its configuration alone; of two models, beside each other, what differs is marked.
 
     Without a FILE the architecture is printed as compact text. Weights are not read, and PyTorch is not needed.

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import typer
+import click
 
 from ordito.cli.console import load, piped, write_json
 from ordito.errors import OrditoError
 
 
-def embed(
-    model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[@revision], or a path: minilm, for example."),
-    texts: list[str] = typer.Argument(None, metavar="TEXT", help="What to embed; without it, lines of standard input."),
-    prompt: str = typer.Option(None, metavar="NAME", help="The task, where the model has words for it: query, document, ..."),
-    backend: str = typer.Option(None, help="What computes (native, torch); the fastest installed, if not named."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object instead of a line for each text."),
-) -> None:
+@click.command()
+@click.argument("model", metavar="MODEL", help="A name, org/name[@revision], or a path: minilm, for example.")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...", help="What to embed; without it, lines of standard input.")
+@click.option("--prompt", metavar="NAME", help="The task, where the model has words for it: query, document, ...")
+@click.option("--backend", help="What computes (native, torch); the fastest installed, if not named.")
+@click.option("--json", is_flag=True, help="Print one JSON object instead of a line for each text.")
+def embed(model: str, texts: tuple[str, ...], prompt: str | None, backend: str | None, json: bool) -> None:
     """Print the vector of each TEXT, one JSON array a line.
 
     \b
     ordito embed minilm "a loom" "un telaio"
     ordito embed minilm < sentences.txt > vectors.jsonl
     """
-    if not texts:
-        # Only newlines part texts, so that each line has its vector; str.splitlines knows eight other characters.
-        texts = [line.removesuffix("\r") for line in (piped() or "").removesuffix("\n").split("\n")]
-    if texts == [""]:
+    # Only newlines part texts, so that each line has its vector; str.splitlines knows eight other characters.
+    lines = list(texts) or [line.removesuffix("\r") for line in (piped() or "").removesuffix("\n").split("\n")]
+    if lines == [""]:
         raise OrditoError("there is nothing to embed: give texts, or lines on standard input")
-    vectors = load(model, backend)[0].embed(texts, prompt=prompt).tolist()
+    vectors = load(model, backend)[0].embed(lines, prompt=prompt).tolist()
     if json:
         write_json({"model": model, "dimensions": len(vectors[0]), "embeddings": vectors}, indent=None)
     else:

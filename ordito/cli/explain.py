@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import known, working, write, write_json, write_table
@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from ordito.checkpoint.outline import Outline
 
 
-def explain(
-    model: str = typer.Argument(
-        DEFAULT_MODEL, metavar="MODEL", help="A name, a config.json, a GGUF file, a folder, or org/name on the hub."
-    ),
-    kv: bool = typer.Option(False, "--kv", help="The cache layer by layer, and what it would be with other attention."),
-    trace: str | None = typer.Option(None, "--trace", metavar="TEXT", help="Follow the last token of TEXT, step by step."),
-    layer: int = typer.Option(None, "--layer", min=0, help="Which layer --trace shows in full. [default: the first]"),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
-) -> None:
+@click.command()
+@click.argument(
+    "model",
+    default=DEFAULT_MODEL,
+    metavar="[MODEL]",
+    help=f"A name, a config.json, a GGUF file, a folder, or org/name on the hub.  [default: {DEFAULT_MODEL}]",
+)
+@click.option("--kv", is_flag=True, help="The cache layer by layer, and what it would be with other attention.")
+@click.option("--trace", metavar="TEXT", help="Follow the last token of TEXT, step by step.")
+@click.option("--layer", type=click.IntRange(min=0), help="Which layer --trace shows in full. [default: the first]")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def explain(model: str, kv: bool, trace: str | None, layer: int | None, json: bool) -> None:
     """Say what MODEL is and what it costs: every parameter and byte, FLOPs, cache. Weights are not read.
 
     Of a model on the hub only the headers are fetched; published models are known by name without any file. A trace shows

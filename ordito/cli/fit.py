@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import known, working, write, write_json, write_table
@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     from ordito.fitting import Fit
 
 
+@click.command()
+@click.argument(
+    "model",
+    default=DEFAULT_MODEL,
+    metavar="[MODEL]",
+    help=f"A name, a config.json, a GGUF file, a folder, or org/name.  [default: {DEFAULT_MODEL}]",
+)
+@click.option("--context", "-c", type=int, help="Tokens of each sequence. [default: 4096, or all it has]")
+@click.option("--batch", "-b", default=1, help="Sequences at once.")
+@click.option("--quant", "-q", help="As if stored so: Q4_K_M, Q8_0, BF16, ...")
+@click.option("--memory", type=float, help="GB of another machine, instead of what is free here.")
+@click.option("--bandwidth", type=float, help="GB/s of another machine, instead of what is measured.")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
 def fit(
-    model: str = typer.Argument(
-        DEFAULT_MODEL, metavar="MODEL", help="A name, a config.json, a GGUF file, a folder, or org/name."
-    ),
-    context: int | None = typer.Option(None, "--context", "-c", help="Tokens of each sequence. [default: 4096, or all it has]"),
-    batch: int = typer.Option(1, "--batch", "-b", help="Sequences at once."),
-    quant: str | None = typer.Option(None, "--quant", "-q", help="As if stored so: Q4_K_M, Q8_0, BF16, ..."),
-    memory: float | None = typer.Option(None, "--memory", help="GB of another machine, instead of what is free here."),
-    bandwidth: float | None = typer.Option(None, "--bandwidth", help="GB/s of another machine, instead of what is measured."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    model: str, context: int | None, batch: int, quant: str | None, memory: float | None, bandwidth: float | None, json: bool
 ) -> None:
     """Say whether MODEL fits into memory, up to which context, and how fast it will run. Nothing is downloaded but headers.
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
+import click
 
 from ordito.cli.console import load, say, working
 from ordito.cli.convert import refuse_what_is_there
 
 
-def imatrix(
-    model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
-    file: Path = typer.Option(..., "--file", "-f", help="A text of the kind that the model is for."),
-    output: Path = typer.Option(..., "--output", "-o", metavar="OUT.gguf", help="Where it goes."),
-    context: int = typer.Option(512, "--context", "-c", min=16, help="Tokens of a window."),
-    windows: int | None = typer.Option(None, "--windows", "-n", min=1, help="How many windows of the text. [default: all]"),
-    force: bool = typer.Option(False, "--force", help="Write over what is there."),
-) -> None:
+@click.command()
+@click.argument("model", metavar="MODEL", help="A name, org/name[:quant][@revision], or a path.")
+@click.option("--file", "-f", required=True, type=click.Path(path_type=Path), help="A text of the kind that the model is for.")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), metavar="OUT.gguf", help="Where it goes.")
+@click.option("--context", "-c", default=512, type=click.IntRange(min=16), help="Tokens of a window.")
+@click.option("--windows", "-n", type=click.IntRange(min=1), help="How many windows of the text. [default: all]")
+@click.option("--force", is_flag=True, help="Write over what is there.")
+def imatrix(model: str, file: Path, output: Path, context: int, windows: int | None, force: bool) -> None:
     """Read a text with MODEL and write the importance matrix that `ordito quantize` and llama-quantize take.
 
     \b

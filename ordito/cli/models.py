@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import say, write, write_json
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from ordito.checkpoint.store import LocalModel
 
 
-def pull(
-    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL", help="A name, or org/name[:quant][@revision]."),
-    force: bool = typer.Option(False, "--force", help="Download and verify again, even if it is there."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
-) -> None:
+@click.command()
+@click.argument(
+    "model",
+    default=DEFAULT_MODEL,
+    metavar="[MODEL]",
+    help=f"A name, or org/name[:quant][@revision].  [default: {DEFAULT_MODEL}]",
+)
+@click.option("--force", is_flag=True, help="Download and verify again, even if it is there.")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def pull(model: str, force: bool, json: bool) -> None:
     """Download MODEL, verify it, and keep it.
 
     An interrupted download goes on, or starts clean, when it is called again.
@@ -40,7 +45,9 @@ def pull(
         write(f"{local.name}  {size(local.size)}  {local.path}\n")
 
 
-def ls(json: bool = typer.Option(False, "--json", help="Print a JSON list.")) -> None:
+@click.command()
+@click.option("--json", is_flag=True, help="Print a JSON list.")
+def ls(json: bool) -> None:
     """List the models on this machine.
 
     Those pulled by name, and those that are in the Hugging Face cache.
@@ -58,15 +65,15 @@ def ls(json: bool = typer.Option(False, "--json", help="Print a JSON list.")) ->
             write(f"{local.name:{width}}  {size(local.size):>9}  {local.source:7}  {local.path}\n")
 
 
-def rm(
-    models: list[str] = typer.Argument(..., metavar="MODEL", help="Names, as `ordito ls` shows them."),
-    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
-) -> None:
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", help="Names, as `ordito ls` shows them.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def rm(models: tuple[str, ...], yes: bool) -> None:
     """Delete pulled models. Files that you gave by path are never touched."""
     from ordito.checkpoint import store
 
     for model in models:
-        if not yes and sys.stdin.isatty() and not typer.confirm(f"delete {model}?", err=True):
+        if not yes and sys.stdin.isatty() and not click.confirm(f"delete {model}?", err=True):
             continue
         freed = store.remove(model)
         write(f"{model} is deleted: {size(freed)} are free\n")

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
+import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import load, working, write, write_json
 
 
+@click.command()
+@click.argument("model", default=DEFAULT_MODEL, metavar="[MODEL]", help=f"A name, or a path.  [default: {DEFAULT_MODEL}]")
+@click.option("--file", "-f", required=True, type=click.Path(path_type=Path), help="The text.")
+@click.option("--context", "-c", default=512, help="Tokens of a window.")
+@click.option("--windows", "-n", type=click.IntRange(min=1), help="How many windows of the text. [default: all]")
+@click.option("--reference", help="Also the KL divergence from this model, read in fp32.")
+@click.option("--backend", help="What computes. [default: the fastest that is installed]")
+@click.option("--dtype", help="Its arithmetic: int16, int8, float32.")
+@click.option("--quantize", help="Round the weights first: q8_0, q4_k_m, ...")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
 def perplexity(
-    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL"),
-    file: Path = typer.Option(..., "--file", "-f", help="The text."),
-    context: int = typer.Option(512, "--context", "-c", help="Tokens of a window."),
-    windows: int | None = typer.Option(None, "--windows", "-n", min=1, help="How many windows of the text. [default: all]"),
-    reference: str | None = typer.Option(None, "--reference", help="Also the KL divergence from this model, read in fp32."),
-    backend: str | None = typer.Option(None, "--backend", help="What computes. [default: the fastest that is installed]"),
-    dtype: str | None = typer.Option(None, "--dtype", help="Its arithmetic: int16, int8, float32."),
-    quantize: str | None = typer.Option(None, "--quantize", help="Round the weights first: q8_0, q4_k_m, ..."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    model: str,
+    file: Path,
+    context: int,
+    windows: int | None,
+    reference: str | None,
+    backend: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    json: bool,
 ) -> None:
     """Measure the perplexity of MODEL on a text: e to the mean of -ln p(token), over the second half of each window.
 

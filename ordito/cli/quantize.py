@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
+import click
 
 from ordito.cli.console import find, say, working
 from ordito.cli.convert import refuse_what_is_there
 from ordito.units import size
 
 
-def quantize(
-    model: str = typer.Argument(..., metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
-    output: Path = typer.Argument(..., metavar="OUT.gguf"),
-    quantization: str = typer.Argument("q4_k_m", metavar="[TYPE]", help="q8_0, q6_k, q5_k_m, q4_k_m, q4_0, iq4_xs, q2_k, ..."),
-    importance: Path | None = typer.Option(
-        None, "--imatrix", help="What matters, as ordito imatrix or llama-imatrix wrote it."
-    ),
-    force: bool = typer.Option(False, "--force", help="Write over what is there."),
-) -> None:
+@click.command()
+@click.argument("model", metavar="MODEL", help="A name, org/name[:quant][@revision], or a path.")
+@click.argument("output", type=click.Path(path_type=Path), metavar="OUT.gguf")
+@click.argument(
+    "quantization",
+    default="q4_k_m",
+    metavar="[TYPE]",
+    help="q8_0, q6_k, q5_k_m, q4_k_m, q4_0, iq4_xs, q2_k, ...  [default: q4_k_m]",
+)
+@click.option(
+    "--imatrix",
+    "importance",
+    type=click.Path(path_type=Path),
+    help="What matters, as ordito imatrix or llama-imatrix wrote it.",
+)
+@click.option("--force", is_flag=True, help="Write over what is there.")
+def quantize(model: str, output: Path, quantization: str, importance: Path | None, force: bool) -> None:
     """Write MODEL as GGUF with its matrices in fewer bits, in the mixes of encodings that llama.cpp's names stand for.
 
     \b

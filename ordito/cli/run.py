@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import load, piped, say, write, write_json
@@ -20,30 +20,55 @@ if TYPE_CHECKING:
     from ordito.model import Model
 
 
+@click.command()
+@click.argument(
+    "model",
+    default=DEFAULT_MODEL,
+    metavar="[MODEL]",
+    help=f"A name, org/name[:quant][@revision], or a path.  [default: {DEFAULT_MODEL}]",
+)
+@click.argument("prompt", required=False, metavar="[PROMPT]", help="What to ask; without it, a chat opens.")
+@click.option("--system", metavar="TEXT", help="What the model is told first.")
+@click.option("--max-tokens", type=int, help=f"Longest answer, in tokens.  [{DEFAULTS['max_tokens']}]")
+@click.option("--temperature", type=float, help=f"0 always takes the most probable token.  [{DEFAULTS['temperature']}]")
+@click.option("--top-k", type=int, help=f"Choose among the k most probable tokens; 0: all.  [{DEFAULTS['top_k']}]")
+@click.option("--top-p", type=float, help=f"Choose among tokens that reach this probability.  [{DEFAULTS['top_p']}]")
+@click.option("--min-p", type=float, help=f"Least probability, as a share of the best token's.  [{DEFAULTS['min_p']}]")
+@click.option("--repetition-penalty", type=float, help="Above 1: repeat less.  [1.0]")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given again.")
+@click.option("--seed", type=int, help="The same seed gives the same answer.")
+@click.option(
+    "--chat/--raw",
+    default=None,
+    help="Answer as a conversation, or continue the text; default: chat if the model has a template.",
+)
+@click.option("--think/--no-think", default=None, help="Think before answering, where the model's template asks.")
+@click.option("--adapter", metavar="PATH", help="A LoRA adapter (folder or org/name) to run MODEL with.")
+@click.option("--format", metavar="NAME", help="The format of conversations where the files show none: alpaca, ...")
+@click.option("--backend", metavar="NAME", help="What computes (native, torch); the fastest installed, if not named.")
+@click.option("--quantize", metavar="TYPE", help="Round the weights when they are loaded: q8_0, q4_k_m, ...")
+@click.option("--verbose", is_flag=True, help="Print load time and rates to standard error.")
+@click.option("--json", is_flag=True, help="Print one JSON object instead of text.")
 def run(
-    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
-    prompt: str = typer.Argument(None, metavar="PROMPT", help="What to ask; without it, a chat opens."),
-    system: str = typer.Option(None, metavar="TEXT", help="What the model is told first."),
-    max_tokens: int = typer.Option(None, help=f"Longest answer, in tokens.  [{DEFAULTS['max_tokens']}]"),
-    temperature: float = typer.Option(None, help=f"0 always takes the most probable token.  [{DEFAULTS['temperature']}]"),
-    top_k: int = typer.Option(None, help=f"Choose among the k most probable tokens; 0: all.  [{DEFAULTS['top_k']}]"),
-    top_p: float = typer.Option(None, help=f"Choose among tokens that reach this probability.  [{DEFAULTS['top_p']}]"),
-    min_p: float = typer.Option(None, help=f"Least probability, as a share of the best token's.  [{DEFAULTS['min_p']}]"),
-    repetition_penalty: float = typer.Option(None, help="Above 1: repeat less.  [1.0]"),
-    stop: list[str] = typer.Option(None, metavar="TEXT", help="End the answer before this text; may be given again."),
-    seed: int = typer.Option(None, help="The same seed gives the same answer."),
-    chat: bool = typer.Option(
-        None, "--chat/--raw", help="Answer as a conversation, or continue the text; default: chat if the model has a template."
-    ),
-    think: bool = typer.Option(None, "--think/--no-think", help="Think before answering, where the model's template asks."),
-    adapter: str = typer.Option(None, metavar="PATH", help="A LoRA adapter (folder or org/name) to run MODEL with."),
-    format: str = typer.Option(None, metavar="NAME", help="The format of conversations where the files show none: alpaca, ..."),
-    backend: str = typer.Option(
-        None, metavar="NAME", help="What computes (native, torch); the fastest installed, if not named."
-    ),
-    quantize: str = typer.Option(None, metavar="TYPE", help="Round the weights when they are loaded: q8_0, q4_k_m, ..."),
-    verbose: bool = typer.Option(False, "--verbose", help="Print load time and rates to standard error."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object instead of text."),
+    model: str,
+    prompt: str | None,
+    system: str | None,
+    max_tokens: int | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
+    stop: tuple[str, ...],
+    seed: int | None,
+    chat: bool | None,
+    think: bool | None,
+    adapter: str | None,
+    format: str | None,
+    backend: str | None,
+    quantize: str | None,
+    verbose: bool,
+    json: bool,
 ) -> None:
     """Talk to MODEL, or ask it one thing.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import find, write, write_json
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from ordito.text.tokenizer import Tokenizer
 
 
-def show(
-    model: str = typer.Argument(DEFAULT_MODEL, metavar="MODEL", help="A name, org/name[:quant][@revision], or a path."),
-    template: bool = typer.Option(False, "--template", help="Print the chat template, and nothing else."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
-) -> None:
+@click.command()
+@click.argument(
+    "model",
+    default=DEFAULT_MODEL,
+    metavar="[MODEL]",
+    help=f"A name, org/name[:quant][@revision], or a path.  [default: {DEFAULT_MODEL}]",
+)
+@click.option("--template", is_flag=True, help="Print the chat template, and nothing else.")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def show(model: str, template: bool, json: bool) -> None:
     """Say what MODEL is, without loading it.
 
     Architecture, sizes, context, quantization, chat template, licence. Weights are not read, and PyTorch is not needed;

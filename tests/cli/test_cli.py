@@ -220,7 +220,7 @@ def test_models_are_listed_pulled_and_deleted(cli, monkeypatch):
         (["rm", "./absent.gguf"], 1, "delete the file yourself"),
         (["show", "weights.bin"], 1, "weights.bin"),
         (["embed", "FOLDER"], 1, "nothing to embed"),
-        (["rnu"], 2, "Did you mean 'run'"),
+        (["rnu"], 2, "did you mean"),
         (["run", "--temprature", "1"], 2, "--temperature"),
         (["run", "--seed", "x"], 2, "--seed"),
     ],
@@ -276,7 +276,7 @@ def test_ctrl_c_ends_a_command_with_130(cli, folder, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ordito.model.Model.stream", interrupt)
-    assert cli("run", folder, "the", status=130).err == ""
+    assert cli("run", folder, "the", status=130).err.strip() == ""
 
 
 def test_a_reader_that_leaves_is_no_error(folder, process):
