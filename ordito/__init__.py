@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ordito.drawing import draw
     from ordito.fitting import fit
     from ordito.lens import trace
-    from ordito.model import Conversation, Model, load, save
+    from ordito.model import Conversation, Model, load
+    from ordito.saving import save
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ _HOMES = {
     "fit": "ordito.fitting",
     "load": "ordito.model",
     "outline": "ordito.checkpoint.outline",
-    "save": "ordito.model",
+    "save": "ordito.saving",
     "trace": "ordito.lens",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""

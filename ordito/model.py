@@ -7,17 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ordito.checkpoint import store
-from ordito.checkpoint.adapted import adapted
-from ordito.checkpoint.adapter import Adapter, open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from ordito.checkpoint.convert import Weights, to_gguf
-from ordito.checkpoint.export import DTYPES, write_folder, write_json
-from ordito.checkpoint.importance import Importance, read_importance
 from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.checkpoint.rounded import already_rounded, rounded
 from ordito.checkpoint.stored import shown
@@ -30,8 +25,10 @@ from ordito.families import family_of
 from ordito.runtime import Floats, Runtime, Session
 from ordito.spec import Spec
 from ordito.text.chat import ChatTemplate, thinking_options
-from ordito.text.to_gguf import metadata_of
 from ordito.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ordito.checkpoint.adapter import Adapter
 
 MAX_TOKENS = 512
 """Length of an answer where the caller sets none."""
@@ -236,13 +233,18 @@ def load(
     Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one sentence
     that says what to do.
     """
+    # What adapters need is imported where there is one: most models start without, and sooner.
     path = store.locate(str(name), progress=progress).path
-    chosen = open_adapter(store.locate(str(adapter), progress=progress).path) if adapter is not None else None
-    if chosen is None and store.is_adapter(_names_in(path)):
-        chosen = open_adapter(path)
-        path = _base(chosen, progress)
+    chosen = None
+    if adapter is not None or store.is_adapter(_names_in(path)):
+        from ordito.checkpoint.adapter import open_adapter
+
+        chosen = open_adapter(path if adapter is None else store.locate(str(adapter), progress=progress).path)
+        path = _base(chosen, progress) if adapter is None else path
     checkpoint = open_checkpoint(path)
     if chosen is not None and merge:
+        from ordito.checkpoint.adapted import adapted
+
         checkpoint = adapted(checkpoint, chosen)
     if quantize is not None:
         checkpoint = _rounded(checkpoint, quantize)
@@ -304,63 +306,3 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             stacklevel=2,
         )
     return tokenizer
-
-
-def save(
-    model: Model, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
-) -> Path:
-    """Write `model` to a folder in the Hugging Face layout, or, if `path` ends in .gguf, to one GGUF file.
-
-    transformers loads the folder, llama.cpp the file. `dtype` is that of a folder's weights (f32 by default, f16, bf16) or of
-    a file's matrices (f16 by default, f32, bf16, or a quantization: q8_0, q4_k_m, ...); an `importance` matrix, or its file,
-    says which errors of rounding matter. Raises `ConfigError` if the format cannot express the spec, `TokenizerError` if it
-    cannot express the tokenizer, `OrditoError` if nothing can be written there.
-    """
-    return write(Path(path), model.checkpoint, model.runtime.weights(), model.tokenizer, dtype=dtype, importance=importance)
-
-
-def convert(
-    checkpoint: Checkpoint, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
-) -> Path:
-    """The same of a checkpoint that is not loaded: its tensors are read one by one, and nothing is computed."""
-    tokenizer = load_tokenizer(checkpoint)
-    return write(Path(path), checkpoint, Weights(checkpoint), tokenizer, dtype=dtype, importance=importance)
-
-
-def write(
-    path: Path,
-    checkpoint: Checkpoint,
-    weights: Mapping[str, Floats],
-    tokenizer: Tokenizer,
-    *,
-    dtype: str | None = None,
-    importance: Importance | str | Path | None = None,
-) -> Path:
-    """Weights of a checkpoint's spec, with all that belongs to them, as `save` says."""
-    spec = checkpoint.spec
-    if isinstance(importance, (str, Path)):
-        importance = read_importance(Path(importance))
-    if path.suffix == ".gguf":
-        copied = checkpoint.format == "gguf"
-        keys = checkpoint.metadata if copied else metadata_of(tokenizer, spec.vocab_size)
-        to_gguf(path, spec, weights, keys, name=path.stem, dtype=dtype or "f16", importance=importance)
-        return path
-    dtype = (dtype or "f32").lower()
-    if dtype not in DTYPES or importance is not None:
-        got = "an importance matrix" if importance is not None else repr(dtype)
-        raise OrditoError(f"{path}: a folder holds its weights as {', '.join(DTYPES)}, got {got}: name a .gguf file for that")
-    return _write_folder(path, checkpoint, weights, tokenizer, dtype)
-
-
-def _write_folder(
-    folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer, dtype: str
-) -> Path:
-    named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    ids = {key: id for key, id in named.items() if id is not None}
-    write_folder(folder, checkpoint.spec, weights, extra=ids, dtype=dtype)
-    tokenizer.to_folder(folder)
-    if checkpoint.spec.generates:
-        found = end_ids(checkpoint, tokenizer)
-        ends = {"eos_token_id": sorted(found)} if found else {}
-        write_json(folder / "generation_config.json", ids | checkpoint.generation | ends)
-    return folder

@@ -1,7 +1,7 @@
 """Spec -> exact numbers, without weights: parameters, active parameters, bytes, cache and FLOPs."""
 
 from ordito.accounting.account import Account, Parameters, account
-from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, cached_numbers, span, variants
+from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, cached_numbers, variants
 from ordito.accounting.flops import Flops, Work
 from ordito.accounting.parameters import Count, Tensor, count, tensors
 from ordito.accounting.table import Table
@@ -24,7 +24,6 @@ __all__ = [
     "cache_of",
     "cached_numbers",
     "count",
-    "span",
     "tensors",
     "tree_of",
     "variants",

@@ -87,7 +87,7 @@ def cache_of(spec: Spec) -> Cache:
 
 def layer(path: str, block: Attention | LatentAttention) -> Layer:
     """What one attention keeps."""
-    return Layer(path=path, kind=kind(block), numbers=cached_numbers(block), span=span(block))
+    return Layer(path=path, kind=kind(block), numbers=cached_numbers(block), span=block.span)
 
 
 def kind(block: Attention | LatentAttention) -> Kind:
@@ -99,11 +99,6 @@ def kind(block: Attention | LatentAttention) -> Kind:
     if block.window:
         return "window"
     return "chunk" if block.chunk else "blocks" if block.block_sparse else "full"
-
-
-def span(block: Attention | LatentAttention) -> int | None:
-    """How many tokens a layer looks back on at most, its own included, or None if there is no such bound."""
-    return None if isinstance(block, LatentAttention) else block.window or block.chunk
 
 
 def cached_numbers(block: Attention | LatentAttention) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from ordito.accounting.cache import cached_numbers, span
+from ordito.accounting.cache import cached_numbers
 from ordito.spec import Block, MixtureOfExperts, Spec
 from ordito.spec.node import Shape
 
@@ -60,7 +60,7 @@ def count(spec: Spec) -> Count:
     every = list(tensors(spec))
     own = [tensor for tensor in every if not tensor.ahead]
     cached = [(cached_numbers(block), block) for _, block in spec.attentions] if spec.generates else []
-    growing = [n for n, block in cached if (reach := span(block)) is None or reach >= spec.context]
+    growing = [n for n, block in cached if (reach := block.span) is None or reach >= spec.context]
     return Count(
         parameters=sum(tensor.parameters for tensor in own),
         active_parameters=sum(tensor.active for tensor in own),

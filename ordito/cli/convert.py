@@ -28,7 +28,7 @@ def convert(model: str, output: Path, dtype: str | None, force: bool) -> None:
     ordito convert gemma3-270m ./gemma3-270m-hf
     """
     from ordito.checkpoint.checkpoint import open_checkpoint
-    from ordito.model import convert as written
+    from ordito.saving import convert as written
 
     refuse_what_is_there(output, force)
     local = find(model)

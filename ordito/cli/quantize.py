@@ -39,7 +39,7 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
     from ordito.checkpoint.mixes import mix_named
     from ordito.checkpoint.rounded import already_rounded
     from ordito.errors import OrditoError
-    from ordito.model import convert
+    from ordito.saving import convert
 
     if output.suffix != ".gguf":
         raise OrditoError(f"{output}: expected a name that ends in .gguf")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from ordito.checkpoint.adapter import Adapter
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import MissingDependencyError, OrditoError, did_you_mean
 from ordito.runtime import Runtime
+
+if TYPE_CHECKING:
+    from ordito.checkpoint.adapter import Adapter
 
 
 @dataclass(frozen=True)

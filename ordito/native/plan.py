@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ordito import _core
-from ordito.accounting import span
 from ordito.errors import OrditoError
 from ordito.native.weights import Weights
 from ordito.runtime import Floats
@@ -349,7 +348,7 @@ class _Lowering:
 
     def slot_of(self, b: Attention, path: str) -> int:
         return self.model.slot(
-            path, Slot(b.n_kv_heads, b.head_dim, b.head_dim, span=(span(b) or 0) if b.causal else 0, of_source=b.cross)
+            path, Slot(b.n_kv_heads, b.head_dim, b.head_dim, span=(b.span or 0) if b.causal else 0, of_source=b.cross)
         )
 
     def keep_source(self, path: str, b: Attention, source: Place) -> None:

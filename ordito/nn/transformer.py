@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ordito import spec
-from ordito.accounting import span
 from ordito.errors import ContextError, SpecError
 from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.cache import Cache
@@ -196,7 +195,7 @@ class Transformer(Tree):
         sequences without padding.
         """
         shapes = [attention.cache_shapes for attention in self.attentions]
-        spans = [] if piece is None else [span(attention.block) for attention in self.attentions]
+        spans = [] if piece is None else [attention.block.span for attention in self.attentions]
         weight = next(self.parameters())
         return Cache(shapes, batch, capacity, weight.dtype, weight.device, spans, piece or 1)
 

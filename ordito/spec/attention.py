@@ -120,6 +120,11 @@ class Attention(SameWidth):
         if self.cross and (self.causal or self.window or self.chunk or self.rope or self.block_sparse):
             raise SpecError(f"{self.name}: cross-attention sees the whole source, so it takes no mask and no rope")
 
+    @property
+    def span(self) -> int | None:
+        """How many tokens a query looks back on at most, its own included, or None if there is no such bound."""
+        return self.window or self.chunk
+
     def tensors(self) -> Iterator[tuple[str, Shape]]:
         """q (N*H, D), k and v (G*H, D), o (D, N*H), biases, norms, sinks (N,), relative bias (buckets, N)."""
         heads, groups = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
@@ -155,6 +160,10 @@ class LatentAttention(SameWidth):
     scale: float
     norm_eps: float = 1e-6
     bias: bool = False
+
+    @property
+    def span(self) -> None:
+        """There is no bound to how far a query looks back."""
 
     @property
     def q_dim(self) -> int:

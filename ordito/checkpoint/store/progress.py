@@ -5,7 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 POLL_SECONDS = 0.1
 
@@ -46,11 +50,15 @@ class RichProgress:
     """A bar on stderr with speed and time left; away from a terminal one line per model and nothing else."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True, highlight=False)
         self.bar: Any = None
         self.task: Any = None
+
+    @cached_property
+    def console(self) -> Console:
+        """Standard error, once there is something to say."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
 
     def start(self, label: str, total: int | None) -> None:
         """Draw the bar, or print the one line."""

@@ -1,0 +1,76 @@
+"""A model written to files: what `ordito.save` and `ordito convert` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ordito.checkpoint.checkpoint import Checkpoint
+from ordito.checkpoint.convert import Weights, to_gguf
+from ordito.checkpoint.export import DTYPES, write_folder, write_json
+from ordito.checkpoint.importance import Importance, read_importance
+from ordito.errors import OrditoError
+from ordito.model import Model, end_ids, load_tokenizer
+from ordito.runtime import Floats
+from ordito.text.to_gguf import metadata_of
+from ordito.text.tokenizer import Tokenizer
+
+
+def save(
+    model: Model, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
+) -> Path:
+    """Write `model` to a folder in the Hugging Face layout, or, if `path` ends in .gguf, to one GGUF file.
+
+    transformers loads the folder, llama.cpp the file. `dtype` is that of a folder's weights (f32 by default, f16, bf16) or of
+    a file's matrices (f16 by default, f32, bf16, or a quantization: q8_0, q4_k_m, ...); an `importance` matrix, or its file,
+    says which errors of rounding matter. Raises `ConfigError` if the format cannot express the spec, `TokenizerError` if it
+    cannot express the tokenizer, `OrditoError` if nothing can be written there.
+    """
+    return write(Path(path), model.checkpoint, model.runtime.weights(), model.tokenizer, dtype=dtype, importance=importance)
+
+
+def convert(
+    checkpoint: Checkpoint, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
+) -> Path:
+    """The same of a checkpoint that is not loaded: its tensors are read one by one, and nothing is computed."""
+    tokenizer = load_tokenizer(checkpoint)
+    return write(Path(path), checkpoint, Weights(checkpoint), tokenizer, dtype=dtype, importance=importance)
+
+
+def write(
+    path: Path,
+    checkpoint: Checkpoint,
+    weights: Mapping[str, Floats],
+    tokenizer: Tokenizer,
+    *,
+    dtype: str | None = None,
+    importance: Importance | str | Path | None = None,
+) -> Path:
+    """Weights of a checkpoint's spec, with all that belongs to them, as `save` says."""
+    spec = checkpoint.spec
+    if isinstance(importance, (str, Path)):
+        importance = read_importance(Path(importance))
+    if path.suffix == ".gguf":
+        copied = checkpoint.format == "gguf"
+        keys = checkpoint.metadata if copied else metadata_of(tokenizer, spec.vocab_size)
+        to_gguf(path, spec, weights, keys, name=path.stem, dtype=dtype or "f16", importance=importance)
+        return path
+    dtype = (dtype or "f32").lower()
+    if dtype not in DTYPES or importance is not None:
+        got = "an importance matrix" if importance is not None else repr(dtype)
+        raise OrditoError(f"{path}: a folder holds its weights as {', '.join(DTYPES)}, got {got}: name a .gguf file for that")
+    return _write_folder(path, checkpoint, weights, tokenizer, dtype)
+
+
+def _write_folder(
+    folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer, dtype: str
+) -> Path:
+    named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ids = {key: id for key, id in named.items() if id is not None}
+    write_folder(folder, checkpoint.spec, weights, extra=ids, dtype=dtype)
+    tokenizer.to_folder(folder)
+    if checkpoint.spec.generates:
+        found = end_ids(checkpoint, tokenizer)
+        ends = {"eos_token_id": sorted(found)} if found else {}
+        write_json(folder / "generation_config.json", ids | checkpoint.generation | ends)
+    return folder
