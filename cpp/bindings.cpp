@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "bindings.hpp"
+#include "loader.hpp"
 #include "plan.hpp"
 
 namespace nb = nanobind;
@@ -107,10 +108,20 @@ class Spare {
 
 // A machine, and whose turn it is.
 struct Turns {
-    Turns(const Kernels& kernels, int threads, Arithmetic arithmetic) : machine(kernels, threads, arithmetic) {}
+    Turns(const Kernels& kernels, int threads, Arithmetic arithmetic) : machine(kernels, threads, arithmetic), loader(machine.pool(), mutex) {}
     Machine machine;
     std::mutex mutex;
     Spare spare;
+    Loader<std::pair<nb::object, Bytes>> loader;  // keeps matrices and the bytes that they are packed of
+
+    // Waits until all weights are there.
+    void ready() {
+        {
+            nb::gil_scoped_release released;
+            loader.finish();
+        }
+        loader.forget();
+    }
 };
 
 // A result in Python's hands.
@@ -139,6 +150,7 @@ nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, cons
             batch.rotations.back().push_back({Vector(frequencies.data(), frequencies.data() + frequencies.size()), magnitude});
     }
     batch.factors = vectors_of(factors);
+    turns->ready();
     auto given_away = std::make_unique<GivenAway>();
     Machine::Result found;
     {
@@ -242,26 +254,30 @@ NB_MODULE(_core, module) {
         .def("room", [](Turns& t, const std::string& format, std::int64_t rows, std::int64_t columns) {
             if (rows < 0 || columns < 0 || rows >= std::int64_t{1} << 40 || columns >= std::int64_t{1} << 20)
                 throw std::invalid_argument("got a matrix of " + std::to_string(rows) + " x " + std::to_string(columns));
-            const std::lock_guard<std::mutex> turn(t.mutex);
             return room(format_of(format), rows, columns, t.machine.arena());
         })
-        .def("fill", [](Turns& t, Packed& packed, std::int64_t first, Bytes bytes) {
+        .def("fill", [](Turns& t, nb::object matrix, Bytes bytes, bool mapped) {
+            Packed& packed = nb::cast<Packed&>(matrix);
             const Layout& form = layout(packed.format);
             const std::size_t row = static_cast<std::size_t>(packed.columns / form.block) * form.block_bytes;
             const std::int64_t count = row ? static_cast<std::int64_t>(bytes.size() / row) : 0;
-            if (first < 0 || first % kRows || first + count > packed.rows || count * row != bytes.size())
-                throw std::invalid_argument("got " + std::to_string(bytes.size()) + " bytes from row " + std::to_string(first) + " on for " +
-                                            std::to_string(packed.rows) + " x " + std::to_string(packed.columns) + " numbers in " + form.name);
+            if (count != packed.rows || count * row != bytes.size())
+                throw std::invalid_argument("got " + std::to_string(bytes.size()) + " bytes for " + std::to_string(packed.rows) + " x " +
+                                            std::to_string(packed.columns) + " numbers in " + form.name);
+            t.loader.forget();
+            std::pair<nb::object, Bytes> kept(matrix, bytes);
             nb::gil_scoped_release released;
-            const std::lock_guard<std::mutex> turn(t.mutex);
-            fill(packed, first, count, bytes.data(), t.machine.pool());
-        })
+            t.loader.add({&packed, count, bytes.data(), bytes.size(), mapped, std::move(kept)});
+        }, "packed"_a, "bytes"_a, "mapped"_a)
+        .def("ready", &Turns::ready)
         .def("peak", [](Turns& t) {
+            t.ready();
             nb::gil_scoped_release released;
             const std::lock_guard<std::mutex> turn(t.mutex);
             return t.machine.peak();
         })
         .def("bandwidth", [](Turns& t) {
+            t.ready();
             nb::gil_scoped_release released;
             const std::lock_guard<std::mutex> turn(t.mutex);
             return t.machine.bandwidth();

@@ -10,6 +10,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace ordito {
@@ -311,6 +312,14 @@ void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uin
         const std::int64_t present = std::min<std::int64_t>(kRows, count - panel * kRows);
         pack(from, present, columns, to);
     });
+}
+
+void let_go(const std::uint8_t* bytes, std::size_t count) {
+#ifdef MADV_DONTNEED
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), address = reinterpret_cast<std::uintptr_t>(bytes);
+    const std::uintptr_t from = (address + page - 1) / page * page, to = (address + count) / page * page;
+    if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+#endif
 }
 
 void unpack_row(const Packed& packed, std::int64_t row, float* out) {

@@ -1,5 +1,5 @@
 """`python -m ordito`."""
 
-from ordito.cli import main
+from ordito.cli import program
 
-main()
+program()

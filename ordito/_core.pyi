@@ -48,11 +48,15 @@ class Machine:
     def room(self, format: str, rows: int, columns: int) -> Packed:
         """A matrix that is still to be filled. Raises `ValueError` for rows that are no whole number of blocks."""
 
-    def fill(self, packed: Packed, first: int, bytes: NDArray[np.uint8]) -> None:
-        """Rows of a matrix from the bytes of a file, from row `first` on, a multiple of 16.
+    def fill(self, packed: Packed, bytes: NDArray[np.uint8], mapped: bool) -> None:
+        """A matrix from the bytes that a file has of it: it is packed while this returns, and there after `ready`.
 
-        Raises `ValueError` for bytes that are no whole rows, or rows that are not there.
+        Bytes that are `mapped` from a file are given back to the system then. Raises `ValueError` where they are not as many
+        as the matrix needs.
         """
+
+    def ready(self) -> None:
+        """Wait until every matrix is packed; whatever computes does so by itself."""
 
     def peak(self) -> float:
         """Multiplications with additions that all threads do in a second, in the machine's arithmetic, measured now."""

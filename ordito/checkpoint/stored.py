@@ -162,13 +162,12 @@ class StoredTensor:
         return self.data.view(dtype).reshape(self.shape)
 
 
-def let_go(array: NDArray[Any]) -> None:
-    """If an array is a view of a mapped file, give the memory back that the file takes: it is read again when asked for."""
+def is_mapped(array: NDArray[Any]) -> bool:
+    """Whether an array is a view of a mapped file."""
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", getattr(base, "obj", None))
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    return base is not None
 
 
 def map_file(path: Path) -> mmap.mmap:

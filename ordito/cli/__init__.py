@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -63,6 +64,20 @@ def app() -> None:
 
     `ordito run` opens a chat with a small model, which is downloaded the first time.
     """
+
+
+def program() -> None:
+    """`main`, in a process that is there for nothing else.
+
+    A vocabulary is a hundred thousand objects that stay: to look through them for garbage, while it is read and once more at
+    the end, is a tenth of the way to the first token. numpy's own threads would spin on the cores that load the weights.
+    """
+    gc.set_threshold(100_000)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        main()
+    finally:
+        gc.freeze()
 
 
 def main() -> None:

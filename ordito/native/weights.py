@@ -15,7 +15,7 @@ from ordito import _core
 from ordito.checkpoint.assemble import ours_from
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.rounded import Rounded
-from ordito.checkpoint.stored import ENCODINGS, Stored, StoredTensor, let_go
+from ordito.checkpoint.stored import ENCODINGS, Stored, StoredTensor, is_mapped
 from ordito.families.naming import Binding, Both, Interleaved, Permuted, Transform
 from ordito.runtime import Floats
 
@@ -41,16 +41,12 @@ KERNELS = frozenset(
 )
 """Encodings that there are kernels for; others are decoded to fp16 when a model is loaded."""
 
-AT_ONCE = 8 << 20
-"""Bytes of a file that may be in memory beside what was packed of them."""
-
 
 class Weights:
     """Reads a checkpoint's tensors by their canonical names."""
 
     def __init__(self, checkpoint: Checkpoint, machine: _core.Machine) -> None:
         self.checkpoint, self.machine = checkpoint, machine
-        self._read = 0  # bytes of the files since they were given back
         self._shapes = checkpoint.spec.tensors()
         self._bindings = {name: binding for binding in checkpoint.bindings for name in binding.ours}
 
@@ -87,23 +83,9 @@ class Weights:
 
     def _packed(self, encoding: str, rows: np.ndarray, columns: int) -> _core.Packed:
         packed = self.machine.room(encoding, rows.shape[0], columns)
-        step = max(16, AT_ONCE // max(rows.shape[1], 1) // 16 * 16)
-        for first in range(0, rows.shape[0], step):
-            some = np.ascontiguousarray(rows[first : first + step]).reshape(-1)
-            self.machine.fill(packed, first, some)
-            self._read += some.nbytes
-            if self._read > AT_ONCE:
-                self.let_go()
+        whole = np.ascontiguousarray(rows).reshape(-1)
+        self.machine.fill(packed, whole, is_mapped(whole))
         return packed
-
-    def let_go(self) -> None:
-        """Give back the memory that the files take: they are not to be there beside what was packed of them."""
-        self._read = 0
-        for tensor in self.checkpoint.stored.values():
-            if isinstance(tensor, StoredTensor):
-                let_go(tensor.data)
-                if len(self.checkpoint.files) == 1:
-                    return
 
     def _rows(self, name: str) -> tuple[str, np.ndarray]:
         """The encoding that a tensor is to have, and the bytes of its rows, (..., out, bytes of a row)."""

@@ -114,10 +114,14 @@ def _byte_level(fields: _Fields) -> Tokenizer:
     pre = PRE_TOKENIZERS[name]
     vocabulary = Vocabulary("byte-level", fields.tokens, fields.control, fields.added)
     merges = fields.get("merges", None)
-    if not isinstance(merges, list) or set(map(type, merges)) - {str} or not all(" " in m[1:] for m in merges):
-        raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of pairs, expected 'left right' strings")
+    if not isinstance(merges, list) or set(map(type, merges)) - {str}:
+        raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of strings, expected one")
     # The space between the halves is the first after the first character: a half may itself begin with one.
-    pairs = [(m[:cut], m[cut + 1 :]) for m, cut in ((m, m.index(" ", 1)) for m in merges)]
+    pairs = [
+        tuple(m.split(" ", 1)) if m[:1] != " " else (" " + m[1:].split(" ", 1)[0], *m[1:].split(" ", 1)[1:]) for m in merges
+    ]
+    if set(map(len, pairs)) - {2}:
+        raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of pairs, expected 'left right' strings")
     library = byte_level(vocabulary.ids, pairs, pre)
     return with_library(vocabulary, library, fields.special(pre.adds_bos), chat_template=fields.chat_template)
 

@@ -43,7 +43,8 @@ def plain(encoding: str, rows: int, columns: int) -> np.ndarray:
 def packed(machine, encoding, rows, columns):
     data = plain(encoding, rows, columns) if encoding in ("f32", "f16", "bf16") else blocks(encoding, rows, columns)
     made = machine.room(encoding, rows, columns)
-    machine.fill(made, 0, data)
+    machine.fill(made, data, False)
+    machine.ready()
     return made, data
 
 
@@ -139,9 +140,9 @@ def test_attention_over_a_page(kernels, kept, rows, keys, width):
 
 
 def test_bad_sizes_are_refused(machine):
-    for first, count in ((0, 35), (0, 54), (16, 18), (-16, 18), (1, 18)):
+    for count in (0, 18, 35, 54):
         with pytest.raises(ValueError, match="for 2 x 32 numbers in q4_0"):
-            machine.fill(machine.room("q4_0", 2, 32), first, np.zeros(count, np.uint8))
+            machine.fill(machine.room("q4_0", 2, 32), np.zeros(count, np.uint8), False)
     with pytest.raises(ValueError, match="no kernels for"):
         machine.room("q9_9", 2, 32)
     with pytest.raises(ValueError, match="whole number of blocks"):
