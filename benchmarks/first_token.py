@@ -1,59 +1,70 @@
-"""How long from a cold process to the first token of "hi"? Ours beside llama.cpp's Python binding, run in turn.
+"""From a cold process to the first token of an answer to "hi", and its peak of memory: ours beside llama.cpp's, in turn.
 
-    python benchmarks/first_token.py [--runs 5] [--json]
+    python benchmarks/first_token.py [--python PYTHON] [--models smollm2,gemma3-270m] [--json]
 
-Each run is a new process: interpreter, imports, the model opened, the prompt read, one token made, all on warm disk caches.
-llama.cpp is measured if `llama-cpp-python` is installed (0.3.36 was used for the figures in LOG.md).
+Each run is a new process, on warm disk caches: interpreter, imports, the file opened, weights, vocabulary and template
+read, the prompt read, one token written. PYTHON is one that has both `ordito`, installed with `pip install .` as a user
+would, and `llama-cpp-python`, which loads llama.cpp as we do from Python.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
+from collections.abc import Iterator
+from pathlib import Path
 
-from ordito.checkpoint import store
+from peers import Figure, arguments, in_turn, peak, smaller, tell
 
-MODELS = ("smollm2", "gemma3-270m")
+from ordito.checkpoint.checkpoint import open_checkpoint
+from ordito.checkpoint.outline import outline
+
 PEER = """
 import sys
 from llama_cpp import Llama
-model = Llama(sys.argv[1], n_ctx=512, n_threads=2, verbose=False)
-model.create_completion("hi", max_tokens=1, temperature=0)
+model = Llama(sys.argv[1], n_ctx=2048, n_threads=2, n_threads_batch=2, verbose=False)
+if model.metadata.get("tokenizer.chat_template"):
+    chunks = model.create_chat_completion([{"role": "user", "content": "hi"}], max_tokens=2, temperature=0, stream=True)
+    pieces = (chunk["choices"][0]["delta"].get("content") for chunk in chunks)
+else:
+    pieces = (chunk["choices"][0]["text"] for chunk in model.create_completion("hi", max_tokens=2, temperature=0, stream=True))
+print(next(piece for piece in pieces if piece), flush=True)
 """
 
 
 def seconds(command: list[str]) -> float:
+    """From the start of a process to the first byte that it writes."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        written = process.stdout.read(1)
+        elapsed = time.perf_counter() - start
+        process.stdout.read()
+    if process.returncode or not written:
+        raise SystemExit(
+            f"{' '.join(command[:3])} ... ended with {process.returncode} and wrote {'some' if written else 'nothing'}"
+        )
+    return elapsed
+
+
+def figures(name: str, python: str, times: int) -> Iterator[Figure]:
+    (file,) = open_checkpoint(outline(name).path).files
+    ours = [str(Path(python).with_name("ordito")), "run", name, "hi", "--max-tokens", "2", "--temperature", "0"]
+    theirs = [python, "-c", PEER, str(file)]
+    for command in (ours, theirs):
+        seconds(command)  # warms the disk cache
+    yield smaller(f"{name}: cold process to first token", *in_turn(lambda: seconds(ours), lambda: seconds(theirs), times), "s")
+    size = file.stat().st_size
+    yield smaller(f"{name}: peak memory over file size", peak(ours) / size, peak(theirs) / size, "times")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    for name in MODELS:
-        path = str(store.locate(name).path)
-        ours = [sys.executable, "-m", "ordito", "run", name, "hi", "--max-tokens", "1", "--temperature", "0"]
-        theirs = [sys.executable, "-c", PEER, path]
-        commands = {"ours": ours} | ({"peer": theirs} if find_spec("llama_cpp") else {})
-        times: dict[str, list[float]] = {who: [] for who in commands}
-        for run in range(arguments.runs + 1):
-            for who, command in commands.items():
-                elapsed = seconds(command)
-                if run:  # the first of each only warms the disk cache
-                    times[who].append(elapsed)
-        median = {who: round(statistics.median(values), 2) for who, values in times.items()}
-        ratio = round(median["ours"] / median["peer"], 2) if "peer" in median else None
-        row = {"what": f"cold process to first token, {name}", "unit": "s", **median, "ratio": ratio, "cores": os.cpu_count()}
-        print(json.dumps(row) if arguments.json else "  ".join(f"{key}: {value}" for key, value in row.items()), flush=True)
+    parser = arguments(__doc__)
+    parser.add_argument("--python", default=sys.executable, help="a Python that has both")
+    parser.add_argument("--models", default="smollm2,gemma3-270m")
+    asked = parser.parse_args()
+    tell((figure for name in asked.models.split(",") for figure in figures(name, asked.python, asked.times)), asked.json)
 
 
 if __name__ == "__main__":
