@@ -25,16 +25,6 @@ struct Named {
 
 const float* data_of(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
 
-struct Rounded {
-    std::vector<std::int8_t> codes, fine;
-    std::vector<float> scales, sums16, sums32;
-    Rounded(const Kernels& kernels, const float* x, std::int64_t rows, std::int64_t columns, bool is_fine)
-        : codes(rows * columns), fine(is_fine ? rows * columns : 0), scales(rows * columns / 32), sums16(rows * columns / 16), sums32(rows * columns / 32) {
-        for (std::int64_t r = 0; r < rows; r++)
-            kernels.quantize(x + r * columns, columns, &codes[r * columns], is_fine ? &fine[r * columns] : nullptr, &scales[r * columns / 32], &sums16[r * columns / 16], &sums32[r * columns / 32]);
-    }
-};
-
 // W x with activations of 8 or 16 bits, or as they are (0).
 nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
     const std::int64_t tokens = x.shape(0), columns = x.shape(1);
@@ -42,14 +32,16 @@ nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
     std::vector<float> y(tokens * w.rows);
     const bool plain = is_plain(w.format);
     std::vector<float> unpacked(plain ? 0 : columns * kRows);
-    std::optional<Rounded> rounded;
-    if (bits && !plain) rounded.emplace(*self.kernels, x.data(), tokens, columns, bits == 16);
+    Quantized rounded{nullptr, bits == 16, columns, tokens};
+    const bool whole = bits && !plain;
+    std::vector<std::uint8_t> memory(whole ? tokens * rounded.tiles() * rounded.record() : 0);
+    rounded.data = memory.data();
+    for (std::int64_t t = 0; whole && t < tokens; t++) self.kernels->quantize(x.data() + t * columns, rounded, t);
     for (std::int64_t p = 0; p < w.panels(); p++) {
         const Output out{y.data() + p * kRows, w.rows, nullptr, nullptr, 0, static_cast<int>(std::min<std::int64_t>(kRows, w.rows - p * kRows))};
         const int format = static_cast<int>(w.format);
-        if (rounded) {
-            const Quantized x8{rounded->codes.data(), bits == 16 ? rounded->fine.data() : nullptr, rounded->scales.data(), rounded->sums16.data(), rounded->sums32.data(), columns};
-            self.kernels->linear_whole[format](w.panel(p), x8, static_cast<int>(tokens), out);
+        if (whole) {
+            self.kernels->linear_whole[format](w.panel(p), rounded, static_cast<int>(tokens), out);
             continue;
         }
         const std::uint8_t* panel = w.panel(p);

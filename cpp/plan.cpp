@@ -88,23 +88,25 @@ struct Executor {
         });
     }
 
-    Quantized quantized(const float* x, std::int64_t step, std::int64_t count, std::int64_t columns) {
-        const std::int64_t tiles = columns / kCols;
-        const bool fine = m.arithmetic_ == Arithmetic::int16;
-        if (static_cast<std::int64_t>(m.codes_.size()) < count * columns) m.codes_.resize(count * columns);
-        if (fine && m.fine_.size() < m.codes_.size()) m.fine_.resize(m.codes_.size());
-        float* scales = m.scales_.need(count * tiles);
-        float* sums16 = m.sums16_.need(2 * count * tiles);
-        float* sums32 = m.sums32_.need(count * tiles);
-        const auto one = [&](std::int64_t r) {
-            k().quantize(x + r * step, columns, m.codes_.data() + r * columns, fine ? m.fine_.data() + r * columns : nullptr, scales + r * tiles,
-                         sums16 + 2 * r * tiles, sums32 + r * tiles);
+    // Rows of numbers in whole ones. Each of `parts` (how many rows it has) is multiplied alone, so its groups begin with it.
+    Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts) {
+        Quantized all{nullptr, m.arithmetic_ == Arithmetic::int16, columns, 0};
+        std::vector<std::pair<std::int64_t, std::int64_t>> groups;  // a first row, and how many are left of its part
+        for (const std::int64_t part : parts) {
+            for (std::int64_t row = 0; row < part; row += kTogether) groups.emplace_back(all.tokens + row, part - row);
+            all.tokens += part;
+        }
+        all.data = reinterpret_cast<std::uint8_t*>(m.rounded_.need(all.tokens * all.tiles() * all.record() / sizeof(float)));
+        const auto one = [&](std::int64_t number, int) {
+            const auto [first, left] = groups[number];
+            const Quantized to{all.data + first * all.tiles() * all.record(), all.fine, columns, left};
+            for (int t = 0; t < to.together(0); t++) k().quantize(x + (first + t) * step, to, t);
         };
-        if (count * columns < kSerial)
-            for (std::int64_t r = 0; r < count; r++) one(r);
+        if (all.tokens * columns < kSerial)
+            for (std::size_t number = 0; number < groups.size(); number++) one(static_cast<std::int64_t>(number), 0);
         else
-            m.pool_.run(count, [&](std::int64_t r, int) { one(r); });
-        return {m.codes_.data(), fine ? m.fine_.data() : nullptr, scales, sums16, sums32, columns};
+            m.pool_.run(static_cast<std::int64_t>(groups.size()), one);
+        return all;
     }
 
     bool in_whole_numbers(const Packed& w) const { return m.arithmetic_ != Arithmetic::f32 && !is_plain(w.format); }
@@ -174,7 +176,7 @@ struct Executor {
         for (int i = 0; i < static_cast<int>(op.maps.size()); i++) {
             const Packed& w = *op.maps[i].weights;
             if (m.watching_) m.note(w, src.data + op.maps[i].from, src.stride, rows);
-            if (in_whole_numbers(w) && !whole.codes) whole = quantized(src.data + op.maps[i].from, src.stride, rows, w.columns);
+            if (in_whole_numbers(w) && !whole.data) whole = quantized(src.data + op.maps[i].from, src.stride, w.columns, {rows});
             const std::int64_t step = piece_of(w, rows, m.pool_.threads());
             for (std::int64_t p = 0; p < w.panels(); p += step) pieces.push_back({i, p, std::min(p + step, w.panels())});
         }
@@ -308,6 +310,13 @@ void Executor::operator()(const Experts& op) {
         int expert, map;
         std::int64_t from, to, first, tokens;
     };
+    std::vector<std::int64_t> of_experts;  // tokens of each that was asked
+    for (std::int64_t i = 0; i < count; i++)
+        if (i && asked[i].expert == asked[i - 1].expert) of_experts.back()++;
+        else of_experts.push_back(1);
+    const auto part_of = [](const Quantized& all, std::int64_t first, std::int64_t tokens) {
+        return all.data ? Quantized{all.data + first * all.tiles() * all.record(), all.fine, all.columns, tokens} : all;
+    };
     // All experts that were asked, their panels in pieces.
     const auto pieces_of = [&](std::initializer_list<const std::vector<Weights>*> maps) {
         std::vector<Piece> pieces;
@@ -329,14 +338,14 @@ void Executor::operator()(const Experts& op) {
     const auto product = [&](const Packed& w, const std::vector<Vector>& bias, const Piece& piece, const float* from, std::int64_t step,
                              const Quantized& whole, float* to, std::int64_t to_step, int thread) {
         const Target target{to + piece.first * to_step, to_step, bias.empty() ? nullptr : bias[piece.expert].data(), nullptr, 0};
-        panels(w, piece.from, piece.to, from + piece.first * step, step, whole.codes ? whole.from(piece.first) : whole, piece.tokens, target, thread);
+        panels(w, piece.from, piece.to, from + piece.first * step, step, part_of(whole, piece.first, piece.tokens), piece.tokens, target, thread);
     };
 
     // Gates stand in front of ups.
     float* both = m.hidden_.need(2 * count * inner);
     float *gates = both, *ups = both + count * inner;
     Quantized whole{};
-    if (count && (in_whole_numbers(*op.up.front()) || (!op.gate.empty() && in_whole_numbers(*op.gate.front())))) whole = quantized(x, width, count, op.columns);
+    if (count && (in_whole_numbers(*op.up.front()) || (!op.gate.empty() && in_whole_numbers(*op.gate.front())))) whole = quantized(x, width, op.columns, of_experts);
     const auto note = [&](const std::vector<Weights>& maps, const float* from, std::int64_t step) {
         if (m.watching_ && !maps.empty())
             for (std::int64_t i = 0; i < count; i++) m.note(*maps[asked[i].expert], from + i * step, step, 1);
@@ -358,7 +367,7 @@ void Executor::operator()(const Experts& op) {
         m.pool_.run(count, [&](std::int64_t i, int) { activate(i); });
     note(op.down, ups, inner);
     Quantized whole_ups{};
-    if (count && in_whole_numbers(*op.down.front())) whole_ups = quantized(ups, inner, count, op.hidden);
+    if (count && in_whole_numbers(*op.down.front())) whole_ups = quantized(ups, inner, op.hidden, of_experts);
     const auto falling = pieces_of({&op.down});
     m.pool_.run(static_cast<std::int64_t>(falling.size()), [&](std::int64_t number, int thread) {
         const Piece& piece = falling[number];

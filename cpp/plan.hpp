@@ -205,9 +205,8 @@ class Machine {
     Arithmetic arithmetic_;
 
     std::vector<Buffer> buffers_;
-    Buffer scales_, sums16_, sums32_, cosines_, hidden_, outputs_, attention_, lent_;
+    Buffer rounded_, cosines_, hidden_, outputs_, attention_, lent_;
     std::vector<Buffer> panels_;  // one a thread
-    std::vector<std::int8_t> codes_, fine_;
 
     bool watching_ = false;
     std::unordered_map<const Packed*, Inputs> inputs_;

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.hpp"
 
@@ -152,34 +153,42 @@ void rotate(float* x, const float* cos, const float* sin, std::int64_t n, bool i
     }
 }
 
-void quantize(const float* x, std::int64_t columns, std::int8_t* codes, std::int8_t* fine, float* scales, float* sums16, float* sums32) {
+template <class Record>
+void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
+    constexpr bool fine = std::is_same_v<Record, Fine>;
     constexpr int vectors = kCols / Isa::lanes;
-    const F steps = Isa::set1(1 / kFine), step = Isa::set1(kFine);
-    for (std::int64_t b = 0; b < columns / kCols; b++) {
+    const F steps = Isa::set1(kFine);
+    const int together = to.together(token);
+    auto* at = reinterpret_cast<Record*>(to.of(token));
+    for (std::int64_t b = 0; b < to.tiles(); b++, at += together) {
         F v[vectors], most = Isa::zero();
         for (int i = 0; i < vectors; i++) {
             v[i] = Isa::load(x + b * kCols + i * Isa::lanes);
             most = Isa::max(most, Isa::abs(v[i]));
         }
-        const float largest = Isa::largest(most), scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+        const float largest = Isa::largest(most), inverse = largest > 0 ? 127 / largest : 0;
         const F by = Isa::set1(inverse);
         F sums[2] = {Isa::zero(), Isa::zero()};
         for (int i = 0; i < vectors; i++) {
             const F exact = Isa::mul(v[i], by);
             F kept = Isa::round(exact);
-            Isa::store_i8(codes + b * kCols + i * Isa::lanes, kept);
-            if (fine) {
-                const F rest = Isa::round(Isa::mul(Isa::sub(exact, kept), steps));
-                Isa::store_i8(fine + b * kCols + i * Isa::lanes, rest);
-                kept = Isa::fma(rest, step, kept);
+            Isa::store_i8(at->codes + i * Isa::lanes, kept);
+            if constexpr (fine) {
+                const F rest = Isa::max(Isa::min(Isa::round(Isa::mul(Isa::sub(exact, kept), steps)), Isa::set1(127)), Isa::set1(-127));
+                Isa::store_i8(at->fine + i * Isa::lanes, rest);
+                kept = Isa::fma(kept, steps, rest);
             }
             sums[i * Isa::lanes / 16] = Isa::add(sums[i * Isa::lanes / 16], kept);
         }
-        scales[b] = scale;
-        sums16[2 * b] = scale * Isa::sum(sums[0]);
-        sums16[2 * b + 1] = scale * Isa::sum(sums[1]);
-        sums32[b] = scale * (Isa::sum(sums[0]) + Isa::sum(sums[1]));
+        at->scale = largest / (fine ? 127 * kFine : 127);
+        for (int half = 0; half < 2; half++) at->sums[half] = at->scale * Isa::sum(sums[half]);
+        at->sum = at->sums[0] + at->sums[1];
     }
+}
+
+void quantize(const float* x, const Quantized& to, std::int64_t token) {
+    if (to.fine) quantize_to<Fine>(x, to, token);
+    else quantize_to<Coarse>(x, to, token);
 }
 
 }  // namespace

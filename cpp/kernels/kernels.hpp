@@ -14,25 +14,41 @@ namespace ordito {
 
 constexpr int kPage = 32;  // keys of a page of the cache
 
-// A fine code is worth this part of a code.
-constexpr float kFine = 1.f / 254;
+// 32 activations of a token in whole numbers, rounded to 8 bits: x ~ scale * code; `sum` is that of the 32, `sums` of 16 each.
+struct Coarse {
+    std::int8_t codes[kCols];
+    float scale, sum, sums[2];
+};
 
-// Activations of several tokens in whole numbers, a scale for 32 columns: x ~ scale * code, rounded to 8 bits, or, with `fine`,
-// x ~ scale * (code + kFine * fine), rounded to 16. `sums16` and `sums32` are the sums of that over 16 and 32 columns.
+// The same rounded to 16 bits: x ~ scale * (256 * code + fine).
+struct Fine {
+    std::int8_t codes[kCols], fine[kCols];
+    float scale, sum, sums[2];
+};
+
+constexpr int kFine = 256;     // a code in fine ones
+constexpr int kTogether = 8;   // tokens of a group
+
+// Activations of several tokens in whole numbers. Up to 8 tokens stand together as [32 columns][token], so that a kernel which
+// computes them at once reads one stretch of memory; the last group has what is left.
 struct Quantized {
-    const std::int8_t* codes;
-    const std::int8_t* fine;  // or null
-    const float* scales;
-    const float* sums16;
-    const float* sums32;
-    std::int64_t columns;
+    std::uint8_t* data;
+    bool fine;
+    std::int64_t columns, tokens;
 
-    // The activations from one token on.
-    Quantized from(std::int64_t token) const {
-        const std::int64_t tiles = columns / kCols;
-        return {codes + token * columns, fine ? fine + token * columns : nullptr, scales + token * tiles, sums16 + 2 * token * tiles,
-                sums32 + token * tiles, columns};
+    std::int64_t record() const { return fine ? sizeof(Fine) : sizeof(Coarse); }
+    std::int64_t tiles() const { return columns / kCols; }
+    // How many tokens stand together with one.
+    int together(std::int64_t token) const {
+        const std::int64_t rest = tokens - token / kTogether * kTogether;
+        return rest < kTogether ? static_cast<int>(rest) : kTogether;
     }
+    // The first record of a token; its next one is `together` records on.
+    std::uint8_t* of(std::int64_t token) const {
+        return data + (token / kTogether * kTogether * tiles() + token % kTogether) * record();
+    }
+    // The activations from one token on, which begins a group.
+    Quantized from(std::int64_t token) const { return {of(token), fine, columns, tokens - token}; }
 };
 
 // Where the rows of one panel go: y[t * stride + row] = W x + bias + add[t * add_stride + row]; bias and add may be null.
@@ -57,9 +73,9 @@ using EncodeBlock = void (*)(const float* x, const float* w, std::uint8_t* out);
 struct Kernels {
     const char* name;
 
-    // One row of activations to 8 bits, or to 16 with `fine`; `columns` is a multiple of 32.
-    void (*quantize)(const float* x, std::int64_t columns, std::int8_t* codes, std::int8_t* fine, float* scales, float* sums16, float* sums32);
-    // A panel of quantized weights times the activations of `tokens`.
+    // One token's activations; columns are a multiple of 32.
+    void (*quantize)(const float* x, const Quantized& to, std::int64_t token);
+    // A panel of quantized weights times the activations of `tokens`: all that there are, or a number of whole groups.
     void (*linear_whole[std::size(kLayouts)])(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out);
     // A panel of plain weights times fp32 activations (rows of x are `stride` apart); two at once where `second` is given.
     void (*linear[3])(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x,

@@ -1,6 +1,8 @@
 // Products of packed weights and activations, for the instruction set `Isa` that was included before.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.hpp"
 
 namespace ordito {
@@ -157,17 +159,25 @@ inline void put(const Output& out, int token, int row, typename Isa::F value) {
     }
 }
 
-template <Format f, int tokens, bool fine>
-inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first, int sub, const Output& out) {
+// A tile's codes times those of a token, from vector `first` on: n vectors.
+template <Format f, int n>
+inline typename Isa::F product(const typename Isa::C* w, const Coarse& x, int first) {
+    return Isa::to_float(Isa::template dot<n, most_code(layout(f).codes), is_signed(f)>(w + first, x.codes + 4 * first));
+}
+
+template <Format f, int n>
+inline typename Isa::F product(const typename Isa::C* w, const Fine& x, int first) {
+    constexpr auto dot = Isa::template dot<n, most_code(layout(f).codes), is_signed(f)>;
+    return Isa::to_float(Isa::with_fine(dot(w + first, x.codes + 4 * first), dot(w + first, x.fine + 4 * first)));
+}
+
+// Some tokens of a group, from the first tile's record of the first of them; `together` tokens are in the group.
+template <Format f, int tokens, class Record>
+inline void some_tokens(const std::uint8_t* panel, const Record* x, int together, std::int64_t tiles, int first, int sub, const Output& out) {
     using F = typename Isa::F;
     constexpr Layout form = layout(f);
     constexpr int halves = halves_of(f), n = 8 / halves;
-    const std::int64_t tiles = x.columns / kCols;
     const int row = sub * Isa::lanes;
-    const std::int8_t* codes = x.codes + first * x.columns;
-    const std::int8_t* fines = fine ? x.fine + first * x.columns : nullptr;
-    const float* scales = x.scales + first * tiles;
-    const float* sums = halves == 1 ? x.sums32 + first * tiles : x.sums16 + first * 2 * tiles;
     F total[tokens];
     for (int t = 0; t < tokens; t++) total[t] = Isa::zero();
     const std::uint8_t *tile = panel, *super = nullptr;
@@ -181,56 +191,55 @@ inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first
         const TileScales<f> by(super, tile, row);
 #pragma GCC unroll 16
         for (int t = 0; t < tokens; t++) {
-            const std::int64_t at = t * x.columns + b * kCols;
-            const F scale = Isa::set1(scales[t * tiles + b]);
+            const F scale = Isa::set1(x[t].scale);
 #pragma GCC unroll 2
             for (int half = 0; half < halves; half++) {
-                constexpr auto dot = Isa::template dot<n, most_code(form.codes), is_signed(f)>;
-                F sum = Isa::to_float(dot(w + n * half, codes + at + 16 * half));
-                if constexpr (fine) sum = Isa::fma(Isa::to_float(dot(w + n * half, fines + at + 16 * half)), Isa::set1(kFine), sum);
-                total[t] = Isa::fma(Isa::mul(by.scale[half], scale), sum, total[t]);
+                total[t] = Isa::fma(Isa::mul(by.scale[half], scale), product<f, n>(w, x[t], n * half), total[t]);
                 if constexpr (has_offset(f))
-                    total[t] = Isa::fma(by.offset[half], Isa::set1(sums[(t * tiles + b) * halves + half]), total[t]);
+                    total[t] = Isa::fma(by.offset[half], Isa::set1(halves == 1 ? x[t].sum : x[t].sums[half]), total[t]);
             }
         }
         tile += tile_bytes(f);
+        x += together;
     }
     for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
 }
 
-template <Format f, bool fine>
+template <Format f, class Record>
 void all_tokens(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
     constexpr int most = Isa::most_tokens;
-    int t = 0;
-    for (; tokens - t >= most; t += most)
-        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, most, fine>(panel, x, t, sub, out);
-    if constexpr (most > 4)
-        for (; tokens - t >= 4; t += 4)
-            for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 4, fine>(panel, x, t, sub, out);
-    for (; tokens - t >= 2; t += 2)
-        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 2, fine>(panel, x, t, sub, out);
-    for (; t < tokens; t++)
-        for (int sub = 0; sub < kSubs; sub++) some_tokens<f, 1, fine>(panel, x, t, sub, out);
+    static_assert(most <= kTogether);
+    for (int t = 0; t < tokens;) {
+        const int together = x.together(t), some = together - t % kTogether;
+        const auto* group = reinterpret_cast<const Record*>(x.of(t));
+        const auto step = [&](auto count) {
+            for (int sub = 0; sub < kSubs; sub++) some_tokens<f, decltype(count)::value, Record>(panel, group, together, x.tiles(), t, sub, out);
+            t += decltype(count)::value;
+        };
+        if (some >= most) step(std::integral_constant<int, most>());
+        else if (some >= 4) step(std::integral_constant<int, 4>());
+        else if (some >= 2) step(std::integral_constant<int, 2>());
+        else step(std::integral_constant<int, 1>());
+    }
 }
 
 // The dot products of a tile of 4 bits and of 8 tokens, and what makes numbers of them; no scales.
-template <bool fine>
+template <class Record>
 std::int64_t multiply_codes(std::int64_t rounds) {
     constexpr int tokens = 8;
     alignas(64) std::uint8_t tile[512];
-    alignas(64) std::int8_t codes[2][tokens * kCols];
-    for (int i = 0; i < 512; i++) tile[i] = i % 16, codes[i / 256][i % 256] = static_cast<std::int8_t>(i % 100 - 50);
+    alignas(64) Record x[tokens] = {};
+    for (int i = 0; i < 512; i++) tile[i] = i % 16;
+    for (auto& record : x)
+        for (int i = 0; i < kCols; i++) record.codes[i] = static_cast<std::int8_t>(i % 100 - 50);
     typename Isa::C w[8];
     for (int c = 0; c < 8; c++) w[c] = Isa::codes(tile + 64 * c);
     typename Isa::F total[tokens];
     for (auto& sum : total) sum = Isa::zero();
     for (std::int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; t++)
-#pragma GCC unroll 2
-            for (int part = 0; part < (fine ? 2 : 1); part++)
-                total[t] = Isa::add(total[t], Isa::to_float(Isa::template dot<8, 15, false>(w, codes[part] + t * kCols)));
-        asm volatile("" : : "r"(codes), "r"(tile) : "memory");  // or nothing would be computed twice
+        for (int t = 0; t < tokens; t++) total[t] = Isa::add(total[t], product<Format::q4_0, 8>(w, x[t], 0));
+        asm volatile("" : : "r"(x), "r"(tile) : "memory");  // or nothing would be computed twice
     }
     float kept[Isa::lanes];
     for (auto& sum : total) Isa::store(kept, sum);
@@ -256,8 +265,8 @@ std::int64_t multiply_plain(std::int64_t rounds) {
 
 template <Format f>
 void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.fine) all_tokens<f, true>(panel, x, tokens, out);
-    else all_tokens<f, false>(panel, x, tokens, out);
+    if (x.fine) all_tokens<f, Fine>(panel, x, tokens, out);
+    else all_tokens<f, Coarse>(panel, x, tokens, out);
 }
 
 template <Format f>

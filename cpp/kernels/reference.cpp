@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "../packed.hpp"
@@ -12,25 +13,35 @@
 namespace ordito {
 namespace {
 
-void quantize(const float* x, std::int64_t columns, std::int8_t* codes, std::int8_t* fine, float* scales, float* sums16, float* sums32) {
-    for (std::int64_t b = 0; b < columns / kCols; b++) {
+template <class Record>
+void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
+    constexpr bool fine = std::is_same_v<Record, Fine>;
+    auto* at = reinterpret_cast<Record*>(to.of(token));
+    for (std::int64_t b = 0; b < to.tiles(); b++, at += to.together(token)) {
         float most = 0;
         for (int k = 0; k < kCols; k++) most = std::max(most, std::fabs(x[b * kCols + k]));
         const float inverse = most > 0 ? 127 / most : 0;
-        scales[b] = most / 127;
         float sums[2] = {};
         for (int k = 0; k < kCols; k++) {
             const float exact = x[b * kCols + k] * inverse, code = std::nearbyint(exact);
-            codes[b * kCols + k] = static_cast<std::int8_t>(code);
-            sums[k / 16] += code;
-            if (!fine) continue;
-            const float rest = std::nearbyint((exact - code) / kFine);
-            fine[b * kCols + k] = static_cast<std::int8_t>(rest);
-            sums[k / 16] += rest * kFine;
+            at->codes[k] = static_cast<std::int8_t>(code);
+            if constexpr (fine) {
+                const float rest = std::clamp(std::nearbyint((exact - code) * kFine), -127.f, 127.f);
+                at->fine[k] = static_cast<std::int8_t>(rest);
+                sums[k / 16] += code * kFine + rest;
+            } else {
+                sums[k / 16] += code;
+            }
         }
-        for (int half = 0; half < 2; half++) sums16[2 * b + half] = scales[b] * sums[half];
-        sums32[b] = scales[b] * (sums[0] + sums[1]);
+        at->scale = most / (fine ? 127 * kFine : 127);
+        for (int half = 0; half < 2; half++) at->sums[half] = at->scale * sums[half];
+        at->sum = at->sums[0] + at->sums[1];
     }
+}
+
+void quantize(const float* x, const Quantized& to, std::int64_t token) {
+    if (to.fine) quantize_to<Fine>(x, to, token);
+    else quantize_to<Coarse>(x, to, token);
 }
 
 void put(const Output& out, int token, int row, float value) {
@@ -51,25 +62,31 @@ void each_tile(Format format, const std::uint8_t* panel, std::int64_t columns, i
     }
 }
 
-template <int number>
-void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+template <int number, class Record>
+void linear_of(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < out.rows; r++) {
             float total = 0;
             each_tile(static_cast<Format>(number), panel, x.columns, r, [&](std::int64_t b, const TileRow& tile) {
-                const std::int64_t at = t * (x.columns / kCols) + b;
+                const Record& at = reinterpret_cast<const Record*>(x.of(t))[b * x.together(t)];
                 for (int half = 0; half < 2; half++) {
                     float sum = 0;
                     for (int k = 16 * half; k < 16 * half + 16; k++) {
-                        const auto code = static_cast<float>(x.codes[at * kCols + k]);
-                        const float value = x.fine ? code + kFine * static_cast<float>(x.fine[at * kCols + k]) : code;
-                        sum += static_cast<float>(tile.codes[k]) * value;
+                        int value = at.codes[k];
+                        if constexpr (std::is_same_v<Record, Fine>) value = kFine * value + at.fine[k];
+                        sum += static_cast<float>(tile.codes[k] * value);
                     }
-                    total += tile.scale[half] * x.scales[at] * sum + tile.offset[half] * x.sums16[2 * at + half];
+                    total += tile.scale[half] * at.scale * sum + tile.offset[half] * at.sums[half];
                 }
             });
             put(out, t, r, total);
         }
+}
+
+template <int number>
+void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+    if (x.fine) linear_of<number, Fine>(panel, x, tokens, out);
+    else linear_of<number, Coarse>(panel, x, tokens, out);
 }
 
 template <int number>
