@@ -9,7 +9,7 @@ namespace ordito {
 namespace {
 
 constexpr int kSubs = kRows / Isa::lanes;  // vectors of a panel's rows
-constexpr int kAhead = 4096;               // bytes: how far ahead of one token's products weights are asked for
+constexpr int kAhead = 4096;               // bytes: how far ahead weights are asked for
 
 constexpr bool is_signed(Format f) { return layout(f).codes == Codes::signed8 || layout(f).codes == Codes::table; }
 
@@ -185,8 +185,7 @@ inline void some_tokens(const std::uint8_t* panel, const Record* x, int together
         if constexpr (super_bytes(form.scales) > 0)
             if (b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(form.scales);
         typename Isa::C w[8];
-        if constexpr (tokens == 1)
-            for (int line = 0; line < tile_bytes(f); line += 64) __builtin_prefetch(tile + kAhead + line);
+        for (int line = 0; line < tile_bytes(f); line += 64) __builtin_prefetch(tile + kAhead + line);
         unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, w);
         const TileScales<f> by(super, tile, row);
 #pragma GCC unroll 16
