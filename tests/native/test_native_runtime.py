@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
+import ordito
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.errors import OrditoError
 from ordito.native.runtime import ARITHMETIC, NativeRuntime
 from ordito.threads import quota, usable_threads
 
+DAMAGED = int(os.environ.get("ORDITO_DAMAGED", 40))
+"""How many damaged files are tried of each kind."""
 IDS = [5, 6, 7, 8, 9, 10, 11, 12, 13]
 
 
@@ -75,3 +80,20 @@ def test_threads_are_cores_within_the_groups_share(tmp_path):
     assert usable_threads(tmp_path, cpus) == 1
     (tmp_path / "cpu.max").write_text("max 100000")
     assert quota(tmp_path) is None
+
+
+@pytest.mark.filterwarnings("ignore::ordito.errors.OrditoWarning")
+@pytest.mark.parametrize("dtype", ["q4_0", "q8_0", "f16"])
+def test_damaged_files_are_refused_or_run(folder, tmp_path, dtype):
+    """Whatever stands in a file, nothing but our own errors comes of it; with the sanitizers this guards memory, too."""
+    path, random = tmp_path / "model.gguf", np.random.default_rng(len(dtype))
+    ordito.save(ordito.load(folder), path, dtype=dtype)
+    sound = np.frombuffer(path.read_bytes(), np.uint8)
+    header = len(sound) // 3
+    for _ in range(DAMAGED):
+        damaged = sound.copy()
+        where = random.integers(0, random.choice([header, len(sound)]), random.integers(1, 9))
+        damaged[where] = random.choice([0, 1, 0x7F, 0x80, 0xFF, random.integers(0, 256)], len(where))
+        path.write_bytes(damaged.tobytes())
+        with suppress(OrditoError):
+            NativeRuntime(open_checkpoint(path), threads=2).session().feed([1, 2, 3])
