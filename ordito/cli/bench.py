@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import find, working, write, write_json
+from ordito.cli.parameters import default_model
 from ordito.units import short, size
 
 if TYPE_CHECKING:
@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "model",
-    default=DEFAULT_MODEL,
-    metavar="[MODEL]",
-    help=f"A name, org/name[:quant][@revision], or a path.  [default: {DEFAULT_MODEL}]",
-)
+@default_model()
 @click.option("--prompt", "-p", "prompts", default="512", help="Lengths of prompts, by commas; 0 for none.")
 @click.option("--generate", "-n", "generated", default="128", help="Lengths of answers, by commas; 0 for none.")
 @click.option("--depth", "-d", "depths", default="0", help="Tokens that were read before, by commas.")

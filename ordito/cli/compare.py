@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ordito.cli.console import known, working, write, write_json, write_table
+from ordito.cli.parameters import json_output
 
 if TYPE_CHECKING:
     from ordito.checkpoint.changes import Change
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 )
 @click.option("--differences", "-d", "only_differences", is_flag=True, help="Leave out what is the same.")
 @click.option("--weights/--no-weights", default=True, help="Compare the weights of two models of one shape.")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@json_output
 def compare(models: tuple[str, ...], only_differences: bool, weights: bool, json: bool) -> None:
     """Lay models side by side; what differs is marked. Weights are compared where two models have the same shape.
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from ordito.cli.console import find, say, working
+from ordito.cli.parameters import one_model
 from ordito.errors import OrditoError
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", help="A name, org/name[:quant][@revision], or a path.")
+@one_model()
 @click.argument(
     "output",
     type=click.Path(path_type=Path),

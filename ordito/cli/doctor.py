@@ -6,12 +6,13 @@ import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import known, working, write, write_json
+from ordito.cli.parameters import json_output
 from ordito.units import size
 
 
 @click.command()
 @click.argument("model", required=False, metavar="[MODEL]", help=f"Predict its rates too, e.g. {DEFAULT_MODEL}.")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@json_output
 def doctor(model: str | None, json: bool) -> None:
     """Show the kernels that were chosen, threads, memory and its speed, and say what is wrong with the machine.
 

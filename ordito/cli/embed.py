@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from ordito.cli.console import load, piped, write_json
+from ordito.cli.parameters import one_model
 from ordito.errors import OrditoError
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", help="A name, org/name[@revision], or a path: minilm, for example.")
+@one_model("A name, org/name[@revision], or a path: minilm, for example.")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...", help="What to embed; without it, lines of standard input.")
 @click.option("--prompt", metavar="NAME", help="The task, where the model has words for it: query, document, ...")
 @click.option("--backend", help="What computes (native, torch); the fastest installed, if not named.")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import known, working, write, write_json, write_table
+from ordito.cli.parameters import default_model, json_output
 
 if TYPE_CHECKING:
     from ordito.accounting import Account
@@ -15,16 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "model",
-    default=DEFAULT_MODEL,
-    metavar="[MODEL]",
-    help=f"A name, a config.json, a GGUF file, a folder, or org/name on the hub.  [default: {DEFAULT_MODEL}]",
-)
+@default_model("A name, a config.json, a GGUF file, a folder, or org/name on the hub.")
 @click.option("--kv", is_flag=True, help="The cache layer by layer, and what it would be with other attention.")
 @click.option("--trace", metavar="TEXT", help="Follow the last token of TEXT, step by step.")
 @click.option("--layer", type=click.IntRange(min=0), help="Which layer --trace shows in full. [default: the first]")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@json_output
 def explain(model: str, kv: bool, trace: str | None, layer: int | None, json: bool) -> None:
     """Say what MODEL is and what it costs: every parameter and byte, FLOPs, cache. Weights are not read.
 

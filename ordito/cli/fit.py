@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import known, working, write, write_json, write_table
+from ordito.cli.parameters import default_model, json_output
 from ordito.units import size
 
 if TYPE_CHECKING:
@@ -15,18 +15,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "model",
-    default=DEFAULT_MODEL,
-    metavar="[MODEL]",
-    help=f"A name, a config.json, a GGUF file, a folder, or org/name.  [default: {DEFAULT_MODEL}]",
-)
+@default_model("A name, a config.json, a GGUF file, a folder, or org/name.")
 @click.option("--context", "-c", type=int, help="Tokens of each sequence. [default: 4096, or all it has]")
 @click.option("--batch", "-b", default=1, help="Sequences at once.")
 @click.option("--quant", "-q", help="As if stored so: Q4_K_M, Q8_0, BF16, ...")
 @click.option("--memory", type=float, help="GB of another machine, instead of what is free here.")
 @click.option("--bandwidth", type=float, help="GB/s of another machine, instead of what is measured.")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@json_output
 def fit(
     model: str, context: int | None, batch: int, quant: str | None, memory: float | None, bandwidth: float | None, json: bool
 ) -> None:

@@ -8,10 +8,11 @@ import click
 
 from ordito.cli.console import load, say, working
 from ordito.cli.convert import refuse_what_is_there
+from ordito.cli.parameters import one_model
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", help="A name, org/name[:quant][@revision], or a path.")
+@one_model()
 @click.option("--file", "-f", required=True, type=click.Path(path_type=Path), help="A text of the kind that the model is for.")
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), metavar="OUT.gguf", help="Where it goes.")
 @click.option("--context", "-c", default=512, type=click.IntRange(min=16), help="Tokens of a window.")

@@ -10,6 +10,7 @@ import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import say, write, write_json
+from ordito.cli.parameters import default_model, json_output
 from ordito.units import size
 
 if TYPE_CHECKING:
@@ -17,14 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "model",
-    default=DEFAULT_MODEL,
-    metavar="[MODEL]",
-    help=f"A name, or org/name[:quant][@revision].  [default: {DEFAULT_MODEL}]",
-)
+@default_model("A name, or org/name[:quant][@revision].")
 @click.option("--force", is_flag=True, help="Download and verify again, even if it is there.")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@json_output
 def pull(model: str, force: bool, json: bool) -> None:
     """Download MODEL, verify it, and keep it.
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import load, working, write, write_json
+from ordito.cli.parameters import default_model, json_output
 
 
 @click.command()
-@click.argument("model", default=DEFAULT_MODEL, metavar="[MODEL]", help=f"A name, or a path.  [default: {DEFAULT_MODEL}]")
+@default_model("A name, or a path.")
 @click.option("--file", "-f", required=True, type=click.Path(path_type=Path), help="The text.")
 @click.option("--context", "-c", default=512, help="Tokens of a window.")
 @click.option("--windows", "-n", type=click.IntRange(min=1), help="How many windows of the text. [default: all]")
@@ -19,7 +19,7 @@ from ordito.cli.console import load, working, write, write_json
 @click.option("--backend", help="What computes. [default: the fastest that is installed]")
 @click.option("--dtype", help="Its arithmetic: int16, int8, float32.")
 @click.option("--quantize", help="Round the weights first: q8_0, q4_k_m, ...")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@json_output
 def perplexity(
     model: str,
     file: Path,

@@ -8,11 +8,12 @@ import click
 
 from ordito.cli.console import find, say, working
 from ordito.cli.convert import refuse_what_is_there
+from ordito.cli.parameters import one_model
 from ordito.units import size
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", help="A name, org/name[:quant][@revision], or a path.")
+@one_model()
 @click.argument("output", type=click.Path(path_type=Path), metavar="OUT.gguf")
 @click.argument(
     "quantization",

@@ -12,6 +12,7 @@ import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import load, piped, say, write, write_json
+from ordito.cli.parameters import default_model
 from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError
 
@@ -21,12 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "model",
-    default=DEFAULT_MODEL,
-    metavar="[MODEL]",
-    help=f"A name, org/name[:quant][@revision], or a path.  [default: {DEFAULT_MODEL}]",
-)
+@default_model()
 @click.argument("prompt", required=False, metavar="[PROMPT]", help="What to ask; without it, a chat opens.")
 @click.option("--system", metavar="TEXT", help="What the model is told first.")
 @click.option("--max-tokens", type=int, help=f"Longest answer, in tokens.  [{DEFAULTS['max_tokens']}]")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import find, write, write_json
+from ordito.cli.parameters import default_model, json_output
 from ordito.errors import OrditoError
 from ordito.units import size
 
@@ -22,14 +22,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "model",
-    default=DEFAULT_MODEL,
-    metavar="[MODEL]",
-    help=f"A name, org/name[:quant][@revision], or a path.  [default: {DEFAULT_MODEL}]",
-)
+@default_model()
 @click.option("--template", is_flag=True, help="Print the chat template, and nothing else.")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@json_output
 def show(model: str, template: bool, json: bool) -> None:
     """Say what MODEL is, without loading it.
 

@@ -116,14 +116,17 @@ def _byte_level(fields: _Fields) -> Tokenizer:
     merges = fields.get("merges", None)
     if not isinstance(merges, list) or set(map(type, merges)) - {str}:
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of strings, expected one")
-    # The space between the halves is the first after the first character: a half may itself begin with one.
-    pairs = [
-        tuple(m.split(" ", 1)) if m[:1] != " " else (" " + m[1:].split(" ", 1)[0], *m[1:].split(" ", 1)[1:]) for m in merges
-    ]
+    pairs: list[Any] = [tuple(merge.split(" ", 1)) if merge[:1] != " " else _halves(merge) for merge in merges]
     if set(map(len, pairs)) - {2}:
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of pairs, expected 'left right' strings")
     library = byte_level(vocabulary.ids, pairs, pre)
     return with_library(vocabulary, library, fields.special(pre.adds_bos), chat_template=fields.chat_template)
+
+
+def _halves(merge: str) -> tuple[str, ...]:
+    """The halves of a merge whose left one begins with a space: the space between them is the next."""
+    left, *right = merge[1:].split(" ", 1)
+    return (merge[0] + left, *right)
 
 
 def _wordpiece(fields: _Fields) -> Tokenizer:

@@ -1,0 +1,25 @@
+"""What several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ordito.checkpoint.store import DEFAULT_MODEL
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def default_model(help: str = "A name, org/name[:quant][@revision], or a path.") -> Decorator:
+    """A model, which is the default one where none is named."""
+    return click.argument("model", default=DEFAULT_MODEL, metavar="[MODEL]", help=f"{help}  [default: {DEFAULT_MODEL}]")
+
+
+def one_model(help: str = "A name, org/name[:quant][@revision], or a path.") -> Decorator:
+    """A model that has to be named."""
+    return click.argument("model", metavar="MODEL", help=help)
+
+
+json_output = click.option("--json", is_flag=True, help="Print one JSON object.")
