@@ -6,6 +6,7 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "packed.hpp"
@@ -73,9 +74,13 @@ class Loader {
             lock.unlock();
             pack(job);
             lock.lock();
-            if (!job.mapped) owned_ -= job.size;
+            if (job.mapped) read_.emplace_back(job.bytes, job.size);
+            else owned_ -= job.size;
             done_.push_back(std::move(job.kept));
             waiting_.pop_front();
+            // Pages come with their neighbours, so that some were brought back after they had been let go.
+            if (waiting_.empty())
+                for (; !read_.empty(); read_.pop_back()) let_go(read_.back().first, read_.back().second);
             changed_.notify_all();
         }
     }
@@ -97,6 +102,7 @@ class Loader {
     std::condition_variable changed_;
     std::deque<Job> waiting_;
     std::vector<Kept> done_;
+    std::vector<std::pair<const std::uint8_t*, std::size_t>> read_;
     std::size_t owned_ = 0;  // bytes that waiting jobs hold
     bool stopped_ = false;
     std::thread thread_;

@@ -317,8 +317,8 @@ void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uin
 void let_go(const std::uint8_t* bytes, std::size_t count) {
 #ifdef MADV_DONTNEED
     const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), address = reinterpret_cast<std::uintptr_t>(bytes);
-    const std::uintptr_t from = (address + page - 1) / page * page, to = (address + count) / page * page;
-    if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+    const std::uintptr_t from = address / page * page;
+    if (count) madvise(reinterpret_cast<void*>(from), address + count - from, MADV_DONTNEED);
 #endif
 }
 

@@ -74,7 +74,7 @@ std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t colu
 // Packs `count` rows from the bytes of a file; `first` is a multiple of 16. What follows the last row of a panel becomes zero.
 void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool);
 
-// The pages of a mapped file that lie whole within these bytes need not stay in memory.
+// The pages of a mapped file that hold these bytes need not stay in memory.
 void let_go(const std::uint8_t* bytes, std::size_t count);
 
 // One row as fp32, `columns` numbers: what the embedding reads, and what the kernels are held against.

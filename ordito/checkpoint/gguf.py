@@ -12,7 +12,6 @@ allocated or read, so that the memory needed to open a file is bounded by the si
 
 from __future__ import annotations
 
-import mmap
 import re
 import struct
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ordito import _core
-from ordito.checkpoint.stored import DOWNLOAD_AGAIN, StoredTensor, checked_nbytes, map_file, shown
+from ordito.checkpoint.stored import DOWNLOAD_AGAIN, StoredTensor, checked_nbytes, let_go, map_file, shown
 from ordito.errors import CheckpointError
 
 # ggml's number of a tensor type -> our encoding.
@@ -299,8 +298,7 @@ def read_one(path: Path) -> GGUFFile:
     version, tensor_count, metadata_count = _read_header(reader)
     metadata, alignment = _read_metadata(reader, metadata_count)
     tensors, begins = _read_tensors(reader, tensor_count, alignment)
-    if hasattr(mmap, "MADV_DONTNEED"):
-        reader.buffer.madvise(mmap.MADV_DONTNEED)  # what was read is Python's by now, and need not be in memory twice
+    let_go(reader.buffer)  # what was read is Python's by now, and need not be in memory twice
     return GGUFFile(path, (path,), version, alignment, metadata, tensors, reader.position, begins)
 
 

@@ -162,12 +162,18 @@ class StoredTensor:
         return self.data.view(dtype).reshape(self.shape)
 
 
-def is_mapped(array: NDArray[Any]) -> bool:
-    """Whether an array is a view of a mapped file."""
+def mapping(array: NDArray[Any]) -> mmap.mmap | None:
+    """The mapped file that an array is a view of, if it is one."""
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", getattr(base, "obj", None))
-    return base is not None
+    return base
+
+
+def let_go(mapped: mmap.mmap) -> None:
+    """Give back the memory that a mapped file takes; what is asked for again is read again."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def map_file(path: Path) -> mmap.mmap:

@@ -76,7 +76,9 @@ class NativeRuntime:
         self.spec: Spec = checkpoint.spec
         self.checkpoint, self.dtype = checkpoint, dtype
         self.machine = _core.Machine(threads or usable_threads(), kernels, dtype)
-        self.plans = lower(self.spec, Weights(checkpoint, self.machine))
+        weights = Weights(checkpoint, self.machine)
+        self.plans = lower(self.spec, weights)
+        weights.let_go()
         self._slots = [slot.numbers for slot in self.plans.slots]
         attentions = [block for _, block in self.spec.attentions]
         fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in self.spec.leaves())
