@@ -17,7 +17,7 @@ from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError
 
 if TYPE_CHECKING:
-    from ordito.engine.generate import Generation
+    from ordito.engine.generate import Generation, Stream
     from ordito.model import Model
 
 
@@ -97,7 +97,6 @@ def run(
     }
     start = time.perf_counter()
     loaded, local = load(model, backend, adapter, format, quantize=quantize)
-    load_seconds = time.perf_counter() - start
     settings = Settings(chosen, loaded.checkpoint.generation)
     if not loaded.spec.generates:
         raise OrditoError(f"{local.name} cannot generate text; it makes embeddings: ordito embed {shlex.quote(model)} TEXT")
@@ -115,7 +114,12 @@ def run(
         return
     if verbose and not talks(loaded, chat):
         say("the text is continued, not answered" + ("" if chat is False else ": the model has no chat template"))
-    result = answer(loaded, text, settings, system=system, chat=chat, think=think, quiet=json)
+    stream = asked(loaded, text, settings, system=system, chat=chat, think=think)
+    load_seconds = time.perf_counter() - start
+    for piece in stream:
+        if not json:
+            write(piece)
+    result = stream.result
     if json:
         write_json(as_json(local.name, result, load_seconds))
     else:
@@ -124,25 +128,14 @@ def run(
         report(result, load_seconds)
 
 
-def answer(
-    model: Model,
-    text: str,
-    settings: Settings,
-    *,
-    system: str | None,
-    chat: bool | None,
-    quiet: bool,
-    think: bool | None = None,
-) -> Generation:
-    """One answer, streamed to standard output unless `quiet`."""
+def asked(
+    model: Model, text: str, settings: Settings, *, system: str | None, chat: bool | None, think: bool | None = None
+) -> Stream:
+    """The answer to one prompt, which begins when it is read from."""
     prompt: Any = text
     if talks(model, chat):
         prompt = [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": text}]
-    stream = model.stream(prompt, thinking=think, **settings.all())
-    for piece in stream:
-        if not quiet:
-            write(piece)
-    return stream.result
+    return model.stream(prompt, thinking=think, **settings.all())
 
 
 def talks(model: Model, chat: bool | None) -> bool:

@@ -92,7 +92,11 @@ class NativeRuntime:
         return _core.Cached(self._slots, cache or ARITHMETIC[self.dtype])
 
     def session(self, source: Sequence[int] | None = None) -> NativeSession:
-        """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""
+        """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`.
+
+        Waits until the weights are packed, so that who measures what it is fed does not measure that.
+        """
+        self.machine.ready()
         return NativeSession(self, source)
 
     def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
