@@ -56,7 +56,7 @@ def answer_rate(runtime: NativeRuntime, depth: int) -> float:
 
 
 def together_rate(runtime: NativeRuntime, sequences: int) -> float:
-    made = [runtime.new_sequence() for _ in range(sequences)]
+    made = [runtime.sequence() for _ in range(sequences)]
     for number, sequence in enumerate(made):
         runtime.step([(sequence, ids(64 + number)[number:])], [63])
     start = time.perf_counter()

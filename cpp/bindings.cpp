@@ -243,6 +243,8 @@ NB_MODULE(_core, module) {
         return names;
     });
 
+    module.def("cache_bytes", &cache_bytes);
+
     nb::class_<Turns>(module, "Machine")
         .def("__init__", [](Turns* self, int threads, std::optional<std::string> kernels, const std::string& arithmetic) {
             if (threads < 1 || threads > 1024) throw std::invalid_argument("got " + std::to_string(threads) + " threads, expected 1 to 1024");

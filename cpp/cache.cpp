@@ -20,6 +20,11 @@ class PageStore {
         return *store;
     }
 
+    std::size_t used() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return used_;
+    }
+
     Page take(std::size_t bytes) {
         std::uint8_t* page;
         {
@@ -28,10 +33,12 @@ class PageStore {
             if (free.empty()) cut_block(bytes, free);
             page = free.back();
             free.pop_back();
+            used_ += bytes;
         }
         return Page(page, [this, bytes](std::uint8_t* page) {
             const std::lock_guard<std::mutex> lock(mutex_);
             free_[bytes].push_back(page);
+            used_ -= bytes;
         });
     }
 
@@ -44,6 +51,7 @@ class PageStore {
     }
 
     std::mutex mutex_;
+    std::size_t used_ = 0;
     std::map<std::size_t, std::vector<std::uint8_t*>> free_;
     std::vector<std::shared_ptr<std::uint8_t>> blocks_;
 };
@@ -58,6 +66,8 @@ void add_pages(std::vector<Page>& pages, std::size_t bytes) {
 }
 
 }  // namespace
+
+std::size_t cache_bytes() { return PageStore::shared().used(); }
 
 PageLayout::PageLayout(const SlotShape& shape, CacheType type) : shape_(shape) {
     key_bytes_ = shape.value_in_key ? 0 : shape.key_width * kPage * number_bytes(type);

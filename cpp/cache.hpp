@@ -43,6 +43,9 @@ class PageLayout {
 
 using Page = std::shared_ptr<std::uint8_t[]>;
 
+// Bytes of all pages that some sequence holds, each counted once.
+std::size_t cache_bytes();
+
 // Tokens that windowed slots keep beyond their span, so that a few can be taken back.
 constexpr std::int64_t kMargin = 64;
 

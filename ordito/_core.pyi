@@ -13,6 +13,9 @@ Place = tuple[int, int]
 def available_kernels() -> list[str]:
     """The instruction sets that this processor has, the fastest first."""
 
+def cache_bytes() -> int:
+    """Bytes of all pages that some `Cached` holds, each counted once."""
+
 def read_strings(bytes: NDArray[np.uint8], position: int, count: int, errors: str, values: list[str]) -> int | None:
     """Append `count` strings, each a length of 8 bytes and then its UTF-8, from a position on, to `values`.
 

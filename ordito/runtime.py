@@ -6,7 +6,7 @@ A backend gives a `Runtime` for a checkpoint; `ordito.engine.backends` lists the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,22 @@ from ordito.spec import Spec
 Floats = NDArray[np.float32]
 
 
+class Cached(Protocol):
+    """The keys and values of one text, which grows as a runtime reads more of it."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that are cached."""
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens; a runtime may have to forget more, as `length` then says."""
+
+    def fork(self, length: int) -> Cached:
+        """Another sequence that begins with the first `length` tokens of this one, or with fewer, as its `length` says."""
+
+
 class Session(Protocol):
-    """One sequence in a runtime's cache."""
+    """One sequence, and how it is read."""
 
     @property
     def length(self) -> int:
@@ -34,6 +48,21 @@ class Runtime(Protocol):
     """A model that is ready to compute."""
 
     spec: Spec
+    reads_whole: bool
+    """Whether what comes later in a text changes what came before, so that a prompt must be read in one step."""
+
+    def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> Any:
+        """An empty `Cached`; of an encoder-decoder, one that answers the `source`. `cache`: f32, f16 or q8, if not the usual."""
+
+    def step(self, parts: Sequence[tuple[Any, Sequence[int]]], wanted: Sequence[int]) -> Floats:
+        """Read more tokens of several sequences at once.
+
+        The tokens of all parts are the rows of one batch; logits (wanted, V) come after those rows that are `wanted`, which
+        are in order. What they are depends on nothing but the sequence that they belong to.
+        """
+
+    def cache_bytes(self) -> int:
+        """Bytes that the sequences of all models hold, what they share counted once; 0 where the runtime cannot tell."""
 
     def session(self, source: Sequence[int] | None = None) -> Session:
         """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""

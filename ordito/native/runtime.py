@@ -31,9 +31,7 @@ class NativeSession:
     """A sequence in the native runtime's paged cache."""
 
     def __init__(self, runtime: NativeRuntime, source: Sequence[int] | None = None) -> None:
-        self.runtime, self.sequence = runtime, runtime.new_sequence()
-        if source is not None:
-            runtime.read_source(self.sequence, source)
+        self.runtime, self.sequence = runtime, runtime.sequence(source)
 
     @property
     def length(self) -> int:
@@ -85,11 +83,20 @@ class NativeRuntime:
         stretches = any(block.rope and block.rope.depends_on_length for block in attentions)
         two_ways = any(isinstance(block, Attention) and not block.causal and not block.cross for block in attentions)
         # Where rope stretches with the text, experts fill up, or tokens look ahead, what comes later changes what came before.
-        self.whole = fills or stretches or two_ways
+        self.reads_whole = fills or stretches or two_ways
 
-    def new_sequence(self, cache: str | None = None) -> _core.Cached:
-        """An empty sequence; `cache` is how keys and values are kept (f32, f16, q8)."""
-        return _core.Cached(self._slots, cache or ARITHMETIC[self.dtype])
+    def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> _core.Cached:
+        """An empty sequence; of an encoder-decoder, one that answers the `source`. `cache`: how keys and values are kept."""
+        if cache is not None and cache not in (kinds := set(ARITHMETIC.values()) | {"q8"}):
+            raise OrditoError(f"unknown cache type {cache!r}, expected one of {', '.join(sorted(kinds))}")
+        made = _core.Cached(self._slots, cache or ARITHMETIC[self.dtype])
+        if source is not None:
+            self.read_source(made, source)
+        return made
+
+    def cache_bytes(self) -> int:
+        """Bytes that the sequences of all models hold, what they share counted once."""
+        return _core.cache_bytes()
 
     def session(self, source: Sequence[int] | None = None) -> NativeSession:
         """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`.
@@ -101,9 +108,7 @@ class NativeRuntime:
 
     def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
         """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
-        sequence = self.new_sequence()
-        if source is not None:
-            self.read_source(sequence, source)
+        sequence = self.sequence(source)
         return np.concatenate(
             [self.step([(sequence, piece)], list(range(len(piece)))) for piece in self.pieces(list(token_ids))]
         )
@@ -116,10 +121,7 @@ class NativeRuntime:
         encode = self.plans.encode if source is None else None
         found: list[Floats] = []
         for some in _batches([list(text) for text in texts]):
-            sequences = [self.new_sequence("f32") for _ in some]
-            if source is not None:
-                for sequence in sequences:
-                    self.read_source(sequence, source)
+            sequences = [self.sequence(source, "f32") for _ in some]
             parts = list(zip(sequences, some, strict=True))
             states = self._run(encode or self.plans.hidden, parts, [], advance=encode is None)
             found += np.split(states, np.cumsum([len(text) for text in some])[:-1])
@@ -151,7 +153,7 @@ class NativeRuntime:
 
     def pieces(self, ids: list[int]) -> Iterator[list[int]]:
         """A prompt in the pieces in which it is read."""
-        size = max(len(ids), 1) if self.whole else CHUNK
+        size = max(len(ids), 1) if self.reads_whole else CHUNK
         return (ids[start : start + size] for start in range(0, max(len(ids), 1), size))
 
     def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,9 +45,7 @@ class TorchSession:
 
     def __init__(self, module: Transformer, source: Source | None = None) -> None:
         self.module, self.source = module, source
-        # Where rope stretches with the text, or experts fill up, what comes later changes what came before.
-        fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in module.spec.leaves())
-        self.chunk = None if module.stretches or fills else CHUNK
+        self.chunk = None if reads_whole(module) else CHUNK
         self.cache = module.new_cache(1, FIRST_CAPACITY, self.chunk)
 
     @property
@@ -54,9 +53,13 @@ class TorchSession:
         """Tokens that are cached."""
         return self.cache.length
 
-    @torch.inference_mode()
     def feed(self, token_ids: Sequence[int]) -> Floats:
         """Read more tokens; returns the logits (V,) that follow the last of them."""
+        return self.read(token_ids, [len(token_ids) - 1])[0]
+
+    @torch.inference_mode()
+    def read(self, token_ids: Sequence[int], wanted: Sequence[int]) -> Floats:
+        """Read more tokens; returns the logits (wanted, V) that follow some of them."""
         ids = list(token_ids)
         needed = self.cache.length + len(ids)
         if needed > self.cache.capacity:
@@ -64,9 +67,12 @@ class TorchSession:
         before = self.cache.length
         try:
             size = self.chunk or max(len(ids), 1)
-            for piece in (ids[start : start + size] for start in range(0, max(len(ids), 1), size)):
-                hidden = self.module.hidden(torch.tensor([piece]), cache=self.cache, source=self.source)
-            return _floats(self.module.project(hidden[0, -1]))
+            found = []
+            for start in range(0, max(len(ids), 1), size):
+                hidden = self.module.hidden(torch.tensor([ids[start : start + size]]), cache=self.cache, source=self.source)
+                rows = [row - start for row in wanted if start <= row < start + size]
+                found.append(_floats(self.module.project(hidden[0, rows])))
+            return np.concatenate(found)
         except BaseException:  # Ctrl-C between two layers, too: places without keys must not count as read
             self.cache.rewind(before)
             raise
@@ -75,6 +81,19 @@ class TorchSession:
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens; or all, where windows no longer hold what came before them."""
         self.cache.rewind(length)
+
+    def fork(self, length: int) -> TorchSession:
+        """A copy that begins with the first `length` tokens, or with none, where windows no longer hold what came before."""
+        other = copy.copy(self)
+        other.cache = copy.deepcopy(self.cache)
+        other.rewind(length)
+        return other
+
+
+def reads_whole(module: Transformer) -> bool:
+    """Whether what comes later in a text changes what came before: rope stretches with the text, or experts fill up."""
+    fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in module.spec.leaves())
+    return module.stretches or fills
 
 
 class TorchRuntime:
@@ -89,6 +108,7 @@ class TorchRuntime:
             raise OrditoError(f"unknown dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
         self.spec: Spec = checkpoint.spec
         self.module = load_transformer(checkpoint, DTYPES[dtype])
+        self.reads_whole = reads_whole(self.module)
         self.adapters = Adapters(self.module)
         if adapter is not None:
             self.adapters.add("adapter", *changes_by_ours(adapter, self.spec))
@@ -97,6 +117,25 @@ class TorchRuntime:
     def session(self, source: Sequence[int] | None = None) -> TorchSession:
         """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""
         return TorchSession(self.module, self._encoded(source))
+
+    def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> TorchSession:
+        """An empty sequence; of an encoder-decoder, one that answers the `source`. The cache has the type of the weights."""
+        if cache is not None:
+            raise OrditoError(f"the torch backend keeps keys and values in the type of its weights, got cache {cache!r}")
+        return self.session(source)
+
+    def step(self, parts: Sequence[tuple[TorchSession, Sequence[int]]], wanted: Sequence[int]) -> Floats:
+        """Read more tokens of several sequences, one after another; logits (wanted, V) after those rows of all that is read."""
+        found, start = [], 0
+        for sequence, ids in parts:
+            rows = [row - start for row in wanted if start <= row < start + len(ids)]
+            found.append(sequence.read(ids, rows))
+            start += len(ids)
+        return np.concatenate(found)
+
+    def cache_bytes(self) -> int:
+        """Not counted: 0."""
+        return 0
 
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:

@@ -40,7 +40,7 @@ def test_rewinding_is_never_having_read(runtime):
 
 
 def test_a_fork_shares_what_was_read_and_nothing_after(runtime):
-    first = runtime.new_sequence()
+    first = runtime.sequence()
     runtime.step([(first, IDS)], [len(IDS) - 1])
     second = first.fork(5)
     assert second.length == 5

@@ -75,7 +75,7 @@ def test_native_is_pytorch(name, kernels):
 def test_fed_in_pieces_is_fed_at_once(name):
     made, ids = module(name), token_ids(LENGTH)[0].tolist()
     runtime = native(made)
-    if runtime.whole:
+    if runtime.reads_whole:
         pytest.skip("what comes later changes what came before")
     source = SOURCE[0].tolist() if made.spec.encoder is not None else None
     whole = runtime.session(source).feed(ids)
@@ -92,7 +92,7 @@ def test_fed_in_pieces_is_fed_at_once(name):
 )
 def test_an_answer_that_begins_again_still_knows_its_source(name):
     runtime, source, ids = native(module(name)), SOURCE[0].tolist(), token_ids(LENGTH)[0].tolist()
-    if runtime.whole:
+    if runtime.reads_whole:
         pytest.skip("what comes later changes what came before")
     session = runtime.session(source)
     session.rewind(0)
@@ -106,6 +106,6 @@ def test_batched_is_alone(name):
     made, ids, lengths = module(name), token_ids(LENGTH)[0].tolist(), [LENGTH, 17, 1]
     runtime = native(made)
     alone = [runtime.session().feed(ids[:length]) for length in lengths]
-    parts = [(runtime.new_sequence(), ids[:length]) for length in lengths]
+    parts = [(runtime.sequence(), ids[:length]) for length in lengths]
     together = runtime.step(parts, [int(end) - 1 for end in np.cumsum(lengths)])
     assert np.array_equal(together, np.stack(alone))
