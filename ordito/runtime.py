@@ -52,7 +52,7 @@ class Runtime(Protocol):
     """Whether what comes later in a text changes what came before, so that a prompt must be read in one step."""
 
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> Any:
-        """An empty `Cached`; of an encoder-decoder, one that answers the `source`. `cache`: f32, f16 or q8, if not the usual."""
+        """An empty `Cached`; of an encoder-decoder, one that answers the `source`. `cache`: f32, f16 or q8."""
 
     def step(self, parts: Sequence[tuple[Any, Sequence[int]]], wanted: Sequence[int]) -> Floats:
         """Read more tokens of several sequences at once.

@@ -9,7 +9,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ordito.engine.sampling import Sampler, Sampling, candidates, penalise
+from ordito.engine.penalties import penalise
+from ordito.engine.sampling import Sampler, Sampling, candidates
 from ordito.errors import OrditoError
 
 V = 50
