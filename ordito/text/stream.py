@@ -41,20 +41,22 @@ class Detokenizer:
 class StopStrings:
     """Lets text through up to the first stop string; holds back an ending that may be the beginning of one.
 
-    What comes out does not depend on how the text was cut into pieces.
+    What comes out does not depend on how the text was cut into pieces. `found` is the stop string that ended it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = [stop for stop in stops if stop]
         self.held = ""
+        self.found: str | None = None
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that is certain now, and whether a stop string has ended it."""
         self.held += text
         # The stop string that is complete first ends the text; of several, the one that began first.
-        found = [(place + len(stop), place) for stop in self.stops if (place := self.held.find(stop)) >= 0]
+        found = [(place + len(stop), place, stop) for stop in self.stops if (place := self.held.find(stop)) >= 0]
         if found:
-            shown, self.held = self.held[: min(found)[1]], ""
+            _, place, self.found = min(found)
+            shown, self.held = self.held[:place], ""
             return shown, True
         keep = max((self._begun(stop) for stop in self.stops), default=0)
         shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]

@@ -1,0 +1,41 @@
+"""What a model writes -> what it says, thinks and calls, as it comes, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ordito.text.answers.channels import ChannelReader
+from ordito.text.answers.marked import MarkedReader
+from ordito.text.answers.parts import Answer, Arguments, Call, Part, Said, Thought, joined
+from ordito.text.answers.reader import AnswerReader
+from ordito.text.answers.style import PLAIN, Style, style_of
+from ordito.text.tokenizer import Tokenizer
+
+__all__ = [
+    "PLAIN",
+    "Answer",
+    "AnswerReader",
+    "Arguments",
+    "Call",
+    "Part",
+    "Said",
+    "Style",
+    "Thought",
+    "answer_reader",
+    "joined",
+    "style_of",
+]
+
+
+def answer_reader(
+    tokenizer: Tokenizer,
+    style: Style,
+    *,
+    thinking: bool = False,
+    tools: Collection[str] | None = None,
+    stops: Sequence[str] = (),
+) -> AnswerReader:
+    """What reads answers of a style. `thinking`: the prompt ended inside a thought; `tools`: the names that were offered."""
+    if style.channels:
+        return ChannelReader(tokenizer, tools=tools, stops=stops)
+    return MarkedReader(tokenizer, style, thinking=thinking, tools=tools, stops=stops)

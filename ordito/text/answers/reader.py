@@ -1,0 +1,105 @@
+"""Token ids -> parts of an answer: what the ways of writing answers have in common."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+from ordito.text.answers.parts import Arguments, Call, Part, Said, Thought
+from ordito.text.stream import StopStrings
+from ordito.text.tokenizer import Tokenizer
+
+_ID_CHARACTERS = string.ascii_letters + string.digits
+
+
+class AnswerReader(ABC):
+    """Reads one answer, token by token; what comes out does not depend on how its text was cut into tokens.
+
+    A marker that is a token of the vocabulary is known by its id, so that text which spells it is text. A stop string ends
+    the answer in what is said, and is then `stopped`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, markers: Iterable[str], stops: Sequence[str]) -> None:
+        self.detokenizer, self.stops = tokenizer.streamer(), StopStrings(stops)
+        self.marks = {id: marker for marker in markers if (id := _marker_id(tokenizer, marker)) is not None}
+        self.stopped: str | None = None
+        self.calls = 0
+        self.parts: list[Part] = []
+
+    @property
+    @abstractmethod
+    def thinking(self) -> bool:
+        """Whether what comes next belongs to a thought."""
+
+    @abstractmethod
+    def mark(self, marker: str) -> None:
+        """A marker came as a token."""
+
+    @abstractmethod
+    def text(self, text: str) -> None:
+        """Text came."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """No more comes: what was held back is what it looks like."""
+
+    def push(self, id: int) -> list[Part]:
+        """The parts that are certain now."""
+        if id in self.marks:
+            self.text(self.detokenizer.flush())
+            self.mark(self.marks[id])
+        else:
+            self.text(self.detokenizer.push(id))
+        return self._taken()
+
+    def flush(self) -> list[Part]:
+        """The rest, when no more tokens come."""
+        self.text(self.detokenizer.flush())
+        self.end()
+        self.out(Said(self.stops.flush()))
+        return self._taken()
+
+    def say(self, text: str) -> None:
+        """Text for the user, up to the first stop string."""
+        if self.stopped is None:
+            shown, stopped = self.stops.push(text)
+            self.out(Said(shown))
+            self.stopped = self.stops.found if stopped else None
+
+    def call(self, name: str) -> None:
+        """A call begins."""
+        self.out(Said(self.stops.flush()))
+        self.out(Call(self.calls, new_call_id(), name))
+        self.calls += 1
+
+    def arguments(self, text: str) -> None:
+        """More of the arguments of the last call."""
+        self.out(Arguments(self.calls - 1, text))
+
+    def out(self, part: Part) -> None:
+        """Add a part; text goes to the part before it where that is of its kind."""
+        last = self.parts[-1] if self.parts else None
+        if isinstance(part, Call):
+            self.parts.append(part)
+        elif isinstance(part, Said | Thought) and type(last) is type(part):
+            self.parts[-1] = type(part)(last.text + part.text)
+        elif isinstance(part, Arguments) and isinstance(last, Arguments) and last.index == part.index:
+            self.parts[-1] = Arguments(part.index, last.text + part.text)
+        elif part.text:
+            self.parts.append(part)
+
+    def _taken(self) -> list[Part]:
+        parts, self.parts = self.parts, []
+        return parts
+
+
+def new_call_id() -> str:
+    """An id of a call: nine letters and digits, which is what Mistral's templates want."""
+    return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
+
+
+def _marker_id(tokenizer: Tokenizer, marker: str) -> int | None:
+    id, vocabulary = tokenizer.id_of(marker), tokenizer.vocabulary
+    return id if id is not None and (id in vocabulary.control or id in vocabulary.added) else None

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ordito.text.answers import PLAIN, Answer, answer_reader, joined, style_of
+from ordito.text.formats import FORMATS
+from ordito.text.stream import Detokenizer
+
+
+class Letters:
+    """A tokenizer whose tokens are what a test cuts its text into; `marks` are control tokens."""
+
+    def __init__(self, marks=()):
+        self.tokens = list(marks)
+        self.vocabulary = self
+        self.control, self.added = frozenset(range(len(marks))), frozenset()
+
+    def id_of(self, token):
+        return self.tokens.index(token) if token in self.tokens else None
+
+    def streamer(self):
+        return Detokenizer(lambda id: b"" if id in self.control else self.tokens[id])
+
+    def ids(self, pieces):
+        for piece in pieces:
+            if piece in self.tokens[: len(self.control)]:
+                yield self.tokens.index(piece)
+            else:
+                self.tokens.append(piece.encode() if isinstance(piece, str) else piece)
+                yield len(self.tokens) - 1
+
+
+def read(pieces, style=PLAIN, marks=(), **options):
+    tokenizer = Letters(marks)
+    reader, parts = answer_reader(tokenizer, style, **options), []
+    for id in tokenizer.ids(pieces):
+        parts += reader.push(id)
+        if reader.stopped is not None:
+            break
+    parts += reader.flush()
+    got = joined(parts)
+    return Answer(got.text, got.thinking, tuple((name, arguments) for _, name, arguments in got.calls)), reader
+
+
+def style(name):
+    return style_of(FORMATS[name].source)
+
+
+ARGUMENTS = '{"city": "Rome </tool_call> \\" } [ARGS]", "days": [1, {"a": null}]}'
+CASES = {
+    "thought and answer": ("qwen3", "<think>\nhm, <b>\n</think>\n\nYes.", ("Yes.", "hm, <b>", [])),
+    "no thought": ("qwen3", "Just yes.\n\nAnd no.", ("Just yes.\n\nAnd no.", "", [])),
+    "the tag is quoted": ("qwen3", "Write <think> and </think>.", ("Write <think> and </think>.", "", [])),
+    "empty thought": ("qwen3", "<think>\n\n</think>\n\nYes", ("Yes", "", [])),
+    "a call": ("qwen3", f'<tool_call>\n{{"name": "f", "arguments": {ARGUMENTS}}}\n</tool_call>', ("", "", [("f", ARGUMENTS)])),
+    "two calls after words": (
+        "qwen3",
+        'Let me see.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n<tool_call>\n{"arguments": {"a": 1}, "name": "g"}\n</tool_call>',
+        ("Let me see.", "", [("f", "{}"), ("g", '{"a": 1}')]),
+    ),
+    "no arguments": ("qwen3", '<tool_call>{"name": "f"}</tool_call>', ("", "", [("f", "{}")])),
+    "arguments in a string": ("qwen3", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', ("", "", [("f", '{"a": 1}')])),
+    "what is no call": ("qwen3", "<tool_call>nonsense</tool_call> then", ("<tool_call>nonsense</tool_call> then", "", [])),
+    "mistral 3": ("mistral-v3", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": "]"}}, {"name": "g", "arguments": {}}]', ("", "", [("f", '{"a": "]"}'), ("g", "{}")])),
+    "mistral 11": ("mistral-v11", '[TOOL_CALLS]f[CALL_ID]123456789[ARGS]{"a": 1}[TOOL_CALLS]g[CALL_ID]223456789[ARGS]{}', ("", "", [("f", '{"a": 1}'), ("g", "{}")])),
+    "mistral 13": ("mistral-v13", '[THINK]hm[/THINK][TOOL_CALLS]f[ARGS]{"a": 1}', ("", "hm", [("f", '{"a": 1}')])),
+    "deepseek 3": (
+        "deepseek-v3",
+        'See:<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{"a": "```"}\n```<｜tool▁call▁end｜>\n'
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        ("See:", "", [("f", '{"a": "```"}'), ("g", "{}")]),
+    ),
+    "deepseek 3.1": (
+        "deepseek-v3.1",
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+        ("", "", [("f", '{"a": 1}')]),
+    ),
+    "phi": ("phi-4-mini", '<|tool_call|>[{"name": "f", "arguments": {"a": 1}}]<|/tool_call|>', ("", "", [("f", '{"a": 1}')])),
+    "llama": ("llama-3.1", '{"name": "f", "parameters": {"a": 1}}', ("", "", [("f", '{"a": 1}')])),
+    "two of llama's": ("llama-3.1", '{"name": "f", "parameters": {"a": 1}}; {"name": "g", "parameters": {}}', ("", "", [("f", '{"a": 1}'), ("g", "{}")])),
+    "json that is no call": ("llama-3.1", '{"name": "Ada", "age": 36}', ('{"name": "Ada", "age": 36}', "", [])),
+    "llama's words": ("llama-3.1", "It is { sunny }.", ("It is { sunny }.", "", [])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_an_answer_means_the_same_however_it_is_cut(case, data):
+    name, text, (said, thought, calls) = CASES[case]
+    raw = text.encode()
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(raw) - 1)), max_size=12)))
+    pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+    got, _ = read(pieces, style(name), tools=["f", "g"])
+    assert got == Answer(said, thought, tuple(calls))
+    assert all(isinstance(json.loads(arguments), dict) for _, arguments in got.calls)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name not in ("what is no call", "the tag is quoted")])
+def test_markers_that_are_tokens_mean_the_same(case):
+    name, text, (said, thought, calls) = CASES[case]
+    chosen = style(name)
+    marks = chosen.markers
+    if "</tool_call> \\" in text:
+        text = text.replace("Rome </tool_call>", "Rome")  # as text it is told apart; see below
+        calls = [(name, arguments.replace("Rome </tool_call>", "Rome")) for name, arguments in calls]
+    pieces = [text]
+    for mark in marks:
+        pieces = [part for piece in pieces for part in _parted(piece, mark, marks)]
+    got, _ = read(pieces, chosen, marks, tools=["f", "g"])
+    assert got == Answer(said, thought, tuple(calls))
+
+
+def _parted(piece, mark, marks):
+    if piece in marks:
+        return [piece]
+    first, *rest = piece.split(mark)
+    return [part for part in (first, *(p for r in rest for p in (mark, r))) if part]
+
+
+def test_text_that_spells_a_marker_is_text_where_the_marker_is_a_token():
+    chosen = style("qwen3")
+    got, _ = read(
+        ["<thi", "nk>a", "<tool_call>", '{"name": "f", "arguments": {"a": "</tool', '_call>"}}', "</tool_call>"],
+        chosen,
+        chosen.markers,
+        tools=["f"],
+    )
+    assert got == Answer("<think>a", "", (("f", '{"a": "</tool_call>"}'),))
+
+
+def test_a_prompt_that_ends_inside_a_thought():
+    got, _ = read(["hm", "</th", "ink>\n\nYes"], style("deepseek-r1"), thinking=True)
+    assert got == Answer("Yes", "hm", ())
+    got, reader = read(["hm\n"], style("deepseek-r1"), thinking=True)
+    assert got == Answer("", "hm", ())
+    assert reader.thinking
+
+
+def test_calls_are_text_where_no_tools_were_offered():
+    text = '<tool_call>{"name": "f"}</tool_call>'
+    assert read([text], style("qwen3"))[0] == Answer(text, "", ())
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_stop_string_ends_what_is_said_but_not_a_thought(data):
+    raw = b"<think>one STOP two</think>three STOP four"
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(raw) - 1), max_size=12)))
+    pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+    got, reader = read(pieces, style("qwen3"), stops=["STOP"])
+    assert got == Answer("three ", "one STOP two", ())
+    assert reader.stopped == "STOP"
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.text(max_size=30), data=st.data())
+def test_plain_text_is_what_was_written(text, data):
+    raw = text.encode()
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(raw) - 1)), max_size=5)))
+    pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+    assert read(pieces)[0] == Answer(text, "", ())
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    text=st.text(alphabet='<>/tolcahink_{}[]":,\\ \nfg', max_size=60),
+    name=st.sampled_from(["qwen3", "mistral-v11", "llama-3.1", "deepseek-v3"]),
+)
+def test_nothing_that_a_model_writes_breaks_the_reader(text, name):
+    whole = read([text], style(name), tools=["f"])[0]
+    assert read(list(text), style(name), tools=["f"])[0] == whole
+
+
+HARMONY = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|call|>", "<|return|>")
+
+
+@pytest.mark.parametrize("header", ["commentary to=functions.f ", " to=functions.f"])
+def test_channels(header):
+    call = (
+        [" to=functions.f", "<|channel|>", "commentary json"]
+        if header.startswith(" ")
+        else ["<|channel|>", header, "<|constrain|>", "json"]
+    )
+    pieces = ["<|channel|>", "analysis", "<|message|>", "hm ", "<|end|>", "<|start|>", "assistant", *call, "<|message|>", '{"a":', " 1}", "<|call|>"]  # fmt: skip
+    assert read(pieces, style("harmony"), HARMONY, tools=["f"])[0] == Answer("", "hm ", (("f", '{"a": 1}'),))
+    pieces = ["<|channel|>", "final", "<|message|>", "Yes", "<|return|>"]
+    assert read(pieces, style("harmony"), HARMONY)[0] == Answer("Yes", "", ())
