@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ordito.checkpoint.outline import outline
     from ordito.comparing import compare
     from ordito.drawing import draw
+    from ordito.engine.engine import Engine
     from ordito.fitting import fit
     from ordito.lens import trace
     from ordito.model import Conversation, Model, load
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Conversation": "ordito.model",
+    "Engine": "ordito.engine.engine",
     "Model": "ordito.model",
     "account": "ordito.accounting",
     "compare": "ordito.comparing",
@@ -41,6 +43,7 @@ _ROOMS = ("catalogue", "errors", "families", "spec")
 
 __all__ = [
     "Conversation",
+    "Engine",
     "Model",
     "__version__",
     "account",

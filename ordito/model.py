@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +19,30 @@ from ordito.checkpoint.rounded import already_rounded, rounded
 from ordito.checkpoint.stored import shown
 from ordito.embed.pool import embed
 from ordito.engine.backends import load_runtime
-from ordito.engine.generate import Generation, Request, Stream
+from ordito.engine.engine import Engine
+from ordito.engine.request import Request, checked_stops
 from ordito.engine.sampling import Sampling
+from ordito.engine.stream import Generation, Stream
 from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning
 from ordito.families import family_of
-from ordito.runtime import Floats, Runtime, Session
+from ordito.memory import free_memory
+from ordito.runtime import Floats, Runtime
 from ordito.spec import Spec
+from ordito.text.answers import PLAIN, Style, answer_reader
 from ordito.text.chat import ChatTemplate, thinking_options
+from ordito.text.messages import check_messages, check_tools
 from ordito.text.tokenizer import Tokenizer
+from ordito.text.tool_words import with_tool_words
 
 if TYPE_CHECKING:
     from ordito.checkpoint.adapter import Adapter
+    from ordito.engine.grammar import Grammar, Grammars
 
 MAX_TOKENS = 512
 """Length of an answer where the caller sets none."""
 
 Messages = Sequence[Mapping[str, Any]]
+_CONVERSATIONS = count(1)
 
 
 class Model:
@@ -77,16 +86,57 @@ class Model:
         self,
         prompt: str | Messages,
         *,
-        max_tokens: int = MAX_TOKENS,
-        stop: Sequence[str] = (),
         conversation: Conversation | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        thinking: bool | str | None = None,
-        **sampling: Any,
+        **settings: Any,
     ) -> Stream:
         """The answer to a text or a conversation, as it is made: iterate over its pieces, then look at `.result`.
 
-        A `conversation` keeps what was read for the next turn. `tools` and `thinking` are as in `chat`.
+        What was read stays cached for prompts that begin alike; a `conversation` keeps what it read to itself. `tools` and
+        `thinking` are as in `chat`; more settings are those of `prepare`.
+        """
+        user = settings.pop("user", "") if conversation is None else conversation.user
+        return self.engine.submit(self.prepare(prompt, user=user, **settings))
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What makes its answers, with a quarter of the memory that is free for what was read."""
+        return Engine(self, cache_limit=free_memory() // 4)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What holds its answers to grammars."""
+        from ordito.engine.grammar import Grammars
+
+        return Grammars(self.tokenizer, self.end_ids, self.spec.vocab_size)
+
+    def prepare(
+        self,
+        prompt: str | Sequence[int] | Messages,
+        *,
+        max_tokens: int | None = MAX_TOKENS,
+        stop: str | Sequence[str] = (),
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools_in_words: bool = False,
+        thinking: bool | str | None = None,
+        thinking_budget: int | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        grammar: Grammar | None = None,
+        ignore_end: bool = False,
+        min_tokens: int = 0,
+        n: int = 1,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        user: str = "",
+        speculate: bool = True,
+        context: int | None = None,
+        **sampling: Any,
+    ) -> Request:
+        """A request from a text, token ids or a conversation.
+
+        `max_tokens` None is as many as the context holds. With `tools_in_words` a model whose template knows no tools is told
+        of them all the same. `template_options` are further variables of the chat template. A `grammar` holds the answer to a
+        form. `ignore_end` goes on behind end tokens, before `min_tokens` there are none. `context` is at most the model's own.
+        The other settings are those of `Request` and `Sampling`. Raises as `stream` does.
         """
         if not self.spec.generates:
             raise OrditoError(f"this {self.spec.architecture} model cannot generate text; it makes embeddings: use embed")
@@ -94,34 +144,71 @@ class Model:
         for name in sampling:
             if name not in known:
                 raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
-        if not isinstance(prompt, str):
-            if self.spec.encoder is not None:
-                raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
-            ids = self.encode_chat(prompt, tools=tools, **thinking_options(thinking))
-        elif tools or thinking is not None:
-            raise OrditoError("tools and thinking need a conversation, got a text: give messages")
+        if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
+            if tools or thinking is not None:
+                raise OrditoError("tools and thinking need a conversation, got a text: give messages")
+            asked = Prompt(self._text_ids(prompt))  # type: ignore[arg-type]
         else:
-            ids = self.tokenizer.encode(prompt, parse_special=True)
-        source = ids if self.spec.encoder is not None else None
-        request = Request(
-            prompt=ids if source is None else [self.start_id],
+            options = {**thinking_options(thinking), **(template_options or {})}
+            asked = self._chat_prompt(prompt, tools, tools_in_words, options)  # type: ignore[arg-type]
+        source = asked.ids if self.spec.encoder is not None else None
+        most = min(self.spec.context, context or self.spec.context)
+        stops = checked_stops(stop)
+        budget = thinking_budget if asked.style.think else None
+        return Request(
+            prompt=asked.ids if source is None else [self.start_id],
+            read=lambda: answer_reader(self.tokenizer, asked.style, thinking=asked.thinks, tools=asked.tools, stops=stops),
             sampling=Sampling(**sampling),
-            max_tokens=max_tokens,
-            stop=[stop] if isinstance(stop, str) else stop,
-            end_ids=self.end_ids,
-            context=self.spec.context,
+            max_tokens=most if max_tokens is None else max_tokens,
+            end_ids=frozenset() if ignore_end else self.end_ids,
+            context=most,
+            match=None if grammar is None else self.grammars.prepared(grammar),
+            thinking_budget=budget,
+            thought_end=() if budget is None else self._thought_end(asked.style),
+            min_tokens=min_tokens,
+            n=n,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            source=source,
+            user=user,
+            speculate=speculate,
         )
-        if conversation is None:
-            return Stream(self.runtime.session(source), self.tokenizer, request)
-        return conversation.follow(request)
+
+    def _text_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        return self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else self._checked(prompt)
+
+    def _chat_prompt(
+        self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None, in_words: bool, options: Mapping[str, Any]
+    ) -> Prompt:
+        if self.spec.encoder is not None:
+            raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
+        style, offered = self.template.style, check_tools(tools)
+        told = in_words and not self.template.knows_tools
+        rendered = self.render(
+            with_tool_words(check_messages(messages), offered) if told else messages, tools=None if told else offered, **options
+        )
+        return Prompt(
+            self.tokenizer.encode_chat(rendered),
+            style,
+            # Templates may begin a thought for the model, which then only ends it.
+            thinks=style.think is not None and rendered.rstrip().endswith(style.think[0]),
+            tools=None if offered is None else [tool["function"]["name"] for tool in offered],
+        )
+
+    def _thought_end(self, style: Style) -> list[int]:
+        end = f"\n{style.think[1]}\n\n" if style.think else ""
+        return self.tokenizer.encode(end, add_special_tokens=False, parse_special=True)
 
     def encode_chat(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> list[int]:
         """The token ids of a conversation, up to where the model is to answer; `options` are the template's own.
 
         What messages and tools say is text, even where it spells a control token: nobody ends a turn but the template.
         """
-        rendered = self.template.render(messages, tools=tools, guarded=self.tokenizer.guarded, **options)
-        return self.tokenizer.encode_chat(rendered)
+        return self.tokenizer.encode_chat(self.render(messages, tools=tools, **options))
+
+    def render(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> str:
+        """A conversation as its template writes it, with guards in what would otherwise spell a control token."""
+        return self.template.render(messages, tools=tools, guarded=self.tokenizer.guarded, **options)
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -190,19 +277,21 @@ class Model:
         return [int(id) for id in ids]
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """The token ids of a prompt, and how what answers it is to be read."""
+
+    ids: list[int]
+    style: Style = PLAIN
+    thinks: bool = False
+    tools: list[str] | None = None
+
+
 class Conversation:
-    """A session that lives through several turns, so that only what is new of a conversation is read."""
+    """Several turns of which each reads only what is new, and whose cache nobody else sees."""
 
     def __init__(self, model: Model) -> None:
-        self.session: Session = model.runtime.session()
-        self.tokenizer = model.tokenizer
-        self.last: Stream | None = None
-
-    def follow(self, request: Request) -> Stream:
-        """The stream of the next turn."""
-        cached = self.last.context_ids[: self.session.length] if self.last else []
-        self.last = Stream(self.session, self.tokenizer, request, cached)
-        return self.last
+        self.user = f"conversation {next(_CONVERSATIONS)}"
 
 
 def _finished(stream: Stream) -> Generation:

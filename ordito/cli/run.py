@@ -17,7 +17,7 @@ from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError
 
 if TYPE_CHECKING:
-    from ordito.engine.generate import Generation, Stream
+    from ordito.engine.stream import Generation, Stream
     from ordito.model import Model
 
 

@@ -128,6 +128,10 @@ class Sampler:
         self.random = np.random.default_rng(sampling.seed)
         self.surprise = 2 * sampling.mirostat_tau  # Mirostat's mu, in bits
 
+    def reseed(self, seed: tuple[int, ...]) -> None:
+        """Draw from another seed, as each of several answers to one request does."""
+        self.random = np.random.default_rng(seed)
+
     def choose(self, logits_V: Floats, context: Sequence[int], made: int = 0, allowed_V: np.ndarray | None = None) -> int:
         """The next token after `context`, the last `made` tokens of which are the answer's, among those that are `allowed_V`.
 

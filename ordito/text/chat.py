@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ordito.errors import TemplateError
+from ordito.text.answers.style import Style, style_of
 from ordito.text.formats import FORMATS, format_for
-from ordito.text.messages import Message, Tool, check_messages, check_tools, guard, guard_message, plain_data
+from ordito.text.messages import Message, Tool, check_messages, check_tools, guard, guard_message, plain_data, with_short_ids
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -116,6 +117,21 @@ class ChatTemplate:
                 raise TemplateError(f"this model's chat template leaves {what} out: it was not trained on them")
         return text
 
+    @functools.cached_property
+    def style(self) -> Style:
+        """How the model marks its thoughts and its calls."""
+        return style_of(self.source)
+
+    @functools.cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template tells the model of tools."""
+        tool = {"type": "function", "function": {"name": _PROBE, "description": "", "parameters": {"type": "object"}}}
+        variables = {**self._tokens, "messages": [{"role": "user", "content": "?"}], "add_generation_prompt": True}
+        try:
+            return _PROBE in self._run(variables | {"tools": [tool]}, _PROBE_SECONDS)
+        except TemplateError:
+            return False
+
     def _run(self, variables: dict[str, Any], seconds: float | None = None) -> str:
         from ordito.text.budget import SECONDS, Budget
 
@@ -129,6 +145,8 @@ class ChatTemplate:
 
     def _adapted(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages in the shape that this template can read: many know only strings as content, some only parts."""
+        if self.style.tools is not None and self.style.tools.name == "mistral":
+            messages = [with_short_ids(message) for message in messages]
         if _calls(messages):
             messages = [self._called(m) if m.get("tool_calls") else m for m in messages]
         if any(isinstance(m.get("content"), list) for m in messages) and not self._reads_parts:

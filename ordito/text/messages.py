@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -99,6 +100,21 @@ def _check_calls(calls: Any, where: str) -> list[dict[str, Any]]:
             raise TemplateError(f"{place}: arguments must be a JSON object, got {function.get('arguments')!r:.100}")
         checked.append({"type": "function", **call, "function": {**function, "arguments": arguments}})
     return checked
+
+
+def with_short_ids(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with ids of calls that have nine letters and digits, which Mistral's templates insist on."""
+    changed = dict(message)
+    if isinstance(message.get("tool_call_id"), str):
+        changed["tool_call_id"] = _short_id(message["tool_call_id"])
+    if message.get("tool_calls"):
+        calls = message["tool_calls"]
+        changed["tool_calls"] = [call | {"id": _short_id(call["id"])} if call.get("id") else call for call in calls]
+    return changed
+
+
+def _short_id(id: str) -> str:
+    return id if len(id) == 9 and id.isalnum() else hashlib.sha256(id.encode()).hexdigest()[:9]
 
 
 def _named(function: dict[str, Any]) -> bool:

@@ -94,15 +94,15 @@ def test_mistakes_do_not_end_the_chat(loaded, capsys, line, message):
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(loaded, monkeypatch, capsys):
     session = type(loaded.runtime.session())
-    feed, fed = session.feed, []
+    read, given = session.read, []
 
-    def interrupted(self, ids):
-        fed.append(ids)
-        if len(fed) == 3:
+    def interrupted(self, ids, wanted):
+        given.append(ids)
+        if len(given) == 3:
             raise KeyboardInterrupt
-        return feed(self, ids)
+        return read(self, ids, wanted)
 
-    monkeypatch.setattr(session, "feed", interrupted)
+    monkeypatch.setattr(session, "read", interrupted)
     chat = talk(loaded, "warp", KeyboardInterrupt(), "weft")
     assert len(chat.messages) == 4
     assert "/bye" in capsys.readouterr().err

@@ -12,8 +12,8 @@ from ordito.text.answers.json_calls import Body, JsonCalls, MistralCalls, NamedC
 class ToolStyle:
     """How calls are written: a marker, what `body` reads, and a marker; between calls, `skipped` may stand.
 
-    `inner` markers part a call's name from its arguments. Where `bare`, a call can also be the answer's first character, without a marker. Where `loose`, semicolons and the quotes
-    of a code block may stand behind one.
+    `inner` markers part a call's name from its arguments. Where `bare`, an answer can also begin with a call, without a
+    marker. Where `loose`, semicolons and the quotes of a code block may stand behind one.
     """
 
     name: str

@@ -1,0 +1,374 @@
+"""Requests to tokens, over any runtime: many at once, each as if it were alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ordito.engine.drafting import MOST as MOST_DRAFTED
+from ordito.engine.prefix import PrefixCache
+from ordito.engine.request import Request
+from ordito.engine.running import Running
+from ordito.engine.stream import Mailbox, Stream
+from ordito.errors import OrditoError
+from ordito.runtime import Runtime
+
+if TYPE_CHECKING:
+    from ordito.text.tokenizer import Tokenizer
+
+MOST_TOGETHER = 64
+"""Answers that are made at once, unless told otherwise."""
+PIECE, SMALLEST = 512, 32
+"""Tokens of prompts that are read in one step, at most and at least."""
+PATIENCE, HURRY = 1.0, 0.15
+"""Seconds that a step shall take, where nobody is in the middle of an answer, and where someone is."""
+SCORED = 64
+"""Tokens of a prompt whose probabilities are asked for, that are read in one step."""
+GUESSING = 4
+"""Answers at once, up to which guesses are worth what they cost."""
+
+
+class Servable(Protocol):
+    """A model that can be asked."""
+
+    runtime: Runtime
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What cuts its texts."""
+
+    def prepare(self, prompt: Any, **settings: Any) -> Request:
+        """A request from a text or a conversation."""
+
+
+@dataclass
+class Counts:
+    """What an engine has done since it was made."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    made_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    preempted: int = 0
+    steps: int = 0
+
+
+class Engine:
+    """Makes many answers at once on one runtime.
+
+    In each step everyone who is in the middle of an answer gets a token, and prompts are read a piece at a time beside them.
+    Requests of several users are admitted in turn. What was read stays cached, as long as all sequences together take no more
+    than `cache_limit` bytes (None: no bound); then what was used longest ago goes, at last the youngest answer starts again.
+
+    Whoever waits for an answer drives the engine, or its own thread does (`start`), as servers want it. `cache` is the type
+    of keys and values: f32, f16 or q8.
+    """
+
+    def __init__(
+        self,
+        model: Servable,
+        *,
+        most_together: int = MOST_TOGETHER,
+        cache_limit: int | None = None,
+        cache: str | None = None,
+    ) -> None:
+        if isinstance(most_together, bool) or not isinstance(most_together, int) or most_together < 1:
+            raise OrditoError(f"most_together is {most_together!r}, expected a whole number of at least 1")
+        self.model, self.runtime = model, model.runtime
+        self.most_together, self.cache_limit, self.cache = most_together, cache_limit, cache
+        self.windowed = any(block.span for _, block in self.runtime.spec.attentions)
+        self.counts = Counts()
+        self.running: list[Running] = []
+        self.prefixes = PrefixCache()
+        self._inbox: deque[Mailbox] = deque()
+        self._waiting: OrderedDict[str, deque[Running]] = OrderedDict()
+        self._turn = threading.RLock()
+        self._awake = threading.Condition()
+        self._woken = False
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._token_seconds = 0.0
+
+    def submit(self, prompt: Any, **settings: Any) -> Stream:
+        """The answers to a text, a conversation, or a `Request`, as they are made; `settings` are those of `Model.stream`."""
+        if self._closed:
+            raise OrditoError("this engine is closed")
+        request = prompt if isinstance(prompt, Request) else self.model.prepare(prompt, **settings)
+        box = Mailbox(request, time.perf_counter())
+        self._inbox.append(box)
+        self.wake()
+        return Stream(self, box)
+
+    @property
+    def waiting(self) -> int:
+        """Answers that have not begun."""
+        return sum(map(len, list(self._waiting.values()))) + len(self._inbox)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.running or self.waiting)
+
+    # Who drives.
+
+    def start(self) -> None:
+        """Run on a thread of its own from now on."""
+        with self._awake:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="ordito-engine", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """End all answers and the thread, and let go of what is cached."""
+        self._closed = True
+        self.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._turn:
+            self._receive()
+            for one in (*self.running, *(one for ones in self._waiting.values() for one in ones)):
+                one.cancel()
+            self.running, self.prefixes = [], PrefixCache()
+            self._waiting.clear()
+
+    def wake(self) -> None:
+        """There is something to do."""
+        with self._awake:
+            self._woken = True
+            self._awake.notify_all()
+
+    def drive(self, arrived: threading.Event) -> None:
+        """Do a step, or wait for `arrived` while the engine's own thread does."""
+        if self._thread is not None:
+            arrived.wait(1.0)
+            return
+        with self._turn:
+            if not arrived.is_set():
+                self.step()
+
+    def _run(self) -> None:
+        while not self._closed:
+            with self._awake:
+                self._woken = False
+            if not self.step():
+                with self._awake:
+                    self._awake.wait_for(lambda: self._woken or self._closed)
+
+    # A step.
+
+    def step(self) -> bool:
+        """Read one batch and pass on what comes of it; whether there was something to do."""
+        with self._turn:
+            self._receive()
+            self._sweep()
+            self._admit()
+            batch = self._batch()
+            if not batch:
+                return bool(self.waiting)
+            try:
+                self._compute(batch)
+            except BaseException as error:
+                for one, _ in batch:  # what is half read must not be taken for read
+                    self._leave(one)
+                    one.box.fail(error)
+                self.counts.failed += len(batch)
+                if not isinstance(error, Exception) or self._thread is None:
+                    raise
+            return True
+
+    def _receive(self) -> None:
+        while self._inbox:
+            box = self._inbox.popleft()
+            try:
+                self._enter(box)
+            except OrditoError as error:
+                box.fail(error)
+
+    def _enter(self, box: Mailbox) -> None:
+        sampling = box.request.sampling
+        breakers = _breakers(self.model.tokenizer, tuple(sampling.dry_breakers)) if sampling.dry_multiplier else frozenset()
+        first, *others = (Running(box, index, breakers) for index in range(box.request.n))
+        first.followers = others
+        self._waiting.setdefault(box.request.user, deque()).append(first)
+
+    def _sweep(self) -> None:
+        """Let those go who are not wanted any more."""
+        for one in [one for one in self.running if one.box.cancelled]:
+            self._finish(one)
+        for user, ones in list(self._waiting.items()):
+            for one in [one for one in ones if one.box.cancelled]:
+                ones.remove(one)
+                self._finish(one)
+            if not ones:
+                del self._waiting[user]
+
+    def _admit(self) -> None:
+        """Begin with those who wait, one user after another, as long as there is room."""
+        while self._waiting:
+            user, ones = next(iter(self._waiting.items()))
+            one = ones[0]
+            if self.running and len(self.running) + 1 + len(one.followers) > self.most_together:
+                return
+            if self.running and not self._make_room(self._bytes(len(one.ids)), preempt=False):
+                return
+            ones.popleft()
+            self._waiting.move_to_end(user)
+            if not ones:
+                del self._waiting[user]
+            self._begin(one)
+
+    def _bytes(self, tokens: int) -> int:
+        """What a text of so many tokens takes in the cache."""
+        from ordito.accounting.cache import cache_of  # which a single answer does without
+
+        return cache_of(self.runtime.spec).at(tokens)
+
+    def _begin(self, one: Running) -> None:
+        request, box = one.request, one.box
+        try:
+            found = None
+            if request.source is None and request.prompt_logprobs is None and not self.runtime.reads_whole:
+                begun = [(other.ids, other.sequence, other.request.user) for other in self.running]
+                found = self.prefixes.find(one.ids, request.user, begun)
+            one.sequence = found.sequence if found and found.sequence is not None else None
+            if one.sequence is None:
+                one.sequence = self.runtime.sequence(request.source, self.cache)
+        except Exception as error:
+            box.fail(error)
+            self.counts.failed += 1
+            return
+        if box.admitted is None:
+            box.admitted = time.perf_counter()
+            box.cached, box.missed = int(one.sequence.length), found.missed if found else "this request cannot use it"
+            self.counts.prompt_tokens += len(request.prompt)
+            self.counts.cached_tokens += box.cached
+        self.running.append(one)
+
+    def _make_room(self, bytes: int, *, preempt: bool) -> bool:
+        """Forget what is cached, and at last begun, until so many more bytes fit; whether they do."""
+        while self.cache_limit is not None and self.runtime.cache_bytes() + bytes > self.cache_limit:
+            if self.prefixes.drop():
+                continue
+            if not preempt or len(self.running) < 2:
+                return False
+            self._preempt(self.running[-1])
+        return True
+
+    def _preempt(self, one: Running) -> None:
+        """Send the youngest answer back to wait; it will be read again."""
+        self.running.remove(one)
+        one.sequence, one.drafted = None, []
+        self._waiting.setdefault(one.request.user, deque()).appendleft(one)
+        self.counts.preempted += 1
+
+    def _batch(self) -> list[tuple[Running, int]]:
+        """Who reads how many tokens in the next step."""
+        self._make_room(0, preempt=True)
+        decoding = [one for one in self.running if one.decoding and one.made]
+        reading = [one for one in self.running if not (one.decoding and one.made)]
+        most = MOST_DRAFTED if len(self.running) <= GUESSING and not self.runtime.reads_whole else 0
+        for one in decoding:
+            one.draft(most)
+        batch = [(one, 1) for one in decoding]
+        left = self._piece(bool(decoding))
+        for number, one in enumerate(sorted(reading, key=lambda one: one.unread)):
+            share = one.unread if self.runtime.reads_whole else min(one.unread, max(left // (len(reading) - number), 1))
+            if one.request.prompt_logprobs is not None:
+                share = min(share, SCORED)  # each of them has logits of the whole vocabulary
+            if left <= 0 and batch:
+                break
+            batch.append((one, share))
+            left -= share
+        return batch
+
+    def _piece(self, hurry: bool) -> int:
+        """Tokens of prompts for the next step, by what they cost lately."""
+        seconds = HURRY if hurry else PATIENCE
+        return int(min(PIECE, max(SMALLEST, seconds / self._token_seconds))) if self._token_seconds else PIECE
+
+    def _compute(self, batch: list[tuple[Running, int]]) -> None:
+        parts, wanted, rows, start = [], [], [], 0
+        for one, count in batch:
+            length = int(one.sequence.length)
+            ids = one.ids[length : length + count] + one.drafted
+            some = one.wanted(len(ids))
+            parts.append((one.sequence, ids))
+            rows.append(len(some))
+            wanted += [start + row for row in some]
+            start += len(ids)
+        begin = time.perf_counter()
+        logits = self.runtime.step(parts, wanted)
+        if start >= SMALLEST:
+            seconds = (time.perf_counter() - begin) / start
+            self._token_seconds = seconds if not self._token_seconds else 0.7 * self._token_seconds + 0.3 * seconds
+        self.counts.steps += 1
+        place = 0
+        for (one, count), number in zip(batch, rows, strict=True):
+            self._advance(one, logits[place : place + number], count)
+            place += number
+
+    def _advance(self, one: Running, logits: Any, count: int) -> None:
+        box = one.box
+        before, drafted, accepted = one.made, box.drafted, box.accepted
+        if self.windowed and not one.made:
+            # Windows cannot be taken back far, so that a prompt which begins like this one needs a place to start from.
+            self._keep(one, one.sequence.fork(int(one.sequence.length)))
+        if one.followers and one.unread == 0 and len(logits):
+            self._follow(one, logits[-1])
+        one.advance(logits, count)
+        self.counts.made_tokens += one.made - before
+        self.counts.drafted_tokens += box.drafted - drafted
+        self.counts.accepted_tokens += box.accepted - accepted
+        if one.finish is not None:
+            self._finish(one)
+
+    def _follow(self, one: Running, logits_V: Any) -> None:
+        """The other answers to a prompt that was just read begin where it ends."""
+        followers, one.followers = one.followers, []
+        for other in followers:
+            other.sequence = one.sequence.fork(int(one.sequence.length))
+            self.running.append(other)
+            if other.request.room:
+                other.choose(logits_V)
+                self.counts.made_tokens += other.made
+            if other.finish is not None:
+                self._finish(other)
+
+    def _finish(self, one: Running) -> None:
+        """An answer is over: what it has read may be of use to others."""
+        if one.finish is None:
+            one.cancel()
+            self.counts.cancelled += 1
+        else:
+            self.counts.finished += 1
+        for other in one.followers:
+            other.cancel()
+        if one.sequence is not None and one.request.source is None and not self.runtime.reads_whole:
+            self._keep(one, one.sequence)
+        self._leave(one)
+
+    def _keep(self, one: Running, sequence: Any) -> None:
+        ids = one.ids[: int(sequence.length)]
+        self.prefixes.keep(ids, sequence, one.request.user, windowed=self.windowed)
+
+    def _leave(self, one: Running) -> None:
+        if one in self.running:
+            self.running.remove(one)
+        one.sequence = None
+
+
+@lru_cache(16)
+def _breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> frozenset[int]:
+    """Tokens that hold one of these texts."""
+    wanted = [text.encode() for text in texts if text]
+    bytes_of: Callable[[int], bytes] = tokenizer.vocabulary.bytes_of
+    return frozenset(id for id in range(tokenizer.vocab_size) if any(text in bytes_of(id) for text in wanted))

@@ -1,0 +1,190 @@
+"""Answers that are held to a grammar: JSON schemas, regular expressions, choices, and grammars in Lark's or llama.cpp's words.
+
+llguidance says which tokens may come; here it is bounded, and told of our vocabularies.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ordito.errors import OrditoError
+
+if TYPE_CHECKING:
+    from ordito.text.tokenizer import Tokenizer
+
+MAX_BYTES = 256 << 10
+"""Of a schema or grammar."""
+MAX_DEPTH = 64
+"""How deep a schema or a regular expression may be nested."""
+MOST_COMPILED = 64
+"""Grammars that are kept, compiled, for each vocabulary."""
+
+Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf"]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A grammar as the user gave it: a JSON schema as JSON text, a regular expression, choices as a JSON list, or rules."""
+
+    kind: Kind
+    text: str = ""
+
+    @classmethod
+    def json_schema(cls, schema: Any) -> Grammar:
+        """Of a schema as data. Raises `OrditoError` for one that is too deep or too long."""
+        _check_depth(schema)
+        return cls("json_schema", json.dumps(schema))
+
+    @classmethod
+    def choice(cls, choices: Sequence[str]) -> Grammar:
+        """One of several texts."""
+        if not choices or not all(isinstance(text, str) and text for text in choices):
+            raise OrditoError("a choice must be a list of texts that are not empty")
+        return cls("choice", json.dumps(list(choices)))
+
+
+class Matcher:
+    """Follows one answer through a grammar."""
+
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
+        self.matcher, self.vocab_size = matcher, vocab_size
+
+    def allowed(self, width: int) -> np.ndarray:
+        """Which tokens may come next, (width,) of bool; the end of the answer among them where it may end."""
+        bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")[:width]
+        if self.matcher.is_error():
+            raise OrditoError(f"the grammar is too hard to follow: {_first_line(self.matcher.get_error())}")
+        return np.pad(bits, (0, width - len(bits))).astype(bool)
+
+    def push(self, id: int) -> None:
+        """A token came."""
+        self.matcher.consume_token(id)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more can come."""
+        return bool(self.matcher.is_stopped())
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self.matcher.is_accepting())
+
+
+class Grammars:
+    """The compiled grammars of one vocabulary; safe to share by threads."""
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int], vocab_size: int) -> None:
+        self.tokenizer, self.end_ids, self.vocab_size = tokenizer, end_ids, vocab_size
+        self.lock = threading.Lock()
+        self.compiled: OrderedDict[Grammar, Any] = OrderedDict()
+        self.words: Any = None
+
+    def prepared(self, grammar: Grammar) -> Callable[[], Matcher]:
+        """What makes matchers of a grammar, which is compiled now. Raises `OrditoError` as `matcher` does."""
+        self.matcher(grammar)
+        return lambda: self.matcher(grammar)
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """What follows an answer by `grammar`. Raises `OrditoError` for one that is none, or beyond the limits."""
+        with self.lock:
+            if grammar not in self.compiled:
+                self.compiled[grammar] = self._compile(grammar)
+                while len(self.compiled) > MOST_COMPILED:
+                    self.compiled.popitem(last=False)
+            self.compiled.move_to_end(grammar)
+            return Matcher(self.compiled[grammar].deep_copy(), self.vocab_size)
+
+    def _compile(self, grammar: Grammar) -> Any:
+        from llguidance import LLMatcher, LLParserLimits
+
+        if len(grammar.text.encode()) > MAX_BYTES:
+            raise OrditoError(f"the {grammar.kind} has {len(grammar.text):,} characters, expected at most {MAX_BYTES:,}")
+        limits = LLParserLimits(verbose_errors=False)
+        rules = _rules(grammar)
+        matcher = LLMatcher(self._words(), rules, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise OrditoError(f"the {grammar.kind} cannot be used: {_first_line(matcher.get_error())}")
+        return matcher
+
+    def _words(self) -> Any:
+        if self.words is None:
+            from llguidance import LLTokenizer
+            from llguidance import TokenizerWrapper as Wrapper
+
+            self.words = LLTokenizer(
+                Wrapper(_Vocabulary(self.tokenizer, self.end_ids)), n_vocab=self.vocab_size, eos_token=sorted(self.end_ids)
+            )
+        return self.words
+
+
+class _Vocabulary:
+    """Our vocabulary as llguidance wants it."""
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int]) -> None:
+        self.tokenizer = tokenizer
+        self.eos_token_id = min(end_ids)
+        self.bos_token_id = tokenizer.bos_id
+        self.special_token_ids = sorted(tokenizer.special_ids)
+        self.tokens = [tokenizer.vocabulary.bytes_of(id) for id in range(tokenizer.vocab_size)]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        written = text.decode("utf-8", "ignore") if isinstance(text, bytes) else text
+        return self.tokenizer.encode(written, add_special_tokens=False)
+
+
+def _rules(grammar: Grammar) -> str:
+    from llguidance import LLMatcher, gbnf_to_lark
+
+    # White space that a schema allows everywhere is where small models lose themselves, so there is none.
+    compact: Any = {"whitespace_flexible": False}
+    try:
+        match grammar.kind:
+            case "json_schema":
+                return LLMatcher.grammar_from_json_schema(grammar.text, overrides=compact)
+            case "json_object":
+                return LLMatcher.grammar_from_json_schema('{"type": "object"}', overrides=compact)
+            case "regex":
+                _check_nesting(grammar.text)
+                return LLMatcher.grammar_from_regex(grammar.text)
+            case "choice":
+                return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, json.loads(grammar.text))))
+            case "gbnf":
+                _check_nesting(grammar.text)
+                return LLMatcher.grammar_from_lark(gbnf_to_lark.gbnf_to_lark(grammar.text))
+            case "lark":
+                _check_nesting(grammar.text)
+                return LLMatcher.grammar_from_lark(grammar.text)
+    except OrditoError:
+        raise
+    except Exception as error:
+        raise OrditoError(f"the {grammar.kind} cannot be used: {_first_line(str(error))}") from None
+
+
+def _check_depth(schema: Any) -> None:
+    level, depth = [schema], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise OrditoError(f"the JSON schema is nested deeper than {MAX_DEPTH} levels")
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [value for values in inner for value in values]
+
+
+def _check_nesting(text: str) -> None:
+    depth = 0
+    for c in text:
+        depth += (c in "([{") - (c in ")]}")
+        if depth > MAX_DEPTH:
+            raise OrditoError(f"the grammar is nested deeper than {MAX_DEPTH} levels")
+
+
+def _first_line(message: str) -> str:
+    return " ".join(message.split())[:300]

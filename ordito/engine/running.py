@@ -1,0 +1,167 @@
+"""One answer while it is made: what was read, what is to be read next, and how a token is chosen and passed on."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ordito.engine.drafting import Drafter, PromptLookup
+from ordito.engine.logprobs import token_with_logprob
+from ordito.engine.request import Delta, FinishReason, Request, Token
+from ordito.engine.sampling import Sampler
+from ordito.runtime import Floats
+from ordito.text.answers import Part
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ordito.engine.stream import Mailbox
+
+
+class Running:
+    """The `index`th answer of a request. `ids` are the prompt and what was chosen; the last of them may not be read yet."""
+
+    def __init__(self, box: Mailbox, index: int, breakers: frozenset[int]) -> None:
+        self.box, self.index = box, index
+        self.request: Request = box.request
+        self.ids = list(self.request.prompt)
+        self.sequence: Any = None
+        seed = self.request.sampling.seed
+        self.sampler = Sampler(self.request.sampling, breakers)
+        if seed is not None and index:
+            self.sampler.reseed((seed, index))
+        self.reader = self.request.read()
+        self.matcher = self.request.match() if self.request.match else None
+        self.drafter: Drafter | None = PromptLookup() if self.request.speculate else None
+        self.drafted: list[int] = []
+        self.forced: deque[int] = deque()
+        self.thought = 0
+        self.followers: list[Running] = []
+        self.prompt_tokens: list[Token] = []
+        self.finish: FinishReason | None = None
+
+    @property
+    def made(self) -> int:
+        """Tokens of the answer."""
+        return len(self.ids) - len(self.request.prompt)
+
+    @property
+    def unread(self) -> int:
+        """Tokens that the sequence does not hold yet."""
+        return len(self.ids) - int(self.sequence.length)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether only the last token is left to read."""
+        return self.unread == 1
+
+    def draft(self, most: int) -> None:
+        """Guess at what comes next, as far as there is room."""
+        room = self.request.room - self.made - 1
+        guessing = self.drafter is not None and most > 0 and not self.forced
+        self.drafted = self.drafter.propose(self.ids, min(most, room)) if guessing and self.drafter and room > 0 else []
+
+    def wanted(self, count: int) -> list[int]:
+        """Which of the next `count` rows that are read need logits: the last if it ends what there is, and those of guesses."""
+        if self.request.prompt_logprobs is not None and self.made == 0:
+            return list(range(count))
+        ends = count == self.unread + len(self.drafted)
+        return list(range(count - 1 - len(self.drafted), count)) if ends else []
+
+    def advance(self, logits: Floats, read: int) -> None:
+        """Take the logits of what was just read, `read` tokens without guesses: choose, check guesses, pass on."""
+        if self.request.prompt_logprobs is not None and self.made == 0:
+            self._note_prompt(logits, read)
+            logits = logits[-1:]
+        if self.unread > 0 and not self.drafted:
+            return  # more of the prompt is to come
+        drafted, self.drafted = self.drafted, []
+        right = 0
+        for place, logits_V in enumerate(logits):
+            if self.finish is None and self.request.room == 0:
+                self._end("length")
+            if self.finish is not None:
+                break
+            token = self.choose(logits_V)
+            if self.finish is None and place < len(drafted) and token == drafted[place]:
+                right += 1
+            else:
+                break
+        if drafted:
+            self.sequence.rewind(min(self.sequence.length, len(self.ids) - 1))
+            assert self.drafter is not None
+            self.drafter.learn(len(drafted), right)
+            self.box.drafted += len(drafted)
+            self.box.accepted += right
+
+    def choose(self, logits_V: Floats) -> int:
+        """Choose the next token and pass it on."""
+        if self.forced:
+            token = self.forced.popleft()
+        else:
+            token = self.sampler.choose(logits_V, self.ids, self.made, self._allowed(len(logits_V)))
+        self._pass_on(token, logits_V)
+        return token
+
+    def _allowed(self, width: int) -> np.ndarray | None:
+        """Which tokens may come: by the grammar, once the thought is over, and no end before `min_tokens`."""
+        import numpy as np
+
+        allowed = self.matcher.allowed(width) if self.matcher and not self.reader.thinking else None
+        if self.made < self.request.min_tokens:
+            allowed = np.ones(width, bool) if allowed is None else allowed
+            ends = [id for id in self.request.end_ids if id < width]
+            if allowed.sum() > allowed[ends].sum():
+                allowed[ends] = False
+        return allowed
+
+    def _pass_on(self, token: int, logits_V: Floats) -> None:
+        request = self.request
+        if token in request.end_ids:
+            self._end("stop")
+            return
+        held = self.matcher is not None and not self.reader.thinking
+        self.ids.append(token)
+        parts = self.reader.push(token)
+        if held and self.matcher:
+            self.matcher.push(token)
+        told = [token_with_logprob(token, logits_V, request.logprobs)]
+        if self.reader.thinking and request.thinking_budget is not None:
+            self.thought += 1
+            if self.thought >= request.thinking_budget and not self.forced:
+                self.forced.extend(request.thought_end)
+        if self.reader.stopped is not None or (held and self.matcher and self.matcher.finished):
+            self._end("stop", told, parts)
+        elif self.made >= request.room:
+            self._end("length", told, parts)
+        else:
+            self.pass_delta(told, parts)
+
+    def _end(self, finish: FinishReason, tokens: Sequence[Token] = (), parts: Sequence[Part] = ()) -> None:
+        self.finish = finish
+        rest = self.reader.flush()
+        if self.reader.stopped is not None:
+            self.finish = "stop"
+        self.pass_delta(tokens, [*parts, *rest])
+
+    def pass_delta(self, tokens: Sequence[Token], parts: Sequence[Part]) -> None:
+        """Hand over what came."""
+        prompt, self.prompt_tokens = self.prompt_tokens, []
+        self.box.put(Delta(self.index, tokens, parts, self.finish, self.reader.stopped, prompt), time.perf_counter())
+
+    def cancel(self) -> None:
+        """End without another token."""
+        if self.finish is None:
+            self._end("cancelled")
+
+    def _note_prompt(self, logits: Floats, read: int) -> None:
+        """Log probabilities of the prompt's tokens, each from the row before it; the first has none."""
+        ids, start = self.ids, int(self.sequence.length) - read
+        if start == 0:
+            self.prompt_tokens.append(Token(ids[0]))
+        for row, logits_V in enumerate(logits):
+            if start + row + 1 < len(self.request.prompt):
+                token = token_with_logprob(ids[start + row + 1], logits_V, self.request.prompt_logprobs)
+                self.prompt_tokens.append(token)
