@@ -39,7 +39,11 @@ class TemplateError(OrditoError):
 
 
 class ContextError(OrditoError):
-    """A prompt that does not fit into the model's context."""
+    """A prompt of so many `tokens` that it does not fit into the model's `context`, where the numbers are known."""
+
+    def __init__(self, message: str, tokens: int | None = None, context: int | None = None) -> None:
+        super().__init__(message)
+        self.tokens, self.context = tokens, context
 
 
 class MissingDependencyError(OrditoError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -117,6 +118,7 @@ class Model:
         stop: str | Sequence[str] = (),
         tools: Sequence[Mapping[str, Any]] | None = None,
         tools_in_words: bool = False,
+        must_call: str | None = None,
         thinking: bool | str | None = None,
         thinking_budget: int | None = None,
         template_options: Mapping[str, Any] | None = None,
@@ -134,7 +136,7 @@ class Model:
         """A request from a text, token ids or a conversation.
 
         `max_tokens` None is as many as the context holds. With `tools_in_words` a model whose template knows no tools is told
-        of them all the same. `template_options` are further variables of the chat template. A `grammar` holds the answer to a
+        of them all the same; `must_call` names the one that it has to call, "" for any. `template_options` are further variables of the chat template. A `grammar` holds the answer to a
         form. `ignore_end` goes on behind end tokens, before `min_tokens` there are none. `context` is at most the model's own.
         The other settings are those of `Request` and `Sampling`. Raises as `stream` does.
         """
@@ -151,6 +153,8 @@ class Model:
         else:
             options = {**thinking_options(thinking), **(template_options or {})}
             asked = self._chat_prompt(prompt, tools, tools_in_words, options)  # type: ignore[arg-type]
+            if must_call is not None:
+                grammar = self._call_grammar([tool for tool in tools or () if must_call in ("", tool["function"]["name"])])
         source = asked.ids if self.spec.encoder is not None else None
         most = min(self.spec.context, context or self.spec.context)
         stops = checked_stops(stop)
@@ -194,6 +198,17 @@ class Model:
             thinks=style.think is not None and rendered.rstrip().endswith(style.think[0]),
             tools=None if offered is None else [tool["function"]["name"] for tool in offered],
         )
+
+    def _call_grammar(self, tools: Sequence[Mapping[str, Any]]) -> Grammar:
+        """What holds an answer to a call of one of these tools."""
+        from ordito.engine.grammar import Grammar
+        from ordito.text.answers.rules import call_rules
+
+        def token(marker: str) -> str:
+            id = self.tokenizer.id_of(marker)
+            return f"<[{id}]>" if id in self.tokenizer.special_ids else json.dumps(marker, ensure_ascii=False)
+
+        return Grammar("calls", call_rules(self.template.style, self.template.source, tools, token))
 
     def _thought_end(self, style: Style) -> list[int]:
         end = f"\n{style.think[1]}\n\n" if style.think else ""

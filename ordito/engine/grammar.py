@@ -26,7 +26,7 @@ MAX_DEPTH = 64
 MOST_COMPILED = 64
 """Grammars that are kept, compiled, for each vocabulary."""
 
-Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf"]
+Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf", "calls"]
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ def _rules(grammar: Grammar) -> str:
             case "gbnf":
                 _check_nesting(grammar.text)
                 return LLMatcher.grammar_from_lark(gbnf_to_lark.gbnf_to_lark(grammar.text))
+            case "calls":
+                return LLMatcher.grammar_from_lark(grammar.text)
             case "lark":
                 _check_nesting(grammar.text)
                 return LLMatcher.grammar_from_lark(grammar.text)

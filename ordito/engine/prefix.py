@@ -101,4 +101,4 @@ def _difference(kept: np.ndarray, ids: np.ndarray, longest: int, used: int) -> s
         return f"the windows of what is cached no longer reach back to token {longest}"
     if longest < min(len(kept), len(ids)):
         return f"token {longest} is {ids[longest]}, but {kept[longest]} is cached"
-    return f"only the first {longest} tokens were read before"
+    return f"only its first {longest} tokens were read before" if longest else "nothing that begins like it was read before"

@@ -63,7 +63,9 @@ class Request:
         if len(self.prompt) + (self.max_tokens > 0) > self.context:
             raise ContextError(
                 f"the prompt has {len(self.prompt):,} tokens, but the model's context holds {self.context:,} "
-                "with at least one for the answer: shorten the prompt"
+                "with at least one for the answer: shorten the prompt",
+                len(self.prompt),
+                self.context,
             )
 
     @property

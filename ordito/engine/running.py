@@ -128,9 +128,10 @@ class Running:
         if held and self.matcher:
             self.matcher.push(token)
         told = [token_with_logprob(token, logits_V, request.logprobs)]
-        if self.reader.thinking and request.thinking_budget is not None:
+        if self.reader.thinking:
             self.thought += 1
-            if self.thought >= request.thinking_budget and not self.forced:
+            self.box.thought += 1
+            if request.thinking_budget is not None and self.thought >= request.thinking_budget and not self.forced:
                 self.forced.extend(request.thought_end)
         if self.reader.stopped is not None or (held and self.matcher and self.matcher.finished):
             self._end("stop", told, parts)

@@ -26,7 +26,7 @@ class Generation:
     out; `tokens` the same with what was asked of their probabilities, `prompt` those of the prompt. `prompt_tokens` counts the
     prompt, `cached_tokens` those of it that were read before; `missed` says why it was not all of them. Seconds are wall time,
     until the first token and for the rest; `queued` is the part of the former before anything was read. Of `drafted` guesses
-    `accepted` were right.
+    `accepted` were right. `thought_tokens` of the new ones belong to thoughts.
     """
 
     text: str
@@ -45,6 +45,7 @@ class Generation:
     seconds: float
     drafted: int
     accepted: int
+    thought_tokens: int
 
 
 class Mailbox:
@@ -57,7 +58,7 @@ class Mailbox:
         self.admitted: float | None = None
         self.first: float | None = None
         self.last = start
-        self.drafted = self.accepted = 0
+        self.drafted = self.accepted = self.thought = 0
         self.left = request.n  # answers that are not finished
         self.cancelled = False  # nobody waits any more
         self.error: BaseException | None = None
@@ -194,4 +195,5 @@ class Stream:
             seconds=box.last - first,
             drafted=box.drafted,
             accepted=box.accepted,
+            thought_tokens=box.thought,
         )

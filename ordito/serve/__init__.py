@@ -1,0 +1,1 @@
+"""HTTP: models behind the interfaces of OpenAI, Anthropic and Ollama."""

@@ -1,0 +1,123 @@
+"""From a request of any dialect to the engine, and back: what the dialects have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+
+from ordito.engine.request import Delta
+from ordito.engine.stream import Generation, Stream
+from ordito.serve.errors import ApiError
+from ordito.serve.metrics import Metrics
+from ordito.serve.models import ModelPool, Served
+from ordito.serve.settings import ServerSettings
+
+
+class Asked:
+    """One request to a model: it holds the model, and its answers as they come. To be closed when they are no more wanted."""
+
+    def __init__(self, server: Server, served: Served, stream: Stream, stack: AsyncExitStack) -> None:
+        self.server, self.served, self.stream, self._stack = server, served, stream, stack
+        self.created = int(time.time())
+        self.tokenizer = served.ready[0].tokenizer
+
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """What comes of all answers, until the time that a request may take is over."""
+        settings, metrics, last = self.server.settings, self.server.metrics, None
+        end = time.monotonic() + settings.request_seconds
+        try:
+            async with aclosing(self.stream.adeltas()) as coming:
+                async for delta in coming:
+                    now = time.perf_counter()
+                    metrics.token(self.served.name, now - (self.stream.box.start if last is None else last), first=last is None)
+                    last = now
+                    if time.monotonic() > end:
+                        self.stream.cancel()
+                    yield delta
+        finally:
+            await self.close()
+
+    async def finished(self, http: HttpRequest) -> list[Generation]:
+        """All answers when they are made; they are not, where the asker leaves before."""
+        leaving = asyncio.create_task(_gone(http))
+        making = asyncio.create_task(self._make())
+        try:
+            await asyncio.wait({leaving, making}, return_when=asyncio.FIRST_COMPLETED)
+            if not making.done():
+                raise ApiError(499, "the client left")
+            await making
+            return self.stream.results
+        finally:
+            making.cancel()
+            leaving.cancel()
+            await asyncio.gather(making, leaving, return_exceptions=True)
+
+    async def _make(self) -> None:
+        async with aclosing(self.deltas()) as coming:
+            async for _ in coming:
+                pass
+
+    async def close(self) -> None:
+        """End the answers, where they are not, and let go of the model."""
+        if self.stream.box.left:
+            self.stream.cancel()
+        await self._stack.aclose()
+
+
+class Server:
+    """What all routes share."""
+
+    def __init__(self, pool: ModelPool, settings: ServerSettings) -> None:
+        self.pool, self.settings, self.metrics = pool, settings, Metrics(pool)
+
+    async def recommended(self, name: str | None) -> Mapping[str, Any]:
+        """What a model's authors recommend to sample with; it is loaded for that, as it is about to be asked."""
+        async with self.pool.use(name) as served:
+            return served.ready[0].checkpoint.generation
+
+    async def ask(
+        self,
+        http: HttpRequest,
+        model: str | None,
+        prompt: Any,
+        settings: Mapping[str, Any],
+        *,
+        keep_alive: float | None = None,
+        salt: str = "",
+    ) -> Asked:
+        """Ask a model. Raises `ApiError` where too many wait, and what `Model.prepare` raises."""
+        stack = AsyncExitStack()
+        try:
+            served = await stack.enter_async_context(self.pool.use(model, keep_alive))
+            loaded, engine = served.ready
+            if engine.waiting >= self.settings.max_waiting:
+                raise ApiError(429, f"{engine.waiting} requests are waiting already, which is all that may: try again later")
+            user = f"{http.state.user}/{salt}"
+            # Templates, tokens and grammars take their time, which others shall not wait for.
+            request = await asyncio.to_thread(loaded.prepare, prompt, user=user, **settings)
+            return Asked(self, served, engine.submit(request), stack)
+        except BaseException:
+            await stack.aclose()
+            raise
+
+
+async def _gone(http: HttpRequest) -> None:
+    """Returns when the asker has left."""
+    while True:
+        message = await http.receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+def split(prompt: str | Sequence[Any]) -> list[Any]:
+    """The prompts of a completion: texts or lists of token ids, of which there may be one or several."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and all(isinstance(item, int) and not isinstance(item, bool) for item in prompt):
+        return [list(prompt)]
+    return list(prompt)

@@ -1,0 +1,202 @@
+"""Fields that several dialects have, each number with its range: what is out of it is refused before anything else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ordito.engine.grammar import Grammar
+from ordito.engine.request import MAX_CHOICES, MAX_STOPS
+from ordito.engine.sampling import MAX_BIASES
+from ordito.serve.errors import ApiError
+
+MAX_TOKENS = 1 << 24
+MAX_TEXT = 1 << 23
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Name = Annotated[str, Field(max_length=256)]
+Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+
+
+class Body(BaseModel):
+    """A request's body. Unknown fields are no mistake, since every client sends some; `ignored` names them.
+
+    A truth value or a text is no number, nor is what is infinite or none.
+    """
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True, allow_inf_nan=False)
+
+    def ignored(self) -> list[str]:
+        """Names of fields that were sent and are not known here."""
+        return sorted(name[:64] for name in self.model_extra or {})
+
+
+class SamplingFields(Body):
+    """Steps of the sampling, by the names that clients have for them."""
+
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=2**31)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, ge=0, le=1)
+    top_n_sigma: float | None = Field(None, ge=-1, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    repeat_penalty: float | None = Field(None, ge=0.01, le=100)
+    repeat_last_n: int | None = Field(None, ge=-1, le=2**31)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    dry_multiplier: float | None = Field(None, ge=0, le=100)
+    dry_base: float | None = Field(None, ge=1, le=10)
+    dry_allowed_length: int | None = Field(None, ge=1, le=2**31)
+    dry_penalty_last_n: int | None = Field(None, ge=-1, le=2**31)
+    dry_sequence_breakers: list[Stop] | None = Field(None, max_length=64)
+    xtc_probability: float | None = Field(None, ge=0, le=1)
+    xtc_threshold: float | None = Field(None, ge=0, le=1)
+    mirostat: int | None = Field(None, ge=0, le=2)
+    mirostat_tau: float | None = Field(None, ge=0, le=100)
+    mirostat_eta: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), le=2**64 - 1)
+
+    def sampling(self, recommended: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of `Sampling`: what was asked for, over what the model's authors recommend, over the dialect's defaults."""
+        given = {
+            "temperature": self.temperature,
+            "top_p": _neutral(self.top_p, 0, 1.0),
+            "top_k": _neutral(self.top_k, -1, 0),
+            "min_p": self.min_p,
+            "typical_p": _neutral(self.typical_p, 0, 1.0),
+            "top_n_sigma": None if self.top_n_sigma is None else max(0.0, self.top_n_sigma),
+            "repetition_penalty": self._repetition_penalty(),
+            "repetition_window": _neutral(self.repeat_last_n, -1, 0),
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "dry_multiplier": self.dry_multiplier,
+            "dry_base": self.dry_base,
+            "dry_allowed_length": self.dry_allowed_length,
+            "dry_window": _neutral(self.dry_penalty_last_n, -1, 0),
+            "dry_breakers": self.dry_sequence_breakers,
+            "xtc_probability": self.xtc_probability,
+            "xtc_threshold": self.xtc_threshold,
+            "mirostat": self.mirostat,
+            "mirostat_tau": self.mirostat_tau,
+            "mirostat_eta": self.mirostat_eta,
+            "seed": None if self.seed is None or self.seed == -1 else self.seed % 2**64,
+        }
+        kept = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        advised = {name: recommended[name] for name in kept if isinstance(recommended.get(name), int | float)}
+        if recommended.get("do_sample") is False:
+            advised["temperature"] = 0.0
+        return {**defaults, **advised, **{name: value for name, value in given.items() if value is not None}}
+
+    def _repetition_penalty(self) -> float | None:
+        if self.repeat_last_n == 0:
+            return 1.0
+        return self.repeat_penalty if self.repetition_penalty is None else self.repetition_penalty
+
+
+class OpenFields(SamplingFields):
+    """What OpenAI's two ways of asking have in common, with what local servers add to them."""
+
+    model: Name = ""
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    stop: Stops | None = None
+    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
+    min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
+    logit_bias: dict[str, Bias] | None = Field(None, max_length=MAX_BIASES)
+    user: str | None = None
+    ignore_eos: bool | None = None
+    num_ctx: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    keep_alive: Any = None
+    ttl: Any = None
+    cache_salt: Name | None = None
+    response_format: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: Text | None = None
+    guided_choice: list[Text] | None = None
+    guided_grammar: Text | None = None
+    grammar: Text | None = None
+    structured_outputs: dict[str, Any] | None = None
+
+    @property
+    def usage_in_stream(self) -> bool:
+        """Whether a stream shall end with what it used."""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+    def biases(self) -> dict[int, float]:
+        """Token id -> what is added to its logit."""
+        try:
+            return {int(id): bias for id, bias in (self.logit_bias or {}).items()}
+        except ValueError:
+            raise ApiError(400, "logit_bias must have token ids as keys", param="logit_bias") from None
+
+    def wanted_grammar(self) -> Grammar | None:
+        """What the answer is held to, whichever way it was asked for."""
+        structured = self.structured_outputs or {}
+        schema = self.guided_json if self.guided_json is not None else structured.get("json")
+        if schema is not None:
+            return Grammar("json_schema", schema) if isinstance(schema, str) else Grammar.json_schema(schema)
+        if regex := self.guided_regex or structured.get("regex"):
+            return Grammar("regex", _text(regex, "regex"))
+        if choices := self.guided_choice or structured.get("choice"):
+            return Grammar.choice(choices)
+        if rules := self.guided_grammar or self.grammar or structured.get("grammar"):
+            rules = _text(rules, "grammar")
+            return Grammar("gbnf" if "::=" in rules else "lark", rules)
+        return grammar_of_format(self.response_format)
+
+
+def grammar_of_format(wanted: Mapping[str, Any] | None) -> Grammar | None:
+    """The grammar of OpenAI's `response_format`, or of `text.format` in responses."""
+    match (wanted or {}).get("type", "text"):
+        case "text":
+            return None
+        case "json_object":
+            return Grammar("json_object")
+        case "json_schema":
+            assert wanted is not None
+            inner = wanted.get("json_schema", wanted)
+            schema = inner.get("schema") if isinstance(inner, dict) else None
+            if not isinstance(schema, dict | bool):
+                raise ApiError(400, "response_format: json_schema needs a schema", param="response_format")
+            return Grammar.json_schema(schema)
+        case other:
+            raise ApiError(
+                400,
+                f"response_format: type is {other!r:.100}, expected text, json_object or json_schema",
+                param="response_format",
+            )
+
+
+def keep_alive_seconds(value: Any) -> float | None:
+    """Ollama's `keep_alive`: seconds, or a text like 5m, 1h30m, 300ms; None where there is none. Raises `ApiError`."""
+    import re
+
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12:
+        return float(value)
+    units = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+    if isinstance(value, str) and len(value) < 64:
+        if re.fullmatch(r"-?\d{1,12}", value):
+            return float(value)
+        if re.fullmatch(r"-?(\d{1,12}(\.\d{1,9})?(ns|us|ms|s|m|h))+", value):
+            parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)", value)
+            return (-1 if value.startswith("-") else 1) * sum(float(number) * units[unit] for number, unit in parts)
+    raise ApiError(400, f"keep_alive is {value!r:.100}, expected seconds or a duration such as 5m", param="keep_alive")
+
+
+def _neutral(value: Any, neutral: float, means: Any) -> Any:
+    return means if value == neutral and value is not None else value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ApiError(400, f"{name} must be a text, got {type(value).__name__}", param=name)
+    return value

@@ -1,0 +1,133 @@
+"""What every request passes before anything else sees it: names, origins, keys, sizes. What is not allowed is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ordito.serve.errors import ApiError, as_api_error, error_response, new_id
+from ordito.serve.settings import ServerSettings, is_loopback
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = frozenset({"/health"})
+"""Paths that need no key."""
+_ALLOWED_HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"
+
+log = logging.getLogger("ordito.serve")
+
+
+class Guard:
+    """An ASGI application before another. Prompts and keys are not logged."""
+
+    def __init__(self, app: App, settings: ServerSettings) -> None:
+        self.app, self.settings = app, settings
+        self.keys = [_digest(key.encode()) for key in settings.keys]
+        self.hosts = {"localhost", "127.0.0.1", "::1", settings.host.strip("[]").lower(), *map(str.lower, settings.hosts)}
+        self.origins = set(settings.origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with an error of its dialect."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request_id, path, origin = new_id("req_"), scope["path"], headers.get("origin")
+        extra = {"x-request-id": request_id, "request-id": request_id, "x-content-type-options": "nosniff"}
+        started = False
+
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                if origin and self._origin(origin):
+                    extra.update(_cors(origin, headers.get("access-control-request-headers")))
+                message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in extra.items())]
+            await send(message)
+
+        try:
+            self._check(scope, headers)
+            if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await sending({"type": "http.response.start", "status": 204, "headers": []})
+                await sending({"type": "http.response.body"})
+                return
+            self._check_key(path, headers)
+            scope.setdefault("state", {})["user"] = self._user(headers)
+            await self.app(scope, self._bounded(receive), sending)
+        except Exception as error:
+            told = as_api_error(error)
+            if told.status >= 500:
+                log.exception("%s %s failed (%s)", scope["method"], path, request_id)
+            if not started:
+                await error_response(told, path, request_id)(scope, receive, sending)
+
+    def _check(self, scope: Scope, headers: dict[str, str]) -> None:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        if not (host in self.hosts or (self.keys and not is_loopback(self.settings.host))):
+            # A page elsewhere whose name was made to point here (DNS rebinding) is known by that name.
+            raise ApiError(403, f"this server is not called {host[:100]!r}; --allow-host adds a name", code="host_not_allowed")
+        origin = headers.get("origin")
+        if origin and not self._origin(origin):
+            raise ApiError(403, f"pages from {origin[:100]!r} may not ask this server; --allow-origin lets them")
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self.settings.max_body:
+            raise ApiError(413, f"the request has {length[:20]} bytes, of at most {self.settings.max_body}")
+        if scope["method"] in ("POST", "PUT", "PATCH") and (length != "0" or "transfer-encoding" in headers):
+            kind = headers.get("content-type", "").split(";")[0].strip().lower()
+            # A form, which a page elsewhere may send without being asked, is no request; Ollama's own clients send no type.
+            if kind not in ("application/json", "") and not (kind.endswith("+json")):
+                raise ApiError(415, f"the content type is {kind[:100]!r}, expected application/json")
+
+    def _origin(self, origin: str) -> bool:
+        return origin in self.origins or is_loopback(urlsplit(origin).hostname or "")
+
+    def _check_key(self, path: str, headers: dict[str, str]) -> None:
+        if self.keys and path not in OPEN and not self._known(_key_of(headers)):
+            raise ApiError(401, "the API key is missing or not known to this server", code="invalid_api_key")
+
+    def _known(self, key: str) -> bool:
+        # Digests are compared, all of them, in a time that says nothing of what is right.
+        digest = _digest(key.encode("latin-1", "replace"))
+        return any([hmac.compare_digest(digest, known) for known in self.keys])
+
+    def _user(self, headers: dict[str, str]) -> str:
+        """Whose requests these are, for turns and caches: those with one key are one user's."""
+        return _digest(_key_of(headers).encode("latin-1", "replace")).hex() if self.keys else ""
+
+    def _bounded(self, receive: Receive) -> Receive:
+        total = 0
+
+        async def receiving() -> MutableMapping[str, Any]:
+            nonlocal total
+            message = await receive()
+            total += len(message.get("body", b""))
+            if total > self.settings.max_body:
+                raise ApiError(413, f"the request has more than {self.settings.max_body} bytes")
+            return message
+
+        return receiving
+
+
+def _key_of(headers: dict[str, str]) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else headers.get("x-api-key", "")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _cors(origin: str, asked: str | None) -> dict[str, str]:
+    return {
+        "access-control-allow-origin": origin,
+        "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
+        "access-control-allow-headers": asked or _ALLOWED_HEADERS,
+        "vary": "origin",
+    }

@@ -1,0 +1,78 @@
+"""What a server has done and is doing, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from ordito.serve.models import ModelPool
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_COUNTERS = {
+    "prompt_tokens": "Tokens of prompts",
+    "cached_tokens": "Tokens of prompts that were read before",
+    "made_tokens": "Tokens of answers",
+    "drafted_tokens": "Tokens that were guessed",
+    "accepted_tokens": "Guesses that were right",
+    "finished": "Answers that were made",
+    "cancelled": "Answers that nobody waited for any more",
+    "failed": "Answers that failed",
+    "preempted": "Answers that had to begin again for want of memory",
+    "steps": "Batches that were read",
+}
+
+
+class Metrics(Collector):
+    """Counts of all engines that are loaded, and the seconds that tokens took."""
+
+    def __init__(self, pool: ModelPool) -> None:
+        self.pool, self.registry = pool, CollectorRegistry()
+        self.registry.register(self)
+        labels = ("model",)
+        self.first = Histogram(
+            "ordito_time_to_first_token_seconds",
+            "From a request to its first token",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.between = Histogram(
+            "ordito_inter_token_seconds", "From one token to the next", labels, buckets=_SECONDS, registry=self.registry
+        )
+
+    def token(self, model: str, seconds: float, *, first: bool) -> None:
+        """A token came, so long after the request or the token before it."""
+        (self.first if first else self.between).labels(model).observe(seconds)
+
+    def collect(self) -> Iterator[Metric]:
+        """The state of the engines now."""
+        engines = [(one.name, one.engine) for one in self.pool.served if one.engine is not None]
+        gauges = {
+            name: GaugeMetricFamily(f"ordito_{name}", text, labels=["model"])
+            for name, text in (
+                ("requests_running", "Answers that are being made"),
+                ("requests_waiting", "Answers that have not begun"),
+                ("cached_sequences", "Sequences that are kept for prompts that begin alike"),
+            )
+        }
+        for name, engine in engines:
+            gauges["requests_running"].add_metric([name], len(engine.running))
+            gauges["requests_waiting"].add_metric([name], engine.waiting)
+            gauges["cached_sequences"].add_metric([name], len(engine.prefixes.kept))
+        yield from gauges.values()
+        used = max((engine.runtime.cache_bytes() for _, engine in engines), default=0)
+        yield GaugeMetricFamily("ordito_cache_bytes", "Bytes of keys and values, of all models", value=used)
+        for key, text in _COUNTERS.items():
+            counter = CounterMetricFamily(f"ordito_{key}", text, labels=["model"])
+            for name, engine in engines:
+                counter.add_metric([name], getattr(engine.counts, key))
+            yield counter
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)

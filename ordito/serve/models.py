@@ -1,0 +1,146 @@
+"""The models behind one port: loaded when they are asked for, and let go when nobody asks any more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from ordito.checkpoint import store
+from ordito.checkpoint.store import LocalModel
+from ordito.engine.engine import Engine
+from ordito.errors import ModelNotFoundError, did_you_mean
+from ordito.memory import free_memory
+from ordito.model import Model, load
+from ordito.serve.settings import ServerSettings
+
+SWEEP_SECONDS = 1.0
+
+
+class Served:
+    """A model that can be asked for by its name, loaded or not."""
+
+    def __init__(self, name: str, local: LocalModel) -> None:
+        self.name, self.local = name, local
+        self.model: Model | None = None
+        self.engine: Engine | None = None
+        self.loading = asyncio.Lock()
+        self.active = 0
+        self.used = time.time()
+        self.expires: float | None = None
+        self.load_seconds = 0.0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether its weights are in memory."""
+        return self.model is not None
+
+    @property
+    def ready(self) -> tuple[Model, Engine]:
+        """The model and its engine, while it is in use."""
+        assert self.model is not None
+        assert self.engine is not None
+        return self.model, self.engine
+
+
+class ModelPool:
+    """All models of a server, by name. Names are looked up here and never become paths; nothing is downloaded for a request."""
+
+    def __init__(self, names: Iterable[str], settings: ServerSettings) -> None:
+        self.settings = settings
+        self.only = [Served(_name(local), local) for local in map(store.locate, names)]
+        self.found: dict[str, Served] = {}
+
+    @property
+    def served(self) -> list[Served]:
+        """Those that were named, or else all that are on this machine."""
+        if self.only:
+            return self.only
+        for local in store.installed():
+            self.found.setdefault(local.name, Served(local.name, local))
+        return list(self.found.values())
+
+    def find(self, name: str | None) -> Served:
+        """The model of a name. A server of one model takes any name, unless its names are strict.
+
+        Raises `ModelNotFoundError`.
+        """
+        served = self.served
+        if name:
+            wanted = self.settings.aliases.get(name, name)
+            for spelling in (wanted, wanted.removesuffix(":latest")):
+                for one in served:
+                    if one.name == spelling:
+                        return one
+        if len(served) == 1 and not self.settings.strict_names:
+            return served[0]
+        names = [one.name for one in served]
+        shown = (name or "")[:100]
+        raise ModelNotFoundError(
+            f"model {shown!r} not found{did_you_mean(shown, names)}; this server has {', '.join(names) or 'none'}"
+        )
+
+    @asynccontextmanager
+    async def use(self, name: str | None, keep_alive: float | None = None) -> AsyncIterator[Served]:
+        """A model, loaded, which stays so while it is used and `keep_alive` seconds longer (negative: for good)."""
+        served = self.find(name)
+        served.active += 1
+        try:
+            async with served.loading:
+                if not served.loaded:
+                    await self._load(served)
+            yield served
+        finally:
+            served.active -= 1
+            served.used = time.time()
+            seconds = self.settings.keep_alive if keep_alive is None else keep_alive
+            served.expires = None if seconds is None or seconds < 0 else served.used + seconds
+
+    async def _load(self, served: Served) -> None:
+        await self._make_room(served.local.size)
+        begin, settings = time.perf_counter(), self.settings
+
+        def loaded() -> tuple[Model, Engine]:
+            model = load(served.local.path, backend=settings.backend, dtype=settings.dtype)
+            limit = settings.cache_limit if settings.cache_limit is not None else free_memory() // 4
+            engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache)
+            _ = model.tokenizer  # what is broken is told of now
+            return model, engine
+
+        served.model, served.engine = await asyncio.to_thread(loaded)
+        served.load_seconds = time.perf_counter() - begin
+
+    async def _make_room(self, size: int) -> None:
+        """Let go of idle models, the one used longest ago first, until another fits."""
+        most = self.settings.memory
+        while most is not None and sum(one.local.size for one in self.served if one.loaded) + size > most:
+            idle = [one for one in self.served if one.loaded and not one.active]
+            if not idle:
+                return
+            await self.unload(min(idle, key=lambda one: one.used))
+
+    async def unload(self, served: Served) -> None:
+        """Take a model out of memory; who still waits for its answers gets no more of them."""
+        engine, served.model, served.engine, served.expires = served.engine, None, None, None
+        if engine is not None:
+            await asyncio.to_thread(engine.close)
+
+    async def sweep(self) -> None:
+        """Let go of models whose time is over, for as long as the server runs."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for one in (*self.only, *self.found.values()):
+                if one.loaded and not one.active and one.expires is not None and time.time() >= one.expires:
+                    await self.unload(one)
+
+    async def close(self) -> None:
+        """Let go of all."""
+        for one in (*self.only, *self.found.values()):
+            await self.unload(one)
+
+
+def _name(local: LocalModel) -> str:
+    if local.source != "path":
+        return local.name
+    return local.path.stem if local.path.is_file() else local.path.name

@@ -1,0 +1,223 @@
+"""OpenAI's chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from ordito.engine.request import Delta, Token
+from ordito.engine.stream import Generation
+from ordito.serve.asking import Asked, Server
+from ordito.serve.errors import ApiError, Json, body_of, new_id
+from ordito.serve.fields import MAX_TOKENS, OpenFields, keep_alive_seconds
+from ordito.serve.streaming import event, events
+from ordito.serve.tools import offered_tools, tool_settings
+from ordito.text.answers import Arguments, Call, Part, Said, Thought
+from ordito.text.tokenizer import Tokenizer
+
+DEFAULTS: Json = {"temperature": 1.0}
+"""OpenAI's, where neither the asker nor the model's authors say otherwise."""
+
+THINKS = {"none": False, "minimal": False, "low": "low", "medium": "medium", "high": "high", "xhigh": "high"}
+
+
+class ChatBody(OpenFields):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1, max_length=65536)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[dict[str, Any]] | None = Field(None, max_length=1024)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    thinking_token_budget: int | None = Field(None, ge=0, le=MAX_TOKENS)
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+def chat_routes(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["OpenAI"])
+
+    @routes.post("/v1/chat/completions")
+    @routes.post("/chat/completions", include_in_schema=False)
+    async def chat_completions(body: ChatBody, http: HttpRequest) -> Response:
+        """Answer a conversation."""
+        served = server.pool.find(body.model)
+        settings = await chat_settings(server, body)
+        asked = await server.ask(
+            http,
+            body.model,
+            body.messages,
+            settings,
+            keep_alive=keep_alive_seconds(body.ttl if body.keep_alive is None else body.keep_alive),
+            salt=body.cache_salt or "",
+        )
+        head = {"id": new_id("chatcmpl-"), "created": asked.created, "model": served.name, "system_fingerprint": "ordito"}
+        headers = {"x-ignored-params": ",".join(ignored)} if (ignored := body.ignored()) else {}
+        if body.stream:
+            return events(
+                chunks(asked, head, body),
+                lambda error: event(body_of(error, "openai")),
+                ping_seconds=server.settings.ping_seconds,
+                headers=headers,
+            )
+        results = await asked.finished(http)
+        tokenizer = asked.tokenizer
+        choices = [choice(index, result, tokenizer, body) for index, result in enumerate(results)]
+        whole = head | {"object": "chat.completion", "choices": choices, "usage": usage(results)}
+        return JSONResponse(whole, headers=headers)
+
+    return routes
+
+
+async def chat_settings(server: Server, body: ChatBody) -> Json:
+    """What the engine is told of a chat request. Raises `ApiError`."""
+    limits = [most for most in (body.max_completion_tokens, body.max_tokens) if most is not None]
+    tools, chosen = offered_tools(body.tools, body.tool_choice)
+    options = dict(body.chat_template_kwargs or {})
+    thinking: Any = None if body.reasoning_effort is None else THINKS[body.reasoning_effort]
+    for name in ("enable_thinking", "thinking"):
+        if isinstance(options.get(name), bool):
+            thinking = options.pop(name)
+    for name in options:
+        if name in _OWN or name.startswith("_"):
+            raise ApiError(400, f"chat_template_kwargs: {name[:50]!r} cannot be set", param="chat_template_kwargs")
+    grammar = body.wanted_grammar()
+    if grammar is not None and chosen is not None:
+        raise ApiError(400, "a tool that must be called and a response_format cannot both be had", param="tool_choice")
+    return {
+        "max_tokens": min(limits) if limits else None,
+        "min_tokens": body.min_tokens or 0,
+        "stop": body.stop or (),
+        "n": body.n or 1,
+        "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+        "thinking": thinking,
+        "thinking_budget": body.thinking_token_budget,
+        "template_options": options,
+        "grammar": grammar,
+        "ignore_end": bool(body.ignore_eos),
+        "context": body.num_ctx,
+        "logit_bias": body.biases(),
+        **tool_settings(tools, chosen),
+        **body.sampling(await server.recommended(body.model), DEFAULTS),
+    }
+
+
+_OWN = frozenset("messages tools add_generation_prompt bos_token eos_token pad_token unk_token documents guarded".split())
+
+
+def choice(index: int, result: Generation, tokenizer: Tokenizer, body: ChatBody) -> Json:
+    """One answer as a whole."""
+    message: Json = {"role": "assistant", "content": result.text, "refusal": None}
+    if result.thinking:
+        message |= {"reasoning_content": result.thinking, "reasoning": result.thinking}
+    if result.calls:
+        message["tool_calls"] = [
+            {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+            for id, name, arguments in result.calls
+        ]
+        message["content"] = result.text or None
+    logprobs = {"content": token_logprobs(result.tokens, tokenizer), "refusal": None} if body.logprobs else None
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason(result.finish_reason, bool(result.calls)),
+    }
+
+
+async def chunks(asked: Asked, head: Mapping[str, Any], body: ChatBody) -> AsyncIterator[bytes]:
+    """The answers as a stream of chunks."""
+    head = {**head, "object": "chat.completion.chunk"}
+    unused = {"usage": None} if body.usage_in_stream else {}
+
+    def chunk(index: int, delta: Json, finish: str | None = None, logprobs: Any = None) -> bytes:
+        choices = [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]
+        return event({**head, "choices": choices, **unused})
+
+    count = asked.stream.request.n
+    called, said = [False] * count, [False] * count
+    for index in range(count):
+        yield chunk(index, {"role": "assistant", "content": ""})
+    async with aclosing(asked.deltas()) as coming:
+        async for delta in coming:
+            logprobs = _delta_logprobs(delta, asked, body)
+            for part in delta.parts:
+                called[delta.index] |= isinstance(part, Call)
+                said[delta.index] |= not isinstance(part, Thought)
+                yield chunk(delta.index, part_delta(part), None, logprobs)
+                logprobs = None
+            if logprobs is not None:
+                yield chunk(delta.index, {}, None, logprobs)
+            if delta.finish:
+                if not said[delta.index]:  # some clients take an answer of thoughts alone for none
+                    yield chunk(delta.index, {"content": ""})
+                yield chunk(delta.index, {}, finish_reason(delta.finish, called[delta.index]))
+    if body.usage_in_stream:
+        yield event({**head, "choices": [], "usage": usage(asked.stream.results)})
+    yield event("[DONE]")
+
+
+def part_delta(part: Part) -> Json:
+    """A part as the delta of a chunk."""
+    match part:
+        case Said(text):
+            return {"content": text}
+        case Thought(text):
+            return {"reasoning_content": text, "reasoning": text}
+        case Call(index, id, name):
+            return {"tool_calls": [{"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}}]}
+        case Arguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+
+def _delta_logprobs(delta: Delta, asked: Asked, body: ChatBody) -> Json | None:
+    if not (body.logprobs and delta.tokens):
+        return None
+    return {"content": token_logprobs(delta.tokens, asked.tokenizer), "refusal": None}
+
+
+def token_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Json]:
+    """Log probabilities as chat completions have them."""
+
+    def named(id: int, logprob: float | None) -> Json:
+        raw = tokenizer.vocabulary.bytes_of(id)
+        return {"token": raw.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(raw)}
+
+    return [
+        {**named(token.id, token.logprob), "top_logprobs": [named(id, logprob) for id, logprob in token.top]}
+        for token in tokens
+    ]
+
+
+def finite(logprob: float | None) -> float:
+    """A log probability that JSON can say: what is impossible has OpenAI's own number for it."""
+    return max(logprob if logprob is not None else 0.0, -9999.0)
+
+
+def finish_reason(reason: str, called: bool) -> str:
+    """Why an answer ended, in OpenAI's words."""
+    if reason == "stop" and called:
+        return "tool_calls"
+    return "length" if reason == "cancelled" else reason
+
+
+def usage(results: Sequence[Generation]) -> Json:
+    """What the answers to one request took; the prompt counts once."""
+    prompt, made = results[0].prompt_tokens, sum(len(result.token_ids) for result in results)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": made,
+        "total_tokens": prompt + made,
+        "prompt_tokens_details": {"cached_tokens": results[0].cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": results[0].thought_tokens},
+    }
