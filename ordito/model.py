@@ -136,8 +136,9 @@ class Model:
         """A request from a text, token ids or a conversation.
 
         `max_tokens` None is as many as the context holds. With `tools_in_words` a model whose template knows no tools is told
-        of them all the same; `must_call` names the one that it has to call, "" for any. `template_options` are further variables of the chat template. A `grammar` holds the answer to a
-        form. `ignore_end` goes on behind end tokens, before `min_tokens` there are none. `context` is at most the model's own.
+        of them all the same; `must_call` names the one that it has to call, "" for any. `template_options` are further
+        variables of the chat template. A `grammar` holds the answer to a form. `ignore_end` goes on behind end tokens, before
+        `min_tokens` there are none. `context` is at most the model's own.
         The other settings are those of `Request` and `Sampling`. Raises as `stream` does.
         """
         if not self.spec.generates:
@@ -146,15 +147,11 @@ class Model:
         for name in sampling:
             if name not in known:
                 raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
-        if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
-            if tools or thinking is not None:
-                raise OrditoError("tools and thinking need a conversation, got a text: give messages")
-            asked = Prompt(self._text_ids(prompt))  # type: ignore[arg-type]
-        else:
-            options = {**thinking_options(thinking), **(template_options or {})}
-            asked = self._chat_prompt(prompt, tools, tools_in_words, options)  # type: ignore[arg-type]
-            if must_call is not None:
-                grammar = self._call_grammar([tool for tool in tools or () if must_call in ("", tool["function"]["name"])])
+        asked = self.prompted(
+            prompt, tools=tools, tools_in_words=tools_in_words, thinking=thinking, template_options=template_options
+        )
+        if must_call is not None:
+            grammar = self._call_grammar([tool for tool in tools or () if must_call in ("", tool["function"]["name"])])
         source = asked.ids if self.spec.encoder is not None else None
         most = min(self.spec.context, context or self.spec.context)
         stops = checked_stops(stop)
@@ -177,6 +174,23 @@ class Model:
             user=user,
             speculate=speculate,
         )
+
+    def prompted(
+        self,
+        prompt: str | Sequence[int] | Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools_in_words: bool = False,
+        thinking: bool | str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> Prompt:
+        """The prompt of a text, token ids or a conversation, however long it is; settings are those of `prepare`."""
+        if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
+            if tools or thinking is not None:
+                raise OrditoError("tools and thinking need a conversation, got a text: give messages")
+            return Prompt(self._text_ids(prompt))  # type: ignore[arg-type]
+        options = {**thinking_options(thinking), **(template_options or {})}
+        return self._chat_prompt(prompt, tools, tools_in_words, options)  # type: ignore[arg-type]
 
     def _text_ids(self, prompt: str | Sequence[int]) -> list[int]:
         return self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else self._checked(prompt)
@@ -231,6 +245,14 @@ class Model:
         return ChatTemplate.for_tokenizer(self.tokenizer, family_of(self.spec).prompts, self.prompt_format)
 
     @property
+    def talks(self) -> bool:
+        """Whether it was trained on conversations, as its files or whoever loaded it say.
+
+        A base model may have the control tokens of its family's chat format without ever having seen them used (Gemma).
+        """
+        return (self.prompt_format or self.tokenizer.chat_template) is not None
+
+    @property
     def start_id(self) -> int:
         """The token with which a decoder begins to answer its source: `decoder_start_token_id`, or padding, as in T5."""
         named = (self.checkpoint.generation, self.checkpoint.metadata)
@@ -267,9 +289,18 @@ class Model:
         before = self._prompt(prompt)
         return embed(self.runtime, self.tokenizer, [before + text for text in listed])
 
-    def _prompt(self, name: str | None) -> str:
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Words that stand before a text that is embedded, by their task."""
+        return self._prompts[0]
+
+    @cached_property
+    def _prompts(self) -> tuple[dict[str, str], str | None]:
         folder = self.checkpoint.format == "huggingface" and self.checkpoint.path.is_dir()
-        prompts, default = prompts_from_folder(self.checkpoint.path) if folder else ({}, None)
+        return prompts_from_folder(self.checkpoint.path) if folder else ({}, None)
+
+    def _prompt(self, name: str | None) -> str:
+        prompts, default = self._prompts
         name = default if name is None else name
         if name is not None and name not in prompts:
             known = f"one of {', '.join(prompts)}" if prompts else "none: this model has no prompts"

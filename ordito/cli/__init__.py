@@ -18,6 +18,7 @@ COMMANDS = {
     name: module
     for module, names in {
         "run": "run",
+        "serve": "serve ps stop",
         "embed": "embed",
         "explain": "explain",
         "compare": "compare",

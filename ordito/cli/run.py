@@ -139,12 +139,8 @@ def asked(
 
 
 def talks(model: Model, chat: bool | None) -> bool:
-    """Whether prompts are conversations: as the user says, or else if a format is named or the checkpoint brings one.
-
-    A base model may have the control tokens of its family's chat format in its vocabulary without ever having seen them
-    used (Gemma), so that the format is used only where someone asks for it.
-    """
-    return (model.prompt_format or model.tokenizer.chat_template) is not None if chat is None else chat
+    """Whether prompts are conversations: as the user says, or else if the model was trained on them."""
+    return model.talks if chat is None else chat
 
 
 def rates(result: Generation) -> dict[str, float | None]:

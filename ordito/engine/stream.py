@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,8 @@ class Generation:
     `text` is what it said, `thinking` what it thought before, `calls` the tools that it called, each as (id, name, arguments
     in JSON). `finish_reason`: `stop` at an end token, a stop string (then in `stop`) or the end of a grammar, `length` at
     `max_tokens` or the end of the context, `cancelled` where someone left. `token_ids` are the new tokens, the end token left
-    out; `tokens` the same with what was asked of their probabilities, `prompt` those of the prompt. `prompt_tokens` counts the
+    out; `tokens` the same with what was asked of their probabilities, `prompt` those of the prompt,
+    `prompt_ids` its ids. `prompt_tokens` counts the
     prompt, `cached_tokens` those of it that were read before; `missed` says why it was not all of them. Seconds are wall time,
     until the first token and for the rest; `queued` is the part of the former before anything was read. Of `drafted` guesses
     `accepted` were right. `thought_tokens` of the new ones belong to thoughts.
@@ -35,6 +36,7 @@ class Generation:
     token_ids: list[int]
     tokens: list[Token]
     prompt: list[Token]
+    prompt_ids: list[int]
     finish_reason: FinishReason
     stop: str | None
     prompt_tokens: int
@@ -119,7 +121,7 @@ class Stream:
                 self._raise()
                 return
 
-    async def adeltas(self) -> AsyncIterator[Delta]:
+    async def adeltas(self) -> AsyncGenerator[Delta]:
         """The same for an event loop, with the engine on its own thread. Leaving it early cancels the answers."""
         import asyncio  # which takes as long to import as all else here, and only servers need it
 
@@ -185,6 +187,7 @@ class Stream:
             token_ids=[token.id for token in tokens],
             tokens=tokens,
             prompt=[token for delta in deltas for token in delta.prompt],
+            prompt_ids=list(self.request.prompt),
             finish_reason=ended.finish if ended and ended.finish else "length",
             stop=ended.stop if ended else None,
             prompt_tokens=len(self.request.prompt),

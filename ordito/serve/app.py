@@ -18,7 +18,7 @@ from ordito.serve.anthropic import anthropic_routes
 from ordito.serve.asking import Server
 from ordito.serve.embeddings import embedding_routes
 from ordito.serve.errors import ApiError, as_api_error, error_response
-from ordito.serve.guard import App, Guard
+from ordito.serve.guard import Guard
 from ordito.serve.listing import listing_routes
 from ordito.serve.models import ModelPool
 from ordito.serve.ollama import ollama_routes
@@ -30,14 +30,20 @@ from ordito.serve.settings import ServerSettings
 from ordito.serve.tokens import token_routes
 
 
-def make_app(names: Iterable[str], settings: ServerSettings) -> App:
-    """An ASGI application that serves models, or all that are on this machine where none is named."""
+def make_app(names: Iterable[str], settings: ServerSettings, *, load: bool = False) -> Guard:
+    """An ASGI application that serves models, or all that are on this machine where none is named.
+
+    With `load`, those that are named are loaded when it starts. Raises `ModelNotFoundError`.
+    """
     pool = ModelPool(names, settings)
     server = Server(pool, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweeping = asyncio.create_task(pool.sweep())
+        for one in pool.only if load else ():
+            async with pool.use(one.name):
+                pass
         yield
         sweeping.cancel()
         with suppress(asyncio.CancelledError):
@@ -73,7 +79,7 @@ def make_app(names: Iterable[str], settings: ServerSettings) -> App:
     app.add_exception_handler(OrditoError, refused)
     app.add_exception_handler(RequestValidationError, misspelled)
     app.add_exception_handler(HTTPException, unknown)
-    return Guard(app, settings)
+    return Guard(app, settings, [one.name for one in pool.served])
 
 
 def _told(error: RequestValidationError) -> ApiError:

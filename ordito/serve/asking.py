@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -26,7 +26,7 @@ class Asked:
         self.created = int(time.time())
         self.tokenizer = served.ready[0].tokenizer
 
-    async def deltas(self) -> AsyncIterator[Delta]:
+    async def deltas(self) -> AsyncGenerator[Delta]:
         """What comes of all answers, until the time that a request may take is over."""
         settings, metrics, last = self.server.settings, self.server.metrics, None
         end = time.monotonic() + settings.request_seconds
@@ -99,7 +99,8 @@ class Server:
                 raise ApiError(429, f"{engine.waiting} requests are waiting already, which is all that may: try again later")
             user = f"{http.state.user}/{salt}"
             # Templates, tokens and grammars take their time, which others shall not wait for.
-            request = await asyncio.to_thread(loaded.prepare, prompt, user=user, **settings)
+            most = min(filter(None, (settings.get("context"), self.settings.context)), default=None)
+            request = await asyncio.to_thread(loaded.prepare, prompt, user=user, **{**settings, "context": most})
             return Asked(self, served, engine.submit(request), stack)
         except BaseException:
             await stack.aclose()

@@ -49,9 +49,7 @@ def as_api_error(error: BaseException) -> ApiError:
         case ContextError():
             limit = "This model's maximum context length is exceeded"
             if error.context is not None:
-                limit = (
-                    f"This model's maximum context length is {error.context} tokens, but the prompt has {error.tokens} tokens"
-                )
+                limit = f"This model's maximum context length is {error.context} tokens, but the prompt has {error.tokens}"
             return ApiError(400, f"{limit}: {error}", code="context_length_exceeded", param="messages")
         case ModelNotFoundError():
             return ApiError(404, str(error), code="model_not_found", param="model")

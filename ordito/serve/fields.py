@@ -39,28 +39,28 @@ class Body(BaseModel):
 class SamplingFields(Body):
     """Steps of the sampling, by the names that clients have for them."""
 
-    temperature: float | None = Field(None, ge=0, le=100)
-    top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1, le=2**31)
-    min_p: float | None = Field(None, ge=0, le=1)
-    typical_p: float | None = Field(None, ge=0, le=1)
-    top_n_sigma: float | None = Field(None, ge=-1, le=100)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    repeat_penalty: float | None = Field(None, ge=0.01, le=100)
-    repeat_last_n: int | None = Field(None, ge=-1, le=2**31)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    dry_multiplier: float | None = Field(None, ge=0, le=100)
-    dry_base: float | None = Field(None, ge=1, le=10)
-    dry_allowed_length: int | None = Field(None, ge=1, le=2**31)
-    dry_penalty_last_n: int | None = Field(None, ge=-1, le=2**31)
-    dry_sequence_breakers: list[Stop] | None = Field(None, max_length=64)
-    xtc_probability: float | None = Field(None, ge=0, le=1)
-    xtc_threshold: float | None = Field(None, ge=0, le=1)
-    mirostat: int | None = Field(None, ge=0, le=2)
-    mirostat_tau: float | None = Field(None, ge=0, le=100)
-    mirostat_eta: float | None = Field(None, ge=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), le=2**64 - 1)
+    temperature: float | None = Field(default=None, ge=0, le=100)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, le=2**31)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    typical_p: float | None = Field(default=None, ge=0, le=1)
+    top_n_sigma: float | None = Field(default=None, ge=-1, le=100)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
+    repeat_penalty: float | None = Field(default=None, ge=0.01, le=100)
+    repeat_last_n: int | None = Field(default=None, ge=-1, le=2**31)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    dry_multiplier: float | None = Field(default=None, ge=0, le=100)
+    dry_base: float | None = Field(default=None, ge=1, le=10)
+    dry_allowed_length: int | None = Field(default=None, ge=1, le=2**31)
+    dry_penalty_last_n: int | None = Field(default=None, ge=-1, le=2**31)
+    dry_sequence_breakers: list[Stop] | None = Field(default=None, max_length=64)
+    xtc_probability: float | None = Field(default=None, ge=0, le=1)
+    xtc_threshold: float | None = Field(default=None, ge=0, le=1)
+    mirostat: int | None = Field(default=None, ge=0, le=2)
+    mirostat_tau: float | None = Field(default=None, ge=0, le=100)
+    mirostat_eta: float | None = Field(default=None, ge=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
 
     def sampling(self, recommended: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of `Sampling`: what was asked for, over what the model's authors recommend, over the dialect's defaults."""
@@ -103,16 +103,16 @@ class OpenFields(SamplingFields):
     """What OpenAI's two ways of asking have in common, with what local servers add to them."""
 
     model: Name = ""
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     stop: Stops | None = None
-    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
-    min_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
-    logit_bias: dict[str, Bias] | None = Field(None, max_length=MAX_BIASES)
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
+    logit_bias: dict[str, Bias] | None = Field(default=None, max_length=MAX_BIASES)
     user: str | None = None
     ignore_eos: bool | None = None
-    num_ctx: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    num_ctx: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     keep_alive: Any = None
     ttl: Any = None
     cache_salt: Name | None = None

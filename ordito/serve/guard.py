@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,10 +25,10 @@ log = logging.getLogger("ordito.serve")
 
 
 class Guard:
-    """An ASGI application before another. Prompts and keys are not logged."""
+    """An ASGI application before another, which serves models of these `names`. Prompts and keys are not logged."""
 
-    def __init__(self, app: App, settings: ServerSettings) -> None:
-        self.app, self.settings = app, settings
+    def __init__(self, app: App, settings: ServerSettings, names: Sequence[str]) -> None:
+        self.app, self.settings, self.names = app, settings, names
         self.keys = [_digest(key.encode()) for key in settings.keys]
         self.hosts = {"localhost", "127.0.0.1", "::1", settings.host.strip("[]").lower(), *map(str.lower, settings.hosts)}
         self.origins = set(settings.origins)
@@ -95,7 +95,7 @@ class Guard:
     def _known(self, key: str) -> bool:
         # Digests are compared, all of them, in a time that says nothing of what is right.
         digest = _digest(key.encode("latin-1", "replace"))
-        return any([hmac.compare_digest(digest, known) for known in self.keys])
+        return sum(hmac.compare_digest(digest, known) for known in self.keys) > 0
 
     def _user(self, headers: dict[str, str]) -> str:
         """Whose requests these are, for turns and caches: those with one key are one user's."""

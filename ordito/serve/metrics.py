@@ -34,16 +34,9 @@ class Metrics(Collector):
         self.pool, self.registry = pool, CollectorRegistry()
         self.registry.register(self)
         labels = ("model",)
-        self.first = Histogram(
-            "ordito_time_to_first_token_seconds",
-            "From a request to its first token",
-            labels,
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.between = Histogram(
-            "ordito_inter_token_seconds", "From one token to the next", labels, buckets=_SECONDS, registry=self.registry
-        )
+        first, between = ("ordito_time_to_first_token_seconds", "ordito_inter_token_seconds")
+        self.first = Histogram(first, "From a request to its first token", labels, registry=self.registry, buckets=_SECONDS)
+        self.between = Histogram(between, "From one token to the next", labels, registry=self.registry, buckets=_SECONDS)
 
     def token(self, model: str, seconds: float, *, first: bool) -> None:
         """A token came, so long after the request or the token before it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -31,15 +31,15 @@ class ChatBody(OpenFields):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(min_length=1, max_length=65536)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = Field(None, max_length=1024)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: list[dict[str, Any]] | None = Field(default=None, max_length=1024)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    thinking_token_budget: int | None = Field(None, ge=0, le=MAX_TOKENS)
+    thinking_token_budget: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -135,7 +135,7 @@ def choice(index: int, result: Generation, tokenizer: Tokenizer, body: ChatBody)
     }
 
 
-async def chunks(asked: Asked, head: Mapping[str, Any], body: ChatBody) -> AsyncIterator[bytes]:
+async def chunks(asked: Asked, head: Mapping[str, Any], body: ChatBody) -> AsyncGenerator[bytes]:
     """The answers as a stream of chunks."""
     head = {**head, "object": "chat.completion.chunk"}
     unused = {"usage": None} if body.usage_in_stream else {}
@@ -193,10 +193,7 @@ def token_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Json]:
         raw = tokenizer.vocabulary.bytes_of(id)
         return {"token": raw.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(raw)}
 
-    return [
-        {**named(token.id, token.logprob), "top_logprobs": [named(id, logprob) for id, logprob in token.top]}
-        for token in tokens
-    ]
+    return [{**named(token.id, token.logprob), "top_logprobs": [named(*one) for one in token.top]} for token in tokens]
 
 
 def finite(logprob: float | None) -> float:

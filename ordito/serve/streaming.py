@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -26,7 +26,7 @@ def line(data: Any) -> bytes:
 
 
 def events(
-    chunks: AsyncIterator[bytes],
+    chunks: AsyncGenerator[bytes],
     failed: Callable[[ApiError], bytes],
     *,
     ping: bytes | None = b": ping\n\n",
@@ -34,13 +34,13 @@ def events(
     media_type: str = "text/event-stream; charset=utf-8",
     headers: Mapping[str, str] | None = None,
 ) -> StreamingResponse:
-    """A response of `chunks`. While there is nothing to send, `ping` keeps proxies awake; `failed` tells of an error in between."""
+    """A response of `chunks`. While nothing comes, `ping` keeps proxies awake; `failed` tells of an error in between."""
     told = _told(chunks, failed)
     body = told if ping is None else _awake(told, ping, ping_seconds)
     return StreamingResponse(body, media_type=media_type, headers={**_HEADERS, **(headers or {})})
 
 
-async def _told(chunks: AsyncIterator[bytes], failed: Callable[[ApiError], bytes]) -> AsyncIterator[bytes]:
+async def _told(chunks: AsyncGenerator[bytes], failed: Callable[[ApiError], bytes]) -> AsyncGenerator[bytes]:
     try:
         async for chunk in chunks:
             yield chunk
@@ -53,7 +53,7 @@ async def _told(chunks: AsyncIterator[bytes], failed: Callable[[ApiError], bytes
         yield failed(told)
 
 
-async def _awake(chunks: AsyncIterator[bytes], ping: bytes, seconds: float) -> AsyncIterator[bytes]:
+async def _awake(chunks: AsyncGenerator[bytes], ping: bytes, seconds: float) -> AsyncGenerator[bytes]:
     """The chunks, with a ping whenever none came for some time."""
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(64)  # bounded: who reads slowly makes the sender wait
 

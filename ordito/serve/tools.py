@@ -35,9 +35,8 @@ def offered_tools(tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> tup
             return listed, name
         case {"type": "function", "function": {"name": str(name)}}:
             raise ApiError(400, f"tool_choice: there is no tool {name[:100]!r}", param="tool_choice")
-    raise ApiError(
-        400, f"tool_choice is {json.dumps(choice)[:100]}, expected none, auto, required or a function", param="tool_choice"
-    )
+    shown = json.dumps(choice)[:100]
+    raise ApiError(400, f"tool_choice is {shown}, expected none, auto, required or a function", param="tool_choice")
 
 
 def tool_settings(tools: list[Json] | None, chosen: Chosen) -> Json:

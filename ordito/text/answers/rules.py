@@ -16,7 +16,7 @@ def call_rules(style: Style, template: str, tools: Sequence[Mapping[str, Any]], 
 
     `template` shows which version of a format is meant; `token` spells a marker as the vocabulary has it.
     """
-    named = [(tool["function"]["name"], tool["function"].get("parameters") or {"type": "object"}) for tool in tools]
+    named = [(tool["function"]["name"], _closed(tool["function"].get("parameters"))) for tool in tools]
     if style.channels:
         return _one_of(
             [
@@ -25,9 +25,9 @@ def call_rules(style: Style, template: str, tools: Sequence[Mapping[str, Any]], 
                 for name, parameters in named
             ]
         )
-    form = style.tools or HERMES
-    begin, end = (token(marks[0]) if marks else "" for marks in (form.begin, form.end))
-    match form.name:
+    kind = style.tools or HERMES
+    begin, end = (token(marks[0]) if marks else "" for marks in (kind.begin, kind.end))
+    match kind.name:
         case "hermes":
             return f'start: {begin} "\\n" {_object(named)} "\\n" {end}'
         case "phi-4-mini":
@@ -40,18 +40,19 @@ def call_rules(style: Style, template: str, tools: Sequence[Mapping[str, Any]], 
             id = f"{token('[CALL_ID]')} /[a-zA-Z0-9]{{9}}/ " if "[CALL_ID]" in template else ""
             return _one_of([f"{begin} {json.dumps(n)} {id}{token('[ARGS]')} {_json(parameters)}" for n, parameters in named])
         case "deepseek":
-            first, separator = token(form.skipped[0]), token(form.inner[0])
+            first, separator = token(kind.skipped[0]), token(kind.inner[0])
             if "```json" in template:
-                return _one_of(
-                    [
-                        f'{first} {begin} "function" {separator} {json.dumps(name)} "\\n```json\\n" {_json(parameters)} "\\n```" {end}'
-                        for name, parameters in named
-                    ]
-                )
-            return _one_of(
-                [f"{first} {begin} {json.dumps(n)} {separator} {_json(parameters)} {end}" for n, parameters in named]
-            )
-    raise AssertionError(form.name)
+                head, opened, closed = f'{first} {begin} "function" {separator}', '"\\n```json\\n"', '"\\n```"'
+                return _one_of([f"{head} {json.dumps(n)} {opened} {_json(form)} {closed} {end}" for n, form in named])
+            return _one_of([f"{first} {begin} {json.dumps(n)} {separator} {_json(form)} {end}" for n, form in named])
+    raise AssertionError(kind.name)
+
+
+def _closed(parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A tool's parameters, and no others unless it takes them."""
+    if parameters and "properties" not in parameters:
+        return parameters
+    return {"type": "object", "properties": {}, "additionalProperties": False, **(parameters or {})}
 
 
 def _one_of(forms: Sequence[str]) -> str:

@@ -1,0 +1,211 @@
+"""`ordito serve`, `ordito ps`, `ordito stop`: models behind a port, which of them are loaded, and letting go of one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ordito.cli.console import find, say, write, write_json
+from ordito.cli.parameters import json_output
+from ordito.errors import OrditoError
+from ordito.units import size
+
+URL = "http://127.0.0.1:8000"
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...", help="What to serve; all models on this machine, if none is named.")
+@click.option("--host", default="127.0.0.1", help="Where to listen; anywhere but on loopback needs a key.")
+@click.option("--port", default=8000, type=click.IntRange(1, 65535), help="Where to listen; Ollama's clients look at 11434.")
+@click.option(
+    "--api-key", "keys", multiple=True, envvar="ORDITO_API_KEY", help="A key that clients must have; can be given again."
+)
+@click.option("--api-key-file", "key_file", type=click.Path(), help="A file of keys, one a line.")
+@click.option("--allow-origin", "origins", multiple=True, help="Pages elsewhere whose scripts may ask: https://example.org.")
+@click.option("--allow-host", "hosts", multiple=True, help="A further name by which clients call this server.")
+@click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="A further name of a model.")
+@click.option("--context", type=click.IntRange(2), help="Longest text of a request, in tokens; the model's own, if not given.")
+@click.option("--cache-type", type=click.Choice(["f32", "f16", "q8"]), help="How keys and values are kept.")
+@click.option("--cache-memory", help="Memory for keys and values: 512M, 4G. A quarter of what is free, if not given.")
+@click.option("--memory", help="Memory for models: one that was not used goes when another needs its place.")
+@click.option("--keep-alive", default="5m", help="How long an unused model stays: 30s, 5m, 1h, -1 for good.")
+@click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers that are made at once.")
+@click.option("--max-waiting", default=512, type=click.IntRange(1), help="Requests that may wait.")
+@click.option("--max-seconds", default=1800.0, type=click.FloatRange(1), help="The longest that an answer may take.")
+@click.option("--backend", help="What computes (native, torch); the fastest installed, if not named.")
+@click.option("--dtype", help="Arithmetic (native: int16, int8, float32; torch: float32, bfloat16, float16).")
+@click.option("--strict-names", is_flag=True, help="Refuse names that no model has, even if there is only one model.")
+@click.option("--load", is_flag=True, help="Load the models at once, not when they are first asked.")
+def serve(
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    keys: tuple[str, ...],
+    key_file: str | None,
+    origins: tuple[str, ...],
+    hosts: tuple[str, ...],
+    aliases: tuple[str, ...],
+    context: int | None,
+    cache_type: str | None,
+    cache_memory: str | None,
+    memory: str | None,
+    keep_alive: str,
+    together: int,
+    max_waiting: int,
+    max_seconds: float,
+    backend: str | None,
+    dtype: str | None,
+    strict_names: bool,
+    load: bool,
+) -> None:
+    """Serve models to the clients of OpenAI, Anthropic and Ollama.
+
+    \b
+    ordito serve smollm2
+    ordito serve smollm2 minilm --port 11434
+    ordito serve --host 0.0.0.0 --api-key-file keys.txt
+    """
+    from ordito.serve.fields import keep_alive_seconds
+    from ordito.serve.settings import ServerSettings
+
+    named = dict(_alias(text) for text in aliases)
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        keys=[*keys, *_keys_in(key_file)],
+        origins=origins,
+        hosts=hosts,
+        aliases=named,
+        context=context,
+        cache=cache_type,
+        cache_limit=_bytes(cache_memory, "--cache-memory"),
+        memory=_bytes(memory, "--memory"),
+        keep_alive=keep_alive_seconds(keep_alive),
+        most_together=together,
+        max_waiting=max_waiting,
+        request_seconds=max_seconds,
+        backend=backend,
+        dtype=dtype,
+        strict_names=strict_names,
+    )
+    for name in models:
+        find(name)
+    _run(models, settings, load)
+
+
+def _run(models: tuple[str, ...], settings: Any, load: bool) -> None:
+    import uvicorn
+
+    from ordito.serve.app import make_app
+
+    app = make_app(models, settings, load=load)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=settings.max_header,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+        http="h11",
+        ws="none",
+    )
+    where = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+    say(f"serving {', '.join(app.names) or 'no model yet'} at {where}")
+    say(f"  OpenAI     {where}/v1")
+    say(f"  Anthropic  {where}")
+    say(f"  Ollama     {where}")
+    say("Ctrl-C stops")
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise OrditoError(f"cannot listen on {settings.host}:{settings.port}: is it in use? --port takes another")
+
+
+@click.command()
+@click.option("--url", default=URL, envvar="ORDITO_URL", help="Where the server is.")
+@click.option("--api-key", "key", envvar="ORDITO_API_KEY", help="Its key.")
+@json_output
+def ps(url: str, key: str | None, json: bool) -> None:
+    """List the models that a server has loaded."""
+    listed = _asked(url, key, "/api/ps")["models"]
+    if json:
+        write_json(listed)
+        return
+    rows = [
+        ("NAME", "SIZE", "CONTEXT", "UNTIL"),
+        *((m["name"], size(m["size"]), f"{m['context_length']:,}", _until(m)) for m in listed),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        write("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
+@click.command()
+@click.argument("model", metavar="MODEL", help="The name that the server has for it.")
+@click.option("--url", default=URL, envvar="ORDITO_URL", help="Where the server is.")
+@click.option("--api-key", "key", envvar="ORDITO_API_KEY", help="Its key.")
+def stop(model: str, url: str, key: str | None) -> None:
+    """Take a model of a server out of memory."""
+    _asked(url, key, "/api/generate", {"model": model, "keep_alive": 0, "stream": False})
+    write(f"{model} is no longer loaded\n")
+
+
+def _asked(url: str, key: str | None, path: str, body: Any = None) -> Any:
+    """What a server answers. Raises `OrditoError` where there is none, or it refuses."""
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    if not url.startswith(("http://", "https://")):
+        raise OrditoError(f"--url is {url!r}, expected http://HOST:PORT")
+    headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urlopen(Request(url.rstrip("/") + path, data, headers), timeout=60) as answer:
+            return json.load(answer)
+    except HTTPError as error:
+        try:
+            told = json.load(error)["error"]
+        except (ValueError, KeyError, TypeError):
+            told = error.reason
+        raise OrditoError(f"{url}: {told if isinstance(told, str) else told.get('message', error.reason)}") from None
+    except (URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise OrditoError(f"no server answers at {url} ({reason}): start one with `ordito serve`, or give --url") from None
+
+
+def _until(model: dict[str, Any]) -> str:
+    from datetime import datetime
+
+    until = datetime.fromisoformat(model["expires_at"])
+    left = (until - datetime.now(until.tzinfo)).total_seconds()
+    if left > 10 * 365 * 86400:
+        return "in use, or for good"
+    return f"{left / 60:.0f} minutes from now" if left > 90 else f"{max(0.0, left):.0f} seconds from now"
+
+
+def _alias(text: str) -> tuple[str, str]:
+    name, equals, model = text.partition("=")
+    if not (name and equals and model):
+        raise OrditoError(f"--alias is {text!r}, expected NAME=MODEL")
+    return name, model
+
+
+def _keys_in(path: str | None) -> list[str]:
+    return [] if path is None else [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+
+
+def _bytes(text: str | None, option: str) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
+    if not found:
+        raise OrditoError(f"{option} is {text!r}, expected a size such as 512M or 4G")
+    return int(float(found[1]) * _UNITS[found[2]])

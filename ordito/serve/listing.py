@@ -1,0 +1,77 @@
+"""Which models there are, whether the server is well, and what it has done."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from ordito.serve.asking import Server
+from ordito.serve.errors import Json
+from ordito.serve.models import Served
+
+
+def listing_routes(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["Server"])
+
+    @routes.get("/health")
+    async def health() -> Json:
+        """Whether the server answers."""
+        return {"status": "ok"}
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        """Counts and times, for Prometheus."""
+        return PlainTextResponse(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/v1/models")
+    @routes.get("/models", include_in_schema=False)
+    async def models() -> Response:
+        """All models, in the shapes of OpenAI and of Anthropic at once."""
+        listed = [described(one) for one in server.pool.served]
+        ids = [one["id"] for one in listed]
+        ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+        return JSONResponse({"object": "list", "data": listed, "has_more": False, **ends})
+
+    @routes.get("/v1/models/{name:path}")
+    @routes.get("/models/{name:path}", include_in_schema=False)
+    async def model(name: str) -> Response:
+        """One model."""
+        return JSONResponse(described(server.pool.find(name)))
+
+    return routes
+
+
+def described(served: Served) -> Json:
+    """A model as both clients read it; of a loaded one, what it is and what its authors recommend to sample with."""
+    created = served.local.path.stat().st_mtime
+    known: dict[str, Any] = {}
+    if served.model is not None:
+        spec = served.model.spec
+        known = {
+            "max_model_len": spec.context,
+            "meta": {
+                "n_ctx_train": spec.context,
+                "n_params": sum(served.model.checkpoint.encodings.values()),
+                "n_vocab": spec.vocab_size,
+                "n_embd": spec.d_model,
+                "size": served.local.size,
+            },
+            "sampling_defaults": dict(served.model.checkpoint.generation),
+        }
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": int(created),
+        "owned_by": "ordito",
+        "root": served.name,
+        "parent": None,
+        "state": "loaded" if served.loaded else "not-loaded",
+        "type": "model",
+        "display_name": served.name,
+        "created_at": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **known,
+    }

@@ -1,0 +1,284 @@
+"""Ollama's own interface: conversations, texts and vectors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from ordito.engine.grammar import Grammar
+from ordito.engine.stream import Generation
+from ordito.serve.anthropic import arguments_of
+from ordito.serve.asking import Asked, Server
+from ordito.serve.embeddings import embedded
+from ordito.serve.errors import ApiError, Json
+from ordito.serve.fields import MAX_TOKENS, Body, Name, SamplingFields, Stops, Text, keep_alive_seconds
+from ordito.serve.openai_chat import finite
+from ordito.serve.streaming import events, line
+from ordito.serve.tools import offered_tools, tool_settings
+from ordito.text.answers import Arguments, Call, Said, Thought
+from ordito.text.tokenizer import Tokenizer
+
+DEFAULTS: Json = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+"""Ollama's, where neither the asker nor the model's authors say otherwise."""
+
+
+class Options(SamplingFields):
+    """What stands under `options`; those that are about another machine's memory are taken and do nothing."""
+
+    num_ctx: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
+    num_predict: int | None = Field(default=None, ge=-2, le=MAX_TOKENS)
+    stop: Stops | None = None
+
+
+class OllamaBody(Body):
+    """What all ways of asking have in common."""
+
+    model: Name
+    stream: bool = True
+    options: Options | None = None
+    format: str | dict[str, Any] | None = None
+    keep_alive: Any = None
+    think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+
+
+class ChatBody(OllamaBody):
+    """POST /api/chat."""
+
+    messages: list[dict[str, Any]] = Field(default_factory=list, max_length=65536)
+    tools: list[dict[str, Any]] | None = Field(default=None, max_length=1024)
+
+
+class GenerateBody(OllamaBody):
+    """POST /api/generate."""
+
+    prompt: Text = ""
+    system: Text | None = None
+    raw: bool | None = None
+    suffix: Text | None = None
+    template: Text | None = None
+    images: list[str] | None = None
+    context: list[int] | None = None
+
+
+class EmbedBody(Body):
+    """POST /api/embed."""
+
+    model: Name
+    input: Text | list[Text]
+    truncate: bool | None = None
+    dimensions: int | None = Field(default=None, ge=1, le=1 << 20)
+    keep_alive: Any = None
+
+
+class EmbeddingsBody(Body):
+    """POST /api/embeddings, the older one."""
+
+    model: Name
+    prompt: Text
+    keep_alive: Any = None
+
+
+def ollama_routes(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/api", tags=["Ollama"])
+
+    async def answered(body: OllamaBody, http: HttpRequest, prompt: Any, settings: Json, piece: Piece) -> Response:
+        asked = await server.ask(http, body.model, prompt, settings, keep_alive=keep_alive_seconds(body.keep_alive))
+        name = body.model
+        if body.stream:
+            lines = _lines(asked, name, piece, body)
+            return events(lines, lambda error: line({"error": error.message}), ping=None, media_type="application/x-ndjson")
+        result = (await asked.finished(http))[0]
+        logprobs = {"logprobs": _logprobs(result.tokens, asked.tokenizer)} if body.logprobs else {}
+        said = piece(result.text, result.thinking, _calls(result))
+        return JSONResponse({**_head(name), **said, **logprobs, **_end(asked, result)})
+
+    @routes.post("/chat")
+    async def chat(body: ChatBody, http: HttpRequest) -> Response:
+        """Answer a conversation; without messages, load the model or let go of it."""
+        if not body.messages:
+            return await _loaded(server, body, {"message": {"role": "assistant", "content": ""}})
+        tools, chosen = offered_tools(body.tools, None)
+        settings = {**await _settings(server, body), **tool_settings(tools, chosen)}
+        return await answered(body, http, _messages(body.messages), settings, _chat_piece)
+
+    @routes.post("/generate")
+    async def generate(body: GenerateBody, http: HttpRequest) -> Response:
+        """Answer one prompt, or continue it where it is raw; without one, load the model or let go of it."""
+        if not body.prompt:
+            return await _loaded(server, body, {"response": ""})
+        if body.images:
+            raise ApiError(400, "images are not supported")
+        if body.suffix or body.template:
+            raise ApiError(400, "suffix and template are not supported")
+        settings = await _settings(server, body)
+        async with server.pool.use(body.model) as served:
+            talks = not body.raw and served.ready[0].talks
+        prompt: Any = body.prompt
+        if talks:
+            opening = [{"role": "system", "content": body.system}] if body.system else []
+            prompt = [*opening, {"role": "user", "content": body.prompt}]
+        else:
+            settings.pop("thinking")
+        return await answered(body, http, prompt, settings, _generate_piece)
+
+    @routes.post("/embed")
+    async def embed(body: EmbedBody) -> Json:
+        """One vector for each text."""
+        begin = time.perf_counter_ns()
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        vectors, tokens = await embedded(server, body.model, texts, None, body.dimensions, body.keep_alive)
+        took = {"total_duration": time.perf_counter_ns() - begin, "load_duration": 0, "prompt_eval_count": tokens}
+        return {"model": body.model, "embeddings": vectors.tolist(), **took}
+
+    @routes.post("/embeddings")
+    async def embeddings(body: EmbeddingsBody) -> Json:
+        """The vector of one text."""
+        vectors, _ = await embedded(server, body.model, [body.prompt], keep_alive=body.keep_alive)
+        return {"embedding": vectors[0].tolist()}
+
+    return routes
+
+
+Piece = Callable[[str, str, list[Json]], Json]
+"""Text, thinking and calls -> what a line or an answer says of them."""
+
+
+def _chat_piece(text: str, thinking: str, calls: list[Json]) -> Json:
+    more = {**({"thinking": thinking} if thinking else {}), **({"tool_calls": calls} if calls else {})}
+    return {"message": {"role": "assistant", "content": text, **more}}
+
+
+def _generate_piece(text: str, thinking: str, calls: list[Json]) -> Json:
+    return {"response": text, **({"thinking": thinking} if thinking else {})}
+
+
+async def _settings(server: Server, body: OllamaBody) -> Json:
+    options = body.options or Options()
+    limit = options.num_predict
+    return {
+        "max_tokens": limit if limit is not None and limit > 0 else None,
+        "stop": options.stop or (),
+        "context": options.num_ctx or None,
+        "grammar": _grammar(body.format),
+        "thinking": body.think if body.think != "max" else "high",
+        "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+        **options.sampling(await server.recommended(body.model), DEFAULTS),
+    }
+
+
+def _grammar(wanted: str | dict[str, Any] | None) -> Grammar | None:
+    if not wanted:
+        return None
+    if wanted == "json":
+        return Grammar("json_object")
+    if isinstance(wanted, dict):
+        return Grammar.json_schema(wanted)
+    raise ApiError(400, f"format is {wanted!r:.100}, expected json or a JSON schema")
+
+
+def _messages(messages: list[dict[str, Any]]) -> list[Json]:
+    """Ollama's messages as ours: results name their tool, calls have no ids."""
+    made: list[Json] = []
+    for place, message in enumerate(messages):
+        if message.get("images"):
+            raise ApiError(400, f"messages[{place}]: images are not supported")
+        one = {key: value for key, value in message.items() if key not in ("images", "tool_name") and value is not None}
+        if message.get("role") == "tool":
+            one |= {"name": message.get("tool_name") or message.get("name") or ""}
+        made.append({"content": "", **one})
+    return made
+
+
+def _calls(result: Generation) -> list[Json]:
+    return [{"id": id, "function": {"name": name, "arguments": arguments_of(text)}} for id, name, text in result.calls]
+
+
+def _head(model: str) -> Json:
+    return {"model": model, "created_at": now(), "done": False}
+
+
+def now() -> str:
+    """The time as Go's JSON has it."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+def _end(asked: Asked, result: Generation) -> Json:
+    """What an answer took, in nanoseconds."""
+    reading, making = int(1e9 * (result.prompt_seconds - result.queued)), int(1e9 * result.seconds)
+    return {
+        "done": True,
+        "done_reason": "stop" if result.finish_reason == "stop" else "length",
+        "total_duration": int(1e9 * result.queued) + reading + making,
+        "load_duration": 0,
+        "prompt_eval_count": result.prompt_tokens,
+        "prompt_eval_duration": max(1, reading),
+        "eval_count": len(result.token_ids),
+        "eval_duration": max(1, making),
+    }
+
+
+def _logprobs(tokens: Any, tokenizer: Tokenizer) -> list[Json]:
+    def named(id: int, logprob: float | None) -> Json:
+        raw = tokenizer.vocabulary.bytes_of(id)
+        return {"token": raw.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(raw)}
+
+    return [{**named(token.id, token.logprob), "top_logprobs": [named(*one) for one in token.top]} for token in tokens]
+
+
+async def _lines(asked: Asked, name: str, piece: Piece, body: OllamaBody) -> AsyncGenerator[bytes]:
+    """The answer line by line; a call comes when it is whole."""
+    open_calls: dict[int, tuple[Call, list[str]]] = {}
+
+    def finished_calls(all_of_them: bool) -> list[Json]:
+        done = list(open_calls) if all_of_them else list(open_calls)[:-1]
+        made = []
+        for index in done:
+            call, texts = open_calls.pop(index)
+            made.append({"id": call.id, "function": {"name": call.name, "arguments": arguments_of("".join(texts))}})
+        return made
+
+    async with aclosing(asked.deltas()) as coming:
+        async for delta in coming:
+            text = thinking = ""
+            for part in delta.parts:
+                match part:
+                    case Said(said):
+                        text += said
+                    case Thought(thought):
+                        thinking += thought
+                    case Call(index):
+                        open_calls[index] = (part, [])
+                    case Arguments(index, arguments):
+                        open_calls[index][1].append(arguments)
+            calls = finished_calls(bool(delta.finish) or bool(text))
+            logprobs = {"logprobs": _logprobs(delta.tokens, asked.tokenizer)} if body.logprobs and delta.tokens else {}
+            if text or thinking or calls or logprobs:
+                yield line({**_head(name), **piece(text, thinking, calls), **logprobs})
+    yield line({**_head(name), **piece("", "", []), **_end(asked, asked.stream.result)})
+
+
+async def _loaded(server: Server, body: OllamaBody, piece: Mapping[str, Any]) -> Response:
+    """Load a model, or let go of it where it is not to be kept at all."""
+    seconds = keep_alive_seconds(body.keep_alive)
+    if seconds == 0:
+        await server.pool.unload(server.pool.find(body.model))
+    else:
+        async with server.pool.use(body.model, seconds):
+            pass
+    reason = "unload" if seconds == 0 else "load"
+    whole = {**_head(body.model), **piece, "done": True, "done_reason": reason}
+    if body.stream:
+        return Response(line(whole), media_type="application/x-ndjson")
+    return JSONResponse(whole)

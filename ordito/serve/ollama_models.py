@@ -1,0 +1,163 @@
+"""Ollama's own interface: which models there are, and what they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime
+
+from fastapi import APIRouter
+from starlette.responses import PlainTextResponse, Response
+
+from ordito.accounting import count
+from ordito.checkpoint.outline import Outline, outline
+from ordito.errors import ConfigError
+from ordito.families import header_from_spec
+from ordito.serve.asking import Server
+from ordito.serve.errors import ApiError, Json
+from ordito.serve.fields import Body, Name
+from ordito.serve.models import Served
+from ordito.serve.streaming import line
+from ordito.text.answers import style_of
+
+OLLAMA_VERSION = "0.12.6"
+"""The version whose interface this is; clients ask before they use what is newer."""
+
+
+NEVER = datetime(2318, 1, 1, tzinfo=UTC).timestamp()
+"""When a model expires that stays."""
+
+
+class NameBody(Body):
+    """A model by its name, which older clients call `name`."""
+
+    model: Name = ""
+    name: Name = ""
+    verbose: bool | None = None
+    stream: bool = True
+
+
+def ollama_model_routes(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["Ollama"])
+
+    @routes.get("/")
+    @routes.head("/", include_in_schema=False)
+    async def root() -> Response:
+        """What Ollama's clients look for first."""
+        return PlainTextResponse("Ollama is running")
+
+    @routes.get("/api/version")
+    async def version() -> Json:
+        """The version of the interface."""
+        return {"version": OLLAMA_VERSION}
+
+    @routes.get("/api/tags")
+    @routes.head("/api/tags", include_in_schema=False)
+    async def tags() -> Json:
+        """All models."""
+        return {"models": [await asyncio.to_thread(_listed, one) for one in server.pool.served]}
+
+    @routes.get("/api/ps")
+    async def ps() -> Json:
+        """The models that are loaded."""
+        loaded = [one for one in server.pool.served if one.loaded]
+        return {"models": [await asyncio.to_thread(_running, one) for one in loaded]}
+
+    @routes.post("/api/show")
+    async def show(body: NameBody) -> Json:
+        """What a model is."""
+        return await asyncio.to_thread(_shown, server.pool.find(body.model or body.name))
+
+    @routes.post("/api/pull")
+    async def pull(body: NameBody) -> Response:
+        """A model that is here is; others are brought by whoever runs the server."""
+        server.pool.find(body.model or body.name)
+        return Response(line({"status": "success"}), media_type="application/x-ndjson")
+
+    @routes.post("/api/create", include_in_schema=False)
+    @routes.post("/api/copy", include_in_schema=False)
+    @routes.post("/api/push", include_in_schema=False)
+    @routes.delete("/api/delete", include_in_schema=False)
+    async def changed() -> Response:
+        """What would change the models of a server."""
+        raise ApiError(403, "models are added and removed with `ordito pull` and `ordito rm`, not over the network")
+
+    return routes
+
+
+def _outline(served: Served) -> Outline:
+    return outline(str(served.local.path))
+
+
+def _listed(served: Served) -> Json:
+    known = _outline(served)
+    return {
+        "name": served.name,
+        "model": served.name,
+        "modified_at": _time(served.local.path.stat().st_mtime),
+        "size": served.local.size,
+        "digest": "",
+        "details": _details(served, known),
+    }
+
+
+def _details(served: Served, known: Outline) -> Json:
+    family, sizes = known.spec.architecture, Counter[str]()
+    for held in (known.stored or {}).values():
+        sizes[held.encoding] += int(held.nbytes)
+    number = count(known.spec).parameters
+    return {
+        "parent_model": "",
+        "format": "gguf" if served.local.path.suffix == ".gguf" else "safetensors",
+        "family": family,
+        "families": [family],
+        "parameter_size": f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.2f}M",
+        "quantization_level": sizes.most_common(1)[0][0].upper() if sizes else "",
+    }
+
+
+def _running(served: Served) -> Json:
+    expires = served.expires if served.expires is not None and not served.active else None
+    model = served.model
+    return {
+        **_listed(served),
+        "expires_at": _time(expires or NEVER),
+        "size_vram": 0,
+        "context_length": model.spec.context if model else 0,
+    }
+
+
+def _shown(served: Served) -> Json:
+    known = _outline(served)
+    spec = known.spec
+    try:
+        header = dict(header_from_spec(spec).metadata)
+    except ConfigError:  # an architecture that GGUF does not know
+        header = {}
+    name = str(header.get("general.architecture", spec.architecture))
+    template = known.metadata.get("tokenizer.chat_template") or ""
+    if served.model is not None:
+        template = served.model.tokenizer.chat_template or ""
+    thinks = ["thinking"] if style_of(str(template)).think else []
+    return {
+        "license": served.local.licence or "",
+        "modelfile": "",
+        "parameters": "",
+        "template": template,
+        "details": _details(served, known),
+        "model_info": {
+            **{key: value for key, value in header.items() if isinstance(value, str | int | float | bool)},
+            "general.architecture": name,
+            "general.parameter_count": count(spec).parameters,
+            f"{name}.context_length": spec.context,
+            f"{name}.embedding_length": spec.d_model,
+            f"{name}.block_count": spec.n_layers,
+        },
+        "capabilities": ["completion", "tools", *thinks] if spec.generates else ["embedding"],
+        "modified_at": _time(served.local.path.stat().st_mtime),
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,180 @@
+"""OpenAI's completions: texts that are continued, and scored, as evaluation harnesses want it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from ordito.engine.request import Token
+from ordito.engine.stream import Generation
+from ordito.serve.asking import Asked, Server, split
+from ordito.serve.errors import ApiError, Json, body_of, new_id
+from ordito.serve.fields import OpenFields, Text, keep_alive_seconds
+from ordito.serve.openai_chat import DEFAULTS, finish_reason, finite, usage
+from ordito.serve.streaming import event, events
+from ordito.text.answers import Said
+from ordito.text.tokenizer import Tokenizer
+
+MAX_PROMPTS = 256
+MAX_TOKENS = 16
+"""OpenAI's length of an answer where none is asked for."""
+
+
+class CompletionBody(OpenFields):
+    """POST /v1/completions."""
+
+    prompt: Text | list[Text] | list[int] | list[list[int]]
+    echo: bool | None = None
+    suffix: Text | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    best_of: int | None = Field(default=None, ge=1, le=16)
+
+
+def completion_routes(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["OpenAI"])
+
+    @routes.post("/v1/completions")
+    @routes.post("/completions", include_in_schema=False)
+    async def completions(body: CompletionBody, http: HttpRequest) -> Response:
+        """Continue one text or several."""
+        prompts = split(body.prompt)
+        if not 1 <= len(prompts) <= MAX_PROMPTS:
+            raise ApiError(400, f"got {len(prompts)} prompts, expected 1 to {MAX_PROMPTS}", param="prompt")
+        if body.suffix:
+            raise ApiError(400, "suffix: filling in the middle is not supported", param="suffix")
+        if body.best_of is not None and body.best_of != (body.n or 1):
+            raise ApiError(400, "best_of is not supported beyond n", param="best_of")
+        served, settings = server.pool.find(body.model), await _settings(server, body)
+        keep_alive = keep_alive_seconds(body.ttl if body.keep_alive is None else body.keep_alive)
+        asked: list[Asked] = []
+        try:
+            for prompt in prompts:
+                one = await server.ask(http, body.model, prompt, settings, keep_alive=keep_alive, salt=body.cache_salt or "")
+                asked.append(one)
+        except BaseException:
+            for one in asked:
+                await one.close()
+            raise
+        head = {"id": new_id("cmpl-"), "object": "text_completion", "created": asked[0].created, "model": served.name}
+        headers = {"x-ignored-params": ",".join(ignored)} if (ignored := body.ignored()) else {}
+        if body.stream:
+            return events(
+                _chunks(asked, head, body),
+                lambda error: event(body_of(error, "openai")),
+                ping_seconds=server.settings.ping_seconds,
+                headers=headers,
+            )
+        results = [await one.finished(http) for one in asked]
+        flat = [result for some in results for result in some]
+        choices = [_choice(index, result, asked[0].tokenizer, body) for index, result in enumerate(flat)]
+        return JSONResponse(head | {"choices": choices, "usage": _total([usage(some) for some in results])}, headers=headers)
+
+    return routes
+
+
+async def _settings(server: Server, body: CompletionBody) -> Json:
+    scored = body.logprobs if body.echo else None
+    least = 0 if scored is not None else 1
+    most = MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    if most < least:
+        raise ApiError(400, "max_tokens: 0 needs echo and logprobs", param="max_tokens")
+    return {
+        "max_tokens": most,
+        "min_tokens": body.min_tokens or 0,
+        "stop": body.stop or (),
+        "n": body.n or 1,
+        "logprobs": body.logprobs,
+        "prompt_logprobs": scored,
+        "grammar": body.wanted_grammar(),
+        "ignore_end": bool(body.ignore_eos),
+        "context": body.num_ctx,
+        "logit_bias": body.biases(),
+        **body.sampling(await server.recommended(body.model), DEFAULTS),
+    }
+
+
+def _choice(index: int, result: Generation, tokenizer: Tokenizer, body: CompletionBody) -> Json:
+    prompt = _echoed(result, tokenizer) if body.echo else ""
+    tokens = [*(result.prompt if body.echo else ()), *result.tokens]
+    return {
+        "index": index,
+        "text": prompt + result.text,
+        "logprobs": completion_logprobs(tokens, tokenizer) if body.logprobs is not None else None,
+        "finish_reason": finish_reason(result.finish_reason, False),
+    }
+
+
+def _echoed(result: Generation, tokenizer: Tokenizer) -> str:
+    return tokenizer.decode(result.prompt_ids)
+
+
+def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, start: int = 0) -> Json:
+    """Log probabilities as completions have them; the first token of a prompt has none. Offsets count from `start`."""
+    texts = [_text(token.id, tokenizer) for token in tokens]
+    offsets = [start + sum(map(len, texts[:place])) for place in range(len(texts))]
+    return {
+        "tokens": texts,
+        "token_logprobs": [None if token.logprob is None else finite(token.logprob) for token in tokens],
+        "top_logprobs": [
+            None if token.logprob is None else {_text(id, tokenizer): finite(logprob) for id, logprob in _with_own(token)}
+            for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _with_own(token: Token) -> list[tuple[int, float]]:
+    """The most probable tokens, and the one that was taken where it is none of them."""
+    own = [] if token.logprob is None or any(id == token.id for id, _ in token.top) else [(token.id, token.logprob)]
+    return [*token.top, *own]
+
+
+def _text(id: int, tokenizer: Tokenizer) -> str:
+    return tokenizer.vocabulary.bytes_of(id).decode("utf-8", "replace")
+
+
+async def _chunks(asked: Sequence[Asked], head: Mapping[str, Any], body: CompletionBody) -> AsyncGenerator[bytes]:
+    unused = {"usage": None} if body.usage_in_stream else {}
+    try:
+        for number, one in enumerate(asked):
+            first, offsets = number * one.stream.request.n, [0] * one.stream.request.n
+            echoed = body.echo
+            async with aclosing(one.deltas()) as coming:
+                async for delta in coming:
+                    text = "".join(part.text for part in delta.parts if isinstance(part, Said))
+                    tokens = [*delta.prompt, *delta.tokens] if body.echo else list(delta.tokens)
+                    if echoed and delta.index == 0:
+                        text, echoed = one.tokenizer.decode(one.stream.request.prompt) + text, False
+                    if not (text or tokens or delta.finish):
+                        continue
+                    logprobs = None
+                    if body.logprobs is not None:
+                        logprobs = completion_logprobs(tokens, one.tokenizer, offsets[delta.index])
+                        offsets[delta.index] += sum(map(len, logprobs["tokens"]))
+                    choice = {
+                        "index": first + delta.index,
+                        "text": text,
+                        "logprobs": logprobs,
+                        "finish_reason": finish_reason(delta.finish, False) if delta.finish else None,
+                    }
+                    yield event({**head, "choices": [choice], **unused})
+        if body.usage_in_stream:
+            yield event({**head, "choices": [], "usage": _total([usage(one.stream.results) for one in asked])})
+        yield event("[DONE]")
+    finally:
+        for one in asked:
+            await one.close()
+
+
+def _total(usages: Sequence[Json]) -> Json:
+    """What several prompts took together."""
+    total = {key: sum(one[key] for one in usages) for key in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    cached = sum(one["prompt_tokens_details"]["cached_tokens"] for one in usages)
+    return {**total, "prompt_tokens_details": {"cached_tokens": cached}}

@@ -1,0 +1,87 @@
+"""Texts as tokens, tokens as text, and conversations as the prompt that a model sees."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from ordito.serve.asking import Server
+from ordito.serve.errors import ApiError, Json
+from ordito.serve.fields import Body, Name, Text
+from ordito.text.chat import thinking_options
+from ordito.text.tokenizer import GUARD
+
+
+class TokenizeBody(Body):
+    """POST /tokenize: a text, as `content` or `prompt`, or a conversation."""
+
+    model: Name = ""
+    content: Text | None = None
+    prompt: Text | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    model: Name = ""
+    tokens: list[int] = Field(max_length=1 << 20)
+
+
+class TemplateBody(Body):
+    """POST /apply-template."""
+
+    model: Name = ""
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    tools: list[dict[str, Any]] | None = None
+    enable_thinking: bool | None = None
+
+
+def token_routes(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["Tokens"])
+
+    @routes.post("/tokenize")
+    async def tokenize(body: TokenizeBody) -> Json:
+        """The token ids of a text or a conversation."""
+        async with server.pool.use(body.model) as served:
+            model = served.ready[0]
+            if body.messages is not None:
+                ids = await asyncio.to_thread(model.encode_chat, body.messages, tools=body.tools)
+            else:
+                text = body.content if body.content is not None else body.prompt
+                if text is None:
+                    raise ApiError(400, "there is nothing to tokenize: give content, prompt or messages")
+                asked = body.add_special_tokens if body.add_special is None else body.add_special
+                special = True if body.parse_special is None else body.parse_special
+                ids = await asyncio.to_thread(
+                    model.tokenizer.encode, text, add_special_tokens=bool(asked), parse_special=special
+                )
+            pieces = {"pieces": [model.tokenizer.token(id) for id in ids]} if body.with_pieces else {}
+            return {"tokens": ids, "count": len(ids), "max_model_len": model.spec.context, **pieces}
+
+    @routes.post("/detokenize")
+    async def detokenize(body: DetokenizeBody) -> Json:
+        """The text of token ids."""
+        async with server.pool.use(body.model) as served:
+            tokenizer = served.ready[0].tokenizer
+            text = await asyncio.to_thread(tokenizer.decode, body.tokens, skip_special_tokens=False)
+            return {"content": text, "prompt": text}
+
+    @routes.post("/apply-template")
+    async def apply_template(body: TemplateBody) -> Json:
+        """The prompt that a conversation becomes."""
+        async with server.pool.use(body.model) as served:
+            model, options = served.ready[0], thinking_options(body.enable_thinking)
+            prompt = await asyncio.to_thread(model.render, body.messages, tools=body.tools, **options)
+            return {"prompt": prompt.replace(GUARD, "")}
+
+    return routes
