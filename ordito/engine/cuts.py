@@ -17,12 +17,12 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def ordered(scaled_V: np.ndarray, top_k: int = 0, top_p: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and their probabilities, most probable first; only the best `top_k` where it is given.
+    """Token ids and their probabilities, most probable first; only the best `top_k` where it is given, and none that cannot be.
 
     Of a large vocabulary no more is sorted than a nucleus of `top_p` can hold: those beyond it are left out, while their
     probability counts.
     """
-    count = len(scaled_V)
+    count = int(np.isfinite(scaled_V).sum())
     if 0 < top_k < count:
         order = _best(scaled_V, top_k)
         return order, softmax(scaled_V[order])
@@ -33,7 +33,7 @@ def ordered(scaled_V: np.ndarray, top_k: int = 0, top_p: float = 1.0) -> tuple[n
         if probabilities[order].sum() >= top_p:
             return order, probabilities[order]
         some *= 8
-    order = np.argsort(-scaled_V, kind="stable")
+    order = np.argsort(-scaled_V, kind="stable")[:count]
     return order, probabilities[order]
 
 

@@ -177,8 +177,7 @@ class Sampler:
         order, probabilities = cuts.ordered(_scaled(logits_V, s))
         kept = cuts.mirostat_1 if s.mirostat == 1 else cuts.mirostat_2
         count = kept(probabilities, self.surprise)
-        order, probabilities = order[:count], probabilities[:count] / probabilities[:count].sum()
-        place = self._place(probabilities)
+        place = self._place(probabilities[:count])  # the surprise is that of all tokens, not of those that stay
         self.surprise -= s.mirostat_eta * (-np.log2(probabilities[place]) - s.mirostat_tau)
         return int(order[place])
 

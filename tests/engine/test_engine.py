@@ -1,0 +1,308 @@
+"""The engine's laws, on a tiny model: what an answer is depends on nothing but its request."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ordito
+from ordito.engine.engine import Engine
+from ordito.engine.grammar import Grammar
+from ordito.errors import ContextError, OrditoError
+
+PROMPTS = ["the loom", "the warp and", "a weft", "warp warp warp warp", "the loom of the", "x"]
+
+
+@pytest.fixture(scope="module", params=["native", "torch"])
+def model(request, folder):
+    return ordito.load(folder, backend=request.param)
+
+
+@pytest.fixture
+def engine(model):
+    return Engine(model)
+
+
+def finished(stream):
+    for _ in stream.deltas():
+        pass
+    return stream.results
+
+
+def alone(model, prompt, **settings):
+    return finished(Engine(model).submit(prompt, speculate=False, **settings))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_together_is_alone(model, engine, temperature):
+    asked = [{"max_tokens": 5 + 3 * i, "temperature": temperature, "seed": i} for i in range(len(PROMPTS))]
+    streams = [engine.submit(prompt, **one) for prompt, one in zip(PROMPTS, asked, strict=True)]
+    for prompt, one, stream in zip(PROMPTS, asked, streams, strict=True):
+        assert finished(stream)[0].token_ids == alone(model, prompt, **one)[0].token_ids
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_any_order_of_coming_and_going_gives_the_same(model, data):
+    """Requests come and leave at any time; those that stay get what they get alone, and nothing is left behind."""
+    engine = Engine(model, most_together=data.draw(st.integers(1, 4)))
+    prompts = data.draw(st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=6))
+    streams = []
+    for number, prompt in enumerate(prompts):
+        streams.append(engine.submit(prompt, max_tokens=8, temperature=1.0, seed=number))
+        for _ in range(data.draw(st.integers(0, 3))):
+            engine.step()
+        if data.draw(st.booleans()) and number % 2:
+            streams[data.draw(st.integers(0, number))].cancel()
+    for number, (prompt, stream) in enumerate(zip(prompts, streams, strict=True)):
+        got = finished(stream)[0]
+        whole = alone(model, prompt, max_tokens=8, temperature=1.0, seed=number)[0]
+        if got.finish_reason == "cancelled":
+            assert got.token_ids == whole.token_ids[: len(got.token_ids)]
+        else:
+            assert got.token_ids == whole.token_ids
+    assert engine.idle
+    assert engine.counts.failed == 0
+
+
+def test_what_was_read_is_not_read_again(model, engine):
+    prompt = "the warp and the weft of a loom"
+    first, second = (finished(engine.submit(prompt, max_tokens=6))[0] for _ in range(2))
+    assert first.cached_tokens == 0
+    assert second.cached_tokens == second.prompt_tokens - 1
+    assert second.token_ids == first.token_ids
+    assert second.missed == ""
+    other = finished(engine.submit("the warp and a loom", max_tokens=6))[0]
+    assert 0 < other.cached_tokens < other.prompt_tokens - 1
+    assert f"token {other.cached_tokens} is" in other.missed
+    assert other.token_ids == alone(model, "the warp and a loom", max_tokens=6)[0].token_ids
+
+
+def test_nobody_finds_what_another_read(engine):
+    finished(engine.submit("the warp and the weft", max_tokens=2, user="a"))
+    assert finished(engine.submit("the warp and the weft", max_tokens=2, user="b"))[0].cached_tokens == 0
+    assert finished(engine.submit("the warp and the weft", max_tokens=2, user="a"))[0].cached_tokens > 0
+
+
+def test_a_prompt_is_shared_with_one_that_is_still_answered(engine):
+    first = engine.submit("the warp and the weft", max_tokens=20, ignore_end=True)
+    for _ in range(3):
+        engine.step()
+    second = finished(engine.submit("the warp and the weft", max_tokens=2))[0]
+    assert second.cached_tokens == second.prompt_tokens - 1
+    assert finished(first)[0].token_ids[:2] == second.token_ids
+
+
+def test_several_answers_share_a_prompt(model, engine):
+    results = finished(engine.submit("the loom", n=4, temperature=1.5, seed=3, max_tokens=10))
+    assert len({tuple(result.token_ids) for result in results}) > 1
+    again = finished(Engine(model, most_together=2).submit("the loom", n=4, temperature=1.5, seed=3, max_tokens=10))
+    assert [result.token_ids for result in again] == [result.token_ids for result in results]
+    greedy = finished(engine.submit("the loom", n=3, max_tokens=6))
+    assert len({tuple(result.token_ids) for result in greedy}) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_guesses_change_nothing(model, temperature):
+    prompt = "warp weft loom " * 4
+    asked = {"max_tokens": 24, "temperature": temperature, "seed": 5, "ignore_end": True, "logit_bias": {40: 20.0, 41: 19.0}}
+    with_guesses = finished(Engine(model).submit(prompt, **asked))[0]
+    assert with_guesses.drafted > 0
+    assert with_guesses.token_ids == alone(model, prompt, **asked)[0].token_ids
+
+
+def test_a_cancelled_answer_ends_within_a_step(engine):
+    stream = engine.submit("the loom", max_tokens=40, ignore_end=True)
+    other = engine.submit("a weft", max_tokens=40, ignore_end=True)
+    for _ in range(3):
+        engine.step()
+    stream.cancel()
+    engine.step()
+    assert len(engine.running) == 1
+    assert finished(stream)[0].finish_reason == "cancelled"
+    assert len(finished(other)[0].token_ids) == 40
+
+
+def test_a_stream_that_nobody_holds_is_cancelled(engine):
+    engine.submit("the loom", max_tokens=40, ignore_end=True)
+    finished(engine.submit("a weft", max_tokens=2))
+    assert engine.counts.cancelled == 1
+
+
+def test_a_long_prompt_does_not_stop_others(engine, monkeypatch):
+    monkeypatch.setattr("ordito.engine.engine.PIECE", 8)
+    monkeypatch.setattr("ordito.engine.engine.SMALLEST", 1)
+    talking = engine.submit("the loom", max_tokens=30, ignore_end=True)
+    engine.step()
+    reading = engine.submit("w " * 20, max_tokens=1)
+    made = []
+    while reading.box.left:
+        engine.step()
+        made.append(engine.running[0].made)
+    assert len(made) > 2
+    assert made == list(range(made[0], made[0] + len(made)))  # a token for each step
+    finished(talking)
+
+
+def test_users_take_turns(model):
+    engine = Engine(model, most_together=1)
+    streams = {
+        (user, i): engine.submit("the loom", max_tokens=2, ignore_end=True, user=user) for user in "ab" for i in range(3)
+    }
+    order = []
+    while not engine.idle:
+        engine.step()
+        order += [key for key, stream in streams.items() if not stream.box.left and key not in order]
+    assert [user for user, _ in order] == list("ababab")
+
+
+def test_who_runs_out_of_memory_begins_again(folder):
+    model = ordito.load(folder, backend="native")
+    base = model.runtime.cache_bytes()
+    engine = Engine(model, cache_limit=base + 40_000)
+    asked = [{"max_tokens": 40, "ignore_end": True, "temperature": 1.0, "seed": i} for i in range(6)]
+    streams = [engine.submit("the loom", **one) for one in asked]
+    got = [finished(stream)[0] for stream in streams]
+    assert engine.counts.preempted > 0
+    assert [one.token_ids for one in got] == [alone(model, "the loom", **one)[0].token_ids for one in asked]
+
+
+def test_every_block_is_free_at_the_end(folder):
+    model = ordito.load(folder, backend="native")
+    before = model.runtime.cache_bytes()
+    engine = Engine(model)
+    streams = [engine.submit(prompt, max_tokens=8, n=2) for prompt in PROMPTS]
+    streams[2].cancel()
+    for stream in streams:
+        finished(stream)
+    assert model.runtime.cache_bytes() > before
+    engine.close()
+    assert model.runtime.cache_bytes() == before
+
+
+def test_logprobs_are_those_of_the_logits(model, engine):
+    import numpy as np
+
+    result = finished(engine.submit("the loom", max_tokens=4, logprobs=3, prompt_logprobs=2, ignore_end=True))[0]
+    ids = [*result.prompt_ids, *result.token_ids]
+    logits = model.logits(ids[:-1]).astype(np.float64)
+    logs = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1, keepdims=True)
+    tokens = [*result.prompt, *result.tokens]
+    assert [token.id for token in tokens] == ids
+    assert tokens[0].logprob is None
+    for row, token in enumerate(tokens[1:]):
+        assert token.logprob == pytest.approx(logs[row, token.id], abs=1e-4)
+        assert token.top[0][1] == pytest.approx(logs[row].max(), abs=1e-4)
+    assert len(result.tokens[0].top) == 3
+    assert len(result.prompt[1].top) == 2
+
+
+def test_scoring_makes_no_token(engine):
+    result = finished(engine.submit("the loom", max_tokens=0, prompt_logprobs=0))[0]
+    assert result.token_ids == []
+    assert len(result.prompt) == result.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("grammar", "matches"),
+    [
+        (Grammar("regex", r"[a-c]{3}-\d"), lambda text: len(text) == 5 and text[3] == "-"),
+        (Grammar.choice(["loom", "warp"]), lambda text: text in ("loom", "warp")),
+        (Grammar.json_schema({"enum": ["x", 3]}), lambda text: text in ('"x"', "3")),
+        (Grammar("lark", 'start: "a" "b"+ "c"'), lambda text: text.startswith("ab")),
+        (Grammar("gbnf", 'root ::= "yes" | "no"'), lambda text: text in ("yes", "no")),
+    ],
+)
+def test_answers_keep_to_their_grammar(engine, grammar, matches):
+    for seed in range(3):
+        result = finished(engine.submit("the", grammar=grammar, max_tokens=30, temperature=1.5, seed=seed))[0]
+        assert matches(result.text), result.text
+
+
+@pytest.mark.parametrize(
+    ("grammar", "message"),
+    [
+        (lambda: Grammar("regex", "("), "regex cannot be used"),
+        (lambda: Grammar("regex", "(" * 100), "nested deeper"),
+        (lambda: Grammar("lark", "start: nothing"), "lark cannot be used"),
+        (lambda: Grammar("json_schema", "{"), "json_schema cannot be used"),
+        (lambda: Grammar.json_schema({"type": "no such type"}), "json_schema cannot be used"),
+        (lambda: Grammar("regex", "a" * 300_000), "expected at most"),
+        (lambda: Grammar.choice([]), "list of texts"),
+    ],
+)
+def test_grammars_that_are_none_are_refused(engine, grammar, message):
+    with pytest.raises(OrditoError, match=message):
+        engine.submit("the", grammar=grammar(), max_tokens=3)
+
+
+def test_a_schema_that_is_too_deep_is_refused():
+    schema: dict = {}
+    for _ in range(100):
+        schema = {"properties": {"a": schema}}
+    with pytest.raises(OrditoError, match="deeper than"):
+        Grammar.json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"n": 17}, "n is 17"),
+        ({"logprobs": -1}, "logprobs is -1"),
+        ({"stop": [""]}, "stop is"),
+        ({"min_tokens": True}, "min_tokens is True"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"logit_bias": {1: 500}}, "logit_bias of token 1 is 500"),
+        ({"nonsense": 1}, "unknown setting 'nonsense'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(engine, settings, message):
+    with pytest.raises(OrditoError, match=message):
+        engine.submit("the", **settings)
+
+
+def test_a_prompt_too_long_says_both_numbers(engine):
+    with pytest.raises(ContextError, match="context holds 64") as told:
+        engine.submit("w " * 300)
+    assert told.value.context == 64
+    assert told.value.tokens == 301
+
+
+def test_no_end_before_min_tokens(engine):
+    assert len(finished(engine.submit("the loom", min_tokens=20, max_tokens=30))[0].token_ids) >= 20
+
+
+def test_a_failing_runtime_fails_its_requests_only(engine, monkeypatch):
+    step, left = engine.runtime.step, [2]
+
+    def failing(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise MemoryError
+        return step(*arguments)
+
+    monkeypatch.setattr(engine.runtime, "step", failing)
+    engine.start()
+    with pytest.raises(RuntimeError):
+        finished(engine.submit("the loom", max_tokens=10, ignore_end=True))
+    assert len(finished(engine.submit("the loom", max_tokens=10, ignore_end=True))[0].token_ids) == 10
+    engine.close()
+
+
+def test_threads_share_an_engine(model, engine):
+    expected = {prompt: alone(model, prompt, max_tokens=10)[0].token_ids for prompt in PROMPTS}
+    got = {}
+
+    def ask(prompt):
+        got[prompt] = finished(engine.submit(prompt, max_tokens=10))[0].token_ids
+
+    threads = [threading.Thread(target=ask, args=(prompt,)) for prompt in PROMPTS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert got == expected
