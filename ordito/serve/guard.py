@@ -39,9 +39,19 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        total = 0
         request_id, path, origin = new_id("req_"), scope["path"], headers.get("origin")
         extra = {"x-request-id": request_id, "request-id": request_id, "x-content-type-options": "nosniff"}
-        started = False
+        started, too_long = False, False
+
+        async def receiving() -> MutableMapping[str, Any]:
+            nonlocal total, too_long
+            message = await receive()
+            total += len(message.get("body", b""))
+            if total > self.settings.max_body:
+                too_long = True
+                raise ApiError(413, f"the request has more than {self.settings.max_body} bytes")
+            return message
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             nonlocal started
@@ -52,6 +62,10 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in extra.items())]
             await send(message)
 
+        async def answering(message: MutableMapping[str, Any]) -> None:
+            if not too_long or started:  # else what the application says of it is not what happened
+                await sending(message)
+
         try:
             self._check(scope, headers)
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
@@ -60,7 +74,9 @@ class Guard:
                 return
             self._check_key(path, headers)
             scope.setdefault("state", {})["user"] = self._user(headers)
-            await self.app(scope, self._bounded(receive), sending)
+            await self.app(scope, receiving, answering)
+            if too_long and not started:
+                raise ApiError(413, f"the request has more than {self.settings.max_body} bytes")
         except Exception as error:
             told = as_api_error(error)
             if told.status >= 500:
@@ -69,7 +85,9 @@ class Guard:
                 await error_response(told, path, request_id)(scope, receive, sending)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > self.settings.max_header:
+            raise ApiError(431, f"the headers have {size} bytes, of at most {self.settings.max_header}")
+        host = _host(headers.get("host", ""))
         if not (host in self.hosts or (self.keys and not is_loopback(self.settings.host))):
             # A page elsewhere whose name was made to point here (DNS rebinding) is known by that name.
             raise ApiError(403, f"this server is not called {host[:100]!r}; --allow-host adds a name", code="host_not_allowed")
@@ -86,7 +104,7 @@ class Guard:
                 raise ApiError(415, f"the content type is {kind[:100]!r}, expected application/json")
 
     def _origin(self, origin: str) -> bool:
-        return origin in self.origins or is_loopback(urlsplit(origin).hostname or "")
+        return origin in self.origins or is_loopback(_host(origin.partition("://")[2]))
 
     def _check_key(self, path: str, headers: dict[str, str]) -> None:
         if self.keys and path not in OPEN and not self._known(_key_of(headers)):
@@ -101,23 +119,17 @@ class Guard:
         """Whose requests these are, for turns and caches: those with one key are one user's."""
         return _digest(_key_of(headers).encode("latin-1", "replace")).hex() if self.keys else ""
 
-    def _bounded(self, receive: Receive) -> Receive:
-        total = 0
-
-        async def receiving() -> MutableMapping[str, Any]:
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body", b""))
-            if total > self.settings.max_body:
-                raise ApiError(413, f"the request has more than {self.settings.max_body} bytes")
-            return message
-
-        return receiving
-
 
 def _key_of(headers: dict[str, str]) -> str:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else headers.get("x-api-key", "")
+
+
+def _host(text: str) -> str:
+    try:
+        return urlsplit(f"//{text}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _digest(key: bytes) -> bytes:

@@ -1,0 +1,48 @@
+"""A server on a port of its own, and what it streams."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import uvicorn
+
+from ordito.serve.app import make_app
+from ordito.serve.settings import ServerSettings
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def running(names, **settings):
+    """A server in a thread; yields its address."""
+    port = free_port()
+    settings = ServerSettings(**{"port": port, **settings})
+    app = make_app([str(name) for name in names], settings)
+    config = uvicorn.Config(app, port=port, log_level="warning", h11_max_incomplete_event_size=settings.max_header)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def events(response):
+    """The events of a stream, as (name, data)."""
+    found = []
+    for block in response.text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
+        if "data" in lines:
+            found.append((lines.get("event"), lines["data"]))
+    return found

@@ -1,0 +1,230 @@
+"""What goes over the wire, in each dialect."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from serving import events
+
+HI = [{"role": "user", "content": "the loom"}]
+TOOL = {"name": "spin", "parameters": {"type": "object", "properties": {"turns": {"enum": [1, 2]}}, "required": ["turns"]}}
+TOOLS = [{"type": "function", "function": TOOL}]
+
+
+def chat(client, **body):
+    return client.post("/v1/chat/completions", json={"model": "x", "messages": HI, "temperature": 0, "max_tokens": 6, **body})
+
+
+def test_a_chat_completion_is_whole(client):
+    answer = chat(client).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+    used = answer["usage"]
+    assert used["total_tokens"] == used["prompt_tokens"] + used["completion_tokens"]
+
+
+def test_a_stream_says_the_same(client):
+    whole = chat(client).json()["choices"][0]["message"]["content"]
+    response = chat(client, stream=True)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    sent = [data for _, data in events(response)]
+    assert sent[-1] == "[DONE]"
+    chunks = [json.loads(data) for data in sent[:-1]]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
+    assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
+    assert not any("usage" in chunk for chunk in chunks)
+
+
+def test_usage_comes_last_and_only_where_it_is_asked_for(client):
+    sent = [data for _, data in events(chat(client, stream=True, stream_options={"include_usage": True}))]
+    last = json.loads(sent[-2])
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] > 0
+    assert all(json.loads(data)["usage"] is None for data in sent[:-2])
+
+
+def test_several_answers_have_their_indexes(client):
+    choices = chat(client, n=3, temperature=1.5, seed=1).json()["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1, 2]
+    sent = [json.loads(data) for _, data in events(chat(client, n=3, temperature=1.5, seed=1, stream=True))[:-1]]
+    texts = ["", "", ""]
+    for chunk in sent:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice["delta"].get("content", "")
+    assert texts == [choice["message"]["content"] for choice in choices]
+
+
+def test_a_tool_that_must_be_called_is(client):
+    answer = chat(client, tools=TOOLS, tool_choice="required", max_tokens=200).json()["choices"][0]
+    assert answer["finish_reason"] == "tool_calls"
+    (call,) = answer["message"]["tool_calls"]
+    assert call["function"]["name"] == "spin"
+    assert json.loads(call["function"]["arguments"])["turns"] in (1, 2)
+    assert len(call["id"]) >= 9
+    sent = [
+        json.loads(data)
+        for _, data in events(chat(client, tools=TOOLS, tool_choice="required", max_tokens=200, stream=True))[:-1]
+    ]
+    parts = [call for chunk in sent for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
+    assert parts[0]["function"]["name"] == "spin"
+    assert parts[0]["id"]
+    assert all(part["index"] == 0 for part in parts)
+    assert not any("id" in part or "name" in part["function"] for part in parts[1:])
+    assert json.loads("".join(part["function"]["arguments"] for part in parts))["turns"] in (1, 2)
+    assert sent[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_an_answer_keeps_to_its_schema(client):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = chat(client, response_format=wanted, max_tokens=30).json()["choices"][0]
+    assert json.loads(answer["message"]["content"])["a"] in (1, 2)
+    assert chat(client, response_format=wanted, max_tokens=2).json()["choices"][0]["finish_reason"] == "length"
+    assert chat(client, guided_choice=["warp"]).json()["choices"][0]["message"]["content"] == "warp"
+
+
+def test_completions_take_texts_and_ids(client):
+    body = {"model": "x", "temperature": 0, "max_tokens": 4}
+    both = client.post("/v1/completions", json={**body, "prompt": ["the loom", "a weft"]}).json()["choices"]
+    assert [choice["index"] for choice in both] == [0, 1]
+    ids = client.post("/tokenize", json={"content": "the loom"}).json()["tokens"]
+    one = client.post("/v1/completions", json={**body, "prompt": ids}).json()["choices"][0]
+    assert one["text"] == both[0]["text"]
+    assert client.post("/detokenize", json={"tokens": ids}).json()["content"] == "the loom"
+
+
+def test_scoring_a_text(client):
+    body = {"model": "x", "prompt": "the loom", "max_tokens": 0, "echo": True, "logprobs": 1}
+    (choice,) = client.post("/v1/completions", json=body).json()["choices"]
+    assert choice["text"] == "the loom"
+    scores = choice["logprobs"]
+    assert scores["token_logprobs"][0] is None
+    assert all(value <= 0 for value in scores["token_logprobs"][1:])
+    assert scores["text_offset"][0] == 0
+    assert "".join(scores["tokens"]) == "the loom"
+    for logprob, top in zip(scores["token_logprobs"][1:], scores["top_logprobs"][1:], strict=True):
+        assert max(top.values()) >= logprob
+
+
+def test_responses(client):
+    body = {"model": "x", "input": "the loom", "temperature": 0, "max_output_tokens": 5}
+    whole = client.post("/v1/responses", json=body).json()
+    assert whole["object"] == "response"
+    text = whole["output"][0]["content"][0]["text"]
+    sent = [(name, json.loads(data)) for name, data in events(client.post("/v1/responses", json={**body, "stream": True}))]
+    assert [name for name, _ in sent[:2]] == ["response.created", "response.in_progress"]
+    assert [data["sequence_number"] for _, data in sent] == list(range(len(sent)))
+    assert "".join(data["delta"] for name, data in sent if name == "response.output_text.delta") == text
+    assert sent[-1][0] in ("response.completed", "response.incomplete")
+    assert sent[-1][1]["response"]["output"][0]["content"][0]["text"] == text
+
+
+def test_messages(client):
+    body = {"model": "x", "messages": HI, "temperature": 0, "max_tokens": 5}
+    whole = client.post("/v1/messages", json=body).json()
+    assert whole["type"] == "message"
+    assert whole["stop_reason"] in ("end_turn", "max_tokens")
+    sent = [(name, json.loads(data)) for name, data in events(client.post("/v1/messages", json={**body, "stream": True}))]
+    names = [name for name, _ in sent]
+    assert names[0] == "message_start"
+    assert names[1] == "content_block_start"
+    assert names[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+    assert all(data["type"] == name for name, data in sent)
+    text = "".join(data["delta"]["text"] for name, data in sent if name == "content_block_delta")
+    assert text == whole["content"][0]["text"]
+    count = client.post("/v1/messages/count_tokens", json={"model": "x", "messages": HI}).json()["input_tokens"]
+    assert count == whole["usage"]["input_tokens"] + whole["usage"]["cache_read_input_tokens"]
+
+
+def test_messages_with_tools(client):
+    tools = [{"name": "spin", "description": "", "input_schema": TOOL["parameters"]}]
+    body = {"model": "x", "messages": HI, "temperature": 0, "max_tokens": 200, "tools": tools, "tool_choice": {"type": "any"}}
+    whole = client.post("/v1/messages", json=body).json()
+    assert whole["stop_reason"] == "tool_use"
+    (block,) = whole["content"]
+    assert block["input"]["turns"] in (1, 2)
+    turns = [
+        *HI,
+        {"role": "assistant", "content": [block]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": block["id"], "content": "done"}]},
+    ]
+    assert client.post("/v1/messages", json={**body, "messages": turns}).json()["stop_reason"] == "tool_use"
+
+
+def test_ollama(client):
+    body = {"model": "x", "messages": HI, "options": {"temperature": 0, "num_predict": 5}}
+    lines = [json.loads(line) for line in client.post("/api/chat", json=body).text.splitlines()]
+    assert lines[-1]["done"] is True
+    assert lines[-1]["eval_count"] > 0
+    assert not any(line["done"] for line in lines[:-1])
+    whole = client.post("/api/chat", json={**body, "stream": False}).json()
+    assert whole["message"]["content"] == "".join(line["message"]["content"] for line in lines)
+    raw = client.post(
+        "/api/generate", json={"model": "x", "prompt": "the loom", "raw": True, "stream": False, "options": body["options"]}
+    )
+    assert raw.json()["response"]
+    assert client.get("/").text == "Ollama is running"
+    assert client.get("/api/version").json()["version"]
+    (listed,) = client.get("/api/tags").json()["models"]
+    shown = client.post("/api/show", json={"model": listed["model"]}).json()
+    assert shown["model_info"]["general.architecture"] == "llama"
+    assert "completion" in shown["capabilities"]
+    assert client.get("/api/ps").json()["models"]
+
+
+def test_letting_go_of_a_model(client):
+    assert chat(client).status_code == 200
+    gone = client.post("/api/generate", json={"model": "x", "keep_alive": 0, "stream": False}).json()
+    assert gone["done_reason"] == "unload"
+    assert client.get("/api/ps").json()["models"] == []
+    assert chat(client).status_code == 200
+
+
+def test_vectors(client):
+    body = {"model": "x", "input": ["the loom", "a weft"]}
+    plain = client.post("/v1/embeddings", json={**body, "encoding_format": "float"}).json()["data"]
+    coded = client.post("/v1/embeddings", json={**body, "encoding_format": "base64"}).json()["data"]
+    for a, b in zip(plain, coded, strict=True):
+        assert np.allclose(a["embedding"], np.frombuffer(base64.b64decode(b["embedding"]), "<f4"))
+    native = client.post("/api/embed", json=body).json()["embeddings"]
+    assert np.allclose(native[1], plain[1]["embedding"])
+    ranked = client.post(
+        "/v1/rerank", json={"query": "the loom", "documents": ["a weft", "the loom"], "return_documents": True}
+    ).json()
+    assert ranked["results"][0]["index"] == 1
+    assert ranked["results"][0]["relevance_score"] == pytest.approx(1, abs=1e-3)
+    assert ranked["results"][0]["document"]["text"] == "the loom"
+
+
+def test_models_are_listed_for_both(client):
+    listed = client.get("/v1/models").json()
+    (model,) = listed["data"]
+    assert model["object"] == "model"
+    assert model["type"] == "model"
+    assert client.get(f"/v1/models/{model['id']}").json()["id"] == model["id"]
+    assert listed["first_id"] == model["id"]
+
+
+def test_the_prompt_can_be_seen(client):
+    prompt = client.post("/apply-template", json={"messages": HI}).json()["prompt"]
+    assert prompt == "<|im_start|>user\nthe loom<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_metrics_count(client):
+    chat(client)
+    text = client.get("/metrics").text
+    assert "ordito_made_tokens_total{" in text
+    assert "ordito_time_to_first_token_seconds_bucket" in text
+    assert "ordito_requests_waiting" in text
+
+
+def test_what_is_ignored_is_said(client):
+    response = chat(client, store=True, nonsense=1)
+    assert response.status_code == 200
+    assert response.headers["x-ignored-params"] == "nonsense,store"

@@ -1,0 +1,190 @@
+"""Nobody gets in, and mistakes get the error that clients of their dialect expect."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import httpx
+import pytest
+from serving import running
+
+from ordito.errors import OrditoError
+from ordito.serve.settings import ServerSettings
+
+HI = [{"role": "user", "content": "the loom"}]
+
+
+def error(response, status):
+    assert response.status_code == status, response.text
+    return response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 0.5, "n": 1000}, "n"),
+        ({"max_tokens": -5}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "role"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254"}}]}
+                ]
+            },
+            "text",
+        ),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"stop": ["x"] * 1000}, "stop"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "schema"),
+        ({"guided_regex": "("}, "regex"),
+        ({"guided_regex": "(" * 10_000}, "nested"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools"),
+        ({"chat_template_kwargs": {"messages": []}}, "cannot be set"),
+        ({"chat_template_kwargs": {"add_generation_prompt": False}}, "cannot be set"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+        ({"keep_alive": "soon"}, "keep_alive"),
+    ],
+)
+def test_what_is_wrong_is_named(client, change, message):
+    told = error(client.post("/v1/chat/completions", json={"model": "x", "messages": HI, **change}), 400)
+    assert message in told["message"]
+    assert told["type"] == "invalid_request_error"
+
+
+def test_a_prompt_too_long_says_both_numbers(client):
+    told = error(client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "w " * 2000}]}), 400)
+    assert told["code"] == "context_length_exceeded"
+    assert "1024" in told["message"]
+    anthropic = client.post("/v1/messages", json={"max_tokens": 1, "messages": [{"role": "user", "content": "w " * 2000}]})
+    assert error(anthropic, 400)["type"] == "invalid_request_error"
+    assert isinstance(error(client.post("/api/generate", json={"model": "x", "prompt": "w " * 2000}), 400), str)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"messages": NaN}', b"[" * 100_000])
+def test_what_is_no_request(client, body):
+    for path in ("/v1/chat/completions", "/v1/messages", "/api/chat"):
+        response = client.post(path, content=body, headers={"content-type": "application/json"})
+        assert response.status_code == 400, (path, response.text)
+        assert "error" in response.json()
+
+
+def test_images_and_what_changes_models_are_refused(client):
+    images = [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x/"}}]}]
+    assert "not supported" in error(client.post("/v1/messages", json={"max_tokens": 1, "messages": images}), 400)["message"]
+    assert error(client.post("/api/copy", json={"source": "a", "destination": "b"}), 403)
+    assert client.request("DELETE", "/api/delete", json={"model": "x"}).status_code == 403
+    assert client.get("/etc/passwd").status_code == 404
+
+
+def test_pages_elsewhere_may_not_ask(client):
+    body = {"messages": HI, "max_tokens": 1}
+    assert client.post("/v1/chat/completions", json=body, headers={"origin": "https://evil.example"}).status_code == 403
+    assert client.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
+    here = client.get("/v1/models", headers={"origin": "http://localhost:3000"})
+    assert here.headers["access-control-allow-origin"] == "http://localhost:3000"
+    asked = {
+        "origin": "http://localhost:3000",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "x-stainless-os",
+    }
+    preflight = client.options("/v1/chat/completions", headers=asked)
+    assert preflight.status_code == 204
+    assert "x-stainless-os" in preflight.headers["access-control-allow-headers"]
+    form = client.post("/v1/chat/completions", content=json.dumps(body), headers={"content-type": "text/plain"})
+    assert form.status_code == 415
+
+
+def test_keys(folder):
+    with running([folder], keys=["correct-horse"], strict_names=True) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/health").status_code == 200
+        for path in ("/v1/models", "/metrics", "/api/tags", "/", "/openapi.json", "/nothing"):
+            assert client.get(path).status_code == 401, path
+        for headers in (
+            {"authorization": "Bearer wrong-horse"},
+            {"x-api-key": "correct-hors"},
+            {"authorization": "correct-horse"},
+        ):
+            assert client.get("/v1/models", headers=headers).status_code == 401
+        for headers in ({"authorization": "Bearer correct-horse"}, {"x-api-key": "correct-horse"}):
+            assert client.get("/v1/models", headers=headers).status_code == 200
+        refused = client.post("/v1/messages", json={})
+        assert refused.json()["type"] == "error"
+        assert refused.json()["error"]["type"] == "authentication_error"
+        known = {"x-api-key": "correct-horse"}
+        unknown = client.post("/v1/chat/completions", json={"model": "gpt-9", "messages": HI}, headers=known)
+        assert error(unknown, 404)["code"] == "model_not_found"
+        assert unknown.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_nobody_listens_to_the_world_without_a_key(host):
+    with pytest.raises(OrditoError, match="needs a key"):
+        ServerSettings(host=host)
+    assert ServerSettings(host=host, keys=["12345678"])
+
+
+def test_sizes_are_bounded(folder):
+    with running([folder], max_body=8000, max_header=4096) as url, httpx.Client(base_url=url) as client:
+        told = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "w" * 9000}]})
+        assert told.status_code == 413
+
+        def endless():
+            for _ in range(100):
+                yield b" " * 1000
+
+        streamed = client.post("/v1/chat/completions", content=endless(), headers={"content-type": "application/json"})
+        assert streamed.status_code == 413
+        assert client.get("/health", headers={"x-long": "w" * 10_000}).status_code in (400, 431)
+
+
+def test_too_many_wait(folder):
+    with running([folder], max_waiting=1, most_together=1) as url:
+        import concurrent.futures
+
+        def ask(_):
+            body = {"messages": HI, "max_tokens": 40, "ignore_eos": True}
+            return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            answers = list(pool.map(ask, range(48)))
+        statuses = {answer.status_code for answer in answers}
+        assert statuses <= {200, 429}
+        assert 200 in statuses
+        for answer in answers:
+            if answer.status_code == 429:
+                assert answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_frees_their_place(folder, stream):
+    with running([folder]) as url:
+        body = json.dumps({"messages": HI, "max_tokens": 55, "ignore_eos": True, "stream": stream, "n": 16}).encode()
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(8):
+            with socket.create_connection((host, int(port))) as left:
+                head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+                left.sendall(head.encode() + body)
+                if stream:
+                    left.recv(10)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            text = httpx.get(f"{url}/metrics").text
+            counts = [
+                line for line in text.splitlines() if line.startswith(("ordito_requests_running{", "ordito_requests_waiting{"))
+            ]
+            if counts and all(line.endswith(" 0.0") for line in counts):
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError(counts)
+        assert httpx.post(f"{url}/v1/chat/completions", json={"messages": HI, "max_tokens": 2}, timeout=30).status_code == 200
