@@ -19,6 +19,7 @@ COMMANDS = {
     for module, names in {
         "run": "run",
         "serve": "serve ps stop",
+        "batch": "batch",
         "embed": "embed",
         "explain": "explain",
         "compare": "compare",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +15,7 @@ from ordito.serve.errors import ApiError
 
 MAX_TOKENS = 1 << 24
 MAX_TEXT = 1 << 23
+MOST_NAMED = 32
 
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -24,16 +26,17 @@ Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 
 
 class Body(BaseModel):
-    """A request's body. Unknown fields are no mistake, since every client sends some; `ignored` names them.
+    """A request's body. Unknown fields are no mistake, since every client sends some; `ignored` tells of them.
 
     A truth value or a text is no number, nor is what is infinite or none.
     """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True, allow_inf_nan=False)
 
-    def ignored(self) -> list[str]:
-        """Names of fields that were sent and are not known here."""
-        return sorted(name[:64] for name in self.model_extra or {})
+    def ignored(self) -> dict[str, str]:
+        """A header that names the fields which were sent and are not known here."""
+        names = sorted(quote(name[:64]) for name in self.model_extra or {})[:MOST_NAMED]
+        return {"x-ignored-params": ",".join(names)} if names else {}
 
 
 class SamplingFields(Body):

@@ -62,19 +62,18 @@ def chat_routes(server: Server) -> APIRouter:
             salt=body.cache_salt or "",
         )
         head = {"id": new_id("chatcmpl-"), "created": asked.created, "model": served.name, "system_fingerprint": "ordito"}
-        headers = {"x-ignored-params": ",".join(ignored)} if (ignored := body.ignored()) else {}
         if body.stream:
             return events(
                 chunks(asked, head, body),
                 lambda error: event(body_of(error, "openai")),
                 ping_seconds=server.settings.ping_seconds,
-                headers=headers,
+                headers=body.ignored(),
             )
         results = await asked.finished(http)
         tokenizer = asked.tokenizer
         choices = [choice(index, result, tokenizer, body) for index, result in enumerate(results)]
         whole = head | {"object": "chat.completion", "choices": choices, "usage": usage(results)}
-        return JSONResponse(whole, headers=headers)
+        return JSONResponse(whole, headers=body.ignored())
 
     return routes
 

@@ -63,18 +63,19 @@ def completion_routes(server: Server) -> APIRouter:
                 await one.close()
             raise
         head = {"id": new_id("cmpl-"), "object": "text_completion", "created": asked[0].created, "model": served.name}
-        headers = {"x-ignored-params": ",".join(ignored)} if (ignored := body.ignored()) else {}
         if body.stream:
             return events(
                 _chunks(asked, head, body),
                 lambda error: event(body_of(error, "openai")),
                 ping_seconds=server.settings.ping_seconds,
-                headers=headers,
+                headers=body.ignored(),
             )
         results = [await one.finished(http) for one in asked]
         flat = [result for some in results for result in some]
         choices = [_choice(index, result, asked[0].tokenizer, body) for index, result in enumerate(flat)]
-        return JSONResponse(head | {"choices": choices, "usage": _total([usage(some) for some in results])}, headers=headers)
+        return JSONResponse(
+            head | {"choices": choices, "usage": _total([usage(some) for some in results])}, headers=body.ignored()
+        )
 
     return routes
 

@@ -1,0 +1,50 @@
+"""`ordito batch`: a file of requests, answered into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ordito.cli.console import find, say
+from ordito.errors import OrditoError
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(), help="Requests in the format of OpenAI's batches.")
+@click.argument("out", metavar="OUT", type=click.Path(), help="Where the answers go, one a line.")
+@click.option("--model", help="What answers requests that name no model.")
+@click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers that are made at once.")
+@click.option("--backend", help="What computes (native, torch); the fastest installed, if not named.")
+def batch(source: str, out: str, model: str | None, together: int, backend: str | None) -> None:
+    """Answer the requests of IN into OUT.
+
+    What was stopped goes on where it was when it is called again: answers that are in OUT are not made twice.
+
+    \b
+    ordito batch requests.jsonl answers.jsonl --model smollm2
+    """
+    import asyncio
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ordito.serve.batch import answered, read_requests, run_batch
+    from ordito.serve.settings import ServerSettings
+
+    if Path(source).resolve() == Path(out).resolve():
+        raise OrditoError(f"{out}: the answers need a file of their own")
+    requests = read_requests(Path(source))
+    there = answered(Path(out))
+    left = [request for request in requests if request["custom_id"] not in there]
+    if len(left) < len(requests):
+        say(f"{len(requests) - len(left)} of {len(requests)} are answered already")
+    if model is not None:
+        find(model)
+    settings = ServerSettings(most_together=together, max_waiting=10**9, keep_alive=None, backend=backend, max_body=1 << 30)
+    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("answering", total=len(left))
+        failed = asyncio.run(run_batch(left, Path(out), settings, model=model, done=lambda: progress.advance(task)))
+    if failed:
+        raise OrditoError(f"{failed} of {len(left)} requests failed: {out} says why")

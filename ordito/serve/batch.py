@@ -1,0 +1,133 @@
+"""Files of requests, answered without a network: OpenAI's batch format, one JSON object a line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from ordito.errors import OrditoError
+from ordito.serve.app import make_app
+from ordito.serve.errors import Json, new_id
+from ordito.serve.guard import App
+from ordito.serve.settings import ServerSettings
+
+URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
+
+
+def read_requests(path: Path) -> list[Json]:
+    """The requests of a file. Raises `OrditoError` that names the first line which is none."""
+    requests: list[Json] = []
+    seen: dict[str, int] = {}
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                request = json.loads(text)
+            except ValueError as error:
+                raise OrditoError(f"{path}:{number}: is not JSON ({error})") from None
+            name = request.get("custom_id") if isinstance(request, dict) else None
+            if not isinstance(name, str) or not isinstance(request.get("body"), dict):
+                raise OrditoError(f'{path}:{number}: expected {{"custom_id": ..., "url": ..., "body": {{...}}}}')
+            if request.get("url") not in URLS:
+                raise OrditoError(f"{path}:{number}: url is {request.get('url')!r:.100}, expected one of {', '.join(URLS)}")
+            if name in seen:
+                raise OrditoError(f"{path}:{number}: custom_id {name!r:.100} stands in line {seen[name]}, too")
+            seen[name] = number
+            requests.append(request)
+    return requests
+
+
+def answered(path: Path) -> set[str]:
+    """The ids that a file of answers has. A last line that was cut short is removed.
+
+    Raises `OrditoError` for a file that holds anything else, which is then left as it is.
+    """
+    if not path.exists():
+        return set()
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    ids = set()
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            ids.add(json.loads(line)["custom_id"])
+        except (ValueError, KeyError, TypeError):
+            raise OrditoError(f"{path}:{number}: is no answer of a batch; give another file for the answers") from None
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
+    return ids
+
+
+async def run_batch(
+    requests: list[Json], out: Path, settings: ServerSettings, *, model: str | None = None, done: Callable[[], object]
+) -> int:
+    """Answer `requests` and append each answer to `out` as it comes; how many of them failed.
+
+    `model` answers those that name none. `done` is called after each.
+    """
+    app, failed = make_app([model] if model else [], settings), 0
+    places = asyncio.Semaphore(settings.most_together)
+
+    async def answer(request: Json) -> None:
+        nonlocal failed
+        async with places:
+            body = request["body"] if model is None else {"model": model, **request["body"]}
+            status, told = await _post(app, request["url"], {**body, "stream": False})
+        response = {"status_code": status, "request_id": new_id("req_"), "body": told}
+        failed += status != 200
+        named = {"id": new_id("batch_req_"), "custom_id": request["custom_id"]}
+        file.write(json.dumps({**named, "response": response, "error": None}) + "\n")
+        file.flush()
+        done()
+
+    with out.open("a", encoding="utf-8") as file:
+        async with _started(app), asyncio.TaskGroup() as tasks:
+            for request in requests:
+                tasks.create_task(answer(request))
+    return failed
+
+
+async def _post(app: App, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+    """What an application answers, asked without a network."""
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "http_version": "1.1"}
+    asked = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    status, parts = 0, []
+
+    async def receive() -> Any:
+        if not asked:
+            await asyncio.Event().wait()  # nobody leaves
+        return asked.pop()
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        status = message.get("status", status)
+        parts.append(message.get("body", b""))
+
+    await app({**scope, "state": {}}, receive, send)
+    return status, json.loads(b"".join(parts) or b"null")
+
+
+@asynccontextmanager
+async def _started(app: App) -> AsyncIterator[None]:
+    """The application between its startup and its shutdown."""
+    asked: asyncio.Queue[Any] = asyncio.Queue()
+    told: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def run() -> None:
+        await app({"type": "lifespan", "state": {}}, asked.get, told.put)
+
+    running = asyncio.create_task(run())
+    await asked.put({"type": "lifespan.startup"})
+    await told.get()
+    try:
+        yield
+    finally:
+        await asked.put({"type": "lifespan.shutdown"})
+        await told.get()
+        await running
