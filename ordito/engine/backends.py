@@ -80,6 +80,13 @@ def load_runtime(
     return chosen.load(checkpoint, dtype, adapter, threads)
 
 
+def cache_bytes() -> int:
+    """Bytes that all sequences of the native runtime hold, of whichever model."""
+    from ordito import _core
+
+    return _core.cache_bytes()
+
+
 def peak_flops(runtime: Runtime) -> float | None:
     """Operations a second that the runtime's own arithmetic cannot exceed here, measured now; None where it cannot tell."""
     machine = getattr(runtime, "machine", None)

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ordito.engine.backends import cache_bytes
+
 if TYPE_CHECKING:
     from ordito.serve.models import ModelPool
 
@@ -58,8 +60,7 @@ class Metrics(Collector):
             gauges["requests_waiting"].add_metric([name], engine.waiting)
             gauges["cached_sequences"].add_metric([name], len(engine.prefixes.kept))
         yield from gauges.values()
-        used = max((engine.runtime.cache_bytes() for _, engine in engines), default=0)
-        yield GaugeMetricFamily("ordito_cache_bytes", "Bytes of keys and values, of all models", value=used)
+        yield GaugeMetricFamily("ordito_cache_bytes", "Bytes of keys and values, of all models", value=cache_bytes())
         for key, text in _COUNTERS.items():
             counter = CounterMetricFamily(f"ordito_{key}", text, labels=["model"])
             for name, engine in engines:
