@@ -8,7 +8,7 @@ TEMPLATE = (
 )
 
 
-def tiny_folder(path, context):
+def tiny_folder(path, context, *, seed=0, text="the warp and the weft of a loom"):
     """A tiny random LLaMA with a tokenizer and a ChatML template, as transformers saves it."""
     import torch
     import transformers
@@ -19,12 +19,12 @@ def tiny_folder(path, context):
     special = ["<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(["the warp and the weft of a loom"] * 10, trainer)
+    tokenizer.train_from_iterator([text] * 10, trainer)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|im_start|>", chat_template=TEMPLATE
     )
     fast.save_pretrained(path)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,

@@ -31,6 +31,7 @@ COMMANDS = {
         "catalogue": "catalogue",
         "show": "show",
         "convert": "convert",
+        "export": "export",
         "quantize": "quantize",
         "imatrix": "imatrix",
         "models": "pull ls rm",

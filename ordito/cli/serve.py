@@ -32,6 +32,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 @click.option("--context", type=click.IntRange(2), help="Longest text of a request, in tokens; the model's own, if not given.")
 @click.option("--cache-type", type=click.Choice(["f32", "f16", "q8"]), help="How keys and values are kept.")
 @click.option("--cache-memory", help="Memory for keys and values: 512M, 4G. A quarter of what is free, if not given.")
+@click.option("--draft", metavar="MODEL", help="A smaller model of the same vocabulary, which guesses.")
 @click.option("--memory", help="Memory for models: one that was not used goes when another needs its place.")
 @click.option("--keep-alive", default="5m", help="How long an unused model stays: 30s, 5m, 1h, -1 for good.")
 @click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers that are made at once.")
@@ -53,6 +54,7 @@ def serve(
     context: int | None,
     cache_type: str | None,
     cache_memory: str | None,
+    draft: str | None,
     memory: str | None,
     keep_alive: str,
     together: int,
@@ -84,6 +86,7 @@ def serve(
         context=context,
         cache=cache_type,
         cache_limit=_bytes(cache_memory, "--cache-memory"),
+        draft=draft,
         memory=_bytes(memory, "--memory"),
         keep_alive=keep_alive_seconds(keep_alive),
         most_together=together,
@@ -93,7 +96,7 @@ def serve(
         dtype=dtype,
         strict_names=strict_names,
     )
-    for name in models:
+    for name in (*models, *([draft] if draft else ())):
         find(name)
     _run(models, settings, load)
 

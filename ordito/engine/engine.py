@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ordito.engine.drafting import MOST as MOST_DRAFTED
+from ordito.engine.drafting import Drafter, DraftModel, PromptLookup
 from ordito.engine.prefix import PrefixCache
 from ordito.engine.request import Request
 from ordito.engine.running import Running
@@ -70,7 +71,8 @@ class Engine:
     than `cache_limit` bytes (None: no bound); then what was used longest ago goes, at last the youngest answer starts again.
 
     Whoever waits for an answer drives the engine, or its own thread does (`start`), as servers want it. `cache` is the type
-    of keys and values: f32, f16 or q8.
+    of keys and values: f32, f16 or q8. `draft` is a smaller model of the same vocabulary, whose guesses at what comes next are
+    checked many at once; without one, guesses come from the text itself.
     """
 
     def __init__(
@@ -80,10 +82,13 @@ class Engine:
         most_together: int = MOST_TOGETHER,
         cache_limit: int | None = None,
         cache: str | None = None,
+        draft: Servable | None = None,
     ) -> None:
+        if draft is not None and draft.tokenizer.vocabulary.tokens != model.tokenizer.vocabulary.tokens:
+            raise OrditoError("the draft model has another vocabulary than the model whose tokens it is to guess")
         if isinstance(most_together, bool) or not isinstance(most_together, int) or most_together < 1:
             raise OrditoError(f"most_together is {most_together!r}, expected a whole number of at least 1")
-        self.model, self.runtime = model, model.runtime
+        self.model, self.runtime, self.draft = model, model.runtime, draft
         self.most_together, self.cache_limit, self.cache = most_together, cache_limit, cache
         self.windowed = any(block.span for _, block in self.runtime.spec.attentions)
         self.counts = Counts()
@@ -196,9 +201,14 @@ class Engine:
     def _enter(self, box: Mailbox) -> None:
         sampling = box.request.sampling
         breakers = _breakers(self.model.tokenizer, tuple(sampling.dry_breakers)) if sampling.dry_multiplier else frozenset()
-        first, *others = (Running(box, index, breakers) for index in range(box.request.n))
+        first, *others = (Running(box, index, breakers, self._drafter(box.request)) for index in range(box.request.n))
         first.followers = others
         self._waiting.setdefault(box.request.user, deque()).append(first)
+
+    def _drafter(self, request: Request) -> Drafter | None:
+        if not request.speculate or self.runtime.reads_whole:
+            return None
+        return PromptLookup() if self.draft is None or request.source is not None else DraftModel(self.draft.runtime)
 
     def _sweep(self) -> None:
         """Let those go who are not wanted any more."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ordito.engine.drafting import Drafter, PromptLookup
+from ordito.engine.drafting import Drafter
 from ordito.engine.logprobs import token_with_logprob
 from ordito.engine.request import Delta, FinishReason, Request, Token
 from ordito.engine.sampling import Sampler
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Running:
     """The `index`th answer of a request. `ids` are the prompt and what was chosen; the last of them may not be read yet."""
 
-    def __init__(self, box: Mailbox, index: int, breakers: frozenset[int]) -> None:
+    def __init__(self, box: Mailbox, index: int, breakers: frozenset[int], drafter: Drafter | None) -> None:
         self.box, self.index = box, index
         self.request: Request = box.request
         self.ids = list(self.request.prompt)
@@ -34,7 +34,7 @@ class Running:
             self.sampler.reseed((seed, index))
         self.reader = self.request.read()
         self.matcher = self.request.match() if self.request.match else None
-        self.drafter: Drafter | None = PromptLookup() if self.request.speculate else None
+        self.drafter = drafter
         self.drafted: list[int] = []
         self.forced: deque[int] = deque()
         self.thought = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -51,6 +52,8 @@ class ModelPool:
         self.settings = settings
         self.only = [Served(_name(local), local) for local in map(store.locate, names)]
         self.found: dict[str, Served] = {}
+        self.drafts: Model | None = None
+        self.drafting = threading.Lock()
 
     @property
     def served(self) -> list[Served]:
@@ -104,12 +107,23 @@ class ModelPool:
         def loaded() -> tuple[Model, Engine]:
             model = load(served.local.path, backend=settings.backend, dtype=settings.dtype)
             limit = settings.cache_limit if settings.cache_limit is not None else free_memory() // 4
-            engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache)
+            draft = self._draft(model)
+            engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache, draft=draft)
             _ = model.tokenizer  # what is broken is told of now
             return model, engine
 
         served.model, served.engine = await asyncio.to_thread(loaded)
         served.load_seconds = time.perf_counter() - begin
+
+    def _draft(self, model: Model) -> Model | None:
+        """The model that guesses for another, where both have one vocabulary."""
+        if self.settings.draft is None or not model.spec.generates:
+            return None
+        with self.drafting:
+            if self.drafts is None:
+                self.drafts = load(self.settings.draft, backend=self.settings.backend, dtype=self.settings.dtype)
+        same = self.drafts.tokenizer.vocabulary.tokens == model.tokenizer.vocabulary.tokens
+        return self.drafts if same else None
 
     async def _make_room(self, size: int) -> None:
         """Let go of idle models, the one used longest ago first, until another fits."""

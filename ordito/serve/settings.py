@@ -17,8 +17,9 @@ class ServerSettings:
 
     `keys` are accepted as `Authorization: Bearer` or `x-api-key`; without one the server listens on loopback only. `origins`
     are pages elsewhere whose scripts may ask, `hosts` further names by which it may be called. A model that nobody asked for
-    `keep_alive` seconds is unloaded (None: never), and the one used longest ago where all take more than `memory` bytes.
-    `max_waiting` requests may wait for a model; one may take `request_seconds`.
+    `keep_alive` seconds is unloaded (None: never), and the one used longest ago where all take more than `memory` bytes. `draft`
+    names a smaller model that guesses for all others of its vocabulary. `max_waiting` requests may wait for a model; one may
+    take `request_seconds`.
     """
 
     host: str = "127.0.0.1"
@@ -33,6 +34,7 @@ class ServerSettings:
     context: int | None = None
     cache: str | None = None
     cache_limit: int | None = None
+    draft: str | None = None
     dtype: str | None = None
     backend: str | None = None
     keep_alive: float | None = 300.0
