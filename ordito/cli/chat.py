@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ordito.cli.console import say, write
+from ordito.cli.console import say, write, write_answer
 from ordito.cli.run import report, talks
 from ordito.cli.settings import Settings
 from ordito.cli.show import describe, lines, plural
@@ -111,15 +111,15 @@ class Chat:
         stream = self.model.stream(prompt, conversation=self.conversation, thinking=self.think, **self.settings.all())
         interrupted = False
         try:
-            for piece in stream:
-                write(piece)
+            write_answer(stream.parts())
         except KeyboardInterrupt:
             interrupted = True
             self.fresh()
         result = stream.result
         write("\n\n" if not result.text.endswith("\n") else "\n")
         if result.text or not interrupted:
-            self.messages += [question, {"role": "assistant", "content": result.text}]
+            thought = {"reasoning_content": result.thinking} if result.thinking else {}
+            self.messages += [question, {"role": "assistant", "content": result.text, **thought}]
         if interrupted:
             say("(stopped)" if result.text else "(stopped before the answer began; the question is forgotten)")
         elif result.finish_reason == "length":

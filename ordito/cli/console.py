@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ordito.checkpoint.outline import Outline
     from ordito.checkpoint.store import LocalModel
     from ordito.model import Model
+    from ordito.text.answers import Part
 
 # What models and their files say must not drive the terminal: control characters but tabs and newlines are replaced.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -37,6 +38,26 @@ def write(text: str) -> None:
     """A piece of an answer on standard output; on a terminal, without control characters."""
     sys.stdout.write(_CONTROL.sub("�", text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def write_answer(parts: Iterable[Part], *, said: bool = True) -> None:
+    """An answer as it comes: what is `said` on standard output; what is thought, dim, where someone sits at a terminal."""
+    from ordito.text.answers import Call, Said, Thought
+
+    thinking = False
+    colours = sys.stderr.isatty()
+    for part in parts:
+        if isinstance(part, Thought) != thinking and colours and not isinstance(part, Call):
+            thinking = not thinking
+            sys.stderr.write("\x1b[2m" if thinking else "\x1b[0m\n\n")
+            sys.stderr.flush()
+        if isinstance(part, Said) and said:
+            write(part.text)
+        elif isinstance(part, Thought) and colours:
+            sys.stderr.write(_CONTROL.sub("�", part.text))
+            sys.stderr.flush()
+    if thinking:
+        sys.stderr.write("\x1b[0m\n")
 
 
 def write_json(data: Any, indent: int | None = 2) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
-from ordito.cli.console import load, piped, say, write, write_json
+from ordito.cli.console import load, piped, say, write, write_answer, write_json
 from ordito.cli.parameters import default_model
 from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError
@@ -116,9 +116,7 @@ def run(
         say("the text is continued, not answered" + ("" if chat is False else ": the model has no chat template"))
     stream = asked(loaded, text, settings, system=system, chat=chat, think=think)
     load_seconds = time.perf_counter() - start
-    for piece in stream:
-        if not json:
-            write(piece)
+    write_answer(stream.parts(), said=not json)
     result = stream.result
     if json:
         write_json(as_json(local.name, result, load_seconds))
@@ -170,6 +168,7 @@ def as_json(model: str, result: Generation, load_seconds: float) -> dict[str, An
     return {
         "model": model,
         "text": result.text,
+        **({"thinking": result.thinking} if result.thinking else {}),
         "token_ids": result.token_ids,
         "finish_reason": result.finish_reason,
         "usage": {

@@ -98,11 +98,12 @@ class Running:
 
     def choose(self, logits_V: Floats) -> int:
         """Choose the next token and pass it on."""
-        if self.forced:
-            token = self.forced.popleft()
+        if self.forced:  # what ends a thought is no part of what a grammar holds
+            token, held = self.forced.popleft(), False
         else:
             token = self.sampler.choose(logits_V, self.ids, self.made, self._allowed(len(logits_V)))
-        self._pass_on(token, logits_V)
+            held = not self.reader.thinking
+        self._pass_on(token, logits_V, held)
         return token
 
     def _allowed(self, width: int) -> np.ndarray | None:
@@ -117,12 +118,11 @@ class Running:
                 allowed[ends] = False
         return allowed
 
-    def _pass_on(self, token: int, logits_V: Floats) -> None:
+    def _pass_on(self, token: int, logits_V: Floats, held: bool) -> None:
         request = self.request
         if token in request.end_ids:
             self._end("stop")
             return
-        held = self.matcher is not None and not self.reader.thinking
         self.ids.append(token)
         parts = self.reader.push(token)
         if held and self.matcher:

@@ -16,9 +16,9 @@ class ServerSettings:
     """Where a server listens, who may ask, and how much.
 
     `keys` are accepted as `Authorization: Bearer` or `x-api-key`; without one the server listens on loopback only. `origins`
-    are pages elsewhere whose scripts may ask, `hosts` further names by which it may be called. A model that nobody asked for
-    `keep_alive` seconds is unloaded (None: never), and the one used longest ago where all take more than `memory` bytes. `draft`
-    names a smaller model that guesses for all others of its vocabulary. `max_waiting` requests may wait for a model; one may
+    are pages elsewhere whose scripts may ask, `hosts` further names by which it may be called. `draft` names a smaller model
+    that guesses for all others of its vocabulary. A model that nobody asked for `keep_alive` seconds is unloaded (None: never),
+    and the one used longest ago where all take more than `memory` bytes. `max_waiting` requests may wait for a model; one may
     take `request_seconds`.
     """
 

@@ -325,3 +325,34 @@ def test_threads_share_an_engine(model, engine):
     for thread in threads:
         thread.join(60)
     assert got == expected
+
+
+@pytest.fixture
+def thinker(folder, monkeypatch):
+    """The tiny model as one that thinks between words that are no tokens, whose prompts begin a thought."""
+    from ordito.text.chat import ChatTemplate
+
+    model = ordito.load(folder)
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}"
+    monkeypatch.setitem(vars(model), "template", ChatTemplate(source))
+    return model
+
+
+def test_a_thought_ends_when_its_budget_is_used_up(thinker):
+    settings = {"thinking_budget": 5, "max_tokens": 40, "ignore_end": True}
+    (result,) = finished(thinker.engine.submit([{"role": "user", "content": "the loom"}], **settings))
+    assert result.thinking
+    assert result.text
+    assert result.thought_tokens >= 5
+    assert "</think>" not in result.thinking + result.text
+    (free,) = finished(thinker.engine.submit([{"role": "user", "content": "the loom"}], max_tokens=40, ignore_end=True))
+    assert free.thinking
+    assert free.text == ""
+
+
+def test_a_grammar_begins_behind_the_thought(thinker):
+    settings = {"thinking_budget": 5, "max_tokens": 40, "grammar": Grammar.choice(["warp", "weft"])}
+    (result,) = finished(thinker.engine.submit([{"role": "user", "content": "the loom"}], **settings))
+    assert result.thinking
+    assert result.text in ("warp", "weft")
+    assert result.finish_reason == "stop"
