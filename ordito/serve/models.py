@@ -30,6 +30,7 @@ class Served:
         self.active = 0
         self.used = time.time()
         self.expires: float | None = None
+        self.leaving = False  # to be let go as soon as nobody uses it
         self.load_seconds = 0.0
 
     @property
@@ -98,6 +99,8 @@ class ModelPool:
             served.active -= 1
             served.used = time.time()
             seconds = self.settings.keep_alive if keep_alive is None else keep_alive
+            if served.leaving and not served.active:
+                await self.unload(served)
             served.expires = None if seconds is None or seconds < 0 else served.used + seconds
 
     async def _load(self, served: Served) -> None:
@@ -135,7 +138,10 @@ class ModelPool:
             await self.unload(min(idle, key=lambda one: one.used))
 
     async def unload(self, served: Served) -> None:
-        """Take a model out of memory; who still waits for its answers gets no more of them."""
+        """Take a model out of memory, as soon as nobody waits for its answers."""
+        served.leaving = bool(served.active)
+        if served.leaving:
+            return
         engine, served.model, served.engine, served.expires = served.engine, None, None, None
         if engine is not None:
             await asyncio.to_thread(engine.close)
@@ -149,8 +155,9 @@ class ModelPool:
                     await self.unload(one)
 
     async def close(self) -> None:
-        """Let go of all."""
+        """Let go of all; who still waits for answers gets no more of them."""
         for one in (*self.only, *self.found.values()):
+            one.active = 0
             await self.unload(one)
 
 

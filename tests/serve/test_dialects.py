@@ -186,6 +186,17 @@ def test_letting_go_of_a_model(client):
     assert chat(client).status_code == 200
 
 
+def test_who_is_answered_is_answered_to_the_end(client):
+    body = {"model": "x", "messages": HI, "temperature": 0, "max_tokens": 200, "ignore_eos": True, "stream": True}
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        client.post("/api/generate", json={"model": "x", "keep_alive": 0, "stream": False})
+        sent = [line for line in lines if line.startswith("data: {")]
+    assert sum(bool(json.loads(line[6:])["choices"][0]["delta"].get("content")) for line in sent) > 50
+    assert client.get("/api/ps").json()["models"] == []
+
+
 def test_vectors(client):
     body = {"model": "x", "input": ["the loom", "a weft"]}
     plain = client.post("/v1/embeddings", json={**body, "encoding_format": "float"}).json()["data"]
