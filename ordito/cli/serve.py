@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +121,14 @@ def _run(models: tuple[str, ...], settings: Any, load: bool) -> None:
         http="h11",
         ws="none",
     )
+    listening = _listening(settings.host, settings.port)
     where = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
     say(f"serving {', '.join(app.names) or 'no model yet'} at {where}")
     say(f"  OpenAI     {where}/v1")
     say(f"  Anthropic  {where}")
     say(f"  Ollama     {where}")
     say("Ctrl-C stops")
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
-        raise OrditoError(f"cannot listen on {settings.host}:{settings.port}: is it in use? --port takes another")
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 @click.command()
@@ -159,6 +158,16 @@ def stop(model: str, url: str, key: str | None) -> None:
     """Take a model of a server out of memory."""
     _asked(url, key, "/api/generate", {"model": model, "keep_alive": 0, "stream": False})
     write(f"{model} is no longer loaded\n")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises `OrditoError` where there can be none."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), port), family=family)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OrditoError(f"cannot listen on {host}:{port} ({why}): --port or --host takes another") from None
 
 
 def _asked(url: str, key: str | None, path: str, body: Any = None) -> Any:

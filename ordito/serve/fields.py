@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ordito.engine.grammar import Grammar
 from ordito.engine.request import MAX_CHOICES, MAX_STOPS
 from ordito.engine.sampling import MAX_BIASES
+from ordito.errors import OrditoError
 from ordito.serve.errors import ApiError
 
 MAX_TOKENS = 1 << 24
@@ -178,7 +179,7 @@ def grammar_of_format(wanted: Mapping[str, Any] | None) -> Grammar | None:
 
 
 def keep_alive_seconds(value: Any) -> float | None:
-    """Ollama's `keep_alive`: seconds, or a text like 5m, 1h30m, 300ms; None where there is none. Raises `ApiError`."""
+    """Ollama's `keep_alive`: seconds, or a text like 5m, 1h30m, 300ms; None where there is none. Raises `OrditoError`."""
     import re
 
     if value is None:
@@ -192,7 +193,7 @@ def keep_alive_seconds(value: Any) -> float | None:
         if re.fullmatch(r"-?(\d{1,12}(\.\d{1,9})?(ns|us|ms|s|m|h))+", value):
             parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)", value)
             return (-1 if value.startswith("-") else 1) * sum(float(number) * units[unit] for number, unit in parts)
-    raise ApiError(400, f"keep_alive is {value!r:.100}, expected seconds or a duration such as 5m", param="keep_alive")
+    raise OrditoError(f"keep_alive is {value!r:.100}, expected seconds or a duration such as 5m")
 
 
 def _neutral(value: Any, neutral: float, means: Any) -> Any:
