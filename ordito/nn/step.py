@@ -20,7 +20,8 @@ class Step:
 
     Positions alone say who sees whom, so that rows of unequal length, padding on either side and cached keys need no
     cases of their own. Masks, angles, temperatures and relative biases are made once and shared by the layers that want the
-    same. `source_BSD` are an encoder's states, `source_valid_BS` says which of them are there.
+    same. `source_BSD` are an encoder's states, `source_valid_BS` says which of them are there. With `documents_BT` several
+    texts share a row, each with positions of its own, and see nothing of each other.
     """
 
     q_positions_BT: Tensor
@@ -30,6 +31,7 @@ class Step:
     cache: Cache | None = None
     source_BSD: Tensor | None = None
     source_valid_BS: Tensor | None = None
+    documents_BT: Tensor | None = None
     masks: dict[tuple[bool, int | None, int | None, BlockSparse | None, int], Tensor] = field(default_factory=dict)
     relative_bias: Tensor | None = None
     angles: dict[Rope, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -59,6 +61,8 @@ class Step:
         if key not in self.masks:
             q_B1T1, k_B11S = self.q_positions_BT[:, None, :, None], self.k_positions_BS[:, None, None, :]
             seen = k_B11S >= 0
+            if self.documents_BT is not None:
+                seen = seen & (self.documents_BT[:, None, :, None] == self.documents_BT[:, None, None, :])
             if causal:
                 seen = seen & (k_B11S <= q_B1T1)
             if window is not None:

@@ -154,7 +154,8 @@ class Transformer(Tree):
 
     Token ids are (B, T), int64. `valid` (B, T), bool, is false where a row is padded, on either side; without it every
     token counts. With a `cache` the tokens follow those that it holds. A model with an encoder needs a `source`: what
-    `encode` gives, or nothing but a cache that has read one.
+    `encode` gives, or nothing but a cache that has read one. `documents` (B, T) packs several texts into a row: tokens of one
+    number are one text, which sees nothing of the others; -1 is padding.
     """
 
     def __init__(self, model: spec.Spec) -> None:
@@ -208,12 +209,19 @@ class Transformer(Tree):
         return Source(self._run(self.spec.encoder, embedded, step), valid)
 
     def hidden(
-        self, ids_BT: Tensor, *, valid: Tensor | None = None, cache: Cache | None = None, source: Source | None = None
+        self,
+        ids_BT: Tensor,
+        *,
+        valid: Tensor | None = None,
+        cache: Cache | None = None,
+        source: Source | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D), after the last norm where there is one. Rows at padded places mean nothing."""
         if self.spec.encoder is not None and source is None and not (cache and cache.source):
             raise SpecError(f"this {self.spec.architecture} model answers a source text: give it to the encoder first")
-        return self._run(self.block, ids_BT, self._step(ids_BT, valid, cache, source))
+        step = self._step(ids_BT, valid, cache, source) if documents is None else self._packed(documents)
+        return self._run(self.block, ids_BT, step)
 
     def project(self, hidden_BTD: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D). Raises `SpecError` if the model has no head."""
@@ -264,6 +272,23 @@ class Transformer(Tree):
         """Logits (B, T, V)."""
         return self.project(self.hidden(ids_BT, valid=valid, cache=cache, source=source))
 
+    def _packed(self, documents_BT: Tensor) -> Step:
+        """A step over rows of several texts: positions begin anew where the number of the document changes."""
+        places_BT = torch.arange(documents_BT.shape[1], device=documents_BT.device).expand_as(documents_BT)
+        begins = torch.ones_like(documents_BT, dtype=torch.bool)
+        begins[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+        first_BT = torch.where(begins, places_BT, 0).cummax(dim=1).values
+        positions_BT = torch.where(documents_BT >= 0, places_BT - first_BT, PADDING)
+        length = int(positions_BT.max()) + 1
+        self._check_length(length)
+        dtype = next(self.parameters()).dtype
+        return Step(positions_BT, positions_BT, length, dtype, documents_BT=documents_BT)
+
+    def _check_length(self, length: int) -> None:
+        embedding = self.spec.embedding
+        if embedding.n_positions and length > (most := embedding.n_positions - embedding.first_position):
+            raise ContextError(f"got {length} tokens, but the model has {most} positions: shorten it")
+
     def _step(self, ids_BT: Tensor, valid: Tensor | None, cache: Cache | None, source: Source | None = None) -> Step:
         batch, new = ids_BT.shape
         past = cache.length if cache is not None else 0
@@ -276,9 +301,7 @@ class Transformer(Tree):
             positions_BT = torch.where(valid, valid.long().cumsum(dim=1) - 1 + seen_B1, PADDING)
             # Only ropes that stretch need the longest row, and asking for it makes the device wait.
             length = int(positions_BT.max()) + 1 if self.stretches else past + new
-        embedding = self.spec.embedding
-        if embedding.n_positions and length > (most := embedding.n_positions - embedding.first_position):
-            raise ContextError(f"got {length} tokens, but the model has {most} positions: shorten it")
+        self._check_length(length)
         keys_BS = positions_BT if cache is None else cache.extend(positions_BT, padded=valid is not None)
         weight = next(self.parameters())
         states, states_valid = (source.states_BSD, source.valid_BS) if source else (None, None)

@@ -1,0 +1,259 @@
+"""What a run is told: typed settings from a file, from `--set key=value`, or from Python, all in one record."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ordito.errors import ConfigError, OrditoError, did_you_mean
+
+
+class Settings(BaseModel):
+    """A group of settings: frozen, typed, ranged; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LowRankSettings(Settings):
+    """Adapters: LoRA (arXiv:2106.09685), DoRA (2402.09353) and QLoRA (2305.14314)."""
+
+    rank: int = Field(16, ge=1, le=4096, description="Rank r of the maps beside the weights.")
+    alpha: float = Field(32.0, gt=0, description="Scaling is alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs that are dropped in training.")
+    root: bool = Field(False, description="Scaling is alpha / sqrt(r) instead (rsLoRA, arXiv:2312.03732).")
+    targets: tuple[str, ...] = Field(
+        ("linear",), description="Modules that are adapted: 'linear' (all maps of all layers, experts too), or ends of names (q, v)."
+    )
+    saved: tuple[str, ...] = Field((), description="Modules that are trained whole and kept with the adapter (embedding, head).")
+
+
+class MuonSettings(Settings):
+    """Muon (kellerjordan.github.io/posts/muon) for matrices of the layers; everything else stays with AdamW."""
+
+    lr: float = Field(0.02, gt=0, description="Peak learning rate of the matrices.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum.")
+    steps: int = Field(5, ge=1, le=20, description="Newton-Schulz iterations.")
+    scale: Literal["original", "match_rms_adamw"] = Field(
+        "original", description="sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns)) (arXiv:2502.16982)."
+    )
+
+
+class Config(Settings):
+    """Everything that a run depends on. Lists are written a,b,c on the command line."""
+
+    objective: str = Field(description="What is trained: the name of a task.")
+    model: str = Field(description="A name, org/name, a folder, a GGUF file; with scratch also a config.json alone.")
+    data: tuple[str, ...] = Field(min_length=1, description="Files (.jsonl, .json, .parquet, .txt), folders of them, or hf:DATASET.")
+    output: str = Field(description="Folder of the run.")
+    settings: Any = Field(None, description="The task's own settings, under its name.")
+
+    scratch: bool = Field(False, description="Begin with random weights of the model's architecture.")
+    tokenizer: str | None = Field(None, description="A folder or GGUF file whose tokenizer is used; the model's own if not given.")
+    prompt_format: str | None = Field(None, description="Format of conversations, where it is not to be the model's own.")
+    seed: int = Field(0, ge=0, lt=2**32, description="All that is random is a function of it.")
+
+    length: int = Field(512, ge=2, le=1 << 20, description="Most tokens of a row.")
+    pack: bool = Field(True, description="Put several short texts in one row; they see nothing of each other.")
+    stream: bool = Field(False, description="Read the data while training, a shard at a time, instead of all of it first.")
+    batch_size: int = Field(8, ge=1, le=1 << 20, description="Rows of one optimizer step, over all processes.")
+    micro_batch: int | None = Field(None, ge=1, description="Rows of one forward pass; chosen by length if not given.")
+    epochs: float = Field(1.0, gt=0, le=10_000, description="Times that the data is read.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; takes the place of epochs.")
+    max_time: float | None = Field(None, gt=0, description="Minutes after which the run saves and stops.")
+
+    lr: float = Field(2e-4, ge=0, lt=100, description="Peak learning rate.")
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = Field("cosine", description="How the learning rate falls.")
+    warmup: float = Field(0.03, ge=0, description="Steps in which it rises: below 1 a share of all steps.")
+    decay: float = Field(0.2, ge=0, le=1, description="wsd: share of all steps in which it falls at the end.")
+    final: float = Field(0.0, ge=0, le=1, description="Share of the peak where it ends.")
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0, description="Of matrices; vectors are not decayed.")
+    clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; none if 'none'.")
+    muon: MuonSettings = MuonSettings()
+
+    adapter: Literal["none", "lora", "dora", "qlora"] = Field("none", description="Train maps beside frozen weights.")
+    lora: LowRankSettings = LowRankSettings()
+    new_tokens: str | None = Field(None, description="A file of tokens, one a line, that the vocabulary is extended by.")
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of products; weights stay in float32.")
+    recompute: bool = Field(False, description="Compute layers again in the backward pass instead of keeping them.")
+    compile: bool = Field(False, description="torch.compile: faster after a minute or two.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Of PyTorch; its own choice if not given.")
+
+    eval_data: tuple[str, ...] = Field((), description="Data that is not trained on, as data.")
+    eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; at the end in any case.")
+    eval_rows: int = Field(256, ge=1, description="Most rows of one evaluation.")
+    patience: int | None = Field(None, ge=1, description="Evaluations without a better loss after which the run stops.")
+    sample_every: int | None = Field(None, ge=1, description="Steps between samples.")
+    samples: tuple[str, ...] = Field((), description="Prompts that are answered as samples.")
+    sample_tokens: int = Field(64, ge=1, le=4096)
+
+    save_every: int | None = Field(None, ge=1, description="Steps between checkpoints; one is written at the end in any case.")
+    keep: int = Field(2, ge=1, le=10_000, description="Newest checkpoints that are kept.")
+    tensorboard: bool = Field(False, description="Write TensorBoard's files too.")
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.output)
+
+    def to_yaml(self) -> str:
+        """Every value, expanded, as YAML that reads back as the same record."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every value as plain data; the task's settings stand under its name."""
+        values = self.model_dump(mode="json")
+        settings = values.pop("settings")
+        return values | ({self.objective: settings} if settings else {})
+
+
+def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
+    """The record of values (nested, as YAML gives them), with `key=value` laid over them in turn.
+
+    Raises `ConfigError`, which names the setting, what was got and what was expected.
+    """
+    from ordito.train.task import kind_named
+
+    tree = dict(values)
+    name = tree.get("objective")
+    if not isinstance(name, str):
+        raise ConfigError("no objective is named: ordito train OBJECTIVE ..., or objective: in the file")
+    kind = kind_named(name)
+    fields = Config.model_fields | {name: None}
+    for text in sets:
+        _lay(tree, text, fields, kind.settings)
+    for key in tree:
+        if key not in fields or key == "settings":
+            raise ConfigError(f"unknown setting {key!r}, expected one of ordito train --settings{did_you_mean(key, fields)}")
+    own = tree.pop(name, None) or {}
+    if not isinstance(own, Mapping):
+        raise ConfigError(f"{name}: got {own!r:.80}, expected settings of the objective: {name}.key=value")
+    settings = _checked(kind.settings, own, f"{name}.")
+    return _checked(Config, {**_listed(Config, tree), "settings": settings}, "")
+
+
+def config_from_yaml(text: str, where: str, sets: Iterable[str] = ()) -> Config:
+    """`config_from` of a YAML file's text. Raises `ConfigError` if it is none."""
+    return config_from(mapping_from_yaml(text, where), sets)
+
+
+def mapping_from_yaml(text: str, where: str) -> dict[str, Any]:
+    """A YAML file's settings. Raises `ConfigError` if it has none."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where} is not YAML{line}: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{where}: got {type(values).__name__}, expected settings, key: value")
+    return values
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A file of settings. Raises `ConfigError` if it cannot be read."""
+    try:
+        return mapping_from_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _lay(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[Settings]) -> None:
+    """Lay `a.b=value` over a tree of settings."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r:.80}: expected key=value")
+    first, *rest = key.split(".")
+    if first not in fields:
+        # A setting of the objective may be said without its name in front.
+        if not rest and first in own.model_fields:
+            first, rest = str(tree["objective"]), [first]
+        else:
+            raise ConfigError(
+                f"--set {key}: there is no such setting; ordito train --settings lists them{did_you_mean(first, fields)}"
+            )
+    here = tree
+    for part, following in zip([first, *rest], rest, strict=False):
+        below = here.get(part)
+        here[part] = here = dict(below) if isinstance(below, Mapping) else {}
+        del following
+    here[[first, *rest][-1]] = _value(value)
+
+
+def _value(text: str) -> Any:
+    """A value of the command line, read as YAML reads one; what looks like a number of Python's is a number (1e-4)."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text.strip().lower() in ("none", "null", ""):
+        return None
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return found if isinstance(found, (bool, list, dict)) else text
+
+
+def _listed(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with a,b,c made a list where a list is expected."""
+    made = dict(tree)
+    for name, field in model.model_fields.items():
+        if name not in made:
+            continue
+        value, kind = made[name], field.annotation
+        if typing.get_origin(kind) is tuple and isinstance(value, (str, int, float)):
+            made[name] = [part.strip() for part in str(value).split(",")] if name != "samples" else [str(value)]
+        elif isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Mapping):
+            made[name] = _listed(kind, value)
+    return made
+
+
+def _checked(model: type[Any], values: Mapping[str, Any], before: str) -> Any:
+    try:
+        return model(**_listed(model, values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = before + ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"unknown setting {key!r}{did_you_mean(str(first['loc'][-1]), model.model_fields)}") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"the setting {key!r} is missing: --{key} or --set {key}=...") from None
+        raise ConfigError(f"{key}: got {first['input']!r:.80}, {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+
+
+def described(model: type[BaseModel], before: str = "") -> Iterable[tuple[str, str, str]]:
+    """Every setting: its name, its default, and what it does."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from described(kind, f"{before}{name}.")
+        elif name != "settings":
+            default = "" if field.is_required() else _shown(field.default)
+            yield f"{before}{name}", default, _choices(kind) + (field.description or "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, int | float) or isinstance(value, bool) else f"{value:g}"
+
+
+def _choices(kind: Any) -> str:
+    parts = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    named = [str(arg) for part in parts if typing.get_origin(part) is Literal for arg in typing.get_args(part)]
+    return f"{' | '.join(named)}. " if named else ""
+
+

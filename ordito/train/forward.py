@@ -1,0 +1,47 @@
+"""One forward pass over a batch, of which each part is computed when a term first asks for it, once for all terms."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ordito.nn.transformer import Transformer
+from ordito.train.batch import Batch
+
+
+class Forward:
+    """A batch on its way through a model."""
+
+    def __init__(self, module: Transformer, batch: Batch) -> None:
+        self.module, self.batch = module, batch
+
+    @cached_property
+    def hidden_BTD(self) -> Tensor:
+        """Hidden states after the last norm."""
+        return self.module.hidden(self.batch.ids_BT, documents=self.batch.documents_BT)
+
+    @cached_property
+    def targets_n(self) -> Tensor:
+        """The n tokens that are learned, (n,)."""
+        return self.batch.ids_BT[self.batch.learn_BT]
+
+    @cached_property
+    def before_nD(self) -> Tensor:
+        """The hidden states from which they are predicted: of the token before each, (n, D)."""
+        return self.hidden_BTD[:, :-1][self.batch.learn_BT[:, 1:]]
+
+    @property
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What `module.project` computes with: the head's own parameters, those that it is lent, and maps beside them."""
+        head = self.module.head
+        lent = [] if head.weight is not None else [lender.weight for lender in head.lender]
+        return [*head.parameters(), *lent, *(p for beside in head.beside for p in beside.parameters())]
+
+    def last_states(self) -> list[Tensor]:
+        """Of each example, the hidden states of the last token of each of its texts, (texts, D)."""
+        places = [place for example in self.batch.places for place in example]
+        rows = torch.tensor([place.row for place in places])
+        ends = torch.tensor([place.end - 1 for place in places])
+        return list(self.hidden_BTD[rows, ends].split([len(example) for example in self.batch.places]))

@@ -1,0 +1,78 @@
+"""A task: how records become examples, and what is minimised on them. One file a task in `ordito.train.tasks`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ordito.errors import OrditoError, did_you_mean
+from ordito.nn.transformer import Transformer
+from ordito.train.examples import Example
+from ordito.train.objective import Objective
+
+if TYPE_CHECKING:
+    from ordito.text.chat import ChatTemplate
+    from ordito.text.tokenizer import Tokenizer
+    from ordito.train.config import Config
+
+Record = Mapping[str, Any]
+"""One thing to learn from as its file has it: a line of JSON, a row of Parquet, or {"text": ...}."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a task is built from: the run's configuration, the model, and how it reads and writes."""
+
+    config: Config
+    module: Transformer
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """`read` makes an example of a record, or raises `OrditoError` (what is wrong with it, in a clause).
+
+    `packs`: several examples may share a row. `whole`: all examples of an optimizer step must meet in one batch (contrast).
+    `heads` are modules beside the transformer that are trained with it and kept with it. `after_step` runs when the
+    optimizer has moved.
+    """
+
+    read: Callable[[Record], Example]
+    objective: Objective
+    packs: bool = False
+    whole: bool = False
+    heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    after_step: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task by name: its settings (a frozen dataclass with defaults), and how it is built from them."""
+
+    name: str
+    summary: str
+    settings: type
+    build: Callable[[Any, Context], Task]
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    """Every task by name: the `KINDS` of each module of `ordito.train.tasks`."""
+    package = importlib.import_module("ordito.train.tasks")
+    modules = [importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
+    return {kind.name: kind for module in modules for kind in module.KINDS}
+
+
+def kind_named(name: str) -> Kind:
+    """The task of a name. Raises `OrditoError` if there is none."""
+    known = kinds()
+    if name not in known:
+        raise OrditoError(f"unknown objective {name!r}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    return known[name]

@@ -1,0 +1,36 @@
+"""Language modelling on plain text: from random weights, or onwards from trained ones."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ordito.errors import OrditoError
+from ordito.train.config import Settings
+from ordito.train.examples import Example, Text
+from ordito.train.objective import Objective
+from ordito.train.task import Context, Kind, Record, Task
+from ordito.train.terms import next_token
+
+
+class PretrainSettings(Settings):
+    """Of `pretrain`."""
+
+    field: str = Field("text", description="The field of a record that holds its text.")
+
+
+def build(settings: PretrainSettings, context: Context) -> Task:
+    """Every token of a text is learned, and at last the token that ends it."""
+    tokenizer = context.tokenizer
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+
+    def read(record: Record) -> Example:
+        text = record.get(settings.field)
+        if not isinstance(text, str):
+            raise OrditoError(f"has no text under {settings.field!r} (pretrain.field names another)")
+        ids = tokenizer.encode(text)
+        return Example((Text.of(ids if ids[-1:] == end else ids + end),))
+
+    return Task(read, Objective.of(next_token()), packs=True)
+
+
+KINDS = (Kind("pretrain", "language modelling on plain text, from random or trained weights", PretrainSettings, build),)
