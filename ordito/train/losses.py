@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+IMPOSSIBLE = -1e4
+"""What a logit of -inf is taken for: its probability is zero all the same, and nothing becomes NaN."""
 
-def cross_entropy(logits_nV: Tensor, targets_n: Tensor) -> Tensor:
-    """sum_i (logsumexp_v z_iv - z_i,target): the negative log-likelihood of the targets, a sum."""
-    total: Tensor = _CrossEntropy.apply(logits_nV.float(), targets_n)
+
+def cross_entropy(logits_nV: Tensor, targets_n: Tensor, weights_n: Tensor | None = None) -> Tensor:
+    """sum_i w_i (logsumexp_v z_iv - z_i,target): the negative log-likelihood of the targets, a sum; w is 1 if not given."""
+    total: Tensor = _CrossEntropy.apply(logits_nV.float(), targets_n, weights_n)
     return total
 
 
@@ -19,21 +24,101 @@ class _CrossEntropy(Function):
     """Its gradient is softmax - one-hot: made in the memory of one copy of the logits, in three passes."""
 
     @staticmethod
-    def forward(ctx: Any, logits_nV: Tensor, targets_n: Tensor) -> Tensor:
+    def forward(ctx: Any, logits_nV: Tensor, targets_n: Tensor, weights_n: Tensor | None) -> Tensor:
         lse_n1 = logits_nV.logsumexp(dim=-1, keepdim=True)
         picked_n1 = logits_nV.gather(1, targets_n[:, None])
-        ctx.save_for_backward(logits_nV, lse_n1, targets_n)
-        return (lse_n1 - picked_n1).sum()
+        ctx.save_for_backward(logits_nV, lse_n1, targets_n, weights_n)
+        losses_n = (lse_n1 - picked_n1)[:, 0]
+        return losses_n.sum() if weights_n is None else (losses_n * weights_n).sum()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        logits_nV, lse_n1, targets_n = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        logits_nV, lse_n1, targets_n, weights_n = ctx.saved_tensors
         grad_nV = torch.sub(logits_nV, lse_n1).exp_()
         ones_n1 = torch.ones_like(lse_n1)
         grad_nV.scatter_add_(1, targets_n[:, None], -ones_n1)
-        return grad_nV.mul_(upstream), None
+        return grad_nV.mul_(upstream if weights_n is None else upstream * weights_n[:, None]), None, None
 
 
 def z_loss(logits_nV: Tensor) -> Tensor:
     """sum_i logsumexp(z_i)^2: keeps logits from drifting (PaLM, arXiv:2204.02311, section 5)."""
     return logits_nV.float().logsumexp(dim=-1).square().sum()
+
+
+def divergence(student_nV: Tensor, teacher_nV: Tensor, beta: float) -> Tensor:
+    """sum_i D_beta(teacher_i, student_i) of distributions given as log-probabilities, between 0 and 1 inclusive of `beta`.
+
+    0: KL(teacher || student), forward. 1: KL(student || teacher), reverse. Between: the generalised Jensen-Shannon divergence
+    beta KL(teacher || M) + (1 - beta) KL(student || M) with M = beta teacher + (1 - beta) student, never above ln 2
+    (GKD, arXiv:2306.13649, equation 1). The ends are the limits of D_beta / beta and D_beta / (1 - beta), not of D_beta.
+    """
+    if beta == 0:
+        return _kl(teacher_nV, student_nV)
+    if beta == 1:
+        return _kl(student_nV, teacher_nV)
+    mixture_nV = torch.logaddexp(teacher_nV + math.log(beta), student_nV + math.log1p(-beta))
+    return beta * _kl(teacher_nV, mixture_nV) + (1 - beta) * _kl(student_nV, mixture_nV)
+
+
+def _kl(p_nV: Tensor, q_nV: Tensor) -> Tensor:
+    """sum_i KL(p_i || q_i) of log-probabilities."""
+    return (p_nV.exp() * (p_nV - q_nV)).sum()
+
+
+def log_probabilities(logits_nV: Tensor, temperature: float) -> Tensor:
+    """log softmax(z / temperature), in fp32; finite where logits are -inf."""
+    return (logits_nV.float() / temperature).clamp(min=IMPOSSIBLE).log_softmax(dim=-1)
+
+
+def distillation(student_nV: Tensor, teacher_nV: Tensor, beta: float, temperature: float) -> Tensor:
+    """temperature^2 sum_i D_beta(softmax(t_i / temperature), softmax(s_i / temperature)) of logits.
+
+    The square keeps the gradient's size when the temperature is raised (Hinton et al., arXiv:1503.02531, section 2), as
+    DistillKit and sentence-transformers do; TRL's GKD, torchtune and axolotl leave it out. Columns beyond the narrower of
+    the two are padding of a vocabulary and count for nothing.
+    """
+    V = min(student_nV.shape[-1], teacher_nV.shape[-1])
+    student, teacher = (log_probabilities(logits[:, :V], temperature) for logits in (student_nV, teacher_nV))
+    return temperature**2 * divergence(student, teacher, beta)
+
+
+def distillation_of_top(student_nV: Tensor, ids_nK: Tensor, teacher_nJ: Tensor, vocab_size: int, beta: float, temperature: float) -> Tensor:
+    """`distillation` from what `top_of` kept of a teacher at this temperature: K tokens and the rest as one, J = K + 1.
+
+    The divergence is that of J outcomes: never above that of all tokens, equal to it when all are kept. (Renormalising the K
+    instead would teach that nothing else can come.)
+    """
+    student = _kept(log_probabilities(student_nV[:, :vocab_size], temperature), ids_nK)
+    return temperature**2 * divergence(student, teacher_nJ, beta)
+
+
+def top_of(logits_nV: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """The k most probable tokens (n, K), and their log-probabilities with that of all others together behind them, (n, K + 1)."""
+    logs_nV = log_probabilities(logits_nV, temperature)
+    ids_nK = logs_nV.topk(k, dim=-1).indices
+    return ids_nK, _kept(logs_nV, ids_nK)
+
+
+def _kept(logs_nV: Tensor, ids_nK: Tensor) -> Tensor:
+    # Summed up, not taken from 1: what is left may be far smaller than the rounding of 1.
+    rest_n1 = logs_nV.scatter(1, ids_nK, IMPOSSIBLE).logsumexp(dim=-1, keepdim=True)
+    return torch.cat((logs_nV.gather(1, ids_nK), rest_n1), dim=-1)
+
+
+def squared_error(scores_n: Tensor, targets_n: Tensor) -> Tensor:
+    """sum_i (s_i - y_i)^2."""
+    return (scores_n.float() - targets_n).square().sum()
+
+
+def similarities(queries_ED: Tensor, candidates_CD: Tensor) -> Tensor:
+    """Cosines of every query with every candidate, (E, C), in fp32."""
+    return F.normalize(queries_ED.float(), dim=-1) @ F.normalize(candidates_CD.float(), dim=-1).T
+
+
+def info_nce(cosines_EC: Tensor, targets_E: Tensor, scale: float, left_out_EC: Tensor | None = None) -> Tensor:
+    """sum_i -log(exp(s cos(q_i, c_target)) / sum_j exp(s cos(q_i, c_j))): the right candidate among all (arXiv:1807.03748).
+
+    `left_out_EC` marks candidates that are no negatives of a query. scale = 1 / temperature.
+    """
+    logits_EC = scale * cosines_EC
+    return cross_entropy(logits_EC if left_out_EC is None else logits_EC.masked_fill(left_out_EC, IMPOSSIBLE), targets_E)

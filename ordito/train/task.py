@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ordito.errors import OrditoError, did_you_mean
 from ordito.nn.transformer import Transformer
 from ordito.train.examples import Example
-from ordito.train.objective import Objective
+from ordito.train.forward import Forward
+from ordito.train.objective import Objective, Term
 
 if TYPE_CHECKING:
     from ordito.text.chat import ChatTemplate
@@ -36,12 +37,29 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Predictor:
+    """How a trained task answers: `read` makes an example of a record without its label; `probabilities` of a batch.
+
+    They are one tensor an example, over `classes` or, where these are empty, over the example's choices; of a `regression` the
+    score alone, (1,).
+    """
+
+    read: Callable[[Record], Example]
+    probabilities: Callable[[Forward], Sequence[Tensor]]
+    classes: tuple[str, ...] = ()
+    regression: bool = False
+
+
+@dataclass(frozen=True)
 class Task:
     """`read` makes an example of a record, or raises `OrditoError` (what is wrong with it, in a clause).
 
     `packs`: several examples may share a row. `whole`: all examples of an optimizer step must meet in one batch (contrast).
     `heads` are modules beside the transformer that are trained with it and kept with it. `after_step` runs when the
-    optimizer has moved.
+    optimizer has moved. `metrics` are measured in evaluations beside the objective, without gradient. `settings` are those of
+    the kind with what was found out filled in (classes, say): what the run keeps in the place of those that were given.
+    `rewrite` gives other examples for those of the optimizer step of a number (0-based), before they become a batch: what a
+    student writes itself. `predictor` is how answers are read off the heads.
     """
 
     read: Callable[[Record], Example]
@@ -50,6 +68,10 @@ class Task:
     whole: bool = False
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     after_step: Callable[[], None] | None = None
+    metrics: Mapping[str, Term] = field(default_factory=dict)
+    settings: Any = None
+    rewrite: Callable[[Sequence[Example], int], Sequence[Example]] | None = None
+    predictor: Predictor | None = None
 
 
 @dataclass(frozen=True)
