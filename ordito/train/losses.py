@@ -16,7 +16,7 @@ IMPOSSIBLE = -1e4
 
 def cross_entropy(logits_nV: Tensor, targets_n: Tensor, weights_n: Tensor | None = None) -> Tensor:
     """sum_i w_i (logsumexp_v z_iv - z_i,target): the negative log-likelihood of the targets, a sum; w is 1 if not given."""
-    total: Tensor = _CrossEntropy.apply(logits_nV.float(), targets_n, weights_n)
+    total: Tensor = _CrossEntropy.apply(logits_nV.float(), targets_n, weights_n)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -32,7 +32,7 @@ class _CrossEntropy(Function):
         return losses_n.sum() if weights_n is None else (losses_n * weights_n).sum()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         logits_nV, lse_n1, targets_n, weights_n = ctx.saved_tensors
         grad_nV = torch.sub(logits_nV, lse_n1).exp_()
         ones_n1 = torch.ones_like(lse_n1)
@@ -82,7 +82,9 @@ def distillation(student_nV: Tensor, teacher_nV: Tensor, beta: float, temperatur
     return temperature**2 * divergence(student, teacher, beta)
 
 
-def distillation_of_top(student_nV: Tensor, ids_nK: Tensor, teacher_nJ: Tensor, vocab_size: int, beta: float, temperature: float) -> Tensor:
+def distillation_of_top(
+    student_nV: Tensor, ids_nK: Tensor, teacher_nJ: Tensor, vocab_size: int, beta: float, temperature: float
+) -> Tensor:
     """`distillation` from what `top_of` kept of a teacher at this temperature: K tokens and the rest as one, J = K + 1.
 
     The divergence is that of J outcomes: never above that of all tokens, equal to it when all are kept. (Renormalising the K
@@ -93,7 +95,7 @@ def distillation_of_top(student_nV: Tensor, ids_nK: Tensor, teacher_nJ: Tensor, 
 
 
 def top_of(logits_nV: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """The k most probable tokens (n, K), and their log-probabilities with that of all others together behind them, (n, K + 1)."""
+    """The k most probable tokens (n, K); their log-probabilities, and that of all others together behind them, (n, K + 1)."""
     logs_nV = log_probabilities(logits_nV, temperature)
     ids_nK = logs_nV.topk(k, dim=-1).indices
     return ids_nK, _kept(logs_nV, ids_nK)

@@ -16,9 +16,7 @@ def next_token() -> Term:
     """-sum log p(token | what came before it) over the learned tokens, by their number."""
 
     def total(forward: Forward) -> Tensor:
-        return chunked_sum(
-            cross_entropy, forward.module.project, forward.before_nD, forward.head_parameters, forward.targets_n
-        )
+        return chunked_sum(cross_entropy, forward.module.project, forward.before_nD, forward.head_parameters, forward.targets_n)
 
     return Term("next_token", "token", total, count_learned)
 

@@ -1,0 +1,170 @@
+"""Labelled texts: what records of classification, pairs and choices hold, and how their parts become one row of tokens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ordito.errors import OrditoError, OrditoWarning
+from ordito.text.tokenizer import Tokenizer
+from ordito.train.examples import Text
+from ordito.train.task import Record
+
+PAIRS = (("premise", "hypothesis"), ("text_a", "text_b"), ("sentence1", "sentence2"))
+"""Fields of a record that hold two texts."""
+CONTEXTS = ("context", "premise", "question")
+"""Fields that stand before a choice, in this order, those that there are."""
+SEPARATORS = ("[SEP]", "<sep>", "<|sep|>", "<$>")
+"""Control tokens that stand between texts, where a vocabulary has one."""
+MOST_CLASSES = 1000
+UNKNOWN = "-1"
+"""How published sets write a label that nobody knows."""
+
+Parts = tuple[str, ...]
+"""Pieces of one text, between which the delimiter stands."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """[start] part ([delimiter] part) [extract], at most `length` tokens (GPT-1, Radford et al. 2018, section 3.3)."""
+
+    tokenizer: Tokenizer
+    start: Sequence[int]
+    delimiter: Sequence[int]
+    extract: Sequence[int]
+    length: int
+
+    def text(self, parts: Parts) -> Text:
+        """One row, all of which the auxiliary objective learns. Where it is too long, the longest part is cut at its end."""
+        encoded = [self.tokenizer.encode(part, add_special_tokens=False) for part in parts]
+        room = self.length - len(self.start) - len(self.extract) - len(self.delimiter) * (len(parts) - 1)
+        if room < len(parts):
+            raise OrditoError(f"does not fit into {self.length} tokens with those around it: set a greater length")
+        if sum(map(len, encoded)) > room:
+            warnings.warn(
+                f"texts of more than {self.length} tokens are cut, the longest part first (length= sets it)",
+                OrditoWarning,
+                stacklevel=2,
+            )
+        for _ in range(sum(map(len, encoded)) - room):
+            max(encoded, key=len).pop()
+        ids = [*self.start, *encoded[0]]
+        for later in encoded[1:]:
+            ids += [*self.delimiter, *later]
+        return Text.of([*ids, *self.extract])
+
+
+def frame(
+    kind: str, tokenizer: Tokenizer, length: int, start: str | None, delimiter: str | None, extract: str | None, *, pairs: bool
+) -> Frame:
+    """The tokens around texts: those that are named, or the tokenizer's own.
+
+    Its own start is what begins every text, or its BOS; without either there is none. The extract token is what ends every
+    text, or EOS; the delimiter, which only `pairs` need, what ends every text ([SEP]) or one of `SEPARATORS`. Raises
+    `OrditoError` if there is none.
+    """
+    special = tokenizer.special
+    starts = special.prefix or (() if special.bos is None else (special.bos,))
+    ends = special.suffix or (() if special.eos is None else (special.eos,))
+    separators = [tokenizer.id_of(name) for name in SEPARATORS]
+    between = special.suffix or tuple(id for id in separators if id in tokenizer.special_ids)[:1]
+
+    def chosen(role: str, name: str | None, own: Sequence[int | None], needed: bool) -> list[int]:
+        if name is not None:
+            return [_id(tokenizer, f"{kind}.{role}", name)]
+        if needed and not own:
+            raise OrditoError(
+                f"the tokenizer has no token for the {role} of {kind}: name one of its tokens, --set {kind}.{role}=TOKEN, "
+                "or add one to the vocabulary (new_tokens) and name it"
+            )
+        return [id for id in own if id is not None]
+
+    return Frame(
+        tokenizer,
+        chosen("start", start, starts, False),
+        chosen("delimiter", delimiter, between, pairs),
+        chosen("extract", extract, ends, True),
+        length,
+    )
+
+
+def _id(tokenizer: Tokenizer, setting: str, name: str) -> int:
+    found = tokenizer.id_of(name)
+    spelled = tokenizer.encode(name, add_special_tokens=False) if found is None else [found]
+    if len(spelled) != 1:
+        raise OrditoError(f"{setting} is {name!r}, which is {len(spelled)} tokens, expected one token of the vocabulary")
+    return spelled[0]
+
+
+def one_text(record: Record) -> list[Parts]:
+    """{"text"}."""
+    return [(_text(record, "text"),)]
+
+
+def a_pair(record: Record) -> list[Parts]:
+    """Two texts, in their order."""
+    for names in PAIRS:
+        if all(name in record for name in names):
+            return [tuple(_text(record, name) for name in names)]
+    raise OrditoError(f"has no two texts, expected {', or '.join(' and '.join(names) for names in PAIRS)}")
+
+
+def both_orders(record: Record) -> list[Parts]:
+    """Two texts, in both orders."""
+    ((a, b),) = a_pair(record)
+    return [(a, b), (b, a)]
+
+
+def each_choice(record: Record) -> list[Parts]:
+    """The context with each of {"choices": [...]}, or of choice1 and choice2 (COPA, XCOPA)."""
+    context = " ".join(_text(record, name) for name in CONTEXTS if name in record)
+    choices = record.get("choices", [record[name] for name in ("choice1", "choice2") if name in record])
+    if not context or not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) for one in choices):
+        raise OrditoError(f"is no choice, expected one of {', '.join(CONTEXTS)}, and two or more texts as choices")
+    return [(context, choice) for choice in choices]
+
+
+def label_of(record: Record) -> str:
+    """The label of a record as text. Raises `OrditoError` if it has none, or the one that means unknown."""
+    label = record.get("label", record.get("score"))
+    if label is None or str(label) == UNKNOWN:
+        raise OrditoError(f"has no label: got {label!r} under 'label', leave such records out")
+    return str(label)
+
+
+def score_of(record: Record) -> float:
+    """The label as a number."""
+    label = record.get("score", record.get("label"))
+    if isinstance(label, bool) or not isinstance(label, int | float):
+        raise OrditoError(f"has no score: got {label!r} under 'score' or 'label', expected a number")
+    return float(label)
+
+
+def choice_of(record: Record) -> float:
+    """The number of the right choice, from 0; the label may be the choice itself."""
+    texts, label = [choice for _, choice in each_choice(record)], record.get("label")
+    if label in texts:
+        return float(texts.index(label))
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(texts):
+        raise OrditoError(f"has the label {label!r}, expected a choice, or its number from 0 to {len(texts) - 1}")
+    return float(label)
+
+
+def classes_of(records: Iterable[Record]) -> tuple[str, ...]:
+    """The labels that records have, numbers in their order, others by the alphabet. Raises `OrditoError` for fewer than two."""
+    found: set[str] = set()
+    for record in records:
+        found.add(label_of(record))
+        if len(found) > MOST_CLASSES:
+            raise OrditoError(f"the data has more than {MOST_CLASSES} labels, expected classes: is the label a score?")
+    if len(found) < 2:
+        raise OrditoError(f"the data has the labels {sorted(found)}, expected at least two classes")
+    return tuple(sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)))
+
+
+def _text(record: Record, name: str) -> str:
+    text = record.get(name)
+    if not isinstance(text, str):
+        raise OrditoError(f"has no text under {name!r}")
+    return text

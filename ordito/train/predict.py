@@ -1,0 +1,51 @@
+"""What a trained head says of new records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ordito.errors import OrditoError
+from ordito.nn.transformer import Transformer
+from ordito.train.batch import collate
+from ordito.train.forward import Forward
+from ordito.train.task import Predictor, Record, Task
+
+BATCH = 32
+"""Records that go through the model together."""
+
+
+def predict(module: Transformer, task: Task, records: Sequence[Record]) -> tuple[list[str | int | float], list[list[float]]]:
+    """Of each record the answer, and the probabilities that it was chosen by.
+
+    The answer is a class, the number of a choice, or a score, which then stands in the place of probabilities. Labels of the
+    records are not looked at. Raises `OrditoError` for a task without a head, or a record that it cannot read.
+    """
+    predictor = task.predictor
+    if predictor is None:
+        raise OrditoError("this task has no head that predicts: train classification, entailment, similarity or choice")
+    was_training = module.training, task.heads.training
+    module.eval()
+    task.heads.eval()
+    answers: list[str | int | float] = []
+    chances: list[list[float]] = []
+    device = next(module.parameters()).device
+    try:
+        with torch.no_grad():
+            for start in range(0, len(records), BATCH):
+                batch = collate([predictor.read(record) for record in records[start : start + BATCH]]).to(device)
+                for found in predictor.probabilities(Forward(module, batch)):
+                    chances.append(found.tolist())
+                    answers.append(_answer(predictor, chances[-1]))
+    finally:
+        module.train(was_training[0])
+        task.heads.train(was_training[1])
+    return answers, chances
+
+
+def _answer(predictor: Predictor, chances: list[float]) -> str | int | float:
+    if predictor.regression:
+        return chances[0]
+    best = max(range(len(chances)), key=chances.__getitem__)
+    return predictor.classes[best] if predictor.classes else best
