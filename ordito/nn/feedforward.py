@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ordito import spec
+from ordito.nn.capacity import fits, texts_of
 from ordito.nn.norm import ACTIVATIONS, Linear, gelu_sigmoid
 from ordito.nn.step import Step
 
@@ -48,26 +53,69 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(n, d_out, d_in))
         self.bias = nn.Parameter(torch.empty(n, d_out)) if bias else None
 
-    def expert(self, e: int, x: Tensor) -> Tensor:
-        """The e-th map of x, (n, in) -> (n, out)."""
-        return nn.functional.linear(x, self.weight[e], None if self.bias is None else self.bias[e])
+    def each(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """The first `counts[0]` rows of x through the first map, the next through the second, ...: (n, in) -> (n, out)."""
+        # Taken apart at once: the gradient of weight[e] is as large as that of the whole, and would be made E times.
+        weights, biases = self.weight.unbind(), [None] * len(counts) if self.bias is None else self.bias.unbind()
+        return apart(lambda e, x_n: nn.functional.linear(x_n, weights[e], biases[e]), x, counts)
+
+
+def apart(expert: Callable[[int, Tensor], Tensor], x: Tensor, counts: Sequence[int]) -> Tensor:
+    """expert(e, rows) of each run of `counts[e]` rows of x, (n, in) -> (n, out); of no rows, what the first makes of none."""
+    parts = [(e, x_n) for e, x_n in enumerate(torch.split(x, list(counts))) if len(x_n)] or [(0, x)]
+    return torch.cat([expert(e, x_n) for e, x_n in parts])
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """What a router found for T tokens: logits (T, E) in fp32, with their graph, and the chosen experts (T, K)."""
+
+    router: Router
+    logits_TE: Tensor
+    chosen_TK: Tensor
+
+
+@contextmanager
+def recorded(module: nn.Module) -> Iterator[list[Routing]]:
+    """A list that every router of a module adds to while this lasts, in the order in which they run.
+
+    Recomputation in the backward pass comes after, and adds nothing; it must be of the kind that keeps the graph
+    (`use_reentrant=False`). Routers of mixtures inside an expert are not recorded.
+    """
+    routers, found = [part for part in module.modules() if isinstance(part, Router)], list[Routing]()
+    for router in routers:
+        router.record = found.append
+    try:
+        yield found
+    finally:
+        for router in routers:
+            router.record = None
 
 
 class Router(Linear):
     """`spec.Router`: logits in fp32, weights (tokens, K) and experts (tokens, K)."""
 
+    record: Callable[[Routing], None] | None = None
+
     def __init__(self, block: spec.Router, d_model: int) -> None:
         super().__init__(d_model, block.n_experts, bias=block.bias)
         self.block = block
-        self.choice_bias = nn.Parameter(torch.empty(block.n_experts)) if block.choice_bias else None
+        # It only ever moves by counts (arXiv:2408.15664): a choice has no gradient.
+        self.choice_bias = nn.Parameter(torch.empty(block.n_experts), requires_grad=False) if block.choice_bias else None
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Weights and numbers of the chosen experts, each (T, K)."""
-        b = self.block
         bias = None if self.bias is None else self.bias.float()
         logits_TE = nn.functional.linear(x_TD.float(), self.weight.float(), bias)
-        if b.score == "sparsemixer":
-            return self._one_by_one(logits_TE)
+        choose = self._one_by_one if self.block.score == "sparsemixer" else self._at_once
+        weights_TK, chosen_TK = choose(logits_TE)
+        if self.record is not None:
+            self.record(Routing(self, logits_TE, chosen_TK))
+        return weights_TK, chosen_TK
+
+    def _at_once(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """The best by score, of those that may be chosen."""
+        b = self.block
         scores_TE = logits_TE.sigmoid() if b.score == "sigmoid" else logits_TE.softmax(dim=-1)
         choice_TE = logits_TE if b.choose_first else scores_TE
         if self.choice_bias is not None:
@@ -115,10 +163,10 @@ class Experts(nn.Module):
         self.up = StackedLinear(n, b.d_model, b.d_ff, b.bias)
         self.down = StackedLinear(n, b.d_ff, b.d_model, b.bias)
 
-    def expert(self, e: int, x: Tensor) -> Tensor:
-        """The e-th feed-forward of x, (n, D)."""
-        gate = None if self.gate is None else self.gate.expert(e, x)
-        return self.down.expert(e, activate(self.block, self.up.expert(e, x), gate))
+    def each(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """The first `counts[0]` rows of x through the first feed-forward, the next through the second, ...: (n, D)."""
+        gate = None if self.gate is None else self.gate.each(x, counts)
+        return self.down.each(activate(self.block, self.up.each(x, counts), gate), counts)
 
 
 class Mixtures(nn.Module):
@@ -135,13 +183,21 @@ class Mixtures(nn.Module):
                 owner = child
             owner.register_parameter(path.rpartition(".")[2], nn.Parameter(torch.empty(n, *tensor.shape)))
 
-    def expert(self, e: int, x: Tensor) -> Tensor:
-        """The e-th mixture of x, (n, D)."""
-        return functional_call(self.one[0], {name: tensor[e] for name, tensor in self.named_parameters()}, (x,))
+    def each(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """The first `counts[0]` rows of x through the first mixture, the next through the second, ...: (n, D)."""
+        stacks = {name: tensor.unbind() for name, tensor in self.named_parameters()}
+        return apart(lambda e, x_n: functional_call(self.one[0], {k: t[e] for k, t in stacks.items()}, (x_n,)), x, counts)
 
 
 class MixtureOfExperts(nn.Module):
-    """`spec.MixtureOfExperts`: each expert runs once, over the tokens that chose it."""
+    """`spec.MixtureOfExperts`: each expert runs once, over the tokens that chose it.
+
+    In training a `capacity_factor` c takes the place of the spec's capacity: of a text of T tokens each expert takes
+    ceil(c T K / E), the `first` that come or the `likeliest`, those that give it most weight (which later tokens decide, too).
+    """
+
+    capacity_factor: float | None = None
+    keep: Literal["first", "likeliest"] = "first"
 
     def __init__(self, block: spec.MixtureOfExperts) -> None:
         super().__init__()
@@ -154,25 +210,28 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
         """(..., T, D) -> (..., T, D); tokens of one sequence stand on the axis before the last."""
-        x_TD = x.flatten(0, -2)
+        x_TD, router = x.flatten(0, -2), self.block.router
         weights_TK, chosen_TK = self.router(x_TD)
-        if self.block.router.capacity is not None:
-            weights_TK = weights_TK * self._fits(chosen_TK, x.shape[-2], self.block.router.capacity)
-        y_TD = torch.zeros_like(x_TD)
-        for e in range(self.block.router.n_experts):
-            tokens, rank = (chosen_TK == e).nonzero(as_tuple=True)
-            weights = weights_TK[tokens, rank, None].to(x_TD.dtype)
-            if self.block.weigh == "input":
-                y_TD = y_TD.index_add(0, tokens, self.experts.expert(e, x_TD[tokens] * weights))
-            else:
-                y_TD = y_TD.index_add(0, tokens, self.experts.expert(e, x_TD[tokens]) * weights)
+        if self.training and self.capacity_factor is not None:
+            assert step is not None, "a capacity in training needs the texts' positions"
+            texts_T, lengths = texts_of(step.q_positions_BT)
+            capacities = (self.capacity_factor * router.top_k / router.n_experts * lengths).ceil()
+            by_TK = weights_TK if self.keep == "likeliest" else None
+            weights_TK = weights_TK * fits(chosen_TK, texts_T, capacities, router.n_experts, by_TK)
+        elif router.capacity is not None:
+            rows_T = torch.arange(len(x_TD), device=x.device) // x.shape[-2]
+            capacities = torch.full((len(x_TD) // x.shape[-2],), router.capacity, device=x.device)
+            weights_TK = weights_TK * fits(chosen_TK, rows_T, capacities, router.n_experts)
+        # A slot is a token and one of its choices; sorted, those of one expert stand together, in the order of their tokens.
+        slots = chosen_TK.flatten().argsort(stable=True)
+        counts: list[int] = chosen_TK.flatten().bincount(minlength=router.n_experts).tolist()
+        tokens, weights = slots // router.top_k, weights_TK.flatten()[slots, None].to(x.dtype)
+        if self.block.weigh == "input":
+            y = self.experts.each(x_TD[tokens] * weights, counts)
+        else:
+            y = self.experts.each(x_TD[tokens], counts) * weights
+        y_TD = torch.zeros_like(x_TD).index_add(0, tokens, y)
         if self.shared is not None:
             shared = self.shared(x_TD)
             y_TD = y_TD + (shared if self.shared_gate is None else self.shared_gate(x_TD).sigmoid() * shared)
         return y_TD.view_as(x)
-
-    def _fits(self, chosen_TK: Tensor, length: int, capacity: int) -> Tensor:
-        """1 where the expert still has room for the token, in the order of each sequence, else 0; (tokens, K)."""
-        n = self.block.router.n_experts
-        asked = nn.functional.one_hot(chosen_TK, n).sum(dim=1).view(-1, length, n).cumsum(dim=1).flatten(0, 1)
-        return (asked.gather(1, chosen_TK) <= capacity).to(torch.float32)
