@@ -37,5 +37,12 @@ def test_the_peak_is_the_predicted_one(name, context, backend):
     predicted = fit(
         known.spec, known.stored, file_bytes=known.file_bytes, context=context, machine=machine, backend_name=backend
     )
-    done = subprocess.run([sys.executable, "-c", READ, name, str(context), backend], capture_output=True, text=True, check=True)
-    assert predicted.memory.total == pytest.approx(1024 * int(done.stdout), rel=0.05)
+    # Weights are packed while the vocabulary is read: how far the two overlap depends on what else the machine does.
+    peak = min(measured(name, context, backend) for _ in range(3))
+    assert predicted.memory.total == pytest.approx(peak, rel=0.05)
+
+
+def measured(name, context, backend):
+    """The most bytes that a process held at once."""
+    command = [sys.executable, "-c", READ, name, str(context), backend]
+    return 1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
