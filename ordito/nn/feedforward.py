@@ -84,7 +84,7 @@ def recorded(module: nn.Module) -> Iterator[list[Routing]]:
     """
     routers, found = [part for part in module.modules() if isinstance(part, Router)], list[Routing]()
     for router in routers:
-        router.record = found.append
+        router.record = found
     try:
         yield found
     finally:
@@ -95,7 +95,7 @@ def recorded(module: nn.Module) -> Iterator[list[Routing]]:
 class Router(Linear):
     """`spec.Router`: logits in fp32, weights (tokens, K) and experts (tokens, K)."""
 
-    record: Callable[[Routing], None] | None = None
+    record: list[Routing] | None = None
 
     def __init__(self, block: spec.Router, d_model: int) -> None:
         super().__init__(d_model, block.n_experts, bias=block.bias)
@@ -106,11 +106,12 @@ class Router(Linear):
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Weights and numbers of the chosen experts, each (T, K)."""
         bias = None if self.bias is None else self.bias.float()
-        logits_TE = nn.functional.linear(x_TD.float(), self.weight.float(), bias)
+        with torch.autocast(x_TD.device.type, enabled=False):  # in bfloat16 near choices would fall otherwise
+            logits_TE = nn.functional.linear(x_TD.float(), self.weight.float(), bias)
         choose = self._one_by_one if self.block.score == "sparsemixer" else self._at_once
         weights_TK, chosen_TK = choose(logits_TE)
         if self.record is not None:
-            self.record(Routing(self, logits_TE, chosen_TK))
+            self.record.append(Routing(self, logits_TE, chosen_TK))
         return weights_TK, chosen_TK
 
     def _at_once(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,7 +231,7 @@ class MixtureOfExperts(nn.Module):
             y = self.experts.each(x_TD[tokens] * weights, counts)
         else:
             y = self.experts.each(x_TD[tokens], counts) * weights
-        y_TD = torch.zeros_like(x_TD).index_add(0, tokens, y)
+        y_TD = torch.zeros_like(x_TD).index_add(0, tokens, y.to(x.dtype))
         if self.shared is not None:
             shared = self.shared(x_TD)
             y_TD = y_TD + (shared if self.shared_gate is None else self.shared_gate(x_TD).sigmoid() * shared)

@@ -7,8 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ordito.nn.feedforward import Routing, recorded
 from ordito.nn.transformer import Transformer
-from ordito.train.batch import Batch
+from ordito.train.batch import PADDING, Batch
 
 
 class Forward:
@@ -20,7 +21,15 @@ class Forward:
     @cached_property
     def hidden_BTD(self) -> Tensor:
         """Hidden states after the last norm."""
-        return self.module.hidden(self.batch.ids_BT, documents=self.batch.documents_BT)
+        with recorded(self.module) as self._routings:
+            return self.module.hidden(self.batch.ids_BT, documents=self.batch.documents_BT)
+
+    @cached_property
+    def routings(self) -> list[Routing]:
+        """What each router found for the T tokens that are there, without padding, in the order in which they ran."""
+        self.hidden_BTD  # noqa: B018 - routers run when it is made
+        there = self.batch.documents_BT.flatten() != PADDING
+        return [Routing(one.router, one.logits_TE[there], one.chosen_TK[there]) for one in self._routings]
 
     @cached_property
     def targets_n(self) -> Tensor:
