@@ -96,6 +96,8 @@ class Router(Linear):
     """`spec.Router`: logits in fp32, weights (tokens, K) and experts (tokens, K)."""
 
     record: list[Routing] | None = None
+    choices_E: Tensor | None = None
+    """How often each expert was chosen since the bias was last moved, where training counts it."""
 
     def __init__(self, block: spec.Router, d_model: int) -> None:
         super().__init__(d_model, block.n_experts, bias=block.bias)
