@@ -157,7 +157,7 @@ _TORCH = Backend(
     name="torch", process=265 * MIB, token=200, number=4, cached=4, chunk=512, margin=64, decode=0.38, prefill=0.15
 )
 _NATIVE = Backend(
-    name="native", process=80 * MIB, token=150, number=None, cached=2, chunk=512, margin=64, decode=0.9, prefill=0.55
+    name="native", process=77 * MIB, token=150, number=None, cached=2, chunk=512, margin=64, decode=0.9, prefill=0.55
 )
 BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 

