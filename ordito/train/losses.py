@@ -74,23 +74,19 @@ def distillation(student_nV: Tensor, teacher_nV: Tensor, beta: float, temperatur
     """temperature^2 sum_i D_beta(softmax(t_i / temperature), softmax(s_i / temperature)) of logits.
 
     The square keeps the gradient's size when the temperature is raised (Hinton et al., arXiv:1503.02531, section 2), as
-    DistillKit and sentence-transformers do; TRL's GKD, torchtune and axolotl leave it out. Columns beyond the narrower of
-    the two are padding of a vocabulary and count for nothing.
+    DistillKit and sentence-transformers do; TRL's GKD, torchtune and axolotl leave it out.
     """
-    V = min(student_nV.shape[-1], teacher_nV.shape[-1])
-    student, teacher = (log_probabilities(logits[:, :V], temperature) for logits in (student_nV, teacher_nV))
+    student, teacher = log_probabilities(student_nV, temperature), log_probabilities(teacher_nV, temperature)
     return temperature**2 * divergence(student, teacher, beta)
 
 
-def distillation_of_top(
-    student_nV: Tensor, ids_nK: Tensor, teacher_nJ: Tensor, vocab_size: int, beta: float, temperature: float
-) -> Tensor:
+def distillation_of_top(student_nV: Tensor, ids_nK: Tensor, teacher_nJ: Tensor, beta: float, temperature: float) -> Tensor:
     """`distillation` from what `top_of` kept of a teacher at this temperature: K tokens and the rest as one, J = K + 1.
 
     The divergence is that of J outcomes: never above that of all tokens, equal to it when all are kept. (Renormalising the K
     instead would teach that nothing else can come.)
     """
-    student = _kept(log_probabilities(student_nV[:, :vocab_size], temperature), ids_nK)
+    student = _kept(log_probabilities(student_nV, temperature), ids_nK)
     return temperature**2 * divergence(student, teacher_nJ, beta)
 
 

@@ -68,7 +68,7 @@ class Task:
     whole: bool = False
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     after_step: Callable[[], None] | None = None
-    metrics: Mapping[str, Term] = field(default_factory=dict)
+    metrics: tuple[Term, ...] = ()
     settings: Any = None
     rewrite: Callable[[Sequence[Example], int], Sequence[Example]] | None = None
     predictor: Predictor | None = None

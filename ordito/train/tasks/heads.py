@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ordito.errors import OrditoError
 from ordito.train.config import Settings
+from ordito.train.data.records import read_records
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
 from ordito.train.head import TextHead, scores_of_choices, scores_of_classes
@@ -119,8 +120,6 @@ def _of_classes(
     settings: ClassificationSettings | EntailmentSettings | SimilaritySettings,
     context: Context,
 ) -> Task:
-    from ordito.train.data.records import read_records
-
     classes = settings.classes or classes_of(record for _, record in read_records(context.config.data))
     numbers = {label: float(number) for number, label in enumerate(classes)}
 
@@ -173,12 +172,13 @@ def _task(name: str, reading: _Reading, settings: HeadSettings, context: Context
     objective = Objective.of(Term(name, "example", loss, count_examples))
     if settings.lm_weight and module.spec.generates:
         objective = objective + settings.lm_weight * Objective.of(language_model_by_text())
-    metric = ("absolute_error", off) if regression else ("accuracy", correct)
+    measured = ("absolute_error", off) if regression else ("accuracy", correct)
+    metric = Term(measured[0], "example", measured[1], count_examples)
     return Task(
         read,
         objective,
         heads=nn.ModuleDict({HEAD: head}),
-        metrics={metric[0]: Term(metric[0], "example", metric[1], count_examples)},
+        metrics=(metric,),
         settings=settings,
         predictor=Predictor(unlabelled, probabilities, reading.classes, regression),
     )

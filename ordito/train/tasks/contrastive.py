@@ -1,0 +1,146 @@
+"""Embedding models by contrast: a query is nearer to what answers it than to everything else in the batch (InfoNCE)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ordito.embed.pool import DEFAULT
+from ordito.errors import OrditoError
+from ordito.spec import Pooling
+from ordito.train.batch import Batch
+from ordito.train.config import Settings
+from ordito.train.examples import Example, Text
+from ordito.train.forward import Forward
+from ordito.train.losses import IMPOSSIBLE, info_nce, similarities
+from ordito.train.objective import Objective, Term
+from ordito.train.pooled import pooled
+from ordito.train.task import Context, Kind, Record, Task
+from ordito.train.terms import count_examples
+
+QUERIES, POSITIVES, NEGATIVES = ("query", "anchor"), ("positive",), ("negatives", "negative")
+"""Fields of a record; negatives are a text or several."""
+RIGHT = 1.0
+"""The number of the positive among the texts of an example: its label."""
+
+
+class ContrastiveSettings(Settings):
+    """Of `contrastive`."""
+
+    scale: float = Field(20.0, gt=0, le=1000, description="Cosines are multiplied by it: 1 / temperature.")
+    pooling: Literal["model", "mean", "cls", "last"] = Field(
+        "model", description="How states become one vector: as the model says, or mean where it says nothing."
+    )
+    dims: tuple[int, ...] = Field(
+        (), description="Matryoshka (arXiv:2205.13147): first channels that are to do alone; all if empty."
+    )
+    query_prompt: str = Field("", description="Words before each query (E5's 'query: ').")
+    passage_prompt: str = Field("", description="Words before each positive and negative.")
+
+
+def build(settings: ContrastiveSettings, context: Context) -> Task:
+    """All examples of a step meet in one batch, each one's positive and negatives being the others' negatives.
+
+    `micro_batch` sets how many rows are computed at once, without another result. The module's spec gets the pooling that is
+    trained, so that it is kept with the model.
+    """
+    spec = context.module.spec
+    pooling = _pooling(settings, spec.pooling)
+    context.module.spec = replace(spec, pooling=pooling)
+    width = pooling.dense[-1].d_out if pooling.dense else spec.d_model
+    dims = settings.dims or (width,)
+    if not all(1 <= d <= width for d in dims):
+        raise OrditoError(
+            f"contrastive.dims is {','.join(map(str, dims))}, expected numbers from 1 to {width}, the vector's width"
+        )
+    rows = context.config.micro_batch
+
+    def text(words: str, prompt: str) -> Text:
+        ids = context.tokenizer.encode(prompt + words)
+        if not ids:
+            raise OrditoError("has a text without tokens")
+        most = min(context.config.length, pooling.max_tokens or spec.context)
+        ends = context.tokenizer.special.suffix if len(ids) > most else ()
+        return Text.of([*ids[: most - len(ends)], *ends] if len(ids) > most else ids, learn=False)
+
+    def read(record: Record) -> Example:
+        query, positive = (_texts(record, names)[:1] for names in (QUERIES, POSITIVES))
+        if not query or not positive:
+            raise OrditoError(f"has no query with its positive, expected the fields {' or '.join(QUERIES)}, {POSITIVES[0]}")
+        passages = [*positive, *_texts(record, NEGATIVES)]
+        told = [text(words, settings.passage_prompt) for words in passages]
+        return Example((text(query[0], settings.query_prompt), *told), RIGHT)
+
+    def contrast(forward: Forward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        vectors_ND = pooled(forward, pooling, rows)
+        queries, candidates, targets_E, left_out_EC = arranged(forward.batch)
+        return vectors_ND[queries], vectors_ND[candidates], targets_E, left_out_EC
+
+    def loss(forward: Forward) -> Tensor:
+        queries_ED, candidates_CD, targets_E, left_out_EC = contrast(forward)
+        each = [similarities(queries_ED[:, :d], candidates_CD[:, :d]) for d in dims]
+        return torch.stack([info_nce(cosines_EC, targets_E, settings.scale, left_out_EC) for cosines_EC in each]).sum()
+
+    def found(forward: Forward) -> Tensor:
+        queries_ED, candidates_CD, targets_E, left_out_EC = contrast(forward)
+        cosines_EC = similarities(queries_ED, candidates_CD).masked_fill(left_out_EC, IMPOSSIBLE)
+        return (cosines_EC.argmax(dim=-1) == targets_E).sum()
+
+    objective = Objective.of(Term("contrast", "example", loss, count_examples))
+    return Task(read, objective, whole=True, metrics=(Term("accuracy", "example", found, count_examples),))
+
+
+def arranged(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which texts are queries (E,), and candidates (C,): all positives, then all negatives; each query's candidate (E,).
+
+    The last, (E, C), marks candidates that are not held against a query although they are not its own: those that read as its
+    positive does, and the positives of queries that read as it does. They would be false negatives.
+    """
+    device = batch.ids_BT.device
+    places = [(e, t) for e, example in enumerate(batch.places) for t in range(len(example))]
+    numbers = {place: number for number, place in enumerate(places)}
+    listed = [place for place in places if place[1] == 1] + [place for place in places if place[1] > 1]
+    words: dict[bytes, int] = {}
+    reads_N = torch.tensor([words.setdefault(_ids(batch, e, t), len(words)) for e, t in places], device=device)
+    queries, candidates, owners = (
+        torch.tensor(found, device=device)
+        for found in (
+            [numbers[e, 0] for e in range(len(batch.places))],
+            [numbers[place] for place in listed],
+            [numbers[e, 0] for e, _ in listed],
+        )
+    )
+    E = len(queries)
+    positive_C = torch.arange(len(candidates), device=device) < E
+    left_out_EC = reads_N[candidates] == reads_N[candidates[:E]][:, None]
+    left_out_EC |= positive_C & (reads_N[owners] == reads_N[queries][:, None])
+    targets_E = torch.arange(E, device=device)
+    left_out_EC[targets_E, targets_E] = False
+    return queries, candidates, targets_E, left_out_EC
+
+
+def _ids(batch: Batch, example: int, text: int) -> bytes:
+    place = batch.places[example][text]
+    return batch.ids_BT[place.row, place.begin : place.end].cpu().numpy().tobytes()
+
+
+def _pooling(settings: ContrastiveSettings, own: Pooling | None) -> Pooling:
+    # What is trained by cosines is compared by cosines: vectors of a model that said nothing come out with length 1.
+    pooling = own or replace(DEFAULT, normalise=True)
+    return pooling if settings.pooling == "model" else replace(pooling, kind=settings.pooling)
+
+
+def _texts(record: Record, names: Sequence[str]) -> list[str]:
+    value: Any = next((record[name] for name in names if record.get(name) is not None), [])
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(words, str) for words in texts):
+        raise OrditoError(f"has {value!r:.80} under {names[0]!r}, expected a text or a list of texts")
+    return texts
+
+
+KINDS = (Kind("contrastive", "an embedding model, from queries and what answers them", ContrastiveSettings, build),)
