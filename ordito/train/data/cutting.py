@@ -1,0 +1,114 @@
+"""Examples made to fit into rows of so many tokens, and a count of what was done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+
+from ordito.train.examples import Example, Text
+
+_LARGE_SHARE = 0.05
+
+
+@dataclass
+class Counts:
+    """Of reading data: records `read`; examples `kept`, `cut`, `split` and `left_out`; `tokens` kept, and those `learned`."""
+
+    read: int = 0
+    kept: int = 0
+    cut: int = 0
+    split: int = 0
+    left_out: int = 0
+    tokens: int = 0
+    learned: int = 0
+
+    def warnings(self, length: int) -> list[str]:
+        """What a user should know of them, in sentences."""
+        examples = max(self.kept + self.left_out, 1)
+        said = []
+        if self.cut / examples >= _LARGE_SHARE:
+            said.append(
+                f"{self.cut / examples:.0%} of the examples are cut at {length} tokens, so that their ends are never learned; "
+                "a larger length keeps them"
+            )
+        if self.left_out / examples >= _LARGE_SHARE:
+            said.append(
+                f"{self.left_out / examples:.0%} of the examples are left out: nothing of them would be learned within "
+                f"{length} tokens"
+            )
+        return said
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Fits examples into rows of `length` tokens.
+
+    `packs` says that rows are shared. Texts without a label are then examples of their own: what is learned of their tokens
+    does not depend on one another, and so each finds a row. With a label they stay together in one row, the longest being cut
+    first; where rows are not shared, each text has a row. `split_long`: a text that is longer is split, not cut.
+    """
+
+    length: int
+    packs: bool
+    split_long: bool
+
+    def fit(self, example: Example, counts: Counts) -> Iterator[Example]:
+        """What becomes of an example, which may be nothing."""
+        apart = self.packs and isnan(example.label)
+        for whole in [replace(example, texts=(text,)) for text in example.texts] if apart else [example]:
+            splits = self.split_long and len(whole.texts) == 1 and isnan(whole.label) and len(whole.texts[0]) > self.length
+            counts.split += splits
+            for part in split(whole.texts[0], self.length) if splits else [None]:
+                fitted = replace(whole, texts=(part,)) if part is not None else self._cut(whole)
+                if not _teaches(whole, fitted):
+                    counts.left_out += 1
+                    continue
+                counts.kept += 1
+                counts.cut += not splits and fitted is not whole
+                counts.tokens += sum(map(len, fitted.texts))
+                counts.learned += sum(int(text.learn.sum()) for text in fitted.texts)
+                yield fitted
+
+    def _cut(self, example: Example) -> Example:
+        lengths = [len(text) for text in example.texts]
+        most = equal_share(lengths, self.length) if self.packs else self.length
+        if max(lengths, default=0) <= most:
+            return example
+        return replace(example, texts=tuple(_part(text, 0, most) for text in example.texts))
+
+
+def split(text: Text, length: int) -> list[Text]:
+    """Pieces of at most `length` tokens, each of which begins with the last token of the piece before.
+
+    That token is only read in the second: so every token is learned once, as it is in the whole text.
+    """
+    return [_part(text, begin, begin + length) for begin in range(0, max(len(text) - 1, 1), length - 1)]
+
+
+def equal_share(lengths: Sequence[int], room: int) -> int:
+    """The largest length that texts may have for all of them, the longer ones cut to it, to take up no more than `room`."""
+    for number, length in enumerate(sorted(lengths)):
+        share = room // (len(lengths) - number)
+        if length > share:
+            return share
+        room -= length
+    return max(lengths, default=0)
+
+
+def _part(text: Text, begin: int, end: int) -> Text:
+    part = slice(begin, end)
+    return Text(text.ids[part], text.learn[part].copy(), {name: array[part] for name, array in text.beside.items()})
+
+
+def _teaches(whole: Example, fitted: Example) -> bool:
+    """Whether something is learned of an example, and no text has lost all that was to be learned of it."""
+    if not fitted.texts or not all(map(len, fitted.texts)):
+        return False
+    if not isnan(fitted.label):
+        return True
+    learned = [bool(text.learn.any()) for text in fitted.texts]
+    if len(learned) == 1:
+        return learned[0]
+    # Texts that are compared need no learned tokens; but of those that had some, some must be left.
+    return all(after or not text.learn.any() for text, after in zip(whole.texts, learned, strict=True))

@@ -1,0 +1,150 @@
+"""From sources to rows: everything that a loop needs of its data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ordito.errors import OrditoError, OrditoWarning
+from ordito.train.data.cutting import Counts, Cutter
+from ordito.train.data.maker import Maker, Report
+from ordito.train.data.order import Order
+from ordito.train.data.records import Source, sources_of
+from ordito.train.data.shards import FORMAT, MOST_EXAMPLES, Shards
+from ordito.train.data.stream import STREAMED_EXAMPLES, Stream
+from ordito.train.examples import Example
+from ordito.train.task import Task
+
+
+class Rows(Protocol):
+    """Examples, and in which rows each optimizer step takes them."""
+
+    def __getitem__(self, number: int) -> Example: ...
+
+    def rows(self, step: int) -> list[list[int]]:
+        """Of one optimizer step (0, 1, ...): numbers of examples, row by row; of any step, in any order."""
+
+    def steps(self, epochs: float) -> int:
+        """Optimizer steps of so many epochs. Raises `OrditoError` where that is not known before the data are read."""
+
+    @property
+    def utilisation(self) -> float:
+        """Share of tokens that are no padding."""
+
+
+class Dataset(Protocol):
+    """Examples made of records, and what was counted on the way."""
+
+    @property
+    def counts(self) -> Counts:
+        """Records read, and what became of their examples; of a stream, until now."""
+
+    def ordered(self, batch_size: int, pack: bool, seed: int) -> Rows:
+        """The examples in rows, `batch_size` (over all processes) an optimizer step, in an order that `seed` decides."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data that were read before training."""
+
+    shards: Shards
+    counts: Counts
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, number: int) -> Example:
+        return self.shards[number]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each example."""
+        return self.shards.lengths
+
+    def ordered(self, batch_size: int, pack: bool, seed: int) -> Rows:
+        """See `Dataset` and `Order`."""
+        return _Ordered(self.shards, Order(self.lengths, batch_size, self.length, pack, seed))
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    shards: Shards
+    order: Order
+
+    def __getitem__(self, number: int) -> Example:
+        return self.shards[number]
+
+    def rows(self, step: int) -> list[list[int]]:
+        return self.order.rows(step)
+
+    def steps(self, epochs: float) -> int:
+        return self.order.steps(epochs)
+
+    @property
+    def utilisation(self) -> float:
+        return self.order.utilisation
+
+
+def prepare(
+    sources: Sequence[str],
+    task: Task,
+    *,
+    length: int,
+    folder: Path,
+    fingerprint: str,
+    split_long: bool,
+    stream: bool = False,
+    report: Report | None = None,
+) -> Dataset:
+    """The examples that `task` reads from sources (see `read_records`), in rows of at most `length` tokens.
+
+    They are kept below `folder`, in a folder named after all that they depend on: what the sources hold, `length`, `split_long`
+    (a longer text is split, else cut at its end; see `Cutter`), and `fingerprint`, which stands for tokenizer, template and the
+    task's settings. What is there already is not made again; what was interrupted goes on where it stopped. With `stream`
+    shards are made while they are asked for.
+
+    `report` is told the counts as they grow. An `OrditoWarning` is given where much is cut or left out. Raises `OrditoError`
+    for the first record that is broken or that the task refuses, with its place, and if nothing is left to learn.
+    """
+    found = sources_of(sources, stream=stream)
+    cutter = Cutter(length, task.packs, split_long)
+    most = STREAMED_EXAMPLES if stream else MOST_EXAMPLES
+    key = _key(found, cutter, fingerprint, most, quick=stream)
+    maker = Maker(found, task, cutter, Path(folder) / key[:16], key, most, report)
+    made = 0
+    with maker.lock:  # held throughout, so that several processes do not read the same records in turn
+        while maker.make(made):
+            made += 1
+            if stream:
+                break
+    counts = maker.counts(made)
+    if not made:
+        raise _nothing(sources, counts, length)
+    for warning in counts.warnings(length):
+        warnings.warn(warning, OrditoWarning, stacklevel=2)
+    return Stream(maker) if stream else Prepared(Shards(maker.folder), counts, length)
+
+
+def _key(sources: Sequence[Source], cutter: Cutter, fingerprint: str, most: int, *, quick: bool) -> str:
+    """What shards are a function of, in one word."""
+    parts = [FORMAT, [source.identity(quick) for source in sources], asdict(cutter), fingerprint, most]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _nothing(sources: Sequence[str], counts: Counts, length: int) -> OrditoError:
+    what = ", ".join(sources)
+    if not counts.read:
+        return OrditoError(f"{what}: holds no records, expected at least one to learn from")
+    return OrditoError(
+        f"{what}: of {counts.read} records nothing is left to learn within {length} tokens; "
+        "the texts may be longer before what is learned of them begins: try a larger length"
+    )

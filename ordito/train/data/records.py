@@ -1,0 +1,78 @@
+"""Records out of files, folders and data sets, one after another, each with the place where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ordito.errors import OrditoError
+from ordito.train.data.arrow import Hub
+from ordito.train.data.files import File, kind_of
+
+if TYPE_CHECKING:
+    from ordito.train.task import Record
+
+_KNOWN = ".jsonl, .json, .txt (each also .gz) or .parquet"
+
+
+class Source(Protocol):
+    """Something that records are read from."""
+
+    def read(self, begin: int) -> Iterator[tuple[str, Record]]:
+        """The records behind the first `begin`, each with its place."""
+
+    def identity(self, quick: bool) -> str:
+        """Text that changes when the records do; `quick` may overlook a change inside a file that keeps its size."""
+
+
+class Cursor(NamedTuple):
+    """How far has been read: the number of a source, and how many of its records."""
+
+    source: int = 0
+    record: int = 0
+
+
+def read_records(sources: Sequence[str], *, stream: bool = False) -> Iterator[tuple[str, Record]]:
+    """The records of files (.jsonl, .json, .parquet, .txt), folders of them (sorted by name), and `hf:NAME[:CONFIG][#SPLIT]`.
+
+    Each comes with its place ("chats.jsonl:17") for what is to be said of it; `stream` fetches data sets of Hugging Face row
+    by row. Raises `OrditoError` for a source that is none, and for the first record that is broken.
+    """
+    for _, place, record in records_behind(Cursor(), sources_of(sources, stream=stream)):
+        yield place, record
+
+
+def records_behind(begin: Cursor, sources: Sequence[Source]) -> Iterator[tuple[Cursor, str, Record]]:
+    """The records behind a cursor; with each the cursor behind it, and its place."""
+    for number in range(begin.source, len(sources)):
+        count = begin.record if number == begin.source else 0
+        for place, record in sources[number].read(count):
+            count += 1
+            yield Cursor(number, count), place, record
+
+
+def sources_of(names: Sequence[str], *, stream: bool = False) -> list[Source]:
+    """What the names stand for, folders as their files. Raises `OrditoError` for one that cannot be read from."""
+    return [source for name in names for source in _sources(name, stream)]
+
+
+def _sources(name: str, stream: bool) -> list[Source]:
+    if name.startswith("hf:"):
+        return [Hub.named(name, stream)]
+    path = Path(name)
+    if path.is_dir():
+        files = sorted(found for found in path.rglob("*") if _visible(found.relative_to(path)) and found.is_file())
+        known: list[Source] = [File(found) for found in files if kind_of(found)]
+        if not known:
+            raise OrditoError(f"{path}: has no file of records, expected names that end in {_KNOWN}")
+        return known
+    if not path.exists():
+        raise OrditoError(f"{path}: there is no such file or folder (a data set of Hugging Face is written hf:NAME)")
+    if not path.is_file() or kind_of(path) is None:
+        raise OrditoError(f"{path}: is no file of records, expected a name that ends in {_KNOWN}")
+    return [File(path)]
+
+
+def _visible(path: Path) -> bool:
+    return not any(part.startswith(".") for part in path.parts)
