@@ -151,11 +151,17 @@ def choice_of(record: Record) -> float:
     return float(label)
 
 
-def classes_of(records: Iterable[Record]) -> tuple[str, ...]:
-    """The labels that records have, numbers in their order, others by the alphabet. Raises `OrditoError` for fewer than two."""
+def classes_of(records: Iterable[tuple[str, Record]]) -> tuple[str, ...]:
+    """The labels of records and their places, numbers in their order, others by the alphabet.
+
+    Raises `OrditoError` for a record without one, and for fewer than two classes.
+    """
     found: set[str] = set()
-    for record in records:
-        found.add(label_of(record))
+    for place, record in records:
+        try:
+            found.add(label_of(record))
+        except OrditoError as error:
+            raise OrditoError(f"{place}: {error}") from None
         if len(found) > MOST_CLASSES:
             raise OrditoError(f"the data has more than {MOST_CLASSES} labels, expected classes: is the label a score?")
     if len(found) < 2:

@@ -120,7 +120,7 @@ def _of_classes(
     settings: ClassificationSettings | EntailmentSettings | SimilaritySettings,
     context: Context,
 ) -> Task:
-    classes = settings.classes or classes_of(record for _, record in read_records(context.config.data))
+    classes = settings.classes or classes_of(read_records(context.config.data, stream=context.config.stream))
     numbers = {label: float(number) for number, label in enumerate(classes)}
 
     def label(record: Record) -> float:
