@@ -66,16 +66,30 @@ def merge_adapter(
         _check_shape(adapter, name, tensor.shape, _of_base(merged, usual(name), adapter).shape)
         merged[usual(name)] = tensor
     for module, change in adapter.changes.items():
-        name = usual(f"{module}.weight")
+        name = usual(_tensor(module, change))
         base = _of_base(merged, name, adapter)
         turned = change.embedding or transposed(name)
-        _check_shape(adapter, module, change.shape, base.shape[::-1] if turned else base.shape)
+        _check_shape(adapter, module, change.shape, _turned(base.shape) if turned else base.shape)
         merged[name] = Computed(name, base.shape, _merging(base, change, turned))
     return merged
 
 
+def _tensor(module: str, change: LowRank) -> str:
+    """The name of the tensor that is changed."""
+    return module if change.stacked else f"{module}.weight"
+
+
+def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(..., in, out) of (..., out, in), or the other way round."""
+    return (*shape[:-2], shape[-1], shape[-2])
+
+
 def _merging(base: Stored, change: LowRank, turned: bool) -> Callable[[], Array]:
-    return lambda: change.merged(base.to_float32().T).T if turned else change.merged(base.to_float32())
+    def merged() -> Array:
+        weight = base.to_float32()
+        return change.merged(weight.swapaxes(-1, -2)).swapaxes(-1, -2) if turned else change.merged(weight)
+
+    return merged
 
 
 def _of_base(things: Mapping[str, T], name: str, adapter: Adapter) -> T:
@@ -98,10 +112,11 @@ def _check_shape(adapter: Adapter, name: str, got: tuple[int, ...], expected: tu
 
 def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     """The checkpoint of the base with the adapter merged into it. Raises as `merge_adapter` does."""
-    names, tensors = _published(checkpoint)
     spec = checkpoint.spec
+    stacked = any(change.stacked for change in adapter.changes.values())
+    names, tensors = _published(checkpoint, in_memory(spec) if stacked else None)
     head, embedding = (_theirs(names, name) for name in ("head.weight", "embedding.tokens.weight"))
-    touched = {names.usual(name) for name in (*adapter.saved, *(f"{module}.weight" for module in adapter.changes))}
+    touched = {names.usual(name) for name in (*adapter.saved, *(_tensor(*item) for item in adapter.changes.items()))}
     if is_tied(spec) and head is not None and touched & {head, embedding}:
         # As in PEFT, a change of the one does not touch the other.
         spec, tensors[head] = with_own_head(spec), tensors[str(embedding)]
@@ -121,13 +136,19 @@ def _theirs(names: Names, ours: str) -> str | None:
     return names.theirs(ours) if ours.rpartition(".")[0] in names.table else None
 
 
-def _published(checkpoint: Checkpoint) -> tuple[Names, dict[str, Stored]]:
-    """The base's tensors under their names on the hub."""
+def in_memory(spec: Spec) -> Names:
+    """The names under which transformers holds the model, which are those that PEFT sees: experts are one tensor, not many."""
+    tables = families.names_of(spec)
+    return next((names for names in tables if not any(b.stacked for b in names.bindings(spec))), tables[0])
+
+
+def _published(checkpoint: Checkpoint, wanted: Names | None) -> tuple[Names, dict[str, Stored]]:
+    """The base's tensors under the names of a table, or if it does not matter, under those that they have on the hub."""
     spec = checkpoint.spec
-    for names in families.names_of(spec):
+    for names in families.names_of(spec) if wanted is None else (wanted,):
         if list(names.bindings(spec)) == list(checkpoint.bindings):
             return names, dict(checkpoint.stored)
-    names = families.names_of(spec)[0]
+    names = families.names_of(spec)[0] if wanted is None else wanted
     # A binding's tensors are asked for one after the other, so that one result is all that need be kept.
     read = lru_cache(maxsize=1)(
         lambda binding: dict(theirs_from(binding, {name: checkpoint.read(name) for name in binding.ours}))
@@ -150,13 +171,17 @@ def _one(read: Callable[[Binding], Mapping[str, Array]], binding: Binding, name:
 def changes_by_ours(adapter: Adapter, spec: Spec) -> tuple[dict[str, LowRank], dict[str, Array]]:
     """An adapter's changes by our modules, and its saved tensors by ours.
 
-    A map that is fused with others on the hub has one A; its B is theirs row by row, so each gets its own rows of B.
-    Raises `CheckpointError` where ours and theirs do not meet row by row (experts): such adapters can only be merged.
+    A map that is fused with others on the hub has one A; its B is theirs row by row, so each gets its own rows of B. Maps of
+    single experts are stacked. Raises `CheckpointError` where ours and theirs do not meet row by row: such adapters can only be
+    merged.
     """
     names = families.names_of(spec)[0]
-    bindings = {theirs: binding for binding in _bindings(spec, names) for theirs in binding.theirs}
+    # Adapters of experts are older than transformers' putting them in one tensor.
+    tables = (names, in_memory(spec))
+    bindings = {theirs: binding for table in tables for binding in _bindings(spec, table) for theirs in binding.theirs}
     changes: dict[str, LowRank] = {}
     saved: dict[str, Array] = {}
+    single: dict[str, LowRank] = {}
     for name, tensor in adapter.saved.items():
         binding = _of_base(bindings, names.usual(name), adapter)
         _check_shape(adapter, name, tensor.shape, binding.their_shape)
@@ -164,24 +189,46 @@ def changes_by_ours(adapter: Adapter, spec: Spec) -> tuple[dict[str, LowRank], d
             raise _cannot_lie_beside(name, adapter.path)
         saved |= ours_from(binding, [tensor.to_float32()])
     for module, change in adapter.changes.items():
-        binding = _of_base(bindings, names.usual(f"{module}.weight"), adapter)
+        name = names.usual(_tensor(module, change))
+        binding = _of_base(bindings, name, adapter)
         turned = change.embedding or _is_transposed(binding)
-        _check_shape(adapter, module, change.shape, binding.their_shape[::-1] if turned else binding.their_shape)
+        _check_shape(adapter, module, change.shape, _turned(binding.their_shape) if turned else binding.their_shape)
+        if binding.stacked:
+            single[name] = change
+            continue
         rows = _by_rows(binding, adapter.path)
         parts = ours_from(rows, [change.b])
         magnitudes = {} if change.magnitude is None else ours_from(rows, [change.magnitude])
         for ours, b in parts.items():
             changes[ours.removesuffix(".weight")] = replace(change, b=b, magnitude=magnitudes.get(ours))
+    for binding in {bindings[name].ours: bindings[name] for name in single}.values():
+        experts = [single.get(name) for name in binding.theirs]
+        changes[binding.ours[0].removesuffix(".weight")] = _stacked(experts, binding, adapter)
     return changes, saved
 
 
+def _stacked(experts: Sequence[LowRank | None], binding: Binding, adapter: Adapter) -> LowRank:
+    """The changes of single experts as one; an expert without one gets one that does nothing."""
+    first = next(change for change in experts if change is not None)
+    alike = all(c is None or (c.rank, c.scaling) == (first.rank, first.scaling) for c in experts)
+    if not alike or first.magnitude is not None or binding.whole is not None or binding.each != (None,):
+        raise _cannot_lie_beside(binding.theirs[0], adapter.path)
+    a, b = np.zeros_like(first.a), np.zeros_like(first.b)
+    return LowRank(
+        np.stack([a if change is None else change.a for change in experts]),
+        np.stack([b if change is None else change.b for change in experts]),
+        first.scaling,
+    )
+
+
 def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, LowRank]:
-    """Changes by our modules as those of the modules on the hub: the inverse of `changes_by_ours`.
+    """Changes by our modules as those of the modules in transformers: the inverse of `changes_by_ours`.
 
     Maps that are fused there become one. Where they do not share an A, those stand one below the other and the B in blocks,
-    so that the rank is the sum. Raises `CheckpointError` for a change that has no such form.
+    so that the rank is the sum. Experts are one tensor or single modules, as transformers has them. Raises `CheckpointError`
+    for a change that has no such form.
     """
-    names = families.names_of(spec)[0]
+    names = in_memory(spec)
     theirs: dict[str, LowRank] = {}
     done: set[str] = set()
     alone = _alone(spec, names)
@@ -191,6 +238,10 @@ def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, L
             continue
         done.update(present)
         parts = [changes.get(module) for module in modules]
+        if binding.stacked:
+            experts = _single(present[0], changes[present[0]], binding)
+            theirs |= {name.removesuffix(".weight"): expert for name, expert in zip(binding.theirs, experts, strict=True)}
+            continue
         rows = _by_rows(binding, modules[0])
         a, blocks, scaling = _fused(parts, binding)
         [(name, b)] = theirs_from(rows, dict(zip(binding.ours, blocks, strict=True)))
@@ -204,9 +255,17 @@ def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, L
     return theirs
 
 
+def _single(module: str, change: LowRank, binding: Binding) -> list[LowRank]:
+    """The changes of the experts of one binding, each alone."""
+    if binding.whole is not None or binding.each != (None,):
+        raise _cannot_lie_beside(binding.theirs[0], module)
+    magnitudes: Sequence[Array | None] = [None] * len(change.a) if change.magnitude is None else list(change.magnitude)
+    return [replace(change, a=a, b=b, magnitude=m) for a, b, m in zip(change.a, change.b, magnitudes, strict=True)]
+
+
 def saved_by_theirs(saved: Mapping[str, Array], spec: Spec) -> dict[str, Array]:
-    """Tensors of ours as those on the hub. Raises `CheckpointError` for a part of what is fused there."""
-    names = families.names_of(spec)[0]
+    """Tensors of ours as those in transformers. Raises `CheckpointError` for a part of what is fused there."""
+    names = in_memory(spec)
     theirs: dict[str, Array] = {}
     done: set[str] = set()
     alone = _alone(spec, names)
@@ -231,13 +290,14 @@ def _fused(parts: Sequence[LowRank | None], binding: Binding) -> tuple[Array, li
     first = present[0]
     if all(part is not None and part.scaling == first.scaling and np.array_equal(part.a, first.a) for part in parts):
         return first.a, [part.b for part in present], first.scaling
-    a, blocks, start = np.concatenate([part.a for part in present]), [], 0
+    a, blocks, start = np.concatenate([part.a for part in present], axis=-2), list[Array](), 0
+    scaling = first.scaling if all(part.scaling == first.scaling for part in present) else 1.0
     for part, shape in zip(parts, binding.shapes, strict=True):
-        blocks.append(np.zeros((shape[0], len(a)), np.float32))
+        blocks.append(np.zeros((*shape[:-1], a.shape[-2]), np.float32))
         if part is not None:
-            blocks[-1][:, start : start + part.rank] = part.scaling * part.b
+            blocks[-1][..., start : start + part.rank] = part.b if part.scaling == scaling else part.scaling / scaling * part.b
             start += part.rank
-    return a, blocks, 1.0
+    return a, blocks, scaling
 
 
 def _bindings(spec: Spec, names: Names) -> list[Binding]:
@@ -261,16 +321,19 @@ def _is_transposed(binding: Binding) -> bool:
 
 
 def _by_rows(binding: Binding, where: Path | str) -> Binding:
-    """The same binding for the rows alone: of a matrix with as many rows, (out, anything), or of a vector (out,)."""
+    """The same binding for the rows alone: of a matrix with as many rows, (out, anything), or of a vector (out,).
+
+    The rows of experts, (E, out, anything), are on the second axis.
+    """
     whole = _parts(binding.whole)[_is_transposed(binding) :]
     changes = [*whole, *(change for change in binding.each if change is not None)]
-    if binding.stacked or binding.axis or any(not _moves_rows(change) for change in changes):
+    if binding.stacked or any(not _moves_rows(change, binding.axis) for change in changes):
         raise _cannot_lie_beside(binding.theirs[0], where)
     return replace(binding, whole=Both(*whole) if whole else None)
 
 
-def _moves_rows(change: Transform) -> bool:
-    return isinstance(change, Permuted) or (isinstance(change, Interleaved) and change.axis == 0)
+def _moves_rows(change: Transform, axis: int) -> bool:
+    return (isinstance(change, Permuted) and axis == 0) or (isinstance(change, Interleaved) and change.axis == axis)
 
 
 def _cannot_lie_beside(name: str, where: Path | str) -> CheckpointError:

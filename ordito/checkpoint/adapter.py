@@ -6,6 +6,12 @@ An adapter changes linear maps W (out, in) of a base model by maps of low rank r
                                 rsLoRA, arXiv:2312.03732: s = alpha / sqrt(r)
     W' = m (W + s B A) / n      DoRA, arXiv:2402.09353: m (out,) the magnitudes, n (out,) the norms of the rows of W + s B A
 
+Experts whose weights a model keeps in one tensor (E, out, in) have E such maps, of one rank (PEFT's `target_parameters`). PEFT
+keeps their A one below the other, (E r, in), and of their B (out, r E) column k E + e is the k-th of expert e. Where several
+tensors of one module are adapted, `base_layer.` stands before the names of all but the last of them.
+
+Experts whose weights are one tensor (E, out, in) have E such maps of one rank (`adapter_experts`).
+
 It may also hold tensors that take the place of the base's: whole modules (`modules_to_save`) and biases. Names are those of the
 base model in transformers: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
 """
@@ -23,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ordito.checkpoint.adapter_experts import PARAMETERS, changed_tensors, packed, unpacked, wrapped
 from ordito.checkpoint.export import write_json
 from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
@@ -48,7 +55,7 @@ _FLOATS = ("f32", "bf16", "f16")
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 _UNSUPPORTED = (
     "alora_invocation_tokens arrow_config enable_lora kasa_config layer_replication lora_bias monteclora_config "
-    "target_parameters trainable_token_indices use_bdlora use_qalora velora_config"
+    "trainable_token_indices use_bdlora use_qalora velora_config"
 ).split()
 _IRRELEVANT = frozenset(
     # Bookkeeping, training, and which modules get maps: that, the tensors say themselves.
@@ -62,7 +69,8 @@ _IRRELEVANT = frozenset(
 class LowRank:
     """The change of one linear map W (out, in): `a` (r, in), `b` (out, r), `scaling`; `magnitude` (out,) makes it DoRA's.
 
-    An `embedding` is a linear map of one-hot tokens: its table (V, D) is W transposed.
+    An `embedding` is a linear map of one-hot tokens: its table (V, D) is W transposed. Of experts everything is `stacked`: `a`
+    (E, r, in), `b` (E, out, r), `magnitude` (E, out) for W (E, out, in).
     """
 
     a: Array
@@ -74,12 +82,17 @@ class LowRank:
     @property
     def rank(self) -> int:
         """r."""
-        return len(self.a)
+        return self.a.shape[-2]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Of W: (out, in)."""
-        return len(self.b), self.a.shape[1]
+    def stacked(self) -> bool:
+        """Whether it is of E experts."""
+        return self.a.ndim == 3
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of W: (out, in), or (E, out, in)."""
+        return *self.b.shape[:-1], self.a.shape[-1]
 
     def merged(self, weight: Array) -> Array:
         """W' of W."""
@@ -87,7 +100,7 @@ class LowRank:
         changed *= np.float32(self.scaling)
         changed += weight
         if self.magnitude is not None:
-            changed *= (self.magnitude / np.linalg.norm(changed, axis=1))[:, None]
+            changed *= (self.magnitude / np.linalg.norm(changed, axis=-1))[..., None]
         return changed
 
 
@@ -95,7 +108,8 @@ class LowRank:
 class Adapter:
     """An adapter, read: `changes` by the name of the module, `saved` tensors that take the place of the base's, by their name.
 
-    Names are the base model's in transformers. `base` is what the adapter says it was trained on.
+    Changes of stacked experts go by the name of the tensor. Names are the base model's in transformers. `base` is what the
+    adapter says it was trained on.
     """
 
     path: Path
@@ -125,14 +139,18 @@ def open_adapter(path: Path) -> Adapter:
             start,
             "a start that leaves the base as it is; save the adapter again with path_initial_model_for_weight_conversion",
         )
-    scalings = _Scalings(config)
+    scalings, targets = _Scalings(config), _stacked_targets(config)
     _check_types(config)
     base = config.text("base_model_name_or_path", None) or None
     if base and len(base) > 500:
         raise config.fail("base_model_name_or_path", base, "the name of a model")
     config.finish(_IRRELEVANT)
     found, saved = _sorted_tensors(path)
-    changes = {module: _low_rank(parts, scalings, module, f"{path}: {shown(module)}") for module, parts in found.items()}
+    stacks = changed_tensors(found, targets)
+    changes = {}
+    for module, parts in found.items():
+        name = stacks.get(module, module)
+        changes[name] = _low_rank(parts, scalings, name, f"{path}: {shown(name)}", stacked=module in stacks)
     return Adapter(path, base, changes, saved)
 
 
@@ -151,6 +169,14 @@ def _check_types(config: Reader) -> None:
     config.choice("bias", {"none": 0, "all": 0, "lora_only": 0}, "none")
     config.flag("use_dora", False)
     config.flag("fan_in_fan_out", False)  # the base's names tell it, module by module: PEFT keeps the flag of the last one
+
+
+def _stacked_targets(config: Reader) -> list[str]:
+    targets = list(config.items("target_parameters", None) or ())
+    for target in targets:
+        if not isinstance(target, str) or target.rpartition(".")[2] not in PARAMETERS:
+            raise config.fail("target_parameters", target, f"ends of names that end in {' or '.join(PARAMETERS)}")
+    return targets
 
 
 class _Scalings:
@@ -230,7 +256,7 @@ def _split(name: str) -> tuple[str, str]:
     return ".".join(word for word in words if word not in ("base_layer", "modules_to_save", "default")), ""
 
 
-def _low_rank(parts: Mapping[str, StoredTensor], scalings: _Scalings, module: str, where: str) -> LowRank:
+def _low_rank(parts: Mapping[str, StoredTensor], scalings: _Scalings, module: str, where: str, stacked: bool) -> LowRank:
     """One module's change; its tensors fit each other and the configuration."""
     embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
@@ -240,11 +266,15 @@ def _low_rank(parts: Mapping[str, StoredTensor], scalings: _Scalings, module: st
         raise CheckpointError(f"{where} has {min(unexpected)} beside {names[0]}, expected one of the two kinds")
     rank, scaling = scalings.of(module)
     a, b = (parts[name] for name in names)
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
+    rows = a.shape[0] if stacked and a.shape[0] % rank == 0 else rank
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rows or b.shape[1] != rows:
+        times = " times the number of experts" if stacked else ""
         raise CheckpointError(
             f"{where}: {names[0]} has shape {list(a.shape)} and {names[1]} {list(b.shape)}, expected [{rank}, in] and "
-            f"[out, {rank}] by the rank in {CONFIG}"
+            f"[out, {rank}] by the rank in {CONFIG}{times}"
         )
+    if stacked:
+        return LowRank(*unpacked(a.to_float32(), b.to_float32(), rank), scaling)
     magnitude = parts.get("lora_magnitude_vector")
     if magnitude is not None and magnitude.shape != b.shape[:1]:
         raise CheckpointError(f"{where}: lora_magnitude_vector has shape {list(magnitude.shape)}, expected [{b.shape[0]}]")
@@ -265,13 +295,13 @@ def write_adapter(
 ) -> None:
     """Write an adapter that PEFT reads: `changes` by the base's name of the module, `saved` by the base's name of the tensor.
 
-    Raises `ConfigError` if some changes are DoRA's and some are not, `OrditoError` if the folder cannot be written.
+    Changes of stacked experts go by the name of the tensor. Raises `ConfigError` if there are no changes, or such as PEFT has
+    no form for, `OrditoError` if the folder cannot be written.
     """
-    if not changes:
-        raise ConfigError(f"{folder}: an adapter without a single change cannot be written")
-    dora = {change.magnitude is not None for change in changes.values()}
-    if len(dora) > 1:
-        raise ConfigError(f"{folder}: some changes have magnitudes and some have none, expected all or none of them")
+    if reason := why_not_written(changes):
+        raise ConfigError(f"{folder}: {reason}")
+    dora = any(change.magnitude is not None for change in changes.values())
+    stacks = wrapped([name for name, change in changes.items() if change.stacked])
     saved = saved or {}
     whole = {name.removesuffix(".weight") for name in saved if name.endswith(".weight")} - changes.keys()
     rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
@@ -285,11 +315,12 @@ def write_adapter(
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "target_modules": sorted(changes),
+        "target_modules": sorted(changes.keys() - stacks.keys()),
+        "target_parameters": sorted(stacks) or None,
         "rank_pattern": {f"^{re.escape(m)}": change.rank for m, change in changes.items() if change.rank != rank},
         "alpha_pattern": {f"^{re.escape(m)}": value for m, value in alphas.items() if value != alpha},
         "use_rslora": False,
-        "use_dora": dora == {True},
+        "use_dora": dora,
         "fan_in_fan_out": False,  # where a map is stored (in, out), PEFT sets it itself
         "bias": "none" if {name.rpartition(".")[0] for name in saved} <= whole | changes.keys() else "all",
         "modules_to_save": sorted(whole) or None,
@@ -297,7 +328,9 @@ def write_adapter(
     tensors: dict[str, Array] = {}
     for module, change in changes.items():
         a, b = ("lora_embedding_A", "lora_embedding_B") if change.embedding else ("lora_A.weight", "lora_B.weight")
-        tensors |= {f"{PREFIX}{module}.{a}": change.a, f"{PREFIX}{module}.{b}": change.b}
+        values = packed(change.a, change.b) if change.stacked else (change.a, change.b)
+        before = PREFIX + stacks.get(module, module)
+        tensors |= {f"{before}.{a}": values[0], f"{before}.{b}": values[1]}
         if change.magnitude is not None:
             tensors[f"{PREFIX}{module}.lora_magnitude_vector"] = change.magnitude
     for name, array in saved.items():
@@ -309,3 +342,18 @@ def write_adapter(
         write_json(folder / CONFIG, config)
     except OSError as error:
         raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+def why_not_written(changes: Mapping[str, LowRank]) -> str | None:
+    """What is against writing changes, by the base's names, for PEFT to read; None if nothing is."""
+    dora = {change.magnitude is not None for change in changes.values()}
+    stacks = [name for name, change in changes.items() if change.stacked]
+    if not changes:
+        return "an adapter without a single change cannot be written"
+    if dora == {True} and stacks:
+        return f"PEFT has no magnitudes (DoRA) of experts that are one tensor, as {stacks[0]} is"
+    if len(dora) > 1:
+        return "some changes have magnitudes and some have none, expected all or none of them"
+    if unknown := [name for name in stacks if name.rpartition(".")[2] not in PARAMETERS]:
+        return f"PEFT's files can say which experts' tensor is meant of {' and '.join(PARAMETERS)} only, not of {unknown[0]}"
+    return None

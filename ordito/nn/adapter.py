@@ -6,8 +6,9 @@ The transformer keeps its modules, its tensors and their names. A linear map tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,33 +18,69 @@ from torch import Tensor, nn
 
 from ordito.checkpoint.adapter import LowRank
 from ordito.errors import OrditoError, did_you_mean
-from ordito.nn.feedforward import Router
-from ordito.nn.norm import Linear, Table
+from ordito.nn.feedforward import Router, StackedLinear
+from ordito.nn.nf4 import Nf4Linear, Nf4StackedLinear
+from ordito.nn.norm import Beside, Linear, Table
 from ordito.nn.transformer import Head, Transformer
 
 
 class LowRankMap(nn.Module):
-    """`LowRank` beside a linear map: a (R, in), b (out, R), magnitude (out,)."""
+    """`LowRank` beside a linear map: a (R, in), b (out, R), magnitude (out,); beside E stacked maps each with an axis E before.
 
-    def __init__(self, change: LowRank, dtype: torch.dtype) -> None:
+    In training a share `dropout` of what the maps of low rank see is dropped; ids of tokens are not.
+    """
+
+    def __init__(self, change: LowRank, dtype: torch.dtype, dropout: float = 0.0) -> None:
         super().__init__()
-        self.scaling, self.embedding = change.scaling, change.embedding
+        self.scaling, self.embedding, self.dropout = change.scaling, change.embedding, dropout
         self.a, self.b = _parameter(change.a, dtype), _parameter(change.b, dtype)
         self.magnitude = None if change.magnitude is None else _parameter(change.magnitude, dtype)
 
-    def forward(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """W' x + bias, (..., out), of y = W x + bias; an embedding's x are ids (...), its weight is W transposed.
+    def forward(self, x: Tensor, y: Tensor, weight: Callable[[], Tensor], bias: Tensor | None = None) -> Tensor:
+        """W' x + bias, (n, out), of y = W x + bias, in whose memory it is made; an embedding's x are ids (n,), its weight is W
+        transposed."""
+        return self._changed(self.a, self.b, self.magnitude, x, y, weight, bias)
 
-        The norms of DoRA count as constants when gradients are taken, as in its paper (section 4.3).
+    def each(self) -> list[Beside]:
+        """What lies beside each of E stacked maps."""
+        magnitudes = [None] * len(self.a) if self.magnitude is None else self.magnitude.unbind()
+        parts = zip(self.a.unbind(), self.b.unbind(), magnitudes, strict=True)
+        return [partial(self._changed, a, b, magnitude) for a, b, magnitude in parts]
+
+    def _changed(
+        self,
+        a: Tensor,
+        b: Tensor,
+        magnitude: Tensor | None,
+        x: Tensor,
+        y: Tensor,
+        weight: Callable[[], Tensor],
+        bias: Tensor | None,
+    ) -> Tensor:
+        drops = self.training and self.dropout > 0 and not self.embedding
+        seen = F.dropout(x, self.dropout) if drops else x
+        low = (F.embedding(seen, a.T) if self.embedding else F.linear(seen, a)).to(y.dtype)
+        if magnitude is None:
+            return y.addmm_(low, b.T.to(y.dtype), alpha=self.scaling)
+        w = weight()
+        gain = (magnitude / self._norms(a, b, w)).to(y.dtype)
+        if drops:
+            # As in PEFT: W sees all of x once, and in what the gain adds it sees what B A sees.
+            return y + torch.addmm((gain - 1) * F.linear(seen, w), low, (gain[:, None] * b).T, alpha=self.scaling)
+        y.addmm_(low, b.T.to(y.dtype), alpha=self.scaling)
+        return gain * y if bias is None else torch.addcmul((1 - gain) * bias, y, gain)
+
+    @torch.no_grad()
+    def _norms(self, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        """Of the rows of W + s B A, (out,): |w|^2 + 2 s b A w + s^2 b A A^T b^T of a row w, which never makes the sum itself.
+
+        They count as constants when gradients are taken, as in DoRA's paper (arXiv:2402.09353, section 4.3).
         """
-        low = F.embedding(x, self.a.T) if self.embedding else F.linear(x, self.a)
-        y = y + self.scaling * F.linear(low, self.b)
-        if self.magnitude is None:
-            return y
-        with torch.no_grad():
-            norm = ((weight.T if self.embedding else weight) + self.scaling * (self.b @ self.a)).norm(dim=1)
-        gain = self.magnitude / norm
-        return gain * y if bias is None else gain * (y - bias) + bias
+        w, s = weight.T if self.embedding else weight, self.scaling
+        own = torch.linalg.vector_norm(w, dim=1, dtype=torch.float32).square()
+        cross = ((w @ a.T) * b).sum(dim=1, dtype=torch.float32)
+        added = ((b @ (a @ a.T)) * b).sum(dim=1, dtype=torch.float32)
+        return (own + 2 * s * cross + s * s * added).clamp(min=0).sqrt().to(b.dtype)
 
     def change(self) -> LowRank:
         """What it is now, as arrays."""
@@ -71,10 +108,17 @@ class Adapters(nn.Module):
         """Of the adapters that were added."""
         return list(self._maps)
 
-    def add(self, name: str, changes: Mapping[str, LowRank], saved: Mapping[str, np.ndarray] | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        changes: Mapping[str, LowRank],
+        saved: Mapping[str, np.ndarray] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         """Add an adapter, switched off: `changes` by canonical module, `saved` by canonical tensor.
 
-        Raises `OrditoError` if the name is taken or cannot be one, or if a module cannot have a map beside it.
+        One array that is saved under two names is one parameter (a tied embedding and head). Raises `OrditoError` if the name
+        is taken or cannot be one, or if a module cannot have a map beside it.
         """
         if name in self._maps or not name.isidentifier() or hasattr(self, name):
             raise OrditoError(f"{name!r} cannot be the name of another adapter, expected a word that is not {self.names}")
@@ -84,8 +128,9 @@ class Adapters(nn.Module):
             _check_fits(base, path, change)
         if unknown := sorted({*(saved or ())} - base.spec.tensors().keys() - {"head.weight"}):
             raise OrditoError(f"{unknown[0]!r} is no tensor of the base{did_you_mean(unknown[0], base.spec.tensors())}")
-        self._maps[name] = {path: LowRankMap(change, dtype) for path, change in changes.items()}
-        self._saved[name] = {path: _parameter(array, dtype) for path, array in (saved or {}).items()}
+        self._maps[name] = {path: LowRankMap(change, dtype, dropout) for path, change in changes.items()}
+        once = {id(array): _parameter(array, dtype) for array in (saved or {}).values()}
+        self._saved[name] = {path: once[id(array)] for path, array in (saved or {}).items()}
         self.add_module(name, tree := nn.Module())
         for path, low_rank in self._maps[name].items():
             _plant(tree, path, low_rank)
@@ -128,17 +173,67 @@ class Adapters(nn.Module):
         """The changes of an adapter as they are now, by canonical module."""
         return {path: low_rank.change() for path, low_rank in self._maps[name].items()}
 
+    def saved(self, name: str) -> dict[str, np.ndarray]:
+        """The tensors of an adapter that take the place of the base's, as they are now, by canonical name."""
+        once = {id(parameter): _array(parameter) for parameter in self._saved[name].values()}
+        return {path: once[id(parameter)] for path, parameter in self._saved[name].items()}
+
+    def merged(self, name: str) -> dict[str, Tensor]:
+        """The weights of the base that an adapter changes, with its changes, in fp32, by canonical name. The base stays.
+
+        A tied head that is changed has a weight of its own then, `head.weight`.
+        """
+        base = self.transformer[0]
+        with self.using(None):
+            weights = {path: weight_of(base.get_submodule(path)).detach().float() for path in self._maps[name]}
+        merged = {path: torch.from_numpy(array) for path, array in self.saved(name).items()}
+        for path, change in self.changes(name).items():
+            weight = _array(weights[path])
+            changed = change.merged(weight.T).T if change.embedding else change.merged(weight)
+            merged[f"{path}.weight"] = torch.from_numpy(np.ascontiguousarray(changed)).to(weights[path].device)
+        return merged
+
+    @contextmanager
+    def merging(self) -> Iterator[None]:
+        """While this lasts, the adapter that is on is merged into the base, which is faster; then all is as it was, to the bit.
+
+        Maps beside NF4 stay beside it.
+        """
+        base, name = self.transformer[0], self.active
+        assert name is not None, "no adapter is on"
+        before = {}
+        for path, tensor in self.merged(name).items():
+            module = path.removesuffix(".weight")
+            if module in self._maps[name] and not isinstance(base.get_submodule(module), (Nf4Linear, Nf4StackedLinear)):
+                dtype = self._maps[name][module].a.dtype
+                before[path] = _put(base, path, nn.Parameter(tensor.to(dtype), requires_grad=False))
+                _lay(base, module)
+        try:
+            yield
+        finally:
+            for path, parameter in before.items():
+                module = path.removesuffix(".weight")
+                _put(base, path, parameter)
+                _lay(base, module, self._maps[name][module])
+
 
 def _check_fits(base: Transformer, path: str, change: LowRank) -> None:
     modules = dict(base.named_modules())
     module = modules.get(path)
-    if not isinstance(module, (Linear, Table, Head)) or isinstance(module, Router):
+    if not isinstance(module, (Linear, StackedLinear, Table, Head)) or isinstance(module, Router):
         kind = "no such module" if module is None else f"a {type(module).__name__}"
         raise OrditoError(f"nothing can lie beside {path!r}, which is {kind}{did_you_mean(path, modules)}; merge the adapter")
+    shapes = base.spec.tensors()
+    shape = shapes.get(f"{path}.weight", shapes[f"{base.spec.embedding.name}.tokens.weight"])  # a tied head's
+    if change.shape != (shape[::-1] if change.embedding else shape):
+        raise OrditoError(f"the change of {path!r} is of {change.shape}, but the base's weight is of {shape}")
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Of a map or a table; of a tied head, the one that it is lent."""
     weight = module.lender[0].weight if isinstance(module, Head) and module.weight is None else module.weight
-    assert weight is not None
-    if change.shape != (tuple(weight.shape[::-1]) if change.embedding else tuple(weight.shape)):
-        raise OrditoError(f"the change of {path!r} is of {change.shape}, but the base's weight is of {tuple(weight.shape)}")
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _is_tied(base: Transformer) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from ordito import spec
 from ordito.nn.capacity import fits, texts_of
-from ordito.nn.norm import ACTIVATIONS, Linear, gelu_sigmoid
+from ordito.nn.norm import ACTIVATIONS, Beside, Linear, gelu_sigmoid
 from ordito.nn.step import Step
 
 
@@ -45,8 +45,17 @@ def activate(block: spec.FeedForward, up: Tensor, gate: Tensor | None) -> Tensor
     return act(gate) * (up + block.up_offset if block.up_offset else up)
 
 
+class BesideEach(Protocol):
+    """What lies beside stacked maps."""
+
+    def each(self) -> Sequence[Beside]:
+        """What lies beside each of them."""
+
+
 class StackedLinear(nn.Module):
-    """E linear maps of one shape: weight (E, out, in), bias (E, out)."""
+    """E linear maps of one shape: weight (E, out, in), bias (E, out). Adapters may lie `beside` them."""
+
+    beside: tuple[BesideEach, ...] = ()
 
     def __init__(self, n: int, d_in: int, d_out: int, bias: bool) -> None:
         super().__init__()
@@ -55,9 +64,22 @@ class StackedLinear(nn.Module):
 
     def each(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """The first `counts[0]` rows of x through the first map, the next through the second, ...: (n, in) -> (n, out)."""
+        plain, beside = self.plain(), [maps.each() for maps in self.beside]
+
+        def expert(e: int, x_n: Tensor) -> Tensor:
+            y_n = plain(e, x_n)
+            for maps in beside:
+                y_n = maps[e](x_n, y_n, lambda: self.weight[e], None if self.bias is None else self.bias[e])
+            return y_n
+
+        return apart(expert, x, counts)
+
+    def plain(self) -> Callable[[int, Tensor], Tensor]:
+        """(e, x (n, in)) -> (n, out), by the e-th map, without what lies beside it."""
         # Taken apart at once: the gradient of weight[e] is as large as that of the whole, and would be made E times.
-        weights, biases = self.weight.unbind(), [None] * len(counts) if self.bias is None else self.bias.unbind()
-        return apart(lambda e, x_n: nn.functional.linear(x_n, weights[e], biases[e]), x, counts)
+        weights = self.weight.unbind()
+        biases = [None] * len(weights) if self.bias is None else self.bias.unbind()
+        return lambda e, x_n: nn.functional.linear(x_n, weights[e], biases[e])
 
 
 def apart(expert: Callable[[int, Tensor], Tensor], x: Tensor, counts: Sequence[int]) -> Tensor:

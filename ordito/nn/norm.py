@@ -27,8 +27,8 @@ ACTIVATIONS: dict[spec.Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
-Beside = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""What lies beside a map: (x, y = W x + b, W, b) -> another y."""
+Beside = Callable[[Tensor, Tensor, Callable[[], Tensor], Tensor | None], Tensor]
+"""What lies beside a map: (x (n, in), y = W x + b (n, out), how W is had, b) -> another y, in whose memory it may be made."""
 
 
 class Linear(nn.Linear):
@@ -39,12 +39,19 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Nothing: values that are about to be replaced cost time."""
 
+    def plain(self, x: Tensor) -> Tensor:
+        """W x + b, without what lies beside it."""
+        return super().forward(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        y = super().forward(x)
+        if not self.beside:
+            return self.plain(x)
+        x_ni = x.reshape(-1, self.in_features)
+        y_no = self.plain(x_ni)
         for adapt in self.beside:
-            y = adapt(x, y, self.weight, self.bias)
-        return y
+            y_no = adapt(x_ni, y_no, lambda: self.weight, self.bias)
+        return y_no.view(*x.shape[:-1], self.out_features)
 
 
 class Table(nn.Embedding):
@@ -57,10 +64,12 @@ class Table(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., D)."""
-        rows = super().forward(ids)
+        if not self.beside:
+            return super().forward(ids)
+        rows_nD = super().forward(ids.flatten())
         for adapt in self.beside:
-            rows = adapt(ids, rows, self.weight, None)
-        return rows
+            rows_nD = adapt(ids.flatten(), rows_nD, lambda: self.weight, None)
+        return rows_nD.view(*ids.shape, self.embedding_dim)
 
 
 class Norm(nn.Module):

@@ -55,9 +55,11 @@ class Head(nn.Module):
         """(..., D) -> (..., V)."""
         weight = self.lender[0].weight if self.weight is None else self.weight
         scaled = hidden_BTD if self.block.scale == 1.0 else hidden_BTD * self.block.scale
-        logits = nn.functional.linear(scaled, weight, self.bias)
+        rows_nD = scaled.reshape(-1, scaled.shape[-1])
+        logits_nV = nn.functional.linear(rows_nD, weight, self.bias)
         for adapt in self.beside:
-            logits = adapt(scaled, logits, weight, self.bias)
+            logits_nV = adapt(rows_nD, logits_nV, lambda: weight, self.bias)
+        logits = logits_nV.view(*scaled.shape[:-1], len(weight))
         cap = self.block.softcap
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)

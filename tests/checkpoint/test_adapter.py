@@ -100,7 +100,7 @@ def test_what_was_written_is_read(adapter, base):
         ({"base_model_name_or_path": "a" * 501}, "expected the name of a model"),
         ({"alpha_pattern": {f"m{i}": 1 for i in range(4097)}}, "expected at most 4096"),
         ({"lora_bias": True}, "lora_bias is True, expected none: this variant"),
-        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
+        ({"target_parameters": ["mlp.router.weight"]}, "target_parameters is 'mlp.router.weight', expected ends of names"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', expected a start that leaves the base as it is"),
     ],
 )
@@ -207,7 +207,7 @@ def test_parts_of_a_fused_map_are_written_as_one(adapter, base):
         assert np.allclose(merged.read(f"{name}.weight"), expected, atol=1e-5)
 
 
-def test_the_map_of_one_expert_is_merged_but_cannot_lie_beside(adapter, tmp_path):
+def test_the_map_of_one_expert_is_merged_and_stacked_with_others_that_do_nothing(adapter, tmp_path):
     config = {"model_type": "mixtral", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
     spec = spec_from_config(config | {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 3})
     write_folder(tmp_path / "moe", spec, {name: floats(*shape) for name, shape in spec.tensors().items()})
@@ -217,8 +217,9 @@ def test_the_map_of_one_expert_is_merged_but_cannot_lie_beside(adapter, tmp_path
     expected = base.read(name).copy()
     expected[1] = change.merged(expected[1])
     assert np.array_equal(adapted(base, open_adapter(adapter)).read(name), expected)
-    with pytest.raises(OrditoError, match=r"cannot lie beside the base's map; merge it \(merge=True\)"):
-        changes_by_ours(open_adapter(adapter), spec)
+    stacked = changes_by_ours(open_adapter(adapter), spec)[0]["layers.0.mlp.experts.gate"]
+    assert stacked.shape == (3, 12, 8)
+    assert np.array_equal(stacked.merged(base.read(name)), expected)
 
 
 def test_what_the_hub_has_no_form_for_is_not_written(adapter):

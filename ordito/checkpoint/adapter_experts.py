@@ -1,0 +1,64 @@
+"""How PEFT keeps low-rank maps of experts whose weights are one tensor (`target_parameters`): names and shapes.
+
+transformers holds the weights of all experts of a layer in two tensors, `experts.gate_up_proj` and `experts.down_proj`. The
+E maps of one tensor, of rank r each, are a lora_A (E r, in), one below the other, and a lora_B (out, r E), whose column
+k E + e is the k-th of expert e. The tensors' own names are not in the file: PEFT wraps the module `experts` once for each of
+them, in the order of the module, so `base_layer.` stands before the tensors of all but the last (`ParamWrapper` of PEFT's
+lora/layer.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+PARAMETERS = ("gate_up_proj", "down_proj")
+"""What holds the experts, in the order in which transformers' modules have it."""
+
+_INSIDE = ".base_layer"
+
+
+def changed_tensors(modules: Iterable[str], targets: Sequence[str]) -> dict[str, str]:
+    """The tensor that the low-rank tensors of a module change: `...experts.base_layer` -> `...experts.gate_up_proj`.
+
+    `targets` are ends of names of tensors. Modules that are not experts' are left out.
+    """
+    found = {}
+    for module in modules:
+        stem = re.sub(rf"({re.escape(_INSIDE)})+$", "", module)
+        depth = (len(module) - len(stem)) // len(_INSIDE)
+        names = [name for part in PARAMETERS if _is_target(name := f"{stem}.{part}", targets)]
+        if depth < len(names):
+            found[module] = names[-1 - depth]
+    return found
+
+
+def _is_target(name: str, targets: Sequence[str]) -> bool:
+    return any(f".{name}".endswith(f".{target}") for target in targets)
+
+
+def wrapped(tensors: Sequence[str]) -> dict[str, str]:
+    """The inverse: `...experts.gate_up_proj` -> `...experts.base_layer`."""
+    ordered = sorted(tensors, key=lambda name: PARAMETERS.index(name.rpartition(".")[2]))
+    found = {}
+    for number, name in enumerate(ordered):
+        stem = name.rpartition(".")[0]
+        outside = sum(other.rpartition(".")[0] == stem for other in ordered[number + 1 :])
+        found[name] = stem + _INSIDE * outside
+    return found
+
+
+def unpacked(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
+    """Theirs, (E r, in) and (out, r E), as ours, (E, r, in) and (E, out, r)."""
+    b_orE = b.reshape(len(b), rank, -1)
+    return a.reshape(-1, rank, a.shape[1]), np.ascontiguousarray(b_orE.transpose(2, 0, 1))
+
+
+def packed(a: Array, b: Array) -> tuple[Array, Array]:
+    """The inverse of `unpacked`."""
+    return a.reshape(-1, a.shape[2]), np.ascontiguousarray(b.transpose(1, 2, 0)).reshape(b.shape[1], -1)

@@ -1,0 +1,169 @@
+"""Adapters in training: fresh maps beside a frozen base, written as PEFT's files, or merged for export."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ordito.checkpoint.adapted import changes_by_theirs, is_tied, saved_by_theirs
+from ordito.checkpoint.adapter import LowRank, why_not_written, write_adapter
+from ordito.errors import CheckpointError, ConfigError, OrditoWarning, did_you_mean
+from ordito.nn.adapter import Adapters, weight_of
+from ordito.nn.feedforward import Router, StackedLinear
+from ordito.nn.nf4 import Nf4, quantize_linears
+from ordito.nn.norm import Dense, Linear, Table
+from ordito.nn.transformer import Head, Transformer
+from ordito.spec import Spec
+from ordito.train.config import LowRankSettings
+
+Kind = Literal["lora", "dora", "qlora"]
+
+NAME = "trained"
+"""Of the adapter that `attach` makes."""
+
+
+def attach(module: Transformer, settings: LowRankSettings, kind: Kind, seed: int) -> Adapters:
+    """Freeze a transformer and lay fresh maps beside it, which change nothing yet; qlora first puts its linear maps into NF4.
+
+    A is uniform in +-1 / sqrt(in) and B zero, DoRA's magnitudes are the norms of the rows of W; beside an embedding A is zero
+    and B standard normal (PEFT's starts). Each map's numbers depend on the seed and its own name alone. Raises `ConfigError` if
+    a target names nothing, is also saved, or cannot be written for PEFT, which is better known before training than after.
+    """
+    spec, table = module.spec, f"{module.spec.embedding.name}.tokens"
+    layers = _layer_maps(module)
+    known = {
+        path: part
+        for path, part in module.named_modules()
+        if path == table or (isinstance(part, (Linear, StackedLinear, Head)) and not isinstance(part, Router))
+    }
+    chosen = _chosen(known, layers, settings.targets, "targets")
+    saved = _saved(module, settings.saved)
+    if both := [path for path in chosen if f"{path}.weight" in saved]:
+        raise ConfigError(f"lora: {both[0]} is among targets and saved: it is trained whole, or by a map beside it, not both")
+    scaling = settings.alpha / (math.sqrt(settings.rank) if settings.root else settings.rank)
+    changes = {
+        path: _fresh(known[path], path, settings.rank, scaling, seed, dora=kind == "dora") for path in known if path in chosen
+    }
+    _check_writable(changes, spec)
+    if kind == "qlora":
+        quantize_linears(module, [path for path in layers if f"{path}.weight" not in saved])
+    adapters = Adapters(module)
+    adapters.add(NAME, changes, saved, settings.dropout)
+    adapters.use(NAME)
+    return adapters
+
+
+def write(adapters: Adapters, folder: Path, spec: Spec, base_name: str) -> None:
+    """Write the adapter that is on as PEFT's folder. Raises as `write_adapter` does."""
+    assert adapters.active is not None, "no adapter is on"
+    task = "SEQ_2_SEQ_LM" if spec.encoder else "CAUSAL_LM" if spec.head else "FEATURE_EXTRACTION"
+    changes = changes_by_theirs(adapters.changes(adapters.active), spec)
+    saved = saved_by_theirs(adapters.saved(adapters.active), spec)
+    write_adapter(folder, changes, base=base_name, saved=saved, task=task)
+
+
+def merged(module: Transformer, adapters: Adapters) -> dict[str, Tensor]:
+    """Every tensor of the model by canonical name, in fp32, with the adapter that is on merged in; nothing is changed here.
+
+    A tied head that the adapter parts from its embedding is `head.weight` (`with_own_head` makes such a spec). Warns
+    (`OrditoWarning`) of an adapter that changes nothing, and of weights that had to be taken from NF4.
+    """
+    name = adapters.active
+    assert name is not None, "no adapter is on"
+    changed = adapters.merged(name)
+    with adapters.using(None):
+        tensors = {path: _tensor(module, path) for path in module.spec.tensors()}
+        table = f"{module.spec.embedding.name}.tokens.weight"
+        if is_tied(module.spec) and {table, "head.weight"} & changed.keys():
+            tensors["head.weight"] = tensors[table]
+        moved = math.sqrt(sum(float((changed[path] - tensors[path]).square().sum()) for path in changed))
+        norm = math.sqrt(sum(float(tensors[path].square().sum()) for path in changed))
+    if moved == 0:
+        warnings.warn("the adapter changes nothing: what is merged is the base", OrditoWarning, stacklevel=2)
+    elif any(isinstance(part, Nf4) for part in module.modules()):
+        warnings.warn(
+            f"the adapter was trained beside weights in NF4 and is merged into these, dequantized; it moves them by "
+            f"{moved / norm:.2%} of their norm",
+            OrditoWarning,
+            stacklevel=2,
+        )
+    tensors |= changed
+    if "head.weight" in tensors and is_tied(module.spec) and torch.equal(tensors["head.weight"], tensors[table]):
+        del tensors["head.weight"]
+    return tensors
+
+
+def _tensor(module: Transformer, path: str) -> Tensor:
+    owner, _, name = path.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(owner), name)
+    return tensor.detach().float()
+
+
+def _layer_maps(module: Transformer) -> list[str]:
+    """The linear maps of all layers, experts' included, without routers; transformers has no modules that look ahead."""
+    return [
+        path
+        for path, part in module.named_modules()
+        if isinstance(part, (Linear, StackedLinear)) and not isinstance(part, (Router, Dense)) and not path.startswith("ahead.")
+    ]
+
+
+def _chosen(known: Iterable[str], layers: Iterable[str], targets: Iterable[str], setting: str) -> set[str]:
+    """The modules that targets mean: all maps of the layers (linear), or a part of a name between dots (q, mlp, layers.3)."""
+    known, found = list(known), set[str]()
+    for target in targets:
+        means = set(layers) if target == "linear" else {path for path in known if f".{target}." in f".{path}."}
+        if not means:
+            words = sorted({word for path in known for word in path.split(".") if not word.isdigit()})
+            raise ConfigError(
+                f"lora.{setting}: got {target!r}, which is no module's name here, expected some of {', '.join(words)}"
+                f"{did_you_mean(target, words)}"
+            )
+        found |= means
+    return found
+
+
+def _saved(module: Transformer, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Copies of the tensors of modules that are trained whole. A tied head and its embedding stay one tensor."""
+    owners: dict[str, list[str]] = {}
+    for path in module.spec.tensors():
+        owners.setdefault(path.rpartition(".")[0], []).append(path)
+    table = f"{module.spec.embedding.name}.tokens"
+    tied = is_tied(module.spec)
+    chosen = _chosen([*owners, "head"] if tied else owners, (), names, "saved")
+    saved = {path: _tensor(module, path).cpu().numpy().copy() for owner in owners if owner in chosen for path in owners[owner]}
+    if tied and {table, "head"} & chosen:
+        saved[f"{table}.weight"] = _tensor(module, f"{table}.weight").cpu().numpy().copy()
+        saved["head.weight"] = saved[f"{table}.weight"]
+    return saved
+
+
+def _fresh(part: nn.Module, path: str, rank: int, scaling: float, seed: int, *, dora: bool) -> LowRank:
+    """A map that changes nothing yet."""
+    weight, embedding = weight_of(part).detach(), isinstance(part, Table)
+    *experts, d_out, d_in = weight.T.shape if embedding else weight.shape
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:7], "big"))
+    a, b = torch.zeros(*experts, rank, d_in), torch.zeros(*experts, d_out, rank)
+    if embedding:
+        b.normal_(generator=generator)
+    else:
+        a.uniform_(-(d_in**-0.5), d_in**-0.5, generator=generator)  # kaiming_uniform with a = sqrt(5)
+    magnitude = weight.float().norm(dim=0 if embedding else -1).cpu().numpy() if dora else None
+    return LowRank(a.numpy(), b.numpy(), scaling, magnitude, embedding)
+
+
+def _check_writable(changes: Mapping[str, LowRank], spec: Spec) -> None:
+    try:
+        reason = why_not_written(changes_by_theirs(changes, spec))
+    except CheckpointError as error:
+        reason = str(error)
+    if reason:
+        raise ConfigError(f"lora.targets: this adapter could not be written for PEFT: {reason}; choose other targets, or lora")
