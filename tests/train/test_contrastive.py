@@ -116,7 +116,7 @@ def test_what_is_trained_is_what_embedding_gives(folder):
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.nn.runtime import TorchRuntime
 
-    context, task, batch = made(folder, pooling="last")
+    context, _, batch = made(folder, pooling="last")
     vectors = pooled(Forward(context.module, batch), context.module.spec.pooling)
     runtime = TorchRuntime(open_checkpoint(folder))
     runtime.spec = runtime.module.spec = context.module.spec

@@ -96,7 +96,7 @@ def test_what_the_teacher_said_stands_beside_the_token_that_it_said_it_of(folder
 
 
 def test_prepared_data_needs_no_teacher(folder, teacher, tmp_path):
-    _, task, batch = made(folder, teacher, top_k=3, alpha=0.5)
+    *_, batch = made(folder, teacher, top_k=3, alpha=0.5)
     context = context_of(folder, "distill", distill={"teacher": str(tmp_path / "gone"), "top_k": 3, "alpha": 0.5})
     assert float(loss_of(context, task_of(context), batch)) > 0
 
