@@ -23,6 +23,13 @@ class Counts:
     tokens: int = 0
     learned: int = 0
 
+    @property
+    def said(self) -> str:
+        """In a clause."""
+        done = [f"{count:,} {what}" for count, what in ((self.cut, "cut"), (self.split, "split"), (self.left_out, "left out")) if count]
+        aside = f" ({', '.join(done)})" if done else ""
+        return f"{self.kept:,} examples of {self.read:,} records{aside}, {self.tokens:,} tokens, {self.learned:,} of them learned"
+
     def warnings(self, length: int) -> list[str]:
         """What a user should know of them, in sentences."""
         examples = max(self.kept + self.left_out, 1)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ordito.errors import OrditoError
-from ordito.train.data.arrow import Hub
 from ordito.train.data.files import File, kind_of
+from ordito.train.data.hub import Hub
 
 if TYPE_CHECKING:
     from ordito.train.task import Record
