@@ -1,0 +1,45 @@
+"""Supervised fine-tuning: conversations through the model's own chat template, of which it learns what the assistant says."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ordito.errors import OrditoError
+from ordito.train.chatting import Learn, Writer, text_of_completion
+from ordito.train.config import Settings
+from ordito.train.data.formats import conversation_of
+from ordito.train.examples import Example
+from ordito.train.objective import Objective
+from ordito.train.task import Context, Kind, Record, Task
+from ordito.train.terms import next_token
+
+
+class SftSettings(Settings):
+    """Of `sft`."""
+
+    learn: Learn = Field(
+        "assistant", description="Whose tokens are learned: the assistant's, those of its last turn, or everybody's."
+    )
+
+
+def build(settings: SftSettings, context: Context) -> Task:
+    """A record is a conversation; of a `prompt` and a `completion` only the completion is learned.
+
+    Without a chat template, one question and its answer are a plain text and what follows it.
+    """
+    template, tokenizer = context.template, context.tokenizer
+
+    def read(record: Record) -> Example:
+        messages, tools = conversation_of(record)
+        if template is not None:
+            completion = record.get("completion")
+            first = len(messages) - len(completion) if isinstance(completion, list) else 0
+            return Example(Writer(template, tokenizer, tools).texts(messages, settings.learn, first))
+        if [message["role"] for message in messages] == ["user", "assistant"] and settings.learn != "all":
+            return Example((text_of_completion(messages[0]["content"], messages[1]["content"] or "", tokenizer),))
+        raise OrditoError("is a conversation, but the model has no chat template: choose a format with prompt_format")
+
+    return Task(read, Objective.of(next_token()), packs=True)
+
+
+KINDS = (Kind("sft", "supervised fine-tuning on conversations, with loss on what the assistant says", SftSettings, build),)
