@@ -26,9 +26,10 @@ class Counts:
     @property
     def said(self) -> str:
         """In a clause."""
-        done = [f"{count:,} {what}" for count, what in ((self.cut, "cut"), (self.split, "split"), (self.left_out, "left out")) if count]
-        aside = f" ({', '.join(done)})" if done else ""
-        return f"{self.kept:,} examples of {self.read:,} records{aside}, {self.tokens:,} tokens, {self.learned:,} of them learned"
+        aside = ((self.cut, "cut"), (self.split, "split"), (self.left_out, "left out"))
+        done = ", ".join(f"{count:,} {what}" for count, what in aside if count)
+        made = f"{self.kept:,} examples of {self.read:,} records{f' ({done})' if done else ''}"
+        return f"{made}, {self.tokens:,} tokens, {self.learned:,} of them learned"
 
     def warnings(self, length: int) -> list[str]:
         """What a user should know of them, in sentences."""
