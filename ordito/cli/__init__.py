@@ -32,6 +32,7 @@ COMMANDS = {
         "show": "show",
         "convert": "convert",
         "export": "export",
+        "upcycle": "upcycle",
         "quantize": "quantize",
         "imatrix": "imatrix",
         "models": "pull ls rm",
