@@ -31,6 +31,11 @@ def loss_of(context, task, batch):
     return task.objective.loss(totals, task.objective.counts(batch))
 
 
+def value_of(context, task, batch):
+    """The same as a number."""
+    return float(loss_of(context, task, batch).detach())
+
+
 def gradients(context, task, batch):
     """The loss of a batch, and the gradient of every parameter that it reaches."""
     named = {**dict(context.module.named_parameters()), **{f"heads.{n}": p for n, p in task.heads.named_parameters()}}

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
+from ordito.checkpoint.safetensors import read_safetensors
 from ordito.errors import OrditoError
+from ordito.model import load
 from ordito.nn.transformer import Transformer
 from ordito.train.batch import collate
+from ordito.train.config import config_from, read_settings
+from ordito.train.fit import RUN
 from ordito.train.forward import Forward
-from ordito.train.task import Predictor, Record, Task
+from ordito.train.subject import HEADS
+from ordito.train.task import Context, Predictor, Record, Task, kind_named
 
 BATCH = 32
 """Records that go through the model together."""
+
+
+def trained(folder: str | Path) -> tuple[Transformer, Task]:
+    """The model and the task of a run that is done, with its heads. Raises `OrditoError` if the run has none.
+
+    >>> predict(*trained("out"), [{"text": "a fine loom"}])  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    if not (folder / HEADS).is_file():
+        raise OrditoError(
+            f"{folder}: holds no heads ({HEADS}): train classification, entailment, similarity or choice to its end"
+        )
+    config = config_from(read_settings(folder / RUN))
+    model = load(folder, backend="torch", dtype="float32")
+    module: Transformer = model.runtime.module  # type: ignore[attr-defined]
+    task = kind_named(config.objective).build(config.settings, Context(config, module, model.tokenizer, None))
+    stored = read_safetensors(folder / HEADS).tensors
+    task.heads.load_state_dict({name: torch.from_numpy(tensor.to_float32().copy()) for name, tensor in stored.items()})
+    return module, task
 
 
 def predict(module: Transformer, task: Task, records: Sequence[Record]) -> tuple[list[str | int | float], list[list[float]]]:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from tiny_model import tiny_folder
-from train_tiny import context_of, furthest, gradients, loss_of, task_of
+from train_tiny import context_of, furthest, gradients, loss_of, task_of, value_of
 
 from ordito.errors import OrditoError
 from ordito.nn.runtime import TorchSession
-from ordito.train import chunked
 from ordito.train.batch import collate
 from ordito.train.examples import Example, Text
 from ordito.train.losses import distillation
 from ordito.train.rollout import OWN, answered, write
+from ordito.train.tasks import distill
 
 TEXTS = ["the warp and the weft", "loom", "a loom of a warp"]
 
@@ -48,12 +48,12 @@ def logits_of(folder, batch):
 
 @pytest.mark.parametrize(("beta", "temperature"), [(0.0, 1.0), (0.5, 2.0), (1.0, 0.7)])
 def test_the_loss_is_the_divergence_of_all_learned_tokens(folder, teacher, beta, temperature, monkeypatch):
-    monkeypatch.setattr(chunked, "ROWS", 4)
+    monkeypatch.setattr(distill, "ROWS", 4)
     context, task, batch = made(folder, teacher, beta=beta, temperature=temperature, alpha=0.25)
     got = terms(context, task, batch)
     expected = distillation(logits_of(folder, batch), logits_of(teacher, batch), beta, temperature) / batch.n_learned
     assert abs(got["divergence"] - float(expected)) <= 1e-5 * float(expected)
-    whole = float(loss_of(context, task, batch))
+    whole = value_of(context, task, batch)
     assert abs(whole - (0.25 * got["next_token"] + 0.75 * got["divergence"])) <= 1e-5 * whole
 
 
@@ -80,7 +80,7 @@ def test_a_teacher_that_was_asked_once_for_everything_teaches_the_same(folder, t
     loss, got = gradients(context, task, batch)
     assert abs(float(loss - whole)) <= 1e-5 * float(whole)
     assert furthest(got, expected) <= 1e-5
-    fewer = [float(loss_of(*made(folder, teacher, beta=beta, temperature=1.5, alpha=0.0, top_k=k))) for k in (2, 20)]
+    fewer = [value_of(*made(folder, teacher, beta=beta, temperature=1.5, alpha=0.0, top_k=k)) for k in (2, 20)]
     assert fewer[0] < fewer[1] < float(whole)
 
 
@@ -98,7 +98,7 @@ def test_what_the_teacher_said_stands_beside_the_token_that_it_said_it_of(folder
 def test_prepared_data_needs_no_teacher(folder, teacher, tmp_path):
     *_, batch = made(folder, teacher, top_k=3, alpha=0.5)
     context = context_of(folder, "distill", distill={"teacher": str(tmp_path / "gone"), "top_k": 3, "alpha": 0.5})
-    assert float(loss_of(context, task_of(context), batch)) > 0
+    assert value_of(context, task_of(context), batch) > 0
 
 
 def test_another_tokenizer_is_refused_and_a_padded_table_is_not(folder, teacher, tmp_path):
@@ -114,8 +114,8 @@ def test_another_tokenizer_is_refused_and_a_padded_table_is_not(folder, teacher,
     wide.resize_token_embeddings(wide.config.vocab_size + 17, mean_resizing=False)
     wide.save_pretrained(tmp_path / "wide")
     transformers.AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "wide")
-    expected = float(loss_of(*made(folder, teacher)))
-    assert abs(float(loss_of(*made(folder, tmp_path / "wide"))) - expected) <= 1e-5 * expected
+    expected = value_of(*made(folder, teacher))
+    assert abs(value_of(*made(folder, tmp_path / "wide")) - expected) <= 1e-5 * expected
 
 
 def test_a_tokenizer_that_only_begins_alike_is_refused(folder, teacher, tmp_path):
@@ -213,3 +213,18 @@ def test_what_the_student_wrote_has_no_plain_loss(folder, teacher):
     assert found["divergence"] > 0
     assert task.objective.counts(batch)["next_token"] == 0
     loss_of(context, task, batch).backward()
+
+
+def test_a_share_of_steps_is_the_students_own(folder, teacher):
+    context = context_of(folder, "distill", length=32, distill={"teacher": str(teacher), "records": "sft", "on_policy": 0.3})
+    task = task_of(context)
+    assert not task.packs
+    example = task.read({"prompt": "the warp", "completion": " and the weft"})
+    steps = [task.rewrite([example], step)[0].texts[0] for step in range(60)]
+    own = [text for text in steps if OWN in text.beside]
+    assert 8 <= len(own) <= 28
+    prompt = int(example.texts[0].learn.argmax())
+    assert all(text.ids[:prompt].tolist() == example.texts[0].ids[:prompt].tolist() for text in own)
+    assert len({tuple(text.ids.tolist()) for text in own}) > 1
+    again = [task.rewrite([example], step)[0].texts[0] for step in range(60)]
+    assert [text.ids.tolist() for text in again] == [text.ids.tolist() for text in steps]

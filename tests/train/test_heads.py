@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from train_tiny import context_of, furthest, gradients, loss_of, task_of
+from train_tiny import context_of, furthest, gradients, loss_of, task_of, value_of
 
 from ordito.errors import OrditoError, OrditoWarning
 from ordito.train.batch import collate
@@ -74,7 +74,7 @@ def test_the_objective_is_the_head_and_half_of_the_language_model_by_text(folder
         expected["language_model"] += nll / (ids.shape[1] - 1) / len(TEXTS)
         expected["by token"] += nll
         n_tokens += ids.shape[1] - 1
-    loss = float(loss_of(context, task, batch))
+    loss = value_of(context, task, batch)
     assert abs(loss - float(expected["classification"] + 0.5 * expected["language_model"])) <= 1e-5 * loss
     assert abs(float(expected["language_model"] - expected["by token"] / n_tokens)) > 1e-3, "the two ways must differ here"
 
@@ -125,16 +125,16 @@ def test_heads_begin_by_the_seed(folder):
 
 def test_choices_may_differ_in_number_and_order_of_a_pair_does_not_matter(folder):
     context, task = made(folder, "choice", dropout=0.0)
-    alone = [float(loss_of(context, task, collate([task.read(record)]))) for record in CHOICES]
-    together = float(loss_of(context, task, collate([task.read(record) for record in CHOICES])))
+    alone = [value_of(context, task, collate([task.read(record)])) for record in CHOICES]
+    together = value_of(context, task, collate([task.read(record) for record in CHOICES]))
     # The auxiliary loss is a mean over texts, of which the second has three: only the head's part is a mean over examples.
     context, task = made(folder, "choice", dropout=0.0, lm_weight=0.0)
-    alone = [float(loss_of(context, task, collate([task.read(record)]))) for record in CHOICES]
-    together = float(loss_of(context, task, collate([task.read(record) for record in CHOICES])))
+    alone = [value_of(context, task, collate([task.read(record)])) for record in CHOICES]
+    together = value_of(context, task, collate([task.read(record) for record in CHOICES]))
     assert abs(together - sum(alone) / 2) <= 1e-6
     context, task = made(folder, "similarity", dropout=0.0, lm_weight=0.0)
     records = [{"text_a": a, "text_b": b, "score": 1.0} for a, b in (("warp", "a loom"), ("a loom", "warp"))]
-    one, other = (float(loss_of(context, task, collate([task.read(record)]))) for record in records)
+    one, other = (value_of(context, task, collate([task.read(record)])) for record in records)
     assert abs(one - other) <= 1e-6
 
 
@@ -142,7 +142,7 @@ def test_scores_are_regressed_and_classes_of_pairs_are_chosen(folder):
     context, task = made(folder, "similarity", dropout=0.0, lm_weight=0.0)
     record = {"text_a": "warp", "text_b": "weft", "score": 3.0}
     ((score,), _) = predict(context.module, task, [record])
-    assert abs(float(loss_of(context, task, collate([task.read(record)]))) - (score - 3.0) ** 2) <= 1e-4
+    assert abs(value_of(context, task, collate([task.read(record)])) - (score - 3.0) ** 2) <= 1e-4
     assert task.metrics[0].name == "absolute_error"
     _, task = made(folder, "similarity", classes=["0", "1"])
     assert task.read({"text_a": "warp", "text_b": "weft", "label": 1}).label == 1.0
@@ -216,3 +216,29 @@ def test_a_token_that_is_missing_is_asked_for(folder):
         task_of(context_of(folder, "choice"))
     with pytest.raises(OrditoError, match="choice.delimiter is 'no such thing', which is .* tokens, expected one"):
         task_of(context_of(folder, "choice", choice={"delimiter": "no such thing"}))
+
+
+def test_a_run_is_trained_opened_and_asked(folder, tmp_path):
+    from ordito.train.fit import fit
+    from ordito.train.predict import trained
+
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in TEXTS))
+    settings = {**NAMED, "classes": ["no", "yes"], "lm_weight": 0.0}
+    out = tmp_path / "out"
+    fit(
+        "classification",
+        model=str(folder),
+        data=[str(data)],
+        output=str(out),
+        length=32,
+        steps=40,
+        lr=5e-3,
+        classification=settings,
+    )
+    module, task = trained(out)
+    answers, chances = predict(module, task, [{"text": text} for text, _ in TEXTS])
+    assert answers == [label for _, label in TEXTS]
+    assert min(max(row) for row in chances) > 0.6
+    with pytest.raises(OrditoError, match="holds no heads"):
+        trained(folder)

@@ -23,6 +23,9 @@ from ordito.train.task import Context, Kind, Record, Task, kind_named
 from ordito.train.teacher import IDS, LOGS, Teacher, heard
 from ordito.train.terms import count_learned, next_token
 
+ROWS = 64
+"""Rows of logits that are held at once: a divergence takes several tensors of them, where cross-entropy takes one."""
+
 
 class DistillSettings(Settings):
     """Of `distill`."""
@@ -91,7 +94,7 @@ def _soft(forward: Forward, teacher: Teacher, settings: DistillSettings, V: int)
     def loss(logits_nV: Tensor, theirs_nD: Tensor) -> Tensor:
         return distillation(logits_nV[:, :V], teacher.project(theirs_nD)[:, :V], settings.beta, settings.temperature)
 
-    return chunked_sum(loss, module.project, forward.before_nD, forward.head_parameters, theirs_nD)
+    return chunked_sum(loss, module.project, forward.before_nD, forward.head_parameters, theirs_nD, rows=ROWS)
 
 
 def _soft_of_top(forward: Forward, settings: DistillSettings, V: int) -> Tensor:
@@ -101,7 +104,7 @@ def _soft_of_top(forward: Forward, settings: DistillSettings, V: int) -> Tensor:
     def loss(logits_nV: Tensor, ids_nK: Tensor, logs_nJ: Tensor) -> Tensor:
         return distillation_of_top(logits_nV[:, :V], ids_nK.long(), logs_nJ, settings.beta, settings.temperature)
 
-    return chunked_sum(loss, module.project, forward.before_nD, forward.head_parameters, ids_nK, logs_nJ)
+    return chunked_sum(loss, module.project, forward.before_nD, forward.head_parameters, ids_nK, logs_nJ, rows=ROWS)
 
 
 def _hard() -> Term:
