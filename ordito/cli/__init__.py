@@ -20,6 +20,7 @@ COMMANDS = {
         "run": "run",
         "serve": "serve ps stop",
         "batch": "batch",
+        "train": "train",
         "embed": "embed",
         "explain": "explain",
         "compare": "compare",

@@ -44,6 +44,24 @@ class MuonSettings(Settings):
     )
 
 
+class MoeSettings(Settings):
+    """Of mixtures of experts; everything is off at first."""
+
+    balance: float = Field(0.0, ge=0, description="Weight of the load-balancing loss of a batch (Switch: 0.01).")
+    hf_compatible: bool = Field(
+        False, description="The load-balancing loss is that of transformers: layers first, top_k at least."
+    )
+    sequence_balance: float = Field(
+        0.0, ge=0, description="Weight of the load-balancing loss of each text (DeepSeek-V3: 0.0001)."
+    )
+    z: float = Field(0.0, ge=0, description="Weight of the routers' z-loss (ST-MoE: 0.001).")
+    bias_speed: float = Field(0.0, ge=0, description="Step of the bias of choice, where routers have one (DeepSeek-V3: 0.001).")
+    capacity_factor: float | None = Field(
+        None, gt=0, description="An expert takes at most so many times its even share of a text; all that come if not given."
+    )
+    keep: Literal["first", "likeliest"] = Field("first", description="Which tokens an expert takes if it cannot take all.")
+
+
 class Config(Settings):
     """Everything that a run depends on. Lists are written a,b,c on the command line."""
 
@@ -82,6 +100,7 @@ class Config(Settings):
 
     adapter: Literal["none", "lora", "dora", "qlora"] = Field("none", description="Train maps beside frozen weights.")
     lora: LowRankSettings = LowRankSettings()
+    moe: MoeSettings = MoeSettings()
     new_tokens: str | None = Field(None, description="A file of tokens, one a line, that the vocabulary is extended by.")
 
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of products; weights stay in float32.")

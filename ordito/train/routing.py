@@ -8,37 +8,17 @@ forward pass runs through count; those of mixtures inside experts are refused, f
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from ordito.errors import OrditoError
 from ordito.nn.feedforward import MixtureOfExperts, Mixtures, Router, Routing
 from ordito.nn.transformer import Transformer
 from ordito.train.batch import PADDING, Batch
-from ordito.train.config import Settings
+from ordito.train.config import MoeSettings
 from ordito.train.forward import Forward
 from ordito.train.objective import Objective, Term
-
-
-class MoeSettings(Settings):
-    """Of mixtures of experts; everything is off at first."""
-
-    balance: float = Field(0.0, ge=0, description="Weight of the load-balancing loss of a batch (Switch: 0.01).")
-    hf_compatible: bool = Field(
-        False, description="The load-balancing loss is that of transformers: layers first, top_k at least."
-    )
-    sequence_balance: float = Field(
-        0.0, ge=0, description="Weight of the load-balancing loss of each text (DeepSeek-V3: 0.0001)."
-    )
-    z: float = Field(0.0, ge=0, description="Weight of the routers' z-loss (ST-MoE: 0.001).")
-    bias_speed: float = Field(0.0, ge=0, description="Step of the bias of choice, where routers have one (DeepSeek-V3: 0.001).")
-    capacity_factor: float | None = Field(
-        None, gt=0, description="An expert takes at most so many times its even share of a text; all that come if not given."
-    )
-    keep: Literal["first", "likeliest"] = Field("first", description="Which tokens an expert takes if it cannot take all.")
 
 
 def probabilities(logits_TE: Tensor, score: str) -> Tensor:

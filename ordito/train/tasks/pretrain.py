@@ -19,8 +19,10 @@ class PretrainSettings(Settings):
 
 
 def build(settings: PretrainSettings, context: Context) -> Task:
-    """Every token of a text is learned, and at last the token that ends it."""
-    tokenizer = context.tokenizer
+    """Every token of a text is learned, and at last the token that ends it. Raises `OrditoError` if it has no head."""
+    tokenizer, spec = context.tokenizer, context.module.spec
+    if not spec.generates:
+        raise OrditoError(f"this {spec.architecture} model does not predict tokens: pretrain needs a decoder with a head")
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
 
     def read(record: Record) -> Example:
@@ -30,7 +32,7 @@ def build(settings: PretrainSettings, context: Context) -> Task:
         ids = tokenizer.encode(text)
         return Example((Text.of(ids if ids[-1:] == end else ids + end),))
 
-    return Task(read, Objective.of(next_token()), packs=True)
+    return Task(read, Objective.of(next_token()), packs=True, splits=True)
 
 
 KINDS = (Kind("pretrain", "language modelling on plain text, from random or trained weights", PretrainSettings, build),)

@@ -1,0 +1,144 @@
+"""`ordito train`: a model trained, from raw text to a chat, restartable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ordito.cli.console import say, working, write
+from ordito.errors import MissingDependencyError, OrditoError
+
+if TYPE_CHECKING:
+    from ordito.train.config import Config
+
+
+@click.command()
+@click.argument("objective", required=False, help="pretrain, sft, ...: ordito train --settings lists them.")
+@click.option("--model", help="A name, org/name, a folder or a file; with scratch=true an architecture.")
+@click.option("--data", multiple=True, help="A file (.jsonl, .json, .parquet, .txt), a folder, or hf:DATASET. May be repeated.")
+@click.option("--output", help="Folder of the run.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file of settings; what is said here goes before.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One setting. May be repeated.")
+@click.option("--resume", is_flag=True, help="Go on where the run in OUTPUT is, to the same numbers as without the break.")
+@click.option("--plan", is_flag=True, help="Say what would happen: steps, memory, time. Nothing is trained.")
+@click.option("--inspect", is_flag=True, help="Show the first batches token by token, and what is wrong with them.")
+@click.option("--settings", "listed", is_flag=True, help="List every setting, and stop.")
+def train(
+    objective: str | None,
+    model: str | None,
+    data: tuple[str, ...],
+    output: str | None,
+    file: Path | None,
+    sets: tuple[str, ...],
+    resume: bool,
+    plan: bool,
+    inspect: bool,
+    listed: bool,
+) -> None:
+    """Train MODEL on data: language modelling, chats, classification, distillation, contrast; whole or by adapters.
+
+    \b
+    ordito train sft --model smollm2 --data chats.jsonl --output my-model
+    ordito train sft --model smollm2 --data chats.jsonl --output my-lora --set adapter=lora --set lora.rank=8
+    ordito train pretrain --model config.json --data books/ --output new --set scratch=true --set tokenizer=./tok
+    ordito train --resume --output my-model
+    ordito train sft --model smollm2 --data chats.jsonl --output my-model --plan
+    """
+    _need_torch()
+    if listed:
+        _list_settings(objective)
+        return
+    config = _config(objective, model, data, output, file, sets, resume)
+    if plan:
+        from ordito.train.plan import planned
+
+        with working("training one step, to see"):
+            found = planned(config)
+        write(found.text() + "\n")
+    elif inspect:
+        _inspect(config)
+    else:
+        _train(config, resume)
+
+
+def _train(config: Config, resume: bool) -> None:
+    from ordito.cli.training import Progress
+    from ordito.train.fit import fit
+
+    say(config.to_yaml().rstrip())
+    with Progress() as progress:
+        result = fit(config, resume=resume, listener=progress)
+    loss = f", loss {result.metrics['loss']:.4f}" if "loss" in result.metrics else ""
+    if result.stopped is None:
+        say(f"done: {result.steps} steps{loss}. The model is in {result.folder}")
+    else:
+        say(
+            f"stopped at step {result.steps}{loss}: {result.stopped}. Go on with: "
+            f"ordito train --resume --output {config.output}"
+        )
+
+
+def _config(
+    objective: str | None,
+    model: str | None,
+    data: tuple[str, ...],
+    output: str | None,
+    file: Path | None,
+    sets: tuple[str, ...],
+    resume: bool,
+) -> Config:
+    """The settings: those of the run that goes on, or of the file, under what the command line says."""
+    from ordito.train.config import config_from, read_settings
+    from ordito.train.fit import RUN
+
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = read_settings(file)
+    elif resume and output is not None and (before := Path(output) / RUN).is_file():
+        values = read_settings(before)
+    elif resume and objective is None:
+        raise OrditoError(f"there is no run in {output or 'an output that is not named'}: begin it with ordito train OBJECTIVE ...")
+    said = {"objective": objective, "model": model, "data": list(data) or None, "output": output}
+    return config_from(values | {key: value for key, value in said.items() if value is not None}, sets)
+
+
+def _inspect(config: Config) -> None:
+    import sys
+
+    from ordito.cli.training import Said
+    from ordito.train.fit import Run
+    from ordito.train.inspect import inspect
+
+    trainer, _ = Run(config, Said()).prepare()
+    batches = [batch for step in range(min(2, trainer.total)) for batch in trainer.batches(step)]
+    found = inspect(batches, trainer.subject.tokenizer)
+    write(found.text(colour=sys.stdout.isatty()) + "\n")
+    for problem in found.problems:
+        say(f"warning: {problem}")
+    if not found.problems:
+        say("nothing is wrong with these batches")
+
+
+def _list_settings(objective: str | None) -> None:
+    from ordito.accounting import Table
+    from ordito.cli.console import write_table
+    from ordito.train.config import Config, described
+    from ordito.train.task import kind_named, kinds
+
+    shown = [kind_named(objective)] if objective else list(kinds().values())
+    write_table(Table(("objective", ""), tuple((kind.name, kind.summary) for kind in shown)))
+    write("\n")
+    rows = list(described(Config))
+    for kind in shown:
+        rows += described(kind.settings, f"{kind.name}.")
+    write_table(Table(("setting", "default", ""), tuple(rows)))
+
+
+def _need_torch() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "yaml") if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError("training needs PyTorch: pip install 'ordito[train]'")

@@ -1,0 +1,143 @@
+"""The state of a run on disk: complete or absent, checked when it is read, and no more of them than asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
+from ordito.checkpoint.writing import write_atomically
+from ordito.errors import CheckpointError, OrditoWarning
+
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as it was read: the number of optimizer steps done, what was trained, the optimizers' tensors, the rest."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run: folders `step-NNNNNNNN`, of which the newest `keep` stay, and one that is protected."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are there, in order."""
+        names = [path.name for path in self.folder.glob("step-*") if (path / STATE).is_file()]
+        return sorted(int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdigit())
+
+    def path(self, step: int) -> Path:
+        """The folder of a checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(
+        self,
+        step: int,
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        protected: int | None = None,
+    ) -> Path:
+        """Write a checkpoint; it appears under its name when all of it is on the disk, and then older ones go.
+
+        Raises `CheckpointError` if it cannot be written; those that were there are then as they were.
+        """
+        final, unfinished = self.path(step), self.folder / f".unfinished-{step:08d}"
+        try:
+            self._clear_unfinished()
+            unfinished.mkdir(parents=True)
+            for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
+                write_safetensors(unfinished / name, {key: _array(tensor) for key, tensor in tensors.items()})
+            sums = {name: _checksum(unfinished / name) for name in (WEIGHTS, OPTIMIZER)}
+            text = json.dumps({"step": step, "files": sums, **state}, indent=2) + "\n"
+            write_atomically(unfinished / STATE, [text.encode()])
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(unfinished, final)
+        except OSError as error:
+            raise CheckpointError(f"{final}: cannot be written ({error.strerror or error})") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self._prune(protected)
+        return final
+
+    def load(self, step: int) -> Saved:
+        """One checkpoint. Raises `CheckpointError`, which names the file, if it is not what was written."""
+        path = self.path(step)
+        try:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            sums = state["files"]
+            for name in (WEIGHTS, OPTIMIZER):
+                if _checksum(path / name) != sums[name]:
+                    raise CheckpointError(f"{path / name}: is damaged: its checksum is not the one in {STATE}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{path / STATE}: is damaged ({type(error).__name__}: {error})") from None
+        return Saved(state["step"], _tensors(path / WEIGHTS), _tensors(path / OPTIMIZER), state)
+
+    def newest(self) -> Saved | None:
+        """The newest checkpoint that is sound, with a warning about each that is not; None if there is none at all.
+
+        Raises `CheckpointError` if there are some and none is sound.
+        """
+        steps, first = self.steps(), None
+        for step in reversed(steps):
+            try:
+                return self.load(step)
+            except CheckpointError as error:
+                first = first or error
+                warnings.warn(f"{error}; going back to the checkpoint before it", OrditoWarning, stacklevel=2)
+        if first is not None:
+            raise CheckpointError(f"{self.folder}: no checkpoint is sound ({first}): begin anew in another folder") from None
+        return None
+
+    def _prune(self, protected: int | None) -> None:
+        for step in self.steps()[: -self.keep]:
+            if step != protected:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+    def _clear_unfinished(self) -> None:
+        """What a killed process left behind."""
+        for path in self.folder.glob(".unfinished-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().contiguous().numpy()
+    return array
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    file = read_safetensors(path)
+    dtypes = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32, "u8": np.uint8, "bool": np.bool_}
+    found = {}
+    for name, stored in file.tensors.items():
+        array = np.frombuffer(stored.data.tobytes(), dtypes[stored.encoding]).reshape(stored.shape)
+        found[name] = torch.from_numpy(array.copy())
+    return found
+
+
+def _checksum(path: Path) -> str:
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+    return "missing"

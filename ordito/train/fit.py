@@ -1,0 +1,242 @@
+"""A run from its settings to its last checkpoint: what `ordito train` and `ordito.train.fit` do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ordito.checkpoint.writing import write_atomically
+from ordito.errors import CheckpointError, OrditoError
+from ordito.train.checkpoints import Checkpoints
+from ordito.train.config import Config, config_from, read_settings
+from ordito.train.data.prepare import Rows, prepare
+from ordito.train.examples import Example
+from ordito.train.journal import Journal
+from ordito.train.listener import Listener, Quiet
+from ordito.train.loop import NotFiniteError, Trainer
+from ordito.train.processes import Processes
+from ordito.train.routing import after_step, with_routing
+from ordito.train.samples import sample
+from ordito.train.stops import Stops
+from ordito.train.subject import Subject, open_subject
+from ordito.train.task import Context, Task, kind_named
+
+RUN = "run.yaml"
+CHECKPOINTS = "checkpoints"
+DATA = "data"
+_FREE = frozenset({"max_time", "keep", "save_every", "output", "threads", "tensorboard", "micro_batch"})
+"""Settings that a resumed run may have otherwise: no number that it computes is another for them."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: its steps, the last numbers, where it is, and why it stopped early (None: it is done)."""
+
+    steps: int
+    metrics: Mapping[str, Any]
+    folder: Path
+    stopped: str | None
+
+
+def fit(objective: str | Config, *, resume: bool = False, listener: Listener | None = None, **values: Any) -> Result:
+    """Train, as `ordito train OBJECTIVE` does; settings are those of `Config`, by keyword.
+
+    >>> ordito.train.fit("sft", model="smollm2", data="chats.jsonl", output="out", lr=1e-4)  # doctest: +SKIP
+
+    With `resume` a run goes on where its newest checkpoint is, to the same numbers as if it had never stopped. Raises
+    `OrditoError` with one sentence.
+    """
+    config = objective if isinstance(objective, Config) else config_from({"objective": objective, **values})
+    return Run(config, listener or Quiet()).go(resume)
+
+
+class Run:
+    """The parts of a run, made in order: the model, its task, the data, the loop."""
+
+    def __init__(self, config: Config, listener: Listener) -> None:
+        self.config, self.listener = config, listener
+        self.processes = Processes()
+        self.checkpoints = Checkpoints(config.folder / CHECKPOINTS, config.keep)
+
+    def go(self, resume: bool) -> Result:
+        """All of it."""
+        self._check_folder(resume)
+        trainer, evaluated = self.prepare()
+        journal = Journal(self.config.folder, self.config.tensorboard)
+        self._write_settings()
+        best = self._take_up(trainer, journal) if resume else {}
+        try:
+            with Stops(self.config.folder, self.config.max_time).listening() as stops:
+                stopped = self._loop(trainer, evaluated, journal, stops, best)
+        finally:
+            journal.close()
+        return self._finish(trainer, journal, stopped, best)
+
+    def prepare(self) -> tuple[Trainer, list[Example]]:
+        """Everything up to the first step: the trainer, and the examples that it is evaluated on."""
+        config = self.config
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.listener.says(f"loading {config.model}")
+        subject = open_subject(config)
+        task = self._task(subject)
+        data = self._data(config.data, task, subject)
+        held = self._data(config.eval_data, task, subject, whole=True) if config.eval_data else None
+        total = config.steps or data.steps(config.epochs)
+        evaluated = [] if held is None else [held[i] for i in range(min(config.eval_rows, len(held)))]  # type: ignore[arg-type]
+        return Trainer(config, subject, task, data, total, self.processes), evaluated
+
+    def _task(self, subject: Subject) -> Task:
+        """The task, with what is added for mixtures of experts."""
+        kind = kind_named(self.config.objective)
+        task = kind.build(self.config.settings, Context(self.config, subject.module, subject.tokenizer, subject.template))
+        subject.heads, subject.chats = task.heads, kind.name == "sft"
+        moe, more = self.config.moe, task.after_step
+
+        def after() -> None:
+            after_step(subject.module, moe)
+            if more is not None:
+                more()
+
+        objective = with_routing(task.objective, subject.module, moe)
+        return replace(task, objective=objective, after_step=after)
+
+    def _data(self, sources: Sequence[str], task: Task, subject: Subject, whole: bool = False) -> Rows:
+        """The examples of sources, prepared once and kept below the run's folder."""
+        config = self.config
+        settings = task.settings if task.settings is not None else config.settings
+        found = prepare(
+            sources,
+            task,
+            length=config.length,
+            folder=config.folder / DATA,
+            fingerprint=_fingerprint(subject, config.objective, settings.model_dump_json()),
+            split_long=task.splits,
+            stream=config.stream and not whole,
+            report=None,
+        )
+        self.listener.says(f"{', '.join(sources)}: {found.counts.said}")
+        return found.ordered(config.batch_size, config.pack and task.packs, config.seed) if not whole else found
+
+    def _loop(
+        self, trainer: Trainer, evaluated: Sequence[Example], journal: Journal, stops: Stops, best: dict[str, Any]
+    ) -> str | None:
+        """Step after step; returns why it ended before the last one."""
+        config, total = self.config, trainer.total
+        every = config.save_every or max(1, total // 10)
+        self.listener.begins(trainer)
+        while trainer.done < total:
+            try:
+                record = trainer.step()
+            except NotFiniteError as error:
+                self._save(trainer, best)
+                raise NotFiniteError(
+                    f"{error}; the weights before this step are kept in {self.checkpoints.path(trainer.done)}. Lower lr, raise "
+                    "warmup, or look at the batch: ordito train ... --inspect"
+                ) from None
+            step, last = trainer.done, trainer.done == total
+            if evaluated and (last or (config.eval_every and step % config.eval_every == 0)):
+                record |= trainer.evaluate(evaluated)
+            journal.add(record)
+            self.listener.stepped(record)
+            if config.sample_every and (step % config.sample_every == 0 or last):
+                self._sample(trainer.subject, step)
+            why = stops.reason() if not last else None
+            improved = self._improved(best, record, step)
+            if step % every == 0 or last or why or improved:
+                self._save(trainer, best)
+                journal.draw()
+            if why is None and config.patience and best.get("waited", 0) >= config.patience and not last:
+                why = f"eval_loss has not fallen for {config.patience} evaluations"
+                best["enough"] = True
+                self._save(trainer, best)
+            if why is not None:
+                return why
+        return None
+
+    def _improved(self, best: dict[str, Any], record: Mapping[str, Any], step: int) -> bool:
+        """Whether this evaluation is the best so far; keeps count of those that were not."""
+        if "eval_loss" not in record:
+            return False
+        if record["eval_loss"] < best.get("loss", float("inf")):
+            best |= {"loss": record["eval_loss"], "step": step, "waited": 0}
+            return self.config.patience is not None
+        best["waited"] = best.get("waited", 0) + 1
+        return False
+
+    def _save(self, trainer: Trainer, best: Mapping[str, Any]) -> None:
+        protected = best.get("step") if self.config.patience else None
+        try:
+            self.checkpoints.save(trainer.done, **trainer.state(), state={"best": dict(best)}, protected=protected)
+        except CheckpointError as error:
+            last = self.checkpoints.steps()
+            kept = f"the checkpoint of step {last[-1]} is as it was" if last else "there is no earlier one"
+            raise CheckpointError(f"{error}; {kept}. Make room, then go on: {self.resume_command()}") from None
+
+    def _take_up(self, trainer: Trainer, journal: Journal) -> dict[str, Any]:
+        """Go on from the newest sound checkpoint, or from the beginning where none was written yet."""
+        saved = self.checkpoints.newest()
+        if saved is not None:
+            trainer.take_up(saved.step, saved.weights, saved.optimizer)
+        journal.resume(trainer.done)
+        self.listener.says(f"going on behind step {trainer.done} of {trainer.total}")
+        return dict(saved.state["best"]) if saved is not None else {}
+
+    def _finish(self, trainer: Trainer, journal: Journal, stopped: str | None, best: Mapping[str, Any]) -> Result:
+        """Write what others load, unless the run is to go on."""
+        config, done = self.config, trainer.done
+        if stopped is None or best.get("enough"):
+            if config.patience and best.get("step", done) != done:
+                saved = self.checkpoints.load(best["step"])
+                trainer.take_up(saved.step, saved.weights, saved.optimizer)
+                self.listener.says(f"the best weights are those of step {saved.step}")
+            trainer.subject.export(config.folder)
+        last = journal.records[-1] if journal.records else {}
+        result = Result(done, last, config.folder, stopped)
+        self.listener.ends(result)
+        return result
+
+    def _sample(self, subject: Subject, step: int) -> None:
+        for prompt in self.config.samples:
+            text = sample(subject, prompt, self.config.sample_tokens)
+            self.listener.sampled(step, prompt, text)
+            with open(self.config.folder / "samples.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
+
+    def _check_folder(self, resume: bool) -> None:
+        """A run is begun in a folder that has none, or goes on with the settings that it was begun with."""
+        path = self.config.folder / RUN
+        if not path.is_file():
+            return
+        if not resume:
+            raise OrditoError(f"{self.config.folder}: holds a run already: go on with --resume, or choose another output")
+        before, now = config_from(read_settings(path)).to_dict(), self.config.to_dict()
+        other = [key for key in now if now[key] != before.get(key) and key not in _FREE]
+        if other:
+            key = other[0]
+            raise OrditoError(
+                f"{path}: {key} was {before.get(key)!r:.80}, got {now[key]!r:.80}: a run goes on with the settings that it was "
+                "begun with; begin another in a folder of its own"
+            )
+
+    def _write_settings(self) -> None:
+        self.config.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config.folder / RUN, [self.config.to_yaml().encode()])
+
+    def resume_command(self) -> str:
+        """What is typed to go on."""
+        return f"ordito train --resume --output {self.config.output}"
+
+
+def _fingerprint(subject: Subject, *parts: str) -> str:
+    """What tokens depend on, in a word: the vocabulary, how it cuts, the chat template, the task."""
+    tokenizer, template = subject.tokenizer, subject.template
+    probe = "Il filo dell'ordito, 1234 threads;  naïve café\n\n\tüß 你好 🧵"
+    facts = (tokenizer.vocabulary.tokens, tokenizer.special, tokenizer.encode(probe), template and template.source, parts)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -1,0 +1,194 @@
+"""The loop: optimizer steps until the last one, each a function of the weights, the seed and its number."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ordito.errors import OrditoError
+from ordito.train.batch import Batch, collate
+from ordito.train.config import Config
+from ordito.train.examples import Example
+from ordito.train.forward import Forward
+from ordito.train.optimizers import fast_bfloat16, optimizers, put_tensors, set_rate, tensors_of
+from ordito.train.processes import Processes
+from ordito.train.schedules import share_of_peak
+from ordito.train.subject import Subject, put
+from ordito.train.task import Task
+
+MICRO_TOKENS = 2048
+"""Tokens of one forward pass, unless a run says otherwise: enough to keep products busy, and few enough to hold little."""
+
+
+class Data(Protocol):
+    """Examples, and in which rows each optimizer step takes them."""
+
+    def __getitem__(self, number: int) -> Example: ...
+
+    def rows(self, step: int) -> Sequence[Sequence[int]]:
+        """Of one step (0, 1, ...): numbers of examples, row by row."""
+
+
+class NotFiniteError(OrditoError):
+    """A loss or a gradient that is no number; the weights are as they were before the step."""
+
+
+@dataclass(eq=False)
+class Trainer:
+    """One run in memory: the subject, its task and optimizers, and where it stands (`done` optimizer steps of `total`)."""
+
+    config: Config
+    subject: Subject
+    task: Task
+    data: Data
+    total: int
+    processes: Processes
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.parameters = self.subject.parameters()
+        self.optimizers = optimizers(self.config, self.parameters, self.subject.matrices())
+        self.device = next(self.subject.module.parameters()).device
+
+    def step(self) -> dict[str, Any]:
+        """One optimizer step; returns its numbers. Raises `NotFiniteError` with the weights as they were."""
+        started = time.perf_counter()
+        record = self.compute()
+        self.move()
+        seconds = time.perf_counter() - started
+        speed = {"tokens_per_second": record["tokens"] / seconds, "seconds": seconds}
+        return {"step": self.done, **record, **speed}
+
+    def compute(self) -> dict[str, Any]:
+        """The gradient of the step, over all micro-batches and processes, cut to `clip`; returns the step's numbers."""
+        self.subject.train()
+        batches = self.batches(self.done)
+        counts = self.processes.sums(_added(self.task.objective.counts(batch) for batch in batches))
+        size = {"tokens": sum(batch.n_tokens for batch in batches), "learned": sum(batch.n_learned for batch in batches)}
+        sums: dict[str, Tensor] = {}
+        for part, batch in enumerate(batches):
+            # What is random depends on the seed and on where it happens, and on nothing that came before.
+            torch.manual_seed(_seed(self.config.seed, self.done, self.processes.rank, part))
+            with self.autocast():
+                totals = self.task.objective.totals(Forward(self.subject.module, batch.to(self.device)))
+                loss = self.task.objective.loss(totals, counts)
+            loss.backward()
+            for name, total in totals.items():
+                sums[name] = sums.get(name, 0.0) + total.detach()  # type: ignore[assignment]
+        found = self.processes.sums({name: float(total) for name, total in sums.items()})
+        norm = self._norm()
+        numbers = self._numbers(found, counts)
+        if not all(math.isfinite(value) for value in (norm, *numbers.values())):
+            self._forget_gradients()
+            raise NotFiniteError(f"step {self.done + 1}: {_what_is_not_finite(norm, numbers)}")
+        sizes = {name: int(value) for name, value in self.processes.sums(size).items()}
+        rate = share_of_peak(self.config, self.done, self.total) * self.config.lr
+        return {**numbers, "lr": rate, "grad_norm": norm, **sizes}
+
+    def move(self) -> None:
+        """Move the weights along the gradient."""
+        set_rate(self.optimizers, share_of_peak(self.config, self.done, self.total))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._forget_gradients()
+        if self.task.after_step is not None:
+            self.task.after_step()
+        self.done += 1
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Products in bfloat16 where the run wants them, or where they are faster here."""
+        wanted = self.config.precision
+        if wanted == "bfloat16" or (wanted == "auto" and fast_bfloat16(self.device)):
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    @torch.no_grad()
+    def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
+        """The objective, its terms and the task's metrics over examples that are not learned from: `eval_loss`, ..."""
+        self.subject.train(False)
+        measured = {term.name: term for term in self.task.metrics}
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        for batch in self._batches([[example] for example in examples]):
+            with self.autocast():
+                forward = Forward(self.subject.module, batch.to(self.device))
+                totals = self.task.objective.totals(forward) | {n: term.total(forward) for n, term in measured.items()}
+            sums = _added([sums, {name: float(total) for name, total in totals.items()}])
+            own = {name: float(term.count(batch)) for name, term in measured.items()}
+            counts = _added([counts, self.task.objective.counts(batch) | own])
+        numbers = self._numbers(sums, counts)
+        return {f"eval_{name}": value for name, value in numbers.items()} | {
+            f"eval_{name}": sums[name] / max(counts[name], 1e-9) for name in measured
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What goes on in a checkpoint: weights, optimizers' tensors."""
+        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        return {"weights": weights, "optimizer": tensors_of(self.optimizers, self.parameters)}
+
+    def take_up(self, step: int, weights: Any, optimizer: Any) -> None:
+        """Go on from a checkpoint."""
+        put(self.parameters, weights)
+        put_tensors(self.optimizers, self.parameters, optimizer)
+        self.done = step
+
+    def batches(self, step: int) -> list[Batch]:
+        """The batches of a step that are this process's own."""
+        rows = [[self.data[number] for number in row] for row in self.processes.share(list(self.data.rows(step)))]
+        if self.task.rewrite is not None:
+            written = iter(self.task.rewrite([example for row in rows for example in row], step))
+            rows = [[next(written) for _ in row] for row in rows]
+        return self._batches(rows)
+
+    def _batches(self, rows: Sequence[Sequence[Example]]) -> list[Batch]:
+        size = len(rows) if self.task.whole else self.config.micro_batch or max(1, MICRO_TOKENS // self.config.length)
+        return [self._batch(rows[begin : begin + size]) for begin in range(0, len(rows), max(1, size))]
+
+    def _batch(self, rows: Sequence[Sequence[Example]]) -> Batch:
+        examples = [example for row in rows for example in row]
+        if not self.task.packs:
+            return collate(examples)
+        starts = np.cumsum([0, *(len(row) for row in rows)])
+        return collate(examples, rows=[range(a, b) for a, b in pairwise(starts)])
+
+    def _norm(self) -> float:
+        """The norm of the gradient, before it is cut to `clip`."""
+        most = math.inf if self.config.clip is None else self.config.clip
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), most))
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _numbers(self, sums: dict[str, float], counts: dict[str, float]) -> dict[str, float]:
+        """The loss and, where there are several, its terms."""
+        terms = self.task.objective.terms
+        each = {term.name: sums[term.name] / max(counts[term.name], 1e-9) for _, term in terms}
+        whole = sum(weight * each[term.name] for weight, term in terms)
+        return {"loss": whole} | (each if len(terms) > 1 else {})
+
+
+def _added(numbers: Iterable[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for one in numbers:
+        for name, value in one.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def _seed(*place: int) -> int:
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _what_is_not_finite(norm: float, record: dict[str, float]) -> str:
+    bad = next((name for name, value in record.items() if not math.isfinite(value)), None)
+    return f"the {bad} is {record[bad]}" if bad else f"the loss is {record['loss']:.4g}, but the norm of its gradient is {norm}"

@@ -1,0 +1,147 @@
+"""What a run would do, before it does it: its steps, the memory of each phase, and the time, after one measured step."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ordito.accounting import Table
+from ordito.errors import OrditoError
+from ordito.memory import free_memory
+from ordito.train.config import Config
+from ordito.units import size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it is made. Bytes are those of the whole process at its most in each phase; seconds of one step."""
+
+    steps: int
+    rows: int
+    tokens: int
+    learned: int
+    trained: int
+    parameters: int
+    utilisation: float
+    phases: dict[str, int]
+    seconds: float
+    free: int
+    checkpoint: int
+    disk: int
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that the process holds at once."""
+        return max(self.phases.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether that much memory is free."""
+        return self.peak <= self.free
+
+    def text(self) -> str:
+        """As a table, and what to change if it does not fit."""
+        rows = [
+            ("optimizer steps", f"{self.steps:,}"),
+            ("rows of a step", f"{self.rows:,}"),
+            ("tokens of a step", f"{self.tokens:,}, of which {self.learned:,} are learned"),
+            ("rows filled", f"{self.utilisation:.0%}"),
+            ("trained", f"{self.trained:,} of {self.parameters:,} parameters"),
+            ("a step", f"{self.seconds:.2f} s, {self.tokens / self.seconds:,.0f} tokens/s"),
+            ("in all", f"{_duration(self.seconds * self.steps)}"),
+            ("a checkpoint", f"{size(self.checkpoint)} ({size(self.disk)} are free there)"),
+            *((f"memory, {phase}", size(nbytes)) for phase, nbytes in self.phases.items()),
+            ("memory, at most", f"{size(self.peak)} ({size(self.free)} are free)"),
+        ]
+        said = "it fits" if self.fits else f"it does not fit: {'; '.join(ADVICE)}"
+        return "\n".join([*Table("", ("", ""), tuple(rows)).lines(), said])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**vars(self), "peak": self.peak, "fits": self.fits}
+
+
+ADVICE = (
+    "lower micro_batch (--set micro_batch=1)",
+    "shorter rows (length)",
+    "recompute=true",
+    "adapter=lora, which needs no gradients and no optimizer state for the weights",
+)
+
+
+def planned(config: Config) -> Plan:
+    """Measure one step of a run, in a process of its own and a folder that is gone afterwards.
+
+    The phases are what the operating system says of the process's memory: with the weights in it, in the forward and backward
+    pass, when the optimizer moves, when a checkpoint is written. Raises as the run itself would.
+    """
+    with tempfile.TemporaryDirectory(prefix="ordito-plan-") as folder:
+        tried = config.model_copy(update={"output": folder})
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_measure, args=(tried, there))
+        process.start()
+        there.close()
+        try:
+            found = here.recv()
+        except EOFError:
+            raise OrditoError(f"the measured step ended its process: there is not enough memory. Try {'; '.join(ADVICE)}") from None
+        finally:
+            process.join()
+        if isinstance(found, Exception):
+            raise found
+    place = config.folder if config.folder.exists() else Path.cwd()
+    return Plan(**found, free=free_memory(), disk=shutil.disk_usage(place).free)
+
+
+def _measure(config: Config, pipe: Any) -> None:
+    try:
+        pipe.send(_measured(config))
+    except Exception as error:
+        pipe.send(error if isinstance(error, OrditoError) else OrditoError(f"{type(error).__name__}: {error}"))
+
+
+def _measured(config: Config) -> dict[str, Any]:
+    from ordito.train.fit import Run
+    from ordito.train.listener import Quiet
+
+    run = Run(config, Quiet())
+    trainer, _ = run.prepare()
+    phases = {"weights": _peak()}
+    trainer.compute()
+    phases["forward and backward"] = _peak()
+    trainer.move()
+    phases["the optimizer"] = _peak()
+    # The second step is like those of the run: in the first, memory is had and caches are filled.
+    record = trainer.step()
+    phases["a later step"] = _peak()
+    folder = run.checkpoints.save(trainer.done, **trainer.state(), state={})
+    phases["a checkpoint"] = _peak()
+    parameters = list(trainer.subject.module.parameters())
+    return {
+        "steps": trainer.total,
+        "rows": config.batch_size,
+        "tokens": record["tokens"],
+        "learned": record["learned"],
+        "trained": sum(parameter.numel() for parameter in trainer.parameters.values()),
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "utilisation": trainer.data.utilisation,
+        "phases": phases,
+        "seconds": record["seconds"],
+        "checkpoint": sum(file.stat().st_size for file in folder.iterdir()),
+    }
+
+
+def _peak() -> int:
+    """The most bytes that this process held since it was last asked."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    Path("/proc/self/clear_refs").write_text("5")
+    return 1024 * int(lines["VmHWM"].split()[0])
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

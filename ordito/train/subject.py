@@ -1,0 +1,200 @@
+"""What is trained: a transformer with its tokenizer, where it comes from, and how it is written when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ordito.checkpoint import store
+from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ordito.checkpoint.outline import outline
+from ordito.checkpoint.safetensors import write_safetensors
+from ordito.errors import OrditoError, TemplateError
+from ordito.families import family_of, spec_from_config
+from ordito.model import load_tokenizer
+from ordito.nn.feedforward import Router, StackedLinear
+from ordito.nn.runtime import load_transformer
+from ordito.nn.transformer import Head, Transformer
+from ordito.saving import write
+from ordito.spec import Spec
+from ordito.text.chat import ChatTemplate
+from ordito.text.tokenizer import Tokenizer
+from ordito.train.config import Config
+
+if TYPE_CHECKING:
+    from ordito.nn.adapter import Adapters
+
+HEADS = "heads.safetensors"
+
+
+@dataclass(eq=False)
+class Subject:
+    """A model in training. `origin` is what its files said; `adapters` and `heads` are trained beside the module.
+
+    `base` is the name that it was opened by; `chats` whether conversations are what it is trained on.
+    """
+
+    module: Transformer
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    origin: Checkpoint
+    base: str
+    chats: bool = False
+    adapters: Adapters | None = None
+    heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+
+    @property
+    def spec(self) -> Spec:
+        """What the model is."""
+        return self.module.spec
+
+    @property
+    def talks(self) -> bool:
+        """Whether it is trained on conversations, or its base was: a base model may have a format that it never saw."""
+        return self.chats or self.tokenizer.chat_template is not None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Everything that is trained, by name: `adapter.` and `heads.` stand before what is not the transformer's own."""
+        owners: dict[str, nn.Module] = {"": self.module, "heads.": self.heads}
+        if self.adapters is not None:
+            owners["adapter."] = self.adapters
+        return {
+            before + name: parameter
+            for before, owner in owners.items()
+            for name, parameter in owner.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def matrices(self) -> frozenset[str]:
+        """The names of the layers' linear maps, without head, tables and routers."""
+        kinds = (nn.Linear, StackedLinear)
+        maps = ((name, module) for name, module in self.module.named_modules() if isinstance(module, kinds))
+        return frozenset(f"{name}.weight" for name, module in maps if not isinstance(module, (Router, Head)))
+
+    def train(self, mode: bool = True) -> None:
+        """Dropout and the like on, or off."""
+        for part in (self.module, self.heads, self.adapters):
+            if part is not None:
+                part.train(mode)
+
+    def export(self, folder: Path) -> None:
+        """Write what others load: a folder in Hugging Face's layout, or PEFT's adapter; heads beside it.
+
+        Raises `OrditoError` if it cannot be written.
+        """
+        if self.adapters is None:
+            weights = {name: _floats(tensor) for name, tensor in self.module.state_dict().items()}
+            write(folder, self.origin, weights, self.tokenizer)
+        else:
+            from ordito.train.adapters import write as write_adapters
+
+            write_adapters(self.adapters, folder, self.spec, self.base)
+            self.tokenizer.to_folder(folder)
+        if len(self.heads):
+            write_safetensors(folder / HEADS, {name: _floats(tensor) for name, tensor in self.heads.state_dict().items()})
+
+
+def open_subject(config: Config) -> Subject:
+    """The model of a run, with its trained weights or, from scratch, with random ones; adapters are attached.
+
+    Raises as `ordito.load` does, and `OrditoError` for settings that contradict each other.
+    """
+    torch.manual_seed(config.seed)
+    checkpoint, path = _scratch(config) if config.scratch else _trained(config)
+    if checkpoint.spec.encoder is not None:
+        raise OrditoError(f"{config.model}: is an encoder-decoder, and what trains here is a decoder or an encoder alone")
+    tokenizer = _tokenizer(config, checkpoint, path)
+    if config.scratch:
+        checkpoint = _with_vocabulary(checkpoint, tokenizer, config)
+        module = Transformer(checkpoint.spec)
+    else:
+        if tokenizer.vocab_size > checkpoint.spec.vocab_size and config.new_tokens is None:
+            raise OrditoError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, but {config.model} embeds {checkpoint.spec.vocab_size}: take "
+                "the model's own tokenizer, or extend its vocabulary (new_tokens)"
+            )
+        module = load_transformer(checkpoint)
+    subject = Subject(module, tokenizer, _template(tokenizer, checkpoint.spec, config), checkpoint, config.model)
+    if config.new_tokens is not None:
+        _extend(subject, Path(config.new_tokens))
+    for parameter in subject.module.parameters():
+        parameter.requires_grad_(True)
+    if config.adapter != "none":
+        from ordito.train.adapters import attach
+
+        subject.adapters = attach(subject.module, config.lora, config.adapter, config.seed)
+    return subject
+
+
+def _trained(config: Config) -> tuple[Checkpoint, Path]:
+    path = store.locate(config.model).path
+    return open_checkpoint(path), path
+
+
+def _scratch(config: Config) -> tuple[Checkpoint, Path]:
+    """A checkpoint without tensors: an architecture, and the metadata of its files."""
+    known = outline(config.model)
+    path = known.path or Path(config.model)
+    folder = path if path.is_dir() else path.parent
+    kind = "gguf" if known.format == "gguf" else "huggingface"
+    where = path if kind == "gguf" else folder
+    return Checkpoint(where, (), kind, known.spec, known.metadata, {}, (), {}), where  # type: ignore[arg-type]
+
+
+def _tokenizer(config: Config, checkpoint: Checkpoint, path: Path) -> Tokenizer:
+    if config.tokenizer is None:
+        return load_tokenizer(replace(checkpoint, path=path))
+    named = store.locate(config.tokenizer).path if not Path(config.tokenizer).is_dir() else Path(config.tokenizer)
+    if named.is_dir():
+        return Tokenizer.from_folder(named)
+    return Tokenizer.from_gguf(open_checkpoint(named).metadata)
+
+
+def _with_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer, config: Config) -> Checkpoint:
+    """An architecture with as many rows in its embedding as the tokenizer has tokens."""
+    size = tokenizer.vocab_size
+    if checkpoint.spec.vocab_size == size or checkpoint.format == "gguf":
+        return checkpoint
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    metadata = {**checkpoint.metadata, "vocab_size": size, **ids}
+    spec = spec_from_config({key: value for key, value in metadata.items() if value is not None}, config.model)
+    return replace(checkpoint, spec=spec, metadata=metadata)
+
+
+def _template(tokenizer: Tokenizer, spec: Spec, config: Config) -> ChatTemplate | None:
+    try:
+        return ChatTemplate.for_tokenizer(tokenizer, family_of(spec).prompts, config.prompt_format)
+    except TemplateError:
+        if config.prompt_format is not None:
+            raise
+        return None
+
+
+def _extend(subject: Subject, file: Path) -> None:
+    raise NotImplementedError
+
+
+def _floats(tensor: Tensor) -> np.ndarray:
+    values: np.ndarray = tensor.detach().float().cpu().numpy()
+    return values
+
+
+def put(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Set parameters to what a checkpoint holds of them. Raises `OrditoError` if the two are not of one run."""
+    if parameters.keys() != weights.keys():
+        odd = sorted(parameters.keys() ^ weights.keys())
+        raise OrditoError(f"the checkpoint is of another model: {odd[0]} is in one of them only")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def trained_arrays(subject: Subject) -> dict[str, Any]:
+    """What is trained, as tensors."""
+    return {name: parameter.detach() for name, parameter in subject.parameters().items()}
