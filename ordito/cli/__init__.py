@@ -21,6 +21,7 @@ COMMANDS = {
         "serve": "serve ps stop",
         "batch": "batch",
         "train": "train",
+        "tokenizer": "tokenizer",
         "embed": "embed",
         "explain": "explain",
         "compare": "compare",
