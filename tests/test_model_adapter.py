@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import ordito
-from ordito.checkpoint.adapter import LowRank, write_adapter
+from ordito.checkpoint.adapter import LowRank
+from ordito.checkpoint.adapter_write import write_adapter
 from ordito.errors import CheckpointError, ModelNotFoundError, OrditoError
 
 IDS = [5, 6, 7, 8]

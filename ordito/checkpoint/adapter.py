@@ -1,4 +1,4 @@
-"""LoRA adapters in the format of PEFT: a folder of adapter_config.json and adapter_model.safetensors, read and written.
+"""LoRA adapters in the format of PEFT: a folder of adapter_config.json and adapter_model.safetensors.
 
 An adapter changes linear maps W (out, in) of a base model by maps of low rank r:
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ordito.checkpoint.adapter_experts import PARAMETERS, changed_tensors, packed, unpacked, wrapped
-from ordito.checkpoint.export import write_json
+from ordito.checkpoint.adapter_experts import PARAMETERS, changed_tensors, unpacked
 from ordito.checkpoint.json_file import read_object
-from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
+from ordito.checkpoint.safetensors import read_safetensors
 from ordito.checkpoint.stored import StoredTensor, shown
-from ordito.errors import CheckpointError, ConfigError, OrditoError
+from ordito.errors import CheckpointError
 from ordito.families.reader import Reader
 
 Array = NDArray[np.float32]
@@ -118,10 +116,6 @@ class Adapter:
     saved: Mapping[str, StoredTensor] = field(default_factory=dict)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading
-
-
 def open_adapter(path: Path) -> Adapter:
     """Read the adapter in a folder.
 
@@ -174,8 +168,8 @@ def _check_types(config: Reader) -> None:
 def _stacked_targets(config: Reader) -> list[str]:
     targets = list(config.items("target_parameters", None) or ())
     for target in targets:
-        if not isinstance(target, str) or target.rpartition(".")[2] not in PARAMETERS:
-            raise config.fail("target_parameters", target, f"ends of names that end in {' or '.join(PARAMETERS)}")
+        if not isinstance(target, str) or target.rpartition(".")[2] not in (*PARAMETERS, "weight"):
+            raise config.fail("target_parameters", target, f"ends of names that end in {', '.join(PARAMETERS)} or weight")
     return targets
 
 
@@ -279,81 +273,3 @@ def _low_rank(parts: Mapping[str, StoredTensor], scalings: _Scalings, module: st
     if magnitude is not None and magnitude.shape != b.shape[:1]:
         raise CheckpointError(f"{where}: lora_magnitude_vector has shape {list(magnitude.shape)}, expected [{b.shape[0]}]")
     return LowRank(a.to_float32(), b.to_float32(), scaling, None if magnitude is None else magnitude.to_float32(), embedding)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-
-
-def write_adapter(
-    folder: Path,
-    changes: Mapping[str, LowRank],
-    *,
-    base: str,
-    saved: Mapping[str, Array] | None = None,
-    task: str | None = "CAUSAL_LM",
-) -> None:
-    """Write an adapter that PEFT reads: `changes` by the base's name of the module, `saved` by the base's name of the tensor.
-
-    Changes of stacked experts go by the name of the tensor. Raises `ConfigError` if there are no changes, or such as PEFT has
-    no form for, `OrditoError` if the folder cannot be written.
-    """
-    if reason := why_not_written(changes):
-        raise ConfigError(f"{folder}: {reason}")
-    dora = any(change.magnitude is not None for change in changes.values())
-    stacks = wrapped([name for name, change in changes.items() if change.stacked])
-    saved = saved or {}
-    whole = {name.removesuffix(".weight") for name in saved if name.endswith(".weight")} - changes.keys()
-    rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
-    alphas = {module: change.scaling * change.rank for module, change in changes.items()}
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
-    config: dict[str, Any] = {
-        "peft_type": "LORA",
-        "task_type": task,
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": 0.0,
-        "target_modules": sorted(changes.keys() - stacks.keys()),
-        "target_parameters": sorted(stacks) or None,
-        "rank_pattern": {f"^{re.escape(m)}": change.rank for m, change in changes.items() if change.rank != rank},
-        "alpha_pattern": {f"^{re.escape(m)}": value for m, value in alphas.items() if value != alpha},
-        "use_rslora": False,
-        "use_dora": dora,
-        "fan_in_fan_out": False,  # where a map is stored (in, out), PEFT sets it itself
-        "bias": "none" if {name.rpartition(".")[0] for name in saved} <= whole | changes.keys() else "all",
-        "modules_to_save": sorted(whole) or None,
-    }
-    tensors: dict[str, Array] = {}
-    for module, change in changes.items():
-        a, b = ("lora_embedding_A", "lora_embedding_B") if change.embedding else ("lora_A.weight", "lora_B.weight")
-        values = packed(change.a, change.b) if change.stacked else (change.a, change.b)
-        before = PREFIX + stacks.get(module, module)
-        tensors |= {f"{before}.{a}": values[0], f"{before}.{b}": values[1]}
-        if change.magnitude is not None:
-            tensors[f"{PREFIX}{module}.lora_magnitude_vector"] = change.magnitude
-    for name, array in saved.items():
-        module, _, parameter = name.rpartition(".")
-        tensors[f"{PREFIX}{module}.{'base_layer.' if module in changes else ''}{parameter}"] = array
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
-        write_json(folder / CONFIG, config)
-    except OSError as error:
-        raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
-
-
-def why_not_written(changes: Mapping[str, LowRank]) -> str | None:
-    """What is against writing changes, by the base's names, for PEFT to read; None if nothing is."""
-    dora = {change.magnitude is not None for change in changes.values()}
-    stacks = [name for name, change in changes.items() if change.stacked]
-    if not changes:
-        return "an adapter without a single change cannot be written"
-    if dora == {True} and stacks:
-        return f"PEFT has no magnitudes (DoRA) of experts that are one tensor, as {stacks[0]} is"
-    if len(dora) > 1:
-        return "some changes have magnitudes and some have none, expected all or none of them"
-    if unknown := [name for name in stacks if name.rpartition(".")[2] not in PARAMETERS]:
-        return f"PEFT's files can say which experts' tensor is meant of {' and '.join(PARAMETERS)} only, not of {unknown[0]}"
-    return None

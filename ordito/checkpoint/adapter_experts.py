@@ -5,6 +5,11 @@ E maps of one tensor, of rank r each, are a lora_A (E r, in), one below the othe
 k E + e is the k-th of expert e. The tensors' own names are not in the file: PEFT wraps the module `experts` once for each of
 them, in the order of the module, so `base_layer.` stands before the tensors of all but the last (`ParamWrapper` of PEFT's
 lora/layer.py).
+
+For many models with experts PEFT takes names such as `down_proj` for those that their experts had before transformers 5,
+wherever they stand, and looks for experts' tensors instead (`_convert_peft_config_moe` of
+utils/transformers_weight_conversion.py). What is no expert is safe from that when it is named as a tensor:
+`...mlp.down_proj.weight`.
 """
 
 from __future__ import annotations
@@ -20,17 +25,25 @@ Array = NDArray[np.float32]
 PARAMETERS = ("gate_up_proj", "down_proj")
 """What holds the experts, in the order in which transformers' modules have it."""
 
+_MISTAKEN = frozenset("gate gate_proj up_proj down_proj w1 w2 w3".split())
 _INSIDE = ".base_layer"
+
+
+def mistaken(module: str) -> bool:
+    """Whether PEFT takes the module of a model with experts for an expert's of old."""
+    return module.rpartition(".")[2] in _MISTAKEN
 
 
 def changed_tensors(modules: Iterable[str], targets: Sequence[str]) -> dict[str, str]:
     """The tensor that the low-rank tensors of a module change: `...experts.base_layer` -> `...experts.gate_up_proj`.
 
-    `targets` are ends of names of tensors. Modules that are not experts' are left out.
+    `targets` are ends of names of tensors. Modules that are not `experts` are left out.
     """
     found = {}
     for module in modules:
         stem = re.sub(rf"({re.escape(_INSIDE)})+$", "", module)
+        if not stem.endswith("experts"):
+            continue
         depth = (len(module) - len(stem)) // len(_INSIDE)
         names = [name for part in PARAMETERS if _is_target(name := f"{stem}.{part}", targets)]
         if depth < len(names):

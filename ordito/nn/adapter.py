@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ordito.checkpoint.adapted import is_tied
 from ordito.checkpoint.adapter import LowRank
 from ordito.errors import OrditoError, did_you_mean
 from ordito.nn.feedforward import Router, StackedLinear
@@ -137,7 +138,7 @@ class Adapters(nn.Module):
         for path, parameter in self._saved[name].items():
             _plant(tree, path, parameter)
         table = f"{base.spec.embedding.name}.tokens.weight"
-        if table in self._saved[name] and _is_tied(base):
+        if table in self._saved[name] and is_tied(base.spec):
             # The head shares the base's table, not the adapter's.
             self._saved[name].setdefault("head.weight", base.get_parameter(table))
 
@@ -181,7 +182,7 @@ class Adapters(nn.Module):
     def merged(self, name: str) -> dict[str, Tensor]:
         """The weights of the base that an adapter changes, with its changes, in fp32, by canonical name. The base stays.
 
-        A tied head that is changed has a weight of its own then, `head.weight`.
+        A head that was tied has a weight of its own then, `head.weight`, if it or the embedding is changed.
         """
         base = self.transformer[0]
         with self.using(None):
@@ -191,6 +192,9 @@ class Adapters(nn.Module):
             weight = _array(weights[path])
             changed = change.merged(weight.T).T if change.embedding else change.merged(weight)
             merged[f"{path}.weight"] = torch.from_numpy(np.ascontiguousarray(changed)).to(weights[path].device)
+        table = f"{base.spec.embedding.name}.tokens"
+        if table in weights and is_tied(base.spec):
+            merged.setdefault("head.weight", weights[table])
         return merged
 
     @contextmanager
@@ -201,11 +205,12 @@ class Adapters(nn.Module):
         """
         base, name = self.transformer[0], self.active
         assert name is not None, "no adapter is on"
-        before = {}
-        for path, tensor in self.merged(name).items():
+        merged = {path: tensor for path, tensor in self.merged(name).items() if path not in self._saved[name]}
+        before: dict[str, nn.Parameter | None] = {}
+        for path, tensor in merged.items():
             module = path.removesuffix(".weight")
-            if module in self._maps[name] and not isinstance(base.get_submodule(module), (Nf4Linear, Nf4StackedLinear)):
-                dtype = self._maps[name][module].a.dtype
+            if not isinstance(base.get_submodule(module), (Nf4Linear, Nf4StackedLinear)):
+                dtype = next(base.parameters()).dtype
                 before[path] = _put(base, path, nn.Parameter(tensor.to(dtype), requires_grad=False))
                 _lay(base, module)
         try:
@@ -214,7 +219,7 @@ class Adapters(nn.Module):
             for path, parameter in before.items():
                 module = path.removesuffix(".weight")
                 _put(base, path, parameter)
-                _lay(base, module, self._maps[name][module])
+                _lay(base, module, *([self._maps[name][module]] if module in self._maps[name] else []))
 
 
 def _check_fits(base: Transformer, path: str, change: LowRank) -> None:
@@ -234,11 +239,6 @@ def weight_of(module: nn.Module) -> Tensor:
     weight = module.lender[0].weight if isinstance(module, Head) and module.weight is None else module.weight
     assert isinstance(weight, Tensor)
     return weight
-
-
-def _is_tied(base: Transformer) -> bool:
-    head = getattr(base, "head", None)
-    return isinstance(head, Head) and head.weight is None
 
 
 def _lay(base: Transformer, path: str, *maps: LowRankMap) -> None:

@@ -51,6 +51,8 @@ def _scale_levels() -> Tensor:
 
 
 SCALES = _scale_levels()
+PAIRS = torch.stack((LEVELS.repeat_interleave(16), LEVELS.repeat(16)), dim=1).view(torch.int64).flatten()
+"""What a byte stands for, (256,): two values, read as one number of 8 bytes, since that many are then found at once."""
 
 
 def quantized(values: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -77,13 +79,12 @@ def blockwise(values: Tensor, scales: Tensor, block: int) -> Tensor:
 
 
 class Nf4(nn.Module):
-    """A frozen weight (out, in) in NF4. Made without values (on the meta device) where the weight has none."""
+    """A frozen weight (out, in) in NF4. Its codes are no part of a state dict: they come of the base's weights."""
 
     codes: Tensor
     scale_codes: Tensor
     largest: Tensor
     mean: Tensor
-    pairs: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -92,22 +93,16 @@ class Nf4(nn.Module):
         high, low = F.pad(codes, (0, len(codes) % 2), value=7).view(-1, 2).unbind(1)
         mean = scales.mean()
         scale_codes, largest = quantized(scales - mean, SCALES, SCALE_BLOCK)
-        # What a byte stands for: two values, read as one number of 8 bytes, since that many are found at once.
-        pairs = torch.stack((LEVELS.repeat_interleave(16), LEVELS.repeat(16)), dim=1).view(torch.int64).flatten()
-        for name, tensor in {
-            "codes": (high << 4) | low,
-            "scale_codes": scale_codes,
-            "largest": largest,
-            "mean": mean,
-            "pairs": pairs.to(weight.device),
-        }.items():
+        found = {"codes": (high << 4) | low, "scale_codes": scale_codes, "largest": largest, "mean": mean}
+        for name, tensor in found.items():
             self.register_buffer(name, tensor, persistent=False)
 
     def weight(self) -> Tensor:
         """The weight (out, in), made anew at every call."""
-        scales = SCALES.to(self.codes.device)[self.scale_codes.int()]
+        device = self.codes.device
+        scales = SCALES.to(device).index_select(0, self.scale_codes.int())
         scales = blockwise(scales, self.largest, SCALE_BLOCK).add_(self.mean)
-        values = self.pairs.index_select(0, self.codes.int()).view(torch.float32)[: prod(self.shape)]
+        values = PAIRS.to(device).index_select(0, self.codes.int()).view(torch.float32)[: prod(self.shape)]
         return blockwise(values, scales, BLOCK).view(self.shape).to(self.dtype)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

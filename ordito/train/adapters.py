@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from ordito.checkpoint.adapted import changes_by_theirs, is_tied, saved_by_theirs
-from ordito.checkpoint.adapter import LowRank, why_not_written, write_adapter
+from ordito.checkpoint.adapter import LowRank
+from ordito.checkpoint.adapter_write import why_not_written, write_adapter
 from ordito.errors import CheckpointError, ConfigError, OrditoWarning, did_you_mean
 from ordito.nn.adapter import Adapters, weight_of
 from ordito.nn.feedforward import Router, StackedLinear
 from ordito.nn.nf4 import Nf4, quantize_linears
 from ordito.nn.norm import Dense, Linear, Table
 from ordito.nn.transformer import Head, Transformer
-from ordito.spec import Spec
+from ordito.spec import MixtureOfExperts, Spec
 from ordito.train.config import LowRankSettings
 
 Kind = Literal["lora", "dora", "qlora"]
@@ -67,7 +68,11 @@ def write(adapters: Adapters, folder: Path, spec: Spec, base_name: str) -> None:
     task = "SEQ_2_SEQ_LM" if spec.encoder else "CAUSAL_LM" if spec.head else "FEATURE_EXTRACTION"
     changes = changes_by_theirs(adapters.changes(adapters.active), spec)
     saved = saved_by_theirs(adapters.saved(adapters.active), spec)
-    write_adapter(folder, changes, base=base_name, saved=saved, task=task)
+    write_adapter(folder, changes, base=base_name, saved=saved, task=task, experts=_has_experts(spec))
+
+
+def _has_experts(spec: Spec) -> bool:
+    return any(isinstance(leaf, MixtureOfExperts) for _, leaf in spec.leaves())
 
 
 def merged(module: Transformer, adapters: Adapters) -> dict[str, Tensor]:
@@ -82,8 +87,8 @@ def merged(module: Transformer, adapters: Adapters) -> dict[str, Tensor]:
     with adapters.using(None):
         tensors = {path: _tensor(module, path) for path in module.spec.tensors()}
         table = f"{module.spec.embedding.name}.tokens.weight"
-        if is_tied(module.spec) and {table, "head.weight"} & changed.keys():
-            tensors["head.weight"] = tensors[table]
+        if "head.weight" in changed:
+            tensors.setdefault("head.weight", tensors[table])
         moved = math.sqrt(sum(float((changed[path] - tensors[path]).square().sum()) for path in changed))
         norm = math.sqrt(sum(float(tensors[path].square().sum()) for path in changed))
     if moved == 0:
@@ -162,8 +167,8 @@ def _fresh(part: nn.Module, path: str, rank: int, scaling: float, seed: int, *, 
 
 def _check_writable(changes: Mapping[str, LowRank], spec: Spec) -> None:
     try:
-        reason = why_not_written(changes_by_theirs(changes, spec))
+        reason = why_not_written(changes_by_theirs(changes, spec), _has_experts(spec))
     except CheckpointError as error:
         reason = str(error)
     if reason:
-        raise ConfigError(f"lora.targets: this adapter could not be written for PEFT: {reason}; choose other targets, or lora")
+        raise ConfigError(f"lora.targets: PEFT could not read this adapter: {reason}; choose other targets (q,k,v,o), or lora")

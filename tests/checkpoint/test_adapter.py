@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ordito.checkpoint.adapted import adapted, changes_by_ours, changes_by_theirs, saved_by_theirs
-from ordito.checkpoint.adapter import CONFIG, WEIGHTS, LowRank, open_adapter, write_adapter
+from ordito.checkpoint.adapter import CONFIG, WEIGHTS, LowRank, open_adapter
+from ordito.checkpoint.adapter_write import write_adapter
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.export import write_folder
 from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
@@ -100,7 +101,7 @@ def test_what_was_written_is_read(adapter, base):
         ({"base_model_name_or_path": "a" * 501}, "expected the name of a model"),
         ({"alpha_pattern": {f"m{i}": 1 for i in range(4097)}}, "expected at most 4096"),
         ({"lora_bias": True}, "lora_bias is True, expected none: this variant"),
-        ({"target_parameters": ["mlp.router.weight"]}, "target_parameters is 'mlp.router.weight', expected ends of names"),
+        ({"target_parameters": ["mlp.router.bias"]}, "target_parameters is 'mlp.router.bias', expected ends of names"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', expected a start that leaves the base as it is"),
     ],
 )

@@ -25,6 +25,9 @@ SIZES = {
 }
 SPEC = spec_from_config({"model_type": "llama", **SIZES})
 TIED = spec_from_config({"model_type": "llama", **SIZES, "tie_word_embeddings": True})
+EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 10, "shared_expert_intermediate_size": 12}
+PLAIN = {key: value for key, value in SIZES.items() if key != "attention_bias"}
+MOE = spec_from_config({"model_type": "qwen2_moe", **PLAIN, **EXPERTS})
 IDS = torch.randint(0, 23, (2, 9), generator=torch.Generator().manual_seed(0))
 MODULES = [name.removesuffix(".weight") for name, shape in SPEC.tensors().items() if len(shape) == 2]
 
@@ -77,6 +80,33 @@ def test_beside_is_merged_and_off_is_the_base(modules, rank, scaling, dora):
     for name, change in adapters.changes("it").items():
         assert np.array_equal(change.a, changes[name].a)
         assert np.array_equal(change.b, changes[name].b)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_beside_experts_is_merged_and_what_was_merged_is_as_before(dora):
+    modules = [f"layers.{n}.mlp.experts.{part}" for n in (0, 1) for part in ("gate", "up", "down")]
+    random, module = np.random.default_rng(0), transformer(MOE)
+    changes = {}
+    for path in [*modules, "layers.0.mlp.shared.up"]:
+        *experts, d_out, d_in = MOE.tensors()[f"{path}.weight"]
+        a, b = (0.3 * random.normal(size=(*experts, *size)).astype(np.float32) for size in ((2, d_in), (d_out, 2)))
+        changes[path] = LowRank(a, b, 0.7, random.uniform(0.5, 2, (*experts, d_out)).astype(np.float32) if dora else None)
+    merged = transformer(MOE)
+    for path, change in changes.items():
+        weight = merged.get_parameter(f"{path}.weight").data
+        weight.copy_(torch.tensor(change.merged(weight.numpy())))
+    base, adapters = logits(module), Adapters(module)
+    adapters.add("it", changes)
+    adapters.use("it")
+    beside, expected = logits(module), logits(merged)
+    assert (beside - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (beside - base).abs().max() > 1e-2 * expected.abs().max()
+    with adapters.merging():
+        assert torch.equal(logits(module), expected)
+    assert torch.equal(logits(module), beside)
+    adapters.use(None)
+    assert torch.equal(logits(module), base)
+    assert all(np.array_equal(change.b, adapters.changes("it")[path].b) for path, change in changes.items())
 
 
 def test_only_the_adapter_learns_and_its_parameters_have_canonical_names():

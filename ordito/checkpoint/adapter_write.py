@@ -1,0 +1,99 @@
+"""Writing LoRA adapters for PEFT."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ordito.checkpoint.adapter import CONFIG, PREFIX, WEIGHTS, Array, LowRank
+from ordito.checkpoint.adapter_experts import PARAMETERS, mistaken, packed, wrapped
+from ordito.checkpoint.export import write_json
+from ordito.checkpoint.safetensors import write_safetensors
+from ordito.errors import ConfigError, OrditoError
+
+
+def write_adapter(
+    folder: Path,
+    changes: Mapping[str, LowRank],
+    *,
+    base: str,
+    saved: Mapping[str, Array] | None = None,
+    task: str | None = "CAUSAL_LM",
+    experts: bool = False,
+) -> None:
+    """Write an adapter that PEFT reads: `changes` by the base's name of the module, `saved` by the base's name of the tensor.
+
+    Changes of stacked experts go by the name of the tensor; `experts` says whether the base has some. Raises `ConfigError` if
+    there are no changes, or such as PEFT has no form for, `OrditoError` if the folder cannot be written.
+    """
+    if reason := why_not_written(changes, experts):
+        raise ConfigError(f"{folder}: {reason}")
+    dora = any(change.magnitude is not None for change in changes.values())
+    stacks = wrapped([name for name, change in changes.items() if change.stacked])
+    named = {module for module, change in changes.items() if experts and not change.stacked and mistaken(module)}
+    saved = saved or {}
+    whole = {name.removesuffix(".weight") for name in saved if name.endswith(".weight")} - changes.keys()
+    rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
+    alphas = {module: change.scaling * change.rank for module, change in changes.items()}
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": task,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(changes.keys() - stacks.keys() - named),
+        "target_parameters": sorted([*stacks, *(f"{module}.weight" for module in named)]) or None,
+        "rank_pattern": {_one(m, m in named): change.rank for m, change in changes.items() if change.rank != rank},
+        "alpha_pattern": {_one(m, m in named): value for m, value in alphas.items() if value != alpha},
+        "use_rslora": False,
+        "use_dora": dora,
+        "fan_in_fan_out": False,  # where a map is stored (in, out), PEFT sets it itself
+        "bias": "none" if {name.rpartition(".")[0] for name in saved} <= whole | changes.keys() else "all",
+        "modules_to_save": sorted(whole) or None,
+    }
+    tensors: dict[str, Array] = {}
+    for module, change in changes.items():
+        a, b = ("lora_embedding_A", "lora_embedding_B") if change.embedding else ("lora_A.weight", "lora_B.weight")
+        values = packed(change.a, change.b) if change.stacked else (change.a, change.b)
+        before = PREFIX + stacks.get(module, module)
+        tensors |= {f"{before}.{a}": values[0], f"{before}.{b}": values[1]}
+        if change.magnitude is not None:
+            tensors[f"{PREFIX}{module}.lora_magnitude_vector"] = change.magnitude
+    for name, array in saved.items():
+        module, _, parameter = name.rpartition(".")
+        tensors[f"{PREFIX}{module}.{'base_layer.' if module in changes else ''}{parameter}"] = array
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+        write_json(folder / CONFIG, config)
+    except OSError as error:
+        raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+def _one(module: str, named: bool) -> str:
+    """The pattern of one module; PEFT puts what is named as a tensor to it with `.weight`."""
+    weight = r"(\.weight)?" if named else ""
+    return f"^{re.escape(module)}{weight}"
+
+
+def why_not_written(changes: Mapping[str, LowRank], experts: bool) -> str | None:
+    """What is against writing changes, by the base's names, for PEFT to read; None if nothing is."""
+    dora = {change.magnitude is not None for change in changes.values()}
+    stacks = [name for name, change in changes.items() if change.stacked]
+    if not changes:
+        return "an adapter without a single change cannot be written"
+    if dora == {True} and stacks:
+        return f"PEFT has no magnitudes (DoRA) of experts that are one tensor, as {stacks[0]} is"
+    if dora == {True} and experts and (names := [module for module in changes if mistaken(module)]):
+        return f"PEFT has no magnitudes (DoRA) of {names[0]}, which it takes for an expert's"
+    if len(dora) > 1:
+        return "some changes have magnitudes and some have none, expected all or none of them"
+    if unknown := [name for name in stacks if name.rpartition(".")[2] not in PARAMETERS]:
+        return f"PEFT's files can say which experts' tensor is meant of {' and '.join(PARAMETERS)} only, not of {unknown[0]}"
+    return None
