@@ -113,7 +113,7 @@ def _inspect(config: Config) -> None:
 
     trainer, _ = Run(config, Said()).prepare()
     batches = [batch for step in range(min(2, trainer.total)) for batch in trainer.batches(step)]
-    found = inspect(batches, trainer.subject.tokenizer)
+    found = inspect(batches, trainer.subject.tokenizer, config.length)
     write(found.text(colour=sys.stdout.isatty()) + "\n")
     for problem in found.problems:
         say(f"warning: {problem}")

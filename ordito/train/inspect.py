@@ -38,7 +38,7 @@ class Inspection:
     problems: tuple[str, ...]
 
     def text(self, colour: bool = False, rows: int = ROWS) -> str:
-        """The first rows, token by token, and the problems; with `colour`, for a terminal."""
+        """The first rows, token by token; with `colour`, for a terminal."""
         from rich.console import Console
 
         out = io.StringIO()
@@ -47,8 +47,6 @@ class Inspection:
         for number, (batch, b) in zip(range(rows), shown, strict=False):
             for line in _row(number, batch, b, self.tokenizer):
                 console.print(line, soft_wrap=True, highlight=False)
-        for problem in self.problems:
-            console.print(f"problem: {problem}", style="bold red", soft_wrap=True, highlight=False, markup=False)
         return out.getvalue()
 
 

@@ -177,7 +177,11 @@ def _template(tokenizer: Tokenizer, spec: Spec, config: Config) -> ChatTemplate 
 
 
 def _extend(subject: Subject, file: Path) -> None:
-    raise NotImplementedError
+    from ordito.train.vocabulary import extend, read_tokens
+
+    extended = extend(subject.module, subject.tokenizer, read_tokens(file))
+    subject.module, subject.tokenizer = extended.module, extended.tokenizer
+    subject.origin = replace(subject.origin, spec=extended.module.spec)
 
 
 def _floats(tensor: Tensor) -> np.ndarray:

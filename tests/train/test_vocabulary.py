@@ -16,6 +16,8 @@ from ordito.nn.transformer import Transformer
 from ordito.saving import write
 from ordito.spec import Chain, Dense, Head
 from ordito.text.tokenizer import Tokenizer
+from ordito.train.config import config_from
+from ordito.train.subject import open_subject
 from ordito.train.vocabulary import extend, read_tokens, with_tokens, with_vocabulary
 
 NEW = ["ordito", " trama", "<|tool|>", "è bello"]
@@ -213,3 +215,17 @@ def test_published_vocabularies_can_be_extended_and_written(path, tmp_path):
             assert ids == tokenizer.encode(text)
     assert n in extended.encode("l'ordito")
     assert again.vocab_size == n + len(NEW)
+
+
+def test_a_run_extends_its_model_and_writes_it(folder, tmp_path):
+    (tmp_path / "new.txt").write_text("ordito\n trama\n")
+    given = {"objective": "sft", "model": str(folder), "data": ["x.jsonl"], "output": str(tmp_path / "run")}
+    subject = open_subject(config_from(given | {"new_tokens": str(tmp_path / "new.txt")}))
+    n = Tokenizer.from_folder(folder).vocab_size
+    assert subject.tokenizer.encode("ordito") == [n]
+    assert subject.spec.vocab_size == n + 2
+    subject.export(tmp_path / "run")
+    model = ordito.load(tmp_path / "run", backend="torch", dtype="float32")
+    with torch.no_grad():
+        expected = subject.module(torch.tensor([[n, n + 1]]))[0]
+    assert (torch.from_numpy(model.logits([n, n + 1])) - expected).abs().max().item() <= 1e-5
