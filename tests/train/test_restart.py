@@ -1,0 +1,146 @@
+"""A run that was killed goes on to the same numbers, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import runs
+import torch
+
+from ordito.errors import CheckpointError, OrditoError
+from ordito.train import fit
+from ordito.train.checkpoints import OPTIMIZER, STATE, WEIGHTS, Checkpoints
+from ordito.train.fit import CHECKPOINTS
+
+RUN = "import sys, json; from ordito.train import fit, config_from; fit(config_from(json.load(open(sys.argv[1]))), resume=True)"
+KINDS = {
+    "whole": {},
+    "dropout in a task's head": {"objective": "classification"},
+    "muon": {"optimizer": "muon"},
+    "adapter with dropout": {"adapter": "lora", "lora": {"rank": 2, "dropout": 0.2}},
+    "streamed": {"stream": True, "objective": "pretrain"},
+}
+
+
+def made(kind, folder, tmp_path, output, **more):
+    values = dict(KINDS[kind]) | more
+    objective = values.pop("objective", "sft")
+    data = tmp_path / f"{objective}.jsonl"
+    if not data.exists():
+        if objective == "sft":
+            runs.chats(data)
+        elif objective == "pretrain":
+            runs.texts(data)
+        else:
+            rows = [{"text": word, "label": "long" if len(word) > 4 else "short"} for word in runs.WORDS * 3]
+            data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return runs.configured(folder, data, output, objective, save_every=2, **values)
+
+
+def final(output):
+    """The weights of the last checkpoint."""
+    return Checkpoints(output / CHECKPOINTS, 9).newest()
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_goes_on_to_the_same_bits(kind, folder, tmp_path):
+    whole = made(kind, folder, tmp_path, tmp_path / "whole")
+    fit(whole)
+    killed = made(kind, folder, tmp_path, tmp_path / "killed")
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(killed.to_dict()))
+    output, chance = tmp_path / "killed", random.Random(3)
+    for upto in (1, 3):  # kill -9 somewhere behind these steps, in the middle of whatever is done there
+        process = subprocess.Popen([sys.executable, "-c", RUN, str(settings)], stderr=subprocess.DEVNULL)
+        journal, deadline = output / "metrics.jsonl", time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if journal.exists() and journal.read_text().count("\n") >= upto:
+                time.sleep(0.02 * chance.random())
+                break
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    fit(killed, resume=True)
+    assert runs.metrics(output) == runs.metrics(tmp_path / "whole")
+    ours, theirs = final(output), final(tmp_path / "whole")
+    assert same(ours.weights, theirs.weights)
+    assert same(ours.optimizer, theirs.optimizer)
+
+
+def test_a_run_is_the_same_twice_and_another_with_another_seed(folder, tmp_path):
+    data = runs.chats(tmp_path / "chats.jsonl")
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fit(runs.configured(folder, data, tmp_path / name, seed=seed))
+    assert runs.metrics(tmp_path / "a") == runs.metrics(tmp_path / "b")
+    assert runs.metrics(tmp_path / "a", "loss") != runs.metrics(tmp_path / "c", "loss")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(name, damage, folder, tmp_path):
+    config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
+    fit(config)
+    before = runs.metrics(tmp_path / "out")
+    kept = Checkpoints(tmp_path / "out" / CHECKPOINTS, 2)
+    path = kept.path(kept.steps()[-1]) / name
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=name):
+        fit(config, resume=True)
+    assert runs.metrics(tmp_path / "out") == before
+
+
+def test_where_no_checkpoint_is_sound_it_is_said(folder, tmp_path):
+    config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", keep=1)
+    fit(config)
+    (Checkpoints(tmp_path / "out" / CHECKPOINTS, 1).path(6) / WEIGHTS).write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(CheckpointError, match="no checkpoint is sound"):
+        fit(config, resume=True)
+
+
+def test_a_run_is_not_begun_where_one_is_nor_gone_on_with_otherwise(folder, tmp_path):
+    data = runs.chats(tmp_path / "chats.jsonl")
+    config = runs.configured(folder, data, tmp_path / "out")
+    fit(config)
+    with pytest.raises(OrditoError, match="--resume"):
+        fit(config)
+    with pytest.raises(OrditoError, match=r"lr was 0\.001, got 0\.002"):
+        fit(runs.configured(folder, data, tmp_path / "out", lr=2e-3), resume=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(folder, tmp_path, monkeypatch):
+    config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
+    import ordito.train.checkpoints as room
+
+    written = room.write_safetensors
+
+    def full(path, tensors, *rest):
+        if "00000004" in str(path) and path.name == OPTIMIZER:
+            raise OSError(28, "No space left on device")
+        return written(path, tensors, *rest)
+
+    monkeypatch.setattr(room, "write_safetensors", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*step 2 is as it was.*--resume"):
+        fit(config)
+    assert Checkpoints(tmp_path / "out" / CHECKPOINTS, 2).steps() == [2]
+    assert not list((tmp_path / "out" / CHECKPOINTS).glob(".unfinished*"))
+    monkeypatch.undo()
+    fit(config, resume=True)
+    fit(runs.configured(folder, tmp_path / "chats.jsonl", tmp_path / "whole", save_every=2))
+    assert runs.metrics(tmp_path / "out") == runs.metrics(tmp_path / "whole")
