@@ -63,6 +63,8 @@ def test_the_longest_row_of_a_step_comes_first(lengths, batch_size, pack, seed):
 def test_seeds_and_epochs_differ(pack):
     lengths = np.random.default_rng(0).integers(1, 64, 500)
     order = Order(lengths, 8, 64, pack, 0)
+    first, second = ({frozenset(e for row in rows for e in row) for rows in epoch_of(order, epoch)} for epoch in (0, 1))
+    assert len(first & second) <= 1, "the same rows meet in a step"
     assert epoch_of(order, 0) != epoch_of(order, 1)
     assert epoch_of(order, 0) != epoch_of(Order(lengths, 8, 64, pack, 1), 0)
     assert epoch_of(order, 0) != epoch_of(Order(lengths, 8, 64, pack, (0, 1)), 0)
@@ -96,6 +98,7 @@ def test_rows_are_full_and_padding_is_spared():
 def test_best_fit_takes_the_fullest_row_that_has_room():
     # 7 and 6 open rows with 3 and 4 free: the 3 goes where nothing remains.
     assert best_fit(np.array([7, 6, 3]), np.array([1, 0, 2]), 10) == [[0, 2], [1]]
+    assert best_fit(np.array([9, 1]), np.array([0, 1]), 10) == [[0, 1]]
 
 
 def test_steps_of_epochs():

@@ -178,11 +178,14 @@ def test_two_who_share_a_stream_read_the_same(tmp_path, monkeypatch):
     """As processes of one run do: each asks when it comes to it, and goes on behind what the other made."""
     small_streams(monkeypatch)
     source = corpus(tmp_path / "a.jsonl")
-    one, other = (prepared(source, tmp_path / "cache", stream=True) for _ in range(2))
-    rows = [data.ordered(4, False, 0) for data in (one, other)]
-    for step in range(40):
+    one, other, alone = (
+        prepared(source, folder, stream=True) for folder in (tmp_path / "two", tmp_path / "two", tmp_path / "one")
+    )
+    rows = [data.ordered(3, False, 0) for data in (one, other, alone)]
+    for step in range(60):  # a shard has 16 rows: now one is the first to come to it, now the other
         ahead, behind = (0, 1) if step % 2 else (1, 0)
-        assert texts((one, other)[ahead], rows[ahead], [step]) == texts((one, other)[behind], rows[behind], [step])
+        found = texts((one, other)[ahead], rows[ahead], [step])
+        assert found == texts((one, other)[behind], rows[behind], [step]) == texts(alone, rows[2], [step])
 
 
 KILLED = """
