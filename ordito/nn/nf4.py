@@ -25,6 +25,8 @@ BLOCK = 64
 """Elements that share a scale."""
 SCALE_BLOCK = 256
 """Scales that share a scale of their own."""
+PIECE = 1 << 18
+"""Elements that are turned at once, so that what is made on the way stays small."""
 SMALLEST = 1e-38
 """What a block of zeros is divided by."""
 
@@ -57,6 +59,11 @@ PAIRS = torch.stack((LEVELS.repeat_interleave(16), LEVELS.repeat(16)), dim=1).vi
 
 def quantized(values: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """Codes (n,), uint8, and the largest magnitude of each block, fp32, of values (n,); the last block may be shorter."""
+    parts = [_quantized(part, levels.to(values.device), block) for part in torch.split(values, PIECE)]
+    return torch.cat([codes for codes, _ in parts]), torch.cat([largest for _, largest in parts])
+
+
+def _quantized(values: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tensor]:
     whole = len(values) // block * block
     blocks, rest = values[:whole].float().view(-1, block), values[whole:].float()
     largest = blocks.abs().amax(dim=1)
@@ -65,7 +72,6 @@ def quantized(values: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tenso
         # A division here and a reciprocal above, as bitsandbytes has it: the last bit may decide for a level.
         last = rest.abs().max().clamp(min=SMALLEST)
         largest, shares = torch.cat((largest, last[None])), torch.cat((shares, rest / last))
-    levels = levels.to(values.device)
     codes = torch.bucketize(shares.clamp(-1, 1), (levels[:-1] + levels[1:]) / 2, out_int32=True)
     return codes.to(torch.uint8), largest
 
@@ -102,7 +108,10 @@ class Nf4(nn.Module):
         device = self.codes.device
         scales = SCALES.to(device).index_select(0, self.scale_codes.int())
         scales = blockwise(scales, self.largest, SCALE_BLOCK).add_(self.mean)
-        values = PAIRS.to(device).index_select(0, self.codes.int()).view(torch.float32)[: prod(self.shape)]
+        pairs = torch.empty(len(self.codes), dtype=torch.int64, device=device)
+        for codes, found in zip(torch.split(self.codes, PIECE), torch.split(pairs, PIECE), strict=True):
+            torch.index_select(PAIRS.to(device), 0, codes.int(), out=found)
+        values = pairs.view(torch.float32)[: prod(self.shape)]
         return blockwise(values, scales, BLOCK).view(self.shape).to(self.dtype)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -161,10 +170,15 @@ class Nf4StackedLinear(StackedLinear):
 
 
 def quantize_linears(module: nn.Module, paths: list[str]) -> None:
-    """Put NF4 in the place of the weights of linear maps, one after another, so that no more than one is there twice."""
+    """Put NF4 in the place of the weights of linear maps, one after another, so that no more than one is there twice.
+
+    Those that are in NF4 already are left alone.
+    """
     for path in paths:
         owner, _, name = path.rpartition(".")
         found = module.get_submodule(path)
+        if isinstance(found, (Nf4Linear, Nf4StackedLinear)):
+            continue
         assert isinstance(found, (Linear, StackedLinear)), f"{path} is a {type(found).__name__}"
         made = Nf4StackedLinear(found) if isinstance(found, StackedLinear) else Nf4Linear(found)
         setattr(module.get_submodule(owner), name, made.train(found.training))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ordito.checkpoint.adapted import changes_by_theirs, is_tied, saved_by_theirs
 from ordito.checkpoint.adapter import LowRank
 from ordito.checkpoint.adapter_write import why_not_written, write_adapter
+from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import CheckpointError, ConfigError, OrditoWarning, did_you_mean
 from ordito.nn.adapter import Adapters, weight_of
 from ordito.nn.feedforward import Router, StackedLinear
@@ -39,14 +40,14 @@ def attach(module: Transformer, settings: LowRankSettings, kind: Kind, seed: int
     a target names nothing, is also saved, or cannot be written for PEFT, which is better known before training than after.
     """
     spec, table = module.spec, f"{module.spec.embedding.name}.tokens"
-    layers = _layer_maps(module)
+    saved = _saved(module, settings.saved)
+    layers = [path for path in _layer_maps(module) if f"{path}.weight" not in saved]
     known = {
         path: part
         for path, part in module.named_modules()
         if path == table or (isinstance(part, (Linear, StackedLinear, Head)) and not isinstance(part, Router))
     }
     chosen = _chosen(known, layers, settings.targets, "targets")
-    saved = _saved(module, settings.saved)
     if both := [path for path in chosen if f"{path}.weight" in saved]:
         raise ConfigError(f"lora: {both[0]} is among targets and saved: it is trained whole, or by a map beside it, not both")
     scaling = settings.alpha / (math.sqrt(settings.rank) if settings.root else settings.rank)
@@ -55,11 +56,26 @@ def attach(module: Transformer, settings: LowRankSettings, kind: Kind, seed: int
     }
     _check_writable(changes, spec)
     if kind == "qlora":
-        quantize_linears(module, [path for path in layers if f"{path}.weight" not in saved])
+        quantize_linears(module, layers)
     adapters = Adapters(module)
     adapters.add(NAME, changes, saved, settings.dropout)
     adapters.use(NAME)
     return adapters
+
+
+def load_nf4(checkpoint: Checkpoint, settings: LowRankSettings) -> Transformer:
+    """The module of a checkpoint as `attach` makes it for qlora, of which no more than one tensor is ever there in full.
+
+    Raises as `attach` and the checkpoint's reading do.
+    """
+    with torch.device("meta"):
+        module = Transformer(checkpoint.spec)
+    maps = set(_layer_maps(module)) - _saved_modules(module, settings.saved)
+    for name, array in checkpoint:
+        module.load_state_dict({name: torch.tensor(array, dtype=torch.float32)}, strict=False, assign=True)
+        if (path := name.removesuffix(".weight")) in maps:
+            quantize_linears(module, [path])
+    return module.eval()
 
 
 def write(adapters: Adapters, folder: Path, spec: Spec, base_name: str) -> None:
@@ -136,16 +152,18 @@ def _chosen(known: Iterable[str], layers: Iterable[str], targets: Iterable[str],
     return found
 
 
+def _saved_modules(module: Transformer, names: Iterable[str]) -> set[str]:
+    """The modules that are trained whole."""
+    owners = list(dict.fromkeys(path.rpartition(".")[0] for path in module.spec.tensors()))
+    return _chosen([*owners, "head"] if is_tied(module.spec) else owners, (), names, "saved")
+
+
 def _saved(module: Transformer, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Copies of the tensors of modules that are trained whole. A tied head and its embedding stay one tensor."""
-    owners: dict[str, list[str]] = {}
-    for path in module.spec.tensors():
-        owners.setdefault(path.rpartition(".")[0], []).append(path)
-    table = f"{module.spec.embedding.name}.tokens"
-    tied = is_tied(module.spec)
-    chosen = _chosen([*owners, "head"] if tied else owners, (), names, "saved")
-    saved = {path: _tensor(module, path).cpu().numpy().copy() for owner in owners if owner in chosen for path in owners[owner]}
-    if tied and {table, "head"} & chosen:
+    chosen, table = _saved_modules(module, names), f"{module.spec.embedding.name}.tokens"
+    paths = [path for path in module.spec.tensors() if path.rpartition(".")[0] in chosen]
+    saved = {path: _tensor(module, path).cpu().numpy().copy() for path in paths}
+    if is_tied(module.spec) and {table, "head"} & chosen:
         saved[f"{table}.weight"] = _tensor(module, f"{table}.weight").cpu().numpy().copy()
         saved["head.weight"] = saved[f"{table}.weight"]
     return saved

@@ -25,6 +25,8 @@ from ordito.saving import write
 from ordito.spec import Spec
 from ordito.text.chat import ChatTemplate
 from ordito.text.tokenizer import Tokenizer
+from ordito.train.adapters import attach, load_nf4
+from ordito.train.adapters import write as write_adapters
 from ordito.train.config import Config
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ class Subject:
         """Everything that is trained, by name: `adapter.` and `heads.` stand before what is not the transformer's own."""
         owners: dict[str, nn.Module] = {"": self.module, "heads.": self.heads}
         if self.adapters is not None:
-            owners["adapter."] = self.adapters
+            # Tensors that an adapter trains whole stand in the module, too.
+            owners = {"heads.": self.heads, "adapter.": self.adapters}
         return {
             before + name: parameter
             for before, owner in owners.items()
@@ -90,10 +93,8 @@ class Subject:
         """
         if self.adapters is None:
             weights = {name: _floats(tensor) for name, tensor in self.module.state_dict().items()}
-            write(folder, self.origin, weights, self.tokenizer)
+            write(folder, replace(self.origin, spec=self.spec), weights, self.tokenizer)
         else:
-            from ordito.train.adapters import write as write_adapters
-
             write_adapters(self.adapters, folder, self.spec, self.base)
             self.tokenizer.to_folder(folder)
         if len(self.heads):
@@ -119,15 +120,13 @@ def open_subject(config: Config) -> Subject:
                 f"the tokenizer has {tokenizer.vocab_size} tokens, but {config.model} embeds {checkpoint.spec.vocab_size}: take "
                 "the model's own tokenizer, or extend its vocabulary (new_tokens)"
             )
-        module = load_transformer(checkpoint)
+        module = load_nf4(checkpoint, config.lora) if config.adapter == "qlora" else load_transformer(checkpoint)
     subject = Subject(module, tokenizer, _template(tokenizer, checkpoint.spec, config), checkpoint, config.model)
     if config.new_tokens is not None:
         _extend(subject, Path(config.new_tokens))
     for parameter in subject.module.parameters():
         parameter.requires_grad_(True)
     if config.adapter != "none":
-        from ordito.train.adapters import attach
-
         subject.adapters = attach(subject.module, config.lora, config.adapter, config.seed)
     return subject
 

@@ -24,7 +24,7 @@ from ordito.nn import Transformer
 from ordito.nn.adapter import Adapters
 from ordito.nn.nf4 import BLOCK, LEVELS, SCALES, Nf4, quantized
 from ordito.nn.runtime import load_transformer
-from ordito.train.adapters import NAME, attach, merged, write
+from ordito.train.adapters import NAME, attach, load_nf4, merged, write
 from ordito.train.config import LowRankSettings
 
 TOLERANCE = 1e-5
@@ -281,6 +281,21 @@ def test_scales_are_those_of_bitsandbytes():
     # With its codes in the place of ours, the weights are the same to the bit.
     frozen.scale_codes = state.absmax.flatten()
     assert torch.equal(frozen.weight(), bnb.dequantize_4bit(codes, state))
+
+
+@pytest.mark.parametrize("base", ["llama", BIASED, "qwen2_moe"])
+def test_loaded_into_nf4_is_put_into_it_after_loading(base, tmp_path):
+    saved(base, tmp_path)
+    chosen = settings(saved=("layers.1.attention.o",))
+    found = []
+    for module in (load_transformer(open_checkpoint(tmp_path)), load_nf4(open_checkpoint(tmp_path), chosen)):
+        attach(module, chosen, "qlora", seed=0)
+        assert not any(parameter.is_meta for parameter in module.parameters())
+        found.append((logits(module), dict(module.named_buffers())))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].keys() == found[1][1].keys()
+    assert not any(name.startswith("layers.1.attention.o.") for name in found[0][1])
+    assert any(name.startswith("layers.1.attention.q.") for name in found[0][1])
 
 
 @pytest.mark.parametrize("base", ["llama", BIASED, "qwen2_moe"])
