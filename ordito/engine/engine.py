@@ -173,30 +173,36 @@ class Engine:
     def step(self) -> bool:
         """Read one batch and pass on what comes of it; whether there was something to do."""
         with self._turn:
-            self._receive()
-            self._sweep()
-            self._admit()
-            batch = self._batch()
-            if not batch:
-                return bool(self.waiting)
+            batch: list[tuple[Running, int]] = []
             try:
+                self._receive()
+                self._sweep()
+                self._admit()
+                batch = self._batch()
+                if not batch:
+                    return bool(self.waiting)
                 self._compute(batch)
             except BaseException as error:
-                for one, _ in batch:  # what is half read must not be taken for read
-                    self._leave(one)
-                    one.box.fail(error)
-                self.counts.failed += len(batch)
-                if not isinstance(error, Exception) or self._thread is None:
+                for one in [one for one, _ in batch] or list(self.running):
+                    self._fail(one.box, error)
+                if self._thread is None:
                     raise
             return True
+
+    def _fail(self, box: Mailbox, error: BaseException) -> None:
+        """Nothing more comes of a request: what is half read must not be taken for read."""
+        self.counts.failed += box.left
+        box.fail(error)
+        for one in [one for one in self.running if one.box is box]:
+            self._leave(one)
 
     def _receive(self) -> None:
         while self._inbox:
             box = self._inbox.popleft()
             try:
                 self._enter(box)
-            except OrditoError as error:
-                box.fail(error)
+            except Exception as error:
+                self._fail(box, error)
 
     def _enter(self, box: Mailbox) -> None:
         sampling = box.request.sampling
@@ -253,8 +259,7 @@ class Engine:
             if one.sequence is None:
                 one.sequence = self.runtime.sequence(request.source, self.cache)
         except Exception as error:
-            box.fail(error)
-            self.counts.failed += 1
+            self._fail(box, error)
             return
         if box.admitted is None:
             box.admitted = time.perf_counter()
@@ -323,7 +328,11 @@ class Engine:
         self.counts.steps += 1
         place = 0
         for (one, count), number in zip(batch, rows, strict=True):
-            self._advance(one, logits[place : place + number], count)
+            try:
+                if one.sequence is not None:  # else another answer to its request has just failed
+                    self._advance(one, logits[place : place + number], count)
+            except Exception as error:  # a grammar that cannot be followed, say: nobody else's answer ends with this one
+                self._fail(one.box, error)
             place += number
 
     def _advance(self, one: Running, logits: Any, count: int) -> None:

@@ -69,7 +69,9 @@ class Mailbox:
         self.notify: Callable[[], object] | None = None
 
     def put(self, delta: Delta, now: float) -> None:
-        """Something came."""
+        """Something came; of what has failed nothing more does."""
+        if not self.left:
+            return
         self.first = now if self.first is None else self.first
         self.last = now
         self.waiting.append(delta)
@@ -78,7 +80,7 @@ class Mailbox:
 
     def fail(self, error: BaseException) -> None:
         """Nothing more comes, for this reason."""
-        self.error, self.left = error, 0
+        self.error, self.left, self.cancelled = error, 0, True
         self._signal()
 
     def _signal(self) -> None:
