@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.option("--model", help="A name, org/name, a folder or a file; with scratch=true an architecture.")
 @click.option("--data", multiple=True, help="A file (.jsonl, .json, .parquet, .txt), a folder, or hf:DATASET. May be repeated.")
 @click.option("--output", help="Folder of the run.")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file of settings; what is said here goes before.")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="A YAML file of settings; what is said here goes before."
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One setting. May be repeated.")
 @click.option("--resume", is_flag=True, help="Go on where the run in OUTPUT is, to the same numbers as without the break.")
 @click.option("--plan", is_flag=True, help="Say what would happen: steps, memory, time. Nothing is trained.")
@@ -99,7 +101,9 @@ def _config(
     elif resume and output is not None and (before := Path(output) / RUN).is_file():
         values = read_settings(before)
     elif resume and objective is None:
-        raise OrditoError(f"there is no run in {output or 'an output that is not named'}: begin it with ordito train OBJECTIVE ...")
+        raise OrditoError(
+            f"there is no run in {output or 'an output that is not named'}: begin it with ordito train OBJECTIVE ..."
+        )
     said = {"objective": objective, "model": model, "data": list(data) or None, "output": output}
     return config_from(values | {key: value for key, value in said.items() if value is not None}, sets)
 

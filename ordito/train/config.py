@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ordito.errors import ConfigError, OrditoError, did_you_mean
+from ordito.errors import ConfigError, did_you_mean
 
 
 class Settings(BaseModel):
@@ -28,9 +28,13 @@ class LowRankSettings(Settings):
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs that are dropped in training.")
     root: bool = Field(False, description="Scaling is alpha / sqrt(r) instead (rsLoRA, arXiv:2312.03732).")
     targets: tuple[str, ...] = Field(
-        ("linear",), description="Modules that are adapted: 'linear' (all maps of all layers, experts too), or ends of names (q, v)."
+        ("linear",),
+        description="Modules that are adapted: 'linear' (all maps of all layers, experts too), or ends of names (q, v).",
     )
-    saved: tuple[str, ...] = Field((), description="Modules that are trained whole and kept with the adapter (embedding, head).")
+    merge: bool = Field(False, description="At the end, write a whole model with the maps merged in instead of an adapter.")
+    saved: tuple[str, ...] = Field(
+        (), description="Modules that are trained whole and kept with the adapter (embedding, head)."
+    )
 
 
 class MuonSettings(Settings):
@@ -67,12 +71,16 @@ class Config(Settings):
 
     objective: str = Field(description="What is trained: the name of a task.")
     model: str = Field(description="A name, org/name, a folder, a GGUF file; with scratch also a config.json alone.")
-    data: tuple[str, ...] = Field(min_length=1, description="Files (.jsonl, .json, .parquet, .txt), folders of them, or hf:DATASET.")
+    data: tuple[str, ...] = Field(
+        min_length=1, description="Files (.jsonl, .json, .parquet, .txt), folders of them, or hf:DATASET."
+    )
     output: str = Field(description="Folder of the run.")
     settings: Any = Field(None, description="The task's own settings, under its name.")
 
     scratch: bool = Field(False, description="Begin with random weights of the model's architecture.")
-    tokenizer: str | None = Field(None, description="A folder or GGUF file whose tokenizer is used; the model's own if not given.")
+    tokenizer: str | None = Field(
+        None, description="A folder or GGUF file whose tokenizer is used; the model's own if not given."
+    )
     prompt_format: str | None = Field(None, description="Format of conversations, where it is not to be the model's own.")
     seed: int = Field(0, ge=0, lt=2**32, description="All that is random is a function of it.")
 
@@ -102,6 +110,9 @@ class Config(Settings):
     lora: LowRankSettings = LowRankSettings()
     moe: MoeSettings = MoeSettings()
     new_tokens: str | None = Field(None, description="A file of tokens, one a line, that the vocabulary is extended by.")
+    new_rows: Literal["pieces", "mean"] = Field(
+        "pieces", description="What rows of new tokens begin as: the mean of their old pieces' rows, or of all rows."
+    )
 
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of products; weights stay in float32.")
     recompute: bool = Field(False, description="Compute layers again in the backward pass instead of keeping them.")
@@ -267,12 +278,14 @@ def described(model: type[BaseModel], before: str = "") -> Iterable[tuple[str, s
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, int | float) or isinstance(value, bool) else f"{value:g}"
+    return (
+        {None: "none", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, int | float) or isinstance(value, bool)
+        else f"{value:g}"
+    )
 
 
 def _choices(kind: Any) -> str:
     parts = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     named = [str(arg) for part in parts if typing.get_origin(part) is Literal for arg in typing.get_args(part)]
     return f"{' | '.join(named)}. " if named else ""
-
-

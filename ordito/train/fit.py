@@ -96,7 +96,9 @@ class Run:
         """The task, with what is added for mixtures of experts."""
         kind = kind_named(self.config.objective)
         task = kind.build(self.config.settings, Context(self.config, subject.module, subject.tokenizer, subject.template))
-        subject.heads, subject.chats = task.heads, kind.name == "sft"
+        subject.heads, subject.chats = task.heads, task.chats
+        if task.settings is not None:
+            self.config = self.config.model_copy(update={"settings": task.settings})
         moe, more = self.config.moe, task.after_step
 
         def after() -> None:
@@ -110,13 +112,12 @@ class Run:
     def _data(self, sources: Sequence[str], task: Task, subject: Subject, whole: bool = False) -> Rows:
         """The examples of sources, prepared once and kept below the run's folder."""
         config = self.config
-        settings = task.settings if task.settings is not None else config.settings
         found = prepare(
             sources,
             task,
             length=config.length,
             folder=config.folder / DATA,
-            fingerprint=_fingerprint(subject, config.objective, settings.model_dump_json()),
+            fingerprint=_fingerprint(subject, config.objective, config.settings.model_dump_json()),
             split_long=task.splits,
             stream=config.stream and not whole,
             report=None,
@@ -216,7 +217,12 @@ class Run:
             return
         if not resume:
             raise OrditoError(f"{self.config.folder}: holds a run already: go on with --resume, or choose another output")
-        before, now = config_from(read_settings(path)).to_dict(), self.config.to_dict()
+        begun = config_from(read_settings(path))
+        # What a task found in its data when the run began (classes) stays found.
+        own = type(begun.settings)()
+        if self.config.settings == own and begun.objective == self.config.objective:
+            self.config = self.config.model_copy(update={"settings": begun.settings})
+        before, now = begun.to_dict(), self.config.to_dict()
         other = [key for key in now if now[key] != before.get(key) and key not in _FREE]
         if other:
             key = other[0]

@@ -32,7 +32,9 @@ class Muon(torch.optim.Optimizer):
         scale: str,
         weight_decay: float,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "steps": steps, "scale": scale, "weight_decay": weight_decay})
+        super().__init__(
+            parameters, {"lr": lr, "momentum": momentum, "steps": steps, "scale": scale, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -89,7 +89,9 @@ def planned(config: Config) -> Plan:
         try:
             found = here.recv()
         except EOFError:
-            raise OrditoError(f"the measured step ended its process: there is not enough memory. Try {'; '.join(ADVICE)}") from None
+            raise OrditoError(
+                f"the measured step ended its process: there is not enough memory. Try {'; '.join(ADVICE)}"
+            ) from None
         finally:
             process.join()
         if isinstance(found, Exception):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ordito.checkpoint import store
-from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ordito.checkpoint.adapted import is_tied
+from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.errors import OrditoError, TemplateError
@@ -25,9 +26,10 @@ from ordito.saving import write
 from ordito.spec import Spec
 from ordito.text.chat import ChatTemplate
 from ordito.text.tokenizer import Tokenizer
-from ordito.train.adapters import attach, load_nf4
+from ordito.train.adapters import attach, load_nf4, merged
 from ordito.train.adapters import write as write_adapters
 from ordito.train.config import Config
+from ordito.train.vocabulary import Rows, extend, read_tokens
 
 if TYPE_CHECKING:
     from ordito.nn.adapter import Adapters
@@ -39,7 +41,8 @@ HEADS = "heads.safetensors"
 class Subject:
     """A model in training. `origin` is what its files said; `adapters` and `heads` are trained beside the module.
 
-    `base` is the name that it was opened by; `chats` whether conversations are what it is trained on.
+    `base` is the name that it was opened by; `chats` whether conversations are what it is trained on; `merge` whether adapters
+    end up in the weights.
     """
 
     module: Transformer
@@ -48,6 +51,7 @@ class Subject:
     origin: Checkpoint
     base: str
     chats: bool = False
+    merge: bool = False
     adapters: Adapters | None = None
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
@@ -91,14 +95,22 @@ class Subject:
 
         Raises `OrditoError` if it cannot be written.
         """
-        if self.adapters is None:
-            weights = {name: _floats(tensor) for name, tensor in self.module.state_dict().items()}
-            write(folder, replace(self.origin, spec=self.spec), weights, self.tokenizer)
-        else:
+        if self.adapters is not None and not self.merge:
             write_adapters(self.adapters, folder, self.spec, self.base)
             self.tokenizer.to_folder(folder)
+        else:
+            weights, spec = self._whole()
+            write(folder, replace(self.origin, spec=spec), weights, self.tokenizer)
         if len(self.heads):
             write_safetensors(folder / HEADS, {name: _floats(tensor) for name, tensor in self.heads.state_dict().items()})
+
+    def _whole(self) -> tuple[dict[str, np.ndarray], Spec]:
+        """Every tensor of the model, an adapter merged in, and the spec that they are of."""
+        if self.adapters is None:
+            return {name: _floats(tensor) for name, tensor in self.module.state_dict().items()}, self.spec
+        tensors = merged(self.module, self.adapters)
+        spec = with_own_head(self.spec) if "head.weight" in tensors and is_tied(self.spec) else self.spec
+        return {name: _floats(tensor) for name, tensor in tensors.items()}, spec
 
 
 def open_subject(config: Config) -> Subject:
@@ -121,9 +133,11 @@ def open_subject(config: Config) -> Subject:
                 "the model's own tokenizer, or extend its vocabulary (new_tokens)"
             )
         module = load_nf4(checkpoint, config.lora) if config.adapter == "qlora" else load_transformer(checkpoint)
-    subject = Subject(module, tokenizer, _template(tokenizer, checkpoint.spec, config), checkpoint, config.model)
+    subject = Subject(
+        module, tokenizer, _template(tokenizer, checkpoint.spec, config), checkpoint, config.model, merge=config.lora.merge
+    )
     if config.new_tokens is not None:
-        _extend(subject, Path(config.new_tokens))
+        _extend(subject, Path(config.new_tokens), config.new_rows)
     for parameter in subject.module.parameters():
         parameter.requires_grad_(True)
     if config.adapter != "none":
@@ -175,10 +189,8 @@ def _template(tokenizer: Tokenizer, spec: Spec, config: Config) -> ChatTemplate 
         return None
 
 
-def _extend(subject: Subject, file: Path) -> None:
-    from ordito.train.vocabulary import extend, read_tokens
-
-    extended = extend(subject.module, subject.tokenizer, read_tokens(file))
+def _extend(subject: Subject, file: Path, rows: Rows) -> None:
+    extended = extend(subject.module, subject.tokenizer, read_tokens(file), rows)
     subject.module, subject.tokenizer = extended.module, extended.tokenizer
     subject.origin = replace(subject.origin, spec=extended.module.spec)
 
@@ -196,8 +208,3 @@ def put(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-
-
-def trained_arrays(subject: Subject) -> dict[str, Any]:
-    """What is trained, as tensors."""
-    return {name: parameter.detach() for name, parameter in subject.parameters().items()}

@@ -11,8 +11,8 @@ import sys
 import time
 
 import pytest
-import runs
 import torch
+import training_runs as runs
 
 from ordito.errors import CheckpointError, OrditoError
 from ordito.train import fit

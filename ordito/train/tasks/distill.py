@@ -83,7 +83,13 @@ def build(settings: DistillSettings, context: Context) -> Task:
         Term("divergence", "token", soft, count_learned)
     )
     on_policy = settings.on_policy > 0
-    return Task(read, objective, packs=reader.packs and not on_policy, rewrite=rewrite if on_policy else None)
+    return Task(
+        read,
+        objective,
+        packs=reader.packs and not on_policy,
+        chats=reader.chats,
+        rewrite=rewrite if on_policy else None,
+    )
 
 
 def _soft(forward: Forward, teacher: Teacher, settings: DistillSettings, V: int) -> Tensor:

@@ -39,7 +39,7 @@ def build(settings: SftSettings, context: Context) -> Task:
             return Example((text_of_completion(messages[0]["content"], messages[1]["content"] or "", tokenizer),))
         raise OrditoError("is a conversation, but the model has no chat template: choose a format with prompt_format")
 
-    return Task(read, Objective.of(next_token()), packs=True)
+    return Task(read, Objective.of(next_token()), packs=True, chats=True)
 
 
 KINDS = (Kind("sft", "supervised fine-tuning on conversations, with loss on what the assistant says", SftSettings, build),)

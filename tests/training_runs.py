@@ -39,4 +39,7 @@ def configured(folder, data, output, objective="sft", **settings):
 def metrics(output, *names):
     """The numbers of each step that are functions of the run alone."""
     records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if "second" not in key and (not names or key in names)} for record in records]
+    return [
+        {key: value for key, value in record.items() if "second" not in key and (not names or key in names)}
+        for record in records
+    ]
