@@ -72,7 +72,7 @@ def load_nf4(checkpoint: Checkpoint, settings: LowRankSettings) -> Transformer:
         module = Transformer(checkpoint.spec)
     maps = set(_layer_maps(module)) - _saved_modules(module, settings.saved)
     for name, array in checkpoint:
-        module.load_state_dict({name: torch.tensor(array, dtype=torch.float32)}, strict=False, assign=True)
+        module.load_state_dict({name: torch.from_numpy(np.require(array, np.float32, "W"))}, strict=False, assign=True)
         if (path := name.removesuffix(".weight")) in maps:
             quantize_linears(module, [path])
     return module.eval()
