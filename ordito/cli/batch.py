@@ -19,7 +19,8 @@ from ordito.errors import OrditoError
 def batch(source: str, out: str, model: str | None, together: int, backend: str | None) -> None:
     """Answer the requests of IN into OUT.
 
-    What was stopped goes on where it was when it is called again: answers that are in OUT are not made twice.
+    What was stopped goes on where it was when it is called again: answers that are in OUT are not made twice. What
+    failed is asked again.
 
     \b
     ordito batch requests.jsonl answers.jsonl --model smollm2

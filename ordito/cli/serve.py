@@ -211,7 +211,16 @@ def _alias(text: str) -> tuple[str, str]:
 
 
 def _keys_in(path: str | None) -> list[str]:
-    return [] if path is None else [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+    """The keys of a file. Raises `OrditoError` where there is none: a server that was to have keys must not go without."""
+    if path is None:
+        return []
+    try:
+        keys = [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise OrditoError(f"{path} is no text file, expected one key a line") from None
+    if not keys:
+        raise OrditoError(f"{path} has no key, expected one a line")
+    return keys
 
 
 def _bytes(text: str | None, option: str) -> int | None:

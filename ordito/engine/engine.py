@@ -341,24 +341,24 @@ class Engine:
         if self.windowed and not one.made:
             # Windows cannot be taken back far, so that a prompt which begins like this one needs a place to start from.
             self._keep(one, one.sequence.fork(int(one.sequence.length)))
-        if one.followers and one.unread == 0 and len(logits):
-            self._follow(one, logits[-1])
+        read = one.unread == 0 and len(logits) > 0
         one.advance(logits, count)
+        if one.followers and read:  # after it, since its first delta brings what was asked of the prompt
+            self._follow(one, logits[-1:])
         self.counts.made_tokens += one.made - before
         self.counts.drafted_tokens += box.drafted - drafted
         self.counts.accepted_tokens += box.accepted - accepted
         if one.finish is not None:
             self._finish(one)
 
-    def _follow(self, one: Running, logits_V: Any) -> None:
+    def _follow(self, one: Running, logits_1V: Any) -> None:
         """The other answers to a prompt that was just read begin where it ends."""
         followers, one.followers = one.followers, []
         for other in followers:
             other.sequence = one.sequence.fork(int(one.sequence.length))
             self.running.append(other)
-            if other.request.room:
-                other.choose(logits_V)
-                self.counts.made_tokens += other.made
+            other.advance(logits_1V, 0)
+            self.counts.made_tokens += other.made
             if other.finish is not None:
                 self._finish(other)
 

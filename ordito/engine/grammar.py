@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ordito.errors import OrditoError
+from ordito.text.messages import deeper_than
 
 if TYPE_CHECKING:
     from ordito.text.tokenizer import Tokenizer
@@ -39,13 +40,14 @@ class Grammar:
     @classmethod
     def json_schema(cls, schema: Any) -> Grammar:
         """Of a schema as data. Raises `OrditoError` for one that is too deep or too long."""
-        _check_depth(schema)
+        if deeper_than(schema, MAX_DEPTH):
+            raise OrditoError(f"the JSON schema is nested deeper than {MAX_DEPTH} levels")
         return cls("json_schema", json.dumps(schema))
 
     @classmethod
-    def choice(cls, choices: Sequence[str]) -> Grammar:
-        """One of several texts."""
-        if not choices or not all(isinstance(text, str) and text for text in choices):
+    def choice(cls, choices: Any) -> Grammar:
+        """One of a list of texts. Raises `OrditoError` for what is none."""
+        if not isinstance(choices, list | tuple) or not choices or not all(isinstance(text, str) and text for text in choices):
             raise OrditoError("a choice must be a list of texts that are not empty")
         return cls("choice", json.dumps(list(choices)))
 
@@ -168,16 +170,6 @@ def _rules(grammar: Grammar) -> str:
         raise
     except Exception as error:
         raise OrditoError(f"the {grammar.kind} cannot be used: {_first_line(str(error))}") from None
-
-
-def _check_depth(schema: Any) -> None:
-    level, depth = [schema], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise OrditoError(f"the JSON schema is nested deeper than {MAX_DEPTH} levels")
-        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        level = [value for values in inner for value in values]
 
 
 def _check_nesting(text: str) -> None:

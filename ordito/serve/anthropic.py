@@ -65,13 +65,15 @@ def anthropic_routes(server: Server) -> APIRouter:
         if body.stream:
             return events(
                 _events(asked, head),
-                lambda error: event(body_of(error, "anthropic"), "error"),
+                lambda error: event(body_of(error, "anthropic", http.state.request_id), "error"),
                 ping=_PING,
                 ping_seconds=server.settings.ping_seconds,
+                headers=body.ignored(),
             )
         result = (await asked.finished(http))[0]
         reason = {"stop_reason": stop_reason(result), "stop_sequence": result.stop}
-        return JSONResponse({**head, "content": blocks(result), **reason, "usage": usage(result)})
+        whole = {**head, "content": blocks(result), **reason, "usage": usage(result)}
+        return JSONResponse(whole, headers=body.ignored())
 
     @routes.post("/v1/messages/count_tokens")
     async def count_tokens(body: PromptBody, http: HttpRequest) -> Json:
@@ -108,7 +110,7 @@ def _prompt_settings(body: PromptBody) -> Json:
     budget = asked.get("budget_tokens")
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or not 0 <= budget <= MAX_TOKENS):
         raise ApiError(400, f"thinking.budget_tokens is {budget!r:.50}, expected a whole number", param="thinking")
-    thinking = {"enabled": True, "adaptive": None, "disabled": False}.get(asked.get("type", ""))
+    thinking = {"enabled": True, "adaptive": None, "disabled": False}.get(str(asked.get("type")))
     return {"thinking": thinking, "thinking_budget": budget, **tool_settings(listed, chosen)}
 
 
@@ -148,7 +150,9 @@ def _message(role: str, content: Any, where: str) -> list[Json]:
                 function = {"name": block.get("name"), "arguments": block.get("input") or {}}
                 calls.append({"id": str(block.get("id")), "type": "function", "function": function})
             case "tool_result":
-                inner = block.get("content") or ""
+                inner = block.get("content") or []
+                if not isinstance(inner, str | list):
+                    raise ApiError(400, f"{where}: the content of a tool_result must be a text or blocks", param="messages")
                 text = inner if isinstance(inner, str) else "\n".join(_text(one, where) for one in inner)
                 results.append({"role": "tool", "tool_call_id": str(block.get("tool_use_id")), "content": text})
             case kind:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import reprlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 
@@ -65,28 +67,37 @@ def make_app(names: Iterable[str], settings: ServerSettings, *, load: bool = Fal
         app.include_router(routes(server))
 
     async def refused(request: Request, error: Exception) -> Response:
-        return error_response(as_api_error(error), request.url.path)
+        return error_response(as_api_error(error), request.url.path, request.state.request_id)
 
     async def misspelled(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return error_response(_told(error), request.url.path)
+        return error_response(_told(error), request.url.path, request.state.request_id)
 
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return error_response(ApiError(error.status_code, str(error.detail)), request.url.path)
+        told = ApiError(error.status_code, str(error.detail))
+        return error_response(told, request.url.path, request.state.request_id)
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(OrditoError, refused)
+    app.add_exception_handler(Exception, refused)
     app.add_exception_handler(RequestValidationError, misspelled)
     app.add_exception_handler(HTTPException, unknown)
     return Guard(app, settings, [one.name for one in pool.served])
 
 
 def _told(error: RequestValidationError) -> ApiError:
-    """The first thing that is wrong with a body, in a sentence."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))[:200]
+    """What is wrong with a body, in a sentence. Of a field that may be of several types each type has something to say: what
+    says more than that the field is not of its type comes first."""
+    wrong = error.errors()
+    first = next((one for one in wrong if not one["type"].endswith("_type")), wrong[0])
+    parts = [str(part) for part in first["loc"] if part not in ("body", "query") and not _TYPE.fullmatch(str(part))]
+    place = ".".join(parts)[:200]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
-    got = "" if first["type"] == "missing" else f", got {repr(first.get('input'))[:100]}"
+    got = "" if first["type"] == "missing" else f", got {reprlib.repr(first.get('input'))[:100]}"
     return ApiError(400, f"{place or 'the body'}: {first['msg'][:200]}{got}", param=place or None)
+
+
+_TYPE = re.compile(r"constrained-str|str|int|float|bool|(list|dict)\[.*\]")
+"""What the place of a mistake names beside fields and numbers: which of several types was tried."""

@@ -28,18 +28,18 @@ class Asked:
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         """What comes of all answers, until the time that a request may take is over."""
-        settings, metrics, last = self.server.settings, self.server.metrics, None
-        end = time.monotonic() + settings.request_seconds
+        metrics, last = self.server.metrics, None
+        # Also where nothing comes, because others are read first or the prompt is long.
+        timer = asyncio.get_running_loop().call_later(self.server.settings.request_seconds, self.stream.cancel)
         try:
             async with aclosing(self.stream.adeltas()) as coming:
                 async for delta in coming:
                     now = time.perf_counter()
                     metrics.token(self.served.name, now - (self.stream.box.start if last is None else last), first=last is None)
                     last = now
-                    if time.monotonic() > end:
-                        self.stream.cancel()
                     yield delta
         finally:
+            timer.cancel()
             await self.close()
 
     async def finished(self, http: HttpRequest) -> list[Generation]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,22 +43,27 @@ def read_requests(path: Path) -> list[Json]:
 
 
 def answered(path: Path) -> set[str]:
-    """The ids that a file of answers has. A last line that was cut short is removed.
+    """The ids that a file has answers to. What failed, and a last line that was cut short, are removed: they are asked again.
 
     Raises `OrditoError` for a file that holds anything else, which is then left as it is.
     """
     if not path.exists():
         return set()
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    ids = set()
-    for number, line in enumerate(whole.splitlines(), 1):
+    ids, kept = set(), []
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(keepends=True), 1):
         try:
-            ids.add(json.loads(line)["custom_id"])
+            answer = json.loads(line)
+            name, status = answer["custom_id"], answer["response"]["status_code"]
         except (ValueError, KeyError, TypeError):
             raise OrditoError(f"{path}:{number}: is no answer of a batch; give another file for the answers") from None
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
+        if status == 200:
+            ids.add(name)
+            kept.append(line)
+    if (whole := b"".join(kept)) != data:
+        beside = path.with_name(f"{path.name}.new")
+        beside.write_bytes(whole)
+        beside.replace(path)
     return ids
 
 

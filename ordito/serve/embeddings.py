@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
+from ordito.errors import ContextError
 from ordito.model import Model
 from ordito.runtime import Floats
 from ordito.serve.asking import Server
@@ -23,13 +23,14 @@ MAX_INPUTS = 4096
 
 
 class EmbeddingBody(Body):
-    """POST /v1/embeddings. `prompt_name` names the task, where the model has words for it."""
+    """POST /v1/embeddings. `prompt_name` names the task, where the model has words for it; `truncate` cuts what is too long."""
 
     model: Name = ""
     input: Text | list[Text] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1, le=1 << 20)
     prompt_name: Name | None = None
+    truncate: bool | None = None
     user: str | None = None
     keep_alive: Any = None
 
@@ -42,6 +43,7 @@ class RerankBody(Body):
     documents: list[Text | dict[str, Any]] = Field(min_length=1, max_length=MAX_INPUTS)
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool | None = None
+    truncate: bool | None = None
 
 
 def embedding_routes(server: Server) -> APIRouter:
@@ -53,12 +55,14 @@ def embedding_routes(server: Server) -> APIRouter:
     async def embeddings(body: EmbeddingBody) -> Response:
         """One vector for each text."""
         texts = [body.input] if isinstance(body.input, str) else body.input
-        vectors, tokens = await embedded(server, body.model, texts, body.prompt_name, body.dimensions, body.keep_alive)
+        vectors, tokens = await embedded(
+            server, body.model, texts, body.prompt_name, body.dimensions, body.keep_alive, cut=bool(body.truncate)
+        )
         coded = _base64 if body.encoding_format == "base64" else _numbers
         data = [{"object": "embedding", "index": place, "embedding": coded(vector)} for place, vector in enumerate(vectors)]
         name = server.pool.find(body.model).name
         used = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": name, "usage": used})
+        return JSONResponse({"object": "list", "data": data, "model": name, "usage": used}, headers=body.ignored())
 
     @routes.post("/v1/rerank")
     @routes.post("/v2/rerank", include_in_schema=False)
@@ -69,8 +73,9 @@ def embedding_routes(server: Server) -> APIRouter:
         if not all(isinstance(text, str) for text in documents):
             raise ApiError(400, "documents: expected texts, or objects with a text", param="documents")
         texts = [text for text in documents if isinstance(text, str)]
-        (query,), asked = await embedded(server, body.model, [body.query], "query", optional=True)
-        vectors, read = await embedded(server, body.model, texts, "document", optional=True)
+        cut = bool(body.truncate)
+        (query,), asked = await embedded(server, body.model, [body.query], "query", optional=True, cut=cut)
+        vectors, read = await embedded(server, body.model, texts, "document", optional=True, cut=cut)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
         scores = vectors @ query / np.maximum(lengths, 1e-12)
         results = []
@@ -78,7 +83,8 @@ def embedding_routes(server: Server) -> APIRouter:
             shown = {"document": {"text": texts[place]}} if body.return_documents else {}
             results.append({"index": int(place), "relevance_score": float(scores[place]), **shown})
         name, used = server.pool.find(body.model).name, {"total_tokens": asked + read, "prompt_tokens": asked + read}
-        return JSONResponse({"id": new_id("rerank-"), "model": name, "results": results, "usage": used})
+        whole = {"id": new_id("rerank-"), "model": name, "results": results, "usage": used}
+        return JSONResponse(whole, headers=body.ignored())
 
     return routes
 
@@ -92,10 +98,12 @@ async def embedded(
     keep_alive: Any = None,
     *,
     optional: bool = False,
+    cut: bool = False,
 ) -> tuple[Floats, int]:
     """The vectors (texts, D) and how many tokens were read; an `optional` prompt goes where the model has no words for it.
 
-    Raises `ApiError` for texts that are none.
+    Raises `ApiError` for texts that are none, `ContextError` for one that is longer than the model embeds, unless it is to be
+    `cut`.
     """
     if not texts:
         raise ApiError(400, "input is empty, expected a text or a list of texts", param="input")
@@ -116,16 +124,21 @@ async def embedded(
             raise ApiError(
                 400, f"dimensions: this model makes vectors of {model.spec.d_model} numbers only", param="dimensions"
             )
-        return await asyncio.to_thread(_embed, model, list(texts), prompt, optional)
+        return await asyncio.to_thread(_embed, model, list(texts), prompt, optional, cut)
 
 
-def _embed(model: Model, texts: list[str], prompt: str | None, optional: bool) -> tuple[Floats, int]:
+def _embed(model: Model, texts: list[str], prompt: str | None, optional: bool, cut: bool) -> tuple[Floats, int]:
     if optional and prompt not in model.prompts:
         prompt = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        vectors = model.embed(texts, prompt=prompt)
-    return vectors, sum(len(model.tokenizer.encode(text)) for text in texts)
+    before, pooling = model.prompts.get(prompt or "", ""), model.spec.pooling
+    longest = min((pooling.max_tokens if pooling else None) or model.spec.context, model.spec.context)
+    lengths = [len(model.tokenizer.encode(before + text)) for text in texts]
+    for place, length in enumerate(lengths):
+        if length > longest and not cut:
+            raise ContextError(
+                f"text {place} has {length:,} tokens, of at most {longest:,}: shorten it, or send truncate", length, longest
+            )
+    return model.embed(texts, prompt=prompt), sum(min(length, longest) for length in lengths)
 
 
 def _numbers(vector: Floats) -> list[float]:

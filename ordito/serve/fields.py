@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ordito.engine.grammar import Grammar
 from ordito.engine.request import MAX_CHOICES, MAX_STOPS
 from ordito.engine.sampling import MAX_BIASES
 from ordito.errors import OrditoError
 from ordito.serve.errors import ApiError
+from ordito.text.messages import MAX_DEPTH, deeper_than
 
 MAX_TOKENS = 1 << 24
 MAX_TEXT = 1 << 23
@@ -33,6 +34,13 @@ class Body(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shallow(cls, data: Any) -> Any:
+        if deeper_than(data, MAX_DEPTH):
+            raise ApiError(400, f"the body is nested deeper than {MAX_DEPTH} levels")
+        return data
 
     def ignored(self) -> dict[str, str]:
         """A header that names the fields which were sent and are not known here."""
@@ -146,12 +154,12 @@ class OpenFields(SamplingFields):
         schema = self.guided_json if self.guided_json is not None else structured.get("json")
         if schema is not None:
             return Grammar("json_schema", schema) if isinstance(schema, str) else Grammar.json_schema(schema)
-        if regex := self.guided_regex or structured.get("regex"):
-            return Grammar("regex", _text(regex, "regex"))
-        if choices := self.guided_choice or structured.get("choice"):
+        if regex := _text(self.guided_regex or structured.get("regex"), "regex"):
+            return Grammar("regex", regex)
+        choices = self.guided_choice if self.guided_choice is not None else structured.get("choice")
+        if choices is not None:
             return Grammar.choice(choices)
-        if rules := self.guided_grammar or self.grammar or structured.get("grammar"):
-            rules = _text(rules, "grammar")
+        if rules := _text(self.guided_grammar or self.grammar or structured.get("grammar"), "grammar"):
             return Grammar("gbnf" if "::=" in rules else "lark", rules)
         return grammar_of_format(self.response_format)
 
@@ -201,6 +209,7 @@ def _neutral(value: Any, neutral: float, means: Any) -> Any:
 
 
 def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
+    """A text, empty where there is none: some clients send every field that they know."""
+    if not isinstance(value, str | None):
         raise ApiError(400, f"{name} must be a text, got {type(value).__name__}", param=name)
-    return value
+    return value or ""

@@ -73,7 +73,7 @@ class Guard:
                 await sending({"type": "http.response.body"})
                 return
             self._check_key(path, headers)
-            scope.setdefault("state", {})["user"] = self._user(headers)
+            scope.setdefault("state", {}).update(user=self._user(headers), request_id=request_id)
             await self.app(scope, receiving, answering)
             if too_long and not started:
                 raise ApiError(413, f"the request has more than {self.settings.max_body} bytes")

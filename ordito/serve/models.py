@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from ordito.checkpoint import store
 from ordito.checkpoint.store import LocalModel
 from ordito.engine.engine import Engine
-from ordito.errors import ModelNotFoundError, did_you_mean
+from ordito.errors import ModelNotFoundError, OrditoError, did_you_mean
 from ordito.memory import free_memory
 from ordito.model import Model, load
+from ordito.serve.errors import ApiError
 from ordito.serve.settings import ServerSettings
+
+log = logging.getLogger("ordito.serve")
 
 SWEEP_SECONDS = 1.0
 
@@ -51,10 +56,20 @@ class ModelPool:
 
     def __init__(self, names: Iterable[str], settings: ServerSettings) -> None:
         self.settings = settings
-        self.only = [Served(_name(local), local) for local in map(store.locate, names)]
+        self.only = [Served(_name(local), local) for local in map(store.locate, dict.fromkeys(names))]
         self.found: dict[str, Served] = {}
         self.drafts: Model | None = None
         self.drafting = threading.Lock()
+        self.loading = asyncio.Lock()  # one at a time, or two would count on the same memory
+        known = Counter(one.name for one in self.only)
+        for name, times in known.items():
+            if times > 1:
+                raise OrditoError(
+                    f"{times} models are called {name!r}, of which clients could ask for one only: rename the others"
+                )
+        for alias, name in settings.aliases.items() if self.only else ():
+            if name not in known:
+                raise OrditoError(f"--alias {alias}={name}: this server has no {name!r}, only {', '.join(known)}")
 
     @property
     def served(self) -> list[Served]:
@@ -93,7 +108,8 @@ class ModelPool:
         try:
             async with served.loading:
                 if not served.loaded:
-                    await self._load(served)
+                    async with self.loading:
+                        await self._load(served)
             yield served
         finally:
             served.active -= 1
@@ -115,7 +131,11 @@ class ModelPool:
             _ = model.tokenizer  # what is broken is told of now
             return model, engine
 
-        served.model, served.engine = await asyncio.to_thread(loaded)
+        try:
+            served.model, served.engine = await asyncio.to_thread(loaded)
+        except OrditoError as error:  # no mistake of whoever asks
+            log.warning("%s cannot be loaded: %s", served.name, error)
+            raise ApiError(500, f"{served.name} cannot be loaded here: {error}") from error
         served.load_seconds = time.perf_counter() - begin
 
     def _draft(self, model: Model) -> Model | None:

@@ -39,10 +39,10 @@ class Options(SamplingFields):
 
 
 class OllamaBody(Body):
-    """What all ways of asking have in common."""
+    """What all ways of asking have in common. What is null is not set: Go's clients send it so."""
 
     model: Name
-    stream: bool = True
+    stream: bool | None = None
     options: Options | None = None
     format: str | dict[str, Any] | None = None
     keep_alive: Any = None
@@ -54,14 +54,14 @@ class OllamaBody(Body):
 class ChatBody(OllamaBody):
     """POST /api/chat."""
 
-    messages: list[dict[str, Any]] = Field(default_factory=list, max_length=65536)
+    messages: list[dict[str, Any]] | None = Field(default=None, max_length=65536)
     tools: list[dict[str, Any]] | None = Field(default=None, max_length=1024)
 
 
 class GenerateBody(OllamaBody):
     """POST /api/generate."""
 
-    prompt: Text = ""
+    prompt: Text | None = None
     system: Text | None = None
     raw: bool | None = None
     suffix: Text | None = None
@@ -95,13 +95,18 @@ def ollama_routes(server: Server) -> APIRouter:
     async def answered(body: OllamaBody, http: HttpRequest, prompt: Any, settings: Json, piece: Piece) -> Response:
         asked = await server.ask(http, body.model, prompt, settings, keep_alive=keep_alive_seconds(body.keep_alive))
         name = body.model
-        if body.stream:
-            lines = _lines(asked, name, piece, body)
-            return events(lines, lambda error: line({"error": error.message}), ping=None, media_type="application/x-ndjson")
+        if body.stream is not False:
+            return events(
+                _lines(asked, name, piece, body),
+                lambda error: line({"error": error.message}),
+                ping=None,
+                media_type="application/x-ndjson",
+                headers=body.ignored(),
+            )
         result = (await asked.finished(http))[0]
         logprobs = {"logprobs": _logprobs(result.tokens, asked.tokenizer)} if body.logprobs else {}
         said = piece(result.text, result.thinking, _calls(result))
-        return JSONResponse({**_head(name), **said, **logprobs, **_end(asked, result)})
+        return JSONResponse({**_head(name), **said, **logprobs, **_end(asked, result)}, headers=body.ignored())
 
     @routes.post("/chat")
     async def chat(body: ChatBody, http: HttpRequest) -> Response:
@@ -137,14 +142,15 @@ def ollama_routes(server: Server) -> APIRouter:
         """One vector for each text."""
         begin = time.perf_counter_ns()
         texts = [body.input] if isinstance(body.input, str) else body.input
-        vectors, tokens = await embedded(server, body.model, texts, None, body.dimensions, body.keep_alive)
+        cut = body.truncate is not False  # as Ollama has it
+        vectors, tokens = await embedded(server, body.model, texts, None, body.dimensions, body.keep_alive, cut=cut)
         took = {"total_duration": time.perf_counter_ns() - begin, "load_duration": 0, "prompt_eval_count": tokens}
         return {"model": body.model, "embeddings": vectors.tolist(), **took}
 
     @routes.post("/embeddings")
     async def embeddings(body: EmbeddingsBody) -> Json:
         """The vector of one text."""
-        vectors, _ = await embedded(server, body.model, [body.prompt], keep_alive=body.keep_alive)
+        vectors, _ = await embedded(server, body.model, [body.prompt], keep_alive=body.keep_alive, cut=True)
         return {"embedding": vectors[0].tolist()}
 
     return routes
@@ -279,6 +285,6 @@ async def _loaded(server: Server, body: OllamaBody, piece: Mapping[str, Any]) ->
             pass
     reason = "unload" if seconds == 0 else "load"
     whole = {**_head(body.model), **piece, "done": True, "done_reason": reason}
-    if body.stream:
+    if body.stream is not False:
         return Response(line(whole), media_type="application/x-ndjson")
     return JSONResponse(whole)

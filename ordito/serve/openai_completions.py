@@ -70,9 +70,13 @@ def completion_routes(server: Server) -> APIRouter:
                 ping_seconds=server.settings.ping_seconds,
                 headers=body.ignored(),
             )
-        results = [await one.finished(http) for one in asked]
-        flat = [result for some in results for result in some]
-        choices = [_choice(index, result, asked[0].tokenizer, body) for index, result in enumerate(flat)]
+        try:
+            results = [await one.finished(http) for one in asked]
+        finally:
+            for one in asked:
+                await one.close()
+        flat = [(some[0].prompt, result) for some in results for result in some]
+        choices = [_choice(index, prompt, result, asked[0].tokenizer, body) for index, (prompt, result) in enumerate(flat)]
         return JSONResponse(
             head | {"choices": choices, "usage": _total([usage(some) for some in results])}, headers=body.ignored()
         )
@@ -101,19 +105,15 @@ async def _settings(server: Server, body: CompletionBody) -> Json:
     }
 
 
-def _choice(index: int, result: Generation, tokenizer: Tokenizer, body: CompletionBody) -> Json:
-    prompt = _echoed(result, tokenizer) if body.echo else ""
-    tokens = [*(result.prompt if body.echo else ()), *result.tokens]
+def _choice(index: int, prompt: Sequence[Token], result: Generation, tokenizer: Tokenizer, body: CompletionBody) -> Json:
+    echoed = tokenizer.decode(result.prompt_ids) if body.echo else ""
+    tokens = [*(prompt if body.echo else ()), *result.tokens]
     return {
         "index": index,
-        "text": prompt + result.text,
+        "text": echoed + result.text,
         "logprobs": completion_logprobs(tokens, tokenizer) if body.logprobs is not None else None,
         "finish_reason": finish_reason(result.finish_reason, False),
     }
-
-
-def _echoed(result: Generation, tokenizer: Tokenizer) -> str:
-    return tokenizer.decode(result.prompt_ids)
 
 
 def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, start: int = 0) -> Json:
@@ -145,14 +145,16 @@ async def _chunks(asked: Sequence[Asked], head: Mapping[str, Any], body: Complet
     unused = {"usage": None} if body.usage_in_stream else {}
     try:
         for number, one in enumerate(asked):
-            first, offsets = number * one.stream.request.n, [0] * one.stream.request.n
-            echoed = body.echo
+            count = one.stream.request.n
+            first, offsets, echoed = number * count, [0] * count, [not body.echo] * count
+            prompt: Sequence[Token] = ()
             async with aclosing(one.deltas()) as coming:
                 async for delta in coming:
                     text = "".join(part.text for part in delta.parts if isinstance(part, Said))
-                    tokens = [*delta.prompt, *delta.tokens] if body.echo else list(delta.tokens)
-                    if echoed and delta.index == 0:
-                        text, echoed = one.tokenizer.decode(one.stream.request.prompt) + text, False
+                    tokens, prompt = list(delta.tokens), delta.prompt or prompt
+                    if not echoed[delta.index]:
+                        text, tokens = one.tokenizer.decode(one.stream.request.prompt) + text, [*prompt, *tokens]
+                        echoed[delta.index] = True
                     if not (text or tokens or delta.finish):
                         continue
                     logprobs = None

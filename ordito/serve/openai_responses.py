@@ -72,9 +72,10 @@ def response_routes(server: Server) -> APIRouter:
                 _events(asked, head),
                 lambda error: event({"type": "error", **body_of(error, "openai")["error"]}, "error"),
                 ping_seconds=server.settings.ping_seconds,
+                headers=body.ignored(),
             )
         result = (await asked.finished(http))[0]
-        return JSONResponse(_whole(head, result, _items(result)))
+        return JSONResponse(_whole(head, result, _items(result)), headers=body.ignored())
 
     return routes
 

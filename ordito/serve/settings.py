@@ -50,6 +50,8 @@ class ServerSettings:
                 f"to listen on {self.host}, where others can reach it, a server needs a key: give --api-key or --api-key-file, "
                 "or listen on 127.0.0.1"
             )
+        if not self.request_seconds > 0:
+            raise OrditoError(f"an answer may take {self.request_seconds} seconds, expected a number above 0")
         for key in self.keys:
             if not key.isascii() or not key.isprintable() or " " in key or len(key) < 8:
                 raise OrditoError("an API key must have at least 8 printable ASCII characters, without spaces")

@@ -41,6 +41,5 @@ def offered_tools(tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> tup
 
 def tool_settings(tools: list[Json] | None, chosen: Chosen) -> Json:
     """The settings of `Model.prepare` for tools."""
-    if tools is None:
-        return {}
+    # Calls that were made before are told in words, too, where none can be made any more.
     return {"tools": tools, "tools_in_words": True, "must_call": chosen}

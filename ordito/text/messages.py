@@ -13,6 +13,8 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipytho
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 
+MAX_DEPTH = 128
+"""Levels of lists and mappings in data from outside; templates and schemas have a handful."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates and servers call it, the common name first
 # Words that templates compare, where they stand under "role" or "type".
 _WORDS = frozenset({*ROLES, "text", "object", "array", "string", "number", "integer", "boolean", "null"})
@@ -128,7 +130,19 @@ def _arguments(value: Any) -> dict[str, Any] | None:
             value = json.loads(value) if value.strip() else {}
         except (ValueError, RecursionError):
             return None
-    return {} if value is None else value if isinstance(value, dict) else None
+    return {} if value is None else value if isinstance(value, dict) and not deeper_than(value, MAX_DEPTH) else None
+
+
+def deeper_than(value: Any, levels: int) -> bool:
+    """Whether plain data has lists and mappings in more than so many levels; found without recursion."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > levels:
+            return True
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [value for values in inner for value in values]
+    return False
 
 
 def guard_message(message: dict[str, Any], guarded: Callable[[str], str]) -> dict[str, Any]:

@@ -220,6 +220,22 @@ def test_logprobs_are_those_of_the_logits(model, engine):
     assert len(result.prompt[1].top) == 2
 
 
+def test_scoring_several_times_ends_as_often(engine):
+    stream = engine.submit("the warp and the weft", max_tokens=0, prompt_logprobs=1, n=2)
+    for _ in range(100):
+        if not engine.step():
+            break
+    first, second = finished(stream)
+    assert first.finish_reason == second.finish_reason == "length"
+    assert first.token_ids == second.token_ids == []
+
+
+def test_the_first_delta_brings_the_prompt(engine):
+    deltas = list(engine.submit("the warp and the weft", max_tokens=4, ignore_end=True, prompt_logprobs=1, n=3).deltas())
+    assert deltas[0].prompt
+    assert not any(delta.prompt for delta in deltas[1:])
+
+
 def test_scoring_makes_no_token(engine):
     result = finished(engine.submit("the loom", max_tokens=0, prompt_logprobs=0))[0]
     assert result.token_ids == []

@@ -75,3 +75,15 @@ def test_a_file_that_is_no_batch_is_left_alone(folder, tmp_path):
     out.write_text("Dear Ada,\nhow are you")
     assert "is no answer of a batch" in str(run(source, out, "--model", folder).exception)
     assert out.read_text() == "Dear Ada,\nhow are you"
+
+
+def test_what_failed_is_asked_again(folder, tmp_path):
+    source, out = written(tmp_path / "in.jsonl", [request("good"), request("bad", max_tokens=-1)]), tmp_path / "out.jsonl"
+    assert "1 of 2 requests failed" in str(run(source, out, "--model", folder).exception)
+    good = answers(out)["good"]
+    assert "1 of 1 requests failed" in str(run(source, out, "--model", folder).exception)  # not: all are answered
+    written(source, [request("good"), request("bad")])
+    assert run(source, out, "--model", folder).exit_code == 0
+    assert len(out.read_text().splitlines()) == 2
+    assert answers(out)["bad"]["status_code"] == 200
+    assert answers(out)["good"] == good

@@ -239,3 +239,66 @@ def test_what_is_ignored_is_said(client):
     response = chat(client, store=True, nonsense=1)
     assert response.status_code == 200
     assert response.headers["x-ignored-params"] == "nonsense,store"
+    for path, body in (
+        ("/v1/completions", {"prompt": "the", "max_tokens": 1}),
+        ("/v1/responses", {"input": "the", "max_output_tokens": 1}),
+        ("/v1/messages", {"messages": HI, "max_tokens": 1}),
+        ("/api/chat", {"model": "x", "messages": HI, "options": {"num_predict": 1}}),
+        ("/v1/embeddings", {"input": "the"}),
+    ):
+        for stream in (False, True):
+            response = client.post(path, json={**body, "nonsense": 1, "stream": stream})
+            assert response.status_code == 200, response.text
+            assert "nonsense" in response.headers["x-ignored-params"], path
+
+
+def test_every_answer_of_a_completion_echoes_its_prompt(client):
+    body = {"prompt": "the loom", "n": 2, "echo": True, "logprobs": 1, "max_tokens": 2, "temperature": 0}
+    whole = client.post("/v1/completions", json=body).json()["choices"]
+    streamed = [{"text": "", "tokens": []} for _ in whole]
+    for _, data in events(client.post("/v1/completions", json={**body, "stream": True}))[:-1]:
+        (choice,) = json.loads(data)["choices"]
+        streamed[choice["index"]]["text"] += choice["text"]
+        streamed[choice["index"]]["tokens"] += choice["logprobs"]["tokens"]
+    for choice, same in zip(whole, streamed, strict=True):
+        assert choice["text"].startswith("the loom")
+        assert "".join(choice["logprobs"]["tokens"]) == choice["text"] == same["text"]
+        assert choice["logprobs"]["tokens"] == same["tokens"]
+
+
+def test_calls_of_before_are_told_where_none_can_be_made(client):
+    called = {"id": "call_1", "type": "function", "function": {"name": "spin", "arguments": '{"turns": 1}'}}
+    turns = [
+        *HI,
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "7"},
+    ]
+    for more in ({}, {"tools": TOOLS, "tool_choice": "none"}, {"tools": TOOLS}):
+        assert chat(client, messages=turns, **more).status_code == 200
+
+
+def test_what_ollamas_clients_leave_null(client):
+    unset = {"stream": None, "format": None, "options": None, "keep_alive": None, "think": None}
+    loaded = client.post("/api/chat", json={"model": "x", "messages": None, **unset}).json()
+    assert loaded["done_reason"] == "load"
+    assert client.post("/api/generate", json={"model": "x", "prompt": None, "system": None, **unset}).json()["done"]
+
+
+def test_ollamas_models_can_be_told_apart(client):
+    client.post("/api/generate", json={"model": "x"})
+    for path in ("/api/tags", "/api/ps"):
+        (model,) = client.get(path).json()["models"]
+        assert len(model["digest"]) == 64
+
+
+@pytest.mark.filterwarnings("ignore:a text of")
+def test_texts_that_are_too_long_are_cut_only_where_that_is_asked_for(client):
+    long = "the loom " * 2000
+    for path, body in (
+        ("/v1/embeddings", {"input": ["x", long]}),
+        ("/v1/rerank", {"query": "x", "documents": ["x", long]}),
+        ("/api/embed", {"model": "x", "input": long, "truncate": False}),
+    ):
+        told = client.post(path, json=body)
+        assert told.status_code == 400, path
+        assert "1,024" in told.text

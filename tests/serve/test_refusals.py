@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import json
+import shutil
 import socket
 import time
 
@@ -11,6 +14,8 @@ import pytest
 from serving import running
 
 from ordito.errors import OrditoError
+from ordito.serve.app import make_app
+from ordito.serve.models import ModelPool
 from ordito.serve.settings import ServerSettings
 
 HI = [{"role": "user", "content": "the loom"}]
@@ -42,7 +47,13 @@ def error(response, status):
             "text",
         ),
         ({"logit_bias": {"a": 1}}, "logit_bias"),
-        ({"stop": ["x"] * 1000}, "stop"),
+        ({"stop": ["x"] * 1000}, "stop: List should have at most"),
+        ({"stop": ["x", ""]}, "stop.1: String should have at least 1 character"),
+        ({"structured_outputs": {"choice": 5}}, "a choice must be a list"),
+        ({"structured_outputs": {"choice": "abc"}}, "a choice must be a list"),
+        ({"structured_outputs": {"grammar": []}}, "grammar must be a text"),
+        ({"guided_choice": []}, "a choice must be a list"),
+        ({"guided_grammar": "start: start"}, "too hard to follow"),
         ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "schema"),
         ({"guided_regex": "("}, "regex"),
@@ -149,7 +160,6 @@ def test_sizes_are_bounded(folder):
 
 def test_too_many_wait(folder):
     with running([folder], max_waiting=1, most_together=1) as url:
-        import concurrent.futures
 
         def ask(_):
             body = {"messages": HI, "max_tokens": 40, "ignore_eos": True}
@@ -188,3 +198,142 @@ def test_who_leaves_frees_their_place(folder, stream):
         else:
             raise AssertionError(counts)
         assert httpx.post(f"{url}/v1/chat/completions", json={"messages": HI, "max_tokens": 2}, timeout=30).status_code == 200
+
+
+def nested(levels):
+    return json.loads('{"a":' * levels + "1" + "}" * levels)
+
+
+CALLED = {"id": "1", "type": "function", "function": {"name": "spin", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("levels", [150, 400, 700])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", lambda deep: {"messages": HI, "chat_template_kwargs": deep}),
+        ("/v1/chat/completions", lambda deep: {"messages": HI, "metadata": deep}),
+        (
+            "/v1/chat/completions",
+            lambda deep: {"messages": HI, "tools": [{"type": "function", "function": {"name": "spin", "parameters": deep}}]},
+        ),
+        (
+            "/v1/chat/completions",
+            lambda deep: {
+                "messages": [
+                    *HI,
+                    {
+                        "role": "assistant",
+                        "tool_calls": [CALLED | {"function": {"name": "spin", "arguments": json.dumps(deep)}}],
+                    },
+                ]
+            },
+        ),
+        ("/v1/responses", lambda deep: {"input": "x", "metadata": deep}),
+        (
+            "/v1/messages",
+            lambda deep: {
+                "max_tokens": 1,
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "spin", "input": deep}]}
+                ],
+            },
+        ),
+        ("/api/chat", lambda deep: {"model": "x", "messages": HI, "format": deep}),
+    ],
+)
+def test_deep_data_is_refused(client, path, body, levels):
+    response = client.post(path, json={**body(nested(levels)), "stream": False})
+    assert response.status_code == 400, response.text
+    assert "error" in response.json()
+
+
+def test_blocks_of_a_wrong_type_are_refused(client):
+    for change in (
+        {"thinking": {"type": []}},
+        {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": 5}]}]},
+    ):
+        response = client.post("/v1/messages", json={"max_tokens": 1, "messages": HI, **change})
+        assert response.status_code in (200, 400), response.text
+        assert response.headers["content-type"] == "application/json"
+
+
+def test_a_failure_of_ours_has_the_body_of_its_dialect(folder, monkeypatch):
+    from ordito.model import Model
+
+    def failing(*arguments, **more):
+        raise KeyError("inside")
+
+    monkeypatch.setattr(Model, "prepare", failing)
+    with running([folder]) as url, httpx.Client(base_url=url) as client:
+        openai = client.post("/v1/chat/completions", json={"messages": HI})
+        assert error(openai, 500)["type"] == "server_error"
+        anthropic = client.post("/v1/messages", json={"messages": HI, "max_tokens": 1})
+        assert error(anthropic, 500)["type"] == "api_error"
+        assert anthropic.json()["request_id"] == anthropic.headers["request-id"]
+        ollama = client.post("/api/chat", json={"model": "x", "messages": HI})
+        assert isinstance(error(ollama, 500), str)
+        for response in (openai, anthropic, ollama):
+            assert "inside" not in response.text
+            assert response.headers["x-should-retry"] == "false"
+
+
+def test_errors_say_which_request_it_was(client):
+    for body in (
+        {"messages": HI},
+        {"messages": HI, "max_tokens": 0},
+        {"messages": HI, "max_tokens": 1, "tool_choice": {"type": "x"}},
+    ):
+        refused = client.post("/v1/messages", json=body)
+        assert refused.status_code == 400
+        assert refused.json()["request_id"] == refused.headers["request-id"]
+
+
+def test_a_model_that_cannot_be_loaded_is_no_mistake_of_the_asker(folder):
+    with running([folder], dtype="nonsense") as url:
+        told = error(httpx.post(f"{url}/v1/chat/completions", json={"messages": HI}), 500)
+        assert "cannot be loaded" in told["message"]
+
+
+def test_names_that_clients_could_not_use_are_refused(folder, tmp_path):
+    with pytest.raises(OrditoError, match="has no 'nothing'"):
+        make_app([str(folder)], ServerSettings(aliases={"gpt-4o": "nothing"}))
+    other = tmp_path / folder.name
+    other.symlink_to(folder)
+    with pytest.raises(OrditoError, match="2 models are called"):
+        make_app([str(folder), str(other)], ServerSettings())
+
+
+def test_an_answer_that_waits_too_long_is_ended(folder):
+    with running([folder], request_seconds=0.2, most_together=1) as url:
+        body = {"messages": HI, "max_tokens": 900, "ignore_eos": True}
+
+        def ask(_):
+            begin = time.monotonic()
+            response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+            return response.status_code, time.monotonic() - begin
+
+        httpx.post(f"{url}/v1/chat/completions", json={**body, "max_tokens": 1}, timeout=60)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(ask, range(8)))  # one of which is made, while the others wait
+        assert {status for status, _ in answers} == {200}
+        assert max(seconds for _, seconds in answers) < 5
+
+
+def test_two_models_that_are_loaded_at_once_keep_to_the_memory(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+
+    async def loaded():
+        pool = ModelPool([str(folder), str(other)], ServerSettings(memory=1))
+
+        async def use(name):
+            async with pool.use(name):
+                pass
+
+        await asyncio.gather(use(folder.name), use("other"))
+        names = [one.name for one in pool.served if one.loaded]
+        await pool.close()
+        return names
+
+    assert len(asyncio.run(loaded())) == 1
