@@ -116,6 +116,9 @@ def attend(
     """
     N, G = q_BNTH.shape[1], k_BGSH.shape[1]
     if softcap is None and sinks_N is None:
+        if N != G and torch.is_grad_enabled():
+            # On CPUs the fused kernel has no gradient for shared keys, and what takes its place is three times slower.
+            k_BGSH, v_BGSH, G = k_BGSH.repeat_interleave(N // G, dim=1), v_BGSH.repeat_interleave(N // G, dim=1), N
         if bias_BNTS is not None:
             visible_B1TS = bias_BNTS.masked_fill(~visible_B1TS, float("-inf"))
         return F.scaled_dot_product_attention(q_BNTH, k_BGSH, v_BGSH, attn_mask=visible_B1TS, scale=scale, enable_gqa=N != G)

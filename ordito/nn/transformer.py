@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ordito import spec
 from ordito.errors import ContextError, SpecError
@@ -82,7 +83,12 @@ MODULES: dict[type[spec.Block], type[nn.Module]] = {
 
 
 class Tree(nn.Module):
-    """A block and everything below it. Leaves are submodules under their own names; combinators are read as they stand."""
+    """A block and everything below it. Leaves are submodules under their own names; combinators are read as they stand.
+
+    With `recompute` a stack's layers keep nothing but what comes into each, and are computed again in the backward pass.
+    """
+
+    recompute = False
 
     def __init__(self, block: spec.Block) -> None:
         super().__init__()
@@ -121,7 +127,10 @@ class Tree(nn.Module):
             return total
         if isinstance(block, spec.Stack):
             for layer in getattr(self, block.name):
-                x = layer(x, step)
+                if self.recompute and torch.is_grad_enabled():
+                    x = checkpoint(layer, x, step, use_reentrant=False)
+                else:
+                    x = layer(x, step)
             return x
         return getattr(self, block.name)(x, step)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,21 +17,24 @@ from ordito.train.checkpoints import Checkpoints
 from ordito.train.config import Config, config_from, read_settings
 from ordito.train.data.prepare import Rows, prepare
 from ordito.train.examples import Example
-from ordito.train.journal import Journal
+from ordito.train.journal import Journal, Unwritten
 from ordito.train.listener import Listener, Quiet
 from ordito.train.loop import NotFiniteError, Trainer
-from ordito.train.processes import Processes
+from ordito.train.processes import Processes, everywhere, joined
 from ordito.train.routing import after_step, with_routing
 from ordito.train.samples import sample
 from ordito.train.stops import Stops
 from ordito.train.subject import Subject, open_subject
 from ordito.train.task import Context, Task, kind_named
 
+if TYPE_CHECKING:
+    from ordito.train.sharding import Sharding
+
 RUN = "run.yaml"
 CHECKPOINTS = "checkpoints"
 DATA = "data"
-_FREE = frozenset({"max_time", "keep", "save_every", "output", "threads", "tensorboard", "micro_batch"})
-"""Settings that a resumed run may have otherwise: no number that it computes is another for them."""
+_FREE = frozenset({"max_time", "keep", "save_every", "output", "threads", "tensorboard", "micro_batch", "parallel"})
+"""Settings that a resumed run may have otherwise: no number that it computes is another for them, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,25 @@ class Run:
         self.checkpoints = Checkpoints(config.folder / CHECKPOINTS, config.keep)
 
     def go(self, resume: bool) -> Result:
-        """All of it."""
-        self._check_folder(resume)
+        """All of it, with the other processes if there are some, for which the first writes and speaks."""
+        with joined(self.config.parallel) as self.processes:
+            if self.processes.mesh is not None:
+                from ordito.train.distributed_checkpoints import DistributedCheckpoints
+
+                self.checkpoints = DistributedCheckpoints(self.checkpoints.folder, self.config.keep, self.processes)
+            if not self.processes.first:
+                self.listener = Quiet()
+            return self._go(resume)
+
+    def _go(self, resume: bool) -> Result:
+        with self.processes.together():
+            self._check_folder(resume)
         trainer, evaluated = self.prepare()
-        journal = Journal(self.config.folder, self.config.tensorboard)
-        self._write_settings()
+        made = Journal if self.processes.first else Unwritten
+        with self.processes.together():
+            journal = made(self.config.folder, self.config.tensorboard)
+            if self.processes.first:
+                self._write_settings()
         best = self._take_up(trainer, journal) if resume else {}
         try:
             with Stops(self.config.folder, self.config.max_time).listening() as stops:
@@ -84,13 +101,24 @@ class Run:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.listener.says(f"loading {config.model}")
-        subject = open_subject(config)
-        task = self._task(subject)
-        data = self._data(config.data, task, subject)
-        held = self._data(config.eval_data, task, subject, whole=True) if config.eval_data else None
+        with self.processes.together():
+            subject = open_subject(config)
+            task = self._task(subject)
+            data = self._data(config.data, task, subject)
+            held = self._data(config.eval_data, task, subject, whole=True) if config.eval_data else None
+            sharding = self._sharding(subject, task)
         total = config.steps or data.steps(config.epochs)
+        if config.compile:
+            subject.compile()
         evaluated = [] if held is None else [held[i] for i in range(min(config.eval_rows, len(held)))]  # type: ignore[arg-type]
-        return Trainer(config, subject, task, data, total, self.processes), evaluated
+        return Trainer(config, subject, task, data, total, self.processes, sharding), evaluated
+
+    def _sharding(self, subject: Subject, task: Task) -> Sharding | None:
+        if self.processes.mesh is None:
+            return None
+        from ordito.train.sharding import Sharding
+
+        return Sharding.of(subject, task, self.config, self.processes)
 
     def _task(self, subject: Subject) -> Task:
         """The task, with what is added for mixtures of experts."""
@@ -137,9 +165,11 @@ class Run:
                 record = trainer.step()
             except NotFiniteError as error:
                 self._save(trainer, best)
-                raise NotFiniteError(
-                    f"{error}; the weights before this step are kept in {self.checkpoints.path(trainer.done)}. Lower lr, raise "
-                    "warmup, or look at the batch: ordito train ... --inspect"
+                raise everywhere(
+                    NotFiniteError(
+                        f"{error}; the weights before this step are kept in {self.checkpoints.path(trainer.done)}. Lower lr, "
+                        "raise warmup, or look at the batch: ordito train ... --inspect"
+                    )
                 ) from None
             step, last = trainer.done, trainer.done == total
             if evaluated and (last or (config.eval_every and step % config.eval_every == 0)):
@@ -148,7 +178,7 @@ class Run:
             self.listener.stepped(record)
             if config.sample_every and (step % config.sample_every == 0 or last):
                 self._sample(trainer.subject, step)
-            why = stops.reason() if not last else None
+            why = self.processes.agreed(stops.reason()) if not last else None
             improved = self._improved(best, record, step)
             if step % every == 0 or last or why or improved:
                 self._save(trainer, best)
@@ -178,11 +208,11 @@ class Run:
         except CheckpointError as error:
             last = self.checkpoints.steps()
             kept = f"the checkpoint of step {last[-1]} is as it was" if last else "there is no earlier one"
-            raise CheckpointError(f"{error}; {kept}. Make room, then go on: {self.resume_command()}") from None
+            raise everywhere(CheckpointError(f"{error}; {kept}. Make room, then go on: {self.resume_command()}")) from None
 
     def _take_up(self, trainer: Trainer, journal: Journal) -> dict[str, Any]:
         """Go on from the newest sound checkpoint, or from the beginning where none was written yet."""
-        saved = self.checkpoints.newest()
+        saved = self.checkpoints.newest(trainer.parameters)
         if saved is not None:
             trainer.take_up(saved.step, saved.weights, saved.optimizer)
         journal.resume(trainer.done)
@@ -194,10 +224,14 @@ class Run:
         config, done = self.config, trainer.done
         if stopped is None or best.get("enough"):
             if config.patience and best.get("step", done) != done:
-                saved = self.checkpoints.load(best["step"])
+                saved = self.checkpoints.load(best["step"], trainer.parameters)
                 trainer.take_up(saved.step, saved.weights, saved.optimizer)
                 self.listener.says(f"the best weights are those of step {saved.step}")
-            trainer.subject.export(config.folder)
+            if trainer.sharding is not None:
+                trainer.sharding.undo()
+            with self.processes.together():
+                if self.processes.first:
+                    trainer.subject.export(config.folder)
         last = journal.records[-1] if journal.records else {}
         result = Result(done, last, config.folder, stopped)
         self.listener.ends(result)
@@ -206,6 +240,8 @@ class Run:
     def _sample(self, subject: Subject, step: int) -> None:
         for prompt in self.config.samples:
             text = sample(subject, prompt, self.config.sample_tokens)
+            if not self.processes.first:
+                continue
             self.listener.sampled(step, prompt, text)
             with open(self.config.folder / "samples.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")

@@ -29,6 +29,7 @@ from ordito.text.tokenizer import Tokenizer
 from ordito.train.adapters import attach, load_nf4, merged
 from ordito.train.adapters import write as write_adapters
 from ordito.train.config import Config
+from ordito.train.placement import placed
 from ordito.train.vocabulary import Rows, extend, read_tokens
 
 if TYPE_CHECKING:
@@ -90,6 +91,13 @@ class Subject:
             if part is not None:
                 part.train(mode)
 
+    def compile(self) -> None:
+        """Have PyTorch compile the layers: alike ones once."""
+        for part in self.module.modules():
+            if isinstance(part, nn.ModuleList):
+                for layer in part:
+                    layer.compile()
+
     def export(self, folder: Path) -> None:
         """Write what others load: a folder in Hugging Face's layout, or PEFT's adapter; heads beside it.
 
@@ -138,6 +146,7 @@ def open_subject(config: Config) -> Subject:
     )
     if config.new_tokens is not None:
         _extend(subject, Path(config.new_tokens), config.new_rows)
+    subject.module.recompute = config.recompute
     for parameter in subject.module.parameters():
         parameter.requires_grad_(True)
     if config.adapter != "none":
@@ -207,4 +216,4 @@ def put(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -
         raise OrditoError(f"the checkpoint is of another model: {odd[0]} is in one of them only")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(placed(weights[name], parameter))
