@@ -47,7 +47,7 @@ OURS = """
 import tempfile
 from pathlib import Path
 from ordito.train import config_from
-from ordito.train.fit import Run
+from ordito.train.run import Run
 from ordito.train.listener import Quiet
 from ordito.train.examples import Example, Text
 class Data:

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ordito import catalogue, families, spec
+    from ordito import catalogue, families, spec, train
     from ordito.accounting import account
     from ordito.checkpoint.outline import outline
     from ordito.comparing import compare
@@ -39,7 +39,7 @@ _HOMES = {
     "trace": "ordito.lens",
 }
 """Public name -> the module that has it, which is imported when the name is first used: `import ordito` stays cheap."""
-_ROOMS = ("catalogue", "errors", "families", "spec")
+_ROOMS = ("catalogue", "errors", "families", "spec", "train")
 
 __all__ = [
     "Conversation",
@@ -57,6 +57,7 @@ __all__ = [
     "save",
     "spec",
     "trace",
+    "train",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ordito.cli.console import say
 
 if TYPE_CHECKING:
-    from ordito.train.fit import Result
+    from ordito.train.run import Result
     from ordito.train.loop import Trainer
 
 _SECONDS_BETWEEN_LINES = 10

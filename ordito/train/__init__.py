@@ -7,8 +7,30 @@ ordito.train.fit("sft", model="smollm2", data="chats.jsonl", output="my-model", 
 
 from __future__ import annotations
 
-from ordito.train.config import Config, config_from
-from ordito.train.fit import Result, fit
-from ordito.train.plan import planned
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Config", "Result", "config_from", "fit", "planned"]
+if TYPE_CHECKING:
+    from ordito.train.config import Config, config_from
+    from ordito.train.run import Result, fit
+    from ordito.train.plan import Plan, planned
+    from ordito.train.prediction import predict
+
+_HOMES = {
+    "Config": "config",
+    "Plan": "plan",
+    "Result": "run",
+    "config_from": "config",
+    "fit": "run",
+    "planned": "plan",
+    "predict": "prediction",
+}
+"""Public name -> its module, imported when the name is first used: what needs no PyTorch here starts without."""
+
+__all__ = ["Config", "Plan", "Result", "config_from", "fit", "planned", "predict"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ordito.train' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ordito.train.{_HOMES[name]}"), name)

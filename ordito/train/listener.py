@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ordito.train.fit import Result
+    from ordito.train.run import Result
     from ordito.train.loop import Trainer
 
 

@@ -108,7 +108,7 @@ def _measure(config: Config, pipe: Any) -> None:
 
 
 def _measured(config: Config) -> dict[str, Any]:
-    from ordito.train.fit import Run
+    from ordito.train.run import Run
     from ordito.train.listener import Quiet
 
     run = Run(config, Quiet())

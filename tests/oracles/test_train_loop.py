@@ -11,7 +11,7 @@ from ordito.errors import OrditoError
 from ordito.train import config_from
 from ordito.train.batch import collate
 from ordito.train.checkpoints import Checkpoints
-from ordito.train.fit import CHECKPOINTS, Run
+from ordito.train.run import CHECKPOINTS, Run
 from ordito.train.forward import Forward
 from ordito.train.listener import Quiet
 from ordito.train.optimizers import Muon

@@ -13,7 +13,7 @@ from ordito.errors import OrditoError, OrditoWarning
 from ordito.train.batch import collate
 from ordito.train.forward import Forward
 from ordito.train.head import TextHead
-from ordito.train.predict import predict
+from ordito.train.prediction import predict
 
 NAMED = {"start": "<|im_start|>", "extract": "<|im_end|>"}
 PAIRED = {**NAMED, "delimiter": "|"}
@@ -219,8 +219,8 @@ def test_a_token_that_is_missing_is_asked_for(folder):
 
 
 def test_a_run_is_trained_opened_and_asked(folder, tmp_path):
-    from ordito.train.fit import fit
-    from ordito.train.predict import trained
+    from ordito.train.run import fit
+    from ordito.train.prediction import trained
 
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in TEXTS))

@@ -17,7 +17,7 @@ import training_runs as runs
 from ordito.errors import CheckpointError, OrditoError
 from ordito.train import fit
 from ordito.train.checkpoints import OPTIMIZER, STATE, WEIGHTS, Checkpoints
-from ordito.train.fit import CHECKPOINTS
+from ordito.train.run import CHECKPOINTS
 
 RUN = "import sys, json; from ordito.train import fit, config_from; fit(config_from(json.load(open(sys.argv[1]))), resume=True)"
 KINDS = {
