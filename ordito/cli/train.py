@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ordito.cli.console import say, working, write
-from ordito.errors import MissingDependencyError, OrditoError
+from ordito.errors import MissingDependencyError, OrditoError, OrditoWarning
 
 if TYPE_CHECKING:
     from ordito.train.config import Config
@@ -46,13 +47,21 @@ def train(
     ordito train sft --model smollm2 --data chats.jsonl --output my-lora --set adapter=lora --set lora.rank=8
     ordito train pretrain --model config.json --data books/ --output new --set scratch=true --set tokenizer=./tok
     ordito train --resume --output my-model
+    torchrun --nproc-per-node 2 -m ordito train sft --model smollm2 --data chats.jsonl --output my-model
     ordito train sft --model smollm2 --data chats.jsonl --output my-model --plan
     """
     _need_torch()
     if listed:
         _list_settings(objective)
         return
-    config = _config(objective, model, data, output, file, sets, resume)
+    from ordito.train.processes import everywhere, started
+
+    try:
+        config = _config(objective, model, data, output, file, sets, resume)
+        if (plan or inspect) and started()[1] > 1:
+            raise OrditoError("--plan and --inspect look at one process: leave torchrun out")
+    except OrditoError as error:
+        _fail(everywhere(error))
     if plan:
         from ordito.train.plan import planned
 
@@ -67,11 +76,21 @@ def train(
 
 def _train(config: Config, resume: bool) -> None:
     from ordito.cli.training import Progress
-    from ordito.train.fit import fit
+    from ordito.train.run import fit
+    from ordito.train.processes import started
 
-    say(config.to_yaml().rstrip())
-    with Progress() as progress:
-        result = fit(config, resume=resume, listener=progress)
+    first = started()[0] == 0
+    if first:
+        say(config.to_yaml().rstrip())
+    else:
+        warnings.simplefilter("ignore", OrditoWarning)
+    try:
+        with Progress() as progress:
+            result = fit(config, resume=resume, listener=progress)
+    except OrditoError as error:
+        _fail(error)
+    if not first:
+        return
     loss = f", loss {result.metrics['loss']:.4f}" if "loss" in result.metrics else ""
     if result.stopped is None:
         say(f"done: {result.steps} steps{loss}. The model is in {result.folder}")
@@ -80,6 +99,15 @@ def _train(config: Config, resume: bool) -> None:
             f"stopped at step {result.steps}{loss}: {result.stopped}. Go on with: "
             f"ordito train --resume --output {config.output}"
         )
+
+
+def _fail(error: OrditoError) -> NoReturn:
+    """Raise it, unless another process of the run does and says it."""
+    from ordito.train.processes import said_elsewhere
+
+    if said_elsewhere(error):
+        raise SystemExit(1) from None
+    raise error
 
 
 def _config(
@@ -93,7 +121,7 @@ def _config(
 ) -> Config:
     """The settings: those of the run that goes on, or of the file, under what the command line says."""
     from ordito.train.config import config_from, read_settings
-    from ordito.train.fit import RUN
+    from ordito.train.run import RUN
 
     values: dict[str, Any] = {}
     if file is not None:
@@ -112,7 +140,7 @@ def _inspect(config: Config) -> None:
     import sys
 
     from ordito.cli.training import Said
-    from ordito.train.fit import Run
+    from ordito.train.run import Run
     from ordito.train.inspect import inspect
 
     trainer, _ = Run(config, Said()).prepare()

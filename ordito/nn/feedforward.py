@@ -77,9 +77,14 @@ class StackedLinear(nn.Module):
     def plain(self) -> Callable[[int, Tensor], Tensor]:
         """(e, x (n, in)) -> (n, out), by the e-th map, without what lies beside it."""
         # Taken apart at once: the gradient of weight[e] is as large as that of the whole, and would be made E times.
-        weights = self.weight.unbind()
-        biases = [None] * len(weights) if self.bias is None else self.bias.unbind()
+        weights = _here(self.weight).unbind()
+        biases = [None] * len(weights) if self.bias is None else _here(self.bias).unbind()
         return lambda e, x_n: nn.functional.linear(x_n, weights[e], biases[e])
+
+
+def _here(tensor: Tensor) -> Tensor:
+    """Of a stack that processes divide (a `DTensor`) the part that this one has, with its gradient; else all of it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def apart(expert: Callable[[int, Tensor], Tensor], x: Tensor, counts: Sequence[int]) -> Tensor:

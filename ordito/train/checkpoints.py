@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,41 +61,70 @@ class Checkpoints:
 
         Raises `CheckpointError` if it cannot be written; those that were there are then as they were.
         """
-        final, unfinished = self.path(step), self.folder / f".unfinished-{step:08d}"
-        try:
-            self._clear_unfinished()
-            unfinished.mkdir(parents=True)
+        with self._writing(step) as unfinished:
             for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
                 write_safetensors(unfinished / name, {key: _array(tensor) for key, tensor in tensors.items()})
-            sums = {name: _checksum(unfinished / name) for name in (WEIGHTS, OPTIMIZER)}
-            text = json.dumps({"step": step, "files": sums, **state}, indent=2) + "\n"
-            write_atomically(unfinished / STATE, [text.encode()])
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(unfinished, final)
-        except OSError as error:
-            raise CheckpointError(f"{final}: cannot be written ({error.strerror or error})") from None
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            self._complete(step, state)
         self._prune(protected)
-        return final
+        return self.path(step)
 
-    def load(self, step: int) -> Saved:
-        """One checkpoint. Raises `CheckpointError`, which names the file, if it is not what was written."""
+    @contextmanager
+    def _writing(self, step: int) -> Iterator[Path]:
+        """An empty folder for what is not complete yet, which is gone afterwards."""
+        unfinished = self._unfinished(step)
+        with self._told(step):
+            try:
+                for left in self.folder.glob(".unfinished-*"):  # what a killed process left behind
+                    shutil.rmtree(left, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+                yield unfinished
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+    @contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        """An `OSError` is a `CheckpointError`."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"{self.path(step)}: cannot be written ({error.strerror or error})") from None
+
+    def _complete(self, step: int, state: Mapping[str, Any]) -> None:
+        """Give what was written its checksums and its name."""
+        final, unfinished = self.path(step), self._unfinished(step)
+        sums = {path.name: _checksum(path) for path in sorted(unfinished.iterdir())}
+        text = json.dumps({"step": step, "files": sums, **state}, indent=2) + "\n"
+        write_atomically(unfinished / STATE, [text.encode()])
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(unfinished, final)
+
+    def _unfinished(self, step: int) -> Path:
+        return self.folder / f".unfinished-{step:08d}"
+
+    def load(self, step: int, like: Mapping[str, Tensor] | None = None) -> Saved:
+        """One checkpoint; what several processes wrote is divided as the parameters `like` are (`distributed_checkpoints`).
+
+        Raises `CheckpointError`, which names the file, if it is not what was written.
+        """
         path = self.path(step)
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             sums = state["files"]
-            for name in (WEIGHTS, OPTIMIZER):
+            for name in sums:
                 if _checksum(path / name) != sums[name]:
                     raise CheckpointError(f"{path / name}: is damaged: its checksum is not the one in {STATE}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{path / STATE}: is damaged ({type(error).__name__}: {error})") from None
+        if WEIGHTS not in sums:
+            from ordito.train.distributed_checkpoints import read
+
+            return Saved(state["step"], *read(path, like or {}), state)
         return Saved(state["step"], _tensors(path / WEIGHTS), _tensors(path / OPTIMIZER), state)
 
-    def newest(self) -> Saved | None:
+    def newest(self, like: Mapping[str, Tensor] | None = None) -> Saved | None:
         """The newest checkpoint that is sound, with a warning about each that is not; None if there is none at all.
 
         Raises `CheckpointError` if there are some and none is sound.
@@ -103,7 +132,7 @@ class Checkpoints:
         steps, first = self.steps(), None
         for step in reversed(steps):
             try:
-                return self.load(step)
+                return self.load(step, like)
             except CheckpointError as error:
                 first = first or error
                 warnings.warn(f"{error}; going back to the checkpoint before it", OrditoWarning, stacklevel=2)
@@ -115,11 +144,6 @@ class Checkpoints:
         for step in self.steps()[: -self.keep]:
             if step != protected:
                 shutil.rmtree(self.path(step), ignore_errors=True)
-
-    def _clear_unfinished(self) -> None:
-        """What a killed process left behind."""
-        for path in self.folder.glob(".unfinished-*"):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

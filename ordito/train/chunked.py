@@ -27,12 +27,12 @@ def chunked_sum(
 ) -> Tensor:
     """loss(project(hidden), *aligned), a sum over the n rows, taken `rows` at a time.
 
-    `parameters` are those that `project` uses; `aligned` are tensors of n rows that go with them. Without rows it is a zero that
-    hangs on the graph.
+    `parameters` are those that `project` uses; `aligned` are tensors of n rows that go with them. Without rows it is a zero
+    that hangs on all of the graph: processes that sum their gradients must have the same ones.
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if not len(hidden_nD):
-        return hidden_nD.sum() * 0.0
+        return 0.0 * torch.stack([hidden_nD.sum(), *(parameter.sum() for parameter in wanted)]).sum()
     if not torch.is_grad_enabled() or not (hidden_nD.requires_grad or wanted):
         with torch.no_grad():
             sums = [loss(project(h), *rest) for h, *rest in _pieces(rows, hidden_nD, *aligned)]

@@ -66,6 +66,16 @@ class MoeSettings(Settings):
     keep: Literal["first", "likeliest"] = Field("first", description="Which tokens an expert takes if it cannot take all.")
 
 
+class ParallelSettings(Settings):
+    """Of runs of several processes (`torchrun`); their number is a multiple of tensor times expert, data is the rest."""
+
+    data: Literal["shard", "replicate"] = Field(
+        "shard", description="Weights and optimizer divided over the data's processes (FSDP2), or whole in each."
+    )
+    tensor: int = Field(1, ge=1, le=1024, description="Processes that divide heads and channels of each layer.")
+    expert: int = Field(1, ge=1, le=1024, description="Processes that divide the experts of each mixture.")
+
+
 class Config(Settings):
     """Everything that a run depends on. Lists are written a,b,c on the command line."""
 
@@ -117,6 +127,7 @@ class Config(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of products; weights stay in float32.")
     recompute: bool = Field(False, description="Compute layers again in the backward pass instead of keeping them.")
     compile: bool = Field(False, description="torch.compile: faster after a minute or two.")
+    parallel: ParallelSettings = ParallelSettings()
     threads: int | None = Field(None, ge=1, le=1024, description="Of PyTorch; its own choice if not given.")
 
     eval_data: tuple[str, ...] = Field((), description="Data that is not trained on, as data.")

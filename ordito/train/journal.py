@@ -53,6 +53,26 @@ class Journal:
             self._board.close()
 
 
+class Unwritten(Journal):
+    """What a process that does not write keeps of the run: the records, in memory."""
+
+    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def resume(self, step: int) -> None:
+        """Nothing."""
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """The numbers of one step."""
+        self.records.append(dict(record))
+
+    def draw(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a run so far; a last line that a killed process left half is passed over."""
     if not path.is_file():

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ from ordito.train.config import Config
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
 from ordito.train.optimizers import fast_bfloat16, optimizers, put_tensors, set_rate, tensors_of
-from ordito.train.processes import Processes
+from ordito.train.processes import Processes, everywhere
 from ordito.train.schedules import share_of_peak
 from ordito.train.subject import Subject, put
 from ordito.train.task import Task
+
+if TYPE_CHECKING:
+    from ordito.train.sharding import Sharding
 
 MICRO_TOKENS = 2048
 """Tokens of one forward pass, unless a run says otherwise: enough to keep products busy, and few enough to hold little."""
@@ -52,6 +55,7 @@ class Trainer:
     data: Data
     total: int
     processes: Processes
+    sharding: Sharding | None = None
     done: int = 0
 
     def __post_init__(self) -> None:
@@ -72,24 +76,29 @@ class Trainer:
         """The gradient of the step, over all micro-batches and processes, cut to `clip`; returns the step's numbers."""
         self.subject.train()
         batches = self.batches(self.done)
-        counts = self.processes.sums(_added(self.task.objective.counts(batch) for batch in batches))
+        nothing = {term.name: 0.0 for _, term in self.task.objective.terms}
+        counts = self.processes.sums(_added([nothing, *(self.task.objective.counts(batch) for batch in batches)]))
         size = {"tokens": sum(batch.n_tokens for batch in batches), "learned": sum(batch.n_learned for batch in batches)}
-        sums: dict[str, Tensor] = {}
+        sums: dict[str, Tensor | float] = {**nothing}
+        behind = self._behind(len(batches))
         for part, batch in enumerate(batches):
             # What is random depends on the seed and on where it happens, and on nothing that came before.
-            torch.manual_seed(_seed(self.config.seed, self.done, self.processes.rank, part))
+            torch.manual_seed(_seed(self.config.seed, self.done, self.processes.data_rank, part))
             with self.autocast():
                 totals = self.task.objective.totals(Forward(self.subject.module, batch.to(self.device)))
                 loss = self.task.objective.loss(totals, counts)
             loss.backward()
             for name, total in totals.items():
-                sums[name] = sums.get(name, 0.0) + total.detach()  # type: ignore[assignment]
+                sums[name] = sums[name] + total.detach()
+        self._keep_company(behind, backward=True)
+        if self.sharding is not None:
+            self.sharding.sum_gradients()
         found = self.processes.sums({name: float(total) for name, total in sums.items()})
         norm = self._norm()
         numbers = self._numbers(found, counts)
         if not all(math.isfinite(value) for value in (norm, *numbers.values())):
             self._forget_gradients()
-            raise NotFiniteError(f"step {self.done + 1}: {_what_is_not_finite(norm, numbers)}")
+            raise everywhere(NotFiniteError(f"step {self.done + 1}: {_what_is_not_finite(norm, numbers)}"))
         sizes = {name: int(value) for name, value in self.processes.sums(size).items()}
         rate = share_of_peak(self.config, self.done, self.total) * self.config.lr
         return {**numbers, "lr": rate, "grad_norm": norm, **sizes}
@@ -116,15 +125,19 @@ class Trainer:
         """The objective, its terms and the task's metrics over examples that are not learned from: `eval_loss`, ..."""
         self.subject.train(False)
         measured = {term.name: term for term in self.task.metrics}
-        sums: dict[str, float] = {}
-        counts: dict[str, float] = {}
-        for batch in self._batches([[example] for example in examples]):
+        sums = dict.fromkeys([*measured, *(term.name for _, term in self.task.objective.terms)], 0.0)
+        counts = dict(sums)
+        batches = self._batches([[example] for example in self.processes.share(list(examples))])
+        behind = self._behind(len(batches))
+        for batch in batches:
             with self.autocast():
                 forward = Forward(self.subject.module, batch.to(self.device))
                 totals = self.task.objective.totals(forward) | {n: term.total(forward) for n, term in measured.items()}
             sums = _added([sums, {name: float(total) for name, total in totals.items()}])
             own = {name: float(term.count(batch)) for name, term in measured.items()}
             counts = _added([counts, self.task.objective.counts(batch) | own])
+        self._keep_company(behind, backward=False)
+        sums, counts = self.processes.sums(sums), self.processes.sums(counts)
         numbers = self._numbers(sums, counts)
         return {f"eval_{name}": value for name, value in numbers.items()} | {
             f"eval_{name}": sums[name] / max(counts[name], 1e-9) for name in measured
@@ -160,9 +173,28 @@ class Trainer:
         starts = np.cumsum([0, *(len(row) for row in rows)])
         return collate(examples, rows=[range(a, b) for a, b in pairwise(starts)])
 
+    def _behind(self, batches: int) -> int:
+        """How many passes more another process makes, where all must be there for each: when FSDP2 gathers the weights."""
+        sharded = self.sharding is not None and self.sharding.sharded
+        return self.processes.most(batches) - batches if sharded else 0
+
+    def _keep_company(self, passes: int, backward: bool) -> None:
+        """Make passes over some example, to no effect."""
+        if not passes:
+            return
+        self.subject.train(False)
+        batch = self._batch([[self.data[0]]]).to(self.device)
+        for _ in range(passes):
+            with self.autocast():
+                totals = self.task.objective.totals(Forward(self.subject.module, batch))
+            if backward:
+                (0.0 * torch.stack([total.float() for total in totals.values() if total.requires_grad]).sum()).backward()
+
     def _norm(self) -> float:
         """The norm of the gradient, before it is cut to `clip`."""
         most = math.inf if self.config.clip is None else self.config.clip
+        if self.sharding is not None:
+            return self.sharding.clip(self.parameters.values(), most)
         return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), most))
 
     def _forget_gradients(self) -> None:

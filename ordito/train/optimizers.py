@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ordito.train.config import Config
+from ordito.train.placement import alike, placed, whole
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 """Coefficients of the quintic iteration (K. Jordan, Muon): steep at zero, so that small singular values rise fast."""
@@ -47,7 +48,8 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
                 moment = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-                update = orthogonal(parameter.grad.add(moment, alpha=group["momentum"]), group["steps"])
+                along = parameter.grad.add(moment, alpha=group["momentum"])
+                update = placed(orthogonal(whole(along), group["steps"]), parameter)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-group["lr"] * _scale(parameter, group["scale"]))
 
@@ -86,8 +88,9 @@ def optimizers(config: Config, named: Mapping[str, nn.Parameter], matrices: froz
     rest = {name: p for name, p in trained.items() if name not in by_muon}
     # Vectors (norms, biases) keep their scale: pulling them to zero is no regularisation.
     groups = [
-        {"params": [p for p in rest.values() if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in some if matrix == (p.ndim >= 2)], "weight_decay": config.weight_decay if matrix else 0.0}
+        for some in alike(rest.values())
+        for matrix in (True, False)
     ]
     made: list[torch.optim.Optimizer] = []
     if filled := [group for group in groups if group["params"]]:
@@ -136,4 +139,4 @@ def put_tensors(
     for path, tensor in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = named[name]
-        owners[parameter].state[parameter][key] = tensor
+        owners[parameter].state[parameter][key] = placed(tensor, parameter)

@@ -1,0 +1,120 @@
+"""Checkpoints of several processes, each of which writes what it holds; any number of processes takes them up.
+
+Tensors are written by `torch.distributed.checkpoint` as safetensors, pieces of one tensor with their places in it; nothing
+in them is code, and they lie in the same folders, as complete or absent and as checked, as those of one process. All
+processes must see the same folder.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ordito.errors import CheckpointError, MissingDependencyError
+from ordito.train.checkpoints import Checkpoints
+from ordito.train.processes import Processes, everywhere
+
+_PARTS = ("weights", "optimizer")
+
+
+class DistributedCheckpoints(Checkpoints):
+    """`Checkpoints` that several processes write together. What one fails in, all raise."""
+
+    def __init__(self, folder: Path, keep: int, processes: Processes) -> None:
+        super().__init__(folder, keep)
+        self.processes = processes
+        _storage()  # what is missing is said before training, not after
+
+    def save(
+        self,
+        step: int,
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        protected: int | None = None,
+    ) -> Path:
+        """See `Checkpoints`."""
+        with ExitStack() as stack:
+            with self.processes.together():
+                if self.processes.first:
+                    stack.enter_context(self._writing(step))
+            try:
+                write(self._unfinished(step), weights, optimizer)
+            except OSError as error:
+                raise everywhere(CheckpointError(f"{self.path(step)}: cannot be written ({error})")) from None
+            with self.processes.together(), self._told(step):
+                if self.processes.first:
+                    self._complete(step, state)
+        if self.processes.first:
+            self._prune(protected)
+        return self.path(step)
+
+
+def write(folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+    """Write the pieces that this process holds; all processes do so at once. Raises `OSError` in all of them if one cannot."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    _, writer = _storage()
+    tensors = {
+        f"{part}/{name}": tensor
+        for part, found in zip(_PARTS, (weights, optimizer), strict=True)
+        for name, tensor in found.items()
+    }
+    try:
+        dcp.save(tensors, storage_writer=writer(str(folder), save_distributed=True))
+    except CheckpointException as error:
+        raise OSError(_reason(error)) from None
+
+
+def read(folder: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights and the optimizers' tensors of a folder: divided as the parameters `like` are, whole without
+    these. In a run of several processes all come at once. Raises `CheckpointError` if the files are not what was written.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    reader = _storage()[0](str(folder))
+    try:
+        known = reader.read_metadata().state_dict_metadata
+        tensors = {key: _room(key, facts.size, facts.properties.dtype, like) for key, facts in known.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a single process reads alone
+            dcp.load(tensors, storage_reader=reader)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: is damaged ({type(error).__name__}: {error})") from None
+    weights, optimizer = (
+        {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{part}/")}
+        for part in _PARTS
+    )
+    return weights, optimizer
+
+
+def _room(key: str, shape: torch.Size, dtype: torch.dtype, like: Mapping[str, Tensor]) -> Tensor:
+    """Where a tensor goes: that of a parameter, or of an optimizer about it, is divided as the parameter is."""
+    part, _, path = key.partition("/")
+    name = path if part == _PARTS[0] else path.rpartition("/")[0]
+    if name in like and like[name].shape == shape:
+        return torch.empty_like(like[name].detach(), dtype=dtype)
+    return torch.empty(shape, dtype=dtype)
+
+
+def _storage() -> tuple[Any, Any]:
+    """torch.distributed.checkpoint's reader and writer of safetensors."""
+    try:
+        import safetensors  # noqa: F401
+        from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+    except ImportError as error:
+        raise MissingDependencyError(f"checkpoints of several processes need {error.name}: pip install safetensors") from None
+    return HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+
+def _reason(error: Exception) -> str:
+    failures = getattr(error, "failures", {})
+    first = next(iter(failures.values()), (error,))[0]
+    return str(getattr(first, "strerror", None) or first)
