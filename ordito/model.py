@@ -24,7 +24,7 @@ from ordito.engine.engine import Engine
 from ordito.engine.request import Request, checked_stops
 from ordito.engine.sampling import Sampling
 from ordito.engine.stream import Generation, Stream
-from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning
+from ordito.errors import ContextError, ModelNotFoundError, OrditoError, OrditoWarning
 from ordito.families import family_of
 from ordito.memory import free_memory
 from ordito.runtime import Floats, Runtime
@@ -147,13 +147,18 @@ class Model:
         for name in sampling:
             if name not in known:
                 raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
+        most = min(self.spec.context, context or self.spec.context)
         asked = self.prompted(
-            prompt, tools=tools, tools_in_words=tools_in_words, thinking=thinking, template_options=template_options
+            prompt,
+            tools=tools,
+            tools_in_words=tools_in_words,
+            thinking=thinking,
+            template_options=template_options,
+            context=most,
         )
         if must_call is not None:
             grammar = self._call_grammar([tool for tool in tools or () if must_call in ("", tool["function"]["name"])])
         source = asked.ids if self.spec.encoder is not None else None
-        most = min(self.spec.context, context or self.spec.context)
         stops = checked_stops(stop)
         budget = thinking_budget if asked.style.think else None
         return Request(
@@ -183,20 +188,39 @@ class Model:
         tools_in_words: bool = False,
         thinking: bool | str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        context: int | None = None,
     ) -> Prompt:
-        """The prompt of a text, token ids or a conversation, however long it is; settings are those of `prepare`."""
+        """The prompt of a text, token ids or a conversation, however long it is; settings are those of `prepare`.
+
+        What is certainly longer than a `context` is refused before it is cut into tokens, which takes seconds for megabytes.
+        """
         if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
             if tools or thinking is not None:
                 raise OrditoError("tools and thinking need a conversation, got a text: give messages")
+            if isinstance(prompt, str):
+                self._check_length(prompt, context)
             return Prompt(self._text_ids(prompt))  # type: ignore[arg-type]
         options = {**thinking_options(thinking), **(template_options or {})}
-        return self._chat_prompt(prompt, tools, tools_in_words, options)  # type: ignore[arg-type]
+        return self._chat_prompt(prompt, tools, tools_in_words, options, context)  # type: ignore[arg-type]
+
+    def _check_length(self, text: str, context: int | None) -> None:
+        if context is not None and (least := self.tokenizer.least(text)) >= context:
+            raise ContextError(
+                f"the prompt has at least {least:,} tokens, but the model's context holds {context:,}: shorten the prompt",
+                least,
+                context,
+            )
 
     def _text_ids(self, prompt: str | Sequence[int]) -> list[int]:
         return self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else self._checked(prompt)
 
     def _chat_prompt(
-        self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None, in_words: bool, options: Mapping[str, Any]
+        self,
+        messages: Messages,
+        tools: Sequence[Mapping[str, Any]] | None,
+        in_words: bool,
+        options: Mapping[str, Any],
+        context: int | None,
     ) -> Prompt:
         if self.spec.encoder is not None:
             raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
@@ -205,6 +229,7 @@ class Model:
         rendered = self.render(
             with_tool_words(check_messages(messages), offered) if told else messages, tools=None if told else offered, **options
         )
+        self._check_length(rendered, context)
         return Prompt(
             self.tokenizer.encode_chat(rendered),
             style,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from bisect import bisect
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ordito.engine.drafting import MOST as MOST_DRAFTED
@@ -388,6 +391,9 @@ class Engine:
 @lru_cache(16)
 def _breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> frozenset[int]:
     """Tokens that hold one of these texts."""
-    wanted = [text.encode() for text in texts if text]
+    # All tokens in a row are searched at once, with a byte between them that no text has.
     bytes_of: Callable[[int], bytes] = tokenizer.vocabulary.bytes_of
-    return frozenset(id for id in range(tokenizer.vocab_size) if any(text in bytes_of(id) for text in wanted))
+    tokens = [bytes_of(id) + b"\xff" for id in range(tokenizer.vocab_size)]
+    row, ends = b"".join(tokens), list(accumulate(map(len, tokens)))
+    wanted = [text.encode() for text in texts if text]
+    return frozenset(bisect(ends, found.start()) for text in wanted for found in re.finditer(re.escape(text), row))

@@ -208,12 +208,13 @@ def finish_reason(reason: str, called: bool) -> str:
 
 
 def usage(results: Sequence[Generation]) -> Json:
-    """What the answers to one request took; the prompt counts once."""
+    """What the answers to one request took; the prompt counts once. What was not cached has a reason."""
     prompt, made = results[0].prompt_tokens, sum(len(result.token_ids) for result in results)
+    missed = {"cache_missed": results[0].missed} if results[0].missed else {}
     return {
         "prompt_tokens": prompt,
         "completion_tokens": made,
         "total_tokens": prompt + made,
-        "prompt_tokens_details": {"cached_tokens": results[0].cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": results[0].cached_tokens, **missed},
         "completion_tokens_details": {"reasoning_tokens": results[0].thought_tokens},
     }

@@ -47,6 +47,8 @@ def completion_routes(server: Server) -> APIRouter:
         prompts = split(body.prompt)
         if not 1 <= len(prompts) <= MAX_PROMPTS:
             raise ApiError(400, f"got {len(prompts)} prompts, expected 1 to {MAX_PROMPTS}", param="prompt")
+        if [] in prompts:
+            raise ApiError(400, "prompt has an empty list, expected at least one token", param="prompt")
         if body.suffix:
             raise ApiError(400, "suffix: filling in the middle is not supported", param="suffix")
         if body.best_of is not None and body.best_of != (body.n or 1):

@@ -17,6 +17,9 @@ from ordito.errors import TokenizerError
 from ordito.text.tokenizer import Special, Tokenizer
 from ordito.text.vocabulary import Vocabulary
 
+LONG = 1 << 14
+"""Characters of a text whose cutting takes so long that other threads are to go on meanwhile."""
+
 
 @contextmanager
 def as_tokenizer_error(what: str) -> Iterator[None]:
@@ -38,7 +41,11 @@ def cutter(library: Library) -> Callable[[str, bool], list[int]]:
     def cut(text: str, parse_special: bool) -> list[int]:
         with lock, as_tokenizer_error("the vocabulary cannot spell this text"):
             library.encode_special_tokens = not parse_special
-            ids: list[int] = library.encode(text, add_special_tokens=False).ids
+            if len(text) < LONG:
+                ids: list[int] = library.encode(text, add_special_tokens=False).ids
+            else:  # the library lets other threads run in batches only
+                (batch,) = library.encode_batch([text], add_special_tokens=False)
+                ids = batch.ids
         return ids
 
     return cut

@@ -133,6 +133,19 @@ class Tokenizer:
         ids = self._cut(text, parse_special)
         return [*self.special.prefix, *ids, *self.special.suffix] if add_special_tokens else ids
 
+    def least(self, text: str) -> int:
+        """Tokens that a text has at least, known without cutting it: 0 where the vocabulary may spell any length with one."""
+        if self.vocabulary.kind != "byte-level":
+            return 0
+        return len(text.replace(GUARD, "").encode("utf-8", "replace")) // self._longest
+
+    @cached_property
+    def _longest(self) -> int:
+        """Bytes of the longest token, as it is spelled or as what it stands for."""
+        vocabulary = self.vocabulary
+        spelled = max(len(token.encode("utf-8", "replace")) for token in vocabulary.tokens)
+        return max(spelled, *(len(vocabulary.bytes_of(id)) for id in range(self.vocab_size)))
+
     def encode_chat(self, rendered: str) -> list[int]:
         """Token ids of a rendered conversation: control tokens are read, but not across a `GUARD`; BOS stands once."""
         parts = rendered.split(GUARD)

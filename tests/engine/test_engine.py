@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_model import tiny_folder
 
 import ordito
-from ordito.engine.engine import Engine
+from ordito.engine.engine import Engine, _breakers
 from ordito.engine.grammar import Grammar
 from ordito.errors import ContextError, OrditoError
 
@@ -411,3 +411,29 @@ def test_a_grammar_begins_behind_the_thought(thinker):
     assert result.thinking
     assert result.text in ("warp", "weft")
     assert result.finish_reason == "stop"
+
+
+def test_breakers_are_all_tokens_that_hold_one(model):
+    bytes_of = model.tokenizer.vocabulary.bytes_of
+    for texts in (("o",), ("th", "a"), ("\n", ":"), ("nowhere else",)):
+        found = frozenset(
+            id for id in range(model.tokenizer.vocab_size) if any(text.encode() in bytes_of(id) for text in texts)
+        )
+        assert _breakers(model.tokenizer, texts) == found
+
+
+def test_a_text_that_cannot_fit_is_not_cut(model, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("this takes seconds")
+
+    monkeypatch.setattr(model.tokenizer, "_cut", never)
+    for prompt in ("loom " * 100_000, [{"role": "user", "content": "loom " * 100_000}]):
+        with pytest.raises(ContextError, match="at least") as told:
+            model.engine.submit(prompt)
+        assert told.value.tokens > 10_000
+
+
+@pytest.mark.parametrize("text", ["the loom " * 50, "<|im_end|>" * 9, " " * 300, "é漢" * 40, ""])
+def test_no_text_has_fewer_tokens_than_is_said(model, text):
+    for special in (False, True):
+        assert model.tokenizer.least(text) <= len(model.tokenizer.encode(text, add_special_tokens=False, parse_special=special))

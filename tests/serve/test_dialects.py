@@ -302,3 +302,18 @@ def test_texts_that_are_too_long_are_cut_only_where_that_is_asked_for(client):
         told = client.post(path, json=body)
         assert told.status_code == 400, path
         assert "1,024" in told.text
+
+
+def test_why_a_prompt_was_not_cached_is_said(client):
+    def details(text):
+        return chat(client, messages=[{"role": "user", "content": text}]).json()["usage"]["prompt_tokens_details"]
+
+    first, again, other = (
+        details("warp weft loom loom loom"),
+        details("warp weft loom loom loom"),
+        details("warp weft loom warp"),
+    )
+    assert first["cache_missed"]
+    assert "cache_missed" not in again
+    assert "is cached" in other["cache_missed"]
+    assert other["cached_tokens"] < again["cached_tokens"]

@@ -14,6 +14,7 @@ import pytest
 from serving import running
 
 from ordito.errors import OrditoError
+from ordito.native.runtime import NativeRuntime
 from ordito.serve.app import make_app
 from ordito.serve.models import ModelPool
 from ordito.serve.settings import ServerSettings
@@ -304,20 +305,23 @@ def test_names_that_clients_could_not_use_are_refused(folder, tmp_path):
         make_app([str(folder), str(other)], ServerSettings())
 
 
-def test_an_answer_that_waits_too_long_is_ended(folder):
-    with running([folder], request_seconds=0.2, most_together=1) as url:
-        body = {"messages": HI, "max_tokens": 900, "ignore_eos": True}
+def test_an_answer_that_waits_too_long_is_ended(folder, monkeypatch):
+    """Also while its prompt is still read, when nothing has come of it."""
+    step = NativeRuntime.step
 
-        def ask(_):
-            begin = time.monotonic()
-            response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
-            return response.status_code, time.monotonic() - begin
+    def slow(self, *arguments):
+        time.sleep(0.02)
+        return step(self, *arguments)
 
-        httpx.post(f"{url}/v1/chat/completions", json={**body, "max_tokens": 1}, timeout=60)
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(ask, range(8)))  # one of which is made, while the others wait
-        assert {status for status, _ in answers} == {200}
-        assert max(seconds for _, seconds in answers) < 5
+    with running([folder], request_seconds=0.2) as url, httpx.Client(base_url=url, timeout=60) as client:
+        client.post("/v1/chat/completions", json={"messages": HI, "max_tokens": 1})
+        monkeypatch.setattr(NativeRuntime, "step", slow)
+        monkeypatch.setattr("ordito.engine.engine.PIECE", 1)
+        begin = time.monotonic()
+        answer = client.post("/v1/completions", json={"prompt": "the loom " * 250, "max_tokens": 5}).json()
+        assert time.monotonic() - begin < 3  # of more than 10
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"]["completion_tokens"] == 0
 
 
 def test_two_models_that_are_loaded_at_once_keep_to_the_memory(folder, tmp_path):
