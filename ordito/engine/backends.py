@@ -49,6 +49,13 @@ def default_backend() -> str:
     return next((name for name, backend in BACKENDS.items() if _is_installed(backend)), next(iter(BACKENDS)))
 
 
+def named_backend(name: str) -> Backend:
+    """The backend of a name. Raises `OrditoError` where there is none."""
+    if name not in BACKENDS:
+        raise OrditoError(f"unknown backend {name!r}, expected one of {', '.join(BACKENDS)}{did_you_mean(name, BACKENDS)}")
+    return BACKENDS[name]
+
+
 def _is_installed(backend: Backend) -> bool:
     return find_spec(backend.needs) is not None
 
@@ -68,11 +75,7 @@ def load_runtime(
     """
     if backend is None:
         backend = default_backend() if adapter is None else "torch"
-    if backend not in BACKENDS:
-        raise OrditoError(
-            f"unknown backend {backend!r}, expected one of {', '.join(BACKENDS)}{did_you_mean(backend, BACKENDS)}"
-        )
-    chosen = BACKENDS[backend]
+    chosen = named_backend(backend)
     if adapter is not None and not chosen.adapters:
         raise OrditoError(f"the backend {backend!r} has no adapters beside its weights: merge it, or use backend='torch'")
     if not _is_installed(chosen):

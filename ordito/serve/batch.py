@@ -17,18 +17,22 @@ from ordito.serve.settings import ServerSettings
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
 
+_ID = "batch_req_"
+_BEGINNING = f'{{"id": "{_ID}'.encode()
+"""What every answer begins with, and so one that was cut short."""
+
 
 def read_requests(path: Path) -> list[Json]:
     """The requests of a file. Raises `OrditoError` that names the first line which is none."""
     requests: list[Json] = []
     seen: dict[str, int] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             if not text.strip():
                 continue
             try:
                 request = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise OrditoError(f"{path}:{number}: is not JSON ({error})") from None
             name = request.get("custom_id") if isinstance(request, dict) else None
             if not isinstance(name, str) or not isinstance(request.get("body"), dict):
@@ -51,11 +55,13 @@ def answered(path: Path) -> set[str]:
         return set()
     data = path.read_bytes()
     ids, kept = set(), []
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(keepends=True), 1):
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n") and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]:
+            continue  # cut short
         try:
             answer = json.loads(line)
             name, status = answer["custom_id"], answer["response"]["status_code"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise OrditoError(f"{path}:{number}: is no answer of a batch; give another file for the answers") from None
         if status == 200:
             ids.add(name)
@@ -84,7 +90,7 @@ async def run_batch(
             status, told = await _post(app, request["url"], {**body, "stream": False})
         response = {"status_code": status, "request_id": new_id("req_"), "body": told}
         failed += status != 200
-        named = {"id": new_id("batch_req_"), "custom_id": request["custom_id"]}
+        named = {"id": new_id(_ID), "custom_id": request["custom_id"]}
         file.write(json.dumps({**named, "response": response, "error": None}) + "\n")
         file.flush()
         done()

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ordito.engine.backends import named_backend
 from ordito.errors import OrditoError
 
 MEGABYTE = 1 << 20
@@ -50,6 +51,8 @@ class ServerSettings:
                 f"to listen on {self.host}, where others can reach it, a server needs a key: give --api-key or --api-key-file, "
                 "or listen on 127.0.0.1"
             )
+        if self.backend is not None:
+            named_backend(self.backend)
         if not self.request_seconds > 0:
             raise OrditoError(f"an answer may take {self.request_seconds} seconds, expected a number above 0")
         for key in self.keys:

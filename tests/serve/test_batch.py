@@ -59,13 +59,15 @@ def test_what_fails_is_told_and_does_not_stop_the_others(folder, tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "expected"),
+        ("\ufffe".encode("utf-16").decode("latin-1"), "is not JSON"),
+        ('{"a":' * 5000 + "1" + "}" * 5000, "is not JSON"),
         (json.dumps({**request("a"), "url": "/v1/files"}), "url is"),
         (json.dumps(request("same")) + "\n" + json.dumps(request("same")), "stands in line 1, too"),
     ],
 )
 def test_files_of_something_else_are_refused(tmp_path, line, message):
     path = tmp_path / "in.jsonl"
-    path.write_text(line + "\n")
+    path.write_bytes(line.encode("latin-1") + b"\n")
     with pytest.raises(OrditoError, match=message):
         read_requests(path)
 
@@ -75,6 +77,9 @@ def test_a_file_that_is_no_batch_is_left_alone(folder, tmp_path):
     out.write_text("Dear Ada,\nhow are you")
     assert "is no answer of a batch" in str(run(source, out, "--model", folder).exception)
     assert out.read_text() == "Dear Ada,\nhow are you"
+    out.write_text("Dear Ada")  # one line without an end is no answer that was cut short either
+    assert "is no answer of a batch" in str(run(source, out, "--model", folder).exception)
+    assert out.read_text() == "Dear Ada"
 
 
 def test_what_failed_is_asked_again(folder, tmp_path):

@@ -11,8 +11,10 @@ import time
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from serving import running
 
+from ordito.cli.serve import serve
 from ordito.errors import OrditoError
 from ordito.native.runtime import NativeRuntime
 from ordito.serve.app import make_app
@@ -143,6 +145,29 @@ def test_nobody_listens_to_the_world_without_a_key(host):
     with pytest.raises(OrditoError, match="needs a key"):
         ServerSettings(host=host)
     assert ServerSettings(host=host, keys=["12345678"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "nonsense"}, "unknown backend"),
+        ({"request_seconds": float("nan")}, "seconds"),
+        ({"keys": ["short"]}, "at least 8"),
+        ({"keys": [""]}, "at least 8"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(OrditoError, match=message):
+        ServerSettings(**settings)
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n\n", b"\xff\xfe\x00"])
+def test_a_file_without_keys_opens_no_server(tmp_path, content):
+    path = tmp_path / "keys.txt"
+    path.write_bytes(content)
+    told = CliRunner().invoke(serve, [str(tmp_path), "--api-key-file", str(path)]).exception
+    assert isinstance(told, OrditoError)
+    assert "one key a line" in str(told) or "one a line" in str(told)
 
 
 def test_sizes_are_bounded(folder):
