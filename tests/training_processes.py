@@ -20,7 +20,7 @@ def run(jobs, size, folder):
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", __file__, str(folder)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
     return {name: [rank[name] for rank in ranks] for name in jobs}
@@ -66,14 +66,13 @@ FAULTS = {"nan": _nan, "stop": _stop, "broken": _broken, "full": _full}
 
 
 def main(folder):
-    import faulthandler; faulthandler.dump_traceback_later(30, exit=True)
+    import pytest
     import torch.distributed as dist
-    from pytest import MonkeyPatch
 
     dist.init_process_group("gloo")
     rank, met = dist.get_rank(), {}
     for name, job in json.loads((folder / "jobs.json").read_text()).items():
-        with MonkeyPatch.context() as patches:
+        with pytest.MonkeyPatch.context() as patches:
             if job["fault"] and rank == dist.get_world_size() - 1:
                 FAULTS[job["fault"]](patches.setattr)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -76,8 +77,8 @@ def train(
 
 def _train(config: Config, resume: bool) -> None:
     from ordito.cli.training import Progress
-    from ordito.train.run import fit
     from ordito.train.processes import started
+    from ordito.train.run import fit
 
     first = started()[0] == 0
     if first:
@@ -106,6 +107,7 @@ def _fail(error: OrditoError) -> NoReturn:
     from ordito.train.processes import said_elsewhere
 
     if said_elsewhere(error):
+        time.sleep(10)  # torchrun ends all as soon as one ends, and the one that speaks must have spoken
         raise SystemExit(1) from None
     raise error
 
@@ -140,8 +142,8 @@ def _inspect(config: Config) -> None:
     import sys
 
     from ordito.cli.training import Said
-    from ordito.train.run import Run
     from ordito.train.inspect import inspect
+    from ordito.train.run import Run
 
     trainer, _ = Run(config, Said()).prepare()
     batches = [batch for step in range(min(2, trainer.total)) for batch in trainer.batches(step)]

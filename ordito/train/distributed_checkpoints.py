@@ -58,8 +58,8 @@ class DistributedCheckpoints(Checkpoints):
 
 def write(folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
     """Write the pieces that this process holds; all processes do so at once. Raises `OSError` in all of them if one cannot."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     _, writer = _storage()
     tensors = {
@@ -68,16 +68,18 @@ def write(folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, T
         for name, tensor in found.items()
     }
     try:
-        dcp.save(tensors, storage_writer=writer(str(folder), save_distributed=True))
+        save(tensors, storage_writer=writer(str(folder), save_distributed=True))
     except CheckpointException as error:
         raise OSError(_reason(error)) from None
 
 
 def read(folder: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights and the optimizers' tensors of a folder: divided as the parameters `like` are, whole without
-    these. In a run of several processes all come at once. Raises `CheckpointError` if the files are not what was written.
+    """The weights and the optimizers' tensors of a folder: divided as the parameters `like` are, whole without these.
+
+    In a run of several processes all come at once. Raises `CheckpointError` if the files are not what was written.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     reader = _storage()[0](str(folder))
     try:
@@ -85,8 +87,8 @@ def read(folder: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
         tensors = {key: _room(key, facts.size, facts.properties.dtype, like) for key, facts in known.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a single process reads alone
-            dcp.load(tensors, storage_reader=reader)
-    except (OSError, ValueError, KeyError) as error:
+            load(tensors, storage_reader=reader)
+    except (OSError, ValueError, KeyError, CheckpointException) as error:
         raise CheckpointError(f"{folder}: is damaged ({type(error).__name__}: {error})") from None
     weights, optimizer = (
         {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{part}/")}
@@ -108,13 +110,13 @@ def _storage() -> tuple[Any, Any]:
     """torch.distributed.checkpoint's reader and writer of safetensors."""
     try:
         import safetensors  # noqa: F401
-        from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
     except ImportError as error:
         raise MissingDependencyError(f"checkpoints of several processes need {error.name}: pip install safetensors") from None
     return HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     failures = getattr(error, "failures", {})
     first = next(iter(failures.values()), (error,))[0]
     return str(getattr(first, "strerror", None) or first)

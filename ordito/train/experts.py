@@ -28,8 +28,9 @@ def divided(
     here = n_experts // size
     ends = [0, *accumulate(sum(counts[begin : begin + here]) for begin in range(0, n_experts, here))]
     pieces = [slice(begin, end) for begin, end in pairwise(ends)]
-    mine: Tensor = _Mine.apply(x, pieces, rank, group)
-    everything: Tensor = _All.apply(each(mine, counts[rank * here : (rank + 1) * here]), pieces, rank, group)
+    mine: Tensor = _Mine.apply(x, pieces, rank, group)  # type: ignore[no-untyped-call]
+    made = each(mine, counts[rank * here : (rank + 1) * here])
+    everything: Tensor = _All.apply(made, pieces, rank, group)  # type: ignore[no-untyped-call]
     return everything
 
 
@@ -52,7 +53,7 @@ class _Mine(Function):
         return x[pieces[rank]].clone()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         return _gathered(upstream, *ctx.place), None, None, None
 
 
@@ -65,5 +66,5 @@ class _All(Function):
         return _gathered(piece, pieces, rank, group)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         return upstream[ctx.mine].contiguous(), None, None, None
