@@ -112,8 +112,11 @@ class Grammars:
         limits = LLParserLimits(verbose_errors=False)
         rules = _rules(grammar)
         matcher = LLMatcher(self._words(), rules, log_level=0, limits=limits)
-        if matcher.is_error():
-            raise OrditoError(f"the {grammar.kind} cannot be used: {_first_line(matcher.get_error())}")
+        first = matcher.deep_copy()
+        if not matcher.is_error():
+            first.compute_bitmask()  # some rules show only here that they lead nowhere
+        if first.is_error():
+            raise OrditoError(f"the {grammar.kind} cannot be used: {_first_line(first.get_error())}")
         return matcher
 
     def _words(self) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from itertools import count
 from typing import Any
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from ordito.engine.stream import Generation
 from ordito.serve.asking import Asked, Server
-from ordito.serve.errors import ApiError, Json, body_of, new_id
+from ordito.serve.errors import ApiError, Json, new_id
 from ordito.serve.fields import MAX_TOKENS, Name, SamplingFields, Text, grammar_of_format
 from ordito.serve.openai_chat import DEFAULTS, THINKS
 from ordito.serve.streaming import event, events
@@ -68,9 +68,10 @@ def response_routes(server: Server) -> APIRouter:
         asked = await server.ask(http, body.model, conversation(body.input, body.instructions), settings)
         head = _head(body, served.name, asked.created)
         if body.stream:
+            numbers = count()
             return events(
-                _events(asked, head),
-                lambda error: event({"type": "error", **body_of(error, "openai")["error"]}, "error"),
+                _events(asked, head, numbers),
+                lambda error: _sent({"type": "response.failed", "response": _failed(head, error)}, numbers),
                 ping_seconds=server.settings.ping_seconds,
                 headers=body.ignored(),
             )
@@ -262,11 +263,19 @@ class _Item:
         return [*ends, {"type": "response.output_item.done", "output_index": self.index, "item": self.item("completed")}]
 
 
-async def _events(asked: Asked, head: Json) -> AsyncGenerator[bytes]:
-    numbers = count()
+def _sent(data: Json, numbers: Iterator[int]) -> bytes:
+    return event({**data, "sequence_number": next(numbers)}, data["type"])
 
+
+def _failed(head: Json, error: ApiError) -> Json:
+    """The response that will have no end."""
+    code = "server_error" if error.status >= 500 else "invalid_prompt"
+    return {**head, "status": "failed", "error": {"code": code, "message": error.message}}
+
+
+async def _events(asked: Asked, head: Json, numbers: Iterator[int]) -> AsyncGenerator[bytes]:
     def sent(data: Json) -> bytes:
-        return event({**data, "sequence_number": next(numbers)}, data["type"])
+        return _sent(data, numbers)
 
     yield sent({"type": "response.created", "response": head})
     yield sent({"type": "response.in_progress", "response": head})

@@ -264,6 +264,8 @@ def test_answers_keep_to_their_grammar(engine, grammar, matches):
         (lambda: Grammar("regex", "("), "regex cannot be used"),
         (lambda: Grammar("regex", "(" * 100), "nested deeper"),
         (lambda: Grammar("lark", "start: nothing"), "lark cannot be used"),
+        (lambda: Grammar("lark", "start: start"), "lark cannot be used"),
+        (lambda: Grammar.json_schema({"$ref": "#"}), "json_schema cannot be used"),
         (lambda: Grammar("json_schema", "{"), "json_schema cannot be used"),
         (lambda: Grammar.json_schema({"type": "no such type"}), "json_schema cannot be used"),
         (lambda: Grammar("regex", "a" * 300_000), "expected at most"),
@@ -336,7 +338,7 @@ def test_a_grammar_that_cannot_be_followed_fails_its_own_request_only(model, eng
     if own_thread:
         engine.start()
     others = [engine.submit("the loom", max_tokens=10, ignore_end=True) for _ in range(2)]
-    bad = engine.submit("the loom", grammar=Grammar("lark", "start: start"), max_tokens=10, n=n)
+    bad = engine.submit("the loom", grammar=Grammar("lark", 'start: "a" rest\nrest: rest'), max_tokens=10, n=n)
     with pytest.raises(OrditoError, match="too hard to follow"):
         finished(bad)
     assert [finished(other)[0].token_ids for other in others] == [expected] * 2

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from serving import events
 
+from ordito.engine.grammar import Matcher
+from ordito.errors import OrditoError
+
 HI = [{"role": "user", "content": "the loom"}]
 TOOL = {"name": "spin", "parameters": {"type": "object", "properties": {"turns": {"enum": [1, 2]}}, "required": ["turns"]}}
 TOOLS = [{"type": "function", "function": TOOL}]
@@ -317,3 +320,28 @@ def test_why_a_prompt_was_not_cached_is_said(client):
     assert "cache_missed" not in again
     assert "is cached" in other["cache_missed"]
     assert other["cached_tokens"] < again["cached_tokens"]
+
+
+def test_a_failure_in_a_stream_is_said_in_each_dialect(client, monkeypatch):
+    def failing(*arguments):
+        raise OrditoError("the grammar is too hard to follow")
+
+    monkeypatch.setattr(Matcher, "allowed", failing)
+    schema = {"type": "object"}
+    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+    *_, (_, data) = events(chat(client, stream=True, response_format=wanted))
+    assert "too hard" in json.loads(data)["error"]["message"]
+    body = {"input": "the", "stream": True, "text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}
+    sent = events(client.post("/v1/responses", json=body))
+    assert sent[-1][0] == "response.failed"
+    told = [json.loads(data) for _, data in sent]
+    assert [one["sequence_number"] for one in told] == list(range(len(told)))
+    assert told[-1]["type"] == "response.failed"
+    assert told[-1]["response"]["status"] == "failed"
+    assert "too hard" in told[-1]["response"]["error"]["message"]
+    lines = client.post("/api/chat", json={"model": "x", "messages": HI, "format": schema}).text.splitlines()
+    assert "too hard" in json.loads(lines[-1])["error"]
+    tools = [{"name": "spin", "input_schema": schema}]
+    anthropic = {"messages": HI, "max_tokens": 9, "tools": tools, "tool_choice": {"type": "any"}, "stream": True}
+    *_, (name, data) = events(client.post("/v1/messages", json=anthropic))
+    assert name == json.loads(data)["type"] == "error"

@@ -56,7 +56,7 @@ def error(response, status):
         ({"structured_outputs": {"choice": "abc"}}, "a choice must be a list"),
         ({"structured_outputs": {"grammar": []}}, "grammar must be a text"),
         ({"guided_choice": []}, "a choice must be a list"),
-        ({"guided_grammar": "start: start"}, "too hard to follow"),
+        ({"guided_grammar": "start: start"}, "lark cannot be used"),
         ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "schema"),
         ({"guided_regex": "("}, "regex"),
