@@ -18,6 +18,7 @@ from ordito.memory import free_memory
 from ordito.model import Model, load
 from ordito.serve.errors import ApiError
 from ordito.serve.settings import ServerSettings
+from ordito.units import size
 
 log = logging.getLogger("ordito.serve")
 
@@ -120,6 +121,10 @@ class ModelPool:
             served.expires = None if seconds is None or seconds < 0 else served.used + seconds
 
     async def _load(self, served: Served) -> None:
+        most = self.settings.memory
+        if most is not None and served.local.size > most:
+            taken = size(served.local.size)
+            raise ApiError(500, f"{served.name} takes {taken}, but all models together may take {size(most)} here (--memory)")
         await self._make_room(served.local.size)
         begin, settings = time.perf_counter(), self.settings
 
@@ -148,10 +153,10 @@ class ModelPool:
         same = self.drafts.tokenizer.vocabulary.tokens == model.tokenizer.vocabulary.tokens
         return self.drafts if same else None
 
-    async def _make_room(self, size: int) -> None:
-        """Let go of idle models, the one used longest ago first, until another fits."""
+    async def _make_room(self, needed: int) -> None:
+        """Let go of idle models, the one used longest ago first, until another fits. Those in use stay, even beyond it."""
         most = self.settings.memory
-        while most is not None and sum(one.local.size for one in self.served if one.loaded) + size > most:
+        while most is not None and sum(one.local.size for one in self.served if one.loaded) + needed > most:
             idle = [one for one in self.served if one.loaded and not one.active]
             if not idle:
                 return

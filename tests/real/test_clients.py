@@ -116,6 +116,16 @@ def test_openai_vectors(client):
     assert np.allclose(vectors, ordito.load("minilm").embed(texts), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:a text of")
+def test_long_texts_are_cut_only_where_that_is_asked_for(client):
+    body = {"model": "minilm", "input": ["a cat", "word " * 600]}
+    with pytest.raises(openai.BadRequestError, match="602 tokens, of at most 256") as told:
+        client.embeddings.create(**body)
+    assert told.value.code == "context_length_exceeded"
+    cut = client.embeddings.create(**body, extra_body={"truncate": True})
+    assert cut.usage.prompt_tokens == 256 + 4
+
+
 def test_openai_errors(client):
     with pytest.raises(openai.BadRequestError) as told:
         client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": "word " * 9000}])

@@ -349,12 +349,20 @@ def test_an_answer_that_waits_too_long_is_ended(folder, monkeypatch):
         assert answer["usage"]["completion_tokens"] == 0
 
 
+def test_a_model_beyond_the_memory_is_not_loaded(folder):
+    with running([folder], memory=1000) as url:
+        told = error(httpx.post(f"{url}/v1/chat/completions", json={"messages": HI}), 500)
+        assert "--memory" in told["message"]
+        assert httpx.get(f"{url}/api/ps").json()["models"] == []
+
+
 def test_two_models_that_are_loaded_at_once_keep_to_the_memory(folder, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(folder, other)
 
     async def loaded():
-        pool = ModelPool([str(folder), str(other)], ServerSettings(memory=1))
+        room = max(one.local.size for one in ModelPool([str(folder), str(other)], ServerSettings()).served)
+        pool = ModelPool([str(folder), str(other)], ServerSettings(memory=room))
 
         async def use(name):
             async with pool.use(name):
