@@ -130,6 +130,7 @@ class Model:
         prompt_logprobs: int | None = None,
         user: str = "",
         speculate: bool = True,
+        one_call: bool = False,
         context: int | None = None,
         **sampling: Any,
     ) -> Request:
@@ -178,6 +179,7 @@ class Model:
             source=source,
             user=user,
             speculate=speculate,
+            one_call=one_call,
         )
 
     def prompted(

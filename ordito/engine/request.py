@@ -29,6 +29,7 @@ class Request:
     its grammar. `logprobs` asks for the log probability of each token and of so many of the most probable, `prompt_logprobs`
     for those of the prompt's tokens. `source` is what an encoder-decoder answers. Requests of one `user` share what was
     cached, and take turns with those of others. `speculate` allows guesses that are checked many at once; answers are the same.
+    With `one_call` an answer ends before it calls a second tool.
     """
 
     prompt: Sequence[int]
@@ -47,6 +48,7 @@ class Request:
     source: Sequence[int] | None = None
     user: str = ""
     speculate: bool = True
+    one_call: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -12,7 +12,7 @@ from ordito.engine.logprobs import token_with_logprob
 from ordito.engine.request import Delta, FinishReason, Request, Token
 from ordito.engine.sampling import Sampler
 from ordito.runtime import Floats
-from ordito.text.answers import Part
+from ordito.text.answers import Call, Part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,6 +128,12 @@ class Running:
         if held and self.matcher:
             self.matcher.push(token)
         told = [token_with_logprob(token, logits_V, request.logprobs)]
+        if request.one_call:
+            second = next((place for place, part in enumerate(parts) if isinstance(part, Call) and part.index > 0), None)
+            if second is not None:
+                self.finish = "stop"
+                self.pass_delta(told, parts[:second])
+                return
         if self.reader.thinking:
             self.thought += 1
             self.box.thought += 1

@@ -111,7 +111,8 @@ def _prompt_settings(body: PromptBody) -> Json:
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or not 0 <= budget <= MAX_TOKENS):
         raise ApiError(400, f"thinking.budget_tokens is {budget!r:.50}, expected a whole number", param="thinking")
     thinking = {"enabled": True, "adaptive": None, "disabled": False}.get(str(asked.get("type")))
-    return {"thinking": thinking, "thinking_budget": budget, **tool_settings(listed, chosen)}
+    one = (body.tool_choice or {}).get("disable_parallel_tool_use") is True
+    return {"thinking": thinking, "thinking_budget": budget, "one_call": one, **tool_settings(listed, chosen)}
 
 
 def conversation(messages: Sequence[Mapping[str, Any]], system: str | Sequence[Mapping[str, Any]] | None) -> list[Json]:

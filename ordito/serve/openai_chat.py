@@ -106,6 +106,7 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
         "ignore_end": bool(body.ignore_eos),
         "context": body.num_ctx,
         "logit_bias": body.biases(),
+        "one_call": body.parallel_tool_calls is False,
         **tool_settings(tools, chosen),
         **body.sampling(await server.recommended(body.model), DEFAULTS),
     }

@@ -62,6 +62,7 @@ def response_routes(server: Server) -> APIRouter:
             "max_tokens": body.max_output_tokens,
             "thinking": THINKS.get(effort) if isinstance(effort, str) else None,
             "grammar": grammar_of_format((body.text or {}).get("format")),
+            "one_call": body.parallel_tool_calls is False,
             **tool_settings(tools, chosen),
             **body.sampling(await server.recommended(body.model), DEFAULTS),
         }

@@ -345,3 +345,19 @@ def test_a_failure_in_a_stream_is_said_in_each_dialect(client, monkeypatch):
     anthropic = {"messages": HI, "max_tokens": 9, "tools": tools, "tool_choice": {"type": "any"}, "stream": True}
     *_, (name, data) = events(client.post("/v1/messages", json=anthropic))
     assert name == json.loads(data)["type"] == "error"
+
+
+def test_calls_can_be_held_to_one(client):
+    call = r'<tool_call>\n{"name": "spin", "arguments": {"turns": 1}}\n</tool_call>'.replace("{", r"\{").replace("}", r"\}")
+    body = {"tools": TOOLS, "max_tokens": 400, "guided_regex": f"{call}\n{call}"}
+    for more, calls in (({}, 2), ({"parallel_tool_calls": False}, 1)):
+        answer = chat(client, **body, **more).json()["choices"][0]
+        assert len(answer["message"]["tool_calls"]) == calls
+        assert answer["finish_reason"] == "tool_calls"
+        sent = [json.loads(data)["choices"][0] for _, data in events(chat(client, **body, **more, stream=True))[:-1]]
+        indexes = {part["index"] for choice in sent for part in choice["delta"].get("tool_calls", [])}
+        assert indexes == set(range(calls))
+        assert sent[-1]["finish_reason"] == "tool_calls"
+    message = answer["message"]
+    assert message["content"] is None
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"turns": 1}
