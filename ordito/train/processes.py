@@ -126,7 +126,8 @@ def said_elsewhere(error: OrditoError) -> bool:
 def joined(settings: ParallelSettings) -> Iterator[Processes]:
     """The processes of a run while it lasts. Raises `ConfigError` if their number does not fit the settings.
 
-    They speak over gloo: what trains here trains on CPUs. A process group that is there already is used, and left.
+    They speak over gloo: what trains here trains on CPUs. A process group that is there already is used, and left. Where one
+    process has ended, those that wait for it raise an `OrditoError`.
     """
     rank, size = started()
     apart = settings.expert * settings.tensor
@@ -150,6 +151,13 @@ def joined(settings: ParallelSettings) -> Iterator[Processes]:
         shape = (size // apart, settings.expert, settings.tensor)
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=(DATA, EXPERT, TENSOR))
         yield Processes(rank, size, mesh.get_local_rank(DATA), shape[0], mesh)
+    except RuntimeError as error:
+        if "by peer" not in str(error):  # what gloo says of a connection that is closed or reset
+            raise
+        raise OrditoError(
+            f"process {rank} waits for another that has ended: what ended it stands there, or is said by torchrun; then go on "
+            "with --resume"
+        ) from None
     finally:
         if ours:
             dist.destroy_process_group()
