@@ -47,9 +47,7 @@ def _pieces(rows: int, *tensors: Tensor) -> Any:
 
 class _ChunkedSum(Function):
     @staticmethod
-    def forward(
-        ctx: Any, loss: Any, project: Any, rows: int, n_parameters: int, hidden_nD: Tensor, *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, loss: Any, project: Any, rows: int, n_parameters: int, hidden_nD: Tensor, *tensors: Tensor) -> Tensor:
         parameters, aligned = tensors[:n_parameters], tensors[n_parameters:]
         total = hidden_nD.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden_nD)
