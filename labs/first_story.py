@@ -63,7 +63,9 @@ def main() -> None:
     pieces = split(given.texts or fetched(work / "texts"))
     write_data(work, pieces)
     ordito("tokenizer", "train", "--data", work / "train.jsonl", "--vocab-size", 4096, "--output", work / "tokenizer")
-    ordito("tokenizer", "fertility", work / "tokenizer", "smollm2", "--data", work / "english.txt", "--data", work / "italian.txt")
+    ordito(
+        "tokenizer", "fertility", work / "tokenizer", "smollm2", "--data", work / "english.txt", "--data", work / "italian.txt"
+    )
     (work / "config.json").write_text(json.dumps(ARCHITECTURE, indent=2))
     base, chat = work / "base", work / "chat"
     pretrain(work, base, 0.65 * given.minutes)
@@ -138,7 +140,14 @@ def chat(question: str, answer: str) -> dict:
 def pretrain(work: Path, output: Path, minutes: float) -> None:
     """As many tokens as there is time for, so that the learning rate falls to its end: a step is measured first."""
     common = ["pretrain", "--model", work / "config.json", "--data", work / "train.jsonl", "--output", output]
-    sets = {"scratch": "true", "tokenizer": work / "tokenizer", "length": 256, "batch_size": 32, "lr": "2e-3", "schedule": "wsd"}
+    sets = {
+        "scratch": "true",
+        "tokenizer": work / "tokenizer",
+        "length": 256,
+        "batch_size": 32,
+        "lr": "2e-3",
+        "schedule": "wsd",
+    }
     sets |= {"weight_decay": 0.1, "eval_data": work / "held.jsonl", "sample_tokens": 30}
     sets |= {"samples": "The whale", "steps": steps_for(minutes, common, sets)}
     every = max(1, sets["steps"] // 6)

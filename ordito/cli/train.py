@@ -162,12 +162,12 @@ def _list_settings(objective: str | None) -> None:
     from ordito.train.task import kind_named, kinds
 
     shown = [kind_named(objective)] if objective else list(kinds().values())
-    write_table(Table(("objective", ""), tuple((kind.name, kind.summary) for kind in shown)))
+    write_table(Table("", ("objective", ""), tuple((kind.name, kind.summary) for kind in shown)))
     write("\n")
     rows = list(described(Config))
     for kind in shown:
         rows += described(kind.settings, f"{kind.name}.")
-    write_table(Table(("setting", "default", ""), tuple(rows)))
+    write_table(Table("", ("setting", "default", ""), tuple(rows)))
 
 
 def _need_torch() -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ordito.cli.console import say
 
 if TYPE_CHECKING:
-    from ordito.train.run import Result
     from ordito.train.loop import Trainer
+    from ordito.train.run import Result
 
 _SECONDS_BETWEEN_LINES = 10
 

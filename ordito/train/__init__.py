@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ordito.train.config import Config, config_from
-    from ordito.train.run import Result, fit
     from ordito.train.plan import Plan, planned
     from ordito.train.prediction import predict
+    from ordito.train.run import Result, fit
 
 _HOMES = {
     "Config": "config",

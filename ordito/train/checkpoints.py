@@ -156,7 +156,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     dtypes = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32, "u8": np.uint8, "bool": np.bool_}
     found = {}
     for name, stored in file.tensors.items():
-        array = np.frombuffer(stored.data.tobytes(), dtypes[stored.encoding]).reshape(stored.shape)
+        array: np.ndarray = np.frombuffer(stored.data.tobytes(), dtypes[stored.encoding]).reshape(stored.shape)
         found[name] = torch.from_numpy(array.copy())
     return found
 

@@ -37,12 +37,14 @@ def chunked_sum(
         with torch.no_grad():
             sums = [loss(project(h), *rest) for h, *rest in _pieces(rows, hidden_nD, *aligned)]
             return torch.stack(sums).sum()
-    total: Tensor = _ChunkedSum.apply(loss, project, rows, len(wanted), hidden_nD, *wanted, *aligned)
+    total: Tensor = _ChunkedSum.apply(  # type: ignore[no-untyped-call]
+        loss, project, rows, len(wanted), hidden_nD, *wanted, *aligned
+    )
     return total
 
 
 def _pieces(rows: int, *tensors: Tensor) -> Any:
-    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 class _ChunkedSum(Function):
@@ -63,14 +65,15 @@ class _ChunkedSum(Function):
             begin += len(h)
             for i, grad in enumerate(found[1:]):
                 if grad is not None:
-                    grads[i] = grad if grads[i] is None else grads[i].add_(grad)  # type: ignore[union-attr]
+                    before = grads[i]
+                    grads[i] = grad if before is None else before.add_(grad)
         ctx.save_for_backward(grad_hidden, *(grad for grad in grads if grad is not None))
         ctx.there = [grad is not None for grad in grads]
         ctx.n_aligned = len(aligned)
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         grad_hidden, *saved = ctx.saved_tensors
         grads = [saved.pop(0).mul_(upstream) if there else None for there in ctx.there]
         return (None, None, None, None, grad_hidden * upstream, *grads, *([None] * ctx.n_aligned))

@@ -224,12 +224,11 @@ def _lay(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[S
             raise ConfigError(
                 f"--set {key}: there is no such setting; ordito train --settings lists them{did_you_mean(first, fields)}"
             )
-    here = tree
-    for part, following in zip([first, *rest], rest, strict=False):
-        below = here.get(part)
-        here[part] = here = dict(below) if isinstance(below, Mapping) else {}
-        del following
-    here[[first, *rest][-1]] = _value(value)
+    here, (*groups, last) = tree, [first, *rest]
+    for group in groups:
+        below = here.get(group)
+        here[group] = here = dict(below) if isinstance(below, Mapping) else {}
+    here[last] = _value(value)
 
 
 def _value(text: str) -> Any:

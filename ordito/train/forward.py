@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class Forward:
     @property
     def head_parameters(self) -> list[nn.Parameter]:
         """What `module.project` computes with: the head's own parameters, those that it is lent, and maps beside them."""
-        head = self.module.head
+        head: Any = self.module.head
         lent = [] if head.weight is not None else [lender.weight for lender in head.lender]
         return [*head.parameters(), *lent, *(p for beside in head.beside for p in beside.parameters())]
 
@@ -53,4 +54,4 @@ class Forward:
         places = [place for example in self.batch.places for place in example]
         rows = torch.tensor([place.row for place in places])
         ends = torch.tensor([place.end - 1 for place in places])
-        return list(self.hidden_BTD[rows, ends].split([len(example) for example in self.batch.places]))
+        return list(torch.split(self.hidden_BTD[rows, ends], [len(example) for example in self.batch.places]))

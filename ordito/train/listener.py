@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ordito.train.run import Result
     from ordito.train.loop import Trainer
+    from ordito.train.run import Result
 
 
 class Listener(Protocol):

@@ -40,6 +40,10 @@ class Data(Protocol):
     def rows(self, step: int) -> Sequence[Sequence[int]]:
         """Of one step (0, 1, ...): numbers of examples, row by row."""
 
+    @property
+    def utilisation(self) -> float:
+        """Share of tokens that are no padding."""
+
 
 class NotFiniteError(OrditoError):
     """A loss or a gradient that is no number; the weights are as they were before the step."""
@@ -87,7 +91,7 @@ class Trainer:
             with self.autocast():
                 totals = self.task.objective.totals(Forward(self.subject.module, batch.to(self.device)))
                 loss = self.task.objective.loss(totals, counts)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             for name, total in totals.items():
                 sums[name] = sums[name] + total.detach()
         self._keep_company(behind, backward=True)
@@ -188,7 +192,8 @@ class Trainer:
             with self.autocast():
                 totals = self.task.objective.totals(Forward(self.subject.module, batch))
             if backward:
-                (0.0 * torch.stack([total.float() for total in totals.values() if total.requires_grad]).sum()).backward()
+                nothing = 0.0 * torch.stack([total.float() for total in totals.values() if total.requires_grad]).sum()
+                nothing.backward()  # type: ignore[no-untyped-call]
 
     def _norm(self) -> float:
         """The norm of the gradient, before it is cut to `clip`."""

@@ -122,7 +122,7 @@ def set_rate(made: Iterable[torch.optim.Optimizer], share: float) -> None:
 
 def tensors_of(made: Iterable[torch.optim.Optimizer], named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Every tensor of the optimizers' states: `PARAMETER/KEY`."""
-    names = {parameter: name for name, parameter in named.items()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in named.items()}
     return {
         f"{names[parameter]}/{key}": value
         for optimizer in made

@@ -108,8 +108,8 @@ def _measure(config: Config, pipe: Any) -> None:
 
 
 def _measured(config: Config) -> dict[str, Any]:
-    from ordito.train.run import Run
     from ordito.train.listener import Quiet
+    from ordito.train.run import Run
 
     run = Run(config, Quiet())
     trainer, _ = run.prepare()

@@ -13,8 +13,8 @@ from ordito.model import load
 from ordito.nn.transformer import Transformer
 from ordito.train.batch import collate
 from ordito.train.config import config_from, read_settings
-from ordito.train.run import RUN
 from ordito.train.forward import Forward
+from ordito.train.run import RUN
 from ordito.train.subject import HEADS
 from ordito.train.task import Context, Predictor, Record, Task, kind_named
 

@@ -15,7 +15,7 @@ from ordito.checkpoint.writing import write_atomically
 from ordito.errors import CheckpointError, OrditoError
 from ordito.train.checkpoints import Checkpoints
 from ordito.train.config import Config, config_from, read_settings
-from ordito.train.data.prepare import Rows, prepare
+from ordito.train.data.prepare import Dataset, prepare
 from ordito.train.examples import Example
 from ordito.train.journal import Journal, Unwritten
 from ordito.train.listener import Listener, Quiet
@@ -104,13 +104,13 @@ class Run:
         with self.processes.together():
             subject = open_subject(config)
             task = self._task(subject)
-            data = self._data(config.data, task, subject)
-            held = self._data(config.eval_data, task, subject, whole=True) if config.eval_data else None
+            data = self._data(config.data, task, subject).ordered(config.batch_size, config.pack and task.packs, config.seed)
+            held = self._data(config.eval_data, task, subject, stream=False) if config.eval_data else None
             sharding = self._sharding(subject, task)
         total = config.steps or data.steps(config.epochs)
         if config.compile:
             subject.compile()
-        evaluated = [] if held is None else [held[i] for i in range(min(config.eval_rows, len(held)))]  # type: ignore[arg-type]
+        evaluated = [] if held is None else held.first(config.eval_rows)
         return Trainer(config, subject, task, data, total, self.processes, sharding), evaluated
 
     def _sharding(self, subject: Subject, task: Task) -> Sharding | None:
@@ -137,7 +137,7 @@ class Run:
         objective = with_routing(task.objective, subject.module, moe)
         return replace(task, objective=objective, after_step=after)
 
-    def _data(self, sources: Sequence[str], task: Task, subject: Subject, whole: bool = False) -> Rows:
+    def _data(self, sources: Sequence[str], task: Task, subject: Subject, stream: bool | None = None) -> Dataset:
         """The examples of sources, prepared once and kept below the run's folder."""
         config = self.config
         found = prepare(
@@ -147,11 +147,11 @@ class Run:
             folder=config.folder / DATA,
             fingerprint=_fingerprint(subject, config.objective, config.settings.model_dump_json()),
             split_long=task.splits,
-            stream=config.stream and not whole,
+            stream=config.stream if stream is None else stream,
             report=None,
         )
         self.listener.says(f"{', '.join(sources)}: {found.counts.said}")
-        return found.ordered(config.batch_size, config.pack and task.packs, config.seed) if not whole else found
+        return found
 
     def _loop(
         self, trainer: Trainer, evaluated: Sequence[Example], journal: Journal, stops: Stops, best: dict[str, Any]

@@ -137,8 +137,8 @@ def open_subject(config: Config) -> Subject:
     else:
         if tokenizer.vocab_size > checkpoint.spec.vocab_size and config.new_tokens is None:
             raise OrditoError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, but {config.model} embeds {checkpoint.spec.vocab_size}: take "
-                "the model's own tokenizer, or extend its vocabulary (new_tokens)"
+                f"the tokenizer has {tokenizer.vocab_size} tokens, but {config.model} embeds {checkpoint.spec.vocab_size}: "
+                "take the model's own tokenizer, or extend its vocabulary (new_tokens)"
             )
         module = load_nf4(checkpoint, config.lora) if config.adapter == "qlora" else load_transformer(checkpoint)
     subject = Subject(

@@ -54,8 +54,8 @@ class Predictor:
 class Task:
     """`read` makes an example of a record, or raises `OrditoError` (what is wrong with it, in a clause).
 
-    `packs`: several examples may share a row. `splits`: a text that is too long is learned in pieces. `chats`: conversations are
-    what it is about. `whole`: all examples of an optimizer step must meet in one batch (contrast).
+    `packs`: several examples may share a row. `splits`: a text that is too long is learned in pieces. `chats`:
+    conversations are what it is about. `whole`: all examples of an optimizer step must meet in one batch (contrast).
     `heads` are modules beside the transformer that are trained with it and kept with it. `after_step` runs when the
     optimizer has moved. `metrics` are measured in evaluations beside the objective, without gradient. `settings` are those of
     the kind with what was found out filled in (classes, say): what the run keeps in the place of those that were given.

@@ -11,10 +11,10 @@ from ordito.errors import OrditoError
 from ordito.train import config_from
 from ordito.train.batch import collate
 from ordito.train.checkpoints import Checkpoints
-from ordito.train.run import CHECKPOINTS, Run
 from ordito.train.forward import Forward
 from ordito.train.listener import Quiet
 from ordito.train.optimizers import Muon
+from ordito.train.run import CHECKPOINTS, Run
 from ordito.train.schedules import share_of_peak, warmup_steps
 
 STEPS = 5
@@ -49,7 +49,7 @@ def test_steps_are_those_of_a_plain_loop(settings, folder, data, tmp_path, monke
         {"params": [p for p in (rest if config.optimizer == "muon" else named.values()) if p.ndim > 1], "weight_decay": 0.1},
         {"params": [p for p in (rest if config.optimizer == "muon" else named.values()) if p.ndim < 2], "weight_decay": 0.0},
     ]
-    adam = dict(lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+    adam = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
     made = [torch.optim.AdamW(groups, **adam)]
     schedules = [transformers.get_cosine_schedule_with_warmup(made[0], 0, STEPS)]
     if config.optimizer == "muon":

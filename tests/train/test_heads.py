@@ -219,8 +219,8 @@ def test_a_token_that_is_missing_is_asked_for(folder):
 
 
 def test_a_run_is_trained_opened_and_asked(folder, tmp_path):
-    from ordito.train.run import fit
     from ordito.train.prediction import trained
+    from ordito.train.run import fit
 
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in TEXTS))

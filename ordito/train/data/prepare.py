@@ -47,6 +47,9 @@ class Dataset(Protocol):
     def counts(self) -> Counts:
         """Records read, and what became of their examples; of a stream, until now."""
 
+    def first(self, count: int) -> list[Example]:
+        """The first examples, as many as there are of so many."""
+
     def ordered(self, batch_size: int, pack: bool, seed: int) -> Rows:
         """The examples in rows, `batch_size` (over all processes) an optimizer step, in an order that `seed` decides."""
 
@@ -69,6 +72,10 @@ class Prepared:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each example."""
         return self.shards.lengths
+
+    def first(self, count: int) -> list[Example]:
+        """See `Dataset`."""
+        return [self.shards[number] for number in range(min(count, len(self)))]
 
     def ordered(self, batch_size: int, pack: bool, seed: int) -> Rows:
         """See `Dataset` and `Order`."""

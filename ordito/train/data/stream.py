@@ -33,6 +33,11 @@ class Stream:
         """Until now."""
         return self.maker.counts(len(self._ends))
 
+    def first(self, count: int) -> list[Example]:
+        """The first examples, as many as the first shard has of so many."""
+        shard = self.shard(0)
+        return [] if shard is None else [shard[number] for number in range(min(count, len(shard)))]
+
     def ordered(self, batch_size: int, pack: bool, seed: int) -> StreamOrder:
         """The examples in rows; see `StreamOrder`."""
         return StreamOrder(self, batch_size, pack, seed)
