@@ -55,6 +55,7 @@ class Data:
     def __getitem__(self, i): return Example((Text.of(tokens[i].tolist()),))
     def rows(self, step): return [[step * rows + i] for i in range(rows)]
     def steps(self, epochs): return steps
+    def ordered(self, *rest): return self
 values = {"objective": "pretrain", "model": model, "data": "random", "output": tempfile.mkdtemp(), "batch_size": rows,
           "length": length, "precision": precision, "threads": threads, "steps": steps, "lr": 1e-5, "warmup": 0}
 if what == "lora":

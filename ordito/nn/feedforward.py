@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from ordito import spec
 from ordito.nn.capacity import fits, texts_of
+from ordito.nn.lean import silu_gate
 from ordito.nn.norm import ACTIVATIONS, Beside, Linear, gelu_sigmoid
 from ordito.nn.step import Step
 
@@ -35,6 +36,8 @@ class FeedForward(nn.Module):
 
 def activate(block: spec.FeedForward, up: Tensor, gate: Tensor | None) -> Tensor:
     """What stands between the maps of a feed-forward, (..., F)."""
+    if block.activation == "silu" and gate is not None and block.limit is None and not block.up_offset:
+        return silu_gate(gate, up)
     act = ACTIVATIONS[block.activation]
     if block.activation == "gelu_sigmoid" and block.slope != 1.702:
         act = partial(gelu_sigmoid, slope=block.slope)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ordito import spec
+from ordito.nn.lean import rms_norm
 from ordito.nn.step import Step
 
 
@@ -89,7 +90,11 @@ class Norm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
-        """Normalise the last axis of x, (..., D)."""
+        """Normalise the last axis of x, (..., D); under autocast the result has the type of the products that it goes into."""
+        b = self.block
+        if b.kind == "rms" and self.weight is not None and not b.bias and x.dtype == torch.float32 and torch.is_grad_enabled():
+            scale = self.weight + b.weight_offset if b.weight_offset else self.weight
+            return rms_norm(x, scale, b.eps, _product_type(x))
         y = x.float()
         if self.block.kind == "layer":
             y = y - y.mean(dim=-1, keepdim=True)
@@ -101,7 +106,12 @@ class Norm(nn.Module):
             y = y * (weight + self.block.weight_offset if self.block.weight_offset else weight)
         if self.bias is not None:
             y = y + self.bias
-        return y.to(x.dtype)
+        return y.to(_product_type(x))
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Dense(Linear):

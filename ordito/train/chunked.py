@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-ROWS = 256
-"""Rows of logits that are held at once."""
+NUMBERS = 1 << 25
+"""Logits that are held at once: fewer would add up the gradient of the head more often, which is as large as the head."""
 
 
 def chunked_sum(
@@ -23,13 +23,15 @@ def chunked_sum(
     hidden_nD: Tensor,
     parameters: Sequence[nn.Parameter],
     *aligned: Tensor,
-    rows: int = ROWS,
+    rows: int | None = None,
 ) -> Tensor:
-    """loss(project(hidden), *aligned), a sum over the n rows, taken `rows` at a time.
+    """loss(project(hidden), *aligned), a sum over the n rows, taken `rows` at a time (if not given, as many as make `NUMBERS` logits).
 
     `parameters` are those that `project` uses; `aligned` are tensors of n rows that go with them. Without rows it is a zero
     that hangs on all of the graph: processes that sum their gradients must have the same ones.
     """
+    if rows is None:
+        rows = max(64, NUMBERS // max(len(parameters[0]), 1)) if parameters else 256
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if not len(hidden_nD):
         return 0.0 * torch.stack([hidden_nD.sum(), *(parameter.sum() for parameter in wanted)]).sum()

@@ -85,15 +85,18 @@ class Trainer:
         size = {"tokens": sum(batch.n_tokens for batch in batches), "learned": sum(batch.n_learned for batch in batches)}
         sums: dict[str, Tensor | float] = {**nothing}
         behind = self._behind(len(batches))
-        for part, batch in enumerate(batches):
-            # What is random depends on the seed and on where it happens, and on nothing that came before.
-            torch.manual_seed(_seed(self.config.seed, self.done, self.processes.data_rank, part))
-            with self.autocast():
-                totals = self.task.objective.totals(Forward(self.subject.module, batch.to(self.device)))
-                loss = self.task.objective.loss(totals, counts)
-            loss.backward()  # type: ignore[no-untyped-call]
-            for name, total in totals.items():
-                sums[name] = sums[name] + total.detach()
+        # Around all micro-batches, so that weights are rounded once for all of them; FSDP's come and go.
+        with self.autocast() if self.sharding is None else nullcontext():
+            for part, batch in enumerate(batches):
+                # What is random depends on the seed and on where it happens, and on nothing that came before.
+                torch.manual_seed(_seed(self.config.seed, self.done, self.processes.data_rank, part))
+                with self.autocast():
+                    totals = self.task.objective.totals(Forward(self.subject.module, batch.to(self.device)))
+                    loss = self.task.objective.loss(totals, counts)
+                with torch.autocast(self.device.type, enabled=False):
+                    loss.backward()  # type: ignore[no-untyped-call]
+                for name, total in totals.items():
+                    sums[name] = sums[name] + total.detach()
         self._keep_company(behind, backward=True)
         if self.sharding is not None:
             self.sharding.sum_gradients()

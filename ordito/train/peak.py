@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ordito.train.loop import Trainer
 
 _SIZE = 2048
-_PASSES = 4
+_PASSES = 12
 
 
 def training_flops(spec: Spec, tokens: int, length: int, learned: int, frozen: bool) -> float:

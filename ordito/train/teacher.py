@@ -16,12 +16,14 @@ from ordito.model import load_tokenizer
 from ordito.nn.runtime import load_transformer
 from ordito.nn.transformer import Transformer
 from ordito.text.tokenizer import Tokenizer
-from ordito.train.chunked import ROWS
 from ordito.train.examples import Text
 from ordito.train.losses import top_of
 
 IDS, LOGS = "teacher_ids", "teacher_logs"
 """What stands beside tokens: the teacher's most probable ones, and what `top_of` says of them."""
+
+ROWS = 256
+"""Rows of logits that are held at once."""
 
 
 @dataclass(eq=False)
