@@ -163,25 +163,32 @@ def figures(python: str, folder: str, precision: str, what: str, times: int, set
         numbers = [str(n) for n in (THREADS, ROWS, LENGTH, STEPS)]
         return Side(interpreter, code, folder, precision, what, variant, *numbers, *more)
 
-    sides = {"ours": side(sys.executable, OURS, "", *sets)}
+    sides = {
+        "ours": side(sys.executable, OURS, "", *sets),
+        "ours small": side(sys.executable, OURS, "", *sets, "recompute=true"),
+    }
     for name, code in (("TRL", TRL), ("LitGPT", LITGPT)):
         sides |= {f"{name}{' small' if variant else ''}": side(python, code, variant) for variant in ("", "small")}
     try:
         for _ in range(times + 2):
             for one in sides.values():
                 one.step()
-        ours = sides.pop("ours")
+        ours, small = sides.pop("ours"), sides.pop("ours small")
         fastest, least = max(sides, key=lambda name: sides[name].rate), min(sides, key=lambda name: sides[name].peak)
         mib, spec = 1 << 20, ordito.outline(folder).spec
         flops = training_flops(spec, ROWS * LENGTH, LENGTH, ROWS * (LENGTH - 1), what == "lora")
         limit = measured_peak(getattr(torch, precision), torch.device("cpu")) / flops * ROWS * LENGTH
         peer = sides[fastest].rate
         yield Figure(f"{what}, {precision}, beside {fastest}", ours.rate, peer, ours.rate / peer, limit, "tokens/s")
-        yield smaller(f"{what}, {precision}, memory beside {least}", ours.peak / mib, sides[least].peak / mib, "MiB")
+        yield smaller(f"{what}, {precision}, memory beside {fastest}", ours.peak / mib, sides[fastest].peak / mib, "MiB")
+        yield smaller(
+            f"{what}, {precision}, recompute, memory beside {least}", small.peak / mib, sides[least].peak / mib, "MiB"
+        )
         for name, one in sides.items():
-            yield Figure(f"  {name}: tokens/s", ours.rate, one.rate, ours.rate / one.rate, None, "tokens/s")
-            yield smaller(f"  {name}: memory", ours.peak / mib, one.peak / mib, "MiB")
-        sides["ours"] = ours
+            mine = small if name.endswith("small") else ours
+            yield Figure(f"  {name}: tokens/s", mine.rate, one.rate, mine.rate / one.rate, None, "tokens/s")
+            yield smaller(f"  {name}: memory", mine.peak / mib, one.peak / mib, "MiB")
+        sides |= {"ours": ours, "ours small": small}
     finally:
         for one in sides.values():
             one.end()

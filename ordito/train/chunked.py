@@ -25,7 +25,7 @@ def chunked_sum(
     *aligned: Tensor,
     rows: int | None = None,
 ) -> Tensor:
-    """loss(project(hidden), *aligned), a sum over the n rows, taken `rows` at a time (if not given, as many as make `NUMBERS` logits).
+    """loss(project(hidden), *aligned), a sum over the n rows, taken `rows` at a time, or as many as make `NUMBERS` logits.
 
     `parameters` are those that `project` uses; `aligned` are tensors of n rows that go with them. Without rows it is a zero
     that hangs on all of the graph: processes that sum their gradients must have the same ones.

@@ -222,7 +222,8 @@ def _lay(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[S
             first, rest = str(tree["objective"]), [first]
         else:
             raise ConfigError(
-                f"--set {key}: there is no such setting; ordito train --settings lists them{did_you_mean(first, fields)}"
+                f"--set {key}: there is no such setting; ordito train --settings lists them"
+                f"{did_you_mean(first, [*fields, *own.model_fields])}"
             )
     here, (*groups, last) = tree, [first, *rest]
     for group in groups:
@@ -268,7 +269,10 @@ def _checked(model: type[Any], values: Mapping[str, Any], before: str) -> Any:
         first = error.errors()[0]
         key = before + ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"unknown setting {key!r}{did_you_mean(str(first['loc'][-1]), model.model_fields)}") from None
+            owner = model
+            for part in first["loc"][:-1]:
+                owner = owner.model_fields[part].annotation
+            raise ConfigError(f"unknown setting {key!r}{did_you_mean(str(first['loc'][-1]), owner.model_fields)}") from None
         if first["type"] == "missing":
             raise ConfigError(f"the setting {key!r} is missing: --{key} or --set {key}=...") from None
         raise ConfigError(f"{key}: got {first['input']!r:.80}, {first['msg'][:1].lower()}{first['msg'][1:]}") from None

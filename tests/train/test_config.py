@@ -1,0 +1,78 @@
+"""Settings: typed, ranged, kept with the run, and mistakes told in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from ordito.errors import ConfigError, OrditoError
+from ordito.train import config_from
+from ordito.train.config import config_from_yaml, described, read_settings
+from ordito.train.task import kinds
+
+LEAST = {"objective": "sft", "model": "smollm2", "data": "a.jsonl", "output": "out"}
+
+
+def test_what_is_set_wins_over_what_is_given():
+    config = config_from(LEAST | {"lr": 1e-3}, ["lr=5e-4", "lora.rank=4", "adapter=lora", "clip=none", "data=a.jsonl,b.jsonl"])
+    assert (config.lr, config.lora.rank, config.adapter, config.clip) == (5e-4, 4, "lora", None)
+    assert config.data == ("a.jsonl", "b.jsonl")
+
+
+def test_settings_of_the_objective_may_be_said_with_its_name_or_without():
+    assert config_from(LEAST, ["sft.learn=last"]).settings.learn == "last"
+    assert config_from(LEAST, ["learn=last"]).settings.learn == "last"
+
+
+def test_every_value_is_written_and_read_back():
+    config = config_from(LEAST, ["lora.targets=q,v", "samples=Hello, there", "eval_data=c.jsonl", "max_time=1.5"])
+    written = config.to_yaml()
+    assert config_from_yaml(written, "run.yaml") == config
+    assert set(yaml.safe_load(written)) == {name for name in type(config).model_fields if name != "settings"} | {"sft"}
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["lr=-1"], r"lr: got -1, input should be greater than or equal to 0"),
+        (["lr=nan"], "lr: got nan"),
+        (["batch_size=0"], "batch_size: got 0"),
+        (["batch_size=2.5"], r"batch_size: got 2\.5"),
+        (["optimizer=sgd"], "optimizer: got 'sgd'"),
+        (["larning=1"], r"--set larning: there is no such setting.*did you mean learn"),
+        (["lora.rnk=1"], r"unknown setting 'lora\.rnk'; did you mean rank"),
+        (["sft.larn=all"], r"unknown setting 'sft\.larn'; did you mean learn"),
+        (["lr"], "expected key=value"),
+    ],
+)
+def test_mistakes_are_told(sets, told):
+    with pytest.raises(ConfigError, match=told):
+        config_from(LEAST | {"learn": "all"} if "learn" in sets else LEAST, sets)
+
+
+def test_what_is_missing_or_unknown_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="no objective is named"):
+        config_from({"model": "m"})
+    with pytest.raises(OrditoError, match="unknown objective 'stf'.*did you mean sft"):
+        config_from(LEAST | {"objective": "stf"})
+    with pytest.raises(ConfigError, match="'model' is missing: --model"):
+        config_from({key: value for key, value in LEAST.items() if key != "model"})
+    with pytest.raises(ConfigError, match="unknown setting 'bacth_size'.*did you mean batch_size"):
+        config_from(LEAST | {"bacth_size": 1})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_settings(tmp_path / "none.yaml")
+    (tmp_path / "odd.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match="is not YAML at line"):
+        read_settings(tmp_path / "odd.yaml")
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(ConfigError, match="got list, expected settings"):
+        read_settings(tmp_path / "list.yaml")
+
+
+def test_every_setting_is_described():
+    """But for those whose name says it all."""
+    from ordito.train.config import Config
+
+    plain = {"optimizer", "beta1", "beta2", "eps", "sample_tokens", "objective"}
+    rows = [*described(Config), *(row for kind in kinds().values() for row in described(kind.settings, f"{kind.name}."))]
+    assert [name for name, _, said in rows if not said and name not in plain] == []
