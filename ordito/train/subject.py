@@ -16,6 +16,7 @@ from ordito.checkpoint.adapted import is_tied
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import write_safetensors
+from ordito.checkpoint.writing import write_atomically
 from ordito.errors import OrditoError, TemplateError
 from ordito.families import family_of, spec_from_config
 from ordito.model import load_tokenizer
@@ -109,6 +110,9 @@ class Subject:
         else:
             weights, spec = self._whole()
             write(folder, replace(self.origin, spec=spec), weights, self.tokenizer)
+        if self.chats and self.template is not None and self.tokenizer.chat_template is None:
+            # Its base never saw its format used; now it has been trained on it.
+            write_atomically(folder / "chat_template.jinja", [self.template.source.encode()])
         if len(self.heads):
             write_safetensors(folder / HEADS, {name: _floats(tensor) for name, tensor in self.heads.state_dict().items()})
 

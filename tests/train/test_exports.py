@@ -1,0 +1,90 @@
+"""What a run leaves behind is what others load."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import training_runs as runs
+import transformers
+
+import ordito
+from ordito.train import fit
+
+IDS = [5, 17, 40, 8, 99, 23]
+
+
+def run(folder, tmp_path, **settings):
+    output = tmp_path / "out"
+    fit(runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), output, steps=2, **settings))
+    return output
+
+
+def test_a_model_is_the_same_in_transformers(folder, tmp_path):
+    output = run(folder, tmp_path)
+    ours = ordito.load(output, backend="torch").logits(IDS)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(output)(torch.tensor([IDS])).logits[0].detach().numpy()
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+    assert np.abs(ours - ordito.load(folder, backend="torch").logits(IDS)).max() > 1e-3  # something was learned
+
+
+def test_an_adapter_beside_merged_and_merged_at_the_end_are_one(folder, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    more = {"adapter": "lora", "lr": 1e-2}
+    beside = run(folder, tmp_path / "a", **more, lora={"rank": 4})
+    whole = run(folder, tmp_path / "b", **more, lora={"rank": 4, "merge": True})
+    assert (beside / "adapter_model.safetensors").is_file()
+    assert not (whole / "adapter_config.json").exists()
+    found = [
+        ordito.load(folder, adapter=beside, merge=False, backend="torch").logits(IDS),
+        ordito.load(folder, adapter=beside, backend="torch").logits(IDS),
+        ordito.load(beside, backend="torch").logits(IDS),
+        ordito.load(whole, backend="torch").logits(IDS),
+    ]
+    for other in found[1:]:
+        assert np.abs(found[0] - other).max() <= 1e-5 * np.abs(other).max()
+    assert np.abs(found[0] - ordito.load(folder, backend="torch").logits(IDS)).max() > 1e-3
+
+
+def test_a_base_that_learned_a_format_brings_it(folder, tmp_path):
+    base = tmp_path / "base"
+    ordito.save(ordito.load(folder, backend="torch"), base)
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    assert not ordito.load(base, backend="torch").talks
+    output = tmp_path / "out"
+    fit(runs.configured(base, runs.chats(tmp_path / "chats.jsonl"), output, steps=1, prompt_format="chatml"))
+    assert ordito.load(output, backend="torch").talks
+    messages = [{"role": "user", "content": "warp"}]
+    assert "<|im_start|>user\nwarp" in transformers.AutoTokenizer.from_pretrained(output).apply_chat_template(
+        messages, tokenize=False
+    )
+
+
+def test_it_goes_on_to_gguf(folder, tmp_path):
+    output = run(folder, tmp_path)
+    ordito.save(ordito.load(output, backend="torch"), tmp_path / "model.gguf", dtype="f16")
+    found = ordito.load(tmp_path / "model.gguf", backend="torch").logits(IDS)
+    assert np.abs(found - ordito.load(output, backend="torch").logits(IDS)).max() <= 0.02 * np.abs(found).max()
+
+
+def test_the_best_weights_are_kept_where_patience_ends_it(folder, tmp_path):
+    data, held = runs.chats(tmp_path / "chats.jsonl"), runs.chats(tmp_path / "held.jsonl", 7)
+    output = tmp_path / "out"
+    config = runs.configured(
+        folder, data, output, steps=60, lr=0.3, eval_data=[str(held)], eval_every=1, patience=3, save_every=100
+    )
+    result = fit(config)
+    losses = [record["eval_loss"] for record in runs.metrics(output)]
+    assert result.stopped is not None
+    assert len(losses) < 60
+    best = int(np.argmin(losses)) + 1
+    assert len(losses) == best + 3
+    saved = runs.configured(output, held, tmp_path / "again", steps=1, lr=0.0, eval_data=[str(held)])
+    fit(saved)
+    assert runs.metrics(tmp_path / "again")[-1]["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
