@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ordito.nn.runtime import TorchSession
+from ordito.train.rollout import write
 from ordito.train.subject import Subject
 
 
@@ -17,12 +17,5 @@ def sample(subject: Subject, prompt: str, most: int) -> str:
         ids = tokenizer.encode_chat(subject.template.render([message], guarded=tokenizer.guarded))
     else:
         ids = [id for id in tokenizer.encode(prompt) if id != tokenizer.eos_id]
-    subject.train(False)
-    session = TorchSession(subject.module)
-    written: list[int] = []
-    while len(written) < most:
-        logits_V = session.feed(ids if not written else written[-1:])
-        if (following := int(logits_V[: tokenizer.vocab_size].argmax())) in ends:
-            break
-        written.append(following)
-    return tokenizer.decode(written)
+    found = write(subject.module, [ids], [()], max_tokens=most, end_ids=ends, vocab_size=tokenizer.vocab_size, temperature=0)
+    return tokenizer.decode(found[0])
