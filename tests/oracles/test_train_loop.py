@@ -34,7 +34,8 @@ def largest(a, b):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"pack": False}, {"micro_batch": 1}, {"micro_batch": 4}, {"clip": None}, {"optimizer": "muon"}]
+    "settings",
+    [{}, {"pack": False}, {"micro_batch": 1}, {"micro_batch": 4}, {"clip": None}, {"recompute": True}, {"optimizer": "muon"}],
 )
 def test_steps_are_those_of_a_plain_loop(settings, folder, data, tmp_path, monkeypatch):
     # In bfloat16 the iterations of Muon make much of what differs in the last bits.
