@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--llama-cpp", type=Path, help="folder of llama.cpp's programs, to run the result there too")
     given = parser.parse_args()
     work: Path = given.folder
+    if (work / "tokenizer").exists():
+        sys.exit(f"{work}: holds a story already: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
     pieces = split(given.texts or fetched(work / "texts"))
     write_data(work, pieces)
