@@ -37,8 +37,9 @@ def test_the_peak_is_the_predicted_one(name, context, backend):
     predicted = fit(
         known.spec, known.stored, file_bytes=known.file_bytes, context=context, machine=machine, backend_name=backend
     )
-    # Weights are packed while the vocabulary is read: how far the two overlap depends on what else the machine does.
-    peak = min(measured(name, context, backend) for _ in range(3))
+    # Weights of the native runtime are packed while the vocabulary is read: how far the two overlap depends on what else the
+    # machine does.
+    peak = min(measured(name, context, backend) for _ in range(3 if backend == "native" else 1))
     assert predicted.memory.total == pytest.approx(peak, rel=0.07)
 
 
