@@ -10,10 +10,11 @@ from xml.sax.saxutils import escape
 WIDTH, HEIGHT = 900, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 48, 48
 _STYLE = """<style>
-svg { --ink: #1f2933; --soft: #6b7785; --line: #dfe4ea; --page: #ffffff; --train: #3b6fd4; --eval: #e0822b }
-@media (prefers-color-scheme: dark) { svg { --ink: #e6edf3; --soft: #9aa7b4; --line: #2b3440; --page: #0f141a } }
-text { font: 12px Inter, Helvetica, Arial, sans-serif; fill: var(--ink) } .soft { fill: var(--soft) }
-.page { fill: var(--page) } .axis { stroke: var(--line) } path { fill: none; stroke-linejoin: round }
+text { font: 12px Inter, Helvetica, Arial, sans-serif; fill: #1f2933 } .soft { fill: #6b7785 }
+.page { fill: #ffffff } .axis { stroke: #dfe4ea } .held { fill: #e0822b }
+path { fill: none; stroke: #3b6fd4; stroke-linejoin: round }
+@media (prefers-color-scheme: dark) {
+text { fill: #e6edf3 } .soft { fill: #9aa7b4 } .page { fill: #0f141a } .axis { stroke: #2b3440 } .held { fill: #e0822b } }
 </style>"""
 
 
@@ -41,12 +42,12 @@ def loss_plot(records: Sequence[Mapping[str, Any]], title: str = "loss") -> str:
         parts.append(f'<text class="soft" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text class="soft" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">steps</text>')
     parts.append(f'<text x="{LEFT}" y="26" style="font-size:16px;font-weight:600">{escape(title)}</text>')
-    parts.append(_line([place(*point) for point in train], "var(--train)", 1, 0.35))
-    parts.append(_line([place(*point) for point in _smooth(train)], "var(--train)", 2, 1))
+    parts.append(_line([place(*point) for point in train], 1, 0.35))
+    parts.append(_line([place(*point) for point in _smooth(train)], 2, 1))
     for x, y in (place(*point) for point in held):
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="var(--eval)"/>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="held"/>')
     if held:
-        parts.append(f'<text x="{WIDTH - RIGHT}" y="26" text-anchor="end" style="fill:var(--eval)">● evaluation</text>')
+        parts.append(f'<text x="{WIDTH - RIGHT}" y="26" text-anchor="end" class="held">● evaluation</text>')
     body = "\n".join(parts)
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">\n{_STYLE}\n{body}\n</svg>\n'
 
@@ -64,9 +65,9 @@ def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def _line(points: Sequence[tuple[float, float]], colour: str, width: float, opacity: float) -> str:
+def _line(points: Sequence[tuple[float, float]], width: float, opacity: float) -> str:
     path = " ".join(f"{'M' if i == 0 else 'L'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
-    return f'<path d="{path}" stroke="{colour}" stroke-width="{width}" opacity="{opacity}"/>'
+    return f'<path d="{path}" stroke-width="{width}" opacity="{opacity}"/>'
 
 
 def _ticks(low: float, high: float) -> list[float]:
