@@ -313,7 +313,7 @@ class Model:
         `prompt` names the task, where the model has words for it that stand before each text (`query`, `document`, ...).
         """
         listed = [texts] if isinstance(texts, str) else list(texts)
-        before = self._prompt(prompt)
+        before = self.task_words(prompt)
         return embed(self.runtime, self.tokenizer, [before + text for text in listed])
 
     @property
@@ -326,7 +326,8 @@ class Model:
         folder = self.checkpoint.format == "huggingface" and self.checkpoint.path.is_dir()
         return prompts_from_folder(self.checkpoint.path) if folder else ({}, None)
 
-    def _prompt(self, name: str | None) -> str:
+    def task_words(self, name: str | None) -> str:
+        """The words of a task, "" where the model has none for any. Raises `OrditoError` for one that it does not know."""
         prompts, default = self._prompts
         name = default if name is None else name
         if name is not None and name not in prompts:

@@ -25,10 +25,15 @@ def embed(runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[str]) -> Float
     numbers. Raises `ContextError` for a text beyond the model's context.
     """
     pooling = runtime.spec.pooling or DEFAULT
-    encoded = [_encode(tokenizer, text, pooling.max_tokens, runtime.spec.context) for text in texts]
-    vectors = np.zeros((len(texts), runtime.spec.d_model), dtype=np.float32)
+    return embed_ids(runtime, [_encode(tokenizer, text, pooling.max_tokens, runtime.spec.context) for text in texts])
+
+
+def embed_ids(runtime: Runtime, encoded: Sequence[Sequence[int]]) -> Floats:
+    """The same for texts that are cut into tokens, none of them longer than the model embeds."""
+    pooling = runtime.spec.pooling or DEFAULT
+    vectors = np.zeros((len(encoded), runtime.spec.d_model), dtype=np.float32)
     # Texts of like length go together, so that little is padded.
-    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         for row, hidden_TD in zip(rows, runtime.hidden([encoded[row] for row in rows]), strict=True):
@@ -50,6 +55,12 @@ def normalised(vectors_ND: Floats) -> Floats:
     return scaled
 
 
+def cut(tokenizer: Tokenizer, ids: list[int], longest: int) -> list[int]:
+    """The beginning of a text that is too long; what every text ends with ([SEP]) stays."""
+    ends = tokenizer.special.suffix
+    return [*ids[: longest - len(ends)], *ends]
+
+
 def _encode(tokenizer: Tokenizer, text: str, longest: int | None, context: int) -> list[int]:
     ids = tokenizer.encode(text)
     if not ids:
@@ -58,8 +69,7 @@ def _encode(tokenizer: Tokenizer, text: str, longest: int | None, context: int) 
         warnings.warn(
             f"a text of {len(ids)} tokens was cut to {longest}, the longest that this model embeds", OrditoWarning, stacklevel=4
         )
-        ends = tokenizer.special.suffix  # what every text ends with ([SEP]) stays
-        ids = [*ids[: longest - len(ends)], *ends]
+        ids = cut(tokenizer, ids, longest)
     if len(ids) > context:
         raise ContextError(f"a text has {len(ids):,} tokens, but the model's context holds {context:,}: shorten it")
     return ids

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 
@@ -16,6 +16,8 @@ from ordito.serve.errors import ApiError
 from ordito.serve.metrics import Metrics
 from ordito.serve.models import ModelPool, Served
 from ordito.serve.settings import ServerSettings
+
+T = TypeVar("T")
 
 
 class Asked:
@@ -44,18 +46,8 @@ class Asked:
 
     async def finished(self, http: HttpRequest) -> list[Generation]:
         """All answers when they are made; they are not, where the asker leaves before."""
-        leaving = asyncio.create_task(_gone(http))
-        making = asyncio.create_task(self._make())
-        try:
-            await asyncio.wait({leaving, making}, return_when=asyncio.FIRST_COMPLETED)
-            if not making.done():
-                raise ApiError(499, "the client left")
-            await making
-            return self.stream.results
-        finally:
-            making.cancel()
-            leaving.cancel()
-            await asyncio.gather(making, leaving, return_exceptions=True)
+        await unless_gone(http, self._make())
+        return self.stream.results
 
     async def _make(self) -> None:
         async with aclosing(self.deltas()) as coming:
@@ -96,7 +88,7 @@ class Server:
             served = await stack.enter_async_context(self.pool.use(model, keep_alive))
             loaded, engine = served.ready
             if engine.waiting >= self.settings.max_waiting:
-                raise ApiError(429, f"{engine.waiting} requests are waiting already, which is all that may: try again later")
+                raise too_many(engine.waiting)
             user = f"{http.state.user}/{salt}"
             # Templates, tokens and grammars take their time, which others shall not wait for.
             most = min(filter(None, (settings.get("context"), self.settings.context)), default=None)
@@ -105,6 +97,26 @@ class Server:
         except BaseException:
             await stack.aclose()
             raise
+
+
+def too_many(waiting: int) -> ApiError:
+    """Why a request is not taken while so many wait."""
+    return ApiError(429, f"{waiting} requests are waiting already, which is all that may: try again later")
+
+
+async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of some work, which ends where the asker leaves before. Raises `ApiError` then."""
+    leaving = asyncio.create_task(_gone(http))
+    working = asyncio.create_task(work)
+    try:
+        await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(499, "the client left")
+        return await working
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _gone(http: HttpRequest) -> None:

@@ -17,6 +17,8 @@ from ordito.text.messages import MAX_DEPTH, deeper_than
 
 MAX_TOKENS = 1 << 24
 MAX_TEXT = 1 << 23
+MAX_INPUTS = 4096
+"""Texts of one request."""
 MOST_NAMED = 32
 
 
@@ -24,6 +26,9 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=256)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Listed = Field(max_length=MAX_INPUTS, fail_fast=True)
+"""Of a list whose first mistake is told, since to look for all of them in millions of items takes seconds."""
+Ids = Annotated[list[int], Field(max_length=1 << 20, fail_fast=True)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 
 

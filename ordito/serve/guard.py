@@ -19,6 +19,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/health"})
 """Paths that need no key."""
+MAX_COMMAS = 1 << 18
+"""Of a body. JSON is read in one go, while nobody else is answered: millions of values would take seconds."""
 _ALLOWED_HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"
 
 log = logging.getLogger("ordito.serve")
@@ -39,18 +41,23 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        total = 0
+        total = commas = 0
         request_id, path, origin = new_id("req_"), scope["path"], headers.get("origin")
         extra = {"x-request-id": request_id, "request-id": request_id, "x-content-type-options": "nosniff"}
-        started, too_long = False, False
+        started = False
+        too_long: ApiError | None = None
 
         async def receiving() -> MutableMapping[str, Any]:
-            nonlocal total, too_long
+            nonlocal total, commas, too_long
             message = await receive()
-            total += len(message.get("body", b""))
+            body = message.get("body", b"")
+            total, commas = total + len(body), commas + body.count(b",")
             if total > self.settings.max_body:
-                too_long = True
-                raise ApiError(413, f"the request has more than {self.settings.max_body} bytes")
+                too_long = ApiError(413, f"the request has more than {self.settings.max_body} bytes")
+            elif commas > MAX_COMMAS:
+                too_long = ApiError(413, f"the request has more than {MAX_COMMAS} values, or commas in its texts: send less")
+            if too_long:
+                raise too_long
             return message
 
         async def sending(message: MutableMapping[str, Any]) -> None:
@@ -63,7 +70,7 @@ class Guard:
             await send(message)
 
         async def answering(message: MutableMapping[str, Any]) -> None:
-            if not too_long or started:  # else what the application says of it is not what happened
+            if too_long is None or started:  # else what the application says of it is not what happened
                 await sending(message)
 
         try:
@@ -76,7 +83,7 @@ class Guard:
             scope.setdefault("state", {}).update(user=self._user(headers), request_id=request_id)
             await self.app(scope, receiving, answering)
             if too_long and not started:
-                raise ApiError(413, f"the request has more than {self.settings.max_body} bytes")
+                raise too_long
         except Exception as error:
             told = as_api_error(error)
             if told.status >= 500:

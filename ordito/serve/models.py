@@ -34,6 +34,8 @@ class Served:
         self.engine: Engine | None = None
         self.loading = asyncio.Lock()
         self.active = 0
+        self.turn = asyncio.Lock()  # whose texts are made vectors of
+        self.embedding = 0  # requests whose texts are, or wait
         self.used = time.time()
         self.expires: float | None = None
         self.leaving = False  # to be let go as soon as nobody uses it

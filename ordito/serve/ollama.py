@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -17,12 +17,12 @@ from ordito.engine.grammar import Grammar
 from ordito.engine.stream import Generation
 from ordito.serve.anthropic import arguments_of
 from ordito.serve.asking import Asked, Server
-from ordito.serve.embeddings import embedded
 from ordito.serve.errors import ApiError, Json
-from ordito.serve.fields import MAX_TOKENS, Body, Name, SamplingFields, Stops, Text, keep_alive_seconds
+from ordito.serve.fields import MAX_TOKENS, Body, Listed, Name, SamplingFields, Stops, Text, keep_alive_seconds
 from ordito.serve.openai_chat import finite
-from ordito.serve.streaming import events, line
+from ordito.serve.streaming import events, line, long_list
 from ordito.serve.tools import offered_tools, tool_settings
+from ordito.serve.vectors import embedded
 from ordito.text.answers import Arguments, Call, Said, Thought
 from ordito.text.tokenizer import Tokenizer
 
@@ -74,7 +74,7 @@ class EmbedBody(Body):
     """POST /api/embed."""
 
     model: Name
-    input: Text | list[Text]
+    input: Text | Annotated[list[Text], Listed]
     truncate: bool | None = None
     dimensions: int | None = Field(default=None, ge=1, le=1 << 20)
     keep_alive: Any = None
@@ -138,19 +138,19 @@ def ollama_routes(server: Server) -> APIRouter:
         return await answered(body, http, prompt, settings, _generate_piece)
 
     @routes.post("/embed")
-    async def embed(body: EmbedBody) -> Json:
+    async def embed(body: EmbedBody, http: HttpRequest) -> Response:
         """One vector for each text."""
         begin = time.perf_counter_ns()
         texts = [body.input] if isinstance(body.input, str) else body.input
         cut = body.truncate is not False  # as Ollama has it
-        vectors, tokens = await embedded(server, body.model, texts, None, body.dimensions, body.keep_alive, cut=cut)
+        vectors, tokens = await embedded(server, http, body.model, texts, None, body.dimensions, body.keep_alive, cut=cut)
         took = {"total_duration": time.perf_counter_ns() - begin, "load_duration": 0, "prompt_eval_count": tokens}
-        return {"model": body.model, "embeddings": vectors.tolist(), **took}
+        return await long_list({"model": body.model, **took}, "embeddings", (vector.tolist() for vector in vectors))
 
     @routes.post("/embeddings")
-    async def embeddings(body: EmbeddingsBody) -> Json:
+    async def embeddings(body: EmbeddingsBody, http: HttpRequest) -> Json:
         """The vector of one text."""
-        vectors, _ = await embedded(server, body.model, [body.prompt], keep_alive=body.keep_alive, cut=True)
+        vectors, _ = await embedded(server, http, body.model, [body.prompt], keep_alive=body.keep_alive, cut=True)
         return {"embedding": vectors[0].tolist()}
 
     return routes
