@@ -7,9 +7,8 @@ import threading
 import time
 from contextlib import contextmanager
 
-import uvicorn
-
 from ordito.serve.app import make_app
+from ordito.serve.listening import Listener
 from ordito.serve.settings import ServerSettings
 
 
@@ -22,17 +21,23 @@ def free_port():
 @contextmanager
 def running(names, **settings):
     """A server in a thread; yields its address."""
+    with started(names, **settings) as (address, _):
+        yield address
+
+
+@contextmanager
+def started(names, **settings):
+    """A server in a thread; yields its address and what stops it."""
     port = free_port()
     settings = ServerSettings(**{"port": port, **settings})
     app = make_app([str(name) for name in names], settings)
-    config = uvicorn.Config(app, port=port, log_level="warning", h11_max_incomplete_event_size=settings.max_header)
-    server = uvicorn.Server(config)
+    server = Listener(app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", server
     finally:
         server.should_exit = True
         thread.join(20)

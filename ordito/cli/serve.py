@@ -103,24 +103,10 @@ def serve(
 
 
 def _run(models: tuple[str, ...], settings: Any, load: bool) -> None:
-    import uvicorn
-
     from ordito.serve.app import make_app
+    from ordito.serve.listening import Listener
 
     app = make_app(models, settings, load=load)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        h11_max_incomplete_event_size=settings.max_header,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-        http="h11",
-        ws="none",
-    )
     listening = _listening(settings.host, settings.port)
     where = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
     say(f"serving {', '.join(app.names) or 'no model yet'} at {where}")
@@ -128,7 +114,7 @@ def _run(models: tuple[str, ...], settings: Any, load: bool) -> None:
     say(f"  Anthropic  {where}")
     say(f"  Ollama     {where}")
     say("Ctrl-C stops")
-    uvicorn.Server(config).run(sockets=[listening])
+    Listener(app).run(sockets=[listening])
 
 
 @click.command()

@@ -52,7 +52,9 @@ def make_app(names: Iterable[str], settings: ServerSettings, *, load: bool = Fal
             await sweeping
         await pool.close()
 
-    app = FastAPI(title="Ordito", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Ordito", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, strict_content_type=False
+    )
     for routes in (
         chat_routes,
         completion_routes,
@@ -83,7 +85,7 @@ def make_app(names: Iterable[str], settings: ServerSettings, *, load: bool = Fal
     app.add_exception_handler(Exception, refused)
     app.add_exception_handler(RequestValidationError, misspelled)
     app.add_exception_handler(HTTPException, unknown)
-    return Guard(app, settings, [one.name for one in pool.served])
+    return Guard(app, settings, [one.name for one in pool.served], server.stop)
 
 
 def _told(error: RequestValidationError) -> ApiError:

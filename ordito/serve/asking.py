@@ -36,6 +36,8 @@ class Asked:
         try:
             async with aclosing(self.stream.adeltas()) as coming:
                 async for delta in coming:
+                    if delta.finish == "cancelled":
+                        self.server.check()
                     now = time.perf_counter()
                     metrics.token(self.served.name, now - (self.stream.box.start if last is None else last), first=last is None)
                     last = now
@@ -58,6 +60,7 @@ class Asked:
         """End the answers, where they are not, and let go of the model."""
         if self.stream.box.left:
             self.stream.cancel()
+        self.server.asked.discard(self)
         await self._stack.aclose()
 
 
@@ -66,6 +69,19 @@ class Server:
 
     def __init__(self, pool: ModelPool, settings: ServerSettings) -> None:
         self.pool, self.settings, self.metrics = pool, settings, Metrics(pool)
+        self.asked: set[Asked] = set()
+        self.stopping = False
+
+    def stop(self) -> None:
+        """The server stops: what is being answered ends where it is, and nothing else begins."""
+        self.stopping = True
+        for one in self.asked:
+            one.stream.cancel()
+
+    def check(self) -> None:
+        """Raises `ApiError` where the server stops."""
+        if self.stopping:
+            raise ApiError(503, "the server is stopping")
 
     async def recommended(self, name: str | None) -> Mapping[str, Any]:
         """What a model's authors recommend to sample with; it is loaded for that, as it is about to be asked."""
@@ -82,7 +98,7 @@ class Server:
         keep_alive: float | None = None,
         salt: str = "",
     ) -> Asked:
-        """Ask a model. Raises `ApiError` where too many wait, and what `Model.prepare` raises."""
+        """Ask a model. Raises `ApiError` where too many wait or the server stops, and what `Model.prepare` raises."""
         stack = AsyncExitStack()
         try:
             served = await stack.enter_async_context(self.pool.use(model, keep_alive))
@@ -93,7 +109,10 @@ class Server:
             # Templates, tokens and grammars take their time, which others shall not wait for.
             most = min(filter(None, (settings.get("context"), self.settings.context)), default=None)
             request = await asyncio.to_thread(loaded.prepare, prompt, user=user, **{**settings, "context": most})
-            return Asked(self, served, engine.submit(request), stack)
+            self.check()
+            asked = Asked(self, served, engine.submit(request), stack)
+            self.asked.add(asked)
+            return asked
         except BaseException:
             await stack.aclose()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -27,10 +28,13 @@ log = logging.getLogger("ordito.serve")
 
 
 class Guard:
-    """An ASGI application before another, which serves models of these `names`. Prompts and keys are not logged."""
+    """An ASGI application before another, which serves models of these `names`; `stop` ends what it is answering.
 
-    def __init__(self, app: App, settings: ServerSettings, names: Sequence[str]) -> None:
-        self.app, self.settings, self.names = app, settings, names
+    Prompts and keys are not logged.
+    """
+
+    def __init__(self, app: App, settings: ServerSettings, names: Sequence[str], stop: Callable[[], None]) -> None:
+        self.app, self.settings, self.names, self.stop = app, settings, names, stop
         self.keys = [_digest(key.encode()) for key in settings.keys]
         self.hosts = {"localhost", "127.0.0.1", "::1", settings.host.strip("[]").lower(), *map(str.lower, settings.hosts)}
         self.origins = set(settings.origins)
@@ -41,23 +45,31 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        total = commas = 0
         request_id, path, origin = new_id("req_"), scope["path"], headers.get("origin")
         extra = {"x-request-id": request_id, "request-id": request_id, "x-content-type-options": "nosniff"}
-        started = False
-        too_long: ApiError | None = None
+        total, commas, started = 0, 0, False
+        refusal: ApiError | None = None
+        deadline: float | None = asyncio.get_running_loop().time() + self.settings.arrival_seconds
 
         async def receiving() -> MutableMapping[str, Any]:
-            nonlocal total, commas, too_long
-            message = await receive()
+            nonlocal total, commas, refusal, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                extra["connection"] = "close"
+                refusal = ApiError(408, f"the body of the request took longer than {self.settings.arrival_seconds:g} seconds")
+                raise refusal from None
+            if not message.get("more_body"):
+                deadline = None
             body = message.get("body", b"")
             total, commas = total + len(body), commas + body.count(b",")
             if total > self.settings.max_body:
-                too_long = ApiError(413, f"the request has more than {self.settings.max_body} bytes")
+                refusal = ApiError(413, f"the request has more than {self.settings.max_body} bytes")
             elif commas > MAX_COMMAS:
-                too_long = ApiError(413, f"the request has more than {MAX_COMMAS} values, or commas in its texts: send less")
-            if too_long:
-                raise too_long
+                refusal = ApiError(413, f"the request has more than {MAX_COMMAS} values, or commas in its texts: send less")
+            if refusal:
+                raise refusal
             return message
 
         async def sending(message: MutableMapping[str, Any]) -> None:
@@ -70,7 +82,7 @@ class Guard:
             await send(message)
 
         async def answering(message: MutableMapping[str, Any]) -> None:
-            if too_long is None or started:  # else what the application says of it is not what happened
+            if refusal is None or started:  # else what the application says of it is not what happened
                 await sending(message)
 
         try:
@@ -82,8 +94,8 @@ class Guard:
             self._check_key(path, headers)
             scope.setdefault("state", {}).update(user=self._user(headers), request_id=request_id)
             await self.app(scope, receiving, answering)
-            if too_long and not started:
-                raise too_long
+            if refusal and not started:
+                raise refusal
         except Exception as error:
             told = as_api_error(error)
             if told.status >= 500:

@@ -20,7 +20,8 @@ class ServerSettings:
     are pages elsewhere whose scripts may ask, `hosts` further names by which it may be called. `draft` names a smaller model
     that guesses for all others of its vocabulary. A model that nobody asked for `keep_alive` seconds is unloaded (None: never),
     and the one used longest ago where all take more than `memory` bytes. `max_waiting` requests may wait for a model; one may
-    take `request_seconds`.
+    take `request_seconds`. There may be `max_connections`; the head of a request must arrive in `arrival_seconds`, and so must
+    its body.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +41,8 @@ class ServerSettings:
     backend: str | None = None
     keep_alive: float | None = 300.0
     memory: int | None = None
+    max_connections: int = 900
+    arrival_seconds: float = 60.0
     request_seconds: float = 1800.0
     ping_seconds: float = 15.0
     strict_names: bool = False

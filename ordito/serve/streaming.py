@@ -70,7 +70,7 @@ async def _told(chunks: AsyncGenerator[bytes], failed: Callable[[ApiError], byte
         import logging
 
         told = as_api_error(error)
-        if told.status >= 500:
+        if told.status >= 500 and told is not error:
             logging.getLogger("ordito.serve").exception("an answer failed while it was sent")
         yield failed(told)
 

@@ -61,7 +61,7 @@ async def embedded(
         served.embedding += 1
         try:
             async with asyncio.timeout(settings.request_seconds):
-                return await unless_gone(http, _embedded(served, model, [words + text for text in texts], cut))
+                return await unless_gone(http, _embedded(server, served, model, [words + text for text in texts], cut))
         except TimeoutError:
             raise ApiError(
                 504, f"the vectors took longer than {settings.request_seconds:g} seconds: send fewer texts"
@@ -86,11 +86,11 @@ def _check(texts: Sequence[Any]) -> None:
         raise ApiError(400, "input has an empty text", param="input")
 
 
-async def _embedded(served: Served, model: Model, texts: list[str], cut: bool) -> tuple[Floats, int]:
+async def _embedded(server: Server, served: Served, model: Model, texts: list[str], cut: bool) -> tuple[Floats, int]:
     encoded: list[list[int]] = []
     total = 0
     for some in _pieces(list(range(len(texts))), [len(text) for text in texts], _CHARACTERS, len(texts)):
-        new = await _in_turn(served, partial(_encoded, model, [(place, texts[place]) for place in some], cut))
+        new = await _in_turn(server, served, partial(_encoded, model, [(place, texts[place]) for place in some], cut))
         encoded += new
         total += sum(map(len, new))
         if total > MAX_TOKENS:
@@ -98,16 +98,17 @@ async def _embedded(served: Served, model: Model, texts: list[str], cut: bool) -
     lengths = [len(ids) for ids in encoded]
     vectors: Floats | None = None
     for some in _pieces(sorted(range(len(texts)), key=lengths.__getitem__), lengths, _TOKENS, _TEXTS):
-        found = await _in_turn(served, partial(embed_ids, model.runtime, [encoded[place] for place in some]))
+        found = await _in_turn(server, served, partial(embed_ids, model.runtime, [encoded[place] for place in some]))
         vectors = np.zeros((len(texts), found.shape[1]), np.float32) if vectors is None else vectors
         vectors[some] = found
     assert vectors is not None
     return vectors, total
 
 
-async def _in_turn(served: Served, work: Callable[[], T]) -> T:
+async def _in_turn(server: Server, served: Served, work: Callable[[], T]) -> T:
     """A piece of work aside, when those that came before had theirs."""
     async with served.turn:
+        server.check()
         working = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(working)
