@@ -122,6 +122,7 @@ class Model:
         thinking: bool | str | None = None,
         thinking_budget: int | None = None,
         template_options: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
         grammar: Grammar | None = None,
         ignore_end: bool = False,
         min_tokens: int = 0,
@@ -138,7 +139,8 @@ class Model:
 
         `max_tokens` None is as many as the context holds. With `tools_in_words` a model whose template knows no tools is told
         of them all the same; `must_call` names the one that it has to call, "" for any. `template_options` are further
-        variables of the chat template. A `grammar` holds the answer to a form. `ignore_end` goes on behind end tokens, before
+        variables of the chat template. With `continue_final_message` the answer goes on where the last message, the model's
+        own, ends. A `grammar` holds the answer to a form. `ignore_end` goes on behind end tokens, before
         `min_tokens` there are none. `context` is at most the model's own.
         The other settings are those of `Request` and `Sampling`. Raises as `stream` does.
         """
@@ -155,6 +157,7 @@ class Model:
             tools_in_words=tools_in_words,
             thinking=thinking,
             template_options=template_options,
+            continue_final_message=continue_final_message,
             context=most,
         )
         if must_call is not None:
@@ -164,7 +167,9 @@ class Model:
         budget = thinking_budget if asked.style.think else None
         return Request(
             prompt=asked.ids if source is None else [self.start_id],
-            read=lambda: answer_reader(self.tokenizer, asked.style, thinking=asked.thinks, tools=asked.tools, stops=stops),
+            read=lambda: answer_reader(
+                self.tokenizer, asked.style, thinking=asked.thinks, begun=asked.begun, tools=asked.tools, stops=stops
+            ),
             sampling=Sampling(**sampling),
             max_tokens=most if max_tokens is None else max_tokens,
             end_ids=frozenset() if ignore_end else self.end_ids,
@@ -190,6 +195,7 @@ class Model:
         tools_in_words: bool = False,
         thinking: bool | str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
         context: int | None = None,
     ) -> Prompt:
         """The prompt of a text, token ids or a conversation, however long it is; settings are those of `prepare`.
@@ -202,7 +208,7 @@ class Model:
             if isinstance(prompt, str):
                 self._check_length(prompt, context)
             return Prompt(self._text_ids(prompt))  # type: ignore[arg-type]
-        options = {**thinking_options(thinking), **(template_options or {})}
+        options = {**thinking_options(thinking), **(template_options or {}), "continue_final_message": continue_final_message}
         return self._chat_prompt(prompt, tools, tools_in_words, options, context)  # type: ignore[arg-type]
 
     def _check_length(self, text: str, context: int | None) -> None:
@@ -226,10 +232,12 @@ class Model:
     ) -> Prompt:
         if self.spec.encoder is not None:
             raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
-        style, offered = self.template.style, check_tools(tools)
+        style, offered, conversation = self.template.style, check_tools(tools), check_messages(messages)
+        if options["continue_final_message"] and conversation[-1].get("tool_calls"):
+            raise OrditoError("the last message calls tools, which cannot be continued: send what the calls gave")
         told = in_words and not self.template.knows_tools
         rendered = self.render(
-            with_tool_words(check_messages(messages), offered) if told else messages, tools=None if told else offered, **options
+            with_tool_words(conversation, offered) if told else messages, tools=None if told else offered, **options
         )
         self._check_length(rendered, context)
         return Prompt(
@@ -237,6 +245,7 @@ class Model:
             style,
             # Templates may begin a thought for the model, which then only ends it.
             thinks=style.think is not None and rendered.rstrip().endswith(style.think[0]),
+            begun=options["continue_final_message"],
             tools=None if offered is None else [tool["function"]["name"] for tool in offered],
         )
 
@@ -358,6 +367,7 @@ class Prompt:
     ids: list[int]
     style: Style = PLAIN
     thinks: bool = False
+    begun: bool = False
     tools: list[str] | None = None
 
 

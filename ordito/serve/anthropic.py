@@ -22,7 +22,7 @@ from ordito.serve.streaming import event, events
 from ordito.serve.tools import offered_tools, tool_settings
 from ordito.text.answers import Arguments, Call, Said, Thought
 
-_PROMPT_SETTINGS = ("tools", "tools_in_words", "thinking")
+_PROMPT_SETTINGS = ("tools", "tools_in_words", "thinking", "continue_final_message")
 _PING = event({"type": "ping"}, "ping")
 
 
@@ -112,7 +112,13 @@ def _prompt_settings(body: PromptBody) -> Json:
         raise ApiError(400, f"thinking.budget_tokens is {budget!r:.50}, expected a whole number", param="thinking")
     thinking = {"enabled": True, "adaptive": None, "disabled": False}.get(str(asked.get("type")))
     one = (body.tool_choice or {}).get("disable_parallel_tool_use") is True
-    return {"thinking": thinking, "thinking_budget": budget, "one_call": one, **tool_settings(listed, chosen)}
+    return {
+        "thinking": thinking,
+        "thinking_budget": budget,
+        "one_call": one,
+        "continue_final_message": body.messages[-1].get("role") == "assistant",
+        **tool_settings(listed, chosen),
+    }
 
 
 def conversation(messages: Sequence[Mapping[str, Any]], system: str | Sequence[Mapping[str, Any]] | None) -> list[Json]:

@@ -41,6 +41,8 @@ class ChatBody(OpenFields):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     thinking_token_budget: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
 def chat_routes(server: Server) -> APIRouter:
@@ -90,6 +92,12 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
     for name in options:
         if name in _OWN or name.startswith("_"):
             raise ApiError(400, f"chat_template_kwargs: {name[:50]!r} cannot be set", param="chat_template_kwargs")
+    if body.add_generation_prompt is not None and body.add_generation_prompt is bool(body.continue_final_message):
+        raise ApiError(
+            400,
+            "continue_final_message goes on with the last message, add_generation_prompt begins another: set one of them",
+            param="add_generation_prompt",
+        )
     grammar = body.wanted_grammar()
     if grammar is not None and chosen is not None:
         raise ApiError(400, "a tool that must be called and a response_format cannot both be had", param="tool_choice")
@@ -102,6 +110,7 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
         "thinking": thinking,
         "thinking_budget": body.thinking_token_budget,
         "template_options": options,
+        "continue_final_message": bool(body.continue_final_message),
         "grammar": grammar,
         "ignore_end": bool(body.ignore_eos),
         "context": body.num_ctx,
@@ -112,7 +121,10 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
     }
 
 
-_OWN = frozenset("messages tools add_generation_prompt bos_token eos_token pad_token unk_token documents guarded".split())
+_OWN = frozenset(
+    "messages tools add_generation_prompt continue_final_message bos_token eos_token pad_token unk_token documents "
+    "guarded".split()
+)
 
 
 def choice(index: int, result: Generation, tokenizer: Tokenizer, body: ChatBody) -> Json:

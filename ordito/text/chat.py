@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _PROBE = "warp-and-weft"
 _PROBE_SECONDS = 0.5
+_END = "warp-and-weft-end "
+"""Stands behind a message that is to be continued, while its template writes it."""
 _EFFORTS = ("low", "medium", "high")
 
 
@@ -96,26 +98,30 @@ class ChatTemplate:
         *,
         tools: Sequence[Tool] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         guarded: Callable[[str], str] | None = None,
         **options: Any,
     ) -> str:
         """The prompt, as transformers would render it.
 
         `options` are further variables that the template knows (`enable_thinking`, `reasoning_effort`, `documents`, ...).
-        `guarded` marks what callers say where it spells a control token (`Tokenizer.guarded`). Raises `TemplateError` for a
-        conversation that is not one, that the template refuses, or whose tools or calls it would leave out.
+        With `continue_final_message` the prompt ends where the content of the last message does. `guarded` marks what callers
+        say where it spells a control token (`Tokenizer.guarded`). Raises `TemplateError` for a conversation that is not one,
+        that the template refuses, or whose tools or calls it would leave out.
         """
         conversation, offered = self._adapted(check_messages(messages)), check_tools(tools)
         extra = {name: plain_data(value, name) for name, value in options.items()}
         if guarded is not None:
             conversation = [guard_message(message, guarded) for message in conversation]
             offered, extra = guard(offered, guarded), guard(extra, guarded)
+        if continue_final_message:
+            conversation = [*conversation[:-1], _with_end(conversation[-1])]
         variables = {"documents": None, **self._tokens, **extra, "messages": conversation, "tools": offered}
-        text = self._run(variables | {"add_generation_prompt": add_generation_prompt})
+        text = self._run(variables | {"add_generation_prompt": add_generation_prompt and not continue_final_message})
         for what, named in (("tools", offered or []), ("tool calls", _calls(conversation))):
             if named and not any(item["function"]["name"] in text for item in named):
                 raise TemplateError(f"this model's chat template leaves {what} out: it was not trained on them")
-        return text
+        return _up_to_end(text) if continue_final_message else text
 
     @functools.cached_property
     def style(self) -> Style:
@@ -206,6 +212,24 @@ class ChatTemplate:
             return False
         # Python's spelling of a mapping or of nothing is what comes of a shape that the template does not know.
         return _PROBE in text and not any(odd in text for odd in ("'text'", "'thread'", "None"))
+
+
+def _with_end(message: dict[str, Any]) -> dict[str, Any]:
+    """A message that is to be continued, with a mark behind what it says."""
+    content = message.get("content")
+    if message["role"] != "assistant" or message.get("tool_calls") or content in (None, []):
+        raise TemplateError("only what an assistant says can be continued: the last message must have a content, and no calls")
+    if isinstance(content, str):
+        return message | {"content": content + _END}
+    return message | {"content": [*content[:-1], content[-1] | {"text": content[-1]["text"] + _END}]}
+
+
+def _up_to_end(text: str) -> str:
+    before, found, after = text.rpartition(_END.rstrip())
+    if not found:
+        raise TemplateError("this model's chat template leaves out the message that is to be continued")
+    # A template that took away the space behind the mark would take away that behind the message.
+    return before if after.startswith(" ") else before.rstrip()
 
 
 def _joined(content: object) -> object:

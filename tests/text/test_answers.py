@@ -190,3 +190,26 @@ def test_channels(header):
     assert read(pieces, style("harmony"), HARMONY, tools=["f"])[0] == Answer("", "hm ", (("f", '{"a": 1}'),))
     pieces = ["<|channel|>", "final", "<|message|>", "Yes", "<|return|>"]
     assert read(pieces, style("harmony"), HARMONY)[0] == Answer("Yes", "", ())
+
+
+@pytest.mark.parametrize("name", ["qwen3", "chatml", "harmony"])
+def test_what_goes_on_keeps_its_first_space(name):
+    marks = HARMONY if name == "harmony" else ()
+    assert read([" ", "is", "\n"], style(name), marks, begun=True, tools=["f"])[0] == Answer(" is\n", "", ())
+    if name != "harmony":
+        assert read([" is <think>"], style(name), begun=True)[0] == Answer(" is <think>", "", ())
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    if name == "qwen3":
+        assert read([" so:", call], style(name), begun=True, tools=["f"])[0] == Answer(" so:", "", (("f", "{}"),))
+
+
+def test_the_space_that_marks_a_word_is_text_where_an_answer_goes_on():
+    class Sentence(Letters):
+        def streamer(self):
+            return Detokenizer(lambda id: self.tokens[id], strip=True)
+
+    for begun, text in ((False, "is"), (True, " is")):
+        tokenizer = Sentence()
+        reader = answer_reader(tokenizer, PLAIN, begun=begun)
+        (id,) = tokenizer.ids([" is"])
+        assert joined([*reader.push(id), *reader.flush()]).text == text

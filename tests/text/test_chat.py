@@ -44,6 +44,59 @@ def test_rendered_as_transformers_does(name, conversation):
     assert ChatTemplate(TEMPLATES[name], **tokens).render(conversation, tools=tools) == expected[0]
 
 
+CONTINUED = {
+    "a text": "The loom",
+    "a space behind it": "The loom ",
+    "nothing": "",
+    "parts": [{"type": "text", "text": "The"}, {"type": "text", "text": " loom"}],
+}
+
+
+@pytest.mark.parametrize("content", CONTINUED.values(), ids=CONTINUED)
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+        "{% for m in messages %}<{{ m.role }}> {{ m.content | trim }}\n</s>{% endfor %}",
+        "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text }}{% endfor %}</s>{% endfor %}",
+        *(
+            FORMATS[name].source
+            for name in ("chatml", "llama-2", "llama-3", "gemma", "mistral-v1", "qwen3", "phi-4", "harmony")
+        ),
+    ],
+)
+def test_the_last_message_is_continued_as_in_transformers(template, content):
+    conversation = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": content}]
+    if isinstance(content, list) and "p.text" not in template:  # transformers gives templates what they cannot read
+        conversation[1]["content"] = "The loom"
+    if "p.text" in template:
+        conversation = [
+            one | {"content": [{"type": "text", "text": one["content"]}]} if isinstance(one["content"], str) else one
+            for one in conversation
+        ]
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    expected, _ = render_jinja_template(
+        conversations=[conversation], chat_template=template, continue_final_message=True, **tokens
+    )
+    conversation[1]["content"] = content
+    assert ChatTemplate(template, **tokens).render(conversation, continue_final_message=True) == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ({"role": "user", "content": "hi"}, "only what an assistant says"),
+        ({"role": "assistant", "content": None, "tool_calls": [call({})]}, "no calls"),
+        ({"role": "assistant", "content": None}, "must have a content"),
+        ({"role": "assistant", "content": "hi"}, "leaves out the message"),
+    ],
+)
+def test_what_cannot_be_continued(last, message):
+    template = "{% for m in messages if m.role == 'user' or m.tool_calls %}{{ m }}{% endfor %}"
+    with pytest.raises(TemplateError, match=message):
+        ChatTemplate(template).render([{"role": "user", "content": "?"}, last], continue_final_message=True)
+
+
 @pytest.mark.parametrize(
     ("messages", "message"),
     [

@@ -32,10 +32,12 @@ def answer_reader(
     style: Style,
     *,
     thinking: bool = False,
+    begun: bool = False,
     tools: Collection[str] | None = None,
     stops: Sequence[str] = (),
 ) -> AnswerReader:
-    """What reads answers of a style. `thinking`: the prompt ended inside a thought; `tools`: the names that were offered."""
+    """What reads answers of a style. `thinking`: the prompt ended inside a thought; `begun`: in the middle of what is said, or
+    of that thought; `tools`: the names that were offered."""
     if style.channels:
-        return ChannelReader(tokenizer, tools=tools, stops=stops)
-    return MarkedReader(tokenizer, style, thinking=thinking, tools=tools, stops=stops)
+        return ChannelReader(tokenizer, begun=begun, tools=tools, stops=stops)
+    return MarkedReader(tokenizer, style, thinking=thinking, begun=begun, tools=tools, stops=stops)

@@ -14,10 +14,17 @@ from ordito.text.tokenizer import Tokenizer
 class ChannelReader(AnswerReader):
     """Reads messages in channels: analysis is a thought, what goes to a function is a call, all else is said."""
 
-    def __init__(self, tokenizer: Tokenizer, *, tools: Collection[str] | None = None, stops: Sequence[str] = ()) -> None:
-        super().__init__(tokenizer, CHANNEL_MARKERS, stops)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        begun: bool = False,
+        tools: Collection[str] | None = None,
+        stops: Sequence[str] = (),
+    ) -> None:
+        super().__init__(tokenizer, CHANNEL_MARKERS, stops, begun)
         self.tools = tools
-        self.header: str | None = ""  # what was read of a message's header, None inside a message
+        self.header: str | None = None if begun else ""  # what was read of a message's header, None inside a message
         self.channel = ""
 
     @property

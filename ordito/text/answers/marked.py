@@ -13,7 +13,8 @@ from ordito.text.tokenizer import Tokenizer
 class MarkedReader(AnswerReader):
     """Reads answers by the markers of a `Style`. Markers that are no tokens are known by their text, where they can stand.
 
-    `thinking`: the prompt ended inside a thought. `tools`: names of those that were offered, None where no call is looked for.
+    `thinking`: the prompt ended inside a thought; `begun`: in the middle of what is said, or of that thought. `tools`: names of
+    those that were offered, None where no call is looked for.
     """
 
     def __init__(
@@ -22,15 +23,16 @@ class MarkedReader(AnswerReader):
         style: Style,
         *,
         thinking: bool = False,
+        begun: bool = False,
         tools: Collection[str] | None = None,
         stops: Sequence[str] = (),
     ) -> None:
-        super().__init__(tokenizer, style.markers, stops)
+        super().__init__(tokenizer, style.markers, stops, begun)
         self.think, self.tools, self.offered = style.think, style.tools if tools is not None else None, tools or ()
-        self.state = "think" if thinking else "start" if self.think or self.tools else "say"
+        self.state = "think" if thinking else "start" if (self.think or self.tools) and not begun else "say"
         self.buffer = ""  # text that is not understood yet
         self.space = ""  # white space that is left out if nothing of its kind follows
-        self.begun = False  # a thought, or what is said, has its first character
+        self.begun = begun  # a thought, or what is said, has its first character
         self.raw: str | None = None  # what may turn out to be no call; None once it is one
 
     @property

@@ -18,11 +18,13 @@ class AnswerReader(ABC):
     """Reads one answer, token by token; what comes out does not depend on how its text was cut into tokens.
 
     A marker that is a token of the vocabulary is known by its id, so that text which spells it is text. A stop string ends
-    the answer in what is said, and is then `stopped`.
+    the answer in what is said, and is then `stopped`. Where the prompt has `begun` it, its first space is text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, markers: Iterable[str], stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, markers: Iterable[str], stops: Sequence[str], begun: bool = False) -> None:
         self.detokenizer, self.stops = tokenizer.streamer(), StopStrings(stops)
+        if begun:
+            self.detokenizer.strip = False
         self.marks = {id: marker for marker in markers if (id := _marker_id(tokenizer, marker)) is not None}
         self.stopped: str | None = None
         self.calls = 0
