@@ -15,7 +15,7 @@ import sys
 from ordito.accounting import account
 from ordito.checkpoint.outline import outline
 from ordito.engine.backends import load_runtime
-from ordito.fitting import fit, this_machine
+from ordito.fitting import fit, this_machine, vocabulary_size
 from ordito.fitting.bench import bench
 
 CONTEXTS = (256, 1024, 4096, 8000)
@@ -41,8 +41,9 @@ def peak(name: str, tokens: int) -> int:
 def figures(name: str):
     known = outline(name)
     machine = this_machine()
+    words = vocabulary_size(known)
     predicted = {
-        context: fit(known.spec, known.stored, file_bytes=known.file_bytes, context=context, machine=machine)
+        context: fit(known.spec, known.stored, file_bytes=known.file_bytes, vocabulary=words, context=context, machine=machine)
         for context in (64, *CONTEXTS)
     }
     for context in CONTEXTS:

@@ -21,7 +21,7 @@ def doctor(model: str | None, json: bool) -> None:
     ordito doctor gemma3-270m
     """
     from ordito import _core
-    from ordito.fitting import fit, this_machine
+    from ordito.fitting import fit, this_machine, vocabulary_size
     from ordito.fitting.health import bound_processors, complaints, watch
     from ordito.threads import usable_threads
 
@@ -39,7 +39,8 @@ def doctor(model: str | None, json: bool) -> None:
         "complaints": found,
     }
     if outline is not None:
-        predicted = fit(outline.spec, outline.stored, file_bytes=outline.file_bytes, machine=machine)
+        words = vocabulary_size(outline)
+        predicted = fit(outline.spec, outline.stored, file_bytes=outline.file_bytes, vocabulary=words, machine=machine)
         told["model"] = outline.name
         told["fits"] = predicted.fits
         told["prefill"] = predicted.prefill.predicted

@@ -33,7 +33,7 @@ def fit(
     """
     from ordito.errors import OrditoError
     from ordito.fitting import fit as fit_spec
-    from ordito.fitting import this_machine
+    from ordito.fitting import this_machine, vocabulary_size
 
     for name, value in (("--memory", memory), ("--bandwidth", bandwidth)):
         if value is not None and not 0 < value < 1e9:
@@ -45,6 +45,7 @@ def fit(
         outline.spec,
         outline.stored,
         file_bytes=outline.file_bytes,
+        vocabulary=vocabulary_size(outline),
         context=context,
         batch=batch,
         quant=quant,

@@ -2,149 +2,154 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
 
-from ordito.accounting import Account
 from ordito.errors import OrditoError
-from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExperts
+from ordito.fitting.memory import Demand, Memory
+from ordito.spec import Attention, LatentAttention
 
 MIB = 2**20
+CHUNK = 512
+"""Tokens of a prompt that are read at once."""
+MARGIN = 64
+"""Tokens that windowed layers keep more than they look back on, and those of a chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes that a model takes while it runs.
-
-    `process`: the program and its libraries; `weights`: as the runtime keeps them; `file`: the mapped file, as far as its
-    pages were touched; `vocabulary`; `cache`: keys and values; `activations`: what is computed while a prompt is read.
-    """
-
-    process: int
-    weights: int
-    file: int
-    vocabulary: int
-    cache: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(getattr(self, field.name) for field in fields(self))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values, with the total."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"total": self.total}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What a spec asks of every runtime, in numbers: of its weights, and of those that one token needs.
-
-    `cache`: for each layer the numbers that it keeps of a token, and of how many tokens at most.
-    `widest`: numbers that the largest block computes for each token. `attentions`: the kinds of attention, each once;
-    `masks`: how many different masks they need.
-    """
-
-    weights: int
-    weights_read: float
-    vocabulary: int
-    d_model: int
-    cache: tuple[tuple[int, int | None], ...]
-    widest: int
-    attentions: tuple[Attention | LatentAttention, ...]
-    masks: int
-
-
-def demand(found: Account) -> Demand:
-    """The demand of a model."""
-    spec = found.spec
-    attentions = tuple(dict.fromkeys(block for _, block in spec.attentions))
-    seen = {(b.window, b.chunk, b.causal, b.block_sparse) for b in attentions if isinstance(b, Attention)}
-    return Demand(
-        weights=found.parameters.total + found.parameters.ahead,
-        weights_read=Account(spec).weights_read / 2,  # at 16 bits
-        vocabulary=spec.vocab_size,
-        d_model=spec.d_model,
-        cache=tuple((layer.numbers, layer.span) for layer in found.kv_cache.layers),
-        widest=max((_width(leaf) for _, leaf in spec.leaves()), default=0),
-        attentions=attentions,
-        masks=max(len(seen), 1),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backend:
+class Backend(ABC):
     """A runtime. `decode` and `prefill` are the parts of the machine's bandwidth and arithmetic that it reaches.
 
-    They were measured (`benchmarks/fit_vs_bench.py`), as were the bytes of its `process` and of each token of a vocabulary.
-    Weights are kept as numbers of `number` bytes beside the mapped file, or, if that is None, as the file stores them and
-    instead of it. What is computed are numbers of 4 bytes, what is cached of `cached`; a prompt is read `chunk` tokens at a
-    time. Windowed layers keep `margin` tokens more than they look back on, and those of a chunk.
+    They were measured (`benchmarks/fit_vs_bench.py`), as were the bytes of its `process`. What is cached are numbers of
+    `cached` bytes.
     """
 
     name: str
     process: int
-    token: int
-    number: int | None
     cached: int
-    chunk: int
-    margin: int
     decode: float
     prefill: float
 
-    def memory(self, asked: Demand, file: int, context: int, batch: int = 1) -> Memory:
-        """What `batch` sequences of `context` tokens take, of a model in a file of so many bytes."""
+    def memory(self, asked: Demand, stored: int, file: int, context: int, batch: int = 1) -> Memory:
+        """What `batch` sequences of `context` tokens take, of a model of `stored` bytes in a file of `file`."""
+        cache, activations = self.held_cache(asked, context, batch), self.activations(asked, context)
         return Memory(
             process=self.process,
-            weights=file if self.number is None else self.number * asked.weights,
-            file=0 if self.number is None else file,
-            vocabulary=self.token * asked.vocabulary,
-            cache=batch * self.cache(asked, context),
-            activations=batch * self._activations(asked, context),
+            weights=self.weights(asked, stored),
+            file=self.mapped(file),
+            vocabulary=asked.vocabulary.held,
+            cache=cache,
+            activations=activations,
+            # The memory was given back, so that what comes later is computed in it.
+            opening=max(0, asked.vocabulary.read - cache - activations),
         )
 
-    def cache(self, asked: Demand, context: int) -> int:
-        """Bytes of keys and values of one sequence."""
-        kept = (
-            numbers * (context if span is None else min(context, span - 1 + self.margin + self.chunk))
-            for numbers, span in asked.cache
-        )
-        return self.cached * sum(kept)
+    @abstractmethod
+    def weights(self, asked: Demand, stored: float) -> int:
+        """Bytes of weights as they are kept, of those that a file stores in so many."""
 
-    def _activations(self, asked: Demand, context: int) -> int:
-        """Bytes of the largest layer's intermediate values over one chunk, of masks, and of the logits."""
-        T, S = min(self.chunk, context), context
-        numbers = T * (6 * asked.d_model + asked.widest) + 2 * asked.vocabulary
-        if self.number is None:  # no scores and no masks are kept
-            return 4 * numbers
-        attention = max((_attention(block, T, S) for block in asked.attentions), default=0)
-        return 4 * (numbers + attention) + T * S * asked.masks  # a mask is a byte for each pair
+    @abstractmethod
+    def mapped(self, file: int) -> int:
+        """Bytes of the file that stay in memory beside them."""
+
+    @abstractmethod
+    def held_cache(self, asked: Demand, context: int, batch: int) -> int:
+        """Bytes that keys and values of `batch` sequences of `context` tokens take."""
+
+    @abstractmethod
+    def activations(self, asked: Demand, context: int) -> int:
+        """Bytes of intermediate values at most, of masks, and of the logits."""
+
+    @abstractmethod
+    def weights_read(self, asked: Demand, stored: float) -> float:
+        """Bytes of weights that one step reads, of those that a file stores in so many."""
 
     def read(self, asked: Demand, stored: float, context: int, batch: int = 1) -> float:
         """Bytes that one step of `batch` sequences reads, all at the end of `context` tokens.
 
         `stored` are those of the weights that it needs, as the file has them.
         """
-        weights = stored if self.number is None else self.number * asked.weights_read
-        return weights + batch * self.cache(asked, context)
+        return self.weights_read(asked, stored) + batch * self.cached * sum(n * kept for n, kept in layers(asked, context))
 
 
-def _width(leaf: object) -> int:
-    """Numbers that a leaf computes for each token, beside its result."""
-    match leaf:
-        case FeedForward():
-            return (3 if leaf.gated else 2) * leaf.d_ff
-        case MixtureOfExperts():
-            return _width(leaf.expert) * leaf.router.top_k + (_width(leaf.shared) if leaf.shared else 0)
-        case Attention():
-            return 3 * (leaf.n_heads + 2 * leaf.n_kv_heads) * leaf.head_dim
-        case LatentAttention():
-            return 4 * leaf.n_heads * (leaf.q_dim + leaf.v_dim)
-    return 0
+def layers(asked: Demand, context: int) -> Iterable[tuple[int, int]]:
+    """For each layer the numbers that it keeps of a token, and of how many of `context` tokens."""
+    return ((numbers, context if span is None else min(context, span - 1 + MARGIN + CHUNK)) for numbers, span in asked.cache)
 
 
-def _attention(leaf: Attention | LatentAttention, T: int, S: int) -> int:
+class Native(Backend):
+    """The C++ runtime: weights as the file stores them and instead of it, no scores and no masks."""
+
+    def weights(self, asked: Demand, stored: float) -> int:
+        """See `Backend`."""
+        return round(stored)
+
+    def mapped(self, file: int) -> int:
+        """None: what was packed is let go."""
+        return 0
+
+    def held_cache(self, asked: Demand, context: int, batch: int) -> int:
+        """See `Backend`; in blocks."""
+        return blocks(layers(asked, context), self.cached, batch)
+
+    def activations(self, asked: Demand, context: int) -> int:
+        """See `Backend`. Buffers of all kinds of blocks are there at once; an encoder's keys and values stand beside them."""
+        T = context if asked.encoded else min(CHUNK, context)
+        encoded = blocks(((numbers, T) for numbers in asked.encoded), 4, 1)
+        return 4 * (T * (5 * asked.d_model + sum(asked.widths)) + 2 * asked.rows) + encoded
+
+    def weights_read(self, asked: Demand, stored: float) -> float:
+        """See `Backend`."""
+        return stored
+
+
+def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
+    """Bytes of the blocks that the pages of a cache are cut from (cpp/cache.cpp).
+
+    A page holds 32 tokens of a layer. A sequence takes 1, 1, 2, 4, and from then on 8 pages of a layer together; those of one
+    size are cut from blocks of 2 MiB, and what is left of a block is lost.
+    """
+    page_tokens, block = 32, 2 * MIB
+    wanted: Counter[int] = Counter()
+    for numbers, tokens in layers:
+        page, pages = page_tokens * numbers * number, ceil(tokens / page_tokens)
+        for before, together in ((0, 1), (1, 1), (2, 2), (4, 4)):
+            wanted[together * page] += batch * (pages > before)
+        wanted[8 * page] += batch * max(0, ceil((pages - 8) / 8))
+    return sum(ceil(count / max(1, block // size)) * ceil(size / block) * block for size, count in wanted.items() if size)
+
+
+class Torch(Backend):
+    """PyTorch: weights in fp32 beside the mapped file, and masks of what attends to what."""
+
+    def weights(self, asked: Demand, stored: float) -> int:
+        """See `Backend`."""
+        return 4 * asked.weights
+
+    def mapped(self, file: int) -> int:
+        """All of it."""
+        return file
+
+    def held_cache(self, asked: Demand, context: int, batch: int) -> int:
+        """See `Backend`."""
+        return batch * self.cached * sum(numbers * kept for numbers, kept in layers(asked, context))
+
+    def activations(self, asked: Demand, context: int) -> int:
+        """See `Backend`. What one block computed is given back before the next."""
+        T = context if asked.encoded else min(CHUNK, context)
+        numbers = T * (6 * asked.d_model + max(asked.widths, default=0)) + 2 * asked.rows
+        attention = max((_scores(block, T, context) for block in asked.attentions), default=0)
+        return 4 * (numbers + attention) + T * context * asked.masks  # a mask is a byte for each pair
+
+    def weights_read(self, asked: Demand, stored: float) -> float:
+        """See `Backend`."""
+        return 4 * asked.weights_read
+
+
+def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     """Numbers of scores, and of keys and values that are made anew: PyTorch's fused kernel needs a mask, and no scores."""
     if isinstance(leaf, LatentAttention):
         return T * S + 2 * S * leaf.n_heads * (leaf.q_dim + leaf.v_dim)
@@ -153,12 +158,8 @@ def _attention(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     return 3 * leaf.n_heads * T * S + 2 * S * leaf.n_heads * leaf.head_dim
 
 
-_TORCH = Backend(
-    name="torch", process=265 * MIB, token=200, number=4, cached=4, chunk=512, margin=64, decode=0.38, prefill=0.15
-)
-_NATIVE = Backend(
-    name="native", process=77 * MIB, token=150, number=None, cached=2, chunk=512, margin=64, decode=0.9, prefill=0.55
-)
+_NATIVE = Native(name="native", process=50 * MIB, cached=2, decode=0.9, prefill=0.55)
+_TORCH = Torch(name="torch", process=253 * MIB, cached=4, decode=0.38, prefill=0.15)
 BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 
 

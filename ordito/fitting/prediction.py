@@ -10,9 +10,11 @@ from ordito.accounting import Account, account
 from ordito.checkpoint.mixes import MIXES
 from ordito.checkpoint.outline import Held
 from ordito.errors import OrditoError
-from ordito.fitting.backends import Backend, Demand, Memory, backend, demand
+from ordito.fitting.backends import Backend, backend
 from ordito.fitting.machine import Machine, this_machine
+from ordito.fitting.memory import Demand, Memory, demand
 from ordito.fitting.quantizations import held_as
+from ordito.fitting.vocabularies import VocabularySize, assumed
 from ordito.spec import Spec
 
 CONTEXT = 4096
@@ -115,6 +117,7 @@ def fit(
     stored: Mapping[str, Held] | None = None,
     *,
     file_bytes: int | None = None,
+    vocabulary: VocabularySize | None = None,
     context: int | None = None,
     batch: int = 1,
     quant: str | None = None,
@@ -123,8 +126,9 @@ def fit(
 ) -> Fit:
     """What `spec` takes and how fast it runs, as `stored` in files of `file_bytes`, or in the quantization `quant`.
 
-    Without either, at 16 bits. The machine is this one, measured now, unless given. Raises `OrditoError` for a context that
-    the model does not have, or an unknown quantization.
+    Without either, at 16 bits. The `vocabulary` is of the usual kind unless it is known (`vocabulary_size`); the machine is
+    this one, measured now, unless given. Raises `OrditoError` for a context that the model does not have, or an unknown
+    quantization.
     """
     if context is not None and not 1 <= context <= spec.context:
         raise OrditoError(f"got a context of {context}, expected 1 to {spec.context}, which the model was made for")
@@ -133,18 +137,18 @@ def fit(
     context = context or min(CONTEXT, spec.context)
     machine, runtime = machine or this_machine(), backend(backend_name)
 
-    asked = demand(account(spec))
+    asked = demand(account(spec), vocabulary or assumed(spec.vocab_size))
 
     def choice(name: str, held: Mapping[str, Held], size: int | None = None) -> Choice:
         found = account(spec, held)
         file = size if size is not None else found.nbytes
-        memory = runtime.memory(asked, file, context, batch)
+        memory = runtime.memory(asked, found.nbytes, file, context, batch)
         return Choice(
             name=name,
             file=file,
             memory=memory,
             fits=memory.total <= machine.memory,
-            largest_context=_largest(runtime, machine, asked, file, spec.context, batch),
+            largest_context=_largest(runtime, machine, asked, (found.nbytes, file), spec.context, batch),
             decode=_decode(runtime, machine, found, asked, context, batch) if spec.generates else None,
         )
 
@@ -165,12 +169,12 @@ def fit(
     )
 
 
-def _largest(runtime: Backend, machine: Machine, asked: Demand, file: int, longest: int, batch: int) -> int | None:
-    """The longest context that fits, up to the model's own; None if not even one token does."""
+def _largest(runtime: Backend, machine: Machine, asked: Demand, sizes: tuple[int, int], longest: int, batch: int) -> int | None:
+    """The longest context that fits, up to the model's own; None if not even one token does. `sizes`: of weights and file."""
     low, high = 0, longest
     while low < high:
         middle = (low + high + 1) // 2
-        if runtime.memory(asked, file, middle, batch).total <= machine.memory:
+        if runtime.memory(asked, *sizes, middle, batch).total <= machine.memory:
             low = middle
         else:
             high = middle - 1

@@ -23,6 +23,7 @@ def memory_table(found: Fit) -> Table:
         ("vocabulary", size(memory.vocabulary)),
         ("cache", size(memory.cache)),
         ("while a prompt is read", size(memory.activations)),
+        ("more while it is opened", size(memory.opening)),
         ("together", size(memory.total)),
     ]
     verdict = "fits" if found.fits else f"does not fit: {size(memory.total - machine.memory)} are missing"

@@ -1,0 +1,98 @@
+"""What a model takes in memory, by its parts, and what its spec asks of every runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ordito.accounting import Account
+from ordito.fitting.vocabularies import VocabularySize
+from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExperts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that a model takes while it runs.
+
+    `process`: the program and its libraries; `weights`: as the runtime keeps them; `file`: the mapped file, as far as its
+    pages were touched; `vocabulary`; `cache`: keys and values; `activations`: what is computed while a prompt is read;
+    `opening`: what reading the vocabulary took for a moment, as far as cache and activations do not need as much later.
+    """
+
+    process: int
+    weights: int
+    file: int
+    vocabulary: int
+    cache: int
+    activations: int
+    opening: int
+
+    @property
+    def total(self) -> int:
+        """The most that is held at once."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, with the total."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"total": self.total}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a spec asks of every runtime, in numbers: of its weights, and of those that one token needs.
+
+    `cache`: for each layer the numbers that it keeps of a token, and of how many tokens at most. `encoded`: for each layer the
+    keys and values of a token, of a model that reads a text whole and generates none; empty for others.
+    `widths`: for each kind of block the numbers that the largest computes for each token. `attentions`: the kinds of
+    attention, each once; `masks`: how many different masks they need.
+    """
+
+    weights: int
+    weights_read: float
+    vocabulary: VocabularySize
+    rows: int
+    d_model: int
+    cache: tuple[tuple[int, int | None], ...]
+    encoded: tuple[int, ...]
+    widths: tuple[int, ...]
+    attentions: tuple[Attention | LatentAttention, ...]
+    masks: int
+
+
+def demand(found: Account, vocabulary: VocabularySize) -> Demand:
+    """The demand of a model with such a vocabulary."""
+    spec = found.spec
+    attentions = tuple(dict.fromkeys(block for _, block in spec.attentions))
+    seen = {(b.window, b.chunk, b.causal, b.block_sparse) for b in attentions if isinstance(b, Attention)}
+    widths: dict[type, int] = {}
+    for _, leaf in spec.leaves():
+        widths[type(leaf)] = max(widths.get(type(leaf), 0), _width(leaf))
+    encoded = (
+        () if spec.generates else tuple(2 * b.n_kv_heads * b.head_dim for _, b in spec.attentions if isinstance(b, Attention))
+    )
+    return Demand(
+        weights=found.parameters.total + found.parameters.ahead,
+        weights_read=Account(spec).weights_read / 2,  # at 16 bits
+        vocabulary=vocabulary,
+        rows=spec.vocab_size,
+        d_model=spec.d_model,
+        cache=tuple((layer.numbers, layer.span) for layer in found.kv_cache.layers),
+        encoded=encoded,
+        widths=tuple(widths.values()),
+        attentions=attentions,
+        masks=max(len(seen), 1),
+    )
+
+
+def _width(leaf: object) -> int:
+    """Numbers that a leaf computes for each token, beside its result; of an attention, what is rounded for products, too."""
+    match leaf:
+        case FeedForward():
+            return (3 if leaf.gated else 2) * leaf.d_ff
+        case MixtureOfExperts():
+            return _width(leaf.expert) * leaf.router.top_k + (_width(leaf.shared) if leaf.shared else 0)
+        case Attention():
+            return 3 * (leaf.n_heads + 2 * leaf.n_kv_heads) * leaf.head_dim
+        case LatentAttention():
+            return 4 * leaf.n_heads * (leaf.q_dim + leaf.v_dim)
+    return 0
