@@ -5,15 +5,24 @@ A backend gives a `Runtime` for a checkpoint; `ordito.engine.backends` lists the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ordito.errors import OrditoError, did_you_mean
 from ordito.spec import Spec
 
 Floats = NDArray[np.float32]
+
+
+def check_dtype(dtype: str, known: Iterable[str], backend: str) -> None:
+    """Raises `OrditoError` for an arithmetic that a backend does not know."""
+    names = list(known)
+    if dtype not in names:
+        told = f"unknown dtype {dtype!r} of the {backend} backend, expected one of {', '.join(names)}"
+        raise OrditoError(told + did_you_mean(dtype, names))
 
 
 class Cached(Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import MissingDependencyError, OrditoError, did_you_mean
-from ordito.runtime import Runtime
+from ordito.runtime import Runtime, check_dtype
 
 if TYPE_CHECKING:
     from ordito.checkpoint.adapter import Adapter
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backend:
-    """A runtime: the module that it needs, how that is had, and whether adapters can lie beside the weights."""
+    """A runtime: the module that it needs, how that is had, the arithmetic that it knows, whether adapters can lie beside the
+    weights, and whether keys and values can be kept in another type than they are computed in."""
 
     needs: str
     install: str
+    dtypes: tuple[str, ...]
     adapters: bool
+    caches: bool
     load: Callable[[Checkpoint, str | None, Adapter | None, int | None], Runtime]
 
 
@@ -38,8 +41,22 @@ def _torch(checkpoint: Checkpoint, dtype: str | None, adapter: Adapter | None, t
 
 
 BACKENDS = {
-    "native": Backend("ordito._core", "the compiled part of Ordito: pip install ordito, with a C++ compiler", False, _native),
-    "torch": Backend("torch", "PyTorch: pip install 'ordito[torch]'", True, _torch),
+    "native": Backend(
+        needs="ordito._core",
+        install="the compiled part of Ordito: pip install ordito, with a C++ compiler",
+        dtypes=("int8", "int16", "float32"),
+        adapters=False,
+        caches=True,
+        load=_native,
+    ),
+    "torch": Backend(
+        needs="torch",
+        install="PyTorch: pip install 'ordito[torch]'",
+        dtypes=("float32", "bfloat16", "float16"),
+        adapters=True,
+        caches=False,
+        load=_torch,
+    ),
 }
 """Name -> backend; the first one that is installed is the default."""
 
@@ -60,6 +77,18 @@ def _is_installed(backend: Backend) -> bool:
     return find_spec(backend.needs) is not None
 
 
+def check_settings(backend: str | None, dtype: str | None, cache: str | None) -> None:
+    """Raises what would be wrong with these settings of whatever model, before any is loaded."""
+    name = default_backend() if backend is None else backend
+    chosen = named_backend(name)
+    if not _is_installed(chosen):
+        raise MissingDependencyError(f"the backend {name!r} needs {chosen.install}")
+    if dtype is not None:
+        check_dtype(dtype, chosen.dtypes, name)
+    if cache is not None and not chosen.caches:
+        raise OrditoError(f"the backend {name!r} keeps keys and values in the type of its weights, got cache {cache!r}")
+
+
 def load_runtime(
     checkpoint: Checkpoint,
     backend: str | None = None,
@@ -78,8 +107,7 @@ def load_runtime(
     chosen = named_backend(backend)
     if adapter is not None and not chosen.adapters:
         raise OrditoError(f"the backend {backend!r} has no adapters beside its weights: merge it, or use backend='torch'")
-    if not _is_installed(chosen):
-        raise MissingDependencyError(f"the backend {backend!r} needs {chosen.install}")
+    check_settings(backend, dtype, None)
     return chosen.load(checkpoint, dtype, adapter, threads)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
-from ordito.errors import ContextError, OrditoError, SpecError, did_you_mean
+from ordito.errors import ContextError, OrditoError, SpecError
 from ordito.native.plan import Plan, lower
 from ordito.native.weights import Weights
-from ordito.runtime import Floats
+from ordito.runtime import Floats, check_dtype
 from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Rope, Spec
 from ordito.threads import usable_threads
 
@@ -66,11 +66,7 @@ class NativeRuntime:
         self, checkpoint: Checkpoint, dtype: str | None = None, *, threads: int | None = None, kernels: str | None = None
     ) -> None:
         dtype = dtype or ("float32" if set(checkpoint.encodings) == {"f32"} else "int16")
-        if dtype not in ARITHMETIC:
-            raise OrditoError(
-                f"unknown dtype {dtype!r} of the native runtime, expected one of {', '.join(ARITHMETIC)}"
-                f"{did_you_mean(dtype, ARITHMETIC)}"
-            )
+        check_dtype(dtype, ARITHMETIC, "native")
         self.spec: Spec = checkpoint.spec
         self.checkpoint, self.dtype = checkpoint, dtype
         self.machine = _core.Machine(threads or usable_threads(), kernels, dtype)

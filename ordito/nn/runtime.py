@@ -16,7 +16,7 @@ from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import OrditoError
 from ordito.nn.adapter import Adapters
 from ordito.nn.transformer import Source, Transformer
-from ordito.runtime import Floats
+from ordito.runtime import Floats, check_dtype
 from ordito.spec import MixtureOfExperts, Spec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -104,8 +104,7 @@ class TorchRuntime:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        if dtype not in DTYPES:
-            raise OrditoError(f"unknown dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+        check_dtype(dtype, DTYPES, "torch")
         self.spec: Spec = checkpoint.spec
         self.module = load_transformer(checkpoint, DTYPES[dtype])
         self.reads_whole = reads_whole(self.module)

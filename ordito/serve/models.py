@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from ordito.checkpoint import store
+from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.store import LocalModel
 from ordito.engine.engine import Engine
 from ordito.errors import ModelNotFoundError, OrditoError, did_you_mean
@@ -60,6 +61,10 @@ class ModelPool:
     def __init__(self, names: Iterable[str], settings: ServerSettings) -> None:
         self.settings = settings
         self.only = [Served(_name(local), local) for local in map(store.locate, dict.fromkeys(names))]
+        for one in self.only:
+            self._check(one)
+        if settings.draft is not None and not open_checkpoint(store.locate(settings.draft).path).spec.generates:
+            raise OrditoError(f"--draft {settings.draft} makes embeddings only, expected a model that generates text")
         self.found: dict[str, Served] = {}
         self.drafts: Model | None = None
         self.drafting = threading.Lock()
@@ -73,6 +78,17 @@ class ModelPool:
         for alias, name in settings.aliases.items() if self.only else ():
             if name not in known:
                 raise OrditoError(f"--alias {alias}={name}: this server has no {name!r}, only {', '.join(known)}")
+
+    def _check(self, served: Served) -> None:
+        """Raises what would keep a model from being loaded, as far as it can be known without its weights."""
+        path, most = served.local.path, self.settings.memory
+        if most is not None and served.local.size > most:
+            raise OrditoError(_too_large(served, most))
+        if not (path.is_dir() and store.is_adapter(file.name for file in path.iterdir())):
+            try:
+                open_checkpoint(path)
+            except OrditoError as error:
+                raise OrditoError(f"{served.name} cannot be loaded: {error}") from error
 
     @property
     def served(self) -> list[Served]:
@@ -125,8 +141,7 @@ class ModelPool:
     async def _load(self, served: Served) -> None:
         most = self.settings.memory
         if most is not None and served.local.size > most:
-            taken = size(served.local.size)
-            raise ApiError(500, f"{served.name} takes {taken}, but all models together may take {size(most)} here (--memory)")
+            raise ApiError(500, _too_large(served, most))
         await self._make_room(served.local.size)
         begin, settings = time.perf_counter(), self.settings
 
@@ -152,8 +167,12 @@ class ModelPool:
         with self.drafting:
             if self.drafts is None:
                 self.drafts = load(self.settings.draft, backend=self.settings.backend, dtype=self.settings.dtype)
-        same = self.drafts.tokenizer.vocabulary.tokens == model.tokenizer.vocabulary.tokens
-        return self.drafts if same else None
+        if self.drafts.tokenizer.vocabulary.tokens == model.tokenizer.vocabulary.tokens:
+            return self.drafts
+        log.warning(
+            "%s has another vocabulary than %s, for which it guesses nothing", self.settings.draft, model.checkpoint.path
+        )
+        return None
 
     async def _make_room(self, needed: int) -> None:
         """Let go of idle models, the one used longest ago first, until another fits. Those in use stay, even beyond it."""
@@ -186,6 +205,10 @@ class ModelPool:
         for one in (*self.only, *self.found.values()):
             one.active = 0
             await self.unload(one)
+
+
+def _too_large(served: Served, most: int) -> str:
+    return f"{served.name} takes {size(served.local.size)}, but all models together may take {size(most)} here (--memory)"
 
 
 def _name(local: LocalModel) -> str:

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ordito.engine.backends import named_backend
+from ordito.engine.backends import check_settings
 from ordito.errors import OrditoError
 
 MEGABYTE = 1 << 20
@@ -54,8 +54,7 @@ class ServerSettings:
                 f"to listen on {self.host}, where others can reach it, a server needs a key: give --api-key or --api-key-file, "
                 "or listen on 127.0.0.1"
             )
-        if self.backend is not None:
-            named_backend(self.backend)
+        check_settings(self.backend, self.dtype, self.cache)
         if not self.request_seconds > 0:
             raise OrditoError(f"an answer may take {self.request_seconds} seconds, expected a number above 0")
         for key in self.keys:

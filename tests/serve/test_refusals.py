@@ -11,9 +11,11 @@ import time
 
 import httpx
 import pytest
+import transformers
 from click.testing import CliRunner
 from serving import running
 
+from ordito.checkpoint import store
 from ordito.cli.serve import serve
 from ordito.errors import OrditoError
 from ordito.native.runtime import NativeRuntime
@@ -151,6 +153,9 @@ def test_nobody_listens_to_the_world_without_a_key(host):
     ("settings", "message"),
     [
         ({"backend": "nonsense"}, "unknown backend"),
+        ({"dtype": "int61"}, "unknown dtype 'int61' of the native backend, .* did you mean int16"),
+        ({"dtype": "int16", "backend": "torch"}, "unknown dtype 'int16' of the torch backend"),
+        ({"cache": "q8", "backend": "torch"}, "keeps keys and values in the type of its weights"),
         ({"request_seconds": float("nan")}, "seconds"),
         ({"keys": ["short"]}, "at least 8"),
         ({"keys": [""]}, "at least 8"),
@@ -315,8 +320,12 @@ def test_errors_say_which_request_it_was(client):
         assert refused.json()["request_id"] == refused.headers["request-id"]
 
 
-def test_a_model_that_cannot_be_loaded_is_no_mistake_of_the_asker(folder):
-    with running([folder], dtype="nonsense") as url:
+def test_a_model_that_cannot_be_loaded_is_no_mistake_of_the_asker(folder, monkeypatch):
+    def failing(*arguments, **settings):
+        raise OrditoError("its weights are no numbers")
+
+    monkeypatch.setattr("ordito.serve.models.load", failing)
+    with running([folder]) as url:
         told = error(httpx.post(f"{url}/v1/chat/completions", json={"messages": HI}), 500)
         assert "cannot be loaded" in told["message"]
 
@@ -349,8 +358,24 @@ def test_an_answer_that_waits_too_long_is_ended(folder, monkeypatch):
         assert answer["usage"]["completion_tokens"] == 0
 
 
-def test_a_model_beyond_the_memory_is_not_loaded(folder):
-    with running([folder], memory=1000) as url:
+def test_what_cannot_be_loaded_is_said_at_the_start(folder, tmp_path):
+    with pytest.raises(OrditoError, match="--memory"):
+        make_app([str(folder)], ServerSettings(memory=1000))
+    broken, embedder = tmp_path / "broken", tmp_path / "embedder"
+    shutil.copytree(folder, broken)
+    config = json.loads((folder / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_attention_heads": 5}))
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
+    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(embedder)
+    with pytest.raises(OrditoError, match="broken cannot be loaded: .*5 heads"):
+        make_app([str(broken)], ServerSettings())
+    with pytest.raises(OrditoError, match="embeddings only"):
+        make_app([str(folder)], ServerSettings(draft=str(embedder)))
+
+
+def test_a_model_beyond_the_memory_is_not_loaded(folder, monkeypatch):
+    monkeypatch.setattr("ordito.checkpoint.store.installed", lambda: [store.locate(str(folder))])
+    with running([], memory=1000) as url:
         told = error(httpx.post(f"{url}/v1/chat/completions", json={"messages": HI}), 500)
         assert "--memory" in told["message"]
         assert httpx.get(f"{url}/api/ps").json()["models"] == []
