@@ -1,4 +1,4 @@
-"""An adapter and a base model brought together: merged into the base's tensors, or named as the base's modules are here.
+"""An adapter merged into a base model's tensors.
 
 Merging is done on the tensors as they were published, under their published names, before they become ours: a fused map
 (Phi-3's qkv_proj) or a transposed one (GPT-2's c_attn) is then a map like any other. A GGUF file is first seen as the
@@ -7,24 +7,28 @@ tensors that the same model has on the hub.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from ordito import families
 from ordito.checkpoint.adapter import Adapter, Array, LowRank
-from ordito.checkpoint.assemble import ours_from, theirs_from
+from ordito.checkpoint.adapter_names import (
+    check_shape,
+    in_memory,
+    is_tied,
+    is_transposed,
+    of_base,
+    swapped,
+    tensor_name,
+    theirs_of,
+)
+from ordito.checkpoint.assemble import theirs_from
 from ordito.checkpoint.checkpoint import Checkpoint, with_own_head
-from ordito.checkpoint.stored import Stored, shown
-from ordito.errors import CheckpointError, did_you_mean
-from ordito.families.naming import Binding, Both, Interleaved, Names, Permuted, Transform, Transposed
-from ordito.spec import Chain, Head, Spec
-
-T = TypeVar("T")
+from ordito.checkpoint.stored import Stored
+from ordito.families.naming import Binding, Names
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,25 +67,15 @@ def merge_adapter(
     """
     merged = dict(tensors)
     for name, tensor in adapter.saved.items():
-        _check_shape(adapter, name, tensor.shape, _of_base(merged, usual(name), adapter).shape)
+        check_shape(adapter, name, tensor.shape, of_base(merged, usual(name), adapter).shape)
         merged[usual(name)] = tensor
     for module, change in adapter.changes.items():
-        name = usual(_tensor(module, change))
-        base = _of_base(merged, name, adapter)
+        name = usual(tensor_name(module, change))
+        base = of_base(merged, name, adapter)
         turned = change.embedding or transposed(name)
-        _check_shape(adapter, module, change.shape, _turned(base.shape) if turned else base.shape)
+        check_shape(adapter, module, change.shape, swapped(base.shape) if turned else base.shape)
         merged[name] = Computed(name, base.shape, _merging(base, change, turned))
     return merged
-
-
-def _tensor(module: str, change: LowRank) -> str:
-    """The name of the tensor that is changed."""
-    return module if change.stacked else f"{module}.weight"
-
-
-def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(..., in, out) of (..., out, in), or the other way round."""
-    return (*shape[:-2], shape[-1], shape[-2])
 
 
 def _merging(base: Stored, change: LowRank, turned: bool) -> Callable[[], Array]:
@@ -92,54 +86,20 @@ def _merging(base: Stored, change: LowRank, turned: bool) -> Callable[[], Array]
     return merged
 
 
-def _of_base(things: Mapping[str, T], name: str, adapter: Adapter) -> T:
-    if name not in things:
-        trained = f" ({shown(adapter.base)})" if adapter.base else ""
-        raise CheckpointError(
-            f"{adapter.path}: changes {shown(name)}, which the base model does not have{did_you_mean(name, things)}; give the "
-            f"base that the adapter was trained on{trained}"
-        )
-    return things[name]
-
-
-def _check_shape(adapter: Adapter, name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if got != expected:
-        raise CheckpointError(
-            f"{adapter.path}: changes {shown(name)} as a tensor of shape {got}, expected the base's {expected}; give the base "
-            "that the adapter was trained on"
-        )
-
-
 def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     """The checkpoint of the base with the adapter merged into it. Raises as `merge_adapter` does."""
     spec = checkpoint.spec
     stacked = any(change.stacked for change in adapter.changes.values())
     names, tensors = _published(checkpoint, in_memory(spec) if stacked else None)
-    head, embedding = (_theirs(names, name) for name in ("head.weight", "embedding.tokens.weight"))
-    touched = {names.usual(name) for name in (*adapter.saved, *(_tensor(*item) for item in adapter.changes.items()))}
+    head, embedding = (theirs_of(names, name) for name in ("head.weight", "embedding.tokens.weight"))
+    touched = {names.usual(name) for name in (*adapter.saved, *(tensor_name(*item) for item in adapter.changes.items()))}
     if is_tied(spec) and head is not None and touched & {head, embedding}:
         # As in PEFT, a change of the one does not touch the other.
         spec, tensors[head] = with_own_head(spec), tensors[str(embedding)]
     bindings = names.bindings(spec)
-    turned = {name for binding in bindings if _is_transposed(binding) for name in binding.theirs}
+    turned = {name for binding in bindings if is_transposed(binding) for name in binding.theirs}
     merged = merge_adapter(tensors, adapter, names.usual, turned.__contains__)
     return replace(checkpoint, spec=spec, stored=merged, bindings=bindings)
-
-
-def is_tied(spec: Spec) -> bool:
-    """Whether the head has no weight of its own."""
-    head = spec.head.parts[-1] if isinstance(spec.head, Chain) else spec.head
-    return isinstance(head, Head) and head.tied
-
-
-def _theirs(names: Names, ours: str) -> str | None:
-    return names.theirs(ours) if ours.rpartition(".")[0] in names.table else None
-
-
-def in_memory(spec: Spec) -> Names:
-    """The names under which transformers holds the model, which are those that PEFT sees: experts are one tensor, not many."""
-    tables = families.names_of(spec)
-    return next((names for names in tables if not any(b.stacked for b in names.bindings(spec))), tables[0])
 
 
 def _published(checkpoint: Checkpoint, wanted: Names | None) -> tuple[Names, dict[str, Stored]]:
@@ -162,179 +122,3 @@ def _published(checkpoint: Checkpoint, wanted: Names | None) -> tuple[Names, dic
 
 def _one(read: Callable[[Binding], Mapping[str, Array]], binding: Binding, name: str) -> Array:
     return read(binding)[name]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# By our names
-
-
-def changes_by_ours(adapter: Adapter, spec: Spec) -> tuple[dict[str, LowRank], dict[str, Array]]:
-    """An adapter's changes by our modules, and its saved tensors by ours.
-
-    A map that is fused with others on the hub has one A; its B is theirs row by row, so each gets its own rows of B. Maps of
-    single experts are stacked. Raises `CheckpointError` where ours and theirs do not meet row by row: such adapters can only be
-    merged.
-    """
-    names = families.names_of(spec)[0]
-    # Adapters of experts are older than transformers' putting them in one tensor.
-    tables = (names, in_memory(spec))
-    bindings = {theirs: binding for table in tables for binding in _bindings(spec, table) for theirs in binding.theirs}
-    changes: dict[str, LowRank] = {}
-    saved: dict[str, Array] = {}
-    single: dict[str, LowRank] = {}
-    for name, tensor in adapter.saved.items():
-        binding = _of_base(bindings, names.usual(name), adapter)
-        _check_shape(adapter, name, tensor.shape, binding.their_shape)
-        if binding.stacked:
-            raise _cannot_lie_beside(name, adapter.path)
-        saved |= ours_from(binding, [tensor.to_float32()])
-    for module, change in adapter.changes.items():
-        name = names.usual(_tensor(module, change))
-        binding = _of_base(bindings, name, adapter)
-        turned = change.embedding or _is_transposed(binding)
-        _check_shape(adapter, module, change.shape, _turned(binding.their_shape) if turned else binding.their_shape)
-        if binding.stacked:
-            single[name] = change
-            continue
-        rows = _by_rows(binding, adapter.path)
-        parts = ours_from(rows, [change.b])
-        magnitudes = {} if change.magnitude is None else ours_from(rows, [change.magnitude])
-        for ours, b in parts.items():
-            changes[ours.removesuffix(".weight")] = replace(change, b=b, magnitude=magnitudes.get(ours))
-    for binding in {bindings[name].ours: bindings[name] for name in single}.values():
-        experts = [single.get(name) for name in binding.theirs]
-        changes[binding.ours[0].removesuffix(".weight")] = _stacked(experts, binding, adapter)
-    return changes, saved
-
-
-def _stacked(experts: Sequence[LowRank | None], binding: Binding, adapter: Adapter) -> LowRank:
-    """The changes of single experts as one; an expert without one gets one that does nothing."""
-    first = next(change for change in experts if change is not None)
-    alike = all(c is None or (c.rank, c.scaling) == (first.rank, first.scaling) for c in experts)
-    if not alike or first.magnitude is not None or binding.whole is not None or binding.each != (None,):
-        raise _cannot_lie_beside(binding.theirs[0], adapter.path)
-    a, b = np.zeros_like(first.a), np.zeros_like(first.b)
-    return LowRank(
-        np.stack([a if change is None else change.a for change in experts]),
-        np.stack([b if change is None else change.b for change in experts]),
-        first.scaling,
-    )
-
-
-def changes_by_theirs(changes: Mapping[str, LowRank], spec: Spec) -> dict[str, LowRank]:
-    """Changes by our modules as those of the modules in transformers: the inverse of `changes_by_ours`.
-
-    Maps that are fused there become one. Where they do not share an A, those stand one below the other and the B in blocks,
-    so that the rank is the sum. Experts are one tensor or single modules, as transformers has them. Raises `CheckpointError`
-    for a change that has no such form.
-    """
-    names = in_memory(spec)
-    theirs: dict[str, LowRank] = {}
-    done: set[str] = set()
-    alone = _alone(spec, names)
-    for binding in _bindings(spec, names):
-        modules = [ours.removesuffix(".weight") for ours in binding.ours]
-        if not (present := [module for module in modules if module in changes]):
-            continue
-        done.update(present)
-        parts = [changes.get(module) for module in modules]
-        if binding.stacked:
-            experts = _single(present[0], changes[present[0]], binding)
-            theirs |= {name.removesuffix(".weight"): expert for name, expert in zip(binding.theirs, experts, strict=True)}
-            continue
-        rows = _by_rows(binding, modules[0])
-        a, blocks, scaling = _fused(parts, binding)
-        [(name, b)] = theirs_from(rows, dict(zip(binding.ours, blocks, strict=True)))
-        magnitudes = [part.magnitude for part in parts if part is not None and part.magnitude is not None]
-        if magnitudes and len(magnitudes) < len(parts):
-            raise CheckpointError(f"{name!r} is fused on the hub, so all of {', '.join(modules)} need magnitudes, or none")
-        m = next(theirs_from(rows, dict(zip(binding.ours, magnitudes, strict=True))))[1] if magnitudes else None
-        theirs[name.removesuffix(".weight").removeprefix(alone)] = LowRank(a, b, scaling, m, changes[present[0]].embedding)
-    if lost := changes.keys() - done:
-        raise CheckpointError(f"the names on the hub have no map for the change of {min(lost)!r}")
-    return theirs
-
-
-def _single(module: str, change: LowRank, binding: Binding) -> list[LowRank]:
-    """The changes of the experts of one binding, each alone."""
-    if binding.whole is not None or binding.each != (None,):
-        raise _cannot_lie_beside(binding.theirs[0], module)
-    magnitudes: Sequence[Array | None] = [None] * len(change.a) if change.magnitude is None else list(change.magnitude)
-    return [replace(change, a=a, b=b, magnitude=m) for a, b, m in zip(change.a, change.b, magnitudes, strict=True)]
-
-
-def saved_by_theirs(saved: Mapping[str, Array], spec: Spec) -> dict[str, Array]:
-    """Tensors of ours as those in transformers. Raises `CheckpointError` for a part of what is fused there."""
-    names = in_memory(spec)
-    theirs: dict[str, Array] = {}
-    done: set[str] = set()
-    alone = _alone(spec, names)
-    for binding in _bindings(spec, names):
-        if saved.keys() >= set(binding.ours):
-            theirs |= {name.removeprefix(alone): array for name, array in theirs_from(binding, saved)}
-            done.update(binding.ours)
-    if lost := saved.keys() - done:
-        raise CheckpointError(f"the names on the hub have no tensor for {min(lost)!r} alone")
-    return theirs
-
-
-def _alone(spec: Spec, names: Names) -> str:
-    """What names of tensors begin with in files, but not in transformers' own class of a model without a head: `model.`."""
-    first = {name.partition(".")[0] for binding in names.bindings(spec) for name in binding.theirs}
-    return f"{first.pop()}." if spec.head is None and len(first) == 1 else ""
-
-
-def _fused(parts: Sequence[LowRank | None], binding: Binding) -> tuple[Array, list[Array], float]:
-    """One A, the B of each part over all of its rows, and their scaling."""
-    present = [part for part in parts if part is not None]
-    first = present[0]
-    if all(part is not None and part.scaling == first.scaling and np.array_equal(part.a, first.a) for part in parts):
-        return first.a, [part.b for part in present], first.scaling
-    a, blocks, start = np.concatenate([part.a for part in present], axis=-2), list[Array](), 0
-    scaling = first.scaling if all(part.scaling == first.scaling for part in present) else 1.0
-    for part, shape in zip(parts, binding.shapes, strict=True):
-        blocks.append(np.zeros((*shape[:-1], a.shape[-2]), np.float32))
-        if part is not None:
-            blocks[-1][..., start : start + part.rank] = part.b if part.scaling == scaling else part.scaling / scaling * part.b
-            start += part.rank
-    return a, blocks, scaling
-
-
-def _bindings(spec: Spec, names: Names) -> list[Binding]:
-    """Of all tensors, and of a tied head, which is a map of its own to an adapter."""
-    bindings = names.bindings(spec)
-    head, embedding = _theirs(names, "head.weight"), "embedding.tokens.weight"
-    if is_tied(spec) and head is not None:
-        bindings.append(Binding(ours=("head.weight",), theirs=(head,), shapes=(spec.tensors()[embedding],)))
-    return bindings
-
-
-def _parts(transform: Transform | None) -> tuple[Transform, ...]:
-    if isinstance(transform, Both):
-        return transform.parts
-    return () if transform is None else (transform,)
-
-
-def _is_transposed(binding: Binding) -> bool:
-    """Whether theirs is stored (in, out)."""
-    return _parts(binding.whole)[:1] == (Transposed(),)
-
-
-def _by_rows(binding: Binding, where: Path | str) -> Binding:
-    """The same binding for the rows alone: of a matrix with as many rows, (out, anything), or of a vector (out,).
-
-    The rows of experts, (E, out, anything), are on the second axis.
-    """
-    whole = _parts(binding.whole)[_is_transposed(binding) :]
-    changes = [*whole, *(change for change in binding.each if change is not None)]
-    if binding.stacked or any(not _moves_rows(change, binding.axis) for change in changes):
-        raise _cannot_lie_beside(binding.theirs[0], where)
-    return replace(binding, whole=Both(*whole) if whole else None)
-
-
-def _moves_rows(change: Transform, axis: int) -> bool:
-    return (isinstance(change, Permuted) and axis == 0) or (isinstance(change, Interleaved) and change.axis == axis)
-
-
-def _cannot_lie_beside(name: str, where: Path | str) -> CheckpointError:
-    return CheckpointError(f"{where}: the change of {shown(name)} cannot lie beside the base's map; merge it (merge=True)")

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ordito.checkpoint.adapted import is_tied
 from ordito.checkpoint.adapter import LowRank
+from ordito.checkpoint.adapter_names import is_tied
 from ordito.errors import OrditoError, did_you_mean
 from ordito.nn.feedforward import Router, StackedLinear
 from ordito.nn.nf4 import Nf4Linear, Nf4StackedLinear

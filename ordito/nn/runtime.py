@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ordito.checkpoint.adapted import changes_by_ours
 from ordito.checkpoint.adapter import Adapter
+from ordito.checkpoint.adapter_names import changes_by_ours
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import OrditoError
 from ordito.nn.adapter import Adapters

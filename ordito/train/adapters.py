@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ordito.checkpoint.adapted import changes_by_theirs, is_tied, saved_by_theirs
 from ordito.checkpoint.adapter import LowRank
+from ordito.checkpoint.adapter_names import changes_by_theirs, is_tied, saved_by_theirs
 from ordito.checkpoint.adapter_write import why_not_written, write_adapter
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import CheckpointError, ConfigError, OrditoWarning, did_you_mean

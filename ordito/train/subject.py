@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ordito.checkpoint import store
-from ordito.checkpoint.adapted import is_tied
+from ordito.checkpoint.adapter_names import is_tied
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import write_safetensors

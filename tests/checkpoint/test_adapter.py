@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from ordito.checkpoint.adapted import adapted, changes_by_ours, changes_by_theirs, saved_by_theirs
+from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import CONFIG, WEIGHTS, LowRank, open_adapter
+from ordito.checkpoint.adapter_names import changes_by_ours, changes_by_theirs, saved_by_theirs
 from ordito.checkpoint.adapter_write import write_adapter
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.export import write_folder

@@ -12,8 +12,9 @@ from tiny import CASES as MODELS
 from tiny import error, make, output, saved, token_ids
 
 from ordito import families
-from ordito.checkpoint.adapted import adapted, changes_by_ours, changes_by_theirs, saved_by_theirs
+from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import WEIGHTS, open_adapter
+from ordito.checkpoint.adapter_names import changes_by_ours, changes_by_theirs, saved_by_theirs
 from ordito.checkpoint.adapter_write import write_adapter
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.safetensors import read_safetensors, write_safetensors

@@ -15,8 +15,9 @@ from tiny import CASES as MODELS
 from tiny import error, output, saved, token_ids
 
 import ordito
-from ordito.checkpoint.adapted import adapted, changes_by_ours, changes_by_theirs, saved_by_theirs
+from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import CONFIG, WEIGHTS, LowRank, open_adapter
+from ordito.checkpoint.adapter_names import changes_by_ours, changes_by_theirs, saved_by_theirs
 from ordito.checkpoint.adapter_write import write_adapter
 from ordito.checkpoint.checkpoint import open_checkpoint, with_own_head
 from ordito.errors import OrditoWarning

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from ordito.checkpoint.adapted import changes_by_ours
 from ordito.checkpoint.adapter import open_adapter
+from ordito.checkpoint.adapter_names import changes_by_ours
 from ordito.errors import ConfigError, OrditoWarning
 from ordito.families import spec_from_config
 from ordito.nn import Transformer
