@@ -162,15 +162,24 @@ class Model:
         )
         if must_call is not None:
             grammar = self._call_grammar([tool for tool in tools or () if must_call in ("", tool["function"]["name"])])
+        chosen = Sampling(**sampling)
+        if chosen.logit_bias and (last := max(chosen.logit_bias)) >= (size := self.spec.vocab_size):
+            raise OrditoError(f"logit_bias has a token {last}, expected ids of this model's vocabulary, 0 to {size - 1}")
         source = asked.ids if self.spec.encoder is not None else None
         stops = checked_stops(stop)
         budget = thinking_budget if asked.style.think else None
         return Request(
             prompt=asked.ids if source is None else [self.start_id],
             read=lambda: answer_reader(
-                self.tokenizer, asked.style, thinking=asked.thinks, begun=asked.begun, tools=asked.tools, stops=stops
+                self.tokenizer,
+                asked.style,
+                thinking=asked.thinks,
+                begun=asked.begun,
+                tools=asked.tools,
+                must_call=must_call is not None,
+                stops=stops,
             ),
-            sampling=Sampling(**sampling),
+            sampling=chosen,
             max_tokens=most if max_tokens is None else max_tokens,
             end_ids=frozenset() if ignore_end else self.end_ids,
             context=most,

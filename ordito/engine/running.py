@@ -148,7 +148,7 @@ class Running:
 
     def _end(self, finish: FinishReason, tokens: Sequence[Token] = (), parts: Sequence[Part] = ()) -> None:
         self.finish = finish
-        rest = self.reader.flush()
+        rest = self.reader.flush(cut=finish != "stop")
         if self.reader.stopped is not None:
             self.finish = "stop"
         self.pass_delta(tokens, [*parts, *rest])

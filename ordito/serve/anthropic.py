@@ -188,16 +188,16 @@ def blocks(result: Generation) -> list[Json]:
     if result.text or not result.calls:
         made.append({"type": "text", "text": result.text})
     for id, name, arguments in result.calls:
-        made.append({"type": "tool_use", "id": f"toolu_{id}", "name": name, "input": arguments_of(arguments)})
+        made.append({"type": "tool_use", "id": f"toolu_{id}", "name": name, "input": arguments_of(arguments, {})})
     return made
 
 
-def arguments_of(text: str) -> Any:
-    """Arguments as data; what was cut short is none."""
+def arguments_of(text: str, cut: Any) -> Any:
+    """Arguments as data, and `cut` where they were cut short."""
     try:
-        return json.loads(text or "{}")
+        return json.loads(text)
     except ValueError:
-        return {}
+        return cut
 
 
 def stop_reason(result: Generation) -> str:

@@ -31,7 +31,7 @@ def listing_routes(server: Server) -> APIRouter:
     @routes.get("/models", include_in_schema=False)
     async def models() -> Response:
         """All models, in the shapes of OpenAI and of Anthropic at once."""
-        listed = [described(one) for one in server.pool.served]
+        listed = [described(name, one) for name, one in server.pool.named.items()]
         ids = [one["id"] for one in listed]
         ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
         return JSONResponse({"object": "list", "data": listed, "has_more": False, **ends})
@@ -40,13 +40,15 @@ def listing_routes(server: Server) -> APIRouter:
     @routes.get("/models/{name:path}", include_in_schema=False)
     async def model(name: str) -> Response:
         """One model."""
-        return JSONResponse(described(server.pool.find(name)))
+        served = server.pool.find(name)
+        return JSONResponse(described(name if name in server.pool.named else served.name, served))
 
     return routes
 
 
-def described(served: Served) -> Json:
-    """A model as both clients read it; of a loaded one, what it is and what its authors recommend to sample with."""
+def described(name: str, served: Served) -> Json:
+    """A model by one of its names, as both clients read it, with its own as `root`; of a loaded one, what it is and what its
+    authors recommend to sample with."""
     created = served.local.path.stat().st_mtime
     known: dict[str, Any] = {}
     if served.model is not None:
@@ -63,7 +65,7 @@ def described(served: Served) -> Json:
             "sampling_defaults": dict(served.model.checkpoint.generation),
         }
     return {
-        "id": served.name,
+        "id": name,
         "object": "model",
         "created": int(created),
         "owned_by": "ordito",
@@ -71,7 +73,7 @@ def described(served: Served) -> Json:
         "parent": None,
         "state": "loaded" if served.loaded else "not-loaded",
         "type": "model",
-        "display_name": served.name,
+        "display_name": name,
         "created_at": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **known,
     }

@@ -99,22 +99,24 @@ class ModelPool:
             self.found.setdefault(local.name, Served(local.name, local))
         return list(self.found.values())
 
+    @property
+    def named(self) -> dict[str, Served]:
+        """The models by every name that they have here, their own before further ones."""
+        models = {one.name: one for one in self.served}
+        return models | {alias: models[name] for alias, name in self.settings.aliases.items() if name in models}
+
     def find(self, name: str | None) -> Served:
         """The model of a name. A server of one model takes any name, unless its names are strict.
 
         Raises `ModelNotFoundError`.
         """
-        served = self.served
-        if name:
-            wanted = self.settings.aliases.get(name, name)
-            for spelling in (wanted, wanted.removesuffix(":latest")):
-                for one in served:
-                    if one.name == spelling:
-                        return one
-        if len(served) == 1 and not self.settings.strict_names:
-            return served[0]
-        names = [one.name for one in served]
-        shown = (name or "")[:100]
+        named, shown = self.named, (name or "")[:100]
+        for spelling in (name, name.removesuffix(":latest")) if name else ():
+            if spelling in named:
+                return named[spelling]
+        if len(models := set(named.values())) == 1 and not self.settings.strict_names:
+            return models.pop()
+        names = list(named)
         raise ModelNotFoundError(
             f"model {shown!r} not found{did_you_mean(shown, names)}; this server has {', '.join(names) or 'none'}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -105,7 +105,7 @@ def ollama_routes(server: Server) -> APIRouter:
             )
         result = (await asked.finished(http))[0]
         logprobs = {"logprobs": _logprobs(result.tokens, asked.tokenizer)} if body.logprobs else {}
-        said = piece(result.text, result.thinking, _calls(result))
+        said = piece(result.text, result.thinking, whole_calls(result.calls))
         return JSONResponse({**_head(name), **said, **logprobs, **_end(asked, result)}, headers=body.ignored())
 
     @routes.post("/chat")
@@ -211,8 +211,13 @@ def _messages(messages: list[dict[str, Any]]) -> list[Json]:
     return made
 
 
-def _calls(result: Generation) -> list[Json]:
-    return [{"id": id, "function": {"name": name, "arguments": arguments_of(text)}} for id, name, text in result.calls]
+def whole_calls(calls: Iterable[tuple[str, str, str]]) -> list[Json]:
+    """Calls that are whole: arguments are data here, of which there is no half."""
+    return [
+        {"id": id, "function": {"name": name, "arguments": arguments}}
+        for id, name, text in calls
+        if (arguments := arguments_of(text, None)) is not None
+    ]
 
 
 def _head(model: str) -> Json:
@@ -254,11 +259,8 @@ async def _lines(asked: Asked, name: str, piece: Piece, body: OllamaBody) -> Asy
 
     def finished_calls(all_of_them: bool) -> list[Json]:
         done = list(open_calls) if all_of_them else list(open_calls)[:-1]
-        made = []
-        for index in done:
-            call, texts = open_calls.pop(index)
-            made.append({"id": call.id, "function": {"name": call.name, "arguments": arguments_of("".join(texts))}})
-        return made
+        made = [(call.id, call.name, "".join(texts)) for call, texts in map(open_calls.pop, done)]
+        return whole_calls(made)
 
     async with aclosing(asked.deltas()) as coming:
         async for delta in coming:

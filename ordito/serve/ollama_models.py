@@ -57,7 +57,7 @@ def ollama_model_routes(server: Server) -> APIRouter:
     @routes.head("/api/tags", include_in_schema=False)
     async def tags() -> Json:
         """All models."""
-        return {"models": [await asyncio.to_thread(_listed, one) for one in server.pool.served]}
+        return {"models": [await asyncio.to_thread(_listed, name, one) for name, one in server.pool.named.items()]}
 
     @routes.get("/api/ps")
     async def ps() -> Json:
@@ -91,11 +91,11 @@ def _outline(served: Served) -> Outline:
     return outline(str(served.local.path))
 
 
-def _listed(served: Served) -> Json:
+def _listed(name: str, served: Served) -> Json:
     known = _outline(served)
     return {
-        "name": served.name,
-        "model": served.name,
+        "name": name,
+        "model": name,
         "modified_at": _time(served.local.path.stat().st_mtime),
         "size": served.local.size,
         "digest": _digest(served),
@@ -129,7 +129,7 @@ def _running(served: Served) -> Json:
     expires = served.expires if served.expires is not None and not served.active else None
     model = served.model
     return {
-        **_listed(served),
+        **_listed(served.name, served),
         "expires_at": _time(expires or NEVER),
         "size_vram": 0,
         "context_length": model.spec.context if model else 0,

@@ -180,7 +180,7 @@ def _whole(head: Json, result: Generation, output: list[Json]) -> Json:
 
 
 def _message(id: str, text: str, status: str) -> Json:
-    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}] if status == "completed" else []
+    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}] if status != "in_progress" else []
     return {"id": id, "type": "message", "role": "assistant", "status": status, "content": content}
 
 
@@ -194,12 +194,19 @@ def _call(id: str, call_id: str, name: str, arguments: str, status: str) -> Json
 
 def _items(result: Generation) -> list[Json]:
     made = []
+    said, *called = _statuses(result, 1 + len(result.calls))
     if result.thinking:
         made.append(_reasoning(new_id("rs_"), result.thinking))
     if result.text or not result.calls:
-        made.append(_message(new_id("msg_"), result.text, "completed"))
-    made += [_call(new_id("fc_"), f"call_{id}", name, arguments, "completed") for id, name, arguments in result.calls]
+        made.append(_message(new_id("msg_"), result.text, said))
+    for status, (id, name, arguments) in zip(called, result.calls, strict=True):
+        made.append(_call(new_id("fc_"), f"call_{id}", name, arguments, status))
     return made
+
+
+def _statuses(result: Generation, count: int) -> list[str]:
+    """How each item of an answer ended: the last one is not whole where the answer was cut."""
+    return ["completed"] * (count - 1) + ["completed" if result.finish_reason == "stop" else "incomplete"]
 
 
 class _Item:
@@ -244,7 +251,7 @@ class _Item:
                 return self._at("response.reasoning_summary_text.delta", summary_index=0, delta=text)
         return self._at("response.function_call_arguments.delta", delta=text)
 
-    def closes(self) -> list[Json]:
+    def closes(self, status: str = "completed") -> list[Json]:
         """The events of its end."""
         match self.part:
             case Said():
@@ -261,7 +268,7 @@ class _Item:
                 ]
             case Call(_, _, name):
                 ends = [self._at("response.function_call_arguments.done", name=name, arguments=self.text)]
-        return [*ends, {"type": "response.output_item.done", "output_index": self.index, "item": self.item("completed")}]
+        return [*ends, {"type": "response.output_item.done", "output_index": self.index, "item": self.item(status)}]
 
 
 def _sent(data: Json, numbers: Iterator[int]) -> bytes:
@@ -298,7 +305,9 @@ async def _events(asked: Asked, head: Json, numbers: Iterator[int]) -> AsyncGene
         items.append(_Item(Said(""), 0))
         for one in items[-1].opens():
             yield sent(one)
-    for one in items[-1].closes():
+    result = asked.stream.result
+    statuses = _statuses(result, len(items))
+    for one in items[-1].closes(statuses[-1]):
         yield sent(one)
-    whole = _whole(head, asked.stream.result, [one.item("completed") for one in items])
+    whole = _whole(head, result, [one.item(status) for one, status in zip(items, statuses, strict=True)])
     yield sent({"type": f"response.{whole['status']}", "response": whole})

@@ -52,6 +52,7 @@ def error(response, status):
             "text",
         ),
         ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 1, "99999": 1}}, "logit_bias has a token 99999, expected ids of this model's vocabulary, 0 to "),
         ({"stop": ["x"] * 1000}, "stop: List should have at most"),
         ({"stop": ["x", ""]}, "stop.1: String should have at least 1 character"),
         ({"structured_outputs": {"choice": 5}}, "a choice must be a list"),

@@ -213,3 +213,21 @@ def test_the_space_that_marks_a_word_is_text_where_an_answer_goes_on():
         reader = answer_reader(tokenizer, PLAIN, begun=begun)
         (id,) = tokenizer.ids([" is"])
         assert joined([*reader.push(id), *reader.flush()]).text == text
+
+
+@pytest.mark.parametrize(
+    ("name", "begun"), [("qwen3", '\n{"na'), ("mistral-v3", '[{"na'), ("llama-3.1", '{"na'), ("deepseek-v3", "functi")]
+)
+def test_a_call_that_is_cut_before_its_name_is_no_text(name, begun):
+    marker = style(name).tools.begin[0]
+    for pieces in ([marker], [marker, begun]):
+        for must_call in (False, True):
+            reader = answer_reader(tokenizer := Letters([marker]), style(name), tools=["f"], must_call=must_call)
+            parts = [part for id in tokenizer.ids(pieces) for part in reader.push(id)]
+            assert joined([*parts, *reader.flush(cut=True)]) == Answer("", "", ())
+
+
+def test_an_answer_that_must_call_says_nothing():
+    reader = answer_reader(tokenizer := Letters(), style("llama-3.1"), tools=["f"], must_call=True)
+    parts = [part for id in tokenizer.ids(['{"name": ']) for part in reader.push(id)]
+    assert joined([*parts, *reader.flush(cut=True)]) == Answer("", "", ())

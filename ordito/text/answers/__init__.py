@@ -34,10 +34,15 @@ def answer_reader(
     thinking: bool = False,
     begun: bool = False,
     tools: Collection[str] | None = None,
+    must_call: bool = False,
     stops: Sequence[str] = (),
 ) -> AnswerReader:
     """What reads answers of a style. `thinking`: the prompt ended inside a thought; `begun`: in the middle of what is said, or
-    of that thought; `tools`: the names that were offered."""
+    of that thought; `tools`: the names that were offered, one of which the answer may have to call."""
+    reader: AnswerReader
     if style.channels:
-        return ChannelReader(tokenizer, begun=begun, tools=tools, stops=stops)
-    return MarkedReader(tokenizer, style, thinking=thinking, begun=begun, tools=tools, stops=stops)
+        reader = ChannelReader(tokenizer, begun=begun, tools=tools, stops=stops)
+    else:
+        reader = MarkedReader(tokenizer, style, thinking=thinking, begun=begun, tools=tools, stops=stops)
+    reader.silent = must_call
+    return reader

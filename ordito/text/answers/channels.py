@@ -52,7 +52,7 @@ class ChannelReader(AnswerReader):
         else:
             self.say(text)
 
-    def end(self) -> None:
+    def end(self, cut: bool) -> None:
         """No more comes."""
 
     def _open(self, header: str) -> None:

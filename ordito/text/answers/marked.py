@@ -56,10 +56,10 @@ class MarkedReader(AnswerReader):
         while self.buffer and self._advance():
             pass
 
-    def end(self) -> None:
-        """No more comes: what was held back is what it looks like."""
+    def end(self, cut: bool) -> None:
+        """No more comes: what was held back is what it looks like, but for a call that was `cut` off before it had a name."""
         self._settle()
-        if self.state == "call" and self.raw and not self.body.done:
+        if self.state == "call" and self.raw and not self.body.done and not (cut and self.sure):
             self._say(self.raw)
         if self.state == "say" and self.space and not self.calls:
             self.say(self.space)

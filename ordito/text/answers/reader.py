@@ -27,6 +27,7 @@ class AnswerReader(ABC):
             self.detokenizer.strip = False
         self.marks = {id: marker for marker in markers if (id := _marker_id(tokenizer, marker)) is not None}
         self.stopped: str | None = None
+        self.silent = False  # nothing is said: what is not thought is part of a call
         self.calls = 0
         self.parts: list[Part] = []
 
@@ -44,8 +45,8 @@ class AnswerReader(ABC):
         """Text came."""
 
     @abstractmethod
-    def end(self) -> None:
-        """No more comes: what was held back is what it looks like."""
+    def end(self, cut: bool) -> None:
+        """No more comes: what was held back is what it looks like, but for a call that was `cut` off before it had a name."""
 
     def push(self, id: int) -> list[Part]:
         """The parts that are certain now."""
@@ -56,16 +57,16 @@ class AnswerReader(ABC):
             self.text(self.detokenizer.push(id))
         return self._taken()
 
-    def flush(self) -> list[Part]:
-        """The rest, when no more tokens come."""
+    def flush(self, cut: bool = False) -> list[Part]:
+        """The rest, when no more tokens come; `cut`: though the model had more to write."""
         self.text(self.detokenizer.flush())
-        self.end()
+        self.end(cut)
         self.out(Said(self.stops.flush()))
         return self._taken()
 
     def say(self, text: str) -> None:
         """Text for the user, up to the first stop string."""
-        if self.stopped is None:
+        if self.stopped is None and not self.silent:
             shown, stopped = self.stops.push(text)
             self.out(Said(shown))
             self.stopped = self.stops.found if stopped else None
