@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,18 @@ OWN = "own"
 """What stands beside the tokens of a text that the model wrote the end of."""
 
 
-@torch.no_grad()
+@contextmanager
+def _answering(module: Transformer) -> Iterator[None]:
+    """Without dropout and gradients; the module is afterwards as it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
+
+
 def write(
     module: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -35,47 +47,36 @@ def write(
     Each row draws from a generator of its own seed. `vocab_size` leaves out the rows of the head that no token has. The
     module answers without dropout, and is afterwards as it was.
     """
-    was_training = module.training
-    module.eval()
-    try:
-        return _written(module, prompts, seeds, max_tokens, end_ids, vocab_size, temperature)
-    finally:
-        module.train(was_training)
-
-
-def _written(
-    module: Transformer,
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[Seed],
-    max_tokens: int,
-    end_ids: Set[int],
-    vocab_size: int,
-    temperature: float,
-) -> list[list[int]]:
     device = next(module.parameters()).device
-    B, longest = len(prompts), max(map(len, prompts))
-    # Padded on the left, so that all rows go on at the same place.
-    ids_BT = torch.zeros(B, longest, dtype=torch.long)
-    valid_BT = torch.zeros(B, longest, dtype=torch.bool)
+    ids_BT, valid_BT = _padded(prompts)
+    generators = [np.random.default_rng(list(seed)) for seed in seeds]
+    written: list[list[int]] = [[] for _ in prompts]
+    open_rows = set(range(len(prompts)))
+    with _answering(module):
+        cache = module.new_cache(len(prompts), ids_BT.shape[1] + max_tokens)
+        while open_rows:
+            hidden_BTD = module.hidden(ids_BT.to(device), valid=valid_BT.to(device), cache=cache)
+            logits_BV = module.project(hidden_BTD[:, -1])[:, :vocab_size].float().cpu()
+            ids_BT, valid_BT = torch.zeros_like(ids_BT[:, :1]), torch.zeros_like(valid_BT[:, :1])
+            for row in sorted(open_rows):
+                token = _drawn(logits_BV[row], temperature, generators[row])
+                written[row].append(token)
+                if token in end_ids or len(written[row]) == max_tokens:
+                    open_rows.remove(row)
+                else:
+                    ids_BT[row], valid_BT[row] = token, True
+    return written
+
+
+def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Prompts (B, T), and which of their places are valid: padded on the left, so that all rows go on at the same place."""
+    longest = max(map(len, prompts))
+    ids_BT = torch.zeros(len(prompts), longest, dtype=torch.long)
+    valid_BT = torch.zeros(len(prompts), longest, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         ids_BT[row, longest - len(prompt) :] = torch.tensor(list(prompt))
         valid_BT[row, longest - len(prompt) :] = True
-    cache = module.new_cache(B, longest + max_tokens)
-    generators = [np.random.default_rng(list(seed)) for seed in seeds]
-    written: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(B))
-    while open_rows:
-        hidden_BTD = module.hidden(ids_BT.to(device), valid=valid_BT.to(device), cache=cache)
-        logits_BV = module.project(hidden_BTD[:, -1])[:, :vocab_size].float().cpu()
-        ids_BT, valid_BT = torch.zeros(B, 1, dtype=torch.long), torch.zeros(B, 1, dtype=torch.bool)
-        for row in sorted(open_rows):
-            token = _drawn(logits_BV[row], temperature, generators[row])
-            written[row].append(token)
-            if token in end_ids or len(written[row]) == max_tokens:
-                open_rows.remove(row)
-            else:
-                ids_BT[row], valid_BT[row] = token, True
-    return written
+    return ids_BT, valid_BT
 
 
 def _drawn(logits_V: Tensor, temperature: float, generator: np.random.Generator) -> int:
