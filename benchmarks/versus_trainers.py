@@ -47,7 +47,7 @@ OURS = """
 import tempfile
 from pathlib import Path
 from ordito.train import config_from
-from ordito.train.run import Run
+import ordito.train.setup as setup
 from ordito.train.listener import Quiet
 from ordito.train.examples import Example, Text
 class Data:
@@ -60,9 +60,8 @@ values = {"objective": "pretrain", "model": model, "data": "random", "output": t
           "length": length, "precision": precision, "threads": threads, "steps": steps, "lr": 1e-5, "warmup": 0}
 if what == "lora":
     values |= {"adapter": "lora", "lora": {"rank": 16, "alpha": 32}}
-run = Run(config_from(values, sys.argv[9:]), Quiet())
-run._data = lambda *rest, **more: Data()
-trainer, _ = run.prepare()
+setup.examples = lambda *rest, **more: Data()
+trainer, _ = setup.set_up(config_from(values, sys.argv[9:]), Quiet())
 while True:
     wait()
     told(trainer.step()["seconds"])

@@ -45,7 +45,7 @@ def _stop(patch):
 
 
 def _broken(patch):
-    import ordito.train.run as room
+    import ordito.train.setup as room
 
     def fail(config):
         raise OrditoError("the model is not there")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, Unpack
 
 import click
 
@@ -14,6 +14,17 @@ from ordito.errors import MissingDependencyError, OrditoError, OrditoWarning
 
 if TYPE_CHECKING:
     from ordito.train.config import Config
+
+
+class _Said(TypedDict):
+    """What the command line says of the settings of a run."""
+
+    objective: str | None
+    model: str | None
+    data: tuple[str, ...]
+    output: str | None
+    file: Path | None
+    sets: tuple[str, ...]
 
 
 @click.command()
@@ -29,18 +40,7 @@ if TYPE_CHECKING:
 @click.option("--plan", is_flag=True, help="Say what would happen: steps, memory, time. Nothing is trained.")
 @click.option("--inspect", is_flag=True, help="Show the first batches token by token, and what is wrong with them.")
 @click.option("--settings", "listed", is_flag=True, help="List every setting, and stop.")
-def train(
-    objective: str | None,
-    model: str | None,
-    data: tuple[str, ...],
-    output: str | None,
-    file: Path | None,
-    sets: tuple[str, ...],
-    resume: bool,
-    plan: bool,
-    inspect: bool,
-    listed: bool,
-) -> None:
+def train(resume: bool, plan: bool, inspect: bool, listed: bool, **said: Unpack[_Said]) -> None:
     """Train MODEL on data: language modelling, chats, classification, distillation, contrast; whole or by adapters.
 
     \b
@@ -53,12 +53,12 @@ def train(
     """
     _need_torch()
     if listed:
-        _list_settings(objective)
+        _list_settings(said["objective"])
         return
     from ordito.train.processes import everywhere, started
 
     try:
-        config = _config(objective, model, data, output, file, sets, resume)
+        config = _config(said, resume)
         if (plan or inspect) and started()[1] > 1:
             raise OrditoError("--plan and --inspect look at one process: leave torchrun out")
     except OrditoError as error:
@@ -112,30 +112,23 @@ def _fail(error: OrditoError) -> NoReturn:
     raise error
 
 
-def _config(
-    objective: str | None,
-    model: str | None,
-    data: tuple[str, ...],
-    output: str | None,
-    file: Path | None,
-    sets: tuple[str, ...],
-    resume: bool,
-) -> Config:
+def _config(said: _Said, resume: bool) -> Config:
     """The settings: those of the run that goes on, or of the file, under what the command line says."""
     from ordito.train.config import config_from, read_settings
     from ordito.train.run import RUN
 
     values: dict[str, Any] = {}
-    if file is not None:
-        values = read_settings(file)
+    output = said["output"]
+    if said["file"] is not None:
+        values = read_settings(said["file"])
     elif resume and output is not None and (before := Path(output) / RUN).is_file():
         values = read_settings(before)
-    elif resume and objective is None:
+    elif resume and said["objective"] is None:
         raise OrditoError(
             f"there is no run in {output or 'an output that is not named'}: begin it with ordito train OBJECTIVE ..."
         )
-    said = {"objective": objective, "model": model, "data": list(data) or None, "output": output}
-    return config_from(values | {key: value for key, value in said.items() if value is not None}, sets)
+    named = {"objective": said["objective"], "model": said["model"], "data": list(said["data"]) or None, "output": output}
+    return config_from(values | {key: value for key, value in named.items() if value is not None}, said["sets"])
 
 
 def _inspect(config: Config) -> None:
@@ -143,9 +136,9 @@ def _inspect(config: Config) -> None:
 
     from ordito.cli.training import Said
     from ordito.train.inspect import inspect
-    from ordito.train.run import Run
+    from ordito.train.setup import set_up
 
-    trainer, _ = Run(config, Said()).prepare()
+    trainer, _ = set_up(config, Said())
     batches = [batch for step in range(min(2, trainer.total)) for batch in trainer.batches(step)]
     found = inspect(batches, trainer.subject.tokenizer, config.length)
     write(found.text(colour=sys.stdout.isatty()) + "\n")

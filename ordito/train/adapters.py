@@ -24,7 +24,7 @@ from ordito.nn.nf4 import Nf4, quantize_linears
 from ordito.nn.norm import Dense, Linear, Table
 from ordito.nn.transformer import Head, Transformer
 from ordito.spec import MixtureOfExperts, Spec
-from ordito.train.config import LowRankSettings
+from ordito.train.settings import LowRankSettings
 
 Kind = Literal["lora", "dora", "qlora"]
 

@@ -25,8 +25,8 @@ WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "sta
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A checkpoint as it was read: the number of optimizer steps done, what was trained, the optimizers' tensors, the rest."""
+class Snapshot:
+    """A run between two steps: how many are done, what is trained, the optimizers' tensors, the rest as JSON values."""
 
     step: int
     weights: Mapping[str, Tensor]
@@ -49,24 +49,18 @@ class Checkpoints:
         """The folder of a checkpoint."""
         return self.folder / f"step-{step:08d}"
 
-    def save(
-        self,
-        step: int,
-        weights: Mapping[str, Tensor],
-        optimizer: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-        protected: int | None = None,
-    ) -> Path:
+    def save(self, snapshot: Snapshot, protected: int | None = None) -> Path:
         """Write a checkpoint; it appears under its name when all of it is on the disk, and then older ones go.
 
-        Raises `CheckpointError` if it cannot be written; those that were there are then as they were.
+        That of the step `protected` stays. Raises `CheckpointError` if it cannot be written; those that were there are then as
+        they were.
         """
-        with self._writing(step) as unfinished:
-            for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
+        with self._writing(snapshot.step) as unfinished:
+            for name, tensors in ((WEIGHTS, snapshot.weights), (OPTIMIZER, snapshot.optimizer)):
                 write_safetensors(unfinished / name, {key: _array(tensor) for key, tensor in tensors.items()})
-            self._complete(step, state)
+            self._complete(snapshot)
         self._prune(protected)
-        return self.path(step)
+        return self.path(snapshot.step)
 
     @contextmanager
     def _writing(self, step: int) -> Iterator[Path]:
@@ -89,11 +83,11 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"{self.path(step)}: cannot be written ({error.strerror or error})") from None
 
-    def _complete(self, step: int, state: Mapping[str, Any]) -> None:
+    def _complete(self, snapshot: Snapshot) -> None:
         """Give what was written its checksums and its name."""
-        final, unfinished = self.path(step), self._unfinished(step)
+        final, unfinished = self.path(snapshot.step), self._unfinished(snapshot.step)
         sums = {path.name: _checksum(path) for path in sorted(unfinished.iterdir())}
-        text = json.dumps({"step": step, "files": sums, **state}, indent=2) + "\n"
+        text = json.dumps({"step": snapshot.step, "files": sums, **snapshot.state}, indent=2) + "\n"
         write_atomically(unfinished / STATE, [text.encode()])
         if final.exists():
             shutil.rmtree(final)
@@ -102,7 +96,7 @@ class Checkpoints:
     def _unfinished(self, step: int) -> Path:
         return self.folder / f".unfinished-{step:08d}"
 
-    def load(self, step: int, like: Mapping[str, Tensor] | None = None) -> Saved:
+    def load(self, step: int, like: Mapping[str, Tensor] | None = None) -> Snapshot:
         """One checkpoint; what several processes wrote is divided as the parameters `like` are (`distributed_checkpoints`).
 
         Raises `CheckpointError`, which names the file, if it is not what was written.
@@ -121,10 +115,10 @@ class Checkpoints:
         if WEIGHTS not in sums:
             from ordito.train.distributed_checkpoints import read
 
-            return Saved(state["step"], *read(path, like or {}), state)
-        return Saved(state["step"], _tensors(path / WEIGHTS), _tensors(path / OPTIMIZER), state)
+            return Snapshot(state["step"], *read(path, like or {}), state)
+        return Snapshot(state["step"], _tensors(path / WEIGHTS), _tensors(path / OPTIMIZER), state)
 
-    def newest(self, like: Mapping[str, Tensor] | None = None) -> Saved | None:
+    def newest(self, like: Mapping[str, Tensor] | None = None) -> Snapshot | None:
         """The newest checkpoint that is sound, with a warning about each that is not; None if there is none at all.
 
         Raises `CheckpointError` if there are some and none is sound.

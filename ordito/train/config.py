@@ -9,71 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ordito.errors import ConfigError, did_you_mean
-
-
-class Settings(BaseModel):
-    """A group of settings: frozen, typed, ranged; unknown names are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class LowRankSettings(Settings):
-    """Adapters: LoRA (arXiv:2106.09685), DoRA (2402.09353) and QLoRA (2305.14314)."""
-
-    rank: int = Field(16, ge=1, le=4096, description="Rank r of the maps beside the weights.")
-    alpha: float = Field(32.0, gt=0, description="Scaling is alpha / r.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs that are dropped in training.")
-    root: bool = Field(False, description="Scaling is alpha / sqrt(r) instead (rsLoRA, arXiv:2312.03732).")
-    targets: tuple[str, ...] = Field(
-        ("linear",),
-        description="Modules that are adapted: 'linear' (all maps of all layers, experts too), or ends of names (q, v).",
-    )
-    merge: bool = Field(False, description="At the end, write a whole model with the maps merged in instead of an adapter.")
-    saved: tuple[str, ...] = Field(
-        (), description="Modules that are trained whole and kept with the adapter (embedding, head)."
-    )
-
-
-class MuonSettings(Settings):
-    """Muon (kellerjordan.github.io/posts/muon) for matrices of the layers; everything else stays with AdamW."""
-
-    lr: float = Field(0.02, gt=0, description="Peak learning rate of the matrices.")
-    momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum.")
-    steps: int = Field(5, ge=1, le=20, description="Newton-Schulz iterations.")
-    scale: Literal["original", "match_rms_adamw"] = Field(
-        "original", description="sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns)) (arXiv:2502.16982)."
-    )
-
-
-class MoeSettings(Settings):
-    """Of mixtures of experts; everything is off at first."""
-
-    balance: float = Field(0.0, ge=0, description="Weight of the load-balancing loss of a batch (Switch: 0.01).")
-    hf_compatible: bool = Field(
-        False, description="The load-balancing loss is that of transformers: layers first, top_k at least."
-    )
-    sequence_balance: float = Field(
-        0.0, ge=0, description="Weight of the load-balancing loss of each text (DeepSeek-V3: 0.0001)."
-    )
-    z: float = Field(0.0, ge=0, description="Weight of the routers' z-loss (ST-MoE: 0.001).")
-    bias_speed: float = Field(0.0, ge=0, description="Step of the bias of choice, where routers have one (DeepSeek-V3: 0.001).")
-    capacity_factor: float | None = Field(
-        None, gt=0, description="An expert takes at most so many times its even share of a text; all that come if not given."
-    )
-    keep: Literal["first", "likeliest"] = Field("first", description="Which tokens an expert takes if it cannot take all.")
-
-
-class ParallelSettings(Settings):
-    """Of runs of several processes (`torchrun`); their number is a multiple of tensor times expert, data is the rest."""
-
-    data: Literal["shard", "replicate"] = Field(
-        "shard", description="Weights and optimizer divided over the data's processes (FSDP2), or whole in each."
-    )
-    tensor: int = Field(1, ge=1, le=1024, description="Processes that divide heads and channels of each layer.")
-    expert: int = Field(1, ge=1, le=1024, description="Processes that divide the experts of each mixture.")
+from ordito.train.settings import LowRankSettings, MoeSettings, MuonSettings, ParallelSettings, Settings
 
 
 class Config(Settings):

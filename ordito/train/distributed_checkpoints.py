@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ordito.errors import CheckpointError, MissingDependencyError
-from ordito.train.checkpoints import Checkpoints
+from ordito.train.checkpoints import Checkpoints, Snapshot
 from ordito.train.processes import Processes, everywhere
 
 _PARTS = ("weights", "optimizer")
@@ -31,32 +31,26 @@ class DistributedCheckpoints(Checkpoints):
         self.processes = processes
         _storage()  # what is missing is said before training, not after
 
-    def save(
-        self,
-        step: int,
-        weights: Mapping[str, Tensor],
-        optimizer: Mapping[str, Tensor],
-        state: Mapping[str, Any],
-        protected: int | None = None,
-    ) -> Path:
+    def save(self, snapshot: Snapshot, protected: int | None = None) -> Path:
         """See `Checkpoints`."""
+        step = snapshot.step
         with ExitStack() as stack:
             with self.processes.together():
                 if self.processes.first:
                     stack.enter_context(self._writing(step))
             try:
-                write(self._unfinished(step), weights, optimizer)
+                write(self._unfinished(step), snapshot)
             except OSError as error:
                 raise everywhere(CheckpointError(f"{self.path(step)}: cannot be written ({error})")) from None
             with self.processes.together(), self._told(step):
                 if self.processes.first:
-                    self._complete(step, state)
+                    self._complete(snapshot)
         if self.processes.first:
             self._prune(protected)
         return self.path(step)
 
 
-def write(folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+def write(folder: Path, snapshot: Snapshot) -> None:
     """Write the pieces that this process holds; all processes do so at once. Raises `OSError` in all of them if one cannot."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -64,7 +58,7 @@ def write(folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, T
     _, writer = _storage()
     tensors = {
         f"{part}/{name}": tensor
-        for part, found in zip(_PARTS, (weights, optimizer), strict=True)
+        for part, found in zip(_PARTS, (snapshot.weights, snapshot.optimizer), strict=True)
         for name, tensor in found.items()
     }
     try:

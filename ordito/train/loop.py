@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ordito.errors import OrditoError
 from ordito.train.batch import Batch, collate
+from ordito.train.checkpoints import Snapshot
 from ordito.train.config import Config
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
@@ -150,16 +151,16 @@ class Trainer:
             f"eval_{name}": sums[name] / max(counts[name], 1e-9) for name in measured
         }
 
-    def state(self) -> dict[str, Any]:
-        """What goes on in a checkpoint: weights, optimizers' tensors."""
+    def snapshot(self, **state: Any) -> Snapshot:
+        """What goes on in a checkpoint, with what else is to be remembered."""
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        return {"weights": weights, "optimizer": tensors_of(self.optimizers, self.parameters)}
+        return Snapshot(self.done, weights, tensors_of(self.optimizers, self.parameters), state)
 
-    def take_up(self, step: int, weights: Any, optimizer: Any) -> None:
+    def take_up(self, snapshot: Snapshot) -> None:
         """Go on from a checkpoint."""
-        put(self.parameters, weights)
-        put_tensors(self.optimizers, self.parameters, optimizer)
-        self.done = step
+        put(self.parameters, snapshot.weights)
+        put_tensors(self.optimizers, self.parameters, snapshot.optimizer)
+        self.done = snapshot.step
 
     def batches(self, step: int) -> list[Batch]:
         """The batches of a step that are this process's own."""

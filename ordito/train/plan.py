@@ -108,11 +108,12 @@ def _measure(config: Config, pipe: Any) -> None:
 
 
 def _measured(config: Config) -> dict[str, Any]:
+    from ordito.train.checkpoints import Checkpoints
     from ordito.train.listener import Quiet
-    from ordito.train.run import Run
+    from ordito.train.run import CHECKPOINTS
+    from ordito.train.setup import set_up
 
-    run = Run(config, Quiet())
-    trainer, _ = run.prepare()
+    trainer, _ = set_up(config, Quiet())
     phases = {"weights": _peak()}
     trainer.compute()
     phases["forward and backward"] = _peak()
@@ -121,7 +122,7 @@ def _measured(config: Config) -> dict[str, Any]:
     # The second step is like those of the run: in the first, memory is had and caches are filled.
     record = trainer.step()
     phases["a later step"] = _peak()
-    folder = run.checkpoints.save(trainer.done, **trainer.state(), state={})
+    folder = Checkpoints(config.folder / CHECKPOINTS, config.keep).save(trainer.snapshot())
     phases["a checkpoint"] = _peak()
     parameters = list(trainer.subject.module.parameters())
     return {

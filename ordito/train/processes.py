@@ -13,7 +13,7 @@ from ordito.errors import ConfigError, OrditoError
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from ordito.train.config import ParallelSettings
+    from ordito.train.settings import ParallelSettings
 
 DATA, EXPERT, TENSOR = "data", "expert", "tensor"
 """The axes of the mesh. Processes along `data` see other rows; those along the others see the same rows, and each computes a

@@ -16,9 +16,9 @@ from ordito.errors import OrditoError
 from ordito.nn.feedforward import MixtureOfExperts, Mixtures, Router, Routing
 from ordito.nn.transformer import Transformer
 from ordito.train.batch import PADDING, Batch
-from ordito.train.config import MoeSettings
 from ordito.train.forward import Forward
 from ordito.train.objective import Objective, Term
+from ordito.train.settings import MoeSettings
 
 
 def probabilities(logits_TE: Tensor, score: str) -> Tensor:

@@ -1,38 +1,29 @@
-"""A run from its settings to its last checkpoint: what `ordito train` and `ordito.train.fit` do."""
+"""A run step after step, with its evaluations and checkpoints: what `ordito train` and `ordito.train.fit` do."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from ordito.checkpoint.writing import write_atomically
 from ordito.errors import CheckpointError, OrditoError
 from ordito.train.checkpoints import Checkpoints
 from ordito.train.config import Config, config_from, read_settings
-from ordito.train.data.prepare import Dataset, prepare
 from ordito.train.examples import Example
 from ordito.train.journal import Journal, Unwritten
 from ordito.train.listener import Listener, Quiet
 from ordito.train.loop import NotFiniteError, Trainer
 from ordito.train.processes import Processes, everywhere, joined
-from ordito.train.routing import after_step, with_routing
 from ordito.train.samples import sample
+from ordito.train.setup import set_up
 from ordito.train.stops import Stops
-from ordito.train.subject import Subject, open_subject
-from ordito.train.task import Context, Task, kind_named
-
-if TYPE_CHECKING:
-    from ordito.train.sharding import Sharding
+from ordito.train.subject import Subject
 
 RUN = "run.yaml"
 CHECKPOINTS = "checkpoints"
-DATA = "data"
 _FREE = frozenset({"max_time", "keep", "save_every", "output", "threads", "tensorboard", "micro_batch", "parallel"})
 """Settings that a resumed run may have otherwise: no number that it computes is another for them, but for rounding."""
 
@@ -60,7 +51,7 @@ def fit(objective: str | Config, *, resume: bool = False, listener: Listener | N
 
 
 class Run:
-    """The parts of a run, made in order: the model, its task, the data, the loop."""
+    """One run in its folder, alone or with other processes."""
 
     def __init__(self, config: Config, listener: Listener) -> None:
         self.config, self.listener = config, listener
@@ -81,7 +72,8 @@ class Run:
     def _go(self, resume: bool) -> Result:
         with self.processes.together():
             self._check_folder(resume)
-        trainer, evaluated = self.prepare()
+        trainer, evaluated = set_up(self.config, self.listener, self.processes)
+        self.config = trainer.config
         made = Journal if self.processes.first else Unwritten
         with self.processes.together():
             journal = made(self.config.folder, self.config.tensorboard)
@@ -94,64 +86,6 @@ class Run:
         finally:
             journal.close()
         return self._finish(trainer, journal, stopped, best)
-
-    def prepare(self) -> tuple[Trainer, list[Example]]:
-        """Everything up to the first step: the trainer, and the examples that it is evaluated on."""
-        config = self.config
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        self.listener.says(f"loading {config.model}")
-        with self.processes.together():
-            subject = open_subject(config)
-            task = self._task(subject)
-            data = self._data(config.data, task, subject).ordered(config.batch_size, config.pack and task.packs, config.seed)
-            held = self._data(config.eval_data, task, subject, stream=False) if config.eval_data else None
-            sharding = self._sharding(subject, task)
-        total = config.steps or data.steps(config.epochs)
-        if config.compile:
-            subject.compile()
-        evaluated = [] if held is None else held.first(config.eval_rows)
-        return Trainer(config, subject, task, data, total, self.processes, sharding), evaluated
-
-    def _sharding(self, subject: Subject, task: Task) -> Sharding | None:
-        if self.processes.mesh is None:
-            return None
-        from ordito.train.sharding import Sharding
-
-        return Sharding.of(subject, task, self.config, self.processes)
-
-    def _task(self, subject: Subject) -> Task:
-        """The task, with what is added for mixtures of experts."""
-        kind = kind_named(self.config.objective)
-        task = kind.build(self.config.settings, Context(self.config, subject.module, subject.tokenizer, subject.template))
-        subject.heads, subject.chats = task.heads, task.chats
-        if task.settings is not None:
-            self.config = self.config.model_copy(update={"settings": task.settings})
-        moe, more = self.config.moe, task.after_step
-
-        def after() -> None:
-            after_step(subject.module, moe)
-            if more is not None:
-                more()
-
-        objective = with_routing(task.objective, subject.module, moe)
-        return replace(task, objective=objective, after_step=after)
-
-    def _data(self, sources: Sequence[str], task: Task, subject: Subject, stream: bool | None = None) -> Dataset:
-        """The examples of sources, prepared once and kept below the run's folder."""
-        config = self.config
-        found = prepare(
-            sources,
-            task,
-            length=config.length,
-            folder=config.folder / DATA,
-            fingerprint=_fingerprint(subject, config.objective, config.settings.model_dump_json()),
-            split_long=task.splits,
-            stream=config.stream if stream is None else stream,
-            report=None,
-        )
-        self.listener.says(f"{', '.join(sources)}: {found.counts.said}")
-        return found
 
     def _loop(
         self, trainer: Trainer, evaluated: Sequence[Example], journal: Journal, stops: Stops, best: dict[str, Any]
@@ -204,7 +138,7 @@ class Run:
     def _save(self, trainer: Trainer, best: Mapping[str, Any]) -> None:
         protected = best.get("step") if self.config.patience else None
         try:
-            self.checkpoints.save(trainer.done, **trainer.state(), state={"best": dict(best)}, protected=protected)
+            self.checkpoints.save(trainer.snapshot(best=dict(best)), protected)
         except CheckpointError as error:
             last = self.checkpoints.steps()
             kept = f"the checkpoint of step {last[-1]} is as it was" if last else "there is no earlier one"
@@ -214,7 +148,7 @@ class Run:
         """Go on from the newest sound checkpoint, or from the beginning where none was written yet."""
         saved = self.checkpoints.newest(trainer.parameters)
         if saved is not None:
-            trainer.take_up(saved.step, saved.weights, saved.optimizer)
+            trainer.take_up(saved)
         journal.resume(trainer.done)
         self.listener.says(f"going on behind step {trainer.done} of {trainer.total}")
         return dict(saved.state["best"]) if saved is not None else {}
@@ -225,7 +159,7 @@ class Run:
         if stopped is None or best.get("enough"):
             if config.patience and best.get("step", done) != done:
                 saved = self.checkpoints.load(best["step"], trainer.parameters)
-                trainer.take_up(saved.step, saved.weights, saved.optimizer)
+                trainer.take_up(saved)
                 self.listener.says(f"the best weights are those of step {saved.step}")
             if trainer.sharding is not None:
                 trainer.sharding.undo()
@@ -274,11 +208,3 @@ class Run:
     def resume_command(self) -> str:
         """What is typed to go on."""
         return f"ordito train --resume --output {self.config.output}"
-
-
-def _fingerprint(subject: Subject, *parts: str) -> str:
-    """What tokens depend on, in a word: the vocabulary, how it cuts, the chat template, the task."""
-    tokenizer, template = subject.tokenizer, subject.template
-    probe = "Il filo dell'ordito, 1234 threads;  naïve café\n\n\tüß 你好 🧵"
-    facts = (tokenizer.vocabulary.tokens, tokenizer.special, tokenizer.encode(probe), template and template.source, parts)
-    return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -26,7 +26,7 @@ from ordito.nn.adapter import Adapters
 from ordito.nn.nf4 import BLOCK, LEVELS, SCALES, Nf4, quantized
 from ordito.nn.runtime import load_transformer
 from ordito.train.adapters import NAME, attach, load_nf4, merged, write
-from ordito.train.config import LowRankSettings
+from ordito.train.settings import LowRankSettings
 
 TOLERANCE = 1e-5
 IDS = token_ids(20, batch=2)

@@ -8,14 +8,16 @@ import training_runs as runs
 import transformers
 
 from ordito.errors import OrditoError
-from ordito.train import config_from
+from ordito.train import config_from, fit
 from ordito.train.batch import collate
 from ordito.train.checkpoints import Checkpoints
 from ordito.train.forward import Forward
 from ordito.train.listener import Quiet
+from ordito.train.loop import Trainer
 from ordito.train.optimizers import Muon
-from ordito.train.run import CHECKPOINTS, Run
+from ordito.train.run import CHECKPOINTS
 from ordito.train.schedules import share_of_peak, warmup_steps
+from ordito.train.setup import set_up
 
 STEPS = 5
 
@@ -26,7 +28,7 @@ def data(tmp_path):
 
 
 def trainer_of(folder, data, output, **settings):
-    return Run(runs.configured(folder, data, output, "pretrain", **settings), Quiet()).prepare()[0]
+    return set_up(runs.configured(folder, data, output, "pretrain", **settings), Quiet())[0]
 
 
 def largest(a, b):
@@ -139,7 +141,7 @@ def test_packed_is_unpacked(objective, folder, tmp_path):
     made = runs.texts if objective == "pretrain" else runs.chats
     path = made(tmp_path / "data.jsonl", 30)
     config = runs.configured(folder, path, tmp_path / "out", objective, batch_size=30, pack=False, steps=1)
-    trainer = Run(config, Quiet()).prepare()[0]
+    trainer = set_up(config, Quiet())[0]
     examples = [trainer.data[number] for row in trainer.data.rows(0) for number in row]
     found = []
     for rows in (None, [range(7), range(7, 8), range(8, 15), range(15, len(examples))]):
@@ -156,25 +158,17 @@ def test_packed_is_unpacked(objective, folder, tmp_path):
     assert max(largest(grads_a[name], grads_b[name]) for name in grads_a) <= 1e-5
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_the_weights_before(folder, data, tmp_path):
-    run = Run(runs.configured(folder, data, tmp_path / "out", "pretrain", steps=4, save_every=4), Quiet())
-    prepared = run.prepare()
+def test_a_loss_that_is_no_number_ends_the_run_with_the_weights_before(folder, data, tmp_path, monkeypatch):
+    step = Trainer.step
 
-    class Breaks:
-        def __init__(self, trainer):
-            self.trainer = trainer
+    def breaks(trainer):
+        if trainer.done == 2:
+            with torch.no_grad():
+                next(iter(trainer.parameters.values())).fill_(float("nan"))
+        return step(trainer)
 
-        def __getattr__(self, name):
-            return getattr(self.trainer, name)
-
-        def step(self):
-            if self.trainer.done == 2:
-                with torch.no_grad():
-                    next(iter(self.trainer.parameters.values())).fill_(float("nan"))
-            return self.trainer.step()
-
-    run.prepare = lambda: (Breaks(prepared[0]), prepared[1])
+    monkeypatch.setattr(Trainer, "step", breaks)
     with pytest.raises(OrditoError, match=r"step 3: the loss is nan.*kept in .*step-00000002"):
-        run.go(False)
+        fit(runs.configured(folder, data, tmp_path / "out", "pretrain", steps=4, save_every=4))
     assert Checkpoints(tmp_path / "out" / CHECKPOINTS, 2).steps() == [2]
     assert [record["step"] for record in runs.metrics(tmp_path / "out")] == [1, 2]

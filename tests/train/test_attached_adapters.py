@@ -14,7 +14,7 @@ from ordito.families import spec_from_config
 from ordito.nn import Transformer
 from ordito.nn.nf4 import LEVELS, Nf4, Nf4Linear, Nf4StackedLinear
 from ordito.train.adapters import NAME, attach, merged, write
-from ordito.train.config import LowRankSettings
+from ordito.train.settings import LowRankSettings
 
 SIZES = {
     "vocab_size": 23,

@@ -19,9 +19,9 @@ from ordito.checkpoint.safetensors import read_safetensors
 from ordito.errors import ConfigError
 from ordito.train import fit
 from ordito.train.checkpoints import Checkpoints
-from ordito.train.config import ParallelSettings
 from ordito.train.processes import Processes, joined
 from ordito.train.run import CHECKPOINTS
+from ordito.train.settings import ParallelSettings
 
 TOLERANCE = 1e-6
 ALL = {"eval_every": 2, "sample_every": 2, "samples": ["warp"], "sample_tokens": 4}

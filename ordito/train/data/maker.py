@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Report = Callable[[Counts], None]
 """Is told what has been counted, every so many records."""
 
-_REPORT_EVERY = 256
+_REPORT_EVERY = 10_000
 
 
 @dataclass

@@ -14,12 +14,12 @@ from ordito.embed.pool import DEFAULT
 from ordito.errors import OrditoError
 from ordito.spec import Pooling
 from ordito.train.batch import Batch
-from ordito.train.config import Settings
 from ordito.train.examples import Example, Text
 from ordito.train.forward import Forward
 from ordito.train.losses import IMPOSSIBLE, info_nce, similarities
 from ordito.train.objective import Objective, Term
 from ordito.train.pooled import pooled
+from ordito.train.settings import Settings
 from ordito.train.task import Context, Kind, Record, Task
 from ordito.train.terms import count_examples
 

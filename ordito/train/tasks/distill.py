@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ordito.errors import OrditoError
 from ordito.train.chunked import chunked_sum
-from ordito.train.config import Settings
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
 from ordito.train.losses import distillation, distillation_of_top
 from ordito.train.objective import Objective, Term
 from ordito.train.rollout import OWN, answered
+from ordito.train.settings import Settings
 from ordito.train.task import Context, Kind, Record, Task, kind_named
 from ordito.train.teacher import IDS, LOGS, Teacher, heard
 from ordito.train.terms import count_learned, next_token

@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ordito.errors import OrditoError
-from ordito.train.config import Settings
 from ordito.train.data.records import read_records
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
@@ -33,6 +32,7 @@ from ordito.train.labelled import (
 )
 from ordito.train.losses import cross_entropy, squared_error
 from ordito.train.objective import Objective, Term
+from ordito.train.settings import Settings
 from ordito.train.task import Context, Kind, Predictor, Record, Task
 from ordito.train.terms import count_examples, language_model_by_text
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from ordito.errors import OrditoError
-from ordito.train.config import Settings
 from ordito.train.examples import Example, Text
 from ordito.train.objective import Objective
+from ordito.train.settings import Settings
 from ordito.train.task import Context, Kind, Record, Task
 from ordito.train.terms import next_token
 

@@ -6,10 +6,10 @@ from pydantic import Field
 
 from ordito.errors import OrditoError
 from ordito.train.chatting import Learn, Writer, text_of_completion
-from ordito.train.config import Settings
 from ordito.train.data.formats import conversation_of
 from ordito.train.examples import Example
 from ordito.train.objective import Objective
+from ordito.train.settings import Settings
 from ordito.train.task import Context, Kind, Record, Task
 from ordito.train.terms import next_token
 

@@ -1,0 +1,103 @@
+"""Everything up to the first step of a run: the model, its task, the data, what divides them over processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ordito.train.config import Config
+from ordito.train.data.prepare import Dataset, prepare
+from ordito.train.examples import Example
+from ordito.train.listener import Listener
+from ordito.train.loop import Trainer
+from ordito.train.processes import Processes
+from ordito.train.routing import after_step, with_routing
+from ordito.train.subject import Subject, open_subject
+from ordito.train.task import Context, Task, kind_named
+
+if TYPE_CHECKING:
+    from ordito.train.sharding import Sharding
+
+DATA = "data"
+"""Folder of the prepared examples, below the run's."""
+
+
+def set_up(config: Config, listener: Listener, processes: Processes | None = None) -> tuple[Trainer, list[Example]]:
+    """A trainer before its first step, and the examples that it is evaluated on; without `processes` in this one alone.
+
+    The trainer's configuration has the settings that the task found out in its data. Raises `OrditoError` in all processes if
+    one meets it.
+    """
+    processes = processes or Processes()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    listener.says(f"loading {config.model}")
+    with processes.together():
+        subject = open_subject(config)
+        task = _task(config, subject)
+        if task.settings is not None:
+            config = config.model_copy(update={"settings": task.settings})
+        found = examples(config, config.data, task, subject, listener, stream=config.stream)
+        data = found.ordered(config.batch_size, config.pack and task.packs, config.seed)
+        evaluated: list[Example] = []
+        if config.eval_data:
+            evaluated = examples(config, config.eval_data, task, subject, listener, stream=False).first(config.eval_rows)
+        sharding = _sharding(config, subject, task, processes)
+    if config.compile:
+        subject.compile()
+    total = config.steps or data.steps(config.epochs)
+    return Trainer(config, subject, task, data, total, processes, sharding), evaluated
+
+
+def examples(
+    config: Config, sources: Sequence[str], task: Task, subject: Subject, listener: Listener, *, stream: bool
+) -> Dataset:
+    """The examples of sources, prepared once and kept below the run's folder."""
+    named = ", ".join(sources)
+    found = prepare(
+        sources,
+        task,
+        length=config.length,
+        folder=config.folder / DATA,
+        fingerprint=_fingerprint(subject, config.objective, config.settings.model_dump_json()),
+        split_long=task.splits,
+        stream=stream,
+        report=lambda counts: listener.says(f"{named}: {counts.read:,} records read"),
+    )
+    listener.says(f"{named}: {found.counts.said}")
+    return found
+
+
+def _task(config: Config, subject: Subject) -> Task:
+    """The task, with what is added for mixtures of experts."""
+    kind = kind_named(config.objective)
+    task = kind.build(config.settings, Context(config, subject.module, subject.tokenizer, subject.template))
+    subject.heads, subject.chats = task.heads, task.chats
+    more = task.after_step
+
+    def after() -> None:
+        after_step(subject.module, config.moe)
+        if more is not None:
+            more()
+
+    return replace(task, objective=with_routing(task.objective, subject.module, config.moe), after_step=after)
+
+
+def _sharding(config: Config, subject: Subject, task: Task, processes: Processes) -> Sharding | None:
+    if processes.mesh is None:
+        return None
+    from ordito.train.sharding import Sharding
+
+    return Sharding.of(subject, task, config, processes)
+
+
+def _fingerprint(subject: Subject, *parts: str) -> str:
+    """What tokens depend on, in a word: the vocabulary, how it cuts, the chat template, the task."""
+    tokenizer, template = subject.tokenizer, subject.template
+    probe = "Il filo dell'ordito, 1234 threads;  naïve café\n\n\tüß 你好 🧵"
+    facts = (tokenizer.vocabulary.tokens, tokenizer.special, tokenizer.encode(probe), template and template.source, parts)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
