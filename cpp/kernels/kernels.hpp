@@ -20,10 +20,12 @@ struct Coarse {
     float scale, sum, sums[2];
 };
 
-// The same rounded to 16 bits: x ~ scale * (256 * code + fine).
+// The same rounded to 16 bits: x ~ scale * (256 * code + fine). Both kinds of codes stand half a record apart.
 struct Fine {
-    std::int8_t codes[kCols], fine[kCols];
-    float scale, sum, sums[2];
+    std::int8_t codes[kCols];
+    float scale, sum;
+    std::int8_t fine[kCols];
+    float sums[2];
 };
 
 constexpr int kFine = 256;     // a code in fine ones

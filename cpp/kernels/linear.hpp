@@ -204,11 +204,12 @@ inline void some_tokens(const std::uint8_t* panel, const Record* x, int together
     for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
 }
 
+// Tokens from `t`, the first of a group, on.
 template <Format f, class Record>
-void all_tokens(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+void all_tokens(const std::uint8_t* panel, const Quantized& x, int t, int tokens, const Output& out) {
     constexpr int most = Isa::most_tokens;
     static_assert(most <= kTogether);
-    for (int t = 0; t < tokens;) {
+    while (t < tokens) {
         const int together = x.together(t), some = together - t % kTogether;
         const auto* group = reinterpret_cast<const Record*>(x.of(t));
         const auto step = [&](auto count) {
@@ -264,8 +265,8 @@ std::int64_t multiply_plain(std::int64_t rounds) {
 
 template <Format f>
 void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.fine) all_tokens<f, Fine>(panel, x, tokens, out);
-    else all_tokens<f, Coarse>(panel, x, tokens, out);
+    if (x.fine) all_tokens<f, Fine>(panel, x, 0, tokens, out);
+    else all_tokens<f, Coarse>(panel, x, 0, tokens, out);
 }
 
 template <Format f>

@@ -67,7 +67,7 @@ def test_packed_rows_are_the_decoded_ones(machine, encoding, rows, columns):
 @pytest.mark.parametrize("kernels", FAST)
 @pytest.mark.parametrize("encoding", QUANTIZED)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 256), (37, 768)])
-@pytest.mark.parametrize("tokens", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 8, 13, 41])
 @pytest.mark.parametrize("bits", [8, 16, 0])
 def test_products_with_quantized_weights(machine, kernels, encoding, rows, columns, tokens, bits):
     weights, _ = packed(machine, encoding, rows, columns)

@@ -1,0 +1,17 @@
+#include "isa_avx512.hpp"
+// The instruction set comes first.
+#include "table.hpp"
+#include "tiles.hpp"
+
+namespace ordito {
+
+const Kernels& amx_kernels() {
+    static const Kernels kernels = [] {
+        Kernels made = table_of("amx");
+        fill_tiles(made, std::make_integer_sequence<int, std::size(kLayouts)>());
+        return made;
+    }();
+    return kernels;
+}
+
+}  // namespace ordito
