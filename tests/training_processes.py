@@ -1,15 +1,10 @@
-"""Runs in several processes, for tests: `torchrun ... training_processes.py JOBS`, one run of the list after another.
-
-What each rank met is written beside the jobs, `RANK.json`. A `fault` is what goes wrong in the last process alone.
-"""
+"""Runs in several processes, for tests, one after another. A `fault` is what goes wrong in the last process alone."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+
+import forked
 
 from ordito.errors import OrditoError
 from ordito.train import config_from, fit
@@ -17,11 +12,7 @@ from ordito.train import config_from, fit
 
 def run(jobs, size, folder):
     """What happened in each job, rank by rank: None, or the message of an error; see `together`."""
-    folder.mkdir()
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", __file__, str(folder)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    forked.together(_one_after_another, size, folder, jobs, folder)
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
     return {name: [rank[name] for rank in ranks] for name in jobs}
 
@@ -65,13 +56,12 @@ def _full(patch):
 FAULTS = {"nan": _nan, "stop": _stop, "broken": _broken, "full": _full}
 
 
-def main(folder):
+def _one_after_another(jobs, folder):
     import pytest
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
     rank, met = dist.get_rank(), {}
-    for name, job in json.loads((folder / "jobs.json").read_text()).items():
+    for name, job in jobs.items():
         with pytest.MonkeyPatch.context() as patches:
             if job["fault"] and rank == dist.get_world_size() - 1:
                 FAULTS[job["fault"]](patches.setattr)
@@ -81,8 +71,3 @@ def main(folder):
             except OrditoError as error:
                 met[name] = f"{type(error).__name__}: {error}"
     (folder / f"{rank}.json").write_text(json.dumps(met))
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 
+import forked
 import pytest
 import torch
 import training_runs as runs
 
 from ordito.errors import CheckpointError, OrditoError
-from ordito.train import fit
+from ordito.train import config_from, fit
 from ordito.train.checkpoints import OPTIMIZER, STATE, WEIGHTS, Checkpoints
 from ordito.train.run import CHECKPOINTS
 
-RUN = "import sys, json; from ordito.train import fit, config_from; fit(config_from(json.load(open(sys.argv[1]))), resume=True)"
 KINDS = {
     "whole": {},
     "dropout in a task's head": {"objective": "classification"},
@@ -54,24 +50,26 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+def _go_on(values):
+    fit(config_from(values), resume=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_to_the_same_bits(kind, folder, tmp_path):
     whole = made(kind, folder, tmp_path, tmp_path / "whole")
     fit(whole)
     killed = made(kind, folder, tmp_path, tmp_path / "killed")
-    settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps(killed.to_dict()))
     output, chance = tmp_path / "killed", random.Random(3)
     for upto in (1, 3):  # kill -9 somewhere behind these steps, in the middle of whatever is done there
-        process = subprocess.Popen([sys.executable, "-c", RUN, str(settings)], stderr=subprocess.DEVNULL)
+        process = forked.start(_go_on, killed.to_dict())
         journal, deadline = output / "metrics.jsonl", time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
             if journal.exists() and journal.read_text().count("\n") >= upto:
                 time.sleep(0.02 * chance.random())
                 break
             time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     fit(killed, resume=True)
     assert runs.metrics(output) == runs.metrics(tmp_path / "whole")
     ours, theirs = final(output), final(tmp_path / "whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -272,18 +273,17 @@ def test_what_a_model_does_not_have_is_refused():
         with_routing(objective, model(**V3).requires_grad_(False), MoeSettings(bias_speed=0.1))
 
 
-def _of_one_process(rank, file, results):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def _of_one_process(results):
+    rank = torch.distributed.get_rank()
     module, settings = model(**V3).train(), MoeSettings(bias_speed=0.01)
     objective = with_routing(Objective.of(next_token()), module, settings)
     objective.totals(Forward(module, collate(examples(9, 14)[rank : rank + 1])))
     after_step(module, settings)
     torch.save(module.layers[1].mlp.router.choice_bias.detach(), f"{results}/{rank}")
-    torch.distributed.destroy_process_group()
 
 
 def test_processes_move_the_bias_by_the_counts_of_all(tmp_path):
-    torch.multiprocessing.spawn(_of_one_process, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    forked.together(_of_one_process, 2, tmp_path / "processes", tmp_path)
     module, settings = model(**V3).train(), MoeSettings(bias_speed=0.01)
     objective = with_routing(Objective.of(next_token()), module, settings)
     objective.totals(Forward(module, collate(examples(9, 14))))
