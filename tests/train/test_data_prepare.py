@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
+import time
 from dataclasses import asdict
 
+import forked
 import pytest
 
 from ordito.errors import OrditoError, OrditoWarning
@@ -188,46 +187,45 @@ def test_two_who_share_a_stream_read_the_same(tmp_path, monkeypatch):
         assert found == texts((one, other)[behind], rows[behind], [step]) == texts(alone, rows[2], [step])
 
 
-KILLED = """
-import sys, time
-sys.path[:0] = [{tests!r}]
-import test_data_prepare as t
-from pathlib import Path
-from ordito.train.data import prepare as p, shards
-p.STREAMED_EXAMPLES = p.MOST_EXAMPLES = 16
-if {writing}:
-    # Half of a file is written, and then nothing more: the kill comes in the middle of a shard.
-    import ordito.checkpoint.writing as w, os
+def _until_killed(source, cache, stream, writing, reached):
+    """Prepare data, and stop in the middle: in that of a record, or of a file of which half is written."""
     whole = os.fsync
-    def slow(descriptor):
-        if len(list(Path({cache!r}).glob("*/*.safetensors"))) == 3:
-            os.ftruncate(descriptor, 100)
-            print("now", flush=True)
-            time.sleep(60)
-        whole(descriptor)
-    os.fsync = slow
-def read(record):
-    if not {writing} and ord(record["text"][0]) == 1000 + 57:
-        print("now", flush=True)
+
+    def stop():
+        reached.touch()
         time.sleep(60)
-    return t.read(record)
-task = t.Task(read, t.TASK.objective, packs=True)
-data = t.prepared({source!r}, Path({cache!r}), task=task, stream={stream})
-rows = data.ordered(4, False, 0)
-for step in range(100):
-    rows.rows(step)
-"""
+
+    def half(descriptor):
+        if len(list(cache.glob("*/*.safetensors"))) == 3:
+            os.ftruncate(descriptor, 100)
+            stop()
+        whole(descriptor)
+
+    def slowly(record):
+        if not writing and ord(record["text"][0]) == 1000 + 57:
+            stop()
+        return read(record)
+
+    with pytest.MonkeyPatch.context() as patches:
+        small_streams(patches)
+        patches.setattr("ordito.train.data.prepare.MOST_EXAMPLES", 16)
+        if writing:
+            patches.setattr(os, "fsync", half)
+        data = prepared(source, cache, task=Task(slowly, TASK.objective, packs=True), stream=stream)
+        rows = data.ordered(4, False, 0)
+        for step in range(100):
+            rows.rows(step)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("writing", [False, True], ids=["reading", "writing"])
 def test_after_a_kill_the_same_rows_come(tmp_path, monkeypatch, stream, writing):
     source, cache = corpus(tmp_path / "a.jsonl"), tmp_path / "cache"
-    code = KILLED.format(tests=os.path.dirname(__file__), source=source, cache=str(cache), stream=stream, writing=writing)
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "now\n"
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child = forked.start(_until_killed, source, cache, stream, writing, reached := tmp_path / "reached")
+    while child.is_alive() and not reached.exists():
+        time.sleep(0.002)
+    child.kill()
+    child.join()
     assert len(list(cache.glob("*/*.safetensors"))) == 3
     assert bool(list(cache.glob("*/.*.tmp"))) == writing
     assert not list(cache.glob(f"*/{HEADER}"))
