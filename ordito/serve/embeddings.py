@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ordito.runtime import Floats
 from ordito.serve.asking import Server
 from ordito.serve.errors import ApiError, Json, new_id
-from ordito.serve.fields import MAX_INPUTS, Body, Ids, Listed, Name, Text
+from ordito.serve.fields import MAX_INPUTS, Body, IdLists, Ids, Name, Text, Texts
 from ordito.serve.streaming import long_list
 from ordito.serve.vectors import embedded
 
@@ -23,7 +23,7 @@ class EmbeddingBody(Body):
     """POST /v1/embeddings. `prompt_name` names the task, where the model has words for it; `truncate` cuts what is too long."""
 
     model: Name = ""
-    input: Text | Annotated[list[Text], Listed] | Ids | Annotated[list[Ids], Listed]
+    input: Text | Texts | Ids | IdLists
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1, le=1 << 20)
     prompt_name: Name | None = None

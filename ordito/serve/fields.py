@@ -26,9 +26,10 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=256)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-Listed = Field(max_length=MAX_INPUTS, fail_fast=True)
-"""Of a list whose first mistake is told, since to look for all of them in millions of items takes seconds."""
+# Of long lists the first mistake is told: to look for all of them takes seconds.
+Texts = Annotated[list[Text], Field(max_length=MAX_INPUTS, fail_fast=True)]
 Ids = Annotated[list[int], Field(max_length=1 << 20, fail_fast=True)]
+IdLists = Annotated[list[Ids], Field(max_length=MAX_INPUTS, fail_fast=True)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 
 

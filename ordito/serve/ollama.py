@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -18,7 +18,7 @@ from ordito.engine.stream import Generation
 from ordito.serve.anthropic import arguments_of
 from ordito.serve.asking import Asked, Server
 from ordito.serve.errors import ApiError, Json
-from ordito.serve.fields import MAX_TOKENS, Body, Listed, Name, SamplingFields, Stops, Text, keep_alive_seconds
+from ordito.serve.fields import MAX_TOKENS, Body, Name, SamplingFields, Stops, Text, Texts, keep_alive_seconds
 from ordito.serve.openai_chat import finite
 from ordito.serve.streaming import events, line, long_list
 from ordito.serve.tools import offered_tools, tool_settings
@@ -74,7 +74,7 @@ class EmbedBody(Body):
     """POST /api/embed."""
 
     model: Name
-    input: Text | Annotated[list[Text], Listed]
+    input: Text | Texts
     truncate: bool | None = None
     dimensions: int | None = Field(default=None, ge=1, le=1 << 20)
     keep_alive: Any = None

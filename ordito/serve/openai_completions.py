@@ -15,7 +15,7 @@ from ordito.engine.request import Token
 from ordito.engine.stream import Generation
 from ordito.serve.asking import Asked, Server, split
 from ordito.serve.errors import ApiError, Json, body_of, new_id
-from ordito.serve.fields import OpenFields, Text, keep_alive_seconds
+from ordito.serve.fields import IdLists, Ids, OpenFields, Text, Texts, keep_alive_seconds
 from ordito.serve.openai_chat import DEFAULTS, finish_reason, finite, usage
 from ordito.serve.streaming import event, events
 from ordito.text.answers import Said
@@ -29,7 +29,7 @@ MAX_TOKENS = 16
 class CompletionBody(OpenFields):
     """POST /v1/completions."""
 
-    prompt: Text | list[Text] | list[int] | list[list[int]]
+    prompt: Text | Texts | Ids | IdLists
     echo: bool | None = None
     suffix: Text | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ordito.serve.asking import Server
 from ordito.serve.errors import ApiError, Json
-from ordito.serve.fields import Body, Name, Text
+from ordito.serve.fields import Body, Ids, Name, Text
 from ordito.text.chat import thinking_options
 from ordito.text.tokenizer import GUARD
 
@@ -33,7 +33,7 @@ class DetokenizeBody(Body):
     """POST /detokenize."""
 
     model: Name = ""
-    tokens: list[int] = Field(max_length=1 << 20)
+    tokens: Ids
 
 
 class TemplateBody(Body):

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import transformers
 from click.testing import CliRunner
+from pydantic import ValidationError
 from serving import running
 
 from ordito.checkpoint import store
@@ -20,8 +21,12 @@ from ordito.cli.serve import serve
 from ordito.errors import OrditoError
 from ordito.native.runtime import NativeRuntime
 from ordito.serve.app import make_app
+from ordito.serve.embeddings import EmbeddingBody, RerankBody
 from ordito.serve.models import ModelPool
+from ordito.serve.ollama import EmbedBody
+from ordito.serve.openai_completions import CompletionBody
 from ordito.serve.settings import ServerSettings
+from ordito.serve.tokens import DetokenizeBody
 
 HI = [{"role": "user", "content": "the loom"}]
 
@@ -400,3 +405,21 @@ def test_two_models_that_are_loaded_at_once_keep_to_the_memory(folder, tmp_path)
         return names
 
     assert len(asyncio.run(loaded())) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        (EmbeddingBody, {"input": [[""]] * 1000}),
+        (CompletionBody, {"prompt": [[""]] * 1000}),
+        (CompletionBody, {"prompt": [1.5] * 1000}),
+        (DetokenizeBody, {"tokens": [""] * 1000}),
+        (EmbedBody, {"model": "x", "input": [1] * 1000}),
+        (RerankBody, {"query": "x", "documents": [1] * 1000}),
+    ],
+)
+def test_not_every_mistake_is_looked_for(body, wrong):
+    """Of hundreds of thousands that would take seconds, while nobody else is answered."""
+    with pytest.raises(ValidationError) as told:
+        body.model_validate(wrong)
+    assert told.value.error_count() < 10
