@@ -188,10 +188,10 @@ def _counted(one: Routing) -> Tensor:
 
 
 def _check(module: Transformer, mixtures: list[MixtureOfExperts], settings: MoeSettings) -> None:
-    set_ones = [name for name, value in settings if value != MoeSettings.model_fields[name].default]
-    if not set_ones:
+    given = [name for name, value in settings if value != MoeSettings.model_fields[name].default]
+    if not given:
         return
-    first, label = f"moe.{set_ones[0]}", module.spec.architecture
+    first, label = f"moe.{given[0]}", module.spec.architecture
     if not mixtures:
         raise OrditoError(
             f"{first} is for mixtures of experts, but this {label} model has none: ordito upcycle makes one of it"

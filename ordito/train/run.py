@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ordito.checkpoint.writing import write_atomically
 from ordito.errors import CheckpointError, OrditoError
+from ordito.train.best import Best
 from ordito.train.checkpoints import Checkpoints
 from ordito.train.config import Config, config_from, read_settings
 from ordito.train.examples import Example
@@ -79,7 +80,7 @@ class Run:
             journal = made(self.config.folder, self.config.tensorboard)
             if self.processes.first:
                 self._write_settings()
-        best = self._take_up(trainer, journal) if resume else {}
+        best = self._take_up(trainer, journal) if resume else Best()
         try:
             with Stops(self.config.folder, self.config.max_time).listening() as stops:
                 stopped = self._loop(trainer, evaluated, journal, stops, best)
@@ -87,25 +88,14 @@ class Run:
             journal.close()
         return self._finish(trainer, journal, stopped, best)
 
-    def _loop(
-        self, trainer: Trainer, evaluated: Sequence[Example], journal: Journal, stops: Stops, best: dict[str, Any]
-    ) -> str | None:
+    def _loop(self, trainer: Trainer, evaluated: Sequence[Example], journal: Journal, stops: Stops, best: Best) -> str | None:
         """Step after step; returns why it ended before the last one."""
-        config, total = self.config, trainer.total
-        every = config.save_every or max(1, total // 10)
+        config = self.config
+        every = config.save_every or max(1, trainer.total // 10)
         self.listener.begins(trainer)
-        while trainer.done < total:
-            try:
-                record = trainer.step()
-            except NotFiniteError as error:
-                self._save(trainer, best)
-                raise everywhere(
-                    NotFiniteError(
-                        f"{error}; the weights before this step are kept in {self.checkpoints.path(trainer.done)}. Lower lr, "
-                        "raise warmup, or look at the batch: ordito train ... --inspect"
-                    )
-                ) from None
-            step, last = trainer.done, trainer.done == total
+        while trainer.done < trainer.total:
+            record = self._step(trainer, best)
+            step, last = trainer.done, trainer.done == trainer.total
             if evaluated and (last or (config.eval_every and step % config.eval_every == 0)):
                 record |= trainer.evaluate(evaluated)
             journal.add(record)
@@ -113,52 +103,55 @@ class Run:
             if config.sample_every and (step % config.sample_every == 0 or last):
                 self._sample(trainer.subject, step)
             why = self.processes.agreed(stops.reason()) if not last else None
-            improved = self._improved(best, record, step)
+            improved = best.improved(record) and config.patience is not None
+            if why is None and config.patience and best.waited >= config.patience and not last:
+                why = f"eval_loss has not fallen for {config.patience} evaluations"
+                best.enough = True
             if step % every == 0 or last or why or improved:
                 self._save(trainer, best)
                 journal.draw()
-            if why is None and config.patience and best.get("waited", 0) >= config.patience and not last:
-                why = f"eval_loss has not fallen for {config.patience} evaluations"
-                best["enough"] = True
-                self._save(trainer, best)
             if why is not None:
                 return why
         return None
 
-    def _improved(self, best: dict[str, Any], record: Mapping[str, Any], step: int) -> bool:
-        """Whether this evaluation is the best so far; keeps count of those that were not."""
-        if "eval_loss" not in record:
-            return False
-        if record["eval_loss"] < best.get("loss", float("inf")):
-            best |= {"loss": record["eval_loss"], "step": step, "waited": 0}
-            return self.config.patience is not None
-        best["waited"] = best.get("waited", 0) + 1
-        return False
-
-    def _save(self, trainer: Trainer, best: Mapping[str, Any]) -> None:
-        protected = best.get("step") if self.config.patience else None
+    def _step(self, trainer: Trainer, best: Best) -> dict[str, Any]:
+        """One step; where it comes to no number, the weights before it are saved."""
         try:
-            self.checkpoints.save(trainer.snapshot(best=dict(best)), protected)
+            return trainer.step()
+        except NotFiniteError as error:
+            self._save(trainer, best)
+            raise everywhere(
+                NotFiniteError(
+                    f"{error}; the weights before this step are kept in {self.checkpoints.path(trainer.done)}. Lower lr, "
+                    "raise warmup, or look at the batch: ordito train ... --inspect"
+                )
+            ) from None
+
+    def _save(self, trainer: Trainer, best: Best) -> None:
+        protected = best.step if self.config.patience else None
+        try:
+            self.checkpoints.save(trainer.snapshot(best=asdict(best)), protected)
         except CheckpointError as error:
             last = self.checkpoints.steps()
             kept = f"the checkpoint of step {last[-1]} is as it was" if last else "there is no earlier one"
-            raise everywhere(CheckpointError(f"{error}; {kept}. Make room, then go on: {self.resume_command()}")) from None
+            command = f"ordito train --resume --output {self.config.output}"
+            raise everywhere(CheckpointError(f"{error}; {kept}. Make room, then go on: {command}")) from None
 
-    def _take_up(self, trainer: Trainer, journal: Journal) -> dict[str, Any]:
+    def _take_up(self, trainer: Trainer, journal: Journal) -> Best:
         """Go on from the newest sound checkpoint, or from the beginning where none was written yet."""
         saved = self.checkpoints.newest(trainer.parameters)
         if saved is not None:
             trainer.take_up(saved)
         journal.resume(trainer.done)
         self.listener.says(f"going on behind step {trainer.done} of {trainer.total}")
-        return dict(saved.state["best"]) if saved is not None else {}
+        return Best(**saved.state["best"]) if saved is not None else Best()
 
-    def _finish(self, trainer: Trainer, journal: Journal, stopped: str | None, best: Mapping[str, Any]) -> Result:
+    def _finish(self, trainer: Trainer, journal: Journal, stopped: str | None, best: Best) -> Result:
         """Write what others load, unless the run is to go on."""
         config, done = self.config, trainer.done
-        if stopped is None or best.get("enough"):
-            if config.patience and best.get("step", done) != done:
-                saved = self.checkpoints.load(best["step"], trainer.parameters)
+        if stopped is None or best.enough:
+            if config.patience and best.step is not None and best.step != done:
+                saved = self.checkpoints.load(best.step, trainer.parameters)
                 trainer.take_up(saved)
                 self.listener.says(f"the best weights are those of step {saved.step}")
             if trainer.sharding is not None:
@@ -204,7 +197,3 @@ class Run:
     def _write_settings(self) -> None:
         self.config.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config.folder / RUN, [self.config.to_yaml().encode()])
-
-    def resume_command(self) -> str:
-        """What is typed to go on."""
-        return f"ordito train --resume --output {self.config.output}"

@@ -1,0 +1,19 @@
+"""The best evaluation so far is kept, and those behind it are counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from ordito.train.best import Best
+
+
+def test_what_is_lower_is_better_and_what_is_not_is_waited_for():
+    best = Best()
+    losses = {1: 3.0, 2: None, 3: 2.0, 4: 2.0, 5: 2.5, 6: 1.0}
+    records = [{"step": step} if loss is None else {"step": step, "eval_loss": loss} for step, loss in losses.items()]
+    assert [best.improved(record) for record in records[:5]] == [True, False, True, False, False]
+    assert best == Best(loss=2.0, step=3, waited=2)
+    assert Best(**asdict(best)).improved(records[5])
+    assert best.waited == 2
+    assert best.improved(records[5])
+    assert best == Best(loss=1.0, step=6, waited=0)
