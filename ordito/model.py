@@ -216,7 +216,8 @@ class Model:
                 raise OrditoError("tools and thinking need a conversation, got a text: give messages")
             if isinstance(prompt, str):
                 self._check_length(prompt, context)
-            return Prompt(self._text_ids(prompt))  # type: ignore[arg-type]
+            # What follows a text is its continuation, whose first space is text; what answers a source is a text of its own.
+            return Prompt(self._text_ids(prompt), begun=self.spec.encoder is None)  # type: ignore[arg-type]
         options = {**thinking_options(thinking), **(template_options or {}), "continue_final_message": continue_final_message}
         return self._chat_prompt(prompt, tools, tools_in_words, options, context)  # type: ignore[arg-type]
 

@@ -45,6 +45,14 @@ def test_greedy_text_is_that_of_transformers(model, peer):
     assert answer.prompt_tokens == len(ids)
 
 
+def test_a_text_and_what_continues_it_are_one_text(model, monkeypatch):
+    """SentencePiece writes a space before the first word, which belongs to no text but parts this one from its continuation."""
+    monkeypatch.setattr(model.tokenizer, "strips_space", True)
+    monkeypatch.setattr(model.tokenizer, "token_bytes", lambda id: b" loom")
+    assert model.generate("the", max_tokens=2).text == " loom loom"
+    assert model.chat([{"role": "user", "content": "the"}], max_tokens=2).text == "loom loom"
+
+
 def test_streams_are_the_answer_in_pieces(model):
     stream = model.stream("the loom", max_tokens=20)
     assert "".join(stream) == stream.result.text == model.generate("the loom", max_tokens=20).text
