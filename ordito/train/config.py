@@ -122,11 +122,6 @@ def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
     return _checked(Config, {**_listed(Config, tree), "settings": settings}, "")
 
 
-def config_from_yaml(text: str, where: str, sets: Iterable[str] = ()) -> Config:
-    """`config_from` of a YAML file's text. Raises `ConfigError` if it is none."""
-    return config_from(mapping_from_yaml(text, where), sets)
-
-
 def mapping_from_yaml(text: str, where: str) -> dict[str, Any]:
     """A YAML file's settings. Raises `ConfigError` if it has none."""
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ordito.errors import OrditoError, OrditoWarning
 from ordito.text.tokenizer import Tokenizer
+from ordito.train.data.formats import text_of
 from ordito.train.examples import Text
 from ordito.train.task import Record
 
@@ -99,14 +100,14 @@ def _id(tokenizer: Tokenizer, setting: str, name: str) -> int:
 
 def one_text(record: Record) -> list[Parts]:
     """{"text"}."""
-    return [(_text(record, "text"),)]
+    return [(text_of(record, "text"),)]
 
 
 def a_pair(record: Record) -> list[Parts]:
     """Two texts, in their order."""
     for names in PAIRS:
         if all(name in record for name in names):
-            return [tuple(_text(record, name) for name in names)]
+            return [tuple(text_of(record, name) for name in names)]
     raise OrditoError(f"has no two texts, expected {', or '.join(' and '.join(names) for names in PAIRS)}")
 
 
@@ -118,7 +119,7 @@ def both_orders(record: Record) -> list[Parts]:
 
 def each_choice(record: Record) -> list[Parts]:
     """The context with each of {"choices": [...]}, or of choice1 and choice2 (COPA, XCOPA)."""
-    context = " ".join(_text(record, name) for name in CONTEXTS if name in record)
+    context = " ".join(text_of(record, name) for name in CONTEXTS if name in record)
     choices = record.get("choices", [record[name] for name in ("choice1", "choice2") if name in record])
     if not context or not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) for one in choices):
         raise OrditoError(f"is no choice, expected one of {', '.join(CONTEXTS)}, and two or more texts as choices")
@@ -167,10 +168,3 @@ def classes_of(records: Iterable[tuple[str, Record]]) -> tuple[str, ...]:
     if len(found) < 2:
         raise OrditoError(f"the data has the labels {sorted(found)}, expected at least two classes")
     return tuple(sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)))
-
-
-def _text(record: Record, name: str) -> str:
-    text = record.get(name)
-    if not isinstance(text, str):
-        raise OrditoError(f"has no text under {name!r}")
-    return text

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ordito.errors import OrditoError
 from ordito.train.batch import Batch, collate
 from ordito.train.checkpoints import Snapshot
 from ordito.train.config import Config
+from ordito.train.data.prepare import Rows
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
 from ordito.train.optimizers import fast_bfloat16, optimizers, put_tensors, set_rate, tensors_of
@@ -33,19 +34,6 @@ MICRO_TOKENS = 2048
 """Tokens of one forward pass, unless a run says otherwise: enough to keep products busy, and few enough to hold little."""
 
 
-class Data(Protocol):
-    """Examples, and in which rows each optimizer step takes them."""
-
-    def __getitem__(self, number: int) -> Example: ...
-
-    def rows(self, step: int) -> Sequence[Sequence[int]]:
-        """Of one step (0, 1, ...): numbers of examples, row by row."""
-
-    @property
-    def utilisation(self) -> float:
-        """Share of tokens that are no padding."""
-
-
 class NotFiniteError(OrditoError):
     """A loss or a gradient that is no number; the weights are as they were before the step."""
 
@@ -57,7 +45,7 @@ class Trainer:
     config: Config
     subject: Subject
     task: Task
-    data: Data
+    data: Rows
     total: int
     processes: Processes
     sharding: Sharding | None = None

@@ -41,7 +41,7 @@ class _CrossEntropy(Function):
 
 
 def z_loss(logits_nV: Tensor) -> Tensor:
-    """sum_i logsumexp(z_i)^2: keeps logits from drifting (PaLM, arXiv:2204.02311, section 5)."""
+    """sum_i logsumexp(z_i)^2: keeps logits from drifting (of routers: ST-MoE, arXiv:2202.08906, equation 5)."""
     return logits_nV.float().logsumexp(dim=-1).square().sum()
 
 

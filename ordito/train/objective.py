@@ -13,14 +13,13 @@ from ordito.train.forward import Forward
 
 @dataclass(frozen=True)
 class Term:
-    """A loss: `total` sums it over a batch, `count` says over how many `unit`s, before anything is computed.
+    """A loss: `total` sums it over a batch, `count` says by what it is divided, before anything is computed.
 
     Sums and counts of a whole optimizer step, over all its micro-batches and processes, are divided only at the end: then
     accumulated gradients are those of one large batch.
     """
 
     name: str
-    unit: str
     total: Callable[[Forward], Tensor]
     count: Callable[[Batch], float]
 

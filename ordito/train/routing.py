@@ -17,6 +17,7 @@ from ordito.nn.feedforward import MixtureOfExperts, Mixtures, Router, Routing
 from ordito.nn.transformer import Transformer
 from ordito.train.batch import PADDING, Batch
 from ordito.train.forward import Forward
+from ordito.train.losses import z_loss
 from ordito.train.objective import Objective, Term
 from ordito.train.settings import MoeSettings
 
@@ -58,11 +59,6 @@ def sequence_balance(probabilities_TE: Tensor, texts_T: Tensor, n_texts: int, to
     return (n_experts / top_k * (counts_SE * sums_SE).sum(dim=1) / lengths_S**2).sum()
 
 
-def router_z(logits_TE: Tensor) -> Tensor:
-    """sum_t logsumexp(logits_t)^2, which keeps the logits small (ST-MoE, arXiv:2202.08906, equation 5)."""
-    return logits_TE.logsumexp(dim=-1).square().sum()
-
-
 def balance_of_transformers(logits_LTE: Tensor, choices_E: Tensor) -> Tensor:
     """T times `load_balancing_loss_func` of transformers: choices and probabilities are added up over layers, then multiplied.
 
@@ -97,7 +93,7 @@ def with_routing(objective: Objective, module: Transformer, settings: MoeSetting
         mixture.capacity_factor, mixture.keep = settings.capacity_factor, settings.keep
     weighted = [
         (settings.balance, _balance_of_transformers() if settings.hf_compatible else over_layers("balance", _balance)),
-        (settings.z, over_layers("router_z", lambda one: router_z(one.logits_TE))),
+        (settings.z, over_layers("router_z", lambda one: z_loss(one.logits_TE))),
         (settings.sequence_balance, _sequence_balance()),
     ]
     load = over_layers("expert_load", _counted if settings.bias_speed else _load)
@@ -129,7 +125,7 @@ def over_layers(name: str, loss: Callable[[Routing], Tensor]) -> Term:
     def total(forward: Forward) -> Tensor:
         return torch.stack([loss(one) for one in forward.routings]).mean()
 
-    return Term(name, "token", total, _count_tokens)
+    return Term(name, total, _count_tokens)
 
 
 def _count_tokens(batch: Batch) -> float:
@@ -147,7 +143,7 @@ def _balance_of_transformers() -> Term:
         chosen = torch.stack([one.chosen_TK for one in forward.routings])
         return balance_of_transformers(logits_LTE, choices(chosen, logits_LTE.shape[-1]))
 
-    return Term("balance", "token", total, _count_tokens)
+    return Term("balance", total, _count_tokens)
 
 
 def _sequence_balance() -> Term:
@@ -161,7 +157,7 @@ def _sequence_balance() -> Term:
 
         return torch.stack([loss(one) for one in forward.routings]).mean()
 
-    return Term("sequence_balance", "text", total, lambda batch: float(_begins(batch).sum()))
+    return Term("sequence_balance", total, lambda batch: float(_begins(batch).sum()))
 
 
 def _begins(batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ def next_token() -> Term:
     def total(forward: Forward) -> Tensor:
         return chunked_sum(cross_entropy, forward.module.project, forward.before_nD, forward.head_parameters, forward.targets_n)
 
-    return Term("next_token", "token", total, count_learned)
+    return Term("next_token", total, count_learned)
 
 
 def language_model_by_text() -> Term:
@@ -34,7 +34,7 @@ def language_model_by_text() -> Term:
             cross_entropy, forward.module.project, forward.before_nD, forward.head_parameters, forward.targets_n, weights_n
         )
 
-    return Term("language_model", "text", total, count_texts)
+    return Term("language_model", total, count_texts)
 
 
 def _weights_by_text(batch: Batch) -> Tensor:

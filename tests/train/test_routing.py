@@ -19,6 +19,7 @@ from ordito.spec import MixtureOfExperts as Mixture
 from ordito.train.batch import collate
 from ordito.train.examples import Example, Text
 from ordito.train.forward import Forward
+from ordito.train.losses import z_loss
 from ordito.train.objective import Objective
 from ordito.train.routing import (
     MoeSettings,
@@ -28,7 +29,6 @@ from ordito.train.routing import (
     choices,
     moved_bias,
     probabilities,
-    router_z,
     sequence_balance,
     with_routing,
 )
@@ -113,7 +113,7 @@ def test_probabilities_and_z():
     logits = torch.randn(5, E)
     torch.testing.assert_close(probabilities(logits, "softmax"), logits.softmax(-1))
     torch.testing.assert_close(probabilities(logits, "sigmoid").sum(-1), torch.ones(5))
-    assert float(router_z(logits)) == pytest.approx(float((logits.exp().sum(-1).log() ** 2).sum()), rel=1e-5)
+    assert float(z_loss(logits)) == pytest.approx(float((logits.exp().sum(-1).log() ** 2).sum()), rel=1e-5)
 
 
 def test_the_bias_goes_against_the_counts():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -14,10 +13,7 @@ from ordito.train.data.cutting import Counts, Cutter
 from ordito.train.data.records import Cursor, Source, records_behind
 from ordito.train.data.shards import Shard, ShardWriter, read_header, shard_path
 from ordito.train.examples import Example
-from ordito.train.task import Task
-
-if TYPE_CHECKING:
-    from ordito.train.task import Record
+from ordito.train.task import Record, Task
 
 Report = Callable[[Counts], None]
 """Is told what has been counted, every so many records."""

@@ -91,8 +91,8 @@ def build(settings: ContrastiveSettings, context: Context) -> Task:
         cosines_EC = similarities(queries_ED, candidates_CD).masked_fill(left_out_EC, IMPOSSIBLE)
         return (cosines_EC.argmax(dim=-1) == targets_E).sum()
 
-    objective = Objective.of(Term("contrast", "example", loss, count_examples))
-    return Task(read, objective, whole=True, metrics=(Term("accuracy", "example", found, count_examples),))
+    objective = Objective.of(Term("contrast", loss, count_examples))
+    return Task(read, objective, whole=True, metrics=(Term("accuracy", found, count_examples),))
 
 
 def arranged(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -80,7 +80,7 @@ def build(settings: DistillSettings, context: Context) -> Task:
         return answered(context.module, context.tokenizer, examples, seed, settings.max_tokens, context.config.length)
 
     objective = settings.alpha * Objective.of(_hard()) + (1 - settings.alpha) * Objective.of(
-        Term("divergence", "token", soft, count_learned)
+        Term("divergence", soft, count_learned)
     )
     on_policy = settings.on_policy > 0
     return Task(
@@ -120,7 +120,7 @@ def _hard() -> Term:
     def total(forward: Forward) -> Tensor:
         return forward.hidden_BTD.sum() * 0.0 if OWN in forward.batch.beside else plain.total(forward)
 
-    return Term("next_token", "token", total, lambda batch: 0.0 if OWN in batch.beside else batch.n_learned)
+    return Term("next_token", total, lambda batch: 0.0 if OWN in batch.beside else batch.n_learned)
 
 
 KINDS = (Kind("distill", "a student learns a teacher's probabilities", DistillSettings, build),)

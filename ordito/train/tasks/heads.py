@@ -169,11 +169,11 @@ def _task(name: str, reading: _Reading, settings: HeadSettings, context: Context
             return list(scores if regression else scores.softmax(dim=-1))
         return [row[: len(example)].softmax(dim=-1) for row, example in zip(scores, forward.batch.places, strict=True)]
 
-    objective = Objective.of(Term(name, "example", loss, count_examples))
+    objective = Objective.of(Term(name, loss, count_examples))
     if settings.lm_weight and module.spec.generates:
         objective = objective + settings.lm_weight * Objective.of(language_model_by_text())
     measured = ("absolute_error", off) if regression else ("accuracy", correct)
-    metric = Term(measured[0], "example", measured[1], count_examples)
+    metric = Term(measured[0], measured[1], count_examples)
     return Task(
         read,
         objective,

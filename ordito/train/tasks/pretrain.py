@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ordito.errors import OrditoError
+from ordito.train.data.formats import text_of
 from ordito.train.examples import Example, Text
 from ordito.train.objective import Objective
 from ordito.train.settings import Settings
@@ -26,9 +27,10 @@ def build(settings: PretrainSettings, context: Context) -> Task:
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
 
     def read(record: Record) -> Example:
-        text = record.get(settings.field)
-        if not isinstance(text, str):
-            raise OrditoError(f"has no text under {settings.field!r} (pretrain.field names another)")
+        try:
+            text = text_of(record, settings.field)
+        except OrditoError as error:
+            raise OrditoError(f"{error} (pretrain.field names another)") from None
         ids = tokenizer.encode(text)
         return Example((Text.of(ids if ids[-1:] == end else ids + end),))
 
