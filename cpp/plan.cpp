@@ -126,6 +126,14 @@ struct Executor {
         }
     };
 
+    // Each token's results are a line of memory far from the last one's, which is there when it is needed.
+    static void ask_for(const Output& out, int tokens) {
+        for (int t = 0; t < tokens; t++) {
+            __builtin_prefetch(out.y + t * out.stride, 1);
+            if (out.add) __builtin_prefetch(out.add + t * out.add_stride);
+        }
+    }
+
     // Panels `from` to `to` of W times `count` tokens; `whole` is what x was rounded to, where W wants that.
     void panels(const Packed& w, std::int64_t from, std::int64_t to, const float* x, std::int64_t x_stride, const Quantized& whole,
                 std::int64_t count, const Target& target, int thread) {
@@ -134,7 +142,11 @@ struct Executor {
             for (std::int64_t token = 0; token < count; token += kTokenBlock) {
                 const int some = static_cast<int>(std::min<std::int64_t>(kTokenBlock, count - token));
                 const Quantized part = whole.from(token);
-                for (std::int64_t p = from; p < to; p++) k().linear_whole[format](w.panel(p), part, some, target.panel(p, w.rows, token));
+                for (std::int64_t p = from; p < to; p++) {
+                    const Output out = target.panel(p, w.rows, token);
+                    ask_for(out, some);
+                    k().linear_whole[format](w.panel(p), part, some, out);
+                }
             }
             return;
         }

@@ -26,7 +26,8 @@ struct alignas(64) TileShapes {
     std::uint16_t bytes[16] = {};
     std::uint8_t rows[16] = {};
 
-    TileShapes(int columns, int lines) {
+    TileShapes() = default;
+    constexpr TileShapes(int columns, int lines) {
         for (int half = 0; half < 2; half++) {
             rows[kWeights + half] = static_cast<std::uint8_t>(columns / 4), bytes[kWeights + half] = 4 * kRows;
             rows[kGroup + half] = static_cast<std::uint8_t>(lines), bytes[kGroup + half] = static_cast<std::uint16_t>(columns);
@@ -135,21 +136,41 @@ inline void add_products(const Unpacked<f>& w, int count, const Record* const* x
         for (int t = 0; t < kTogether; t++) totals[g][t] = total[g][t];
 }
 
-// Gives the registers their shapes. They keep them, since asking for shapes takes a tenth of the time that setting them takes.
-template <int halves, class Record>
-void shape_tiles() {
-    static const TileShapes shapes(kCols / halves, kLines<Record> * kTogether);
-    TileShapes present(0, 0);
-    asm volatile("sttilecfg %0" : "=m"(present));
-    if (std::memcmp(&present, &shapes, sizeof(TileShapes))) asm volatile("ldtilecfg %0" : : "m"(shapes));
-}
+// Our shapes, by halves and lines.
+inline const TileShapes kShapes[2][2] = {{{kCols, kTogether}, {kCols, 2 * kTogether}}, {{kCols / 2, kTogether}, {kCols / 2, 2 * kTogether}}};
+
+// The registers of this thread have some shapes while this lives. Ours stay, since setting them takes ten times as long as
+// asking for them; somebody else's come back (ggml sets them once and for all).
+class Shaped {
+  public:
+    explicit Shaped(const TileShapes& shapes) {
+        asm volatile("sttilecfg %0" : "=m"(before_));
+        if (!same(before_, shapes)) load(shapes);
+    }
+    ~Shaped() {
+        if (before_.palette && !ours()) load(before_);
+    }
+    Shaped(const Shaped&) = delete;
+    Shaped& operator=(const Shaped&) = delete;
+
+  private:
+    static bool same(const TileShapes& a, const TileShapes& b) { return !std::memcmp(&a, &b, sizeof(TileShapes)); }
+    static void load(const TileShapes& shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes)); }
+    bool ours() const {
+        for (const auto& of_halves : kShapes)
+            for (const TileShapes& shapes : of_halves)
+                if (same(before_, shapes)) return true;
+        return false;
+    }
+
+    TileShapes before_;
+};
 
 template <Format f, class Record>
-void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+void groups_in_tiles(const std::uint8_t* panel, const Quantized& x, int all, const Output& out) {
     static_assert(Isa::lanes == kRows);
     constexpr int most = 8;  // groups whose totals stay in the first cache
-    const int all = tokens < 2 * kTogether ? 0 : tokens / kTogether;  // unpacking does not pay for one
-    if (all) shape_tiles<halves_of(f), Record>();
+    const Shaped shaped(kShapes[halves_of(f) - 1][kLines<Record> - 1]);
     for (int first = 0; first < all; first += most) {
         const int groups = all - first < most ? all - first : most;
         typename Isa::F totals[most][kTogether];
@@ -173,7 +194,13 @@ void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, 
         for (int g = 0; g < groups; g++)
             for (int t = 0; t < kTogether; t++) put(out, (first + g) * kTogether + t, 0, totals[g][t]);
     }
-    all_tokens<f, Record>(panel, x, all * kTogether, tokens, out);
+}
+
+template <Format f, class Record>
+void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+    const int groups = tokens < 2 * kTogether ? 0 : tokens / kTogether;  // unpacking does not pay for one
+    if (groups) groups_in_tiles<f, Record>(panel, x, groups, out);
+    all_tokens<f, Record>(panel, x, groups * kTogether, tokens, out);
 }
 
 template <Format f>
@@ -189,7 +216,7 @@ std::int64_t multiply_in_tiles(std::int64_t rounds) {
     alignas(64) Record x[2][Unpacked<Format::q4_0>::most * kTogether] = {};
     const Record* groups[] = {x[0], x[1]};
     typename Isa::F totals[2][kTogether] = {};
-    shape_tiles<1, Record>();
+    const Shaped shaped(kShapes[0][kLines<Record> - 1]);
     for (std::int64_t round = 0; round < rounds; round++) add_products<Format::q4_0, 2>(w, Unpacked<Format::q4_0>::most, groups, totals);
     asm volatile("" : : "r"(totals) : "memory");
     return std::int64_t{2} * kTogether * kSuper * kRows;
