@@ -30,7 +30,8 @@ ROWS, LENGTH, STEPS, THREADS = 4, 512, 40, 2
 
 COMMON = """
 import json, os, sys, time
-model, precision, what, variant, threads, rows, length, steps = sys.argv[1:5] + [int(n) for n in sys.argv[5:]]
+model, precision, what, variant = sys.argv[1:5]
+threads, rows, length, steps = (int(n) for n in sys.argv[5:9])
 out, sys.stdout = sys.stdout, sys.stderr
 def wait():
     if not sys.stdin.readline():
