@@ -4,9 +4,9 @@
 
 PYTHON has `torch`, `trl`, `peft` and `litgpt`. Each side is a process of its own that makes one optimizer step when it is told
 to, with two threads, all with fused AdamW, gradients clipped to 1 and the same random tokens; bfloat16 is that of products
-(autocast, `bf16-mixed`), weights stay in fp32. TRL and LitGPT are asked both as they come and with the settings that hold less
-(activation checkpointing, single rows accumulated): speed is held against the faster, memory against the smaller. The limit
-is what products of matrices in that precision reach here.
+(autocast, `bf16-mixed`), weights stay in fp32. All are asked as they come and then, in turn again, with the settings that hold
+less (activation checkpointing and single rows accumulated; `recompute` for ours): a rate belongs to a variant, and so does its
+memory. The limit is what products of matrices in that precision reach here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ordito.checkpoint import store
 from ordito.train.peak import measured_peak, training_flops
 
 ROWS, LENGTH, STEPS, THREADS = 4, 512, 40, 2
+MIB = 1 << 20
 
 COMMON = """
 import json, os, sys, time
@@ -159,39 +160,35 @@ class Side:
 
 
 def figures(python: str, folder: str, precision: str, what: str, times: int, sets: list[str]) -> Iterator[Figure]:
-    def side(interpreter: str, code: str, variant: str, *more: str) -> Side:
-        numbers = [str(n) for n in (THREADS, ROWS, LENGTH, STEPS)]
-        return Side(interpreter, code, folder, precision, what, variant, *numbers, *more)
+    numbers = [str(n) for n in (THREADS, ROWS, LENGTH, STEPS)]
 
-    sides = {
-        "ours": side(sys.executable, OURS, "", *sets),
-        "ours small": side(sys.executable, OURS, "", *sets, "recompute=true"),
-    }
-    for name, code in (("TRL", TRL), ("LitGPT", LITGPT)):
-        sides |= {f"{name}{' small' if variant else ''}": side(python, code, variant) for variant in ("", "small")}
-    try:
-        for _ in range(times + 2):
+    def measured(variant: str, *more: str) -> dict[str, Side]:
+        """All sides in turn; together those of one variant fit into 24 GB."""
+        codes = {"ours": (sys.executable, OURS), "TRL": (python, TRL), "LitGPT": (python, LITGPT)}
+        sides = {
+            name: Side(interpreter, code, folder, precision, what, variant, *numbers, *(more if name == "ours" else ()))
+            for name, (interpreter, code) in codes.items()
+        }
+        try:
+            for _ in range(times + 2):
+                for one in sides.values():
+                    one.step()
+        finally:
             for one in sides.values():
-                one.step()
-        ours, small = sides.pop("ours"), sides.pop("ours small")
-        fastest, least = max(sides, key=lambda name: sides[name].rate), min(sides, key=lambda name: sides[name].peak)
-        mib, spec = 1 << 20, ordito.outline(folder).spec
-        flops = training_flops(spec, ROWS * LENGTH, LENGTH, ROWS * (LENGTH - 1), what == "lora")
-        limit = measured_peak(getattr(torch, precision), torch.device("cpu")) / flops * ROWS * LENGTH
-        peer = sides[fastest].rate
-        yield Figure(f"{what}, {precision}, beside {fastest}", ours.rate, peer, ours.rate / peer, limit, "tokens/s")
-        yield smaller(f"{what}, {precision}, memory beside {fastest}", ours.peak / mib, sides[fastest].peak / mib, "MiB")
-        yield smaller(
-            f"{what}, {precision}, recompute, memory beside {least}", small.peak / mib, sides[least].peak / mib, "MiB"
-        )
-        for name, one in sides.items():
-            mine = small if name.endswith("small") else ours
-            yield Figure(f"  {name}: tokens/s", mine.rate, one.rate, mine.rate / one.rate, None, "tokens/s")
-            yield smaller(f"  {name}: memory", mine.peak / mib, one.peak / mib, "MiB")
-        sides |= {"ours": ours, "ours small": small}
-    finally:
-        for one in sides.values():
-            one.end()
+                one.end()
+        return sides
+
+    fast, small = measured("", *sets), measured("small", *sets, "recompute=true")
+    spec = ordito.outline(folder).spec
+    flops = training_flops(spec, ROWS * LENGTH, LENGTH, ROWS * (LENGTH - 1), what == "lora")
+    limit = measured_peak(getattr(torch, precision), torch.device("cpu")) / flops * ROWS * LENGTH
+    for variant, sides in (("", fast), (", holding less", small)):
+        for name in ("TRL", "LitGPT"):
+            ours, peer = sides["ours"], sides[name]
+            yield Figure(
+                f"{what}, {precision}{variant}, {name}", ours.rate, peer.rate, ours.rate / peer.rate, limit, "tokens/s"
+            )
+            yield smaller(f"{what}, {precision}{variant}, {name}: memory", ours.peak / MIB, peer.peak / MIB, "MiB")
 
 
 def main() -> None:
