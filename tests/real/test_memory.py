@@ -43,7 +43,9 @@ def test_the_peak_is_the_predicted_one(name, context, backend):
         machine=machine,
         backend_name=backend,
     )
-    assert predicted.memory.total == pytest.approx(measured(name, context, backend), rel={"native": 0.05, "torch": 0.07}[backend])
+    assert predicted.memory.total == pytest.approx(
+        measured(name, context, backend), rel={"native": 0.05, "torch": 0.07}[backend]
+    )
 
 
 def measured(name, context, backend):
