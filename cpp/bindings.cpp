@@ -235,6 +235,8 @@ void bind_builder(nb::module_& module) {
 }  // namespace ordito
 
 NB_MODULE(_core, module) {
+    // What a process still holds when it ends is no leak, and nothing that its user should read about.
+    nb::set_leak_warnings(false);
     using namespace ordito;
 
     module.def("available_kernels", [] {

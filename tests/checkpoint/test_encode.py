@@ -94,7 +94,7 @@ def test_awkward_numbers(encoding):
 
 @settings(max_examples=40, deadline=None)
 @given(encoding=st.sampled_from(BLOCKS), seed=st.integers(0, 10**6), scale=st.sampled_from([0.1, 1.0, 1e3]))
-def test_rounding_what_is_rounded_loses_next_to_nothing(encoding, seed, scale):
+def test_rounding_again_loses_less_than_half_of_the_first_time(encoding, seed, scale):
     x = decoded(encoding, encode("w", normal(2, 256, seed) * np.float32(scale), encoding), (2, 256)).astype(np.float32)
     assert loss(encoding, x) <= 0.5 * LOSSES[encoding]
 
