@@ -320,5 +320,6 @@ NB_MODULE(_core, module) {
 
     bind_builder(module);
     bind_kernels(module);
+    bind_products(module);
     bind_strings(module);
 }

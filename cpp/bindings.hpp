@@ -27,6 +27,9 @@ Activation activation_named(const std::string& name);
 // Single kernels, for those who hold one set against another.
 void bind_kernels(nanobind::module_& module);
 
+// Products of plain matrices.
+void bind_products(nanobind::module_& module);
+
 // Strings as GGUF files hold them.
 void bind_strings(nanobind::module_& module);
 

@@ -16,6 +16,16 @@ def available_kernels() -> list[str]:
 def cache_bytes() -> int:
     """Bytes of all pages that some `Cached` holds, each counted once."""
 
+def has_products(kind: str) -> bool:
+    """Whether the fastest kernels have products of plain matrices of this kind: "float32" or "bfloat16"."""
+
+def multiply(kind: str, a: Any, b: Any, c: Any, threads: int, kernels: str | None = None) -> None:
+    """c = a b, of (m, k) and (k, n) arrays or tensors, by threads of OpenMP's runtime where there is one.
+
+    Numbers are rounded to the kind and summed up in fp32, each sum in one order; c has rows that are contiguous, a and b an
+    axis. Raises `ValueError` for other matrices, and for a kind that the kernels have no products of.
+    """
+
 def read_strings(bytes: NDArray[np.uint8], position: int, count: int, errors: str, values: list[str]) -> int | None:
     """Append `count` strings, each a length of 8 bytes and then its UTF-8, from a position on, to `values`.
 

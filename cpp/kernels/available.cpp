@@ -24,10 +24,12 @@ const Kernels& neon_kernels();
 #endif
 
 #if defined(ORDITO_X86) && defined(__linux__)
-// AMX for 8 bits (bits 24 and 25 of leaf 7), whose registers a process has to ask the system for before it uses them.
+// AMX for bfloat16 and 8 bits (bits 22, 24 and 25 of leaf 7), with AVX-512's bfloat16 (bit 5 of leaf 7.1), whose registers a process has to ask the system for before it uses them.
 static bool may_use_tiles() {
     unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d >> 24 & 3) != 3) return false;
+    constexpr unsigned kTiles = 1u << 22 | 1u << 24 | 1u << 25, kBfloat = 1u << 5;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) != kTiles) return false;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kBfloat)) return false;
     constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }

@@ -69,6 +69,21 @@ struct Isa {
         return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
     }
 
+    // The 8 x 8 numbers of as many vectors, with rows and columns exchanged.
+    static void transpose(F* x) {
+        F fours[8];
+        for (int i = 0; i < 8; i += 4) {  // fours[i + j]: of lines i to i + 3, column 4 h + j in half h
+            const F a = _mm256_unpacklo_ps(x[i], x[i + 1]), b = _mm256_unpackhi_ps(x[i], x[i + 1]);
+            const F c = _mm256_unpacklo_ps(x[i + 2], x[i + 3]), d = _mm256_unpackhi_ps(x[i + 2], x[i + 3]);
+            fours[i] = _mm256_shuffle_ps(a, c, 0x44), fours[i + 1] = _mm256_shuffle_ps(a, c, 0xee);
+            fours[i + 2] = _mm256_shuffle_ps(b, d, 0x44), fours[i + 3] = _mm256_shuffle_ps(b, d, 0xee);
+        }
+        for (int j = 0; j < 4; j++) {
+            x[j] = _mm256_permute2f128_ps(fours[j], fours[4 + j], 0x20);
+            x[4 + j] = _mm256_permute2f128_ps(fours[j], fours[4 + j], 0x31);
+        }
+    }
+
     static C codes(const std::uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
     static C fill(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
     static C both(C a, C b) { return _mm256_and_si256(a, b); }

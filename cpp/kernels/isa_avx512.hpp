@@ -53,6 +53,24 @@ struct Isa {
     static float sum(F a) { return _mm512_reduce_add_ps(a); }
     static float largest(F a) { return _mm512_reduce_max_ps(a); }
 
+    // The 16 x 16 numbers of as many vectors, with rows and columns exchanged.
+    static void transpose(F* x) {
+        F pairs[16], fours[16];
+        for (int i = 0; i < 16; i += 2)
+            pairs[i] = _mm512_unpacklo_ps(x[i], x[i + 1]), pairs[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+        const auto low = [](F a, F b) { return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))); };
+        const auto high = [](F a, F b) { return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))); };
+        for (int i = 0; i < 16; i += 4)  // fours[i + j]: of lines i to i + 3, column 4 q + j in quarter q
+            for (int half = 0; half < 2; half++)
+                fours[i + 2 * half] = low(pairs[i + half], pairs[i + 2 + half]), fours[i + 2 * half + 1] = high(pairs[i + half], pairs[i + 2 + half]);
+        for (int j = 0; j < 4; j++) {
+            const F even = _mm512_shuffle_f32x4(fours[j], fours[4 + j], 0x88), odd = _mm512_shuffle_f32x4(fours[j], fours[4 + j], 0xdd);
+            const F even2 = _mm512_shuffle_f32x4(fours[8 + j], fours[12 + j], 0x88), odd2 = _mm512_shuffle_f32x4(fours[8 + j], fours[12 + j], 0xdd);
+            x[j] = _mm512_shuffle_f32x4(even, even2, 0x88), x[8 + j] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+            x[4 + j] = _mm512_shuffle_f32x4(odd, odd2, 0x88), x[12 + j] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+        }
+    }
+
     static C codes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
     static C fill(int byte) { return _mm512_set1_epi8(static_cast<char>(byte)); }
     static C both(C a, C b) { return _mm512_and_si512(a, b); }

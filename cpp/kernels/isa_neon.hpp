@@ -57,6 +57,15 @@ struct Isa {
     static float sum(F a) { return vaddvq_f32(a); }
     static float largest(F a) { return vmaxvq_f32(a); }
 
+    // The 4 x 4 numbers of as many vectors, with rows and columns exchanged.
+    static void transpose(F* x) {
+        const float32x4x2_t upper = vtrnq_f32(x[0], x[1]), lower = vtrnq_f32(x[2], x[3]);
+        for (int j = 0; j < 2; j++) {
+            x[j] = vcombine_f32(vget_low_f32(upper.val[j]), vget_low_f32(lower.val[j]));
+            x[2 + j] = vcombine_f32(vget_high_f32(upper.val[j]), vget_high_f32(lower.val[j]));
+        }
+    }
+
     static C codes(const std::uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
     static C fill(int byte) { return vdupq_n_s8(static_cast<std::int8_t>(byte)); }
     static C both(C a, C b) { return vandq_s8(a, b); }

@@ -69,6 +69,38 @@ enum class Activation : int { none, silu, gelu, gelu_tanh, gelu_sigmoid, relu, t
 // a vector. With 8 bits each key and each value of a head has a scale.
 enum class CacheType : int { f32, f16, q8 };
 
+// Lines of plain numbers: the rows of a matrix or, with the steps exchanged, its columns.
+struct Lines {
+    const void* data;
+    bool half;                 // bfloat16, else fp32
+    std::int64_t line, depth;  // numbers from a line to the next, and along one; one of both is 1
+};
+
+// Target of plain numbers that are written: fp32, or bfloat16, to which fp32 is rounded.
+struct Target {
+    void* data;
+    bool half;
+    std::int64_t stride;  // numbers from a row to the next
+};
+
+// Products of plain matrices C = A B by blocks: of some rows of A, and of some columns of B in a panel, along their depth.
+struct Products {
+    int rows, columns;  // of a block
+    int depth;          // of what is multiplied at once: it is in the first cache
+    int grain;          // blocks are filled up with zeros to a depth that is a multiple of it
+    int bytes;          // of a number in a block
+    int slack;          // numbers behind a block that packing writes over
+    bool by_row;        // rows of A stand one after the other in a block, so that where they do in A, no block need be packed
+
+    // `stride`: bytes from a row to the next where they stand so.
+    void (*pack_rows)(const Lines& from, int lines, int depth, void* block, std::int64_t stride);
+    void (*pack_columns)(const Lines& from, int lines, int depth, void* panel);
+    // c, (rows, columns), is the product of rows and columns, or has it added; its rows are `c_stride` numbers apart.
+    void (*multiply)(const void* a, std::int64_t stride, const void* b, int depth, bool add, float* c, std::int64_t c_stride);
+    // The first so many rows and columns of a block, to where they belong.
+    void (*put)(const float* c, std::int64_t c_stride, int rows, int columns, const Target& to);
+};
+
 // One block of a format: as many numbers as its layout says, how much the square of an error in each costs, and the bytes.
 using EncodeBlock = void (*)(const float* x, const float* w, std::uint8_t* out);
 
@@ -115,6 +147,9 @@ struct Kernels {
     // Writes a key, or a value, of `width` channels as item `number` of a page.
     void (*store_key[3])(const float* x, int width, int number, void* keys, float* scales);
     void (*store_value[3])(const float* x, int width, int number, void* values, float* scales);
+
+    // Products of fp32, [0], and of bfloat16, [1], to which fp32 is rounded; null where an instruction set has nothing for them.
+    const Products* products[2];
 };
 
 const Kernels& reference();

@@ -248,6 +248,45 @@ std::int64_t multiply_one(std::int64_t rounds) {
     return 1;
 }
 
+constexpr int kBlock = 4;  // rows and columns of products
+
+// The numbers of lines, [depth][line], rounded to bfloat16 if products are of that.
+template <bool half>
+void pack_lines(const Lines& from, int lines, int depth, void* panel) {
+    for (int k = 0; k < depth; k++)
+        for (int i = 0; i < kBlock; i++) {
+            const std::int64_t at = i * from.line + k * from.depth;
+            float number = 0;
+            if (i < lines) number = from.half ? bfloat_to_float(static_cast<const std::uint16_t*>(from.data)[at]) : static_cast<const float*>(from.data)[at];
+            static_cast<float*>(panel)[k * kBlock + i] = half ? bfloat_to_float(float_to_bfloat(number)) : number;
+        }
+}
+
+template <bool half>
+void pack_block(const Lines& from, int lines, int depth, void* block, std::int64_t) {
+    pack_lines<half>(from, lines, depth, block);
+}
+
+void multiply_lines(const void* a, std::int64_t, const void* b, int depth, bool add, float* c, std::int64_t stride) {
+    for (int i = 0; i < kBlock; i++)
+        for (int j = 0; j < kBlock; j++) {
+            float sum = add ? c[i * stride + j] : 0;
+            for (int k = 0; k < depth; k++) sum += static_cast<const float*>(a)[k * kBlock + i] * static_cast<const float*>(b)[k * kBlock + j];
+            c[i * stride + j] = sum;
+        }
+}
+
+void put_lines(const float* c, std::int64_t stride, int rows, int columns, const Target& to) {
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) {
+            if (to.half) static_cast<std::uint16_t*>(to.data)[i * to.stride + j] = float_to_bfloat(c[i * stride + j]);
+            else static_cast<float*>(to.data)[i * to.stride + j] = c[i * stride + j];
+        }
+}
+
+template <bool half>
+constexpr Products kProducts = {kBlock, kBlock, 64, 1, sizeof(float), 0, false, pack_block<half>, pack_lines<half>, multiply_lines, put_lines};
+
 template <int... numbers>
 void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
     ((k.linear_whole[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_whole<numbers>), ...);
@@ -274,6 +313,7 @@ Kernels make() {
     k.store_key[0] = store_key<CacheType::f32>, k.store_key[1] = store_key<CacheType::f16>, k.store_key[2] = store_key<CacheType::q8>;
     k.store_value[0] = store_value<CacheType::f32>, k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
+    k.products[0] = &kProducts<false>, k.products[1] = &kProducts<true>;
     return k;
 }
 

@@ -7,6 +7,7 @@
 #include "attend.hpp"
 #include "encode.hpp"
 #include "linear.hpp"
+#include "products.hpp"
 
 namespace ordito {
 namespace {
@@ -56,6 +57,7 @@ Kernels table_of(const char* name) {
     k.store_value[0] = store_value<CacheType::f32>;
     k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
+    k.products[0] = &kPlainProducts;
     return k;
 }
 

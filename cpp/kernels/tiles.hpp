@@ -5,9 +5,9 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
 
 #include "linear.hpp"
+#include "tile_shapes.hpp"
 
 namespace ordito {
 namespace {
@@ -20,32 +20,9 @@ template <class Record>
 constexpr int kLines = std::is_same_v<Record, Fine> ? 2 : 1;
 static_assert(offsetof(Fine, fine) == sizeof(Fine) / 2);
 
-// The shapes of the registers, as LDTILECFG reads them (Intel's Software Developer's Manual, volume 1, chapter 18).
-struct alignas(64) TileShapes {
-    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t bytes[16] = {};
-    std::uint8_t rows[16] = {};
-
-    TileShapes() = default;
-    constexpr TileShapes(int columns, int lines) {
-        for (int half = 0; half < 2; half++) {
-            rows[kWeights + half] = static_cast<std::uint8_t>(columns / 4), bytes[kWeights + half] = 4 * kRows;
-            rows[kGroup + half] = static_cast<std::uint8_t>(lines), bytes[kGroup + half] = static_cast<std::uint16_t>(columns);
-        }
-        for (int t = kProducts; t < 8; t++) rows[t] = static_cast<std::uint8_t>(lines), bytes[t] = 4 * kRows;
-    }
-};
-static_assert(sizeof(TileShapes) == 64);
-
-// The compiler's own functions do not say that they read memory.
-template <int tile>
-[[gnu::always_inline]] inline void load_tile(const void* from, std::int64_t stride) {
-    asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(tile), "r"(from), "r"(stride) : "memory");
-}
-
 // Sums of whole numbers of a group, [token][coarse, fine][row].
 template <class Record>
-struct alignas(64) Products {
+struct alignas(64) TileSums {
     std::int32_t of[kTogether][kLines<Record>][kRows];
 };
 
@@ -54,11 +31,6 @@ template <int half, int products, class Record>
 [[gnu::always_inline]] inline void multiply_tile(const Record* group) {
     load_tile<kGroup + half>(group->codes + 16 * half, sizeof(Record) / kLines<Record>);
     asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(products), "i"(kGroup + half), "i"(kWeights + half));
-}
-
-template <int tile, class Record>
-[[gnu::always_inline]] inline void store_tile(Products<Record>& to) {
-    asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(tile), "r"(&to), "r"(std::int64_t{4 * kRows}) : "memory");
 }
 
 // Up to 8 tiles of a panel, one code a byte: they are unpacked once for all tokens.
@@ -94,7 +66,7 @@ inline void add_products(const Unpacked<f>& w, int count, const Record* const* x
         for (int t = 0; t < kTogether; t++) total[g][t] = totals[g][t];
     // The next tile's sums are made while numbers are made of this one's, and stored after. All registers become zero before
     // the first product: where each became zero just before its own, products came one by one.
-    Products<Record> products[groups][halves];
+    TileSums<Record> products[groups][halves];
     const auto multiply = [&](int b) {
         asm volatile("tilezero %tmm4\n\ttilezero %tmm5\n\ttilezero %tmm6\n\ttilezero %tmm7");
         load_tile<kWeights>(w.codes[b], 4 * kRows);
@@ -105,10 +77,11 @@ inline void add_products(const Unpacked<f>& w, int count, const Record* const* x
         if constexpr (groups == 2 && halves == 2) multiply_tile<1, kProducts + 3>(x[1] + b * kTogether);
     };
     const auto store = [&] {
-        store_tile<kProducts>(products[0][0]);
-        if constexpr (halves == 2) store_tile<kProducts + 1>(products[0][1]);
-        if constexpr (groups == 2) store_tile<kProducts + 2>(products[1][0]);
-        if constexpr (groups == 2 && halves == 2) store_tile<kProducts + 3>(products[1][1]);
+        constexpr std::int64_t stride = 4 * kRows;
+        store_tile<kProducts>(&products[0][0], stride);
+        if constexpr (halves == 2) store_tile<kProducts + 1>(&products[0][1], stride);
+        if constexpr (groups == 2) store_tile<kProducts + 2>(&products[1][0], stride);
+        if constexpr (groups == 2 && halves == 2) store_tile<kProducts + 3>(&products[1][1], stride);
     };
     multiply(0);
     store();
@@ -136,41 +109,17 @@ inline void add_products(const Unpacked<f>& w, int count, const Record* const* x
         for (int t = 0; t < kTogether; t++) totals[g][t] = total[g][t];
 }
 
-// Our shapes, by halves and lines.
-inline const TileShapes kShapes[2][2] = {{{kCols, kTogether}, {kCols, 2 * kTogether}}, {{kCols / 2, kTogether}, {kCols / 2, 2 * kTogether}}};
-
-// The registers of this thread have some shapes while this lives. Ours stay, since setting them takes ten times as long as
-// asking for them; somebody else's come back (ggml sets them once and for all).
-class Shaped {
-  public:
-    explicit Shaped(const TileShapes& shapes) {
-        asm volatile("sttilecfg %0" : "=m"(before_));
-        if (!same(before_, shapes)) load(shapes);
-    }
-    ~Shaped() {
-        if (before_.palette && !ours()) load(before_);
-    }
-    Shaped(const Shaped&) = delete;
-    Shaped& operator=(const Shaped&) = delete;
-
-  private:
-    static bool same(const TileShapes& a, const TileShapes& b) { return !std::memcmp(&a, &b, sizeof(TileShapes)); }
-    static void load(const TileShapes& shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes)); }
-    bool ours() const {
-        for (const auto& of_halves : kShapes)
-            for (const TileShapes& shapes : of_halves)
-                if (same(before_, shapes)) return true;
-        return false;
-    }
-
-    TileShapes before_;
-};
+// The shapes for tiles of so many halves.
+template <class Record>
+const TileShapes& shapes_for(int halves) {
+    return kShapes[2 * (halves - 1) + kLines<Record> - 1];
+}
 
 template <Format f, class Record>
 void groups_in_tiles(const std::uint8_t* panel, const Quantized& x, int all, const Output& out) {
     static_assert(Isa::lanes == kRows);
     constexpr int most = 8;  // groups whose totals stay in the first cache
-    const Shaped shaped(kShapes[halves_of(f) - 1][kLines<Record> - 1]);
+    const Shaped shaped(shapes_for<Record>(halves_of(f)));
     for (int first = 0; first < all; first += most) {
         const int groups = all - first < most ? all - first : most;
         typename Isa::F totals[most][kTogether];
@@ -216,7 +165,7 @@ std::int64_t multiply_in_tiles(std::int64_t rounds) {
     alignas(64) Record x[2][Unpacked<Format::q4_0>::most * kTogether] = {};
     const Record* groups[] = {x[0], x[1]};
     typename Isa::F totals[2][kTogether] = {};
-    const Shaped shaped(kShapes[0][kLines<Record> - 1]);
+    const Shaped shaped(shapes_for<Record>(1));
     for (std::int64_t round = 0; round < rounds; round++) add_products<Format::q4_0, 2>(w, Unpacked<Format::q4_0>::most, groups, totals);
     asm volatile("" : : "r"(totals) : "memory");
     return std::int64_t{2} * kTogether * kSuper * kRows;

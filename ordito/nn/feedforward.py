@@ -16,6 +16,7 @@ from ordito import spec
 from ordito.nn.capacity import fits, texts_of
 from ordito.nn.lean import silu_gate
 from ordito.nn.norm import ACTIVATIONS, Beside, Linear, gelu_sigmoid
+from ordito.nn.products import linear
 from ordito.nn.step import Step
 
 
@@ -82,7 +83,7 @@ class StackedLinear(nn.Module):
         # Taken apart at once: the gradient of weight[e] is as large as that of the whole, and would be made E times.
         weights = _here(self.weight).unbind()
         biases = [None] * len(weights) if self.bias is None else _here(self.bias).unbind()
-        return lambda e, x_n: nn.functional.linear(x_n, weights[e], biases[e])
+        return lambda e, x_n: linear(x_n, weights[e], biases[e])
 
 
 def _here(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ordito import spec
 from ordito.nn.lean import rms_norm
+from ordito.nn.products import linear, product_type
 from ordito.nn.step import Step
 
 
@@ -42,7 +43,7 @@ class Linear(nn.Linear):
 
     def plain(self, x: Tensor) -> Tensor:
         """W x + b, without what lies beside it."""
-        return super().forward(x)
+        return linear(x, self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -94,7 +95,7 @@ class Norm(nn.Module):
         b = self.block
         if b.kind == "rms" and self.weight is not None and not b.bias and x.dtype == torch.float32 and torch.is_grad_enabled():
             scale = self.weight + b.weight_offset if b.weight_offset else self.weight
-            return rms_norm(x, scale, b.eps, _product_type(x))
+            return rms_norm(x, scale, b.eps, product_type(x))
         y = x.float()
         if self.block.kind == "layer":
             y = y - y.mean(dim=-1, keepdim=True)
@@ -106,12 +107,7 @@ class Norm(nn.Module):
             y = y * (weight + self.block.weight_offset if self.block.weight_offset else weight)
         if self.bias is not None:
             y = y + self.bias
-        return y.to(_product_type(x))
-
-
-def _product_type(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        return y.to(product_type(x))
 
 
 class Dense(Linear):

@@ -15,6 +15,7 @@ from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.cache import Cache
 from ordito.nn.feedforward import FeedForward, MixtureOfExperts
 from ordito.nn.norm import Beside, Dense, Norm, Table
+from ordito.nn.products import linear
 from ordito.nn.step import PADDING, Step
 
 
@@ -57,7 +58,7 @@ class Head(nn.Module):
         weight = self.lender[0].weight if self.weight is None else self.weight
         scaled = hidden_BTD if self.block.scale == 1.0 else hidden_BTD * self.block.scale
         rows_nD = scaled.reshape(-1, scaled.shape[-1])
-        logits_nV = nn.functional.linear(rows_nD, weight, self.bias)
+        logits_nV = linear(rows_nD, weight, self.bias)
         for adapt in self.beside:
             logits_nV = adapt(rows_nD, logits_nV, lambda: weight, self.bias)
         logits = logits_nV.view(*scaled.shape[:-1], len(weight))

@@ -1,0 +1,78 @@
+// The registers of AMX: the shapes that a thread has set for them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace ordito {
+namespace {
+
+// As LDTILECFG reads them (Intel's Software Developer's Manual, volume 1, chapter 18).
+struct alignas(64) TileShapes {
+    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    std::uint16_t bytes[16] = {};
+    std::uint8_t rows[16] = {};
+
+    constexpr void set(int tile, int of_rows, int of_bytes) {
+        rows[tile] = static_cast<std::uint8_t>(of_rows), bytes[tile] = static_cast<std::uint16_t>(of_bytes);
+    }
+};
+static_assert(sizeof(TileShapes) == 64);
+
+// The compiler's own functions do not say that they read or write memory.
+template <int tile>
+[[gnu::always_inline]] inline void load_tile(const void* from, std::int64_t stride) {
+    asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(tile), "r"(from), "r"(stride) : "memory");
+}
+
+template <int tile>
+[[gnu::always_inline]] inline void store_tile(void* to, std::int64_t stride) {
+    asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(tile), "r"(to), "r"(stride) : "memory");
+}
+
+// Shapes of all registers that two kinds of products want: of whole numbers, by columns of a tile and lines of a group of
+// tokens (registers 0 and 1: codes of weights, 2 and 3: groups, the rest: what comes out), and of bfloat16.
+constexpr TileShapes whole_shapes(int columns, int lines) {
+    TileShapes shapes;
+    for (int half = 0; half < 2; half++) shapes.set(half, columns / 4, 64), shapes.set(2 + half, lines, columns);
+    for (int tile = 4; tile < 8; tile++) shapes.set(tile, lines, 64);
+    return shapes;
+}
+
+constexpr TileShapes square_shapes() {
+    TileShapes shapes;
+    for (int tile = 0; tile < 8; tile++) shapes.set(tile, 16, 64);
+    return shapes;
+}
+
+inline const TileShapes kShapes[] = {whole_shapes(32, 8), whole_shapes(32, 16), whole_shapes(16, 8), whole_shapes(16, 16), square_shapes()};
+inline const TileShapes& kSquare = kShapes[4];
+
+// The registers of this thread have some shapes while this lives. Ours stay, since setting them takes ten times as long as
+// asking for them; somebody else's come back (ggml sets them once and for all).
+class Shaped {
+  public:
+    explicit Shaped(const TileShapes& shapes) {
+        asm volatile("sttilecfg %0" : "=m"(before_));
+        if (!same(before_, shapes)) load(shapes);
+    }
+    ~Shaped() {
+        if (before_.palette && !ours()) load(before_);
+    }
+    Shaped(const Shaped&) = delete;
+    Shaped& operator=(const Shaped&) = delete;
+
+  private:
+    static bool same(const TileShapes& a, const TileShapes& b) { return !std::memcmp(&a, &b, sizeof(TileShapes)); }
+    static void load(const TileShapes& shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes)); }
+    bool ours() const {
+        for (const TileShapes& shapes : kShapes)
+            if (same(before_, shapes)) return true;
+        return false;
+    }
+
+    TileShapes before_;
+};
+
+}  // namespace
+}  // namespace ordito
