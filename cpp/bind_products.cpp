@@ -1,6 +1,9 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <type_traits>
+
+#include "attention_training.hpp"
 #include "bindings.hpp"
 #include "product.hpp"
 
@@ -30,10 +33,64 @@ Lines lines_of(const Matrix& matrix, int along) {
     return lines;
 }
 
+using Four = nb::ndarray<nb::ro, nb::ndim<4>, nb::device::cpu>;
+using FourResult = nb::ndarray<nb::ndim<4>, nb::device::cpu>;
+using Three = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Mask = nb::ndarray<const std::uint8_t, nb::ndim<3>, nb::device::cpu>;
+
+void expect(bool fits, const char* what) {
+    if (!fits) throw std::invalid_argument(std::string("the shapes of attention do not fit: ") + what);
+}
+
+template <class Array>
+auto heads_of(const Array& x, std::int64_t batch, std::int64_t heads, std::int64_t tokens, std::int64_t width, const char* what) {
+    using Data = std::conditional_t<std::is_same_v<Array, Four>, const void, void>;
+    expect(static_cast<std::int64_t>(x.shape(0)) == batch && static_cast<std::int64_t>(x.shape(1)) == heads &&
+               static_cast<std::int64_t>(x.shape(2)) == tokens && static_cast<std::int64_t>(x.shape(3)) == width, what);
+    if (width > 1 && x.stride(3) != 1) throw std::invalid_argument("the numbers of a head have to be contiguous");
+    return Heads<Data>{x.data(), is_half(x), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+AttentionShape shape_of(const Four& q, const Four& k, const Four& v) {
+    const auto size = [](std::size_t n) { return static_cast<std::int64_t>(n); };
+    const AttentionShape shape{size(q.shape(0)), size(q.shape(1)), size(k.shape(1)), size(q.shape(2)), size(k.shape(2)), size(q.shape(3)), size(v.shape(3))};
+    expect(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "heads");
+    return shape;
+}
+
+AttentionInputs inputs_of(const AttentionShape& s, const Four& q, const Four& k, const Four& v, const std::optional<Mask>& seen,
+                          const std::optional<Floats>& sinks, float scale, float cap) {
+    AttentionInputs in{heads_of(q, s.batch, s.heads, s.queries, s.width, "q"), heads_of(k, s.batch, s.kv_heads, s.keys, s.width, "k"),
+                       heads_of(v, s.batch, s.kv_heads, s.keys, s.value_width, "v"), nullptr, 0, 0, sinks ? sinks->data() : nullptr, scale, cap};
+    expect(!sinks || static_cast<std::int64_t>(sinks->size()) == s.heads, "sinks");
+    if (seen) {
+        expect(static_cast<std::int64_t>(seen->shape(0)) == s.batch && static_cast<std::int64_t>(seen->shape(1)) == s.queries &&
+                   static_cast<std::int64_t>(seen->shape(2)) == s.keys && (s.keys < 2 || seen->stride(2) == 1), "what is seen");
+        in.seen = seen->data(), in.seen_batch = seen->stride(0), in.seen_query = seen->stride(1);
+    }
+    return in;
+}
+
+void expect_rows(const Three& x, const AttentionShape& s) {
+    expect(static_cast<std::int64_t>(x.shape(0)) == s.batch && static_cast<std::int64_t>(x.shape(1)) == s.heads &&
+               static_cast<std::int64_t>(x.shape(2)) == s.queries, "numbers of rows");
+}
+
 // The products of a kind ("float32", "bfloat16") of an instruction set; null where it has none.
 const Products* products_of(const std::optional<std::string>& kernels, const std::string& kind) {
     if (kind != "float32" && kind != "bfloat16") throw std::invalid_argument("products are of float32 and bfloat16, not of " + kind);
     return kernels_named(kernels).products[kind == "bfloat16"];
+}
+
+const Products* some_products_of(const std::optional<std::string>& kernels, const std::string& kind) {
+    const Products* by = products_of(kernels, kind);
+    if (!by) throw std::invalid_argument("no products of " + kind + " by these kernels");
+    return by;
+}
+
+// Products of fp32 read and write nothing else.
+void expect_plain(const std::string& kind, bool some_half) {
+    if (kind == "float32" && some_half) throw std::invalid_argument("products of float32 are of and to float32");
 }
 
 }  // namespace
@@ -41,18 +98,47 @@ const Products* products_of(const std::optional<std::string>& kernels, const std
 void bind_products(nb::module_& module) {
     module.def("has_products", [](const std::string& kind) { return products_of({}, kind) != nullptr; }, "kind"_a);
     module.def("multiply", [](const std::string& kind, Matrix a, Matrix b, Result c, int threads, std::optional<std::string> kernels) {
-        const Products* by = products_of(kernels, kind);
-        if (!by) throw std::invalid_argument("no products of " + kind + " by these kernels");
+        const Products* by = some_products_of(kernels, kind);
         const auto m = static_cast<std::int64_t>(a.shape(0)), k = static_cast<std::int64_t>(a.shape(1)), n = static_cast<std::int64_t>(b.shape(1));
         if (static_cast<std::int64_t>(b.shape(0)) != k || static_cast<std::int64_t>(c.shape(0)) != m || static_cast<std::int64_t>(c.shape(1)) != n)
             throw std::invalid_argument("the shapes of a product do not fit");
         if (n > 1 && c.stride(1) != 1) throw std::invalid_argument("the rows of a product have to be contiguous");
         const Lines rows = lines_of(a, 1), columns = lines_of(b, 0);
         const Target to{c.data(), is_half(c), c.stride(0)};
-        if (kind == "float32" && (rows.half || columns.half || to.half)) throw std::invalid_argument("products of float32 are of and to float32");
+        expect_plain(kind, rows.half || columns.half || to.half);
         nb::gil_scoped_release released;
         multiply(*by, m, n, k, rows, columns, to, Team(threads));
     }, "kind"_a, "a"_a, "b"_a, "c"_a, "threads"_a, "kernels"_a = nb::none());
+    module.def("attend", [](const std::string& kind, Four q, Four k, Four v, std::optional<Mask> seen, std::optional<Floats> sinks, float scale,
+                            float cap, FourResult out, Three logs, int threads, std::optional<std::string> kernels) {
+        const Products* by = some_products_of(kernels, kind);
+        const AttentionShape shape = shape_of(q, k, v);
+        const AttentionInputs in = inputs_of(shape, q, k, v, seen, sinks, scale, cap);
+        const Heads<void> to = heads_of(out, shape.batch, shape.heads, shape.queries, shape.value_width, "out");
+        expect_plain(kind, in.q.half || in.k.half || in.v.half || to.half);
+        expect_rows(logs, shape);
+        nb::gil_scoped_release released;
+        attend(kernels_named(kernels), *by, shape, in, to, logs.data(), Team(threads));
+    }, "kind"_a, "q"_a, "k"_a, "v"_a, "seen"_a.none(), "sinks"_a.none(), "scale"_a, "cap"_a, "out"_a, "logs"_a, "threads"_a,
+       "kernels"_a = nb::none());
+    module.def("attend_gradient", [](const std::string& kind, Four q, Four k, Four v, std::optional<Mask> seen, std::optional<Floats> sinks,
+                                     float scale, float cap, Four out, Four grad, Three logs, Three along, FourResult grad_q, FourResult grad_k,
+                                     FourResult grad_v, int threads, std::optional<std::string> kernels) {
+        const Products* by = some_products_of(kernels, kind);
+        const AttentionShape s = shape_of(q, k, v);
+        const AttentionInputs in = inputs_of(s, q, k, v, seen, sinks, scale, cap);
+        const auto from = heads_of(out, s.batch, s.heads, s.queries, s.value_width, "out");
+        const auto change = heads_of(grad, s.batch, s.heads, s.queries, s.value_width, "grad");
+        const auto to_q = heads_of(grad_q, s.batch, s.heads, s.queries, s.width, "grad_q");
+        const auto to_k = heads_of(grad_k, s.batch, s.kv_heads, s.keys, s.width, "grad_k");
+        const auto to_v = heads_of(grad_v, s.batch, s.kv_heads, s.keys, s.value_width, "grad_v");
+        expect_plain(kind, in.q.half || in.k.half || in.v.half || from.half || change.half || to_q.half || to_k.half || to_v.half);
+        expect_rows(logs, s);
+        expect_rows(along, s);
+        nb::gil_scoped_release released;
+        attend_gradient(kernels_named(kernels), *by, s, in, from, change, logs.data(), along.data(), to_q, to_k, to_v, Team(threads));
+    }, "kind"_a, "q"_a, "k"_a, "v"_a, "seen"_a.none(), "sinks"_a.none(), "scale"_a, "cap"_a, "out"_a, "grad"_a, "logs"_a, "along"_a, "grad_q"_a,
+       "grad_k"_a, "grad_v"_a, "threads"_a, "kernels"_a = nb::none());
 }
 
 }  // namespace ordito

@@ -26,6 +26,50 @@ def multiply(kind: str, a: Any, b: Any, c: Any, threads: int, kernels: str | Non
     axis. Raises `ValueError` for other matrices, and for a kind that the kernels have no products of.
     """
 
+def attend(
+    kind: str,
+    q: Any,
+    k: Any,
+    v: Any,
+    seen: Any | None,
+    sinks: Any | None,
+    scale: float,
+    cap: float,
+    out: Any,
+    logs: Any,
+    threads: int,
+    kernels: str | None = None,
+) -> None:
+    """out = softmax(cap tanh(scale q k / cap)) v of (batch, heads, tokens, width), without the cap where it is 0.
+
+    `seen` are bytes (batch, queries, keys), `sinks` (heads) scores of a key without a value, `logs` (batch, heads, queries) the
+    log of each row's sum. Raises `ValueError` for shapes that do not fit.
+    """
+
+def attend_gradient(
+    kind: str,
+    q: Any,
+    k: Any,
+    v: Any,
+    seen: Any | None,
+    sinks: Any | None,
+    scale: float,
+    cap: float,
+    out: Any,
+    grad: Any,
+    logs: Any,
+    along: Any,
+    grad_q: Any,
+    grad_k: Any,
+    grad_v: Any,
+    threads: int,
+    kernels: str | None = None,
+) -> None:
+    """The gradients of q, k and v from that of `out`; `along` (batch, heads, queries) is out * grad, summed up.
+
+    A sink's gradient is -sum exp(sink - logs) along. Raises `ValueError` for shapes that do not fit.
+    """
+
 def read_strings(bytes: NDArray[np.uint8], position: int, count: int, errors: str, values: list[str]) -> int | None:
     """Append `count` strings, each a length of 8 bytes and then its UTF-8, from a position on, to `values`.
 

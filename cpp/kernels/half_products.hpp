@@ -77,7 +77,7 @@ void pack_tile_columns(const Lines& from, int lines, int depth, void* panel) {
         }
 }
 
-void multiply_tiles(const void* a, std::int64_t stride, const void* b, int depth, bool add, float* c, std::int64_t c_stride) {
+void multiply_tiles(const void* a, std::int64_t row, std::int64_t, const void* b, int depth, bool add, float* c, std::int64_t c_stride) {
     const Shaped shaped(kSquare);
     constexpr std::int64_t line = kDepth * sizeof(std::uint16_t);
     const std::int64_t c_line = c_stride * static_cast<std::int64_t>(sizeof(float)), lower = kSide * c_stride;
@@ -90,7 +90,7 @@ void multiply_tiles(const void* a, std::int64_t stride, const void* b, int depth
     const auto* columns = static_cast<const std::uint16_t*>(b);
     for (int k = 0; k < depth; k += kDepth, rows += line, columns += 2 * kTileNumbers) {
         // All before the first product: a core that another thread shares begins them together.
-        load_tile<4>(rows, stride), load_tile<5>(rows + kSide * stride, stride);
+        load_tile<4>(rows, row), load_tile<5>(rows + kSide * row, row);
         load_tile<6>(columns, line), load_tile<7>(columns + kTileNumbers, line);
         asm volatile("tdpbf16ps %tmm6, %tmm4, %tmm0\n\ttdpbf16ps %tmm7, %tmm4, %tmm1\n\ttdpbf16ps %tmm6, %tmm5, %tmm2\n\ttdpbf16ps %tmm7, %tmm5, %tmm3");
     }

@@ -90,15 +90,23 @@ struct Products {
     int grain;          // blocks are filled up with zeros to a depth that is a multiple of it
     int bytes;          // of a number in a block
     int slack;          // numbers behind a block that packing writes over
-    bool by_row;        // rows of A stand one after the other in a block, so that where they do in A, no block need be packed
+    bool by_row;        // blocks have the rows of A one after the other, else [depth][row]
 
-    // `stride`: bytes from a row to the next where they stand so.
+    // `stride`: bytes from a row of a block to the next where they stand so.
     void (*pack_rows)(const Lines& from, int lines, int depth, void* block, std::int64_t stride);
     void (*pack_columns)(const Lines& from, int lines, int depth, void* panel);
-    // c, (rows, columns), is the product of rows and columns, or has it added; its rows are `c_stride` numbers apart.
-    void (*multiply)(const void* a, std::int64_t stride, const void* b, int depth, bool add, float* c, std::int64_t c_stride);
+    // c, (rows, columns), is the product of rows and columns, or has it added; its rows are `c_stride` numbers apart. The rows of
+    // A are `row` bytes apart, and in their depth numbers are `along`: in a block, or where they are one after the other in A.
+    void (*multiply)(const void* a, std::int64_t row, std::int64_t along, const void* b, int depth, bool add, float* c, std::int64_t c_stride);
     // The first so many rows and columns of a block, to where they belong.
     void (*put)(const float* c, std::int64_t c_stride, int rows, int columns, const Target& to);
+};
+
+// Which of a row's columns are seen: a byte for each, rows `stride` apart; without bytes all that there are.
+struct Seen {
+    const std::uint8_t* bytes;
+    std::int64_t stride;
+    int columns;  // that are there; columns behind them are not seen
 };
 
 // One block of a format: as many numbers as its layout says, how much the square of an error in each costs, and the bytes.
@@ -150,6 +158,15 @@ struct Kernels {
 
     // Products of fp32, [0], and of bfloat16, [1], to which fp32 is rounded; null where an instruction set has nothing for them.
     const Products* products[2];
+    // The sum of n products of plain numbers, bfloat16 where they are `half`, else fp32.
+    float (*dot)(const void* a, bool a_half, const void* b, bool b_half, std::int64_t n);
+    // Attention over plain rows. Scores q . k become exp(s - max) with s = cap * tanh(scale * score / cap), or scale * score where
+    // cap is 0; `logs` are log(sum exp s), `inverses` 1 / sum exp(s - max), both with a `sink` in their sums unless it is -inf.
+    void (*soften)(float* scores, std::int64_t stride, int rows, int columns, const Seen& seen, float scale, float cap, float sink,
+                   float* logs, float* inverses);
+    // Scores become probabilities p = exp(s - log), and gradients of p those of the scores: p (gradient - along), through s.
+    void (*soften_gradient)(float* scores, float* gradients, std::int64_t stride, int rows, int columns, const Seen& seen, float scale,
+                            float cap, const float* logs, const float* along);
 };
 
 const Kernels& reference();

@@ -48,25 +48,30 @@ void pack_panel(const Lines& from, int lines, int depth, void* panel) {
         }
 }
 
-void multiply_block(const void* a, std::int64_t, const void* b, int depth, bool add, float* c, std::int64_t stride) {
+void multiply_block(const void* a, std::int64_t row, std::int64_t along, const void* b, int depth, bool add, float* c, std::int64_t c_stride) {
     using F = typename Isa::F;
-    const auto *row = static_cast<const float*>(a), *columns = static_cast<const float*>(b);
-    constexpr int wide = kBlockVectors * Isa::lanes;
+    constexpr int wide = kBlockVectors * Isa::lanes, groups = (kBlockRows + 3) / 4;
+    // Four rows share a pointer, so that there are registers for all.
+    const std::uint8_t* rows[groups];
+    for (int g = 0; g < groups; g++) rows[g] = static_cast<const std::uint8_t*>(a) + 4 * g * row;
+    const auto* columns = static_cast<const float*>(b);
     F sums[kBlockRows][kBlockVectors];
     for (int i = 0; i < kBlockRows; i++)
-        for (int v = 0; v < kBlockVectors; v++) sums[i][v] = add ? Isa::load(c + i * stride + v * Isa::lanes) : Isa::zero();
-    for (int k = 0; k < depth; k++, row += kBlockRows, columns += wide) {
+        for (int v = 0; v < kBlockVectors; v++) sums[i][v] = add ? Isa::load(c + i * c_stride + v * Isa::lanes) : Isa::zero();
+    for (int k = 0; k < depth; k++, columns += wide) {
         F numbers[kBlockVectors];
         for (int v = 0; v < kBlockVectors; v++) numbers[v] = Isa::load(columns + v * Isa::lanes);
 #pragma GCC unroll 16
         for (int i = 0; i < kBlockRows; i++) {
-            const F number = Isa::set1(row[i]);
+            const F number = Isa::set1(*reinterpret_cast<const float*>(rows[i / 4] + i % 4 * row));
 #pragma GCC unroll 4
             for (int v = 0; v < kBlockVectors; v++) sums[i][v] = Isa::fma(number, numbers[v], sums[i][v]);
         }
+#pragma GCC unroll 4
+        for (int g = 0; g < groups; g++) rows[g] += along;
     }
     for (int i = 0; i < kBlockRows; i++)
-        for (int v = 0; v < kBlockVectors; v++) Isa::store(c + i * stride + v * Isa::lanes, sums[i][v]);
+        for (int v = 0; v < kBlockVectors; v++) Isa::store(c + i * c_stride + v * Isa::lanes, sums[i][v]);
 }
 
 void put_block(const float* c, std::int64_t stride, int rows, int columns, const Target& to) {

@@ -250,15 +250,22 @@ std::int64_t multiply_one(std::int64_t rounds) {
 
 constexpr int kBlock = 4;  // rows and columns of products
 
-// The numbers of lines, [depth][line], rounded to bfloat16 if products are of that.
+float plain_number(const void* x, bool half, std::int64_t i) {
+    return half ? bfloat_to_float(static_cast<const std::uint16_t*>(x)[i]) : static_cast<const float*>(x)[i];
+}
+
+void put_number(const Target& to, std::int64_t i, float number) {
+    if (to.half) static_cast<std::uint16_t*>(to.data)[i] = float_to_bfloat(number);
+    else static_cast<float*>(to.data)[i] = number;
+}
+
+// The numbers of lines, [depth][line].
 template <bool half>
 void pack_lines(const Lines& from, int lines, int depth, void* panel) {
     for (int k = 0; k < depth; k++)
         for (int i = 0; i < kBlock; i++) {
-            const std::int64_t at = i * from.line + k * from.depth;
-            float number = 0;
-            if (i < lines) number = from.half ? bfloat_to_float(static_cast<const std::uint16_t*>(from.data)[at]) : static_cast<const float*>(from.data)[at];
-            static_cast<float*>(panel)[k * kBlock + i] = half ? bfloat_to_float(float_to_bfloat(number)) : number;
+            const float number = i < lines ? plain_number(from.data, from.half, i * from.line + k * from.depth) : 0;
+            put_number({panel, half, 0}, k * kBlock + i, number);
         }
 }
 
@@ -267,25 +274,62 @@ void pack_block(const Lines& from, int lines, int depth, void* block, std::int64
     pack_lines<half>(from, lines, depth, block);
 }
 
-void multiply_lines(const void* a, std::int64_t, const void* b, int depth, bool add, float* c, std::int64_t stride) {
+template <bool half>
+void multiply_lines(const void* a, std::int64_t row, std::int64_t along, const void* b, int depth, bool add, float* c, std::int64_t stride) {
     for (int i = 0; i < kBlock; i++)
         for (int j = 0; j < kBlock; j++) {
             float sum = add ? c[i * stride + j] : 0;
-            for (int k = 0; k < depth; k++) sum += static_cast<const float*>(a)[k * kBlock + i] * static_cast<const float*>(b)[k * kBlock + j];
+            for (int k = 0; k < depth; k++)
+                sum += plain_number(static_cast<const std::uint8_t*>(a) + i * row + k * along, half, 0) * plain_number(b, half, k * kBlock + j);
             c[i * stride + j] = sum;
         }
 }
 
 void put_lines(const float* c, std::int64_t stride, int rows, int columns, const Target& to) {
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j++) {
-            if (to.half) static_cast<std::uint16_t*>(to.data)[i * to.stride + j] = float_to_bfloat(c[i * stride + j]);
-            else static_cast<float*>(to.data)[i * to.stride + j] = c[i * stride + j];
-        }
+        for (int j = 0; j < columns; j++) put_number(to, i * to.stride + j, c[i * stride + j]);
 }
 
 template <bool half>
-constexpr Products kProducts = {kBlock, kBlock, 64, 1, sizeof(float), 0, false, pack_block<half>, pack_lines<half>, multiply_lines, put_lines};
+constexpr Products kProducts = {kBlock, kBlock, 64, 1, half ? 2 : 4, 0, false, pack_block<half>, pack_lines<half>, multiply_lines<half>, put_lines};
+
+float dot(const void* a, bool a_half, const void* b, bool b_half, std::int64_t n) {
+    float sum = 0;
+    for (std::int64_t i = 0; i < n; i++) sum += plain_number(a, a_half, i) * plain_number(b, b_half, i);
+    return sum;
+}
+
+float scaled(float score, float scale, float cap) { return cap ? cap * std::tanh(score * scale / cap) : score * scale; }
+
+bool is_seen(const Seen& seen, int row, int column) {
+    return column < seen.columns && (!seen.bytes || seen.bytes[row * seen.stride + column]);
+}
+
+void soften(float* scores, std::int64_t stride, int rows, int columns, const Seen& seen, float scale, float cap, float sink, float* logs,
+            float* inverses) {
+    for (int r = 0; r < rows; r++) {
+        float *row = scores + r * stride, most = sink, total = 0;
+        for (int c = 0; c < columns; c++) {
+            row[c] = is_seen(seen, r, c) ? scaled(row[c], scale, cap) : -INFINITY;
+            most = std::max(most, row[c]);
+        }
+        for (int c = 0; c < columns; c++) total += row[c] = row[c] == -INFINITY ? 0 : std::exp(row[c] - most);
+        if (sink != -INFINITY) total += std::exp(sink - most);
+        inverses[r] = total > 0 ? 1 / total : 0;
+        logs[r] = total > 0 ? most + std::log(total) : INFINITY;
+    }
+}
+
+void soften_gradient(float* scores, float* gradients, std::int64_t stride, int rows, int columns, const Seen& seen, float scale, float cap,
+                     const float* logs, const float* along) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) {
+            float &score = scores[r * stride + c], &gradient = gradients[r * stride + c];
+            const float s = scaled(score, scale, cap), p = is_seen(seen, r, c) ? std::exp(s - logs[r]) : 0;
+            gradient = p * (gradient - along[r]) * scale * (cap ? 1 - s * s / (cap * cap) : 1);
+            score = p;
+        }
+}
 
 template <int... numbers>
 void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
@@ -313,6 +357,9 @@ Kernels make() {
     k.store_key[0] = store_key<CacheType::f32>, k.store_key[1] = store_key<CacheType::f16>, k.store_key[2] = store_key<CacheType::q8>;
     k.store_value[0] = store_value<CacheType::f32>, k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
+    k.dot = dot;
+    k.soften = soften;
+    k.soften_gradient = soften_gradient;
     k.products[0] = &kProducts<false>, k.products[1] = &kProducts<true>;
     return k;
 }

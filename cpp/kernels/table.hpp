@@ -8,6 +8,7 @@
 #include "encode.hpp"
 #include "linear.hpp"
 #include "products.hpp"
+#include "soften.hpp"
 
 namespace ordito {
 namespace {
@@ -58,6 +59,9 @@ Kernels table_of(const char* name) {
     k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
     k.products[0] = &kPlainProducts;
+    k.dot = dot;
+    k.soften = soften;
+    k.soften_gradient = soften_gradient;
     return k;
 }
 

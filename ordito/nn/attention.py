@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ordito import spec
+from ordito.nn.fused_attention import can_attend, fused_attention
 from ordito.nn.norm import Linear, Norm, Table
 from ordito.nn.step import Step, rotate
 
@@ -112,8 +113,11 @@ def attend(
 ) -> Tensor:
     """softmax(scale q k + bias) v over the visible keys, (B, N, T, H); query head n reads key-value head n // (N / G).
 
-    PyTorch's fused kernel does it where it can: it knows neither caps nor sinks, which take the written-out way.
+    The runtime does it in training on CPUs, and else PyTorch's fused kernel where it can: it knows neither caps nor sinks, which
+    take the written-out way.
     """
+    if bias_BNTS is None and can_attend(q_BNTH, k_BGSH, v_BGSH):
+        return fused_attention(q_BNTH, k_BGSH, v_BGSH, visible_B1TS, scale, softcap, sinks_N)
     N, G = q_BNTH.shape[1], k_BGSH.shape[1]
     if softcap is None and sinks_N is None:
         if N != G and torch.is_grad_enabled():

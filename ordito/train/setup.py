@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ordito.memory import keep_freed_memory
 from ordito.train.config import Config
 from ordito.train.data.prepare import Dataset, prepare
 from ordito.train.examples import Example
@@ -33,6 +34,7 @@ def set_up(config: Config, listener: Listener, processes: Processes | None = Non
     one meets it.
     """
     processes = processes or Processes()
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     listener.says(f"loading {config.model}")
