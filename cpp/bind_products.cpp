@@ -1,6 +1,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <cmath>
 #include <type_traits>
 
 #include "attention_training.hpp"
@@ -93,6 +94,24 @@ void expect_plain(const std::string& kind, bool some_half) {
     if (kind == "float32" && some_half) throw std::invalid_argument("products of float32 are of and to float32");
 }
 
+using Targets = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// The logits of n rows, and a target in each; throws std::invalid_argument where there is none of that number.
+Lines rows_of(const Matrix& logits, const Targets& targets) {
+    if (logits.size() && logits.stride(1) != 1) throw std::invalid_argument("the logits of a row have to be contiguous");
+    if (targets.size() != logits.shape(0)) throw std::invalid_argument("there has to be a target for each row of logits");
+    for (std::size_t i = 0; i < targets.size(); i++)
+        if (targets.data()[i] < 0 || targets.data()[i] >= static_cast<std::int64_t>(logits.shape(1)))
+            throw std::invalid_argument("got the target " + std::to_string(targets.data()[i]) + " of " + std::to_string(logits.shape(1)) + " logits");
+    return {logits.data(), is_half(logits), logits.stride(0), 1};
+}
+
+float number_at(const Lines& rows, std::int64_t row, std::int64_t column) {
+    const void* at = moved(rows, row, column).data;
+    return rows.half ? bfloat_to_float(*static_cast<const std::uint16_t*>(at)) : *static_cast<const float*>(at);
+}
+
 }  // namespace
 
 void bind_products(nb::module_& module) {
@@ -109,6 +128,37 @@ void bind_products(nb::module_& module) {
         nb::gil_scoped_release released;
         multiply(*by, m, n, k, rows, columns, to, Team(threads));
     }, "kind"_a, "a"_a, "b"_a, "c"_a, "threads"_a, "kernels"_a = nb::none());
+    module.def("cross_entropy", [](Matrix logits, Targets targets, Numbers losses, Numbers logs, int threads, std::optional<std::string> name) {
+        const Lines rows = rows_of(logits, targets);
+        const auto n = static_cast<std::int64_t>(targets.size()), columns = static_cast<std::int64_t>(logits.shape(1));
+        if (losses.size() != targets.size() || logs.size() != targets.size()) throw std::invalid_argument("a row has one loss and one logarithm");
+        const Kernels& kernels = kernels_named(name);
+        nb::gil_scoped_release released;
+        Team(threads).run(n, [&](std::int64_t i) {
+            logs.data()[i] = kernels.log_sum(moved(rows, i, 0).data, rows.half, columns);
+            losses.data()[i] = logs.data()[i] - number_at(rows, i, targets.data()[i]);
+        });
+    }, "logits"_a, "targets"_a, "losses"_a, "logs"_a, "threads"_a, "kernels"_a = nb::none());
+    module.def("cross_entropy_gradient", [](Matrix logits, Targets targets, Numbers logs, Numbers weights, Result grad, int threads,
+                                            std::optional<std::string> name) {
+        const Lines rows = rows_of(logits, targets);
+        const auto n = static_cast<std::int64_t>(targets.size()), columns = static_cast<std::int64_t>(logits.shape(1));
+        if (grad.shape(0) != logits.shape(0) || grad.shape(1) != logits.shape(1) || is_half(grad) != rows.half || (grad.size() && grad.stride(1) != 1) ||
+            logs.size() != targets.size() || weights.size() != targets.size())
+            throw std::invalid_argument("the gradient has to be like the logits, with a logarithm and a weight for each row");
+        const Kernels& kernels = kernels_named(name);
+        const Target to{grad.data(), rows.half, grad.stride(0)};
+        nb::gil_scoped_release released;
+        Team(threads).run(n, [&](std::int64_t i) {
+            const float log = logs.data()[i], weight = weights.data()[i];
+            const std::int64_t target = targets.data()[i];
+            kernels.probabilities(moved(rows, i, 0).data, rows.half, columns, log, weight, moved(to, i, 0).data);
+            const float rest = weight * std::expm1(number_at(rows, i, target) - log);
+            void* at = moved(to, i, target).data;
+            if (rows.half) *static_cast<std::uint16_t*>(at) = float_to_bfloat(rest);
+            else *static_cast<float*>(at) = rest;
+        });
+    }, "logits"_a, "targets"_a, "logs"_a, "weights"_a, "grad"_a, "threads"_a, "kernels"_a = nb::none());
     module.def("attend", [](const std::string& kind, Four q, Four k, Four v, std::optional<Mask> seen, std::optional<Floats> sinks, float scale,
                             float cap, FourResult out, Three logs, int threads, std::optional<std::string> kernels) {
         const Products* by = some_products_of(kernels, kind);

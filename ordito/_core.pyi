@@ -26,6 +26,17 @@ def multiply(kind: str, a: Any, b: Any, c: Any, threads: int, kernels: str | Non
     axis. Raises `ValueError` for other matrices, and for a kind that the kernels have no products of.
     """
 
+def cross_entropy(logits: Any, targets: Any, losses: Any, logs: Any, threads: int, kernels: str | None = None) -> None:
+    """losses = logs - logits[target] of each row (n, V), with logs = log sum exp; of fp32 or bfloat16, computed in fp32.
+
+    Raises `ValueError` for targets that are no columns, and for shapes that do not fit.
+    """
+
+def cross_entropy_gradient(
+    logits: Any, targets: Any, logs: Any, weights: Any, grad: Any, threads: int, kernels: str | None = None
+) -> None:
+    """grad = weights (softmax(logits) - one-hot(target)) of each row, in the type of the logits. Raises as `cross_entropy`."""
+
 def attend(
     kind: str,
     q: Any,

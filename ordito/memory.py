@@ -40,10 +40,11 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed for what is asked for next, instead of giving it back to the system.
 
     A training step asks for the same tensors as the one before; when the system has to clear their pages each time, a step of a
-    small model takes a fifth longer. Where the C library is not glibc, nothing happens.
+    small model takes a fifth longer. What is larger than 32 MiB still goes back: kept, it would be cut up, and asked for anew.
+    Where the C library is not glibc, nothing happens.
     """
-    trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # glibc's malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(trim_threshold, -1)  # never
-        mallopt(mmap_max, 0)  # no allocation apart from the heap, which would go back when it is freed
+        mallopt(mmap_threshold, 1 << 25)  # the most that it can be

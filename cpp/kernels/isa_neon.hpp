@@ -35,6 +35,11 @@ struct Isa {
     }
     static void store(float* p, F x) { vst1q_f32(p, x); }
     static void store_f16(std::uint16_t* p, F x) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x))); }
+    static void store_bf16(std::uint16_t* p, F x) {  // rounded, to nearest; what is no number stays none
+        const uint32x4_t bits = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+        const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+        vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, vorrq_u32(bits, vdupq_n_u32(0x400000))), 16));
+    }
     static void store_i8(std::int8_t* p, F x) {
         const int16x4_t words = vqmovn_s32(vcvtnq_s32_f32(x));
         const std::uint32_t bits = vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(words, words))), 0);

@@ -160,6 +160,10 @@ struct Kernels {
     const Products* products[2];
     // The sum of n products of plain numbers, bfloat16 where they are `half`, else fp32.
     float (*dot)(const void* a, bool a_half, const void* b, bool b_half, std::int64_t n);
+    // log(sum exp x) of n plain numbers.
+    float (*log_sum)(const void* x, bool half, std::int64_t n);
+    // y = weight * exp(x - log), in the type of x.
+    void (*probabilities)(const void* x, bool half, std::int64_t n, float log, float weight, void* y);
     // Attention over plain rows. Scores q . k become exp(s - max) with s = cap * tanh(scale * score / cap), or scale * score where
     // cap is 0; `logs` are log(sum exp s), `inverses` 1 / sum exp(s - max), both with a `sink` in their sums unless it is -inf.
     void (*soften)(float* scores, std::int64_t stride, int rows, int columns, const Seen& seen, float scale, float cap, float sink,

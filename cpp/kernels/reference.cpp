@@ -299,6 +299,17 @@ float dot(const void* a, bool a_half, const void* b, bool b_half, std::int64_t n
     return sum;
 }
 
+float log_sum(const void* x, bool half, std::int64_t n) {
+    float most = -INFINITY, sum = 0;
+    for (std::int64_t i = 0; i < n; i++) most = std::max(most, plain_number(x, half, i));
+    for (std::int64_t i = 0; i < n; i++) sum += std::exp(plain_number(x, half, i) - most);
+    return most + std::log(sum);
+}
+
+void probabilities(const void* x, bool half, std::int64_t n, float log, float weight, void* y) {
+    for (std::int64_t i = 0; i < n; i++) put_number({y, half, 0}, i, weight * std::exp(plain_number(x, half, i) - log));
+}
+
 float scaled(float score, float scale, float cap) { return cap ? cap * std::tanh(score * scale / cap) : score * scale; }
 
 bool is_seen(const Seen& seen, int row, int column) {
@@ -358,6 +369,8 @@ Kernels make() {
     k.store_value[0] = store_value<CacheType::f32>, k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
     k.dot = dot;
+    k.log_sum = log_sum;
+    k.probabilities = probabilities;
     k.soften = soften;
     k.soften_gradient = soften_gradient;
     k.products[0] = &kProducts<false>, k.products[1] = &kProducts<true>;

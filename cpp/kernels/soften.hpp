@@ -1,4 +1,4 @@
-// The softmax of attention over plain rows of scores, and its gradient, for the instruction set `Isa` that was included before.
+// Softmax over plain rows, of logits and of attention's scores, and its gradient, for the instruction set `Isa` that was included before.
 #pragma once
 
 #include "elementwise.hpp"
@@ -10,18 +10,63 @@ inline F plain_numbers(const void* x, bool half, std::int64_t i) {
     return half ? Isa::load_bf16(static_cast<const std::uint16_t*>(x) + i) : Isa::load(static_cast<const float*>(x) + i);
 }
 
+// Calls with(i, numbers...) for whole vectors of n plain numbers, and with a last one that is filled up with `fill`.
+template <class With>
+inline void each_plain(const void* x, bool half, std::int64_t n, float fill, With with) {
+    std::int64_t i = 0;
+    for (; i + Isa::lanes <= n; i += Isa::lanes) with(i, plain_numbers(x, half, i));
+    if (i == n) return;
+    float last[Isa::lanes];
+    for (int j = 0; j < Isa::lanes; j++) {
+        last[j] = fill;
+        if (i + j >= n) continue;
+        std::uint32_t bits = 0;
+        if (half) std::memcpy(reinterpret_cast<std::uint8_t*>(&bits) + 2, static_cast<const std::uint16_t*>(x) + i + j, 2);
+        else std::memcpy(&bits, static_cast<const float*>(x) + i + j, 4);
+        std::memcpy(&last[j], &bits, 4);
+    }
+    with(i, Isa::load(last));
+}
+
 float dot(const void* a, bool a_half, const void* b, bool b_half, std::int64_t n) {
     F sums = Isa::zero();
-    std::int64_t i = 0;
-    for (; i + Isa::lanes <= n; i += Isa::lanes) sums = Isa::fma(plain_numbers(a, a_half, i), plain_numbers(b, b_half, i), sums);
-    if (i < n) {
-        const std::size_t rest = static_cast<std::size_t>(n - i);
-        alignas(64) float last[2][Isa::lanes] = {};  // as bytes of either type
-        std::memcpy(last[0], static_cast<const std::uint8_t*>(a) + i * (a_half ? 2 : 4), rest * (a_half ? 2 : 4));
-        std::memcpy(last[1], static_cast<const std::uint8_t*>(b) + i * (b_half ? 2 : 4), rest * (b_half ? 2 : 4));
-        sums = Isa::fma(plain_numbers(last[0], a_half, 0), plain_numbers(last[1], b_half, 0), sums);
+    const std::int64_t whole = n / Isa::lanes * Isa::lanes;
+    for (std::int64_t i = 0; i < whole; i += Isa::lanes) sums = Isa::fma(plain_numbers(a, a_half, i), plain_numbers(b, b_half, i), sums);
+    if (whole < n) {
+        const auto last = [&](const void* x, bool half) {
+            F numbers = Isa::zero();
+            each_plain(static_cast<const std::uint8_t*>(x) + whole * (half ? 2 : 4), half, n - whole, 0, [&](std::int64_t, F some) { numbers = some; });
+            return numbers;
+        };
+        sums = Isa::fma(last(a, a_half), last(b, b_half), sums);
     }
     return Isa::sum(sums);
+}
+
+float log_sum(const void* x, bool half, std::int64_t n) {
+    F most = Isa::set1(-INFINITY), sums = Isa::zero();
+    each_plain(x, half, n, -INFINITY, [&](std::int64_t, F numbers) { most = Isa::max(most, numbers); });
+    const float largest = Isa::largest(most);
+    const F by = Isa::set1(largest);
+    each_plain(x, half, n, -INFINITY, [&](std::int64_t, F numbers) { sums = Isa::add(sums, exponential(Isa::sub(numbers, by))); });
+    return largest + std::log(Isa::sum(sums));
+}
+
+void probabilities(const void* x, bool half, std::int64_t n, float log, float weight, void* y) {
+    const F by = Isa::set1(log), times = Isa::set1(weight);
+    each_plain(x, half, n, -INFINITY, [&](std::int64_t i, F numbers) {
+        const F p = Isa::mul(times, exponential(Isa::sub(numbers, by)));
+        const auto some = static_cast<std::size_t>(n - i < Isa::lanes ? n - i : Isa::lanes);
+        if (half) {
+            std::uint16_t rounded[Isa::lanes];
+            Isa::store_bf16(some < Isa::lanes ? rounded : static_cast<std::uint16_t*>(y) + i, p);
+            if (some < Isa::lanes) std::memcpy(static_cast<std::uint16_t*>(y) + i, rounded, 2 * some);
+        } else {
+            float plain[Isa::lanes];
+            Isa::store(some < Isa::lanes ? plain : static_cast<float*>(y) + i, p);
+            if (some < Isa::lanes) std::memcpy(static_cast<float*>(y) + i, plain, 4 * some);
+        }
+    });
 }
 
 // Calls with(column, which of its vector's columns are seen as 1 and 0) for every vector of a row.

@@ -60,6 +60,8 @@ Kernels table_of(const char* name) {
     k.store_value[2] = store_value<CacheType::q8>;
     k.products[0] = &kPlainProducts;
     k.dot = dot;
+    k.log_sum = log_sum;
+    k.probabilities = probabilities;
     k.soften = soften;
     k.soften_gradient = soften_gradient;
     return k;

@@ -18,7 +18,7 @@ from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.pooling import dense_tensors, pooling_from_folder
 from ordito.checkpoint.quantized import read_quantized
 from ordito.checkpoint.safetensors import SafetensorsFile, read_safetensors, read_sharded
-from ordito.checkpoint.stored import Stored, StoredTensor
+from ordito.checkpoint.stored import Stored, StoredTensor, let_go, mapping
 from ordito.errors import CheckpointError, OrditoWarning, did_you_mean
 from ordito.families.mistral_params import config_from_params
 from ordito.families.naming import Binding, Names
@@ -55,6 +55,12 @@ class Checkpoint:
 
     def _read(self, binding: Binding) -> dict[str, np.ndarray]:
         return ours_from(binding, [self.stored[name].to_float32() for name in binding.theirs])
+
+    def let_go(self) -> None:
+        """Give back the memory that the mapped files take; what is read again is read from the files again."""
+        tensors = (tensor for tensor in self.stored.values() if isinstance(tensor, StoredTensor))
+        for file in {id(file): file for tensor in tensors if (file := mapping(tensor.data)) is not None}.values():
+            let_go(file)
 
     @property
     def nbytes(self) -> int:

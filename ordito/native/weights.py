@@ -15,7 +15,7 @@ from ordito import _core
 from ordito.checkpoint.assemble import ours_from
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.rounded import Rounded
-from ordito.checkpoint.stored import ENCODINGS, Stored, StoredTensor, let_go, mapping
+from ordito.checkpoint.stored import ENCODINGS, Stored, StoredTensor, mapping
 from ordito.families.naming import Binding, Both, Interleaved, Permuted, Transform
 from ordito.runtime import Floats
 
@@ -89,9 +89,7 @@ class Weights:
 
     def let_go(self) -> None:
         """Give back the memory of the files for what was read of them here; what is packed meanwhile is let go as it is."""
-        tensors = (tensor for tensor in self.checkpoint.stored.values() if isinstance(tensor, StoredTensor))
-        for file in {id(file): file for tensor in tensors if (file := mapping(tensor.data)) is not None}.values():
-            let_go(file)
+        self.checkpoint.let_go()
 
     def _rows(self, name: str) -> tuple[str, np.ndarray]:
         """The encoding that a tensor is to have, and the bytes of its rows, (..., out, bytes of a row)."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+
+from ordito.train.likelihood import token_losses
 
 IMPOSSIBLE = -1e4
 """What a logit of -inf is taken for: its probability is zero all the same, and nothing becomes NaN."""
@@ -16,28 +16,8 @@ IMPOSSIBLE = -1e4
 
 def cross_entropy(logits_nV: Tensor, targets_n: Tensor, weights_n: Tensor | None = None) -> Tensor:
     """sum_i w_i (logsumexp_v z_iv - z_i,target): the negative log-likelihood of the targets, a sum; w is 1 if not given."""
-    total: Tensor = _CrossEntropy.apply(logits_nV.float(), targets_n, weights_n)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _CrossEntropy(Function):
-    """Its gradient is softmax - one-hot: made in the memory of one copy of the logits, in three passes."""
-
-    @staticmethod
-    def forward(ctx: Any, logits_nV: Tensor, targets_n: Tensor, weights_n: Tensor | None) -> Tensor:
-        lse_n1 = logits_nV.logsumexp(dim=-1, keepdim=True)
-        picked_n1 = logits_nV.gather(1, targets_n[:, None])
-        ctx.save_for_backward(logits_nV, lse_n1, targets_n, weights_n)
-        losses_n = (lse_n1 - picked_n1)[:, 0]
-        return losses_n.sum() if weights_n is None else (losses_n * weights_n).sum()
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        logits_nV, lse_n1, targets_n, weights_n = ctx.saved_tensors
-        grad_nV = torch.sub(logits_nV, lse_n1).exp_()
-        ones_n1 = torch.ones_like(lse_n1)
-        grad_nV.scatter_add_(1, targets_n[:, None], -ones_n1)
-        return grad_nV.mul_(upstream if weights_n is None else upstream * weights_n[:, None]), None, None
+    losses_n = token_losses(logits_nV, targets_n)
+    return losses_n.sum() if weights_n is None else (losses_n * weights_n).sum()
 
 
 def z_loss(logits_nV: Tensor) -> Tensor:

@@ -145,6 +145,7 @@ def open_subject(config: Config) -> Subject:
                 "take the model's own tokenizer, or extend its vocabulary (new_tokens)"
             )
         module = load_nf4(checkpoint, config.lora) if config.adapter == "qlora" else load_transformer(checkpoint)
+        checkpoint.let_go()
     subject = Subject(
         module, tokenizer, _template(tokenizer, checkpoint.spec, config), checkpoint, config.model, merge=config.lora.merge
     )
