@@ -15,18 +15,6 @@ namespace ordito {
 
 namespace {
 
-using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
-using Result = nb::ndarray<nb::ndim<2>, nb::device::cpu>;
-
-// Whether its numbers are bfloat16, or fp32; anything else has no products.
-template <class Array>
-bool is_half(const Array& array) {
-    const nb::dlpack::dtype type = array.dtype();
-    if (type == nb::dtype<float>()) return false;
-    if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && type.bits == 16 && type.lanes == 1) return true;
-    throw std::invalid_argument("products are of float32 and bfloat16");
-}
-
 // Lines along one of a matrix's axes.
 Lines lines_of(const Matrix& matrix, int along) {
     const Lines lines{matrix.data(), is_half(matrix), matrix.stride(1 - along), matrix.stride(along)};
@@ -34,8 +22,6 @@ Lines lines_of(const Matrix& matrix, int along) {
     return lines;
 }
 
-using Four = nb::ndarray<nb::ro, nb::ndim<4>, nb::device::cpu>;
-using FourResult = nb::ndarray<nb::ndim<4>, nb::device::cpu>;
 using Three = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Mask = nb::ndarray<const std::uint8_t, nb::ndim<3>, nb::device::cpu>;
 
@@ -95,7 +81,6 @@ void expect_plain(const std::string& kind, bool some_half) {
 }
 
 using Targets = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Numbers = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // The logits of n rows, and a target in each; throws std::invalid_argument where there is none of that number.
 Lines rows_of(const Matrix& logits, const Targets& targets) {

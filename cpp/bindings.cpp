@@ -321,5 +321,6 @@ NB_MODULE(_core, module) {
     bind_builder(module);
     bind_kernels(module);
     bind_products(module);
+    bind_rows(module);
     bind_strings(module);
 }

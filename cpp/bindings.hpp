@@ -4,7 +4,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstdint>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,22 @@ namespace ordito {
 
 using Floats = nanobind::ndarray<const float, nanobind::c_contig, nanobind::device::cpu>;
 using Bytes = nanobind::ndarray<const std::uint8_t, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
+
+// Arrays and tensors of fp32 or of bfloat16.
+using Matrix = nanobind::ndarray<nanobind::ro, nanobind::ndim<2>, nanobind::device::cpu>;
+using Result = nanobind::ndarray<nanobind::ndim<2>, nanobind::device::cpu>;
+using Four = nanobind::ndarray<nanobind::ro, nanobind::ndim<4>, nanobind::device::cpu>;
+using FourResult = nanobind::ndarray<nanobind::ndim<4>, nanobind::device::cpu>;
+using Numbers = nanobind::ndarray<float, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
+
+// Whether numbers are bfloat16, or fp32. Throws std::invalid_argument for anything else.
+template <class Array>
+bool is_half(const Array& array) {
+    const nanobind::dlpack::dtype type = array.dtype();
+    if (type == nanobind::dtype<float>()) return false;
+    if (type.code == static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Bfloat) && type.bits == 16 && type.lanes == 1) return true;
+    throw std::invalid_argument("got numbers that are neither float32 nor bfloat16");
+}
 
 // A numpy array of its own of so many numbers.
 nanobind::object array_of(const float* data, std::vector<std::size_t> shape);
@@ -27,8 +45,11 @@ Activation activation_named(const std::string& name);
 // Single kernels, for those who hold one set against another.
 void bind_kernels(nanobind::module_& module);
 
-// Products of plain matrices.
+// Products of plain matrices, attention and losses, as training needs them.
 void bind_products(nanobind::module_& module);
+
+// What stands between them.
+void bind_rows(nanobind::module_& module);
 
 // Strings as GGUF files hold them.
 void bind_strings(nanobind::module_& module);

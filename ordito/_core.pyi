@@ -81,6 +81,30 @@ def attend_gradient(
     A sink's gradient is -sum exp(sink - logs) along. Raises `ValueError` for shapes that do not fit.
     """
 
+def norm_rows(x: Any, eps: float, weight: Any, y: Any, threads: int, kernels: str | None = None) -> None:
+    """y = x / sqrt(mean(x^2) + eps) * weight of rows (n, D), each of fp32 or bfloat16, computed in fp32.
+
+    Raises `ValueError` for shapes that do not fit, here and in what follows.
+    """
+
+def norm_rows_gradient(
+    x: Any, eps: float, weight: Any, grad: Any, grad_x: Any, grad_weight: Any | None, threads: int, kernels: str | None = None
+) -> None:
+    """The gradients of x and, unless it is None, of the weight, in fp32."""
+
+def gate_rows(gate: Any, up: Any, y: Any, threads: int, kernels: str | None = None) -> None:
+    """y = silu(gate) * up of rows (n, F)."""
+
+def gate_rows_gradient(
+    gate: Any, up: Any, grad: Any, grad_gate: Any, grad_up: Any, threads: int, kernels: str | None = None
+) -> None:
+    """The gradients of gate and up."""
+
+def rotate_heads(
+    x: Any, cos: Any, sin: Any, interleaved: bool, back: bool, y: Any, threads: int, kernels: str | None = None
+) -> None:
+    """Turns the first channels of heads (B, N, T, H) by angles (B, T, pairs), or `back` by them."""
+
 def read_strings(bytes: NDArray[np.uint8], position: int, count: int, errors: str, values: list[str]) -> int | None:
     """Append `count` strings, each a length of 8 bytes and then its UTF-8, from a position on, to `values`.
 

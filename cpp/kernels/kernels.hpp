@@ -158,6 +158,14 @@ struct Kernels {
 
     // Products of fp32, [0], and of bfloat16, [1], to which fp32 is rounded; null where an instruction set has nothing for them.
     const Products* products[2];
+    // n numbers of bfloat16 as fp32, and fp32 rounded to bfloat16.
+    void (*widen)(const std::uint16_t* x, std::int64_t n, float* y);
+    void (*narrow)(const float* x, std::int64_t n, std::uint16_t* y);
+    // Of y = norm(x) * weight, not centred: the gradient of x from that of y, and that of the weight added to `grad_weight`,
+    // unless that is null.
+    void (*norm_gradient)(const float* x, const float* grad, std::int64_t n, float eps, const float* weight, float* grad_x, float* grad_weight);
+    // Of y = silu(gate) * up: the gradients of both from that of y.
+    void (*silu_gradient)(const float* gate, const float* up, const float* grad, std::int64_t n, float* grad_gate, float* grad_up);
     // The sum of n products of plain numbers, bfloat16 where they are `half`, else fp32.
     float (*dot)(const void* a, bool a_half, const void* b, bool b_half, std::int64_t n);
     // log(sum exp x) of n plain numbers.

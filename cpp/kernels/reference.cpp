@@ -293,6 +293,32 @@ void put_lines(const float* c, std::int64_t stride, int rows, int columns, const
 template <bool half>
 constexpr Products kProducts = {kBlock, kBlock, 64, 1, half ? 2 : 4, 0, false, pack_block<half>, pack_lines<half>, multiply_lines<half>, put_lines};
 
+void widen(const std::uint16_t* x, std::int64_t n, float* y) {
+    for (std::int64_t i = 0; i < n; i++) y[i] = bfloat_to_float(x[i]);
+}
+
+void narrow(const float* x, std::int64_t n, std::uint16_t* y) {
+    for (std::int64_t i = 0; i < n; i++) y[i] = float_to_bfloat(x[i]);
+}
+
+void norm_gradient(const float* x, const float* grad, std::int64_t n, float eps, const float* weight, float* grad_x, float* grad_weight) {
+    double square = 0, along = 0;
+    for (std::int64_t i = 0; i < n; i++) square += x[i] * x[i] / static_cast<double>(n), along += grad[i] * weight[i] * x[i] / static_cast<double>(n);
+    const double scale = 1 / std::sqrt(square + eps);
+    for (std::int64_t i = 0; i < n; i++) {
+        if (grad_weight) grad_weight[i] += static_cast<float>(grad[i] * x[i] * scale);
+        grad_x[i] = static_cast<float>(scale * (grad[i] * weight[i] - x[i] * along * scale * scale));
+    }
+}
+
+void silu_gradient(const float* gate, const float* up, const float* grad, std::int64_t n, float* grad_gate, float* grad_up) {
+    for (std::int64_t i = 0; i < n; i++) {
+        const float share = 1 / (1 + std::exp(-gate[i]));
+        grad_up[i] = grad[i] * gate[i] * share;
+        grad_gate[i] = grad[i] * up[i] * share * (1 + gate[i] * (1 - share));
+    }
+}
+
 float dot(const void* a, bool a_half, const void* b, bool b_half, std::int64_t n) {
     float sum = 0;
     for (std::int64_t i = 0; i < n; i++) sum += plain_number(a, a_half, i) * plain_number(b, b_half, i);
@@ -368,6 +394,10 @@ Kernels make() {
     k.store_key[0] = store_key<CacheType::f32>, k.store_key[1] = store_key<CacheType::f16>, k.store_key[2] = store_key<CacheType::q8>;
     k.store_value[0] = store_value<CacheType::f32>, k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
+    k.widen = widen;
+    k.narrow = narrow;
+    k.norm_gradient = norm_gradient;
+    k.silu_gradient = silu_gradient;
     k.dot = dot;
     k.log_sum = log_sum;
     k.probabilities = probabilities;

@@ -6,6 +6,7 @@
 
 #include "attend.hpp"
 #include "encode.hpp"
+#include "gradients.hpp"
 #include "linear.hpp"
 #include "products.hpp"
 #include "soften.hpp"
@@ -59,6 +60,10 @@ Kernels table_of(const char* name) {
     k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
     k.products[0] = &kPlainProducts;
+    k.widen = widen;
+    k.narrow = narrow;
+    k.norm_gradient = norm_gradient;
+    k.silu_gradient = silu_gradient;
     k.dot = dot;
     k.log_sum = log_sum;
     k.probabilities = probabilities;

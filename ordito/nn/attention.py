@@ -116,7 +116,7 @@ def attend(
     The runtime does it in training on CPUs, and else PyTorch's fused kernel where it can: it knows neither caps nor sinks, which
     take the written-out way.
     """
-    if bias_BNTS is None and can_attend(q_BNTH, k_BGSH, v_BGSH):
+    if bias_BNTS is None and visible_B1TS.shape[1] == 1 and can_attend(q_BNTH, k_BGSH, v_BGSH):
         return fused_attention(q_BNTH, k_BGSH, v_BGSH, visible_B1TS, scale, softcap, sinks_N)
     N, G = q_BNTH.shape[1], k_BGSH.shape[1]
     if softcap is None and sinks_N is None:

@@ -1,4 +1,7 @@
-"""Norms and gates that keep less for the backward pass than their steps, one by one, would: they make it again there."""
+"""Norms, gates and rotations that keep less for the backward pass than their steps, one by one, would: they make it again there.
+
+On CPUs the runtime computes them row by row (cpp/training_rows.hpp), elsewhere PyTorch in a few steps.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from ordito import _core
+from ordito.nn.products import KINDS, computes
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in fp32, (..., D); the result has `dtype`."""
-    y: Tensor = _RmsNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
+    by_runtime = computes(x.dtype, x, weight) and weight.dtype == torch.float32 and dtype in KINDS
+    way = _RmsNormRows if by_runtime else _RmsNorm
+    y: Tensor = way.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -25,6 +34,7 @@ class _RmsNorm(Function):
         return (wide * scale).mul_(weight).to(dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
         normed, upstream = x.float() * scale, upstream.float()
@@ -39,9 +49,30 @@ class _RmsNorm(Function):
         return grad_x, grad_weight, None, None
 
 
+class _RmsNormRows(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        y = torch.empty(x.shape, dtype=dtype)
+        _core.norm_rows(_rows(x), eps, weight.detach(), _rows(y), torch.get_num_threads())
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        grad_x = torch.empty(x.shape, dtype=x.dtype)
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        rows = (_rows(upstream), _rows(grad_x), grad_weight)
+        _core.norm_rows_gradient(_rows(x), ctx.eps, weight.detach(), *rows, torch.get_num_threads())
+        return grad_x, grad_weight, None, None
+
+
 def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, (..., F)."""
-    y: Tensor = _SiluGate.apply(gate, up)  # type: ignore[no-untyped-call]
+    way = _SiluGateRows if computes(gate.dtype, gate, up) and gate.dtype == up.dtype else _SiluGate
+    y: Tensor = way.apply(gate, up)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -52,7 +83,62 @@ class _SiluGate(Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gate, up = ctx.saved_tensors
         grad_up = F.silu(gate).mul_(upstream)
         return torch.ops.aten.silu_backward(upstream * up, gate), grad_up
+
+
+class _SiluGateRows(Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        y = torch.empty(gate.shape, dtype=gate.dtype)
+        _core.gate_rows(_rows(gate), _rows(up), _rows(y), torch.get_num_threads())
+        ctx.save_for_backward(gate, up)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        grads = [torch.empty(x.shape, dtype=x.dtype) for x in (gate, up)]
+        _core.gate_rows_gradient(_rows(gate), _rows(up), _rows(upstream), *map(_rows, grads), torch.get_num_threads())
+        return tuple(grads)
+
+
+def turn(x_BNTH: Tensor, cos_B1TP: Tensor, sin_B1TP: Tensor, interleaved: bool) -> Tensor | None:
+    """The first 2 P channels of every head turned by angles, of the type of x; the others pass through.
+
+    Pairs are (p, p + P), or (2 p, 2 p + 1) where they are `interleaved`. None where the runtime does not do it.
+    """
+    if not (computes(x_BNTH.dtype, x_BNTH) and cos_B1TP.dtype == torch.float32 and x_BNTH.stride(-1) == 1):
+        return None
+    y: Tensor = _Turn.apply(x_BNTH, cos_B1TP[:, 0].contiguous(), sin_B1TP[:, 0].contiguous(), interleaved)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Turn(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.interleaved = interleaved
+        return _turned(x.detach(), cos, sin, interleaved, back=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return _turned(upstream, *ctx.saved_tensors, ctx.interleaved, back=True), None, None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, back: bool) -> Tensor:
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    y = torch.empty(len(x), x.shape[2], x.shape[1], x.shape[3], dtype=x.dtype).transpose(1, 2)  # as maps read and write it
+    angles = (table.expand(len(x), -1, -1) for table in (cos, sin))
+    _core.rotate_heads(x, *angles, interleaved, back, y, torch.get_num_threads())
+    return y
+
+
+def _rows(x: Tensor) -> Tensor:
+    rows = x.detach().flatten(0, -2) if x.ndim > 1 else x.detach()[None]
+    return rows if rows.stride(-1) == 1 else rows.contiguous()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ordito.nn.cache import Cache
+from ordito.nn.lean import turn
 from ordito.spec import Attention, BlockSparse, Rope, Temperature
 
 PADDING = -1
@@ -97,6 +98,9 @@ class Step:
 def rotate(x_BNTH: Tensor, rope: Rope, step: Step) -> Tensor:
     """Turn the first `rope.dim` channels of every head by its token's angles; the others pass through."""
     cos, sin = step.cos_sin(rope)
+    by_runtime = turn(x_BNTH, cos, sin, rope.layout != "half")
+    if by_runtime is not None:
+        return by_runtime
     turned, kept = x_BNTH[..., : rope.dim], x_BNTH[..., rope.dim :]
     if rope.layout == "half":
         a, b = turned.chunk(2, dim=-1)

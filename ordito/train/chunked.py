@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-NUMBERS = 1 << 25
-"""Logits that are held at once: fewer would add up the gradient of the head more often, which is as large as the head."""
+from ordito.nn.products import product_type
+
+BYTES = 1 << 26
+"""Of logits that are held at once: fewer would add up the gradient of the head more often, which is as large as the head."""
 
 
 def chunked_sum(
@@ -25,13 +27,13 @@ def chunked_sum(
     *aligned: Tensor,
     rows: int | None = None,
 ) -> Tensor:
-    """loss(project(hidden), *aligned), a sum over the n rows, taken `rows` at a time, or as many as make `NUMBERS` logits.
+    """loss(project(hidden), *aligned), a sum over the n rows, taken `rows` at a time, or as many as make `BYTES` of logits.
 
     `parameters` are those that `project` uses; `aligned` are tensors of n rows that go with them. Without rows it is a zero
     that hangs on all of the graph: processes that sum their gradients must have the same ones.
     """
     if rows is None:
-        rows = max(64, NUMBERS // max(len(parameters[0]), 1)) if parameters else 256
+        rows = max(64, BYTES // (product_type(hidden_nD).itemsize * max(len(parameters[0]), 1))) if parameters else 256
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if not len(hidden_nD):
         return 0.0 * torch.stack([hidden_nD.sum(), *(parameter.sum() for parameter in wanted)]).sum()
