@@ -113,8 +113,8 @@ def attend(
 ) -> Tensor:
     """softmax(scale q k + bias) v over the visible keys, (B, N, T, H); query head n reads key-value head n // (N / G).
 
-    The runtime does it in training on CPUs, and else PyTorch's fused kernel where it can: it knows neither caps nor sinks, which
-    take the written-out way.
+    The runtime does it in training on CPUs, and else PyTorch's fused kernel where it can: it knows neither caps nor sinks,
+    which take the written-out way.
     """
     if bias_BNTS is None and visible_B1TS.shape[1] == 1 and can_attend(q_BNTH, k_BGSH, v_BGSH):
         return fused_attention(q_BNTH, k_BGSH, v_BGSH, visible_B1TS, scale, softcap, sinks_N)

@@ -21,12 +21,18 @@ def can_attend(q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor) -> bool:
 
 
 def fused_attention(
-    q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, visible_B1TS: Tensor, scale: float, softcap: float | None, sinks_N: Tensor | None
+    q_BNTH: Tensor,
+    k_BGSH: Tensor,
+    v_BGSH: Tensor,
+    visible_B1TS: Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks_N: Tensor | None,
 ) -> Tensor:
-    """softmax(scale q k) v over the visible keys, (B, N, T, H), in the type that autocast asks for. A row that sees nothing is 0.
+    """softmax(scale q k) v over the visible keys, (B, N, T, H), in the type that autocast asks for.
 
-    Scores are fp32; `softcap` c makes c tanh(score / c) of them, and `sinks_N` are scores of a key without a value. Its
-    gradient can be taken once.
+    A query that sees nothing gets 0. Scores are fp32; a `softcap` c makes c tanh(score / c) of them, and `sinks_N` are scores
+    of a key without a value. The gradient can be taken once.
     """
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BNTH, k_BGSH, v_BGSH))
     visible_BTS = visible_B1TS.expand(len(q), 1, q.shape[2], k.shape[2])[:, 0]
@@ -59,7 +65,7 @@ class _Attention(Function):
         kind, scale, cap = ctx.how
         wide = None if sinks is None else sinks.detach().float()
         inputs = (q.detach(), k.detach(), v.detach(), visible.view(torch.uint8), wide, scale, cap)
-        grads = [torch.empty_like(x) for x in (q, k, v)]
+        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         along_BNT = torch.empty_like(logs_BNT)
         change = grad if grad.stride(-1) == 1 else grad.contiguous()
         _core.attend_gradient(KINDS[kind], *inputs, y_BNTH, change, logs_BNT, along_BNT, *grads, torch.get_num_threads())

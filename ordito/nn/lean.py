@@ -1,6 +1,7 @@
-"""Norms, gates and rotations that keep less for the backward pass than their steps, one by one, would: they make it again there.
+"""Norms, gates and rotations that keep less for the backward pass than their steps, one by one, would.
 
-On CPUs the runtime computes them row by row (cpp/training_rows.hpp), elsewhere PyTorch in a few steps.
+They make it again there. On CPUs the runtime computes them row by row (cpp/training_rows.hpp), elsewhere PyTorch in a few
+steps.
 """
 
 from __future__ import annotations
@@ -102,9 +103,10 @@ class _SiluGateRows(Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gate, up = ctx.saved_tensors
-        grads = [torch.empty(x.shape, dtype=x.dtype) for x in (gate, up)]
-        _core.gate_rows_gradient(_rows(gate), _rows(up), _rows(upstream), *map(_rows, grads), torch.get_num_threads())
-        return tuple(grads)
+        grad_gate, grad_up = torch.empty(gate.shape, dtype=gate.dtype), torch.empty(up.shape, dtype=up.dtype)
+        grads = _rows(grad_gate), _rows(grad_up)
+        _core.gate_rows_gradient(_rows(gate), _rows(up), _rows(upstream), *grads, torch.get_num_threads())
+        return grad_gate, grad_up
 
 
 def turn(x_BNTH: Tensor, cos_B1TP: Tensor, sin_B1TP: Tensor, interleaved: bool) -> Tensor | None:
@@ -114,7 +116,8 @@ def turn(x_BNTH: Tensor, cos_B1TP: Tensor, sin_B1TP: Tensor, interleaved: bool) 
     """
     if not (computes(x_BNTH.dtype, x_BNTH) and cos_B1TP.dtype == torch.float32 and x_BNTH.stride(-1) == 1):
         return None
-    y: Tensor = _Turn.apply(x_BNTH, cos_B1TP[:, 0].contiguous(), sin_B1TP[:, 0].contiguous(), interleaved)  # type: ignore[no-untyped-call]
+    angles = cos_B1TP[:, 0].contiguous(), sin_B1TP[:, 0].contiguous()
+    y: Tensor = _Turn.apply(x_BNTH, *angles, interleaved)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -128,13 +131,14 @@ class _Turn(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        return _turned(upstream, *ctx.saved_tensors, ctx.interleaved, back=True), None, None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(upstream, cos, sin, ctx.interleaved, back=True), None, None, None
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, back: bool) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     y = torch.empty(len(x), x.shape[2], x.shape[1], x.shape[3], dtype=x.dtype).transpose(1, 2)  # as maps read and write it
-    angles = (table.expand(len(x), -1, -1) for table in (cos, sin))
+    angles = cos.expand(len(x), -1, -1), sin.expand(len(x), -1, -1)
     _core.rotate_heads(x, *angles, interleaved, back, y, torch.get_num_threads())
     return y
 

@@ -70,7 +70,7 @@ def _there(kind: torch.dtype) -> bool:
 def _mkl_is_slow(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether fp32 products are Intel's library's, on a processor of somebody else: half as fast there as they could be."""
     try:
-        return torch.backends.mkl.is_available() and "GenuineIntel" not in cpuinfo.read_text()
+        return bool(torch.backends.mkl.is_available()) and "GenuineIntel" not in cpuinfo.read_text()  # type: ignore[no-untyped-call]
     except OSError:  # not Linux
         return False
 

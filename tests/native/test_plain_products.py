@@ -57,7 +57,12 @@ def test_no_depth_gives_zeros():
     [
         (np.zeros((2, 3), np.float32), np.zeros((4, 5), np.float32), np.zeros((2, 5), np.float32), "do not fit"),
         (np.zeros((2, 3), np.float32), np.zeros((3, 5), np.float32), np.zeros((2, 4), np.float32), "do not fit"),
-        (np.zeros((2, 3), np.float64), np.zeros((3, 5), np.float32), np.zeros((2, 5), np.float32), "neither float32 nor bfloat16"),
+        (
+            np.zeros((2, 3), np.float64),
+            np.zeros((3, 5), np.float32),
+            np.zeros((2, 5), np.float32),
+            "neither float32 nor bfloat16",
+        ),
         (np.zeros((4, 6), np.float32)[::2, ::2], np.zeros((3, 5), np.float32), np.zeros((2, 5), np.float32), "contiguous"),
         (np.zeros((2, 3), np.float32), np.zeros((3, 5), np.float32), np.zeros((5, 2), np.float32).T, "contiguous"),
     ],
@@ -80,7 +85,11 @@ def attention(kernels: str, seen: np.ndarray | None, sinks: np.ndarray | None, c
     def values(*shape: int) -> np.ndarray:
         return random.standard_normal(shape).astype(np.float32)
 
-    q, k, v = values(batch, heads, queries, width), values(batch, kv_heads, keys, width), values(batch, kv_heads, keys, value_width)
+    q, k, v = (
+        values(batch, heads, queries, width),
+        values(batch, kv_heads, keys, width),
+        values(batch, kv_heads, keys, value_width),
+    )
     out, grad = np.empty((batch, heads, queries, value_width), np.float32), values(batch, heads, queries, value_width)
     logs, along = np.empty((batch, heads, queries), np.float32), np.empty((batch, heads, queries), np.float32)
     grads = [np.full_like(x, np.nan) for x in (q, k, v)]

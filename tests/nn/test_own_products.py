@@ -89,7 +89,9 @@ def test_pytorchs_own_products_are_the_same_after_ours():
         assert torch.equal(a @ b, before)
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, cap: float | None, sinks: Tensor | None) -> Tensor:
+def written_out(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, cap: float | None, sinks: Tensor | None
+) -> Tensor:
     N, G = q.shape[1], k.shape[1]
     scores = (q @ k.repeat_interleave(N // G, 1).transpose(-1, -2)) * scale
     scores = scores if cap is None else cap * torch.tanh(scores / cap)
