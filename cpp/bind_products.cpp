@@ -100,6 +100,7 @@ float number_at(const Lines& rows, std::int64_t row, std::int64_t column) {
 }  // namespace
 
 void bind_products(nb::module_& module) {
+    module.def("has_team", &Team::there);
     module.def("has_products", [](const std::string& kind) { return products_of({}, kind) != nullptr; }, "kind"_a);
     module.def("multiply", [](const std::string& kind, Matrix a, Matrix b, Result c, int threads, std::optional<std::string> kernels) {
         const Products* by = some_products_of(kernels, kind);

@@ -1,6 +1,6 @@
 // The threads of the OpenMP runtime that this process has already, which PyTorch brings. Threads of our own would meet those on
-// the same cores, where they look for work for some milliseconds after they had some. Where there is no such runtime, the caller
-// does everything.
+// the same cores, where they look for work for some milliseconds after they had some. Where there is none, the caller does
+// everything.
 #pragma once
 
 #include <atomic>
@@ -14,6 +14,8 @@ class Team {
     explicit Team(int threads) : threads_(threads) {}
 
     int threads() const { return threads_; }
+    // Whether there is such a runtime.
+    static bool there();
 
     // Calls piece(number) for every number below `count`, on any thread, and waits for all. `piece` must not throw.
     template <class Piece>

@@ -19,6 +19,9 @@ def cache_bytes() -> int:
 def has_products(kind: str) -> bool:
     """Whether the fastest kernels have products of plain matrices of this kind: "float32" or "bfloat16"."""
 
+def has_team() -> bool:
+    """Whether this process has OpenMP's runtime, whose threads `multiply` and what follows use: PyTorch brings it on Linux."""
+
 def multiply(kind: str, a: Any, b: Any, c: Any, threads: int, kernels: str | None = None) -> None:
     """c = a b, of (m, k) and (k, n) arrays or tensors, by threads of OpenMP's runtime where there is one.
 

@@ -20,6 +20,8 @@ from ordito import _core
 
 KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 """The types that products are of, and what the runtime calls them."""
+WORTH = 1 << 16
+"""Numbers of a tensor from which on a call of the runtime costs less than it saves."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -41,8 +43,10 @@ def product_type(x: Tensor) -> torch.dtype:
 
 
 def computes(kind: torch.dtype, *tensors: Tensor) -> bool:
-    """Whether gradients are wanted, and the runtime has products of this kind that can read such tensors."""
-    return torch.is_grad_enabled() and _there(kind) and all(map(_plain, tensors)) and not torch.compiler.is_compiling()
+    """Whether gradients are wanted, and the runtime has products of this kind that can read such tensors: the first not small."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or tensors[0].numel() < WORTH:
+        return False
+    return _there(kind) and all(map(_plain, tensors))
 
 
 def product(a: Tensor, b: Tensor, kind: torch.dtype, to: torch.dtype) -> Tensor:
@@ -63,7 +67,7 @@ def _plain(x: Tensor) -> bool:
 
 @cache
 def _there(kind: torch.dtype) -> bool:
-    return kind in KINDS and _core.has_products(KINDS[kind])
+    return kind in KINDS and _core.has_products(KINDS[kind]) and _core.has_team()
 
 
 @cache
@@ -79,7 +83,7 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kind: torch.dtype) -> Tensor:
         x_ni = x.detach().to(kind)
-        ctx.save_for_backward(x_ni, weight)
+        ctx.save_for_backward(x_ni if ctx.needs_input_grad[1] else None, weight)
         ctx.kind, ctx.dtype = kind, x.dtype
         ctx.bias = None if bias is None else bias.dtype
         y_no = product(x_ni, weight.detach().T, kind, kind)

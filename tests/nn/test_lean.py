@@ -7,8 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ordito import _core
 from ordito.nn import lean
 from ordito.nn.lean import rms_norm, silu_gate, turn
+
+RUNTIME = pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are not those of OpenMP's runtime here")
+
+
+@pytest.fixture(autouse=True)
+def _small_ones_too(monkeypatch):
+    monkeypatch.setattr("ordito.nn.products.WORTH", 0)
 
 
 def near(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -25,7 +33,7 @@ def wide(tensors: list[Tensor]) -> list[Tensor]:
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
 
 
-@pytest.fixture(params=["runtime", "pytorch"])
+@pytest.fixture(params=[pytest.param("runtime", marks=RUNTIME), "pytorch"])
 def way(request, monkeypatch):
     if request.param == "pytorch":
         monkeypatch.setattr(lean, "computes", lambda *given: False)
@@ -60,6 +68,7 @@ def test_a_gate_is_the_written_out_one(dtype):
         near(ours, theirs, 1e-5 if dtype == torch.float32 else 2e-2)
 
 
+@RUNTIME
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_heads_are_turned_by_their_tokens_angles(interleaved):
     (x,) = leaves((2, 3, 11, 20))
@@ -79,6 +88,7 @@ def test_heads_are_turned_by_their_tokens_angles(interleaved):
     near(x.grad, x_.grad, 1e-5)
 
 
+@RUNTIME
 def test_without_gradients_nothing_is_turned_here():
     x, angles = torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 2)
     assert turn(x, angles, angles, False) is not None

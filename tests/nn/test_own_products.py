@@ -15,9 +15,15 @@ from ordito.nn.fused_attention import can_attend, fused_attention
 from ordito.nn.products import KINDS, computes, linear
 from ordito.train.likelihood import _ByPyTorch, _ByRuntime
 
+pytestmark = pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are not those of OpenMP's runtime here")
 HALF = pytest.mark.skipif(not _core.has_products("bfloat16"), reason="no products of bfloat16 on this processor")
 TYPES = [torch.float32, pytest.param(torch.bfloat16, marks=HALF)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def _small_ones_too(monkeypatch):
+    monkeypatch.setattr("ordito.nn.products.WORTH", 0)
 
 
 def near(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -77,6 +83,13 @@ def test_where_no_gradient_is_wanted_pytorch_computes():
         assert torch.equal(linear(x, w), F.linear(x, w))
     assert not computes(torch.float64, x.double(), w.double())
     assert not computes(torch.float32, x.to("meta"), w)
+
+
+def test_small_tensors_are_pytorchs(monkeypatch):
+    x, w = random(5, 8), random(6, 8)
+    assert computes(torch.float32, x, w)
+    monkeypatch.setattr("ordito.nn.products.WORTH", 41)
+    assert not computes(torch.float32, x, w)
 
 
 @HALF
