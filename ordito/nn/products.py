@@ -43,7 +43,7 @@ def product_type(x: Tensor) -> torch.dtype:
 
 
 def computes(kind: torch.dtype, *tensors: Tensor) -> bool:
-    """Whether gradients are wanted, and the runtime has products of this kind that can read such tensors: the first not small."""
+    """Whether gradients are wanted, and the runtime has products of this kind that can read them, the first not a small one."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or tensors[0].numel() < WORTH:
         return False
     return _there(kind) and all(map(_plain, tensors))
