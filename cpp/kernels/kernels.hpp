@@ -76,7 +76,7 @@ struct Lines {
     std::int64_t line, depth;  // numbers from a line to the next, and along one; one of both is 1
 };
 
-// Target of plain numbers that are written: fp32, or bfloat16, to which fp32 is rounded.
+// Rows of plain numbers that are written: fp32, or bfloat16, to which fp32 is rounded.
 struct Target {
     void* data;
     bool half;

@@ -8,7 +8,7 @@
 namespace ordito {
 namespace {
 
-// Target of a block, and vectors of its columns: as many sums as leave registers for a row's number and for the columns'.
+// Rows of a block, and vectors of its columns: as many sums as leave registers for a row's number and for the columns'.
 constexpr int kBlockRows = Isa::lanes == 16 ? 14 : Isa::lanes == 8 ? 6 : 8;
 constexpr int kBlockVectors = Isa::lanes == 4 ? 3 : 2;
 

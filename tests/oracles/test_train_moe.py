@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from tiny import CASES, SOURCE, answers, error, output, saved, token_ids
+from tiny import CASES, SOURCE, answers, error, gradients_as_theirs, output, saved, token_ids
 from torch.nn import functional as F
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersTop1Router
@@ -50,16 +49,12 @@ def test_gradients_are_those_of_transformers(name, tmp_path):
     next_tokens(theirs(**inputs).logits).backward()
     next_tokens(module(IDS, source=module.encode(source) if answers(theirs) else None)).backward()
     expected = {key: parameter.grad for key, parameter in theirs.named_parameters() if parameter.grad is not None}
-    # Gradients go the way of weights: written under transformers' names, ours are read back as a model of theirs.
-    ours = {key: parameter.grad for key, parameter in module.named_parameters()}
-    shapes = checkpoint.spec.tensors()
-    arrays = {key: np.zeros(shapes[key], np.float32) if grad is None else grad.numpy() for key, grad in ours.items()}
-    write_folder(tmp_path / "gradients", checkpoint.spec, arrays)
-    found = type(theirs).from_pretrained(tmp_path / "gradients")
+    found = gradients_as_theirs(module, checkpoint, theirs, tmp_path / "gradients")
     largest = max(float(grad.abs().max()) for grad in expected.values())
     for key, grad in expected.items():
         own = float(grad.abs().max())
-        assert float((found.get_parameter(key).detach() - grad).abs().max()) <= 1e-5 * max(own, 0.05 * largest), key
+        assert float((found[key] - grad).abs().max()) <= 1e-5 * max(own, 0.05 * largest), key
+    ours = {key: parameter.grad for key, parameter in module.named_parameters()}
     routers = [grad for key, grad in ours.items() if key.endswith("router.weight")]
     assert routers
     assert min(float(grad.abs().max()) for grad in routers) >= 1e-3 * largest, "too small for a mistake to show"

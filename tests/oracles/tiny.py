@@ -7,9 +7,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from sizes import VOCAB
+
+from ordito.checkpoint.export import write_folder
 
 Case = tuple[str, str, dict[str, Any]]
 
@@ -52,6 +55,14 @@ def saved(name: str, folder: Path, **changes: Any) -> Any:
 def token_ids(length: int, batch: int = 1, seed: int = 1) -> torch.Tensor:
     """Random token ids, (batch, length)."""
     return torch.randint(3, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def gradients_as_theirs(module: Any, checkpoint: Any, theirs: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """The gradients of our module by transformers' names: they go the way of weights, written and read as a model of theirs."""
+    shapes, grads = checkpoint.spec.tensors(), {key: parameter.grad for key, parameter in module.named_parameters()}
+    arrays = {key: np.zeros(shapes[key], np.float32) if grad is None else grad.numpy() for key, grad in grads.items()}
+    write_folder(folder, checkpoint.spec, arrays)
+    return {key: parameter.detach() for key, parameter in type(theirs).from_pretrained(folder).named_parameters()}
 
 
 def answers(model: Any) -> bool:
