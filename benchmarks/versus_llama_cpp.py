@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--llama-cpp", type=Path, required=True, help="the folder of llama-bench")
     parser.add_argument("--models", default="smollm2,gemma3-270m")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", help="our arithmetic (int16, int8, float32)")
+    parser.add_argument("--dtype", help="our arithmetic (int12, int8, float32)")
     asked = parser.parse_args()
     tell(
         (

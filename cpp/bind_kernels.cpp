@@ -25,17 +25,17 @@ struct Named {
 
 const float* data_of(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
 
-// W x with activations of 8 or 16 bits, or as they are (0).
+// W x with activations of 8 or 12 bits, or as they are (0).
 nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
     const std::int64_t tokens = x.shape(0), columns = x.shape(1);
     if (columns != w.columns) throw std::invalid_argument("x and the weights differ in columns");
     std::vector<float> y(tokens * w.rows);
     const bool plain = is_plain(w.format);
     std::vector<float> unpacked(plain ? 0 : columns * kRows);
-    Quantized rounded{nullptr, bits == 16, columns, tokens};
+    Quantized rounded{nullptr, bits == 12 ? 2 : 1, columns, tokens};
     const bool whole = bits && !plain;
-    std::vector<std::uint8_t> memory(whole ? tokens * rounded.tiles() * rounded.record() : 0);
-    rounded.data = memory.data();
+    const auto memory = aligned<std::uint8_t>(whole ? rounded.bytes() : 0);
+    rounded.data = memory.get();
     for (std::int64_t t = 0; whole && t < tokens; t++) self.kernels->quantize(x.data() + t * columns, rounded, t);
     for (std::int64_t p = 0; p < w.panels(); p++) {
         const Output out{y.data() + p * kRows, w.rows, nullptr, nullptr, 0, static_cast<int>(std::min<std::int64_t>(kRows, w.rows - p * kRows))};

@@ -59,9 +59,9 @@ Slice slice(const std::optional<Place>& place) { return place ? Slice{place->fir
 
 Arithmetic arithmetic_of(const std::string& name) {
     if (name == "int8") return Arithmetic::int8;
-    if (name == "int16") return Arithmetic::int16;
+    if (name == "int12") return Arithmetic::int12;
     if (name == "float32") return Arithmetic::f32;
-    throw std::invalid_argument("got the arithmetic '" + name + "', expected one of int8, int16, float32");
+    throw std::invalid_argument("got the arithmetic '" + name + "', expected one of int8, int12, float32");
 }
 
 CacheType cache_type_of(const std::string& name) {

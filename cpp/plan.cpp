@@ -90,16 +90,16 @@ struct Executor {
 
     // Rows of numbers in whole ones. Each of `parts` (how many rows it has) is multiplied alone, so its groups begin with it.
     Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts) {
-        Quantized all{nullptr, m.arithmetic_ == Arithmetic::int16, columns, 0};
+        Quantized all{nullptr, m.arithmetic_ == Arithmetic::int12 ? 2 : 1, columns, 0};
         std::vector<std::pair<std::int64_t, std::int64_t>> groups;  // a first row, and how many are left of its part
         for (const std::int64_t part : parts) {
             for (std::int64_t row = 0; row < part; row += kTogether) groups.emplace_back(all.tokens + row, part - row);
             all.tokens += part;
         }
-        all.data = reinterpret_cast<std::uint8_t*>(m.rounded_.need(all.tokens * all.tiles() * all.record() / sizeof(float)));
+        all.data = reinterpret_cast<std::uint8_t*>(m.rounded_.need(all.bytes() / sizeof(float)));
         const auto one = [&](std::int64_t number, int) {
             const auto [first, left] = groups[number];
-            const Quantized to{all.data + first * all.tiles() * all.record(), all.fine, columns, left};
+            const Quantized to = all.part(first, left);
             for (int t = 0; t < to.together(0); t++) k().quantize(x + (first + t) * step, to, t);
         };
         if (all.tokens * columns < kSerial)
@@ -141,7 +141,7 @@ struct Executor {
         if (in_whole_numbers(w)) {
             for (std::int64_t token = 0; token < count; token += kTokenBlock) {
                 const int some = static_cast<int>(std::min<std::int64_t>(kTokenBlock, count - token));
-                const Quantized part = whole.from(token);
+                const Quantized part = whole.part(token, count - token);
                 for (std::int64_t p = from; p < to; p++) {
                     const Output out = target.panel(p, w.rows, token);
                     ask_for(out, some);
@@ -327,7 +327,7 @@ void Executor::operator()(const Experts& op) {
         if (i && asked[i].expert == asked[i - 1].expert) of_experts.back()++;
         else of_experts.push_back(1);
     const auto part_of = [](const Quantized& all, std::int64_t first, std::int64_t tokens) {
-        return all.data ? Quantized{all.data + first * all.tiles() * all.record(), all.fine, all.columns, tokens} : all;
+        return all.data ? all.part(first, tokens) : all;
     };
     // All experts that were asked, their panels in pieces.
     const auto pieces_of = [&](std::initializer_list<const std::vector<Weights>*> maps) {

@@ -145,7 +145,7 @@ struct Batch {
 };
 
 // How products with quantized weights are taken: activations rounded to whole numbers of 8 or 16 bits, or left as they are.
-enum class Arithmetic { int8, int16, f32 };
+enum class Arithmetic { int8, int12, f32 };
 
 class Program {
   public:

@@ -410,7 +410,7 @@ def load(
     A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights, or, without `merge`, lies beside them. Where
     `name` itself is an adapter, the base is the one that it was trained on. `prompt_format` names the format of its
     conversations (`camoscio`, `llama-2`, ...) where neither the files nor the vocabulary show it. `backend` is the fastest one
-    installed unless named, `dtype` that of its arithmetic (native: int16, int8, float32; torch: float32, bfloat16, float16).
+    installed unless named, `dtype` that of its arithmetic (native: int12, int8, float32; torch: float32, bfloat16, float16).
     `quantize` rounds the weights while they are loaded (q8_0, q4_k_m, ...): a model in bf16 then needs a part of the memory.
 
     Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one sentence

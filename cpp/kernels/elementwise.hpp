@@ -153,14 +153,14 @@ void rotate(float* x, const float* cos, const float* sin, std::int64_t n, bool i
     }
 }
 
-template <class Record>
-void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
-    constexpr bool fine = std::is_same_v<Record, Fine>;
+void quantize(const float* x, const Quantized& to, std::int64_t token) {
     constexpr int vectors = kCols / Isa::lanes;
+    const bool fine = to.digits == 2;
     const F steps = Isa::set1(kFine);
-    const int together = to.together(token);
-    auto* at = reinterpret_cast<Record*>(to.of(token));
-    for (std::int64_t b = 0; b < to.tiles(); b++, at += together) {
+    auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
+    Measures* at = to.measures(token);
+    const std::int64_t step = to.step(token);
+    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += step / sizeof(Measures)) {
         F v[vectors], most = Isa::zero();
         for (int i = 0; i < vectors; i++) {
             v[i] = Isa::load(x + b * kCols + i * Isa::lanes);
@@ -172,23 +172,18 @@ void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
         for (int i = 0; i < vectors; i++) {
             const F exact = Isa::mul(v[i], by);
             F kept = Isa::round(exact);
-            Isa::store_i8(at->codes + i * Isa::lanes, kept);
-            if constexpr (fine) {
-                const F rest = Isa::max(Isa::min(Isa::round(Isa::mul(Isa::sub(exact, kept), steps)), Isa::set1(127)), Isa::set1(-127));
-                Isa::store_i8(at->fine + i * Isa::lanes, rest);
+            Isa::store_i8(codes + i * Isa::lanes, kept);
+            if (fine) {
+                const F rest = Isa::round(Isa::mul(Isa::sub(exact, kept), steps));
+                Isa::store_i8(codes + kCols + i * Isa::lanes, rest);
                 kept = Isa::fma(kept, steps, rest);
             }
             sums[i * Isa::lanes / 16] = Isa::add(sums[i * Isa::lanes / 16], kept);
         }
-        at->scale = largest / (fine ? 127 * kFine : 127);
+        at->scale = largest / static_cast<float>(fine ? 127 * kFine : 127);
         for (int half = 0; half < 2; half++) at->sums[half] = at->scale * Isa::sum(sums[half]);
         at->sum = at->sums[0] + at->sums[1];
     }
-}
-
-void quantize(const float* x, const Quantized& to, std::int64_t token) {
-    if (to.fine) quantize_to<Fine>(x, to, token);
-    else quantize_to<Coarse>(x, to, token);
 }
 
 }  // namespace

@@ -136,7 +136,7 @@ struct Isa {
         }
 #endif
     }
-    static A with_fine(A coarse, A fine) { return _mm256_add_epi32(_mm256_slli_epi32(coarse, 8), fine); }
+    static A with_fine(A coarse, A fine) { return _mm256_add_epi32(_mm256_slli_epi32(coarse, 4), fine); }
     static F to_float(A a) { return _mm256_cvtepi32_ps(a); }
 
     template <int j, bool is_signed>

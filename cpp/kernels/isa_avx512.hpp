@@ -104,8 +104,8 @@ struct Isa {
         }
         return _mm512_add_epi32(even, odd);
     }
-    // 256 coarse + fine.
-    static A with_fine(A coarse, A fine) { return _mm512_add_epi32(_mm512_slli_epi32(coarse, 8), fine); }
+    // 16 coarse + fine.
+    static A with_fine(A coarse, A fine) { return _mm512_add_epi32(_mm512_slli_epi32(coarse, 4), fine); }
     static F to_float(A a) { return _mm512_cvtepi32_ps(a); }
 
     // Column j of the 4 that a vector of codes holds, as numbers; they are what `dot` takes, so unsigned.

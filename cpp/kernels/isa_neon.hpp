@@ -96,7 +96,7 @@ struct Isa {
         }
         return total;
     }
-    static A with_fine(A coarse, A fine) { return vaddq_s32(vshlq_n_s32(coarse, 8), fine); }
+    static A with_fine(A coarse, A fine) { return vaddq_s32(vshlq_n_s32(coarse, 4), fine); }
     static F to_float(A a) { return vcvtq_f32_s32(a); }
 
     template <int j, bool is_signed>

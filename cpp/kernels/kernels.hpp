@@ -14,43 +14,47 @@ namespace ordito {
 
 constexpr int kPage = 32;  // keys of a page of the cache
 
-// 32 activations of a token in whole numbers, rounded to 8 bits: x ~ scale * code; `sum` is that of the 32, `sums` of 16 each.
-struct Coarse {
-    std::int8_t codes[kCols];
+constexpr int kFine = 16;      // a code in fine ones: codes of four bits times it are still bytes
+constexpr int kTogether = 16;  // tokens of a group
+
+// What stands beside the codes of 32 activations of a token: x ~ scale * code, or scale * (kFine * code + fine). `sum` is that of the
+// 32 as they were rounded, `sums` of 16 each.
+struct Measures {
     float scale, sum, sums[2];
 };
+static_assert(kCols % sizeof(Measures) == 0);
 
-// The same rounded to 16 bits: x ~ scale * (256 * code + fine). Both kinds of codes stand half a record apart.
-struct Fine {
-    std::int8_t codes[kCols];
-    float scale, sum;
-    std::int8_t fine[kCols];
-    float sums[2];
-};
-
-constexpr int kFine = 256;     // a code in fine ones
-constexpr int kTogether = 8;   // tokens of a group
-
-// Activations of several tokens in whole numbers. Up to 8 tokens stand together as [32 columns][token], so that a kernel which
-// computes them at once reads one stretch of memory; the last group has what is left.
+// Activations of several tokens in whole numbers, of one digit (8 bits) or two (12). Up to 16 tokens are a group, which stands as
+// [32 columns]: the codes of all its tokens, each token's fine ones behind its others, and then all their measures; so a kernel
+// that computes them at once reads one stretch of memory. The last group has what is left.
 struct Quantized {
     std::uint8_t* data;
-    bool fine;
+    int digits;
     std::int64_t columns, tokens;
 
-    std::int64_t record() const { return fine ? sizeof(Fine) : sizeof(Coarse); }
     std::int64_t tiles() const { return columns / kCols; }
+    std::int64_t line() const { return digits * kCols; }  // bytes of a token's codes
+    std::int64_t record() const { return line() + static_cast<std::int64_t>(sizeof(Measures)); }
+    // All bytes, and as many as tiles read behind a group that is not full.
+    std::int64_t bytes() const { return tokens * tiles() * record() + kTogether * line(); }
+
     // How many tokens stand together with one.
     int together(std::int64_t token) const {
         const std::int64_t rest = tokens - token / kTogether * kTogether;
         return rest < kTogether ? static_cast<int>(rest) : kTogether;
     }
-    // The first record of a token; its next one is `together` records on.
-    std::uint8_t* of(std::int64_t token) const {
-        return data + (token / kTogether * kTogether * tiles() + token % kTogether) * record();
+    // The first 32 columns of a token: its codes and its measures. The next ones are `step` bytes on, whole measures too.
+    std::uint8_t* codes(std::int64_t token) const {
+        return data + token / kTogether * kTogether * tiles() * record() + token % kTogether * line();
     }
-    // The activations from one token on, which begins a group.
-    Quantized from(std::int64_t token) const { return {of(token), fine, columns, tokens - token}; }
+    Measures* measures(std::int64_t token) const {
+        std::uint8_t* group = codes(token / kTogether * kTogether);
+        return reinterpret_cast<Measures*>(group + together(token) * line()) + token % kTogether;
+    }
+    std::int64_t step(std::int64_t token) const { return together(token) * record(); }
+
+    // `count` tokens from one on that begins a group.
+    Quantized part(std::int64_t token, std::int64_t count) const { return {data + token * tiles() * record(), digits, columns, count}; }
 };
 
 // Where the rows of one panel go: y[t * stride + row] = W x + bias + add[t * add_stride + row]; bias and add may be null.
@@ -123,7 +127,7 @@ struct Kernels {
     void (*linear[3])(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x,
                       std::int64_t stride, int tokens, const Output& out, const Output& second_out);
     // So many multiplications and additions (rounds times the number it returns for one) on data in registers and the first
-    // cache: what products cannot exceed. [0] fp32, [1] activations of 8 bits, [2] of 16.
+    // cache: what products cannot exceed. [0] fp32, [1] activations of 8 bits, [2] of 12.
     std::int64_t (*multiply[3])(std::int64_t rounds);
     // A panel of quantized weights as a panel of fp32.
     void (*unpack[std::size(kLayouts)])(const std::uint8_t* panel, std::int64_t columns, float* out);

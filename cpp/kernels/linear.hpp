@@ -160,24 +160,24 @@ inline void put(const Output& out, int token, int row, typename Isa::F value) {
 }
 
 // A tile's codes times those of a token, from vector `first` on: n vectors.
-template <Format f, int n>
-inline typename Isa::F product(const typename Isa::C* w, const Coarse& x, int first) {
-    return Isa::to_float(Isa::template dot<n, most_code(layout(f).codes), is_signed(f)>(w + first, x.codes + 4 * first));
-}
-
-template <Format f, int n>
-inline typename Isa::F product(const typename Isa::C* w, const Fine& x, int first) {
+template <Format f, int n, int digits>
+inline typename Isa::F product(const typename Isa::C* w, const std::int8_t* x, int first) {
     constexpr auto dot = Isa::template dot<n, most_code(layout(f).codes), is_signed(f)>;
-    return Isa::to_float(Isa::with_fine(dot(w + first, x.codes + 4 * first), dot(w + first, x.fine + 4 * first)));
+    const auto sum = dot(w + first, x + 4 * first);
+    if constexpr (digits == 1) return Isa::to_float(sum);
+    else return Isa::to_float(Isa::with_fine(sum, dot(w + first, x + kCols + 4 * first)));
 }
 
-// Some tokens of a group, from the first tile's record of the first of them; `together` tokens are in the group.
-template <Format f, int tokens, class Record>
-inline void some_tokens(const std::uint8_t* panel, const Record* x, int together, std::int64_t tiles, int first, int sub, const Output& out) {
+// Tokens of one group, from `first` on.
+template <Format f, int tokens, int digits>
+inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first, int sub, const Output& out) {
     using F = typename Isa::F;
     constexpr Layout form = layout(f);
-    constexpr int halves = halves_of(f), n = 8 / halves;
+    constexpr int halves = halves_of(f), n = 8 / halves, line = digits * kCols;
     const int row = sub * Isa::lanes;
+    const std::int64_t tiles = x.tiles(), step = x.step(first);
+    const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(first));
+    const Measures* measures = x.measures(first);
     F total[tokens];
     for (int t = 0; t < tokens; t++) total[t] = Isa::zero();
     const std::uint8_t *tile = panel, *super = nullptr;
@@ -185,35 +185,34 @@ inline void some_tokens(const std::uint8_t* panel, const Record* x, int together
         if constexpr (super_bytes(form.scales) > 0)
             if (b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(form.scales);
         typename Isa::C w[8];
-        for (int line = 0; line < tile_bytes(f); line += 64) __builtin_prefetch(tile + kAhead + line);
+        for (int ahead = 0; ahead < tile_bytes(f); ahead += 64) __builtin_prefetch(tile + kAhead + ahead);
         unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, w);
         const TileScales<f> by(super, tile, row);
 #pragma GCC unroll 16
         for (int t = 0; t < tokens; t++) {
-            const F scale = Isa::set1(x[t].scale);
+            const F scale = Isa::set1(measures[t].scale);
 #pragma GCC unroll 2
             for (int half = 0; half < halves; half++) {
-                total[t] = Isa::fma(Isa::mul(by.scale[half], scale), product<f, n>(w, x[t], n * half), total[t]);
+                total[t] = Isa::fma(Isa::mul(by.scale[half], scale), product<f, n, digits>(w, codes + t * line, n * half), total[t]);
                 if constexpr (has_offset(f))
-                    total[t] = Isa::fma(by.offset[half], Isa::set1(halves == 1 ? x[t].sum : x[t].sums[half]), total[t]);
+                    total[t] = Isa::fma(by.offset[half], Isa::set1(halves == 1 ? measures[t].sum : measures[t].sums[half]), total[t]);
             }
         }
         tile += tile_bytes(f);
-        x += together;
+        codes += step, measures += step / sizeof(Measures);
     }
     for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
 }
 
-// Tokens from `t`, the first of a group, on.
-template <Format f, class Record>
+// Tokens from `t` on.
+template <Format f, int digits>
 void all_tokens(const std::uint8_t* panel, const Quantized& x, int t, int tokens, const Output& out) {
     constexpr int most = Isa::most_tokens;
-    static_assert(most <= kTogether);
+    static_assert(kTogether % most == 0);
     while (t < tokens) {
-        const int together = x.together(t), some = together - t % kTogether;
-        const auto* group = reinterpret_cast<const Record*>(x.of(t));
+        const int some = x.together(t) - t % kTogether;
         const auto step = [&](auto count) {
-            for (int sub = 0; sub < kSubs; sub++) some_tokens<f, decltype(count)::value, Record>(panel, group, together, x.tiles(), t, sub, out);
+            for (int sub = 0; sub < kSubs; sub++) some_tokens<f, decltype(count)::value, digits>(panel, x, t, sub, out);
             t += decltype(count)::value;
         };
         if (some >= most) step(std::integral_constant<int, most>());
@@ -224,21 +223,21 @@ void all_tokens(const std::uint8_t* panel, const Quantized& x, int t, int tokens
 }
 
 // The dot products of a tile of 4 bits and of 8 tokens, and what makes numbers of them; no scales.
-template <class Record>
+template <int digits>
 std::int64_t multiply_codes(std::int64_t rounds) {
     constexpr int tokens = 8;
     alignas(64) std::uint8_t tile[512];
-    alignas(64) Record x[tokens] = {};
+    alignas(64) std::int8_t x[tokens][digits * kCols];
     for (int i = 0; i < 512; i++) tile[i] = i % 16;
-    for (auto& record : x)
-        for (int i = 0; i < kCols; i++) record.codes[i] = static_cast<std::int8_t>(i % 100 - 50);
+    for (auto& codes : x)
+        for (int i = 0; i < digits * kCols; i++) codes[i] = static_cast<std::int8_t>(i % 100 - 50);
     typename Isa::C w[8];
     for (int c = 0; c < 8; c++) w[c] = Isa::codes(tile + 64 * c);
     typename Isa::F total[tokens];
     for (auto& sum : total) sum = Isa::zero();
     for (std::int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; t++) total[t] = Isa::add(total[t], product<Format::q4_0, 8>(w, x[t], 0));
+        for (int t = 0; t < tokens; t++) total[t] = Isa::add(total[t], product<Format::q4_0, 8, digits>(w, x[t], 0));
         asm volatile("" : : "r"(x), "r"(tile) : "memory");  // or nothing would be computed twice
     }
     float kept[Isa::lanes];
@@ -265,8 +264,8 @@ std::int64_t multiply_plain(std::int64_t rounds) {
 
 template <Format f>
 void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.fine) all_tokens<f, Fine>(panel, x, 0, tokens, out);
-    else all_tokens<f, Coarse>(panel, x, 0, tokens, out);
+    if (x.digits == 2) all_tokens<f, 2>(panel, x, 0, tokens, out);
+    else all_tokens<f, 1>(panel, x, 0, tokens, out);
 }
 
 template <Format f>

@@ -13,35 +13,26 @@
 namespace ordito {
 namespace {
 
-template <class Record>
-void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
-    constexpr bool fine = std::is_same_v<Record, Fine>;
-    auto* at = reinterpret_cast<Record*>(to.of(token));
-    for (std::int64_t b = 0; b < to.tiles(); b++, at += to.together(token)) {
+void quantize(const float* x, const Quantized& to, std::int64_t token) {
+    const bool fine = to.digits == 2;
+    auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
+    Measures* at = to.measures(token);
+    const std::int64_t step = to.step(token);
+    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += step / sizeof(Measures)) {
         float most = 0;
         for (int k = 0; k < kCols; k++) most = std::max(most, std::fabs(x[b * kCols + k]));
         const float inverse = most > 0 ? 127 / most : 0;
         float sums[2] = {};
         for (int k = 0; k < kCols; k++) {
-            const float exact = x[b * kCols + k] * inverse, code = std::nearbyint(exact);
-            at->codes[k] = static_cast<std::int8_t>(code);
-            if constexpr (fine) {
-                const float rest = std::clamp(std::nearbyint((exact - code) * kFine), -127.f, 127.f);
-                at->fine[k] = static_cast<std::int8_t>(rest);
-                sums[k / 16] += code * kFine + rest;
-            } else {
-                sums[k / 16] += code;
-            }
+            const float exact = x[b * kCols + k] * inverse, code = std::nearbyint(exact), rest = std::nearbyint((exact - code) * kFine);
+            codes[k] = static_cast<std::int8_t>(code);
+            if (fine) codes[kCols + k] = static_cast<std::int8_t>(rest);
+            sums[k / 16] += fine ? code * kFine + rest : code;
         }
-        at->scale = most / (fine ? 127 * kFine : 127);
+        at->scale = most / static_cast<float>(fine ? 127 * kFine : 127);
         for (int half = 0; half < 2; half++) at->sums[half] = at->scale * sums[half];
         at->sum = at->sums[0] + at->sums[1];
     }
-}
-
-void quantize(const float* x, const Quantized& to, std::int64_t token) {
-    if (to.fine) quantize_to<Fine>(x, to, token);
-    else quantize_to<Coarse>(x, to, token);
 }
 
 void put(const Output& out, int token, int row, float value) {
@@ -62,31 +53,23 @@ void each_tile(Format format, const std::uint8_t* panel, std::int64_t columns, i
     }
 }
 
-template <int number, class Record>
-void linear_of(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+template <int number>
+void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < out.rows; r++) {
             float total = 0;
             each_tile(static_cast<Format>(number), panel, x.columns, r, [&](std::int64_t b, const TileRow& tile) {
-                const Record& at = reinterpret_cast<const Record*>(x.of(t))[b * x.together(t)];
+                const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(t) + b * x.step(t));
+                const Measures& at = x.measures(t)[b * x.step(t) / static_cast<std::int64_t>(sizeof(Measures))];
                 for (int half = 0; half < 2; half++) {
                     float sum = 0;
-                    for (int k = 16 * half; k < 16 * half + 16; k++) {
-                        int value = at.codes[k];
-                        if constexpr (std::is_same_v<Record, Fine>) value = kFine * value + at.fine[k];
-                        sum += static_cast<float>(tile.codes[k] * value);
-                    }
+                    for (int k = 16 * half; k < 16 * half + 16; k++)
+                        sum += static_cast<float>(tile.codes[k] * (x.digits == 2 ? kFine * codes[k] + codes[kCols + k] : codes[k]));
                     total += tile.scale[half] * at.scale * sum + tile.offset[half] * at.sums[half];
                 }
             });
             put(out, t, r, total);
         }
-}
-
-template <int number>
-void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.fine) linear_of<number, Fine>(panel, x, tokens, out);
-    else linear_of<number, Coarse>(panel, x, tokens, out);
 }
 
 template <int number>

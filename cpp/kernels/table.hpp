@@ -35,8 +35,8 @@ Kernels table_of(const char* name) {
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
     k.encode = kEncoders;
     k.multiply[0] = multiply_plain;
-    k.multiply[1] = multiply_codes<Coarse>;
-    k.multiply[2] = multiply_codes<Fine>;
+    k.multiply[1] = multiply_codes<1>;
+    k.multiply[2] = multiply_codes<2>;
     k.linear[0] = linear_plain<Format::f32>;
     k.linear[1] = linear_plain<Format::f16>;
     k.linear[2] = linear_plain<Format::bf16>;

@@ -30,12 +30,13 @@ template <int tile>
     asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(tile), "r"(to), "r"(stride) : "memory");
 }
 
-// Shapes of all registers that two kinds of products want: of whole numbers, by columns of a tile and lines of a group of
-// tokens (registers 0 and 1: codes of weights, 2 and 3: groups, the rest: what comes out), and of bfloat16.
+// Shapes of all registers that two kinds of products want: of whole numbers, by bytes of a token's line and the number of those lines
+// (registers 0 to 3: sums, 4 and 5: codes of weights, 6 and 7: tokens), and of bfloat16.
 constexpr TileShapes whole_shapes(int columns, int lines) {
     TileShapes shapes;
-    for (int half = 0; half < 2; half++) shapes.set(half, columns / 4, 64), shapes.set(2 + half, lines, columns);
-    for (int tile = 4; tile < 8; tile++) shapes.set(tile, lines, 64);
+    for (int tile = 0; tile < 4; tile++) shapes.set(tile, lines, 64);
+    for (int tile = 4; tile < 6; tile++) shapes.set(tile, columns / 4, 64);
+    for (int tile = 6; tile < 8; tile++) shapes.set(tile, lines, columns);
     return shapes;
 }
 
@@ -45,8 +46,11 @@ constexpr TileShapes square_shapes() {
     return shapes;
 }
 
-inline const TileShapes kShapes[] = {whole_shapes(32, 8), whole_shapes(32, 16), whole_shapes(16, 8), whole_shapes(16, 16), square_shapes()};
-inline const TileShapes& kSquare = kShapes[4];
+inline const TileShapes kShapes[] = {whole_shapes(16, 8), whole_shapes(32, 8), whole_shapes(64, 8),
+                                     whole_shapes(16, 16), whole_shapes(32, 16), square_shapes()};
+inline const TileShapes& kSquare = kShapes[5];  // and those of 64 bytes and 16 lines
+
+inline const TileShapes& shapes_of(int columns, int lines) { return kShapes[3 * (lines / 16) + columns / 32]; }
 
 // The registers of this thread have some shapes while this lives. Ours stay, since setting them takes ten times as long as
 // asking for them; somebody else's come back (ggml sets them once and for all).

@@ -1,10 +1,10 @@
 // Products of packed weights and whole numbers by tiles (AMX), for `Isa` of 16 lanes that was included before: one instruction
-// multiplies a tile of 16 rows and 32 columns with a group of 8 tokens. Codes in memory stand as it wants them, and so do
-// tokens: a group's codes and fine codes in turn are 16 lines of one tile. Sums of whole numbers are exact, and numbers are made
-// of them as `some_tokens` makes them, in the same order: the results are its own, to the bit.
+// multiplies a tile of 16 rows and 32 columns with up to 16 tokens. Codes in memory stand as it wants them, and so do tokens.
+// Sums of whole numbers are exact, and numbers are made of them as `some_tokens` makes them, in the same order: the results are
+// its own, to the bit.
 #pragma once
 
-#include <cstddef>
+#include <algorithm>
 
 #include "linear.hpp"
 #include "tile_shapes.hpp"
@@ -12,32 +12,28 @@
 namespace ordito {
 namespace {
 
-// Registers: codes of weights, groups of tokens, and what comes out.
-enum Tile { kWeights = 0, kGroup = 2, kProducts = 4 };
-
-// How many lines a token has: its codes, and its fine ones.
-template <class Record>
-constexpr int kLines = std::is_same_v<Record, Fine> ? 2 : 1;
-static_assert(offsetof(Fine, fine) == sizeof(Fine) / 2);
-
-// Sums of whole numbers of a group, [token][coarse, fine][row].
-template <class Record>
-struct alignas(64) TileSums {
-    std::int32_t of[kTogether][kLines<Record>][kRows];
+// What is multiplied of a tile. Codes of four bits stand twice, 16 times and as they are, in front of both digits of the tokens,
+// so that one sum has both products; of others each half that has scales of its own is multiplied with each digit. Registers: 0
+// to 3 sums, 4 and 5 codes of weights, 6 and 7 tokens.
+template <Format f, int all_digits>
+struct InTiles {
+    static constexpr bool twice = all_digits == 2 && !is_signed(f) && most_code(layout(f).codes) <= 15 && halves_of(f) == 1;
+    static constexpr int halves = halves_of(f), digits = twice ? 1 : all_digits, products = halves * digits;
+    static constexpr int vectors = twice ? 16 : 8;           // of a tile's codes
+    static constexpr int columns = 4 * vectors / halves;     // bytes of a token's line
+    static constexpr int token = all_digits * kCols;         // bytes from one token to the next
+    // Two tiles are under way, each with its own registers: where one waits for the other's they come one by one.
+    static constexpr int sets = products == 4 ? 1 : 2;
+    static constexpr int sums(int set, int half, int digit) { return set * products + half * digits + digit; }
+    static constexpr int weights(int set, int half) { return 4 + (sets == 2 ? set : half); }
+    static constexpr int tokens(int set, int digit) { return 6 + (sets == 2 ? set : digit); }
 };
 
-// A half's products with a group, added to what a register holds.
-template <int half, int products, class Record>
-[[gnu::always_inline]] inline void multiply_tile(const Record* group) {
-    load_tile<kGroup + half>(group->codes + 16 * half, sizeof(Record) / kLines<Record>);
-    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(products), "i"(kGroup + half), "i"(kWeights + half));
-}
-
 // Up to 8 tiles of a panel, one code a byte: they are unpacked once for all tokens.
-template <Format f>
+template <Format f, int digits>
 struct Unpacked {
     static constexpr int most = kSuper / kCols;
-    alignas(64) std::uint8_t codes[most][8][4 * kRows];
+    alignas(64) std::uint8_t codes[most][InTiles<f, digits>::vectors][4 * kRows];
     typename Isa::F scale[most][halves_of(f)], offset[most][halves_of(f)];
 
     // Unpacks `count` tiles, and returns what follows them.
@@ -46,9 +42,11 @@ struct Unpacked {
         tile += super_bytes(layout(f).scales);
         for (int b = 0; b < count; b++, tile += tile_bytes(f)) {
             for (int line = 0; line < tile_bytes(f); line += 64) __builtin_prefetch(tile + kAhead + line);
-            typename Isa::C w[8];
-            unpack_codes<f>(tile + scale_bytes(layout(f).scales), w);
-            for (int c = 0; c < 8; c++) _mm512_store_si512(codes[b][c], w[c]);
+            constexpr int vectors = InTiles<f, digits>::vectors;
+            typename Isa::C w[vectors];
+            unpack_codes<f>(tile + scale_bytes(layout(f).scales), w + vectors - 8);
+            for (int c = 0; c < vectors - 8; c++) w[c] = Isa::template up<4>(w[c + 8]);
+            for (int c = 0; c < vectors; c++) _mm512_store_si512(codes[b][c], w[c]);
             const TileScales<f> by(super, tile, 0);
             for (int half = 0; half < halves_of(f); half++) scale[b][half] = by.scale[half], offset[b][half] = by.offset[half];
         }
@@ -56,119 +54,164 @@ struct Unpacked {
     }
 };
 
-// Adds the products of `count` unpacked tiles and of whole groups to their totals.
-template <Format f, int groups, class Record>
-inline void add_products(const Unpacked<f>& w, int count, const Record* const* x, typename Isa::F (*totals)[kTogether]) {
-    using F = typename Isa::F;
-    constexpr int halves = halves_of(f);
-    F total[groups][kTogether];
-    for (int g = 0; g < groups; g++)
-        for (int t = 0; t < kTogether; t++) total[g][t] = totals[g][t];
-    // The next tile's sums are made while numbers are made of this one's, and stored after. All registers become zero before
-    // the first product: where each became zero just before its own, products came one by one.
-    TileSums<Record> products[groups][halves];
-    const auto multiply = [&](int b) {
-        asm volatile("tilezero %tmm4\n\ttilezero %tmm5\n\ttilezero %tmm6\n\ttilezero %tmm7");
-        load_tile<kWeights>(w.codes[b], 4 * kRows);
-        if constexpr (halves == 2) load_tile<kWeights + 1>(w.codes[b][4], 4 * kRows);
-        multiply_tile<0, kProducts>(x[0] + b * kTogether);
-        if constexpr (halves == 2) multiply_tile<1, kProducts + 1>(x[0] + b * kTogether);
-        if constexpr (groups == 2) multiply_tile<0, kProducts + 2>(x[1] + b * kTogether);
-        if constexpr (groups == 2 && halves == 2) multiply_tile<1, kProducts + 3>(x[1] + b * kTogether);
+// A group of tokens, from some tile on; `present` of its lines are tokens.
+struct Group {
+    const std::int8_t* codes;
+    const Measures* measures;
+    std::int64_t step;
+    int present;
+};
+
+// Calls with(half, digit) for all products, which are known when this is compiled.
+template <class Form, class With>
+[[gnu::always_inline]] inline void each_product(With&& with) {
+    const auto digits = [&](auto half) {
+        with(half, std::integral_constant<int, 0>());
+        if constexpr (Form::digits == 2) with(half, std::integral_constant<int, 1>());
     };
-    const auto store = [&] {
-        constexpr std::int64_t stride = 4 * kRows;
-        store_tile<kProducts>(&products[0][0], stride);
-        if constexpr (halves == 2) store_tile<kProducts + 1>(&products[0][1], stride);
-        if constexpr (groups == 2) store_tile<kProducts + 2>(&products[1][0], stride);
-        if constexpr (groups == 2 && halves == 2) store_tile<kProducts + 3>(&products[1][1], stride);
-    };
-    multiply(0);
-    store();
-    for (int b = 0; b < count; b++) {
-        if (b + 1 < count) multiply(b + 1);
-#pragma GCC unroll 2
-        for (int g = 0; g < groups; g++)
-#pragma GCC unroll 8
-            for (int t = 0; t < kTogether; t++) {
-                const Record& token = x[g][b * kTogether + t];
-                const F scale = Isa::set1(token.scale);
-#pragma GCC unroll 2
-                for (int half = 0; half < halves; half++) {
-                    const auto& sums = products[g][half].of[t];
-                    typename Isa::A sum = _mm512_load_si512(sums[0]);
-                    if constexpr (kLines<Record> == 2) sum = Isa::with_fine(sum, _mm512_load_si512(sums[1]));
-                    total[g][t] = Isa::fma(Isa::mul(w.scale[b][half], scale), Isa::to_float(sum), total[g][t]);
-                    if constexpr (has_offset(f))
-                        total[g][t] = Isa::fma(w.offset[b][half], Isa::set1(halves == 1 ? token.sum : token.sums[half]), total[g][t]);
-                }
-            }
-        if (b + 1 < count) store();
+    digits(std::integral_constant<int, 0>());
+    if constexpr (Form::halves == 2) digits(std::integral_constant<int, 1>());
+}
+
+template <int tile>
+[[gnu::always_inline]] inline void zero_tile() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(tile));
+}
+
+template <int sums, int tokens, int weights>
+[[gnu::always_inline]] inline void multiply_tiles_of_codes() {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(tokens), "i"(weights));
+}
+
+// Multiplies a tile with a group from its first token's codes on.
+template <class Form, int set>
+[[gnu::always_inline]] inline void multiply(const std::uint8_t (*w)[4 * kRows], const std::int8_t* codes) {
+    each_product<Form>([](auto half, auto digit) { zero_tile<Form::sums(set, half(), digit())>(); });
+    each_product<Form>([&](auto half, auto digit) {
+        constexpr int weights = Form::weights(set, half()), tokens = Form::tokens(set, digit());
+        if constexpr (digit() == 0) load_tile<weights>(w[8 * half() / Form::halves], 4 * kRows);
+        load_tile<tokens>(codes + digit() * kCols + half() * 16, Form::token);
+        multiply_tiles_of_codes<Form::sums(set, half(), digit()), tokens, weights>();
+    });
+}
+
+// Sums of a tile's products, [half and digit][token][row].
+template <class Form, int lines>
+struct alignas(64) TileSums {
+    std::int32_t of[Form::products][lines][kRows];
+
+    template <int set>
+    [[gnu::always_inline]] void store() {
+        each_product<Form>([&](auto half, auto digit) {
+            store_tile<Form::sums(set, half(), digit())>(of[half() * Form::digits + digit()], 4 * kRows);
+        });
     }
-    for (int g = 0; g < groups; g++)
-        for (int t = 0; t < kTogether; t++) totals[g][t] = total[g][t];
-}
+};
 
-// The shapes for tiles of so many halves.
-template <class Record>
-const TileShapes& shapes_for(int halves) {
-    return kShapes[2 * (halves - 1) + kLines<Record> - 1];
-}
-
-template <Format f, class Record>
-void groups_in_tiles(const std::uint8_t* panel, const Quantized& x, int all, const Output& out) {
-    static_assert(Isa::lanes == kRows);
-    constexpr int most = 8;  // groups whose totals stay in the first cache
-    const Shaped shaped(shapes_for<Record>(halves_of(f)));
-    for (int first = 0; first < all; first += most) {
-        const int groups = all - first < most ? all - first : most;
-        typename Isa::F totals[most][kTogether];
-        for (auto& group : totals)
-            for (auto& total : group) total = Isa::zero();
-        const std::uint8_t* tile = panel;
-        for (std::int64_t b = 0; b < x.tiles(); b += Unpacked<f>::most) {
-            const int count = x.tiles() - b < Unpacked<f>::most ? static_cast<int>(x.tiles() - b) : Unpacked<f>::most;
-            Unpacked<f> w;
-            tile = w.read(tile, count);
-            const auto group = [&](int g) { return reinterpret_cast<const Record*>(x.of((first + g) * kTogether)) + b * kTogether; };
-            for (int g = 0; g + 1 < groups; g += 2) {
-                const Record* two[] = {group(g), group(g + 1)};
-                add_products<f, 2>(w, count, two, totals + g);
-            }
-            if (groups % 2) {
-                const Record* last[] = {group(groups - 1)};
-                add_products<f, 1>(w, count, last, totals + groups - 1);
+// Adds the products of `count` unpacked tiles and of a group, whose tiles have so many lines, to their totals.
+template <Format f, int digits, int lines, bool full>
+inline void add_products(const Unpacked<f, digits>& w, int count, const Group& x, typename Isa::F* totals) {
+    using F = typename Isa::F;
+    using Form = InTiles<f, digits>;
+    const int present = full ? lines : x.present;
+    F total[lines];  // in registers: every loop over them is unrolled
+#pragma GCC unroll 16
+    for (int t = 0; t < present; t++) total[t] = totals[t];
+    TileSums<Form, lines> sums[Form::sets];
+    // In registers too: what is in memory waits for the tiles that are stored.
+    const std::int64_t step = x.step, measures_step = step / static_cast<std::int64_t>(sizeof(Measures));
+    const std::int8_t* codes = x.codes;
+    const Measures* measures = x.measures;
+    // A tile's sums are stored, and those of a later one are made while numbers are made of these.
+    const auto one = [&](auto set, int b) __attribute__((always_inline)) {
+        sums[set()].template store<set()>();
+        if (b + Form::sets < count) multiply<Form, set()>(w.codes[b + Form::sets], codes + Form::sets * step);
+#pragma GCC unroll 16
+        for (int t = 0; t < present; t++) {
+            const F scale = Isa::set1(measures[t].scale);
+#pragma GCC unroll 2
+            for (int half = 0; half < Form::halves; half++) {
+                const auto* of = sums[set()].of + half * Form::digits;
+                typename Isa::A sum = _mm512_load_si512(of[0][t]);
+                if constexpr (Form::digits == 2) sum = Isa::with_fine(sum, _mm512_load_si512(of[1][t]));
+                total[t] = Isa::fma(Isa::mul(w.scale[b][half], scale), Isa::to_float(sum), total[t]);
+                if constexpr (has_offset(f))
+                    total[t] = Isa::fma(w.offset[b][half], Isa::set1(Form::halves == 1 ? measures[t].sum : measures[t].sums[half]), total[t]);
             }
         }
-        for (int g = 0; g < groups; g++)
-            for (int t = 0; t < kTogether; t++) put(out, (first + g) * kTogether + t, 0, totals[g][t]);
+        codes += step, measures += measures_step;
+    };
+    constexpr std::integral_constant<int, 0> first;
+    constexpr std::integral_constant<int, Form::sets - 1> second;
+    multiply<Form, 0>(w.codes[0], codes);
+    if (Form::sets == 2 && count > 1) multiply<Form, Form::sets - 1>(w.codes[1], codes + step);
+    for (int b = 0; b < count; b += Form::sets) {
+        one(first, b);
+        if (Form::sets == 2 && b + 1 < count) one(second, b + 1);
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < present; t++) totals[t] = total[t];
+}
+
+constexpr int kFewLines = 8;  // of tiles, where no more tokens than that come
+
+template <Format f, int digits, int lines>
+void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+    using Form = InTiles<f, digits>;
+    constexpr int most = 4;  // groups whose totals and tokens stay near
+    const Shaped shaped(shapes_of(Form::columns, lines));
+    for (int first = 0; first < tokens; first += most * kTogether) {
+        const int some = std::min(tokens - first, most * kTogether);
+        typename Isa::F totals[most * kTogether];
+        for (int t = 0; t < some; t++) totals[t] = Isa::zero();
+        const std::uint8_t* tile = panel;
+        for (std::int64_t b = 0; b < x.tiles(); b += Unpacked<f, digits>::most) {
+            const int count = static_cast<int>(std::min<std::int64_t>(x.tiles() - b, Unpacked<f, digits>::most));
+            Unpacked<f, digits> w;
+            tile = w.read(tile, count);
+            for (int t = 0; t < some; t += kTogether) {
+                const std::int64_t step = x.step(first + t);
+                const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(first + t)) + b * step;
+                const Measures* measures = x.measures(first + t) + b * step / static_cast<std::int64_t>(sizeof(Measures));
+                const Group group{codes, measures, step, std::min(some - t, kTogether)};
+                if (group.present == lines) add_products<f, digits, lines, true>(w, count, group, totals + t);
+                else add_products<f, digits, lines, false>(w, count, group, totals + t);
+            }
+        }
+        for (int t = 0; t < some; t++) put(out, first + t, 0, totals[t]);
     }
 }
 
-template <Format f, class Record>
-void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
-    const int groups = tokens < 2 * kTogether ? 0 : tokens / kTogether;  // unpacking does not pay for one
-    if (groups) groups_in_tiles<f, Record>(panel, x, groups, out);
-    all_tokens<f, Record>(panel, x, groups * kTogether, tokens, out);
+template <Format f, int digits>
+void all_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+    static_assert(Isa::lanes == kRows);
+    constexpr int least = 6;  // tokens for which a tile pays
+    const int in_tiles = tokens % kTogether < least ? tokens / kTogether * kTogether : tokens;
+    if (in_tiles > kFewLines) tokens_in_tiles<f, digits, kTogether>(panel, x, in_tiles, out);
+    else if (in_tiles) tokens_in_tiles<f, digits, kFewLines>(panel, x, in_tiles, out);
+    all_tokens<f, digits>(panel, x, in_tiles, tokens, out);
 }
 
 template <Format f>
 void linear_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.fine) tokens_in_tiles<f, Fine>(panel, x, tokens, out);
-    else tokens_in_tiles<f, Coarse>(panel, x, tokens, out);
+    if (x.digits == 2) all_in_tiles<f, 2>(panel, x, tokens, out);
+    else all_in_tiles<f, 1>(panel, x, tokens, out);
 }
 
-// The products of a superblock of 4 bits with two groups of tokens, all in the first cache.
-template <class Record>
+// The products of a superblock of 4 bits with a group of tokens, all in the first cache.
+template <int digits>
 std::int64_t multiply_in_tiles(std::int64_t rounds) {
-    Unpacked<Format::q4_0> w = {};
-    alignas(64) Record x[2][Unpacked<Format::q4_0>::most * kTogether] = {};
-    const Record* groups[] = {x[0], x[1]};
-    typename Isa::F totals[2][kTogether] = {};
-    const Shaped shaped(shapes_for<Record>(1));
-    for (std::int64_t round = 0; round < rounds; round++) add_products<Format::q4_0, 2>(w, Unpacked<Format::q4_0>::most, groups, totals);
+    constexpr Format f = Format::q4_0;
+    constexpr int tiles = Unpacked<f, digits>::most;
+    Unpacked<f, digits> w = {};
+    constexpr int line = digits * kCols, step = kTogether * (line + static_cast<int>(sizeof(Measures)));
+    alignas(64) std::int8_t tokens[tiles * step] = {};
+    typename Isa::F totals[kTogether] = {};
+    const Group group{tokens, reinterpret_cast<const Measures*>(tokens + kTogether * line), step, kTogether};
+    const Shaped shaped(shapes_of(InTiles<f, digits>::columns, kTogether));
+    for (std::int64_t round = 0; round < rounds; round++) add_products<f, digits, kTogether, true>(w, tiles, group, totals);
     asm volatile("" : : "r"(totals) : "memory");
-    return std::int64_t{2} * kTogether * kSuper * kRows;
+    return std::int64_t{kTogether} * kSuper * kRows;
 }
 
 template <int... numbers>
@@ -178,8 +221,8 @@ void fill_tiles(Kernels& k, std::integer_sequence<int, numbers...>) {
         if constexpr (!is_plain(f)) k.linear_whole[number.value] = linear_in_tiles<f>;
     };
     (fill(std::integral_constant<int, numbers>()), ...);
-    k.multiply[1] = multiply_in_tiles<Coarse>;
-    k.multiply[2] = multiply_in_tiles<Fine>;
+    k.multiply[1] = multiply_in_tiles<1>;
+    k.multiply[2] = multiply_in_tiles<2>;
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--repetitions", "-r", default=5, type=click.IntRange(min=1), help="How often each is measured.")
 @click.option("--threads", "-t", type=click.IntRange(min=1), help="Threads. [default: the cores there are]")
 @click.option("--backend", help="What computes. [default: the fastest that is installed]")
-@click.option("--dtype", help="Its arithmetic: int16, int8, float32.")
+@click.option("--dtype", help="Its arithmetic: int12, int8, float32.")
 @click.option("--output", "-o", "form", default="markdown", help="markdown, json or csv.")
 @click.option("--json", is_flag=True, help="The same as --output json.")
 def bench(

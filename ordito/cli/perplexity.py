@@ -17,7 +17,7 @@ from ordito.cli.parameters import default_model, json_output
 @click.option("--windows", "-n", type=click.IntRange(min=1), help="How many windows of the text. [default: all]")
 @click.option("--reference", help="Also the KL divergence from this model, read in fp32.")
 @click.option("--backend", help="What computes. [default: the fastest that is installed]")
-@click.option("--dtype", help="Its arithmetic: int16, int8, float32.")
+@click.option("--dtype", help="Its arithmetic: int12, int8, float32.")
 @click.option("--quantize", help="Round the weights first: q8_0, q4_k_m, ...")
 @json_output
 def perplexity(

@@ -40,7 +40,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 @click.option("--max-waiting", default=512, type=click.IntRange(1), help="Requests that may wait.")
 @click.option("--max-seconds", default=1800.0, type=click.FloatRange(1), help="The longest that an answer may take.")
 @click.option("--backend", help="What computes (native, torch); the fastest installed, if not named.")
-@click.option("--dtype", help="Arithmetic (native: int16, int8, float32; torch: float32, bfloat16, float16).")
+@click.option("--dtype", help="Arithmetic (native: int12, int8, float32; torch: float32, bfloat16, float16).")
 @click.option("--strict-names", is_flag=True, help="Refuse names that no model has, even if there is only one model.")
 @click.option("--load", is_flag=True, help="Load the models at once, not when they are first asked.")
 def serve(

@@ -44,7 +44,7 @@ BACKENDS = {
     "native": Backend(
         needs="ordito._core",
         install="the compiled part of Ordito: pip install ordito, with a C++ compiler",
-        dtypes=("int8", "int16", "float32"),
+        dtypes=("int8", "int12", "float32"),
         adapters=False,
         caches=True,
         load=_native,

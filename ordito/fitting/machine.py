@@ -47,4 +47,4 @@ def measured_bandwidth(threads: int) -> float:
 
 def measured_flops(threads: int) -> float:
     """Operations a second of products of weights in few bits, as the native runtime takes them unless told otherwise."""
-    return 2 * _core.Machine(threads, None, "int16").peak()
+    return 2 * _core.Machine(threads, None, "int12").peak()

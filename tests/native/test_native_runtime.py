@@ -69,7 +69,7 @@ def test_sessions_in_several_threads(runtime):
 def test_an_unknown_dtype_is_refused(folder):
     with pytest.raises(OrditoError, match="did you mean float32"):
         NativeRuntime(open_checkpoint(folder), "float23")
-    assert set(ARITHMETIC) == {"int8", "int16", "float32"}
+    assert set(ARITHMETIC) == {"int8", "int12", "float32"}
 
 
 def test_threads_are_cores_within_the_groups_share(tmp_path):

@@ -159,8 +159,8 @@ def test_nobody_listens_to_the_world_without_a_key(host):
     ("settings", "message"),
     [
         ({"backend": "nonsense"}, "unknown backend"),
-        ({"dtype": "int61"}, "unknown dtype 'int61' of the native backend, .* did you mean int16"),
-        ({"dtype": "int16", "backend": "torch"}, "unknown dtype 'int16' of the torch backend"),
+        ({"dtype": "int21"}, "unknown dtype 'int21' of the native backend, .* did you mean int12"),
+        ({"dtype": "int12", "backend": "torch"}, "unknown dtype 'int12' of the torch backend"),
         ({"cache": "q8", "backend": "torch"}, "keeps keys and values in the type of its weights"),
         ({"request_seconds": float("nan")}, "seconds"),
         ({"keys": ["short"]}, "at least 8"),
