@@ -13,7 +13,7 @@ namespace ordito {
 namespace {
 
 constexpr std::int64_t kSerial = 1 << 14;       // numbers that are not worth sharing out
-constexpr std::int64_t kPieceBytes = 24 << 10;  // of weights, that one thread takes at once
+constexpr std::int64_t kPieceBytes = 96 << 10;  // of weights, that one thread takes at once
 constexpr int kTokenBlock = 64;                 // tokens whose activations stay in a core's cache while panels go by
 
 std::int64_t row_length(int width) { return (width + 15) / 16 * 16; }
@@ -171,7 +171,7 @@ struct Executor {
     // Panels that one thread takes at once.
     static std::int64_t piece_of(const Packed& w, std::int64_t count, int threads) {
         const std::int64_t by_bytes = std::max<std::int64_t>(1, kPieceBytes / static_cast<std::int64_t>(w.stride()));
-        const std::int64_t even = std::max<std::int64_t>(1, w.panels() / (4 * threads));
+        const std::int64_t even = std::max<std::int64_t>(1, w.panels() / (2 * threads));
         const std::int64_t piece = std::min(count > 1 ? std::max<std::int64_t>(by_bytes, 2) : by_bytes, even);
         return piece > 1 ? piece / 2 * 2 : 1;
     }
