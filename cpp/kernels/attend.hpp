@@ -33,107 +33,162 @@ inline void each_few(int rows, With&& with) {
         if (first < rows) each_few<most - 1>(rows - first, [&](auto few, int r) { with(few, first + r); });
 }
 
+// How many rows pay for numbers of a page that are made fp32 before, and not once more for each few of them.
+constexpr int kManyRows = 16;
+constexpr int kWideChannels = 128;  // of keys, at once: they stay in the first cache
+
+// `go_on`: what was summed before stands in `scores`.
 template <CacheType type, int rows>
-inline void some_scores(const float* q, std::int64_t stride, const void* keys, const float* scales, int width, const void* next, float* scores) {
+inline void some_scores(const float* q, std::int64_t stride, const void* keys, int width, bool go_on, const void* next, float* scores) {
     constexpr int vectors = kPage / Isa::lanes;
     F total[rows][vectors];
+#pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) total[r][v] = Isa::zero();
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) total[r][v] = go_on ? Isa::load(scores + r * kPage + v * Isa::lanes) : Isa::zero();
     constexpr int bytes = kPage * cached_bytes<type>();
     for (int h = 0; h < width; h++) {
         if (next) ask_for(next, h * bytes, bytes);
         F key[vectors];
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) key[v] = load_cached<type>(keys, h * kPage + v * Isa::lanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             const F value = Isa::set1(q[r * stride + h]);
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) total[r][v] = Isa::fma(key[v], value, total[r][v]);
         }
     }
+#pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) {
-            if constexpr (type == CacheType::q8) total[r][v] = Isa::mul(total[r][v], Isa::load(scales + v * Isa::lanes));
-            Isa::store(scores + r * kPage + v * Isa::lanes, total[r][v]);
-        }
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) Isa::store(scores + r * kPage + v * Isa::lanes, total[r][v]);
 }
 
 template <CacheType type>
 void page_scores(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, const void* next, float* scores) {
-    constexpr int most = Isa::lanes == 16 ? 8 : Isa::lanes == 8 ? 3 : 2;
-    each_few<most>(rows, [&](auto few, int r) {
-        some_scores<type, few()>(q + r * stride, stride, keys, scales, width, r ? nullptr : next, scores + r * kPage);
-    });
+    constexpr int most = Isa::lanes == 16 ? 10 : Isa::lanes == 8 ? 3 : 2;
+    if (type == CacheType::f32 || rows < kManyRows) {
+        each_few<most>(rows, [&](auto few, int r) {
+            some_scores<type, few()>(q + r * stride, stride, keys, width, false, r ? nullptr : next, scores + r * kPage);
+        });
+    } else {
+        constexpr int bytes = kPage * cached_bytes<type>();
+        for (int first = 0; first < width; first += kWideChannels) {
+            const int some = width - first < kWideChannels ? width - first : kWideChannels;
+            alignas(64) float wide[kWideChannels * kPage];
+            for (int h = 0; h < some; h++) {
+                if (next) ask_for(next, (first + h) * bytes, bytes);
+                for (int i = 0; i < kPage; i += Isa::lanes) Isa::store(wide + h * kPage + i, load_cached<type>(keys, (first + h) * kPage + i));
+            }
+            each_few<most>(rows, [&](auto few, int r) {
+                some_scores<CacheType::f32, few()>(q + r * stride + first, stride, wide, some, first > 0, nullptr, scores + r * kPage);
+            });
+        }
+    }
+    if constexpr (type == CacheType::q8)
+        for (int i = 0; i < rows * kPage; i += Isa::lanes) Isa::store(scores + i, Isa::mul(Isa::load(scores + i), Isa::load(scales + i % kPage)));
 }
 
+// Columns `first` to `first` + vectors * lanes of the values, whose rows are `row` numbers apart.
 template <CacheType type, int rows, int vectors>
-inline void some_values(const float* p, int count, const void* values, const float* scales, int width, int first, const void* next, float* y, std::int64_t stride) {
+inline void some_values(const float* p, int count, const void* values, const float* scales, int row, int first, const void* next, float* y, std::int64_t stride) {
     F total[rows][vectors];
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) total[r][v] = Isa::load(y + r * stride + first + v * Isa::lanes);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) total[r][v] = Isa::load(y + r * stride + v * Isa::lanes);
     constexpr int bytes = vectors * Isa::lanes * cached_bytes<type>();
     for (int key = 0; key < count; key++) {
-        if (next) ask_for(next, (static_cast<std::int64_t>(key) * width + first) * cached_bytes<type>(), bytes);
+        if (next) ask_for(next, (static_cast<std::int64_t>(key) * row + first) * cached_bytes<type>(), bytes);
         F value[vectors];
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) value[v] = load_cached<type>(values, static_cast<std::int64_t>(key) * width + first + v * Isa::lanes);
+        for (int v = 0; v < vectors; v++) value[v] = load_cached<type>(values, static_cast<std::int64_t>(key) * row + first + v * Isa::lanes);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const float one = type == CacheType::q8 ? p[r * kPage + key] * scales[key] : p[r * kPage + key];
+            const float one = scales ? p[r * kPage + key] * scales[key] : p[r * kPage + key];
             const F weight = Isa::set1(one);
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) total[r][v] = Isa::fma(value[v], weight, total[r][v]);
         }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) Isa::store(y + r * stride + first + v * Isa::lanes, total[r][v]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) Isa::store(y + r * stride + v * Isa::lanes, total[r][v]);
 }
 
 template <CacheType type, int vectors>
-inline void value_columns(const float* p, int rows, int count, const void* values, const float* scales, int width, int first,
+inline void value_columns(const float* p, int rows, int count, const void* values, const float* scales, int row, int first,
                           const void* next, float* y, std::int64_t stride) {
-    each_few<Isa::lanes == 8 ? 3 : 4>(rows, [&](auto few, int r) {
-        some_values<type, few(), vectors>(p + r * kPage, count, values, scales, width, first, r ? nullptr : next, y + r * stride, stride);
+    constexpr int most = Isa::lanes == 16 ? 6 : Isa::lanes == 8 ? 3 : 4, columns = vectors * Isa::lanes;
+    if (type == CacheType::f32 || rows < kManyRows) {
+        each_few<most>(rows, [&](auto few, int r) {
+            some_values<type, few(), vectors>(p + r * kPage, count, values, scales, row, first, r ? nullptr : next, y + r * stride + first, stride);
+        });
+        return;
+    }
+    alignas(64) float wide[kPage * columns];
+    for (int key = 0; key < count; key++) {
+        const std::int64_t at = static_cast<std::int64_t>(key) * row + first;
+        if (next) ask_for(next, at * cached_bytes<type>(), columns * cached_bytes<type>());
+        for (int i = 0; i < columns; i += Isa::lanes) Isa::store(wide + key * columns + i, load_cached<type>(values, at + i));
+    }
+    each_few<most>(rows, [&](auto few, int r) {
+        some_values<CacheType::f32, few(), vectors>(p + r * kPage, count, wide, scales, columns, 0, nullptr, y + r * stride + first, stride);
     });
 }
 
-// `width` is a multiple of 16.
+// Rows of values are `row` numbers long, a multiple of 16.
 template <CacheType type>
-void page_values(const float* p, int rows, int count, const void* values, const float* scales, int width, const void* next, float* y,
+void page_values(const float* p, int rows, int count, const void* values, const float* scales, int row, const void* next, float* y,
                  std::int64_t stride) {
+    const float* by = type == CacheType::q8 ? scales : nullptr;
     int first = 0;
-    for (; first + 4 * Isa::lanes <= width; first += 4 * Isa::lanes) value_columns<type, 4>(p, rows, count, values, scales, width, first, next, y, stride);
-    for (; first < width; first += Isa::lanes) value_columns<type, 1>(p, rows, count, values, scales, width, first, next, y, stride);
+    for (; first + 4 * Isa::lanes <= row; first += 4 * Isa::lanes) value_columns<type, 4>(p, rows, count, values, by, row, first, next, y, stride);
+    for (; first < row; first += Isa::lanes) value_columns<type, 1>(p, rows, count, values, by, row, first, next, y, stride);
 }
 
-// Three passes, so that rows do not wait for each other: greatest scores, shrinkage of all rows at once, exponentials.
+// As many rows at once as a vector has lanes: what becomes of a row is one number, of each step.
 void softmax_step(float* scores, int rows, float* greatest, float* total, float* shrink) {
     constexpr int vectors = kPage / Isa::lanes;
-    alignas(64) float before[kPage], now[kPage] = {};
-    for (int r = 0; r < rows; r++) {
-        F most = Isa::load(scores + r * kPage);
-        for (int v = 1; v < vectors; v++) most = Isa::max(most, Isa::load(scores + r * kPage + v * Isa::lanes));
-        const float largest = Isa::largest(most);
-        // A row that has seen nothing yet shrinks from nothing, and one that sees nothing stays as it is.
-        now[r] = largest > greatest[r] ? largest : greatest[r];
-        before[r] = now[r] == -INFINITY ? 0 : greatest[r] == -INFINITY ? -1000.f : greatest[r] - now[r];
-        greatest[r] = now[r];
-        if (now[r] == -INFINITY) now[r] = 0;
-    }
-    for (int r = rows; r % Isa::lanes; r++) before[r] = 0;
-    for (int r = 0; r < rows; r += Isa::lanes) Isa::store(before + r, exponential(Isa::load(before + r)));
-    for (int r = 0; r < rows; r++) {
-        const F by = Isa::set1(now[r]);
-        F sum = Isa::zero();
-        for (int v = 0; v < vectors; v++) {
-            float* at = scores + r * kPage + v * Isa::lanes;
-            const F p = exponential(Isa::sub(Isa::load(at), by));
-            Isa::store(at, p);
-            sum = Isa::add(sum, p);
+    for (int first = 0; first < rows; first += Isa::lanes) {
+        const int some = rows - first < Isa::lanes ? rows - first : Isa::lanes;
+        float* block = scores + first * kPage;
+        F each[Isa::lanes];
+        for (int r = 0; r < Isa::lanes; r++) each[r] = Isa::zero();
+        for (int r = 0; r < some; r++) {
+            each[r] = Isa::load(block + r * kPage);
+            for (int v = 1; v < vectors; v++) each[r] = Isa::max(each[r], Isa::load(block + r * kPage + v * Isa::lanes));
         }
-        shrink[r] = before[r];
-        total[r] = total[r] * before[r] + Isa::sum(sum);
+        alignas(64) float now[Isa::lanes], before[Isa::lanes] = {};
+        Isa::largests(each, some, now);
+        for (int r = 0; r < some; r++) {
+            // A row that has seen nothing yet shrinks from nothing, and one that sees nothing stays as it is.
+            float& most = greatest[first + r];
+            now[r] = now[r] > most ? now[r] : most;
+            before[r] = now[r] == -INFINITY ? 0 : most == -INFINITY ? -1000.f : most - now[r];
+            most = now[r];
+            if (now[r] == -INFINITY) now[r] = 0;
+        }
+        Isa::store(before, exponential(Isa::load(before)));
+        for (int r = 0; r < some; r++) {
+            const F by = Isa::set1(now[r]);
+            F sum = Isa::zero();
+            for (int v = 0; v < vectors; v++) {
+                float* at = block + r * kPage + v * Isa::lanes;
+                const F p = exponential(Isa::sub(Isa::load(at), by));
+                Isa::store(at, p);
+                sum = Isa::add(sum, p);
+            }
+            each[r] = sum;
+        }
+        alignas(64) float sums[Isa::lanes];
+        Isa::sums(each, some, sums);
+        for (int r = 0; r < some; r++) {
+            shrink[first + r] = before[r];
+            total[first + r] = total[first + r] * before[r] + sums[r];
+        }
     }
 }
 

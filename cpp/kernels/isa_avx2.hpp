@@ -76,6 +76,14 @@ struct Isa {
         return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
     }
 
+    // `sum` and `largest` of each of n vectors.
+    static void sums(const F* x, int n, float* y) {
+        for (int i = 0; i < n; i++) y[i] = sum(x[i]);
+    }
+    static void largests(const F* x, int n, float* y) {
+        for (int i = 0; i < n; i++) y[i] = largest(x[i]);
+    }
+
     // The 8 x 8 numbers of as many vectors, with rows and columns exchanged.
     static void transpose(F* x) {
         F fours[8];

@@ -62,6 +62,14 @@ struct Isa {
     static float sum(F a) { return vaddvq_f32(a); }
     static float largest(F a) { return vmaxvq_f32(a); }
 
+    // `sum` and `largest` of each of n vectors.
+    static void sums(const F* x, int n, float* y) {
+        for (int i = 0; i < n; i++) y[i] = sum(x[i]);
+    }
+    static void largests(const F* x, int n, float* y) {
+        for (int i = 0; i < n; i++) y[i] = largest(x[i]);
+    }
+
     // The 4 x 4 numbers of as many vectors, with rows and columns exchanged.
     static void transpose(F* x) {
         const float32x4x2_t upper = vtrnq_f32(x[0], x[1]), lower = vtrnq_f32(x[2], x[3]);
