@@ -2,6 +2,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -54,7 +55,7 @@ nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
     return array_of(y.data(), {static_cast<std::size_t>(tokens), static_cast<std::size_t>(w.rows)});
 }
 
-// softmax(q k) v over one page, by the kernels alone: q (rows, width), k and v (keys, width), no more than 32 keys.
+// softmax(q k) v over one page, by the kernels alone: q (rows, width), k and v (keys, width), no more than 32 of each.
 nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
     const int rows = static_cast<int>(q.shape(0)), width = static_cast<int>(q.shape(1)), keys = static_cast<int>(k.shape(0));
     const int row = (width + 15) / 16 * 16;
@@ -66,13 +67,12 @@ nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
         self.kernels->store_value[type](v.data() + i * width, width, i, page_values.get(), value_scales.data());
     }
     self.kernels->scores[type](q.data(), width, rows, page_keys.get(), key_scales.data(), width, nullptr, scores.data());
-    for (int r = 0; r < rows; r++) {
-        for (int i = keys; i < kPage; i++) scores[r * kPage + i] = -INFINITY;
-        float greatest = -INFINITY, total = 0, shrink = 0;
-        self.kernels->softmax_step(&scores[r * kPage], 1, &greatest, &total, &shrink);
-        self.kernels->weigh[type](&scores[r * kPage], 1, keys, page_values.get(), value_scales.data(), row, nullptr, &sums[r * row], row);
-        for (int h = 0; h < width; h++) result[r * width + h] = sums[r * row + h] / total;
-    }
+    for (int r = 0; r < rows; r++) std::fill(&scores[r * kPage + keys], &scores[(r + 1) * kPage], -INFINITY);
+    std::vector<float> greatest(rows, -INFINITY), total(rows), shrink(rows);
+    self.kernels->softmax_step(scores.data(), rows, greatest.data(), total.data(), shrink.data());
+    self.kernels->weigh[type](scores.data(), rows, keys, page_values.get(), value_scales.data(), row, nullptr, sums.data(), row);
+    for (int r = 0; r < rows; r++)
+        for (int h = 0; h < width; h++) result[r * width + h] = sums[r * row + h] / total[r];
     return array_of(result.data(), {static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
 }
 

@@ -129,7 +129,7 @@ def test_rows(kernels, n):
 
 @pytest.mark.parametrize("kernels", FAST)
 @pytest.mark.parametrize("kept", [0, 1, 2])
-@pytest.mark.parametrize(("rows", "keys", "width"), [(1, 1, 6), (3, 32, 64), (9, 17, 80), (16, 5, 128)])
+@pytest.mark.parametrize(("rows", "keys", "width"), [(1, 1, 6), (3, 32, 64), (9, 17, 80), (16, 5, 128), (31, 29, 300)])
 def test_attention_over_a_page(kernels, kept, rows, keys, width):
     random = np.random.default_rng(7)
     q, k, v = (random.standard_normal((n, width)).astype(np.float32) for n in (rows, keys, keys))
@@ -137,6 +137,8 @@ def test_attention_over_a_page(kernels, kept, rows, keys, width):
     near(got, REFERENCE.attend_page(q, k, v, kept), 1e-5)
     scores = np.exp(q @ k.T - (q @ k.T).max(axis=1, keepdims=True))
     near(got, scores / scores.sum(axis=1, keepdims=True) @ v, [1e-5, 5e-3, 5e-2][kept])
+    alone = [_core.Kernels(kernels).attend_page(q[r : r + 1], k, v, kept) for r in range(rows)]
+    assert np.array_equal(got, np.concatenate(alone))
 
 
 def test_bad_sizes_are_refused(machine):
