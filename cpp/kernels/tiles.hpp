@@ -185,7 +185,7 @@ void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, 
 template <Format f, int digits>
 void all_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
     static_assert(Isa::lanes == kRows);
-    constexpr int least = 6;  // tokens for which a tile pays
+    constexpr int least = InTiles<f, digits>::twice ? 6 : 9;  // tokens for which a tile pays
     const int in_tiles = tokens % kTogether < least ? tokens / kTogether * kTogether : tokens;
     if (in_tiles > kFewLines) tokens_in_tiles<f, digits, kTogether>(panel, x, in_tiles, out);
     else if (in_tiles) tokens_in_tiles<f, digits, kFewLines>(panel, x, in_tiles, out);

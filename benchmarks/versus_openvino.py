@@ -1,0 +1,81 @@
+"""Ordito's native runtime beside OpenVINO GenAI, on the same model, in turn.
+
+    python benchmarks/versus_openvino.py --python PYTHON --model FOLDER [--ours smollm2] [--dtype int8] [--json]
+
+PYTHON has `openvino-genai`; FOLDER is what `optimum-cli export openvino --task text-generation-with-past --weight-format int4
+--group-size 64 --ratio 1.0 --sym -m MODEL FOLDER` makes of the model's safetensors (`ordito convert smollm2 MODEL`, in an
+environment with `optimum-intel`). Figures: prompts of 512 and 2,048 tokens; answers after 32 and 1,024.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from peers import Figure, arguments, faster, in_turn, tell
+from versus_llama_cpp import answer_rate, prompt_rate
+
+import ordito
+from ordito.native.runtime import NativeRuntime
+
+PROMPTS, DEPTHS, GENERATED = (512, 2048), (32, 1024), 32
+PEER = """
+import sys, time
+import numpy, openvino, openvino_genai as genai
+pipeline = genai.LLMPipeline(sys.argv[1], "CPU", INFERENCE_NUM_THREADS=int(sys.argv[2]))
+def seconds(prompt, answer):
+    ids = numpy.array([[(7919 * i + 13) % 30000 + 5 for i in range(prompt)]], numpy.int64)
+    asked = genai.GenerationConfig(max_new_tokens=answer, min_new_tokens=answer, do_sample=False, ignore_eos=True)
+    start = time.perf_counter()
+    pipeline.generate(genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(numpy.ones_like(ids))), asked)
+    return time.perf_counter() - start
+seconds(32, 8)
+for line in sys.stdin:
+    prompt, answer = map(int, line.split())
+    first = seconds(prompt, 1)
+    print(answer / (seconds(prompt, 1 + answer) - first) if answer else prompt / first, flush=True)
+"""
+
+
+class OpenVino:
+    """A process of its own, which sleeps while it is not asked."""
+
+    def __init__(self, python: str, folder: Path, threads: int) -> None:
+        command = [python, "-c", PEER, str(folder), str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def rate(self, prompt: int, answer: int) -> float:
+        """Tokens a second of a prompt, or of an answer after it."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(prompt, answer, file=self.process.stdin, flush=True)
+        if not (line := self.process.stdout.readline()):
+            raise SystemExit(f"OpenVINO ended with {self.process.wait()}: its error stands above")
+        return float(line)
+
+
+def figures(ours: str, peer: OpenVino, threads: int, times: int, dtype: str | None) -> Iterator[Figure]:
+    runtime = NativeRuntime(ordito.load(ours).checkpoint, dtype, threads=threads)
+    for n in PROMPTS:
+        rates = in_turn(lambda n=n: prompt_rate(runtime, n), lambda n=n: peer.rate(n, 0), times)
+        yield faster(f"{ours}: prompt of {n}", *rates)
+    for depth in DEPTHS:
+        rates = in_turn(lambda d=depth: answer_rate(runtime, d), lambda d=depth: peer.rate(d, GENERATED), times)
+        yield faster(f"{ours}: answer after {depth}", *rates)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--python", required=True, help="an interpreter with openvino-genai")
+    parser.add_argument("--model", type=Path, required=True, help="what optimum-cli exported")
+    parser.add_argument("--ours", default="smollm2", help="the same model here")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", help="our arithmetic (int12, int8, float32)")
+    asked = parser.parse_args()
+    peer = OpenVino(asked.python, asked.model, asked.threads)
+    tell(figures(asked.ours, peer, asked.threads, asked.times, asked.dtype), asked.json)
+
+
+if __name__ == "__main__":
+    main()
