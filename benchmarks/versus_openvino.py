@@ -9,6 +9,7 @@ environment with `optimum-intel`). Figures: prompts of 512 and 2,048 tokens; ans
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +22,13 @@ from ordito.native.runtime import NativeRuntime
 
 PROMPTS, DEPTHS, GENERATED = (512, 2048), (32, 1024), 32
 PEER = """
-import sys, time
+import itertools, sys, time
 import numpy, openvino, openvino_genai as genai
 pipeline = genai.LLMPipeline(sys.argv[1], "CPU", INFERENCE_NUM_THREADS=int(sys.argv[2]))
-def seconds(prompt, answer):
-    ids = numpy.array([[(7919 * i + 13) % 30000 + 5 for i in range(prompt)]], numpy.int64)
+calls = itertools.count()
+def seconds(prompt, answer):  # another prompt each time: it knows those that it read
+    first = next(calls)
+    ids = numpy.array([[(7919 * i + 13 * first) % 30000 + 5 for i in range(prompt)]], numpy.int64)
     asked = genai.GenerationConfig(max_new_tokens=answer, min_new_tokens=answer, do_sample=False, ignore_eos=True)
     start = time.perf_counter()
     pipeline.generate(genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(numpy.ones_like(ids))), asked)
@@ -39,7 +42,7 @@ for line in sys.stdin:
 
 
 class OpenVino:
-    """A process of its own, which sleeps while it is not asked."""
+    """A process of its own, which is stopped while it is not asked: its threads would look for work on our cores."""
 
     def __init__(self, python: str, folder: Path, threads: int) -> None:
         command = [python, "-c", PEER, str(folder), str(threads)]
@@ -49,9 +52,11 @@ class OpenVino:
         """Tokens a second of a prompt, or of an answer after it."""
         assert self.process.stdin
         assert self.process.stdout
+        self.process.send_signal(signal.SIGCONT)
         print(prompt, answer, file=self.process.stdin, flush=True)
         if not (line := self.process.stdout.readline()):
             raise SystemExit(f"OpenVINO ended with {self.process.wait()}: its error stands above")
+        self.process.send_signal(signal.SIGSTOP)
         return float(line)
 
 
@@ -74,7 +79,10 @@ def main() -> None:
     parser.add_argument("--dtype", help="our arithmetic (int12, int8, float32)")
     asked = parser.parse_args()
     peer = OpenVino(asked.python, asked.model, asked.threads)
-    tell(figures(asked.ours, peer, asked.threads, asked.times, asked.dtype), asked.json)
+    try:
+        tell(figures(asked.ours, peer, asked.threads, asked.times, asked.dtype), asked.json)
+    finally:
+        peer.process.kill()
 
 
 if __name__ == "__main__":
