@@ -36,6 +36,7 @@ def seconds(prompt, answer):  # another prompt each time: it knows those that it
 seconds(32, 8)
 for line in sys.stdin:
     prompt, answer = map(int, line.split())
+    seconds(prompt, 1)  # ours, too, has read one before
     first = seconds(prompt, 1)
     print(answer / (seconds(prompt, 1 + answer) - first) if answer else prompt / first, flush=True)
 """
