@@ -100,6 +100,17 @@ def test_a_saved_model_is_the_same_in_transformers(tmp_path):
     assert np.array_equal(again.logits(ids), ours.logits(ids))
 
 
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize(("dtype", "most"), [("int12", 2e-5), ("int8", 2e-3)])
+def test_rounded_activations_diverge_little_from_fp32(name, dtype, most):
+    ids = model(name).tokenizer.encode(" ".join([*PROMPTS[name], *SENTENCES]))
+    exact, rounded = (
+        torch.tensor(each.logits(ids)).double().log_softmax(-1) for each in (model(name), ordito.load(name, dtype=dtype))
+    )
+    divergence = (exact.exp() * (exact - rounded)).sum(-1).mean()
+    assert 0 < divergence <= most
+
+
 def test_a_chat_ends_by_itself_and_is_a_stream():
     messages = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
     answer = model("smollm2").chat(messages, temperature=0, max_tokens=60)
