@@ -33,7 +33,7 @@ nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
     std::vector<float> y(tokens * w.rows);
     const bool plain = is_plain(w.format);
     std::vector<float> unpacked(plain ? 0 : columns * kRows);
-    Quantized rounded{nullptr, bits == 12 ? 2 : 1, columns, tokens};
+    Quantized rounded{nullptr, bits == 12 ? 2 : 1, self.kernels->in_pairs, columns, tokens};
     const bool whole = bits && !plain;
     const auto memory = aligned<std::uint8_t>(whole ? rounded.bytes() : 0);
     rounded.data = memory.get();

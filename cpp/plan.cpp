@@ -90,7 +90,7 @@ struct Executor {
 
     // Rows of numbers in whole ones. Each of `parts` (how many rows it has) is multiplied alone, so its groups begin with it.
     Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts) {
-        Quantized all{nullptr, m.arithmetic_ == Arithmetic::int12 ? 2 : 1, columns, 0};
+        Quantized all{nullptr, m.arithmetic_ == Arithmetic::int12 ? 2 : 1, k().in_pairs, columns, 0};
         std::vector<std::pair<std::int64_t, std::int64_t>> groups;  // a first row, and how many are left of its part
         for (const std::int64_t part : parts) {
             for (std::int64_t row = 0; row < part; row += kTogether) groups.emplace_back(all.tokens + row, part - row);

@@ -153,14 +153,16 @@ void rotate(float* x, const float* cos, const float* sin, std::int64_t n, bool i
     }
 }
 
+// `I` is the instruction set: not all know pairs.
+template <class I>
 void quantize(const float* x, const Quantized& to, std::int64_t token) {
     constexpr int vectors = kCols / Isa::lanes;
     const bool fine = to.digits == 2;
     const F steps = Isa::set1(kFine);
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
     Measures* at = to.measures(token);
-    const std::int64_t step = to.step(token);
-    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += step / sizeof(Measures)) {
+    const std::int64_t step = to.step(token), measures_step = to.measures_step(token);
+    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += measures_step) {
         F v[vectors], most = Isa::zero();
         for (int i = 0; i < vectors; i++) {
             v[i] = Isa::load(x + b * kCols + i * Isa::lanes);
@@ -178,6 +180,7 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
                 Isa::store_i8(codes + kCols + i * Isa::lanes, rest);
                 kept = Isa::fma(kept, steps, rest);
             }
+            if constexpr (I::in_pairs) I::store_pairs(reinterpret_cast<std::int16_t*>(codes + to.digits * kCols) + i * I::lanes, kept);
             sums[i * Isa::lanes / 16] = Isa::add(sums[i * Isa::lanes / 16], kept);
         }
         at->scale = largest / static_cast<float>(fine ? 127 * kFine : 127);

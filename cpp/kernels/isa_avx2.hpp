@@ -13,8 +13,10 @@ struct Isa {
     static constexpr int lanes = 8;
 #ifdef __AVXVNNI__
     static constexpr bool only_unsigned = true;
+    static constexpr bool in_pairs = false;
 #else
     static constexpr bool only_unsigned = false;
+    static constexpr bool in_pairs = true;  // signed codes are multiplied with numbers of 16 bits: with bytes it takes twice as long
 #endif
     static constexpr int most_tokens = 4;
 
@@ -114,35 +116,39 @@ struct Isa {
         return _mm256_broadcastsi128_si256(_mm_add_epi8(all, _mm_set1_epi8(static_cast<char>(bias))));
     }
 
-    template <int n, int most, bool is_signed>
+    // `greatest`: of the magnitudes of x.
+    template <int n, int most, int greatest>
     static A dot(const C* w, const std::int8_t* x) {
-#ifdef __AVXVNNI__
         A total = _mm256_setzero_si256();
+#ifdef __AVXVNNI__
         for (int c = 0; c < n; c++) total = _mm256_dpbusd_avx_epi32(total, w[c], four(x + 4 * c));
-        return total;
 #else
-        const __m256i ones = _mm256_set1_epi16(1);
-        if constexpr (is_signed) {
-            // The instruction takes unsigned times signed: |w| times x with the sign of w.
-            A total = _mm256_setzero_si256();
-            for (int c = 0; c < n; c++) {
-                const __m256i product = _mm256_maddubs_epi16(_mm256_abs_epi8(w[c]), _mm256_sign_epi8(four(x + 4 * c), w[c]));
-                total = _mm256_add_epi32(total, _mm256_madd_epi16(product, ones));
-            }
-            return total;
-        } else {
-            // As many pairs as are sure to fit are added in 16 bits: 2 * most * 127 each, in 32767.
-            constexpr int fit = 32767 / (2 * most * 127), together = fit < n ? fit : n;
-            A total = _mm256_setzero_si256();
-            for (int c = 0; c < n; c += together) {
-                __m256i sum = _mm256_maddubs_epi16(w[c], four(x + 4 * c));
-                for (int i = c + 1; i < c + together && i < n; i++)
-                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[i], four(x + 4 * i)));
-                total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, ones));
-            }
-            return total;
+        // As many pairs as are sure to fit are added in 16 bits.
+        constexpr int fit = 32767 / (2 * most * greatest), together = fit < n ? fit : n;
+        for (int c = 0; c < n; c += together) {
+            __m256i sum = _mm256_maddubs_epi16(w[c], four(x + 4 * c));
+            for (int i = c + 1; i < c + together && i < n; i++)
+                sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[i], four(x + 4 * i)));
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
         }
 #endif
+        return total;
+    }
+
+    // Signed codes of four columns in pairs: of the first and the third, and of the second and the fourth.
+    static void pairs(C w, C* to) {
+        to[0] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
+        to[1] = _mm256_srai_epi16(w, 8);
+    }
+    static A no_pairs() { return _mm256_setzero_si256(); }
+    static A add_pair(A sum, C pair, const std::int16_t* x) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pair, four(reinterpret_cast<const std::int8_t*>(x))));
+    }
+    // Eight whole numbers, each four as 0, 2, 1, 3.
+    static void store_pairs(std::int16_t* p, F x) {
+        const __m256i whole = _mm256_shuffle_epi32(_mm256_cvtps_epi32(x), _MM_SHUFFLE(3, 1, 2, 0));
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
     }
     static A with_fine(A coarse, A fine) { return _mm256_add_epi32(_mm256_slli_epi32(coarse, 4), fine); }
     static F to_float(A a) { return _mm256_cvtepi32_ps(a); }

@@ -12,6 +12,7 @@ namespace {
 struct Isa {
     static constexpr int lanes = 16;  // floats of a vector, rows of the codes of a vector
     static constexpr bool only_unsigned = true;  // the dot product takes unsigned codes: to signed ones something is added
+    static constexpr bool in_pairs = false;
     static constexpr int most_tokens = 8;  // whose sums have room in registers, beside the codes of a tile
 
     using F = __m512;
@@ -103,9 +104,9 @@ struct Isa {
         return _mm512_broadcast_i32x4(_mm_add_epi8(all, _mm_set1_epi8(static_cast<char>(bias))));
     }
 
-    // Sums over 4 columns of each of n vectors of codes times signed x, 4 n of them. `most` is the largest code; it and
-    // `is_signed` matter to other instruction sets.
-    template <int n, int most, bool is_signed>
+    // Sums over 4 columns of each of n vectors of codes times signed x, 4 n of them. `most` is the largest code and
+    // `greatest` the largest magnitude of x: they matter to other instruction sets.
+    template <int n, int most, int greatest>
     static A dot(const C* w, const std::int8_t* x) {
         A even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
         for (int c = 0; c < n; c += 2) {

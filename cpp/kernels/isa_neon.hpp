@@ -12,6 +12,7 @@ namespace {
 struct Isa {
     static constexpr int lanes = 4;
     static constexpr bool only_unsigned = false;
+    static constexpr bool in_pairs = false;
     static constexpr int most_tokens = 8;
 
     using F = float32x4_t;
@@ -94,7 +95,7 @@ struct Isa {
     static C lookup(C table, C index) { return vqtbl1q_s8(table, vreinterpretq_u8_s8(index)); }
     static C table(const std::int8_t* levels, int) { return vld1q_s8(levels); }
 
-    template <int n, int most, bool is_signed>
+    template <int n, int most, int greatest>
     static A dot(const C* w, const std::int8_t* x) {
         A total = vdupq_n_s32(0);
         for (int c = 0; c < n; c++) {

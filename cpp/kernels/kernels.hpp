@@ -26,14 +26,16 @@ static_assert(kCols % sizeof(Measures) == 0);
 
 // Activations of several tokens in whole numbers, of one digit (8 bits) or two (12). Up to 16 tokens are a group, which stands as
 // [32 columns]: the codes of all its tokens, each token's fine ones behind its others, and then all their measures; so a kernel
-// that computes them at once reads one stretch of memory. The last group has what is left.
+// that computes them at once reads one stretch of memory. The last group has what is left. `in_pairs`: behind its codes a token has
+// the whole numbers again, in 16 bits, of each four columns the first and the third, and then the second and the fourth.
 struct Quantized {
     std::uint8_t* data;
     int digits;
+    bool in_pairs;
     std::int64_t columns, tokens;
 
     std::int64_t tiles() const { return columns / kCols; }
-    std::int64_t line() const { return digits * kCols; }  // bytes of a token's codes
+    std::int64_t line() const { return (digits + 2 * in_pairs) * kCols; }  // bytes of a token's codes
     std::int64_t record() const { return line() + static_cast<std::int64_t>(sizeof(Measures)); }
     // All bytes, and as many as tiles read behind a group that is not full.
     std::int64_t bytes() const { return tokens * tiles() * record() + kTogether * line(); }
@@ -52,9 +54,10 @@ struct Quantized {
         return reinterpret_cast<Measures*>(group + together(token) * line()) + token % kTogether;
     }
     std::int64_t step(std::int64_t token) const { return together(token) * record(); }
+    std::int64_t measures_step(std::int64_t token) const { return step(token) / static_cast<std::int64_t>(sizeof(Measures)); }
 
     // `count` tokens from one on that begins a group.
-    Quantized part(std::int64_t token, std::int64_t count) const { return {data + token * tiles() * record(), digits, columns, count}; }
+    Quantized part(std::int64_t token, std::int64_t count) const { return {data + token * tiles() * record(), digits, in_pairs, columns, count}; }
 };
 
 // Where the rows of one panel go: y[t * stride + row] = W x + bias + add[t * add_stride + row]; bias and add may be null.
@@ -118,6 +121,7 @@ using EncodeBlock = void (*)(const float* x, const float* w, std::uint8_t* out);
 
 struct Kernels {
     const char* name;
+    bool in_pairs;  // activations are wanted so too
 
     // One token's activations; columns are a multiple of 32.
     void (*quantize)(const float* x, const Quantized& to, std::int64_t token);

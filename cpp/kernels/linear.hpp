@@ -161,11 +161,31 @@ inline void put(const Output& out, int token, int row, typename Isa::F value) {
 
 // A tile's codes times those of a token, from vector `first` on: n vectors.
 template <Format f, int n, int digits>
-inline typename Isa::F product(const typename Isa::C* w, const std::int8_t* x, int first) {
-    constexpr auto dot = Isa::template dot<n, most_code(layout(f).codes), is_signed(f)>;
-    const auto sum = dot(w + first, x + 4 * first);
-    if constexpr (digits == 1) return Isa::to_float(sum);
-    else return Isa::to_float(Isa::with_fine(sum, dot(w + first, x + kCols + 4 * first)));
+inline typename Isa::A product(const typename Isa::C* w, const std::int8_t* x, int first) {
+    constexpr int most = most_code(layout(f).codes);
+    const auto sum = Isa::template dot<n, most, 127>(w + first, x + 4 * first);
+    if constexpr (digits == 1) return sum;
+    else return Isa::with_fine(sum, Isa::template dot<n, most, kFine / 2>(w + first, x + kCols + 4 * first));
+}
+
+// The same for several tokens, `line` bytes apart. `I` is the instruction set: not all know pairs.
+template <Format f, int n, int digits, int tokens, int line, class I = Isa>
+[[gnu::always_inline]] inline void products(const typename Isa::C* w, const std::int8_t* x, int first, typename Isa::A* sums) {
+    if constexpr (I::in_pairs && is_signed(f)) {
+        for (int t = 0; t < tokens; t++) sums[t] = I::no_pairs();
+        for (int c = first; c < first + n; c++) {
+            typename I::C pairs[2];
+            I::pairs(w[c], pairs);
+#pragma GCC unroll 16
+            for (int t = 0; t < tokens; t++) {
+                const auto* numbers = reinterpret_cast<const std::int16_t*>(x + t * line + digits * kCols) + 4 * c;
+                sums[t] = I::add_pair(I::add_pair(sums[t], pairs[0], numbers), pairs[1], numbers + 2);
+            }
+        }
+    } else {
+#pragma GCC unroll 16
+        for (int t = 0; t < tokens; t++) sums[t] = product<f, n, digits>(w, x + t * line, first);
+    }
 }
 
 // Tokens of one group, from `first` on.
@@ -173,9 +193,9 @@ template <Format f, int tokens, int digits>
 inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first, int sub, const Output& out) {
     using F = typename Isa::F;
     constexpr Layout form = layout(f);
-    constexpr int halves = halves_of(f), n = 8 / halves, line = digits * kCols;
+    constexpr int halves = halves_of(f), n = 8 / halves, line = (digits + 2 * Isa::in_pairs) * kCols;
     const int row = sub * Isa::lanes;
-    const std::int64_t tiles = x.tiles(), step = x.step(first);
+    const std::int64_t tiles = x.tiles(), step = x.step(first), measures_step = x.measures_step(first);
     const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(first));
     const Measures* measures = x.measures(first);
     F total[tokens];
@@ -188,18 +208,19 @@ inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first
         for (int ahead = 0; ahead < tile_bytes(f); ahead += 64) __builtin_prefetch(tile + kAhead + ahead);
         unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, w);
         const TileScales<f> by(super, tile, row);
-#pragma GCC unroll 16
-        for (int t = 0; t < tokens; t++) {
-            const F scale = Isa::set1(measures[t].scale);
 #pragma GCC unroll 2
-            for (int half = 0; half < halves; half++) {
-                total[t] = Isa::fma(Isa::mul(by.scale[half], scale), product<f, n, digits>(w, codes + t * line, n * half), total[t]);
+        for (int half = 0; half < halves; half++) {
+            typename Isa::A sums[tokens];
+            products<f, n, digits, tokens, line>(w, codes, n * half, sums);
+#pragma GCC unroll 16
+            for (int t = 0; t < tokens; t++) {
+                total[t] = Isa::fma(Isa::mul(by.scale[half], Isa::set1(measures[t].scale)), Isa::to_float(sums[t]), total[t]);
                 if constexpr (has_offset(f))
                     total[t] = Isa::fma(by.offset[half], Isa::set1(halves == 1 ? measures[t].sum : measures[t].sums[half]), total[t]);
             }
         }
         tile += tile_bytes(f);
-        codes += step, measures += step / sizeof(Measures);
+        codes += step, measures += measures_step;
     }
     for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
 }
@@ -237,7 +258,7 @@ std::int64_t multiply_codes(std::int64_t rounds) {
     for (auto& sum : total) sum = Isa::zero();
     for (std::int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; t++) total[t] = Isa::add(total[t], product<Format::q4_0, 8, digits>(w, x[t], 0));
+        for (int t = 0; t < tokens; t++) total[t] = Isa::add(total[t], Isa::to_float(product<Format::q4_0, 8, digits>(w, x[t], 0)));
         asm volatile("" : : "r"(x), "r"(tile) : "memory");  // or nothing would be computed twice
     }
     float kept[Isa::lanes];

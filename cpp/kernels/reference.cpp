@@ -17,8 +17,8 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
     const bool fine = to.digits == 2;
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
     Measures* at = to.measures(token);
-    const std::int64_t step = to.step(token);
-    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += step / sizeof(Measures)) {
+    const std::int64_t step = to.step(token), measures_step = to.measures_step(token);
+    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += measures_step) {
         float most = 0;
         for (int k = 0; k < kCols; k++) most = std::max(most, std::fabs(x[b * kCols + k]));
         const float inverse = most > 0 ? 127 / most : 0;
@@ -60,7 +60,7 @@ void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, con
             float total = 0;
             each_tile(static_cast<Format>(number), panel, x.columns, r, [&](std::int64_t b, const TileRow& tile) {
                 const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(t) + b * x.step(t));
-                const Measures& at = x.measures(t)[b * x.step(t) / static_cast<std::int64_t>(sizeof(Measures))];
+                const Measures& at = x.measures(t)[b * x.measures_step(t)];
                 for (int half = 0; half < 2; half++) {
                     float sum = 0;
                     for (int k = 16 * half; k < 16 * half + 16; k++)

@@ -31,7 +31,8 @@ void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
 Kernels table_of(const char* name) {
     Kernels k{};
     k.name = name;
-    k.quantize = quantize;
+    k.in_pairs = Isa::in_pairs;
+    k.quantize = quantize<Isa>;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
     k.encode = kEncoders;
     k.multiply[0] = multiply_plain;

@@ -58,7 +58,7 @@ struct Unpacked {
 struct Group {
     const std::int8_t* codes;
     const Measures* measures;
-    std::int64_t step;
+    std::int64_t step, measures_step;
     int present;
 };
 
@@ -119,7 +119,7 @@ inline void add_products(const Unpacked<f, digits>& w, int count, const Group& x
     for (int t = 0; t < present; t++) total[t] = totals[t];
     TileSums<Form, lines> sums[Form::sets];
     // In registers too: what is in memory waits for the tiles that are stored.
-    const std::int64_t step = x.step, measures_step = step / static_cast<std::int64_t>(sizeof(Measures));
+    const std::int64_t step = x.step, measures_step = x.measures_step;
     const std::int8_t* codes = x.codes;
     const Measures* measures = x.measures;
     // A tile's sums are stored, and those of a later one are made while numbers are made of these.
@@ -170,10 +170,9 @@ void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, 
             Unpacked<f, digits> w;
             tile = w.read(tile, count);
             for (int t = 0; t < some; t += kTogether) {
-                const std::int64_t step = x.step(first + t);
+                const std::int64_t step = x.step(first + t), measures_step = x.measures_step(first + t);
                 const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(first + t)) + b * step;
-                const Measures* measures = x.measures(first + t) + b * step / static_cast<std::int64_t>(sizeof(Measures));
-                const Group group{codes, measures, step, std::min(some - t, kTogether)};
+                const Group group{codes, x.measures(first + t) + b * measures_step, step, measures_step, std::min(some - t, kTogether)};
                 if (group.present == lines) add_products<f, digits, lines, true>(w, count, group, totals + t);
                 else add_products<f, digits, lines, false>(w, count, group, totals + t);
             }
@@ -207,7 +206,7 @@ std::int64_t multiply_in_tiles(std::int64_t rounds) {
     constexpr int line = digits * kCols, step = kTogether * (line + static_cast<int>(sizeof(Measures)));
     alignas(64) std::int8_t tokens[tiles * step] = {};
     typename Isa::F totals[kTogether] = {};
-    const Group group{tokens, reinterpret_cast<const Measures*>(tokens + kTogether * line), step, kTogether};
+    const Group group{tokens, reinterpret_cast<const Measures*>(tokens + kTogether * line), step, step / static_cast<int>(sizeof(Measures)), kTogether};
     const Shaped shaped(shapes_of(InTiles<f, digits>::columns, kTogether));
     for (std::int64_t round = 0; round < rounds; round++) add_products<f, digits, kTogether, true>(w, tiles, group, totals);
     asm volatile("" : : "r"(totals) : "memory");
