@@ -209,12 +209,17 @@ struct Executor {
         const std::size_t pairs = given.front().frequencies.size();
         if (made.empty()) {
             made.resize(2 * pairs * rows);
+            std::vector<std::pair<const Rotation*, float>> turns(rows);
             each_token([&](std::size_t p, std::int64_t r, std::int64_t position) {
-                const Rotation& rotation = given.size() == 1 ? given.front() : given[p];
+                turns[r] = {given.size() == 1 ? &given.front() : &given[p], static_cast<float>(position)};
+            });
+            constexpr std::int64_t kCosine = 32;  // multiplications that take as long
+            each_row(kCosine * static_cast<std::int64_t>(pairs), [&](std::int64_t r) {
+                const auto [rotation, position] = turns[r];
                 for (std::size_t i = 0; i < pairs; i++) {
-                    const float angle = static_cast<float>(position) * rotation.frequencies[i];
-                    made[2 * pairs * r + i] = std::cos(angle) * rotation.magnitude;
-                    made[2 * pairs * r + pairs + i] = std::sin(angle) * rotation.magnitude;
+                    const float angle = position * rotation->frequencies[i];
+                    made[2 * pairs * r + i] = std::cos(angle) * rotation->magnitude;
+                    made[2 * pairs * r + pairs + i] = std::sin(angle) * rotation->magnitude;
                 }
             });
         }

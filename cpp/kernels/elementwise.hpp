@@ -27,18 +27,19 @@ inline void each_vector(std::int64_t n, float* y, Step step, const float* a, con
 
 // e^x to about two units in the last place: x = n ln 2 + r, and Cephes' polynomial (expf.c) for e^r. Zero below -87.
 inline F exponential(F x) {
-    const F low = Isa::set1(-87.f), clamped = Isa::min(Isa::max(x, low), Isa::set1(88.f));
-    const F n = Isa::round(Isa::mul(clamped, Isa::set1(1.44269504088896341f)));
+    const F clamped = Isa::min(Isa::max(x, Isa::set1(-87.f)), Isa::set1(88.f));
+    // A number that large has no digits behind the point: n, rounded, stands in the last bits of the sum.
+    const F large = Isa::set1(12582912.f);  // 1.5 * 2^23
+    const F sum = Isa::fma(clamped, Isa::set1(1.44269504088896341f), large), n = Isa::sub(sum, large);
     F r = Isa::fma(n, Isa::set1(-0.693359375f), clamped);
     r = Isa::fma(n, Isa::set1(2.12194440e-4f), r);
     F p = Isa::set1(1.9875691500e-4f);
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f, 1.f, 1.f})
         p = Isa::fma(p, r, Isa::set1(c));
-    p = Isa::add(Isa::fma(Isa::mul(r, r), p, r), Isa::set1(1.f));
-    return Isa::where_negative(Isa::sub(x, low), Isa::zero(), Isa::times_power_of_two(p, n));
+    return Isa::zero_below(x, -87.f, Isa::raised(p, sum));
 }
 
-inline F sigmoid(F x) { return Isa::div(Isa::set1(1.f), Isa::add(Isa::set1(1.f), exponential(Isa::negative(x)))); }
+inline F sigmoid(F x) { return Isa::inverse(Isa::add(Isa::set1(1.f), exponential(Isa::negative(x)))); }
 
 // tanh |x| = (1 - e) / (1 + e), e = e^(-2 |x|); near zero, where that loses digits, Cephes' polynomial (tanhf.c).
 inline F tanh_of(F x) {
@@ -162,30 +163,37 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
     Measures* at = to.measures(token);
     const std::int64_t step = to.step(token), measures_step = to.measures_step(token);
-    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += measures_step) {
-        F v[vectors], most = Isa::zero();
-        for (int i = 0; i < vectors; i++) {
-            v[i] = Isa::load(x + b * kCols + i * Isa::lanes);
-            most = Isa::max(most, Isa::abs(v[i]));
-        }
-        const float largest = Isa::largest(most), inverse = largest > 0 ? 127 / largest : 0;
-        const F by = Isa::set1(inverse);
-        F sums[2] = {Isa::zero(), Isa::zero()};
-        for (int i = 0; i < vectors; i++) {
-            const F exact = Isa::mul(v[i], by);
-            F kept = Isa::round(exact);
-            Isa::store_i8(codes + i * Isa::lanes, kept);
-            if (fine) {
-                const F rest = Isa::round(Isa::mul(Isa::sub(exact, kept), steps));
-                Isa::store_i8(codes + kCols + i * Isa::lanes, rest);
-                kept = Isa::fma(kept, steps, rest);
+    constexpr int together = 16;  // blocks: what becomes of one is a few numbers, which is more work alone
+    for (std::int64_t first = 0; first < to.tiles(); first += together) {
+        const int count = static_cast<int>(to.tiles() - first < together ? to.tiles() - first : together);
+        F most[together], sums[2 * together];
+        for (int b = 0; b < together; b++) most[b] = sums[2 * b] = sums[2 * b + 1] = Isa::zero();
+        for (int b = 0; b < count; b++)
+            for (int i = 0; i < vectors; i++) most[b] = Isa::max(most[b], Isa::abs(Isa::load(x + (first + b) * kCols + i * Isa::lanes)));
+        alignas(64) float largest[together], totals[2 * together];
+        Isa::largests(most, count, largest);
+        for (int b = 0; b < count; b++, codes += step) {
+            const F by = Isa::set1(largest[b] > 0 ? 127 / largest[b] : 0);
+            for (int i = 0; i < vectors; i++) {
+                const F exact = Isa::mul(Isa::load(x + (first + b) * kCols + i * Isa::lanes), by);
+                F kept = Isa::round(exact);
+                Isa::store_i8(codes + i * Isa::lanes, kept);
+                if (fine) {
+                    const F rest = Isa::round(Isa::mul(Isa::sub(exact, kept), steps));
+                    Isa::store_i8(codes + kCols + i * Isa::lanes, rest);
+                    kept = Isa::fma(kept, steps, rest);
+                }
+                if constexpr (I::in_pairs) I::store_pairs(reinterpret_cast<std::int16_t*>(codes + to.digits * kCols) + i * I::lanes, kept);
+                F& sum = sums[2 * b + i * Isa::lanes / 16];
+                sum = Isa::add(sum, kept);
             }
-            if constexpr (I::in_pairs) I::store_pairs(reinterpret_cast<std::int16_t*>(codes + to.digits * kCols) + i * I::lanes, kept);
-            sums[i * Isa::lanes / 16] = Isa::add(sums[i * Isa::lanes / 16], kept);
         }
-        at->scale = largest / static_cast<float>(fine ? 127 * kFine : 127);
-        for (int half = 0; half < 2; half++) at->sums[half] = at->scale * Isa::sum(sums[half]);
-        at->sum = at->sums[0] + at->sums[1];
+        for (int b = 0; b < count; b += together / 2) Isa::sums(sums + 2 * b, 2 * (count - b < together / 2 ? count - b : together / 2), totals + 2 * b);
+        for (int b = 0; b < count; b++, at += measures_step) {
+            at->scale = largest[b] / static_cast<float>(fine ? 127 * kFine : 127);
+            for (int half = 0; half < 2; half++) at->sums[half] = at->scale * totals[2 * b + half];
+            at->sum = at->sums[0] + at->sums[1];
+        }
     }
 }
 

@@ -64,9 +64,12 @@ struct Isa {
     static F negative(F a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.f)); }
     static F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static F where_negative(F x, F yes, F no) { return _mm256_blendv_ps(no, yes, x); }
-    static F times_power_of_two(F x, F n) {  // n is whole and not below -126
-        return mul(x, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+    static F zero_below(F x, float least, F y) { return _mm256_and_ps(_mm256_cmp_ps(x, set1(least), _CMP_NLT_UQ), y); }
+    // x times two to what stands in the last bits of n.
+    static F raised(F x, F n) {
+        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
     }
+    static F inverse(F x) { return div(set1(1.f), x); }
     static float sum(F a) {
         const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));

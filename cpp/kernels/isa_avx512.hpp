@@ -57,7 +57,15 @@ struct Isa {
     static F negative(F a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.f)); }
     static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static F where_negative(F x, F yes, F no) { return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), no, yes); }
-    static F times_power_of_two(F x, F n) { return _mm512_scalef_ps(x, n); }
+    static F zero_below(F x, float least, F y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, set1(least), _CMP_NLT_UQ), y); }
+    // x times two to what stands in the last bits of n.
+    static F raised(F x, F n) {
+        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
+    }
+    static F inverse(F x) {  // 14 digits, and a step of Newton's
+        const F y = _mm512_rcp14_ps(x);
+        return _mm512_fmadd_ps(y, _mm512_fnmadd_ps(x, y, set1(1.f)), y);
+    }
     static float sum(F a) { return _mm512_reduce_add_ps(a); }
     static float largest(F a) { return _mm512_reduce_max_ps(a); }
 

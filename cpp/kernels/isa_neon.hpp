@@ -57,9 +57,14 @@ struct Isa {
     static F negative(F a) { return vnegq_f32(a); }
     static F round(F a) { return vrndnq_f32(a); }
     static F where_negative(F x, F yes, F no) { return vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(x)), yes, no); }
-    static F times_power_of_two(F x, F n) {
-        return mul(x, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
+    static F zero_below(F x, float least, F y) {
+        return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, set1(least))));
     }
+    // x times two to what stands in the last bits of n.
+    static F raised(F x, F n) {
+        return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(n), 23)));
+    }
+    static F inverse(F x) { return div(set1(1.f), x); }
     static float sum(F a) { return vaddvq_f32(a); }
     static float largest(F a) { return vmaxvq_f32(a); }
 

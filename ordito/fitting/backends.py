@@ -14,9 +14,9 @@ from ordito.spec import Attention, LatentAttention
 
 MIB = 2**20
 CHUNK = 512
-"""Tokens of a prompt that are read at once."""
+"""Tokens of a prompt that PyTorch reads at once."""
 MARGIN = 64
-"""Tokens that windowed layers keep more than they look back on, and those of a chunk."""
+"""Tokens that windowed layers keep more than they look back on, and those that are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,10 @@ class Backend(ABC):
         """Bytes of the file that stay in memory beside them."""
 
     @abstractmethod
+    def read_at_once(self, asked: Demand) -> int:
+        """Tokens of a prompt that are computed together."""
+
+    @abstractmethod
     def held_cache(self, asked: Demand, context: int, batch: int) -> int:
         """Bytes that keys and values of `batch` sequences of `context` tokens take."""
 
@@ -72,12 +76,12 @@ class Backend(ABC):
 
         `stored` are those of the weights that it needs, as the file has them.
         """
-        return self.weights_read(asked, stored) + batch * self.cached * sum(n * kept for n, kept in layers(asked, context))
+        return self.weights_read(asked, stored) + batch * self.cached * sum(n * kept for n, kept in self.layers(asked, context))
 
-
-def layers(asked: Demand, context: int) -> Iterable[tuple[int, int]]:
-    """For each layer the numbers that it keeps of a token, and of how many of `context` tokens."""
-    return ((numbers, context if span is None else min(context, span - 1 + MARGIN + CHUNK)) for numbers, span in asked.cache)
+    def layers(self, asked: Demand, context: int) -> Iterable[tuple[int, int]]:
+        """For each layer the numbers that it keeps of a token, and of how many of `context` tokens."""
+        more = MARGIN + self.read_at_once(asked)
+        return ((numbers, context if span is None else min(context, span - 1 + more)) for numbers, span in asked.cache)
 
 
 class Native(Backend):
@@ -91,13 +95,17 @@ class Native(Backend):
         """None: what was packed is let go."""
         return 0
 
+    def read_at_once(self, asked: Demand) -> int:
+        """See `Backend`."""
+        return asked.together
+
     def held_cache(self, asked: Demand, context: int, batch: int) -> int:
         """See `Backend`; in blocks."""
-        return blocks(layers(asked, context), self.cached, batch)
+        return blocks(self.layers(asked, context), self.cached, batch)
 
     def activations(self, asked: Demand, context: int) -> int:
         """See `Backend`. Buffers of all kinds of blocks are there at once; an encoder's keys and values stand beside them."""
-        T = context if asked.encoded else min(CHUNK, context)
+        T = context if asked.encoded else min(self.read_at_once(asked), context)
         encoded = blocks(((numbers, T) for numbers in asked.encoded), 4, 1)
         return 4 * (T * (5 * asked.d_model + sum(asked.widths)) + 2 * asked.rows) + encoded
 
@@ -133,13 +141,17 @@ class Torch(Backend):
         """All of it."""
         return file
 
+    def read_at_once(self, asked: Demand) -> int:
+        """See `Backend`."""
+        return CHUNK
+
     def held_cache(self, asked: Demand, context: int, batch: int) -> int:
         """See `Backend`."""
-        return batch * self.cached * sum(numbers * kept for numbers, kept in layers(asked, context))
+        return batch * self.cached * sum(numbers * kept for numbers, kept in self.layers(asked, context))
 
     def activations(self, asked: Demand, context: int) -> int:
         """See `Backend`. What one block computed is given back before the next."""
-        T = context if asked.encoded else min(CHUNK, context)
+        T = context if asked.encoded else min(self.read_at_once(asked), context)
         numbers = T * (6 * asked.d_model + max(asked.widths, default=0)) + 2 * asked.rows
         attention = max((_scores(block, T, context) for block in asked.attentions), default=0)
         return 4 * (numbers + attention) + T * context * asked.masks  # a mask is a byte for each pair

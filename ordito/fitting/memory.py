@@ -7,6 +7,7 @@ from typing import Any
 
 from ordito.accounting import Account
 from ordito.fitting.vocabularies import VocabularySize
+from ordito.native.shares import tokens_together
 from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExperts
 
 
@@ -44,7 +45,8 @@ class Demand:
     `cache`: for each layer the numbers that it keeps of a token, and of how many tokens at most. `encoded`: for each layer the
     keys and values of a token, of a model that reads a text whole and generates none; empty for others.
     `widths`: for each kind of block the numbers that the largest computes for each token. `attentions`: the kinds of
-    attention, each once; `masks`: how many different masks they need.
+    attention, each once; `masks`: how many different masks they need. `together`: tokens that the native runtime computes
+    together.
     """
 
     weights: int
@@ -57,6 +59,7 @@ class Demand:
     widths: tuple[int, ...]
     attentions: tuple[Attention | LatentAttention, ...]
     masks: int
+    together: int
 
 
 def demand(found: Account, vocabulary: VocabularySize) -> Demand:
@@ -81,6 +84,7 @@ def demand(found: Account, vocabulary: VocabularySize) -> Demand:
         widths=tuple(widths.values()),
         attentions=attentions,
         masks=max(len(seen), 1),
+        together=tokens_together(spec),
     )
 
 

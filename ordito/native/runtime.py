@@ -11,13 +11,12 @@ from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import ContextError, OrditoError, SpecError
 from ordito.native.plan import Plan, lower
+from ordito.native.shares import Part, shares, tokens_together
 from ordito.native.weights import Weights
 from ordito.runtime import Floats, check_dtype
 from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Rope, Spec
 from ordito.threads import usable_threads
 
-CHUNK = 512
-"""Tokens of a prompt that are read at once."""
 BATCH = 2048
 """Tokens of many texts that are computed together, unless one alone has more."""
 
@@ -42,10 +41,8 @@ class NativeSession:
         """Read more tokens; returns the logits (V,) that follow the last of them."""
         ids, before = list(token_ids), self.sequence.length
         try:
-            for piece in self.runtime.pieces(ids):
-                logits = self.runtime.step([(self.sequence, piece)], [len(piece) - 1])
-            return logits[0]
-        except BaseException:  # Ctrl-C between two pieces: what was asked for as a whole is read as a whole, or not
+            return self.runtime.step([(self.sequence, ids)], [len(ids) - 1])[0]
+        except BaseException:  # Ctrl-C between two shares: what was asked for as a whole is read as a whole, or not
             self.sequence.rewind(before)
             raise
 
@@ -80,6 +77,7 @@ class NativeRuntime:
         two_ways = any(isinstance(block, Attention) and not block.causal and not block.cross for block in attentions)
         # Where rope stretches with the text, experts fill up, or tokens look ahead, what comes later changes what came before.
         self.reads_whole = fills or stretches or two_ways
+        self.together = tokens_together(self.spec)
 
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> _core.Cached:
         """An empty sequence; of an encoder-decoder, one that answers the `source`. `cache`: how keys and values are kept."""
@@ -105,9 +103,7 @@ class NativeRuntime:
     def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
         """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
         sequence = self.sequence(source)
-        return np.concatenate(
-            [self.step([(sequence, piece)], list(range(len(piece)))) for piece in self.pieces(list(token_ids))]
-        )
+        return self.step([(sequence, list(token_ids))], range(len(token_ids)))
 
     def hidden(self, texts: Sequence[Sequence[int]], source: Sequence[int] | None = None) -> list[Floats]:
         """Hidden states (T, D) of each token of each text; texts stand one behind the other, so that nothing is padded.
@@ -141,21 +137,31 @@ class NativeRuntime:
         for slot in self.plans.encoder_slots:
             sequence.clear(slot)
 
-    def step(self, parts: Sequence[tuple[_core.Cached, Sequence[int]]], wanted: Sequence[int]) -> Floats:
+    def step(self, parts: Sequence[Part], wanted: Sequence[int]) -> Floats:
         """Read more tokens of several sequences at once; logits (wanted, V) after those rows of all that is read."""
         if self.plans.logits is None:
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
         return self._run(self.plans.logits, parts, wanted)
 
-    def pieces(self, ids: list[int]) -> Iterator[list[int]]:
-        """A prompt in the pieces in which it is read."""
-        size = max(len(ids), 1) if self.reads_whole else CHUNK
-        return (ids[start : start + size] for start in range(0, max(len(ids), 1), size))
-
     def _run(
         self,
         plan: Plan,
-        parts: Sequence[tuple[_core.Cached, Sequence[int]]],
+        parts: Sequence[Part],
+        wanted: Sequence[int],
+        *,
+        advance: bool = True,
+    ) -> Floats:
+        if not advance or self.reads_whole or sum(len(ids) for _, ids in parts) <= self.together:
+            return self._run_whole(plan, parts, wanted, advance=advance)
+        found = [self._run_whole(plan, *share) for share in shares(parts, wanted, self.together)]
+        order = sorted(range(len(wanted)), key=lambda place: wanted[place] // self.together)  # in which they were found
+        rows = np.concatenate(found)
+        return rows if order == list(range(len(order))) else rows[np.argsort(order)]
+
+    def _run_whole(
+        self,
+        plan: Plan,
+        parts: Sequence[Part],
         wanted: Sequence[int],
         *,
         advance: bool = True,

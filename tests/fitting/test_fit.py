@@ -13,7 +13,6 @@ from ordito.fitting import MIXES, Machine, fit, held_as
 from ordito.fitting.backends import CHUNK, MARGIN, backend
 from ordito.fitting.memory import demand
 from ordito.fitting.vocabularies import assumed
-from ordito.native import runtime as native
 from ordito.nn import Transformer
 from ordito.nn import cache as torch_cache
 from ordito.nn import runtime as torch_runtime
@@ -55,7 +54,7 @@ def test_weights_and_cache_are_what_pytorch_allocates(config):
         cache = module.new_cache(1, 40, 512)
     memory = runtime.memory(asked(spec), 0, 0, 40)
     assert torch_cache.MARGIN == MARGIN
-    assert torch_runtime.CHUNK == native.CHUNK == CHUNK
+    assert torch_runtime.CHUNK == CHUNK
     biases = sum(t.nbytes for name, t in module.named_parameters() if name.endswith("choice_bias"))
     assert memory.weights == sum(t.nbytes for t in module.parameters()) - biases
     rooms = [40 if span is None else min(40, span - 1 + MARGIN + CHUNK) for span in cache.spans]
