@@ -3,7 +3,8 @@
     python benchmarks/versus_llama_cpp.py --llama-cpp BUILD/bin [--models smollm2,gemma3-270m] [--json]
 
 BUILD is a native build of llama.cpp with `llama-bench` and `llama-batched-bench` (cmake -DCMAKE_BUILD_TYPE=Release
--DGGML_NATIVE=ON). Both use two threads unless told otherwise. Figures: prompts of 512 and 2,048 tokens; answers after 32, 1,024
+-DGGML_NATIVE=ON); or, beside ours of `--kernels avx2`, with GGML_NATIVE off and GGML_AVX2, GGML_FMA, GGML_F16C and
+GGML_BMI2 on. Both use two threads unless told otherwise. Figures: prompts of 512 and 2,048 tokens; answers after 32, 1,024
 and 4,096; 8 and 32 sequences together; answers while another process takes a core; the peak of memory.
 """
 
@@ -87,13 +88,14 @@ class LlamaCpp:
         return float(row.strip("|").split("|")[7])
 
 
-def figures(name: str, folder: Path, threads: int, times: int, dtype: str | None) -> Iterator[Figure]:
+def figures(name: str, folder: Path, threads: int, times: int, dtype: str | None, kernels: str | None) -> Iterator[Figure]:
     from ordito.checkpoint.checkpoint import open_checkpoint
 
     known = outline(name)
     checkpoint = open_checkpoint(known.path)
     (file,) = checkpoint.files
-    runtime, peer = NativeRuntime(checkpoint, dtype, threads=threads), LlamaCpp(folder, file, threads)
+    runtime = NativeRuntime(checkpoint, dtype, threads=threads, kernels=kernels)
+    peer = LlamaCpp(folder, file, threads)
     machine = measured_machine(runtime)
     found = account(known.spec, known.stored)
 
@@ -131,12 +133,13 @@ def main() -> None:
     parser.add_argument("--models", default="smollm2,gemma3-270m")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", help="our arithmetic (int12, int8, float32)")
+    parser.add_argument("--kernels", help="our instruction set, the fastest that this machine has unless given")
     asked = parser.parse_args()
     tell(
         (
             figure
             for name in asked.models.split(",")
-            for figure in figures(name, asked.llama_cpp, asked.threads, asked.times, asked.dtype)
+            for figure in figures(name, asked.llama_cpp, asked.threads, asked.times, asked.dtype, asked.kernels)
         ),
         asked.json,
     )

@@ -17,7 +17,7 @@ from ordito.runtime import Floats, check_dtype
 from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Rope, Spec
 from ordito.threads import usable_threads
 
-BATCH = 2048
+BATCH = 512
 """Tokens of many texts that are computed together, unless one alone has more."""
 
 ARITHMETIC = {"int8": "f16", "int12": "f16", "float32": "f32"}
