@@ -39,12 +39,7 @@ class NativeSession:
 
     def feed(self, token_ids: Sequence[int]) -> Floats:
         """Read more tokens; returns the logits (V,) that follow the last of them."""
-        ids, before = list(token_ids), self.sequence.length
-        try:
-            return self.runtime.step([(self.sequence, ids)], [len(ids) - 1])[0]
-        except BaseException:  # Ctrl-C between two shares: what was asked for as a whole is read as a whole, or not
-            self.sequence.rewind(before)
-            raise
+        return self.runtime.step([(self.sequence, list(token_ids))], [len(token_ids) - 1])[0]
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens; or all, where windows no longer hold what came before them."""
@@ -153,7 +148,13 @@ class NativeRuntime:
     ) -> Floats:
         if not advance or self.reads_whole or sum(len(ids) for _, ids in parts) <= self.together:
             return self._run_whole(plan, parts, wanted, advance=advance)
-        found = [self._run_whole(plan, *share) for share in shares(parts, wanted, self.together)]
+        before = [(sequence, sequence.length) for sequence, _ in parts]
+        try:
+            found = [self._run_whole(plan, *share) for share in shares(parts, wanted, self.together)]
+        except BaseException:  # Ctrl-C, too: what was asked for as a whole is read as a whole, or not
+            for sequence, length in before:
+                sequence.rewind(length)
+            raise
         order = sorted(range(len(wanted)), key=lambda place: wanted[place] // self.together)  # in which they were found
         rows = np.concatenate(found)
         return rows if order == list(range(len(order))) else rows[np.argsort(order)]
@@ -177,7 +178,10 @@ class NativeRuntime:
         positions = [p for start, end in zip(starts, ends, strict=True) for p in range(start, end)]
         factors = [np.array([t.factor(p) for p in positions], np.float32) for t in plan.temperatures]
         given = [(sequence, len(ids), start, advance) for start, (sequence, ids) in zip(starts, parts, strict=True)]
-        ids = np.array([id for _, some in parts for id in some], np.int32)
+        read = [id for _, some in parts for id in some]
+        if wrong := [id for id in read if not 0 <= id < self.spec.vocab_size]:
+            raise OrditoError(f"token id {wrong[0]} is not in the vocabulary, expected 0 to {self.spec.vocab_size - 1}")
+        ids = np.array(read, np.int32)
         return self.machine.run(plan.program, given, ids, list(wanted), rotations, factors, plan.result)
 
     def _dense(self, dense: Dense, x: Floats) -> Floats:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ordito.checkpoint.checkpoint import open_checkpoint
+from ordito.errors import OrditoError
 from ordito.families import spec_from_config
 from ordito.native.runtime import NativeRuntime
 from ordito.native.shares import shares, tokens_together
@@ -55,6 +56,19 @@ def test_in_shares_is_at_once(folder, together, wanted):
 
     for got, expected in zip(read(together), read(1000), strict=True):
         assert np.array_equal(got, expected)
+
+
+def test_what_fails_in_a_later_share_was_not_read(folder):
+    runtime = NativeRuntime(open_checkpoint(folder), threads=2)
+    runtime.together = 4
+    sequence = runtime.sequence()
+    before = runtime.step([(sequence, [5, 6])], [1])
+    for wrong in (-1, runtime.spec.vocab_size):
+        with pytest.raises(OrditoError, match=f"token id {wrong} is not in the vocabulary, expected 0 to"):
+            runtime.step([(sequence, [7, 8, 9, 10, 11, wrong])], [5])
+    assert sequence.length == 2
+    sequence.rewind(1)
+    assert np.array_equal(runtime.step([(sequence, [6])], [0]), before)
 
 
 def test_experts_get_enough_tokens():
