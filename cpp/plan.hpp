@@ -144,7 +144,7 @@ struct Batch {
     std::vector<Vector> factors;               // [table][row], of Temper
 };
 
-// How products with quantized weights are taken: activations rounded to whole numbers of 8 or 16 bits, or left as they are.
+// How products with quantized weights are taken: activations rounded to whole numbers of 8 or 12 bits, or left as they are.
 enum class Arithmetic { int8, int12, f32 };
 
 class Program {
