@@ -135,7 +135,7 @@ using GivenRotation = std::pair<Floats, float>;
 using GivenPart = std::tuple<std::shared_ptr<Sequence>, std::int64_t, std::int64_t, bool>;  // tokens, position, is its text
 
 nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, const std::vector<GivenPart>& given, nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig> ids,
-               const std::vector<std::int64_t>& wanted, const std::vector<std::vector<GivenRotation>>& rotations,
+               const std::vector<std::int64_t>& wanted, int greatest, const std::vector<std::vector<GivenRotation>>& rotations,
                const std::vector<Floats>& factors, int result) {
     Batch batch;
     batch.ids.assign(ids.data(), ids.data() + ids.size());
@@ -144,6 +144,7 @@ nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, cons
         batch.parts.push_back({sequence.get(), first, count, position});
     }
     batch.wanted = wanted;
+    batch.greatest = greatest;
     for (const auto& table : rotations) {
         batch.rotations.emplace_back();
         for (const auto& [frequencies, magnitude] : table)
@@ -181,11 +182,11 @@ void bind_builder(nb::module_& module) {
         .def("norm", [](Builder& b, Place src, Place dst, int width, int count, bool centred, float eps, std::optional<Floats> weight, std::optional<Floats> bias) {
             b.operations.push_back(Norm{slice(src), slice(dst), width, count, centred, eps, vector_of(weight), vector_of(bias)});
         }, "src"_a, "dst"_a, "width"_a, "count"_a, "centred"_a, "eps"_a, "weight"_a.none(), "bias"_a.none())
-        .def("linear", [](Builder& b, Place src, Place dst, std::optional<Place> add, const std::vector<std::tuple<Weights, std::optional<Floats>, int, int>>& maps) {
-            Linear op{slice(src), slice(dst), slice(add), {}};
+        .def("linear", [](Builder& b, Place src, Place dst, std::optional<Place> add, const std::vector<std::tuple<Weights, std::optional<Floats>, int, int>>& maps, bool screened) {
+            Linear op{slice(src), slice(dst), slice(add), {}, screened};
             for (const auto& [weights, bias, from, to] : maps) op.maps.push_back({weights, vector_of(bias), from, to});
             b.operations.push_back(std::move(op));
-        }, "src"_a, "dst"_a, "add"_a.none(), "maps"_a)
+        }, "src"_a, "dst"_a, "add"_a.none(), "maps"_a, "screened"_a = false)
         .def("rotate", [](Builder& b, Place at, int count, int width, int table, bool interleaved) {
             b.operations.push_back(Rotate{slice(at), count, width, table, interleaved});
         }, "at"_a, "count"_a, "width"_a, "table"_a, "interleaved"_a)
@@ -255,11 +256,11 @@ NB_MODULE(_core, module) {
         .def_prop_ro("kernels", [](const Turns& t) { return std::string(t.machine.kernels().name); })
         .def_prop_ro("threads", [](Turns& t) { return t.machine.pool().threads(); })
         .def_prop_ro("left_out", [](Turns& t) { return t.machine.pool().left_out(); })
-        .def("room", [](Turns& t, const std::string& format, std::int64_t rows, std::int64_t columns) {
+        .def("room", [](Turns& t, const std::string& format, std::int64_t rows, std::int64_t columns, bool in_halves) {
             if (rows < 0 || columns < 0 || rows >= std::int64_t{1} << 40 || columns >= std::int64_t{1} << 20)
                 throw std::invalid_argument("got a matrix of " + std::to_string(rows) + " x " + std::to_string(columns));
-            return room(format_of(format), rows, columns, t.machine.arena());
-        })
+            return room(format_of(format), rows, columns, in_halves, t.machine.arena());
+        }, "format"_a, "rows"_a, "columns"_a, "in_halves"_a = false)
         .def("fill", [](Turns& t, nb::object matrix, Bytes bytes, bool mapped) {
             Packed& packed = nb::cast<Packed&>(matrix);
             const Layout& form = layout(packed.format);
@@ -292,12 +293,13 @@ NB_MODULE(_core, module) {
             const std::vector<float> squares(inputs.squares.begin(), inputs.squares.end());
             return nb::make_tuple(array_of(squares.data(), {squares.size()}), inputs.tokens);
         })
-        .def("run", &run, "program"_a, "parts"_a, "ids"_a, "wanted"_a, "rotations"_a, "factors"_a, "result"_a);
+        .def("run", &run, "program"_a, "parts"_a, "ids"_a, "wanted"_a, "greatest"_a, "rotations"_a, "factors"_a, "result"_a);
 
     nb::class_<Packed>(module, "Packed")
         .def_prop_ro("shape", [](const Packed& p) { return std::make_pair(p.rows, p.columns); })
         .def_prop_ro("format", [](const Packed& p) { return std::string(layout(p.format).name); })
         .def_prop_ro("nbytes", &Packed::bytes)
+        .def_prop_ro("lower_bytes", &Packed::lower_bytes)
         .def("row", [](const Packed& p, std::int64_t row) {
             if (row < 0 || row >= p.rows) throw nb::index_error("no such row");
             std::vector<float> values(p.columns);

@@ -20,7 +20,7 @@ To bits_of(From value) {
 }  // namespace
 
 Format format_of(const std::string& name) {
-    for (int number = 0; number < static_cast<int>(std::size(kLayouts)); number++)
+    for (int number = 0; number < kFileFormats; number++)
         if (name == kLayouts[number].name) return static_cast<Format>(number);
     throw std::invalid_argument("no kernels for weights stored as " + name);
 }

@@ -129,6 +129,7 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
         case Format::f32:
         case Format::f16:
         case Format::bf16:
+        case Format::q8_0_upper:
             break;
     }
 }
@@ -270,7 +271,23 @@ void scales_of(const Layout& form, const std::uint8_t* super, const std::uint8_t
         }
         case Scales::none: break;
     }
-    m = -static_cast<float>(form.zero) * s;
+    m = -form.zero * s;
+}
+
+// A panel of Q8_0 to its halves.
+void halve(const std::uint8_t* panel, Packed& packed, std::int64_t number) {
+    constexpr int scales = scale_bytes(Scales::half), half = code_bytes(Codes::bits4);
+    std::uint8_t* upper = packed.data.get() + number * packed.stride();
+    std::uint8_t* lower = packed.lower.get() + number * packed.lower_stride();
+    for (std::int64_t b = 0; b < packed.tiles(); b++) {
+        std::memcpy(upper, panel, scales);
+        for (int i = 0; i < half; i++) {
+            const std::uint8_t first = panel[scales + i] ^ 128, second = panel[scales + half + i] ^ 128;
+            upper[scales + i] = static_cast<std::uint8_t>(first >> 4 | (second & 240));
+            lower[i] = static_cast<std::uint8_t>((first & 15) | second << 4);
+        }
+        panel += scales + 2 * half, upper += scales + half, lower += half;
+    }
 }
 
 }  // namespace
@@ -293,11 +310,13 @@ std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
     return part;
 }
 
-std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, Arena& arena) {
+std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool in_halves, Arena& arena) {
     if (columns % layout(format).block)
         throw std::invalid_argument("rows of " + std::to_string(columns) + " are no whole number of blocks of " + layout(format).name);
-    auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr});
-    packed->data = arena.cut(packed->bytes());
+    auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr, nullptr});
+    if (in_halves && format == Format::q8_0)
+        packed->lower = arena.cut(packed->panels() * packed->lower_stride());
+    packed->data = arena.cut(packed->panels() * packed->stride());
     return packed;
 }
 
@@ -310,7 +329,10 @@ void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uin
         const std::uint8_t* from = bytes + panel * kRows * row_bytes;
         std::uint8_t* to = packed.data.get() + (first / kRows + panel) * packed.stride();
         const std::int64_t present = std::min<std::int64_t>(kRows, count - panel * kRows);
-        pack(from, present, columns, to);
+        if (!packed.lower) return pack(from, present, columns, to);
+        std::vector<std::uint8_t> whole(panel_bytes(format, columns));
+        pack(from, present, columns, whole.data());
+        halve(whole.data(), packed, first / kRows + panel);
     });
 }
 
@@ -333,6 +355,18 @@ void unpack_row(const Packed& packed, std::int64_t row, float* out) {
                 const std::uint16_t bits = u16(from + 2 * (k * kRows + r));
                 out[k] = packed.format == Format::f16 ? half_to_float(bits) : bfloat_to_float(bits);
             }
+        }
+        return;
+    }
+    if (packed.lower) {
+        const std::uint8_t* lower = packed.lower_panel(row / kRows);
+        for (std::int64_t column = 0; column < packed.columns; column += kCols) {
+            const TileRow upper = read_tile(Format::q8_0_upper, nullptr, from, r);
+            for (int k = 0; k < kCols; k++) {
+                const int code = 16 * upper.codes[k] + code_at(Codes::bits4, lower, k / 4, 4 * r + k % 4) - 128;
+                out[column + k] = upper.scale[k / 16] * static_cast<float>(code);
+            }
+            from += tile_bytes(Format::q8_0_upper), lower += code_bytes(Codes::bits4);
         }
         return;
     }

@@ -55,21 +55,28 @@ class Arena {
     std::size_t used_ = 0, size_ = 0;
 };
 
+// Codes of Q8_0 may be kept in halves, code + 128 = 16 * upper + lower: who needs but a few rows to the last bit reads half of a
+// large matrix. The lower ones stand as the layout of 4 bits says, without scales.
 struct Packed {
     Format format;
     std::int64_t rows, columns;
-    std::shared_ptr<std::uint8_t> data;
+    std::shared_ptr<std::uint8_t> data;  // with lower halves: panels of Format::q8_0_upper
+    std::shared_ptr<std::uint8_t> lower;
 
     std::int64_t panels() const { return (rows + kRows - 1) / kRows; }
-    std::size_t stride() const { return panel_bytes(format, columns); }
-    std::size_t bytes() const { return panels() * stride(); }
+    std::int64_t tiles() const { return columns / kCols; }
+    std::size_t stride() const { return panel_bytes(lower ? Format::q8_0_upper : format, columns); }
+    std::size_t lower_stride() const { return tiles() * code_bytes(Codes::bits4); }
+    std::size_t lower_bytes() const { return lower ? panels() * lower_stride() : 0; }
+    std::size_t bytes() const { return panels() * stride() + lower_bytes(); }
     const std::uint8_t* panel(std::int64_t number) const { return data.get() + number * stride(); }
+    const std::uint8_t* lower_panel(std::int64_t number) const { return lower.get() + number * lower_stride(); }
 };
 
 class Pool;
 
-// Room for a matrix. Throws std::invalid_argument where rows are no whole number of blocks.
-std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, Arena& arena);
+// Room for a matrix, `in_halves` if it is of Q8_0. Throws std::invalid_argument where rows are no whole number of blocks.
+std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool in_halves, Arena& arena);
 
 // Packs `count` rows from the bytes of a file; `first` is a multiple of 16. What follows the last row of a panel becomes zero.
 void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool);

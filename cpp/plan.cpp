@@ -8,12 +8,15 @@
 #include <utility>
 #include <stdexcept>
 
+#include "screening.hpp"
+
 namespace ordito {
 
 namespace {
 
 constexpr std::int64_t kSerial = 1 << 14;       // numbers that are not worth sharing out
 constexpr std::int64_t kPieceBytes = 96 << 10;  // of weights, that one thread takes at once
+constexpr int kLongestPause = 16;               // see Machine::pause_
 constexpr int kTokenBlock = 64;                 // tokens whose activations stay in a core's cache while panels go by
 
 std::int64_t row_length(int width) { return (width + 15) / 16 * 16; }
@@ -90,13 +93,16 @@ struct Executor {
 
     // Rows of numbers in whole ones. Each of `parts` (how many rows it has) is multiplied alone, so its groups begin with it.
     Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts) {
-        Quantized all{nullptr, m.arithmetic_ == Arithmetic::int12 ? 2 : 1, k().in_pairs, columns, 0};
+        return quantized(x, step, columns, parts, m.arithmetic_ == Arithmetic::int12 ? 2 : 1, m.rounded_);
+    }
+    Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts, int digits, Buffer& memory) {
+        Quantized all{nullptr, digits, k().in_pairs, columns, 0};
         std::vector<std::pair<std::int64_t, std::int64_t>> groups;  // a first row, and how many are left of its part
         for (const std::int64_t part : parts) {
             for (std::int64_t row = 0; row < part; row += kTogether) groups.emplace_back(all.tokens + row, part - row);
             all.tokens += part;
         }
-        all.data = reinterpret_cast<std::uint8_t*>(m.rounded_.need(all.bytes() / sizeof(float)));
+        all.data = reinterpret_cast<std::uint8_t*>(memory.need(all.bytes() / sizeof(float)));
         const auto one = [&](std::int64_t number, int) {
             const auto [first, left] = groups[number];
             const Quantized to = all.part(first, left);
@@ -110,6 +116,15 @@ struct Executor {
     }
 
     bool in_whole_numbers(const Packed& w) const { return m.arithmetic_ != Arithmetic::f32 && !is_plain(w.format); }
+
+    // Whether only the greatest logits are wanted, and are to be had for less.
+    bool screens(const Packed& w) {
+        if (!w.lower || !in_whole_numbers(w) || m.watching_) return false;
+        if (!batch.greatest || batch.greatest > kMostGreatest || rows > kMostScreened) return false;
+        if (m.pause_ == 0) return true;
+        m.pause_--;
+        return false;
+    }
 
     // Rows of one map's result, for `count` tokens.
     struct Target {
@@ -138,25 +153,28 @@ struct Executor {
     void panels(const Packed& w, std::int64_t from, std::int64_t to, const float* x, std::int64_t x_stride, const Quantized& whole,
                 std::int64_t count, const Target& target, int thread) {
         const int format = static_cast<int>(w.format);
+        const std::size_t room = w.lower ? panel_bytes(w.format, w.columns) / sizeof(float) : 0;  // for a panel out of halves
         if (in_whole_numbers(w)) {
+            auto* joined = reinterpret_cast<std::uint8_t*>(m.panels_[thread].need(room));
             for (std::int64_t token = 0; token < count; token += kTokenBlock) {
                 const int some = static_cast<int>(std::min<std::int64_t>(kTokenBlock, count - token));
                 const Quantized part = whole.part(token, count - token);
                 for (std::int64_t p = from; p < to; p++) {
                     const Output out = target.panel(p, w.rows, token);
                     ask_for(out, some);
-                    k().linear_whole[format](w.panel(p), part, some, out);
+                    k().linear_whole[format](whole_panel(w, p, k(), joined), part, some, out);
                 }
             }
             return;
         }
-        float* unpacked = is_plain(w.format) ? nullptr : m.panels_[thread].need(2 * w.columns * kRows);
+        float* unpacked = is_plain(w.format) ? nullptr : m.panels_[thread].need(2 * w.columns * kRows + room);
+        auto* joined = reinterpret_cast<std::uint8_t*>(unpacked + 2 * w.columns * kRows);
         for (std::int64_t p = from; p < to; p += 2) {
             const bool two = p + 1 < to;
             const std::uint8_t *first = w.panel(p), *second = two ? w.panel(p + 1) : nullptr;
             if (unpacked) {
-                k().unpack[format](first, w.columns, unpacked);
-                if (two) k().unpack[format](second, w.columns, unpacked + w.columns * kRows);
+                k().unpack[format](whole_panel(w, p, k(), joined), w.columns, unpacked);
+                if (two) k().unpack[format](whole_panel(w, p + 1, k(), joined), w.columns, unpacked + w.columns * kRows);
                 first = reinterpret_cast<const std::uint8_t*>(unpacked);
                 second = two ? reinterpret_cast<const std::uint8_t*>(unpacked + w.columns * kRows) : nullptr;
             }
@@ -180,6 +198,17 @@ struct Executor {
         const Rows src = rows_of(op.src), dst = rows_of(op.dst);
         const Rows add = rows_of(op.add);
         Quantized whole{};
+        if (op.screened && screens(*op.maps.front().weights)) {
+            const Packed& w = *op.maps.front().weights;
+            const Quantized alone = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
+            const Quantized roughly = quantized(src.data, src.stride, w.columns, {rows}, 1, m.outputs_);
+            if (screen(w, {src.data, src.stride, rows, roughly, alone}, batch.greatest, dst, k(), m.pool_, m.panels_)) {
+                m.next_pause_ = 1;
+                return;
+            }
+            m.pause_ = m.next_pause_;
+            m.next_pause_ = std::min(2 * m.next_pause_, kLongestPause);
+        }
         struct Piece {
             int map;
             std::int64_t from, to;

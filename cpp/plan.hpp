@@ -48,10 +48,12 @@ struct Map {
     int from, to;
 };
 
-// dst = W src + bias (+ add): several maps of one input together.
+// dst = W src + bias (+ add): several maps of one input together. `screened`: of one map without more, a batch may ask for the
+// greatest of each row only.
 struct Linear {
     Slice src, dst, add;  // add.buffer < 0: nothing is added
     std::vector<Map> maps;
+    bool screened;
 };
 
 // Turns the first 2 * pairs channels of `count` heads of `width`. `table` is a rotation of the batch.
@@ -140,6 +142,7 @@ struct Batch {
     std::vector<Part> parts;
     std::vector<int> ids;
     std::vector<std::int64_t> wanted;          // rows that Select keeps
+    int greatest;                              // of those rows' logits, so many are wanted; 0: all
     std::vector<std::vector<Rotation>> rotations;  // [table][part], or [table][0] for all
     std::vector<Vector> factors;               // [table][row], of Temper
 };
@@ -207,6 +210,8 @@ class Machine {
     std::vector<Buffer> buffers_;
     Buffer rounded_, cosines_, hidden_, outputs_, attention_, lent_;
     std::vector<Buffer> panels_;  // one a thread
+    // Steps that are left of a pause without screening, and how long the next one is: longer each time that it did not pay.
+    int pause_ = 0, next_pause_ = 1;
 
     bool watching_ = false;
     std::unordered_map<const Packed*, Inputs> inputs_;

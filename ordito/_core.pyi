@@ -123,6 +123,10 @@ class Packed:
     def format(self) -> str: ...
     @property
     def nbytes(self) -> int: ...
+    @property
+    def lower_bytes(self) -> int:
+        """Of codes' lower halves; 0 where they are not kept apart."""
+
     def row(self, row: int) -> Floats:
         """One row in fp32."""
 
@@ -140,8 +144,11 @@ class Machine:
     def left_out(self) -> int:
         """How often a thread was left out for a while because it kept the others waiting."""
 
-    def room(self, format: str, rows: int, columns: int) -> Packed:
-        """A matrix that is still to be filled. Raises `ValueError` for rows that are no whole number of blocks."""
+    def room(self, format: str, rows: int, columns: int, in_halves: bool = False) -> Packed:
+        """A matrix that is still to be filled, one of q8_0 with its codes `in_halves` if so wanted.
+
+        Raises `ValueError` for rows that are no whole number of blocks.
+        """
 
     def fill(self, packed: Packed, bytes: NDArray[np.uint8], mapped: bool) -> None:
         """A matrix from the bytes that a file has of it: it is packed while this returns, and there after `ready`.
@@ -171,6 +178,7 @@ class Machine:
         parts: Sequence[tuple[Cached, int, int, bool]],
         ids: NDArray[np.int32],
         wanted: Sequence[int],
+        greatest: int,
         rotations: Sequence[Sequence[tuple[Floats, float]]],
         factors: Sequence[Floats],
         result: int,
@@ -216,7 +224,12 @@ class Builder:
         bias: Floats | None,
     ) -> None: ...
     def linear(
-        self, src: Place, dst: Place, add: Place | None, maps: Sequence[tuple[Packed, Floats | None, int, int]]
+        self,
+        src: Place,
+        dst: Place,
+        add: Place | None,
+        maps: Sequence[tuple[Packed, Floats | None, int, int]],
+        screened: bool = False,
     ) -> None: ...
     def rotate(self, at: Place, count: int, width: int, table: int, interleaved: bool) -> None: ...
     def temper(self, at: Place, columns: int, table: int) -> None: ...

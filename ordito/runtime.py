@@ -46,8 +46,8 @@ class Session(Protocol):
     def length(self) -> int:
         """Tokens that are cached."""
 
-    def feed(self, token_ids: Sequence[int]) -> Floats:
-        """Read more tokens; returns the logits (V,) that follow the last of them."""
+    def feed(self, token_ids: Sequence[int], greatest: int = 0) -> Floats:
+        """Read more tokens; returns the logits (V,) that follow the last of them. `greatest` is that of `Runtime.step`."""
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens; a runtime may have to forget more, as `length` then says."""
@@ -60,14 +60,20 @@ class Runtime(Protocol):
     reads_whole: bool
     """Whether what comes later in a text changes what came before, so that a prompt must be read in one step."""
 
+    spared: int
+    """Bytes of weights that a step need not read where only a few of the greatest logits are asked of it."""
+
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> Any:
         """An empty `Cached`; of an encoder-decoder, one that answers the `source`. `cache`: f32, f16 or q8."""
 
-    def step(self, parts: Sequence[tuple[Any, Sequence[int]]], wanted: Sequence[int]) -> Floats:
+    def step(self, parts: Sequence[tuple[Any, Sequence[int]]], wanted: Sequence[int], greatest: int = 0) -> Floats:
         """Read more tokens of several sequences at once.
 
         The tokens of all parts are the rows of one batch; logits (wanted, V) come after those rows that are `wanted`, which
         are in order. What they are depends on nothing but the sequence that they belong to.
+
+        With `greatest`, no more is asked of each row than its so many greatest logits: a runtime may give minus infinity for
+        any others, where it can do without them.
         """
 
     def cache_bytes(self) -> int:

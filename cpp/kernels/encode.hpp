@@ -438,7 +438,7 @@ inline void encode_iq4_xs(const float* x, const float* w, std::uint8_t* out) {
     std::memcpy(out + 2, &upper, 2);
 }
 
-// By format.
+// By format of files.
 constexpr EncodeBlock kEncoders[] = {
     nullptr, nullptr, nullptr, encode_scaled<Even<-8, 7>, false>, encode_line<15>, encode_scaled<Even<-16, 15>, true>,
     encode_line<31>, encode_q8_0, encode_q2_k, encode_q3_k, encode_q45_k<15>, encode_q45_k<31>, encode_q6_k,

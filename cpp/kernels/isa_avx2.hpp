@@ -59,6 +59,7 @@ struct Isa {
     static F div(F a, F b) { return _mm256_div_ps(a, b); }
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static F min(F a, F b) { return _mm256_min_ps(a, b); }
+    static F sqrt(F x) { return _mm256_sqrt_ps(x); }
     static F max(F a, F b) { return _mm256_max_ps(a, b); }
     static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), a); }
     static F negative(F a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.f)); }

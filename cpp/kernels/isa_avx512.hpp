@@ -52,6 +52,7 @@ struct Isa {
     static F div(F a, F b) { return _mm512_div_ps(a, b); }
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static F min(F a, F b) { return _mm512_min_ps(a, b); }
+    static F sqrt(F x) { return _mm512_sqrt_ps(x); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }
     static F abs(F a) { return _mm512_abs_ps(a); }
     static F negative(F a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.f)); }

@@ -52,6 +52,7 @@ struct Isa {
     static F div(F a, F b) { return vdivq_f32(a, b); }
     static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
     static F min(F a, F b) { return vminq_f32(a, b); }
+    static F sqrt(F x) { return vsqrtq_f32(x); }
     static F max(F a, F b) { return vmaxq_f32(a, b); }
     static F abs(F a) { return vabsq_f32(a); }
     static F negative(F a) { return vnegq_f32(a); }

@@ -127,6 +127,11 @@ struct Kernels {
     void (*quantize)(const float* x, const Quantized& to, std::int64_t token);
     // A panel of quantized weights times the activations of `tokens`: all that there are, or a number of whole groups.
     void (*linear_whole[std::size(kLayouts)])(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out);
+    // A panel of Q8_0 from its halves (packed.hpp).
+    void (*join)(const std::uint8_t* upper, const std::uint8_t* lower, std::int64_t columns, std::uint8_t* panel);
+    // The greatest of such a panel's rows, estimate + sqrt(sum of spread * scale^2 over its tiles), for each of `tokens`: they have
+    // 16 estimates and a spread for each tile.
+    void (*most)(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most);
     // A panel of plain weights times fp32 activations (rows of x are `stride` apart); two at once where `second` is given.
     void (*linear[3])(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x,
                       std::int64_t stride, int tokens, const Output& out, const Output& second_out);

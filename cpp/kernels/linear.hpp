@@ -1,6 +1,7 @@
 // Products of packed weights and activations, for the instruction set `Isa` that was included before.
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 
 #include "kernels.hpp"
@@ -31,7 +32,7 @@ constexpr int bias_of(Format f) {
     return layout(f).codes == Codes::signed8 ? 128 : f == Format::mxfp4 ? 12 : 127;
 }
 
-constexpr int zero_of(Format f) { return layout(f).zero + bias_of(f); }
+constexpr float zero_of(Format f) { return layout(f).zero + bias_of(f); }
 constexpr bool has_minimum(Scales s) { return s == Scales::half_min || s == Scales::k32_min || s == Scales::k16_min; }
 constexpr bool has_offset(Format f) { return has_minimum(layout(f).scales) || zero_of(f) != 0; }
 constexpr int halves_of(Format f) { return layout(f).scales == Scales::k16 || layout(f).scales == Scales::k16_min ? 2 : 1; }
@@ -137,7 +138,7 @@ struct TileScales {
         }
         if constexpr (!has_minimum(scales))
             for (int half = 0; half < halves_of(f); half++)
-                offset[half] = Isa::mul(scale[half], Isa::set1(-static_cast<float>(zero_of(f))));
+                offset[half] = Isa::mul(scale[half], Isa::set1(-zero_of(f)));
     }
 };
 
@@ -287,6 +288,47 @@ template <Format f>
 void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
     if (x.digits == 2) all_tokens<f, 2>(panel, x, 0, tokens, out);
     else all_tokens<f, 1>(panel, x, 0, tokens, out);
+}
+
+// What is in memory in two halves as one: byte by byte, so that a compiler finds the vectors.
+inline void join_panel(const std::uint8_t* upper, const std::uint8_t* lower, std::int64_t columns, std::uint8_t* panel) {
+    constexpr int scales = scale_bytes(Scales::half), half = code_bytes(Codes::bits4);
+    for (std::int64_t b = 0; b < columns / kCols; b++) {
+        for (int line = 0; line < scales + half; line += 64) __builtin_prefetch(upper + kAhead + line), __builtin_prefetch(lower + kAhead + line);
+        std::memcpy(panel, upper, scales);
+        for (int i = 0; i < half; i++) {
+            const std::uint8_t u = upper[scales + i], l = lower[i];
+            panel[scales + i] = static_cast<std::uint8_t>(u << 4 | (l & 15)) ^ 128;
+            panel[scales + half + i] = static_cast<std::uint8_t>((u & 240) | l >> 4) ^ 128;
+        }
+        upper += scales + half, lower += half, panel += scales + 2 * half;
+    }
+}
+
+template <int tokens>
+inline void most_of_some(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, float* most) {
+    const std::int64_t tiles = columns / kCols;
+    for (int sub = 0; sub < kSubs; sub++) {
+        typename Isa::F total[tokens];
+        for (auto& sum : total) sum = Isa::zero();
+        for (std::int64_t b = 0; b < tiles; b++) {
+            const auto* tile = reinterpret_cast<const std::uint16_t*>(upper + b * tile_bytes(Format::q8_0_upper));
+            const auto scale = Isa::load_f16(tile + sub * Isa::lanes), square = Isa::mul(scale, scale);
+#pragma GCC unroll 8
+            for (int t = 0; t < tokens; t++) total[t] = Isa::fma(square, Isa::set1(spreads[t * tiles + b]), total[t]);
+        }
+        for (int t = 0; t < tokens; t++) {
+            const float of_rows = Isa::largest(Isa::add(Isa::load(estimates + t * kRows + sub * Isa::lanes), Isa::sqrt(total[t])));
+            if (sub == 0 || of_rows > most[t]) most[t] = of_rows;
+        }
+    }
+}
+
+inline void most(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
+    const std::int64_t tiles = columns / kCols;
+    int t = 0;
+    for (; t + 8 <= tokens; t += 8) most_of_some<8>(upper, columns, spreads + t * tiles, estimates + t * kRows, most + t);
+    for (; t < tokens; t++) most_of_some<1>(upper, columns, spreads + t * tiles, estimates + t * kRows, most + t);
 }
 
 template <Format f>

@@ -351,6 +351,28 @@ void soften_gradient(float* scores, float* gradients, std::int64_t stride, int r
         }
 }
 
+void join(const std::uint8_t* upper, const std::uint8_t* lower, std::int64_t columns, std::uint8_t* panel) {
+    constexpr int scales = scale_bytes(Scales::half), half = code_bytes(Codes::bits4);
+    for (std::int64_t b = 0; b < columns / kCols; b++) {
+        std::copy(upper, upper + scales, panel);
+        for (int i = 0; i < half; i++) {  // bits become signed codes: code + 128 = 16 * upper + lower
+            panel[scales + i] = static_cast<std::uint8_t>(16 * (upper[scales + i] & 15) + (lower[i] & 15) - 128);
+            panel[scales + half + i] = static_cast<std::uint8_t>(16 * (upper[scales + i] >> 4) + (lower[i] >> 4) - 128);
+        }
+        upper += scales + half, lower += half, panel += scales + 2 * half;
+    }
+}
+
+void most(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
+    for (int t = 0; t < tokens; t++, spreads += columns / kCols, estimates += kRows)
+        for (int r = 0; r < kRows; r++) {
+            float sum = 0;
+            each_tile(Format::q8_0_upper, upper, columns, r, [&](std::int64_t b, const TileRow& tile) { sum += tile.scale[0] * tile.scale[0] * spreads[b]; });
+            const float all = estimates[r] + std::sqrt(sum);
+            most[t] = r ? std::max(most[t], all) : all;
+        }
+}
+
 template <int... numbers>
 void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
     ((k.linear_whole[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_whole<numbers>), ...);
@@ -362,6 +384,8 @@ Kernels make() {
     k.name = "reference";
     k.quantize = quantize;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
+    k.join = join;
+    k.most = most;
     k.encode = kEncoders;
     for (auto& multiply : k.multiply) multiply = multiply_one;
     k.linear[0] = linear<0>, k.linear[1] = linear<1>, k.linear[2] = linear<2>;

@@ -106,7 +106,7 @@ class DraftModel:
         while len(made) < count:
             for start in range(0, len(unread), PIECE):
                 piece = unread[start : start + PIECE]
-                logits = self.runtime.step([(self.sequence, piece)], [len(piece) - 1])
+                logits = self.runtime.step([(self.sequence, piece)], [len(piece) - 1], greatest=1)
             made.append(int(logits[0].argmax()))
             unread = made[-1:]
         self.read = [*ids, *made[:-1]]

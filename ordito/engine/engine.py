@@ -324,7 +324,8 @@ class Engine:
             wanted += [start + row for row in some]
             start += len(ids)
         begin = time.perf_counter()
-        logits = self.runtime.step(parts, wanted)
+        asked = [one.greatest for one, _ in batch]
+        logits = self.runtime.step(parts, wanted, max(asked) if all(asked) else 0)
         if start >= SMALLEST:
             seconds = (time.perf_counter() - begin) / start
             self._token_seconds = seconds if not self._token_seconds else 0.7 * self._token_seconds + 0.3 * seconds

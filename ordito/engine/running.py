@@ -70,6 +70,13 @@ class Running:
         ends = count == self.unread + len(self.drafted)
         return list(range(count - 1 - len(self.drafted), count)) if ends else []
 
+    @property
+    def greatest(self) -> int:
+        """Of how many of the greatest logits the next token is chosen; 0 where all may be needed."""
+        request = self.request
+        told = request.logprobs is not None or (request.prompt_logprobs is not None and self.made == 0)
+        return 0 if told or self.matcher or self.made < request.min_tokens else self.sampler.sampling.greatest
+
     def advance(self, logits: Floats, read: int) -> None:
         """Take the logits of what was just read, `read` tokens without guesses: choose, check guesses, pass on."""
         if self.request.prompt_logprobs is not None and self.made == 0:

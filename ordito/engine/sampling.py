@@ -88,6 +88,16 @@ class Sampling:
         """Whether nothing is drawn."""
         return self.temperature == 0.0
 
+    @property
+    def greatest(self) -> int:
+        """Of how many of the greatest logits a token is chosen; 0 where it may need all."""
+        penalised = self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty or self.dry_multiplier
+        if self.logit_bias or penalised:
+            return 0
+        if self.greedy:
+            return 1
+        return 0 if self.mirostat or self.top_n_sigma else self.top_k
+
 
 RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "temperature": (0, 100, False, False),

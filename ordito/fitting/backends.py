@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
+from ordito.accounting import Account
 from ordito.errors import OrditoError
 from ordito.fitting.memory import Demand, Memory
+from ordito.native.screening import spared
 from ordito.spec import Attention, LatentAttention
 
 MIB = 2**20
@@ -71,6 +73,10 @@ class Backend(ABC):
     def weights_read(self, asked: Demand, stored: float) -> float:
         """Bytes of weights that one step reads, of those that a file stores in so many."""
 
+    def spared(self, found: Account) -> int:
+        """Bytes of the weights that an answer of the most probable tokens does not need."""
+        return 0
+
     def read(self, asked: Demand, stored: float, context: int, batch: int = 1) -> float:
         """Bytes that one step of `batch` sequences reads, all at the end of `context` tokens.
 
@@ -112,6 +118,10 @@ class Native(Backend):
     def weights_read(self, asked: Demand, stored: float) -> float:
         """See `Backend`."""
         return stored
+
+    def spared(self, found: Account) -> int:
+        """See `Backend`."""
+        return spared(found.spec, found.stored) if found.stored else 0
 
 
 def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:

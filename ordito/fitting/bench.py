@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ordito.accounting import Account
@@ -17,8 +18,8 @@ from ordito.runtime import Floats, Runtime, Session
 class Figure:
     """One measurement: `test` as llama-bench names it (pp512, tg128, tg128 @ d1024), tokens a second of each repetition.
 
-    `bytes_per_token` are those of the stored weights and a 16-bit cache that a token needs; `limit` is the rate that the
-    machine's bandwidth or arithmetic allows.
+    `bytes_per_token` are those of the stored weights and a 16-bit cache that a token needs, without those that the runtime
+    spares an answer; `limit` is the rate that the machine's bandwidth or arithmetic allows.
     """
 
     test: str
@@ -66,6 +67,8 @@ def bench(
 ) -> Iterator[Figure]:
     """Measure each length of prompt and of answer, at each depth, after a run that is not counted.
 
+    Prompts have no meaning; answers are what the model finds most probable after them.
+
     Of a model that does not generate, only the reading of whole texts is measured, and a depth means nothing.
     """
     for depth in depths if found.spec.generates else (0,):
@@ -76,7 +79,7 @@ def bench(
         for count in prompts:
             yield Figure(
                 test=_name("pp", count, depth),
-                rates=_rates(session, before, [_ids(count, found.spec.vocab_size)], repetitions),
+                rates=_rates(session, before, count, repetitions, partial(session.feed, _ids(count, found.spec.vocab_size))),
                 bytes_per_token=(found.weights_read + found.kv_cache.at(depth)) / count,
                 limit=_limit(found, machine, count, depth),
             )
@@ -84,9 +87,9 @@ def bench(
             middle = depth + (count + 1) // 2  # what the answer itself adds is read too
             yield Figure(
                 test=_name("tg", count, depth),
-                rates=_rates(session, before, [[id] for id in _ids(count, found.spec.vocab_size)], repetitions),
-                bytes_per_token=found.read(middle),
-                limit=_limit(found, machine, 1, middle - 1),
+                rates=_rates(session, before, count, repetitions, partial(_answer, session, count)),
+                bytes_per_token=found.read(middle) - runtime.spared,
+                limit=_limit(found, machine, 1, middle - 1, runtime.spared),
             )
 
 
@@ -98,32 +101,38 @@ class _Reader:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    def feed(self, token_ids: Sequence[int]) -> Floats:
+    def feed(self, token_ids: Sequence[int], greatest: int = 0) -> Floats:
         return self.runtime.hidden([token_ids])[0]
 
     def rewind(self, length: int) -> None:
         """There is nothing to forget."""
 
 
-def _limit(found: Account, machine: Machine, tokens: int, past: int) -> float:
-    """Tokens a second if every stored byte were read once and every operation done, at the machine's full speed."""
+def _limit(found: Account, machine: Machine, tokens: int, past: int, spared: int = 0) -> float:
+    """Tokens a second if every byte that is needed were read once and every operation done, at the machine's full speed."""
     work = found.flops.forward(tokens, past, logits=1).total / machine.flops
-    read = (found.weights_read + found.kv_cache.at(past + tokens)) / machine.bandwidth
+    read = (found.weights_read - spared + found.kv_cache.at(past + tokens)) / machine.bandwidth
     return tokens / max(work, read)
 
 
-def _rates(session: Session, before: Sequence[int], pieces: Sequence[Sequence[int]], repetitions: int) -> tuple[float, ...]:
-    """Tokens a second of each repetition: the session, which has read what was `before`, reads all pieces in turn."""
+def _answer(session: Session, count: int) -> None:
+    """Let the model write so many tokens."""
+    token = 13
+    for _ in range(count):
+        token = int(session.feed([token], greatest=1).argmax())
+
+
+def _rates(session: Session, before: Sequence[int], n: int, repetitions: int, run: Callable[[], object]) -> tuple[float, ...]:
+    """Tokens a second of each repetition of what reads or writes `n` tokens, after what was read `before`."""
     seconds = []
     for _ in range(repetitions + 1):
         start = time.perf_counter()
-        for piece in pieces:
-            session.feed(piece)
+        run()
         seconds.append(time.perf_counter() - start)
         session.rewind(len(before))
         if session.length < len(before):  # it could not go back so far only
             session.feed(before[session.length :])
-    return tuple(sum(map(len, pieces)) / one for one in seconds[1:])
+    return tuple(n / one for one in seconds[1:])
 
 
 def _ids(count: int, vocab_size: int) -> list[int]:

@@ -182,10 +182,11 @@ def _largest(runtime: Backend, machine: Machine, asked: Demand, sizes: tuple[int
 
 
 def _decode(runtime: Backend, machine: Machine, found: Account, asked: Demand, context: int, batch: int) -> Rate:
-    """Tokens a second of all sequences. The limit is that of a runtime which reads each stored byte once."""
+    """Tokens a second of all sequences, each its most probable. The limit is that of reading once each byte which they need."""
+    weights = found.weights_read - runtime.spared(found)
     work = batch * found.flops.decode(context).total / machine.flops
-    stored = (found.weights_read + batch * found.kv_cache.at(context)) / machine.bandwidth
-    ours = runtime.read(asked, found.weights_read, context, batch) / machine.bandwidth / runtime.decode
+    stored = (weights + batch * found.kv_cache.at(context)) / machine.bandwidth
+    ours = runtime.read(asked, weights, context, batch) / machine.bandwidth / runtime.decode
     return Rate(
         predicted=batch / max(ours, work / runtime.prefill),
         limit=batch / max(stored, work),

@@ -13,6 +13,7 @@ import numpy as np
 
 from ordito import _core
 from ordito.errors import OrditoError
+from ordito.native.screening import matrix_of, screened
 from ordito.native.weights import Weights
 from ordito.runtime import Floats
 from ordito.spec import (
@@ -124,7 +125,7 @@ class _Model:
 
     def matrix(self, name: str) -> _core.Packed:
         if name not in self.packed:
-            self.packed[name] = self.weights.matrix(name)
+            self.packed[name] = self.weights.matrix(name, in_halves=name == screened(self.spec))
         return self.packed[name]
 
     def exact_matrix(self, name: str) -> _core.Packed:
@@ -477,9 +478,10 @@ class _Lowering:
         if b.scale != 1.0:
             scaled = self.take(b.d_model)
             self.builder.scale(x, scaled, b.d_model, b.scale, 0)
-        table = f"{self.model.spec.embedding.name}.tokens.weight" if b.tied else f"{path}.weight"
+        table = matrix_of(self.model.spec, b)
         y = self.take(b.vocab_size)
-        self.builder.linear(scaled, y, None, [(self.model.matrix(table), self.weights.vector(f"{path}.bias"), 0, 0)])
+        maps = [(self.model.matrix(table), self.weights.vector(f"{path}.bias"), 0, 0)]
+        self.builder.linear(scaled, y, None, maps, screened=table == screened(self.model.spec))
         if b.softcap is not None:
             self.builder.scale(y, y, b.vocab_size, 1, b.softcap)
         if b.unused:

@@ -11,6 +11,7 @@ from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import ContextError, OrditoError, SpecError
 from ordito.native.plan import Plan, lower
+from ordito.native.screening import screened
 from ordito.native.shares import Part, shares, tokens_together
 from ordito.native.weights import Weights
 from ordito.runtime import Floats, check_dtype
@@ -37,9 +38,9 @@ class NativeSession:
         """Tokens that are cached."""
         return self.sequence.length
 
-    def feed(self, token_ids: Sequence[int]) -> Floats:
-        """Read more tokens; returns the logits (V,) that follow the last of them."""
-        return self.runtime.step([(self.sequence, list(token_ids))], [len(token_ids) - 1])[0]
+    def feed(self, token_ids: Sequence[int], greatest: int = 0) -> Floats:
+        """Read more tokens; returns the logits (V,) that follow the last of them. `greatest` is that of `step`."""
+        return self.runtime.step([(self.sequence, list(token_ids))], [len(token_ids) - 1], greatest)[0]
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens; or all, where windows no longer hold what came before them."""
@@ -65,6 +66,8 @@ class NativeRuntime:
         weights = Weights(checkpoint, self.machine)
         self.plans = lower(self.spec, weights)
         weights.let_go()
+        halved = self.plans.matrices.get(screened(self.spec) or "", []) if dtype != "float32" else []
+        self.spared = sum(matrix.lower_bytes for matrix in halved)
         self._slots = [slot.numbers for slot in self.plans.slots]
         attentions = [block for _, block in self.spec.attentions]
         fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in self.spec.leaves())
@@ -132,25 +135,30 @@ class NativeRuntime:
         for slot in self.plans.encoder_slots:
             sequence.clear(slot)
 
-    def step(self, parts: Sequence[Part], wanted: Sequence[int]) -> Floats:
-        """Read more tokens of several sequences at once; logits (wanted, V) after those rows of all that is read."""
+    def step(self, parts: Sequence[Part], wanted: Sequence[int], greatest: int = 0) -> Floats:
+        """Read more tokens of several sequences at once; logits (wanted, V) after those rows of all that is read.
+
+        With `greatest`, those of tokens that are not among a row's so many greatest may be minus infinity: where few rows are
+        wanted of a large head of Q8_0, only half of it is read for them (cpp/screening.hpp).
+        """
         if self.plans.logits is None:
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
-        return self._run(self.plans.logits, parts, wanted)
+        return self._run(self.plans.logits, parts, wanted, greatest)
 
     def _run(
         self,
         plan: Plan,
         parts: Sequence[Part],
         wanted: Sequence[int],
+        greatest: int = 0,
         *,
         advance: bool = True,
     ) -> Floats:
         if not advance or self.reads_whole or sum(len(ids) for _, ids in parts) <= self.together:
-            return self._run_whole(plan, parts, wanted, advance=advance)
+            return self._run_whole(plan, parts, wanted, greatest, advance=advance)
         before = [(sequence, sequence.length) for sequence, _ in parts]
         try:
-            found = [self._run_whole(plan, *share) for share in shares(parts, wanted, self.together)]
+            found = [self._run_whole(plan, *share, greatest) for share in shares(parts, wanted, self.together)]
         except BaseException:  # Ctrl-C, too: what was asked for as a whole is read as a whole, or not
             for sequence, length in before:
                 sequence.rewind(length)
@@ -164,6 +172,7 @@ class NativeRuntime:
         plan: Plan,
         parts: Sequence[Part],
         wanted: Sequence[int],
+        greatest: int = 0,
         *,
         advance: bool = True,
     ) -> Floats:
@@ -182,7 +191,7 @@ class NativeRuntime:
         if wrong := [id for id in read if not 0 <= id < self.spec.vocab_size]:
             raise OrditoError(f"token id {wrong[0]} is not in the vocabulary, expected 0 to {self.spec.vocab_size - 1}")
         ids = np.array(read, np.int32)
-        return self.machine.run(plan.program, given, ids, list(wanted), rotations, factors, plan.result)
+        return self.machine.run(plan.program, given, ids, list(wanted), greatest, rotations, factors, plan.result)
 
     def _dense(self, dense: Dense, x: Floats) -> Floats:
         tensors = {name.rpartition(".")[2]: self.checkpoint.read(name) for name, _ in dense.tensors()}

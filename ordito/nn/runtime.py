@@ -53,8 +53,8 @@ class TorchSession:
         """Tokens that are cached."""
         return self.cache.length
 
-    def feed(self, token_ids: Sequence[int]) -> Floats:
-        """Read more tokens; returns the logits (V,) that follow the last of them."""
+    def feed(self, token_ids: Sequence[int], greatest: int = 0) -> Floats:
+        """Read more tokens; returns the logits (V,) that follow the last of them, all of them whatever is asked."""
         return self.read(token_ids, [len(token_ids) - 1])[0]
 
     @torch.inference_mode()
@@ -99,6 +99,8 @@ def reads_whole(module: Transformer) -> bool:
 class TorchRuntime:
     """A checkpoint as a PyTorch module on the CPU; an `adapter` lies beside it under the name `adapter`, switched on."""
 
+    spared = 0
+
     def __init__(
         self, checkpoint: Checkpoint, dtype: str = "float32", adapter: Adapter | None = None, threads: int | None = None
     ) -> None:
@@ -123,8 +125,8 @@ class TorchRuntime:
             raise OrditoError(f"the torch backend keeps keys and values in the type of its weights, got cache {cache!r}")
         return self.session(source)
 
-    def step(self, parts: Sequence[tuple[TorchSession, Sequence[int]]], wanted: Sequence[int]) -> Floats:
-        """Read more tokens of several sequences, one after another; logits (wanted, V) after those rows of all that is read."""
+    def step(self, parts: Sequence[tuple[TorchSession, Sequence[int]]], wanted: Sequence[int], greatest: int = 0) -> Floats:
+        """Read more tokens of several sequences, one after another; all logits (wanted, V) after those rows of what is read."""
         found, start = [], 0
         for sequence, ids in parts:
             rows = [row - start for row in wanted if start <= row < start + len(ids)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -312,6 +313,52 @@ def test_a_prompt_too_long_says_both_numbers(engine):
 
 def test_no_end_before_min_tokens(engine):
     assert len(finished(engine.submit("the loom", min_tokens=20, max_tokens=30))[0].token_ids) >= 20
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 1.0, "top_k": 3},
+        {"temperature": 1.0, "top_k": 3, "top_p": 0.7, "min_p": 0.1, "n": 2},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_p": 0.5},
+        {"temperature": 1.0, "top_k": 3, "top_n_sigma": 1.0},
+        {"temperature": 1.0, "top_k": 3, "mirostat": 2},
+        {"repetition_penalty": 1.5},
+        {"presence_penalty": 2.0},
+        {"dry_multiplier": 2.0},
+        {"logit_bias": {20: 5.0}},
+        {"min_tokens": 4},
+        {"logprobs": 2},
+        {"prompt_logprobs": 2},
+        {"grammar": Grammar("regex", r"[a-c]{3}-\d")},
+    ],
+    ids=lambda settings: "-".join(settings) or "greedy",
+)
+def test_a_runtime_may_give_no_more_than_was_asked_for(model, monkeypatch, settings):
+    asked = {"max_tokens": 8, "seed": 1, "ignore_end": "min_tokens" not in settings} | settings
+
+    def answers():
+        engine = Engine(model)
+        streams = [engine.submit(prompt, **one) for prompt in PROMPTS[:2] for one in (asked, asked | {"speculate": False})]
+        return [[(one.tokens, one.prompt) for one in finished(stream)] for stream in streams]
+
+    expected, step, given = answers(), model.runtime.step, []
+
+    def no_more(parts, wanted, greatest=0):
+        rows = step(parts, wanted).copy()
+        given.append(greatest)
+        for row in rows:
+            if greatest:
+                row[np.argsort(-row, kind="stable")[greatest:]] = -np.inf
+        return rows
+
+    monkeypatch.setattr(model.runtime, "step", no_more)
+    assert answers() == expected
+    of_few = {"top_k", "top_p", "min_p", "temperature", "n", "min_tokens", "prompt_logprobs"}
+    greedy = settings.keys() <= {"min_tokens", "prompt_logprobs"}
+    assert any(given) == (settings.keys() <= of_few and (greedy or "top_k" in settings))
 
 
 def test_a_failing_runtime_fails_its_requests_only(engine, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ordito.accounting import account
@@ -19,7 +20,7 @@ MACHINE = Machine(cores=1, memory=10**9, bandwidth=1e9, flops=1e9)
 class Recording:
     """A runtime that computes nothing."""
 
-    spec = SPEC
+    spec, spared = SPEC, 0
 
     def __init__(self):
         self.length, self.fed, self.rewound = 0, [], []
@@ -27,10 +28,11 @@ class Recording:
     def session(self, source=None):
         return self
 
-    def feed(self, ids):
+    def feed(self, ids, greatest=0):
         assert all(0 <= id < SPEC.vocab_size for id in ids)
         self.length += len(ids)
-        self.fed.append(len(ids))
+        self.fed.append(list(ids))
+        return np.arange(SPEC.vocab_size) == self.length  # what follows is the number of tokens so far
 
     def rewind(self, length):
         self.rewound.append(self.length)
@@ -43,9 +45,19 @@ def test_tests_are_those_of_llama_bench():
     names = ["pp8", "pp4", "tg3", "pp8 @ d16", "pp4 @ d16", "tg3 @ d16"]
     assert [figure.test for figure in figures] == names
     assert all(len(figure.rates) == 2 for figure in figures)
-    assert runtime.fed[:9] == [8, 8, 8, 4, 4, 4, 1, 1, 1]
-    assert 16 in runtime.fed
+    lengths = [len(ids) for ids in runtime.fed]
+    assert lengths[:9] == [8, 8, 8, 4, 4, 4, 1, 1, 1]
+    assert 16 in lengths
+    assert runtime.fed[7:9] == [[1], [2]]  # an answer is what the model finds most probable
     assert runtime.rewound[-1] == 19
+
+
+def test_what_an_answer_is_spared_is_not_counted():
+    runtime, found = Recording(), account(SPEC)
+    runtime.spared = 1000
+    (figure,) = bench(runtime, found, MACHINE, prompts=(), generated=(2,), repetitions=1)
+    assert figure.bytes_per_token == found.read(1) - 1000
+    assert figure.limit > 1 / (found.read(1) / 1e9)
 
 
 def test_bytes_and_limits():

@@ -13,6 +13,7 @@ from ordito.fitting import MIXES, Machine, fit, held_as
 from ordito.fitting.backends import CHUNK, MARGIN, backend
 from ordito.fitting.memory import demand
 from ordito.fitting.vocabularies import assumed
+from ordito.native.screening import spared
 from ordito.nn import Transformer
 from ordito.nn import cache as torch_cache
 from ordito.nn import runtime as torch_runtime
@@ -90,8 +91,12 @@ def test_rates_follow_the_machine():
     assert fast.decode.predicted == pytest.approx(2 * slow.decode.predicted)
     assert fast.prefill.predicted == pytest.approx(2 * slow.prefill.predicted)
     assert slow.decode.limit > slow.decode.predicted
-    stored = sum(held.nbytes for held in held_as(spec, "Q8_0").values()) + account(spec).kv_cache.at(4096)
-    assert slow.decode.limit == pytest.approx(MACHINE.bandwidth / stored)
+    held = held_as(spec, "Q8_0")
+    needed = sum(one.nbytes for one in held.values()) + account(spec).kv_cache.at(4096)
+    assert fit(spec, machine=MACHINE, quant="Q8_0", backend_name="torch").decode.limit == pytest.approx(
+        MACHINE.bandwidth / needed
+    )
+    assert slow.decode.limit == pytest.approx(MACHINE.bandwidth / (needed - spared(spec, held)))
 
 
 def test_more_sequences_take_more_cache_and_share_the_weights():

@@ -1,0 +1,148 @@
+#include "screening.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "threads.hpp"
+
+namespace ordito {
+
+namespace {
+
+constexpr float kDeviations = 7;                // exp(-7^2 / 2) = 2e-11: one token in 40 thousand million
+// The variance of 16 even steps, and what rounding the tokens to 8 bits adds to it: (greatest / 127)^2 / 12 times codes of at most
+// 128^2 in each column of a tile, which is less than 2.8 times the sum of its squares.
+constexpr float kSpread = 255.f / 12 + 2.8f;
+constexpr std::int64_t kPieceBytes = 96 << 10;  // of weights, that one thread takes at once
+constexpr std::int64_t kWholeAtOnce = 8;      // panels
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
+// The greatest of the numbers that it is shown, and where they stood; `least` is the least of those that are kept.
+class Greatest {
+  public:
+    explicit Greatest(std::size_t count) : count_(count) {}
+    void show(float value, std::int64_t place) {
+        if (kept_.size() == count_) {
+            if (!(value > kept_.front().first)) return;
+            std::pop_heap(kept_.begin(), kept_.end(), std::greater<>());
+            kept_.pop_back();
+        }
+        kept_.emplace_back(value, place);
+        std::push_heap(kept_.begin(), kept_.end(), std::greater<>());
+    }
+    float least() const { return kept_.front().first; }
+    const std::vector<std::pair<float, std::int64_t>>& kept() const { return kept_; }
+
+  private:
+    std::size_t count_;
+    std::vector<std::pair<float, std::int64_t>> kept_;
+};
+
+// What is known of a token's product with each panel: the greatest estimate of its rows, and above it what none of them reaches.
+struct Estimates {
+    std::vector<float> middle, most;
+};
+
+class Screening {
+  public:
+    Screening(const Packed& w, const Screened& x, const Rows& products, const Kernels& kernels, Pool& pool, std::vector<Buffer>& memory)
+        : w_(w), x_(x), products_(products), k_(kernels), pool_(pool), memory_(memory), estimates_(x.count), spreads_(x.count * w.tiles()) {
+        for (std::int64_t t = 0; t < x.count; t++)
+            for (std::int64_t c = 0; c < w.columns; c++) {
+                const float number = x.numbers[t * x.stride + c];
+                spreads_[t * w.tiles() + c / kCols] += kDeviations * kDeviations * kSpread / 256 * number * number;
+            }
+        for (Estimates& of : estimates_) of.middle.resize(w.panels()), of.most.resize(w.panels());
+    }
+
+    bool operator()(int greatest) {
+        const std::int64_t step = std::max<std::int64_t>(1, kPieceBytes / static_cast<std::int64_t>(w_.stride()));
+        pool_.run((w_.panels() + step - 1) / step, [&](std::int64_t number, int) {
+            const std::int64_t from = number * step, to = std::min(w_.panels(), from + step);
+            for (std::int64_t p = from; p < to; p++) estimate(p);
+            for (std::int64_t t = 0; t < x_.count; t++)
+                std::fill(products_[t] + from * kRows, products_[t] + std::min(w_.rows, to * kRows), kNothing);
+        });
+        std::vector<std::vector<std::int64_t>> chosen(x_.count);  // panels of each token
+        pool_.run(x_.count, [&](std::int64_t t, int thread) { chosen[t] = choose(t, greatest, thread); });
+        std::vector<std::pair<std::int64_t, std::int64_t>> wanted;
+        for (std::int64_t t = 0; t < x_.count; t++)
+            for (const std::int64_t p : chosen[t]) wanted.emplace_back(t, p);
+        const auto count = static_cast<std::int64_t>(wanted.size());
+        if (count > w_.panels() * (8 + x_.count) / 16) return false;  // one by one they cost more than together
+        pool_.run((count + kWholeAtOnce - 1) / kWholeAtOnce, [&](std::int64_t number, int thread) {
+            for (std::int64_t i = number * kWholeAtOnce; i < std::min(count, (number + 1) * kWholeAtOnce); i++)
+                multiply(wanted[i].second, wanted[i].first, thread);
+        });
+        return true;
+    }
+
+  private:
+    int rows_of(std::int64_t panel) const { return static_cast<int>(std::min<std::int64_t>(kRows, w_.rows - panel * kRows)); }
+
+    void estimate(std::int64_t panel) {
+        alignas(64) float sixteenths[kMostScreened][kRows];
+        float most[kMostScreened];
+        const int rows = rows_of(panel), tokens = static_cast<int>(x_.count);
+        float* first = &sixteenths[0][0];
+        if (rows < kRows) std::fill(first, first + tokens * kRows, kNothing);
+        k_.linear_whole[static_cast<int>(Format::q8_0_upper)](w_.panel(panel), x_.roughly, tokens, {first, kRows, nullptr, nullptr, 0, rows});
+        k_.most(w_.panel(panel), w_.columns, spreads_.data(), first, tokens, most);
+        for (int t = 0; t < tokens; t++) {
+            float middle = kNothing;
+#pragma omp simd reduction(max : middle)
+            for (int r = 0; r < kRows; r++) middle = std::max(middle, sixteenths[t][r]);
+            estimates_[t].middle[panel] = 16 * middle;
+            estimates_[t].most[panel] = 16 * most[t];
+        }
+    }
+
+    // The panels of which a row may be among the greatest; those with the greatest estimates, which are multiplied to find that
+    // out, are not among them any more.
+    std::vector<std::int64_t> choose(std::int64_t token, int greatest, int thread) {
+        Estimates& of = estimates_[token];
+        Greatest panels(greatest), products(greatest);
+        for (std::int64_t p = 0; p < w_.panels(); p++) panels.show(of.middle[p], p);
+        for (const auto& [middle, p] : panels.kept()) {
+            multiply(p, token, thread);
+            of.most[p] = kNothing;
+            for (int r = 0; r < rows_of(p); r++) products.show(products_[token][p * kRows + r], 0);
+        }
+        std::vector<std::int64_t> chosen;
+        for (std::int64_t p = 0; p < w_.panels(); p++)
+            if (of.most[p] >= products.least()) chosen.push_back(p);
+        return chosen;
+    }
+
+    void multiply(std::int64_t panel, std::int64_t token, int thread) {
+        auto* memory = reinterpret_cast<std::uint8_t*>(memory_[thread].need(panel_bytes(w_.format, w_.columns) / sizeof(float)));
+        const Output out{products_[token] + panel * kRows, products_.stride, nullptr, nullptr, 0, rows_of(panel)};
+        k_.linear_whole[static_cast<int>(w_.format)](whole_panel(w_, panel, k_, memory), x_.alone.part(token, 1), 1, out);
+    }
+
+    const Packed& w_;
+    const Screened& x_;
+    const Rows& products_;
+    const Kernels& k_;
+    Pool& pool_;
+    std::vector<Buffer>& memory_;
+    std::vector<Estimates> estimates_;
+    std::vector<float> spreads_;  // [token][tile]: the variance of a sixteenth for scales of 1, times kDeviations^2
+};
+
+}  // namespace
+
+const std::uint8_t* whole_panel(const Packed& w, std::int64_t number, const Kernels& kernels, std::uint8_t* memory) {
+    if (!w.lower) return w.panel(number);
+    kernels.join(w.panel(number), w.lower_panel(number), w.columns, memory);
+    return memory;
+}
+
+bool screen(const Packed& w, const Screened& x, int greatest, const Rows& products, const Kernels& kernels, Pool& pool,
+            std::vector<Buffer>& memory) {
+    return Screening(w, x, products, kernels, pool, memory)(greatest);
+}
+
+}  // namespace ordito

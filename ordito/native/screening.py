@@ -1,0 +1,45 @@
+"""Language-model heads whose greatest logits are found without reading all of their weights (cpp/screening.hpp)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from ordito.spec import Head, Spec
+from ordito.spec.model import leaves_of
+
+WORTH = 8192
+"""Tokens of a vocabulary from which on that pays."""
+LOWER = 16 / 34
+"""The part of Q8_0's bytes that are lower halves of codes: a block has 32 codes and a scale of two bytes."""
+
+
+class Held(Protocol):
+    """How a file holds one tensor."""
+
+    @property
+    def encoding(self) -> str:
+        """The name of its number format."""
+
+    @property
+    def nbytes(self) -> float:
+        """Its bytes."""
+
+
+def screened(spec: Spec) -> str | None:
+    """The canonical name of the head's matrix, if what follows it leaves its greatest products the greatest logits."""
+    heads = [leaf for _, leaf in leaves_of(spec.head) if isinstance(leaf, Head)] if spec.head else []
+    if len(heads) != 1 or heads[0].vocab_size < WORTH or heads[0].bias or heads[0].softcap is not None or heads[0].unused:
+        return None
+    return matrix_of(spec, heads[0])
+
+
+def spared(spec: Spec, stored: Mapping[str, Held]) -> int:
+    """Bytes that an answer of the most probable tokens does not need, of weights that are `stored` by canonical name."""
+    held = stored.get(screened(spec) or "")
+    return round(LOWER * held.nbytes) if held is not None and held.encoding == "q8_0" else 0
+
+
+def matrix_of(spec: Spec, head: Head) -> str:
+    """The canonical name of the matrix of a head."""
+    return f"{spec.embedding.name}.tokens.weight" if head.tied else f"{head.name}.weight"

@@ -1,0 +1,160 @@
+"""The greatest logits without all weights: they are those of the whole product, to the bit, on every instruction set."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ordito import _core
+from ordito.families import spec_from_config
+from ordito.native.screening import screened, spared
+
+ROWS, COLUMNS = 1013, 96
+KERNELS = _core.available_kernels()
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 10000,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+def encoded(matrix: np.ndarray) -> np.ndarray:
+    return _core.Kernels(None).encode("q8_0", matrix.astype(np.float32), None, 1).reshape(-1)
+
+
+class Head:
+    """A head alone: its products with states, by one machine."""
+
+    def __init__(self, matrix, *, kernels=None, arithmetic="int12", in_halves=True):
+        self.machine = _core.Machine(2, kernels, arithmetic)
+        self.weights = self.machine.room("q8_0", *matrix.shape, in_halves)
+        self.machine.fill(self.weights, encoded(matrix), False)
+        self.machine.ready()
+
+    def __call__(self, states: np.ndarray, greatest: int = 0) -> np.ndarray:
+        builder = _core.Builder()
+        rows, columns = self.weights.shape
+        x, y = (builder.buffer(columns), 0), (builder.buffer(rows), 0)
+        table = self.machine.room("f32", *states.shape)
+        self.machine.fill(table, np.ascontiguousarray(states, np.float32).view(np.uint8).reshape(-1), False)
+        builder.embed(x, table, 1.0, None, 0, None)
+        builder.linear(x, y, None, [(self.weights, None, 0, 0)], screened=True)
+        sequence, ids = _core.Cached([], "f16"), np.arange(len(states), dtype=np.int32)
+        return self.machine.run(builder.build(), [(sequence, len(ids), 0, False)], ids, [], greatest, [], [], y[0]).copy()
+
+
+def holds(found, whole, greatest):
+    """The greatest are there, and what is there is what it is in the whole product."""
+    kept = np.isfinite(found)
+    assert np.array_equal(found[kept], whole[kept])
+    for row, all_of_them in zip(found, whole, strict=True):
+        assert np.array_equal(np.sort(row)[::-1][:greatest], np.sort(all_of_them)[::-1][:greatest])
+
+
+def sharp(random, tokens, rows=ROWS):
+    """States that are near some row of a matrix, and that matrix."""
+    matrix = random.standard_normal((rows, COLUMNS))
+    chosen = matrix[random.integers(0, rows, tokens)]
+    return matrix, chosen + random.standard_normal(chosen.shape) / 2
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("arithmetic", ["int8", "int12"])
+@pytest.mark.parametrize("tokens", [1, 2, 9, 17])
+@pytest.mark.parametrize("greatest", [1, 5, 64])
+def test_the_greatest_are_those_of_the_whole_product(kernels, arithmetic, tokens, greatest):
+    matrix, states = sharp(np.random.default_rng(tokens), tokens)
+    whole = Head(matrix, kernels=kernels, arithmetic=arithmetic, in_halves=False)(states)
+    head = Head(matrix, kernels=kernels, arithmetic=arithmetic)
+    assert np.array_equal(head(states), whole)
+    holds(head(states, greatest), whole, greatest)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_little_is_multiplied_of_a_sharp_choice(kernels):
+    matrix, states = sharp(np.random.default_rng(0), 3)
+    head = Head(matrix, kernels=kernels)
+    assert np.isfinite(head(states, 1)).mean() < 0.2
+
+
+def test_alone_is_together():
+    matrix, states = sharp(np.random.default_rng(0), 8, rows=5000)
+    head = Head(matrix)
+    together = head(states, 3)
+    for row, state in zip(together, states, strict=True):
+        assert np.array_equal(head(state[None], 3)[0], row)
+
+
+def test_a_flat_choice_is_made_of_all():
+    random = np.random.default_rng(0)
+    matrix = random.standard_normal(COLUMNS) + random.standard_normal((ROWS, COLUMNS)) / 1e3
+    states = random.standard_normal((2, COLUMNS))
+    head, whole = Head(matrix), Head(matrix, in_halves=False)(states)
+    for _ in range(5):  # after one that did not pay others follow that are not tried
+        holds(head(states, 1), whole, 1)
+
+
+@pytest.mark.parametrize("states", [np.zeros((1, COLUMNS)), np.full((1, COLUMNS), 1e30), np.eye(COLUMNS)[:2] * 50])
+def test_unusual_states(states):
+    matrix = np.random.default_rng(0).standard_normal((ROWS, COLUMNS))
+    holds(Head(matrix)(states, 2), Head(matrix, in_halves=False)(states), 2)
+
+
+def test_what_is_no_number_is_told_as_such():
+    matrix, states = sharp(np.random.default_rng(0), 1)
+    states[0, 3] = np.nan
+    assert Head(matrix)(states, 4).shape == (1, ROWS)
+
+
+def test_without_whole_numbers_nothing_is_left_out():
+    matrix, states = sharp(np.random.default_rng(0), 2)
+    assert np.isfinite(Head(matrix, arithmetic="float32")(states, 1)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_any_shape(rows, tiles, greatest, seed):
+    random = np.random.default_rng(seed)
+    matrix = random.standard_normal((rows, 32 * tiles)) * random.lognormal(size=(rows, 1))
+    states = random.standard_normal((2, 32 * tiles)) * random.lognormal(sigma=2, size=32 * tiles)
+    holds(Head(matrix)(states, greatest), Head(matrix, in_halves=False)(states), greatest)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("bits", [0, 8, 12])
+def test_halves_are_the_matrix(kernels, bits):
+    matrix = np.random.default_rng(0).standard_normal((37, 64))
+    halved, whole = Head(matrix).weights, Head(matrix, in_halves=False).weights
+    x = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
+    by = _core.Kernels(kernels)
+    assert np.array_equal(by.linear(halved, x, bits), by.linear(whole, x, bits))
+    assert np.array_equal(by.unpack(halved), by.unpack(whole))
+    assert all(np.array_equal(halved.row(row), whole.row(row)) for row in range(37))
+    assert halved.nbytes == whole.nbytes
+    assert 0 < halved.lower_bytes < whole.nbytes
+    assert whole.lower_bytes == 0
+
+
+def test_which_heads_are_screened():
+    spec = spec_from_config(LLAMA)
+    assert screened(spec) == "head.weight"
+    assert screened(spec_from_config(LLAMA | {"tie_word_embeddings": True})) == "embedding.tokens.weight"
+    assert screened(spec_from_config(LLAMA | {"vocab_size": 1000})) is None
+    for change in ({"bias": True}, {"softcap": 30.0}, {"unused": (3,)}):
+        assert screened(dataclasses.replace(spec, head=dataclasses.replace(spec.head, **change))) is None
+
+
+def test_what_an_answer_is_spared():
+    spec = spec_from_config(LLAMA)
+    held = {"head.weight": SimpleNamespace(encoding="q8_0", nbytes=3400)}
+    assert spared(spec, held) == 1600
+    assert spared(spec, {"head.weight": SimpleNamespace(encoding="q6_k", nbytes=3400)}) == 0
+    assert spared(spec, {}) == 0
