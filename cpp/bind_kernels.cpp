@@ -9,7 +9,6 @@
 
 #include "bindings.hpp"
 #include "packed.hpp"
-#include "screening.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -34,7 +33,6 @@ nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
     std::vector<float> y(tokens * w.rows);
     const bool plain = is_plain(w.format);
     std::vector<float> unpacked(plain ? 0 : columns * kRows);
-    std::vector<std::uint8_t> joined(w.lower ? panel_bytes(w.format, columns) : 0);
     Quantized rounded{nullptr, bits == 12 ? 2 : 1, self.kernels->in_pairs, columns, tokens};
     const bool whole = bits && !plain;
     const auto memory = aligned<std::uint8_t>(whole ? rounded.bytes() : 0);
@@ -43,13 +41,13 @@ nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
     for (std::int64_t p = 0; p < w.panels(); p++) {
         const Output out{y.data() + p * kRows, w.rows, nullptr, nullptr, 0, static_cast<int>(std::min<std::int64_t>(kRows, w.rows - p * kRows))};
         const int format = static_cast<int>(w.format);
-        const std::uint8_t* panel = whole_panel(w, p, *self.kernels, joined.data());
         if (whole) {
-            self.kernels->linear_whole[format](panel, rounded, static_cast<int>(tokens), out);
+            self.kernels->linear_whole[format](w.panel(p), rounded, static_cast<int>(tokens), out);
             continue;
         }
+        const std::uint8_t* panel = w.panel(p).tiles;
         if (!plain) {
-            self.kernels->unpack[format](panel, columns, unpacked.data());
+            self.kernels->unpack[format](w.panel(p), columns, unpacked.data());
             panel = reinterpret_cast<const std::uint8_t*>(unpacked.data());
         }
         self.kernels->linear[plain ? format : 0](panel, nullptr, columns, x.data(), columns, static_cast<int>(tokens), out, out);
@@ -111,9 +109,8 @@ void bind_kernels(nb::module_& module) {
         .def("linear", &linear, "weights"_a, "x"_a, "bits"_a)
         .def("unpack", [](const Named& self, const Packed& w) {
             std::vector<float> panel(w.columns * kRows), all(w.rows * w.columns);
-            std::vector<std::uint8_t> joined(w.lower ? panel_bytes(w.format, w.columns) : 0);
             for (std::int64_t r = 0; r < w.rows; r++) {
-                if (r % kRows == 0) self.kernels->unpack[static_cast<int>(w.format)](whole_panel(w, r / kRows, *self.kernels, joined.data()), w.columns, panel.data());
+                if (r % kRows == 0) self.kernels->unpack[static_cast<int>(w.format)](w.panel(r / kRows), w.columns, panel.data());
                 for (std::int64_t c = 0; c < w.columns; c++) all[r * w.columns + c] = panel[c * kRows + r % kRows];
             }
             return array_of(all.data(), {static_cast<std::size_t>(w.rows), static_cast<std::size_t>(w.columns)});

@@ -13,6 +13,7 @@
 //   2 bits    128 bytes: bits 2 f and 2 f + 1 of byte i of vector p are vector 4 p + f, p < 2
 //   1 bit      64 bytes: bit c of byte i is vector c
 //   8 bits    512 bytes
+//   halves    256 bytes as 4 bits, and 256 such bytes of lower ones in another place
 //
 // 5 bits are 4 and 1, 6 bits are 4 and 2, 3 bits are 2 and 1. A number is scale * (code - zero) or scale * code + minimum.
 #pragma once
@@ -27,7 +28,7 @@ constexpr int kRows = 16;   // of a panel
 constexpr int kCols = 32;   // of a tile
 constexpr int kSuper = 256; // columns of a superblock
 
-enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, q8_0_upper };
+enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, q8_0_halves, q8_0_upper };
 
 // Where the scales of a tile come from.
 enum class Scales {
@@ -41,8 +42,8 @@ enum class Scales {
     k16_min,   // superblock d and dmin; s (low) and m (high), 4 bits each, for 16 columns
 };
 
-// How the codes of a tile are kept.
-enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, table };
+// How the codes of a tile are kept. Halves: code + 128 = 16 * upper + lower, of which the lower ones stand elsewhere.
+enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, halves, table };
 
 struct Layout {
     const char* name;
@@ -70,11 +71,13 @@ constexpr Layout kLayouts[] = {
     {"iq4_nl", 32, 18, Scales::half, Codes::table, 0},
     {"iq4_xs", 256, 136, Scales::k32, Codes::table, 0},
     {"mxfp4", 32, 17, Scales::bfloat, Codes::table, 0},
-    // The upper halves of Q8_0's codes (packed.hpp), which no file has: 1 / 16 of its numbers, the middle of what the lower may add.
+    // In memory only: Q8_0 with its codes in halves, and of those the upper ones: 1 / 16 of its numbers, in the middle of what the
+    // lower ones may add.
+    {"q8_0", 32, 34, Scales::half, Codes::halves, 0},
     {"q8_0_upper", 32, 34, Scales::half, Codes::bits4, 7.53125f},
 };
 
-constexpr int kFileFormats = static_cast<int>(Format::q8_0_upper);  // come first
+constexpr int kFileFormats = static_cast<int>(Format::q8_0_halves);  // come first
 
 constexpr const Layout& layout(Format format) { return kLayouts[static_cast<int>(format)]; }
 
@@ -87,7 +90,7 @@ constexpr int code_bytes(Codes codes) {
     switch (codes) {
         case Codes::bits2: return 128;
         case Codes::bits3: return 192;
-        case Codes::bits4: case Codes::table: return 256;
+        case Codes::bits4: case Codes::table: case Codes::halves: return 256;
         case Codes::bits5: return 320;
         case Codes::bits6: return 384;
         case Codes::signed8: return 512;
@@ -119,7 +122,16 @@ constexpr int super_bytes(Scales scales) {
 
 constexpr int tile_bytes(Format format) { return scale_bytes(layout(format).scales) + code_bytes(layout(format).codes); }
 
-// Bytes of a panel of `columns`.
+// Bytes of the lower halves of a tile's codes.
+constexpr int kLowerBytes = 256;
+constexpr bool in_halves(Format format) { return layout(format).codes == Codes::halves; }
+
+// A panel in memory: its tiles and, where its codes are in halves, the lower ones.
+struct Panel {
+    const std::uint8_t *tiles, *lower;
+};
+
+// Bytes of a panel of `columns`, without lower halves.
 constexpr std::size_t panel_bytes(Format format, std::int64_t columns) {
     if (is_plain(format)) return static_cast<std::size_t>(columns) * kRows * plain_bytes(format);
     const std::size_t tiles = static_cast<std::size_t>(columns / kCols) * tile_bytes(format);

@@ -73,6 +73,7 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
             for (int i = 0; i < 32; i++) block.codes[i] |= ((bytes[4 + i / 8] >> (i % 8)) & 1) << 4;
             break;
         case Format::q8_0:
+        case Format::q8_0_halves:
             block.d = u16(bytes);
             std::memcpy(block.codes, bytes + 2, 32);
             break;
@@ -154,7 +155,7 @@ void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 
 }
 
 // The 8 vectors of a tile, one code a byte, as they are kept.
-[[gnu::always_inline]] inline void put_codes(Codes codes, const std::uint8_t (&v)[8][64], std::uint8_t* to) {
+[[gnu::always_inline]] inline void put_codes(Codes codes, const std::uint8_t (&v)[8][64], std::uint8_t* to, std::uint8_t* lower) {
     const auto nibbles = [&] {
         for (int p = 0; p < 4; p++)
             for (int i = 0; i < 64; i++) to[64 * p + i] = static_cast<std::uint8_t>((v[p][i] & 15) | (v[p + 4][i] << 4));
@@ -183,26 +184,35 @@ void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 
         case Codes::bits2: pairs(0); break;
         case Codes::bits3: pairs(0), bits(2); break;
         case Codes::signed8: std::memcpy(to, v, 512); break;
+        case Codes::halves:
+            for (int p = 0; p < 4; p++)
+                for (int i = 0; i < 64; i++) {
+                    const std::uint8_t one = v[p][i] ^ 128, other = v[p + 4][i] ^ 128;
+                    to[64 * p + i] = static_cast<std::uint8_t>(one >> 4 | (other & 240));
+                    lower[64 * p + i] = static_cast<std::uint8_t>((one & 15) | other << 4);
+                }
+            break;
         case Codes::none: break;
     }
 }
 
 // The reverse of put_codes: byte i of vector c.
-int code_at(Codes codes, const std::uint8_t* from, int c, int i) {
+int code_at(Codes codes, const std::uint8_t* from, const std::uint8_t* lower, int c, int i) {
     const std::uint8_t* more = from + (codes == Codes::bits3 ? 128 : 256);
     switch (codes) {
         case Codes::signed8: return static_cast<std::int8_t>(from[64 * c + i]);
         case Codes::bits2: return (from[64 * (c / 4) + i] >> (2 * (c % 4))) & 3;
-        case Codes::bits3: return code_at(Codes::bits2, from, c, i) | ((more[i] >> c) & 1) << 2;
-        case Codes::bits5: return code_at(Codes::bits4, from, c, i) | ((more[i] >> c) & 1) << 4;
-        case Codes::bits6: return code_at(Codes::bits4, from, c, i) | ((more[64 * (c / 4) + i] >> (2 * (c % 4))) & 3) << 4;
+        case Codes::bits3: return code_at(Codes::bits2, from, lower, c, i) | ((more[i] >> c) & 1) << 2;
+        case Codes::halves: return 16 * code_at(Codes::bits4, from, lower, c, i) + code_at(Codes::bits4, lower, nullptr, c, i) - 128;
+        case Codes::bits5: return code_at(Codes::bits4, from, lower, c, i) | ((more[i] >> c) & 1) << 4;
+        case Codes::bits6: return code_at(Codes::bits4, from, lower, c, i) | ((more[64 * (c / 4) + i] >> (2 * (c % 4))) & 3) << 4;
         default: return (from[64 * (c % 4) + i] >> (c < 4 ? 0 : 4)) & 15;
     }
 }
 
 // With the format known when this is compiled, so that every loop has its length.
 template <Format format>
-void pack_panel(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to) {
+void pack_panel(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to, std::uint8_t* lower) {
     constexpr Layout form = layout(format);
     const std::size_t row_bytes = static_cast<std::size_t>(columns / form.block) * form.block_bytes;
     Block blocks[kRows] = {};  // rows that are not there stay zero
@@ -220,14 +230,15 @@ void pack_panel(const std::uint8_t* bytes, std::int64_t present, std::int64_t co
             std::uint8_t vectors[8][64];
             for (int r = 0; r < kRows; r++)
                 for (int c = 0; c < 8; c++) std::memcpy(&vectors[c][4 * r], &blocks[r].codes[kCols * tile + 4 * c], 4);
-            put_codes(form.codes, vectors, to + scale_bytes(form.scales));
+            put_codes(form.codes, vectors, to + scale_bytes(form.scales), lower);
             to += tile_bytes(format);
+            if constexpr (in_halves(format)) lower += kLowerBytes;
         }
     }
 }
 
 template <class T>
-void pack_plain(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to) {
+void pack_plain(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to, std::uint8_t*) {
     T* out = reinterpret_cast<T*>(to);
     for (int r = 0; r < kRows; r++)
         for (std::int64_t k = 0; k < columns; k++) {
@@ -237,7 +248,7 @@ void pack_plain(const std::uint8_t* bytes, std::int64_t present, std::int64_t co
         }
 }
 
-using Pack = void (*)(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to);
+using Pack = void (*)(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to, std::uint8_t* lower);
 
 template <int number>
 constexpr Pack pack_of() {
@@ -274,22 +285,6 @@ void scales_of(const Layout& form, const std::uint8_t* super, const std::uint8_t
     m = -form.zero * s;
 }
 
-// A panel of Q8_0 to its halves.
-void halve(const std::uint8_t* panel, Packed& packed, std::int64_t number) {
-    constexpr int scales = scale_bytes(Scales::half), half = code_bytes(Codes::bits4);
-    std::uint8_t* upper = packed.data.get() + number * packed.stride();
-    std::uint8_t* lower = packed.lower.get() + number * packed.lower_stride();
-    for (std::int64_t b = 0; b < packed.tiles(); b++) {
-        std::memcpy(upper, panel, scales);
-        for (int i = 0; i < half; i++) {
-            const std::uint8_t first = panel[scales + i] ^ 128, second = panel[scales + half + i] ^ 128;
-            upper[scales + i] = static_cast<std::uint8_t>(first >> 4 | (second & 240));
-            lower[i] = static_cast<std::uint8_t>((first & 15) | second << 4);
-        }
-        panel += scales + 2 * half, upper += scales + half, lower += half;
-    }
-}
-
 }  // namespace
 
 std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
@@ -310,12 +305,12 @@ std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
     return part;
 }
 
-std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool in_halves, Arena& arena) {
+std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool halved, Arena& arena) {
+    if (halved && format == Format::q8_0) format = Format::q8_0_halves;
     if (columns % layout(format).block)
         throw std::invalid_argument("rows of " + std::to_string(columns) + " are no whole number of blocks of " + layout(format).name);
     auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr, nullptr});
-    if (in_halves && format == Format::q8_0)
-        packed->lower = arena.cut(packed->panels() * packed->lower_stride());
+    if (in_halves(format)) packed->lower = arena.cut(packed->lower_bytes());
     packed->data = arena.cut(packed->panels() * packed->stride());
     return packed;
 }
@@ -329,10 +324,8 @@ void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uin
         const std::uint8_t* from = bytes + panel * kRows * row_bytes;
         std::uint8_t* to = packed.data.get() + (first / kRows + panel) * packed.stride();
         const std::int64_t present = std::min<std::int64_t>(kRows, count - panel * kRows);
-        if (!packed.lower) return pack(from, present, columns, to);
-        std::vector<std::uint8_t> whole(panel_bytes(format, columns));
-        pack(from, present, columns, whole.data());
-        halve(whole.data(), packed, first / kRows + panel);
+        std::uint8_t* lower = packed.lower ? packed.lower.get() + (first / kRows + panel) * packed.lower_stride() : nullptr;
+        pack(from, present, columns, to, lower);
     });
 }
 
@@ -345,7 +338,8 @@ void let_go(const std::uint8_t* bytes, std::size_t count) {
 }
 
 void unpack_row(const Packed& packed, std::int64_t row, float* out) {
-    const std::uint8_t* from = packed.panel(row / kRows);
+    const auto [tiles, lower] = packed.panel(row / kRows);
+    const std::uint8_t* from = tiles;
     const int r = static_cast<int>(row % kRows);
     const Layout& form = layout(packed.format);
     if (is_plain(packed.format)) {
@@ -358,34 +352,22 @@ void unpack_row(const Packed& packed, std::int64_t row, float* out) {
         }
         return;
     }
-    if (packed.lower) {
-        const std::uint8_t* lower = packed.lower_panel(row / kRows);
-        for (std::int64_t column = 0; column < packed.columns; column += kCols) {
-            const TileRow upper = read_tile(Format::q8_0_upper, nullptr, from, r);
-            for (int k = 0; k < kCols; k++) {
-                const int code = 16 * upper.codes[k] + code_at(Codes::bits4, lower, k / 4, 4 * r + k % 4) - 128;
-                out[column + k] = upper.scale[k / 16] * static_cast<float>(code);
-            }
-            from += tile_bytes(Format::q8_0_upper), lower += code_bytes(Codes::bits4);
-        }
-        return;
-    }
     const std::uint8_t* super = nullptr;
     for (std::int64_t column = 0; column < packed.columns; column += kCols) {
         if (super_bytes(form.scales) && column % kSuper == 0) super = from, from += super_bytes(form.scales);
-        const TileRow tile = read_tile(packed.format, super, from, r);
+        const TileRow tile = read_tile(packed.format, super, from, lower ? lower + column / kCols * kLowerBytes : nullptr, r);
         for (int k = 0; k < kCols; k++)
             out[column + k] = tile.scale[k / 16] * static_cast<float>(tile.codes[k]) + tile.offset[k / 16];
         from += tile_bytes(packed.format);
     }
 }
 
-TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, int row) {
+TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, const std::uint8_t* lower, int row) {
     const Layout& form = layout(format);
     TileRow result;
     for (int half = 0; half < 2; half++) scales_of(form, super, tile, row, half, result.scale[half], result.offset[half]);
     for (int k = 0; k < kCols; k++) {
-        const int code = code_at(form.codes, tile + scale_bytes(form.scales), k / 4, 4 * row + k % 4);
+        const int code = code_at(form.codes, tile + scale_bytes(form.scales), lower, k / 4, 4 * row + k % 4);
         result.codes[k] = form.codes == Codes::table ? levels(format)[code] : code;
     }
     return result;

@@ -55,28 +55,25 @@ class Arena {
     std::size_t used_ = 0, size_ = 0;
 };
 
-// Codes of Q8_0 may be kept in halves, code + 128 = 16 * upper + lower: who needs but a few rows to the last bit reads half of a
-// large matrix. The lower ones stand as the layout of 4 bits says, without scales.
 struct Packed {
     Format format;
     std::int64_t rows, columns;
-    std::shared_ptr<std::uint8_t> data;  // with lower halves: panels of Format::q8_0_upper
-    std::shared_ptr<std::uint8_t> lower;
+    std::shared_ptr<std::uint8_t> data;
+    std::shared_ptr<std::uint8_t> lower;  // halves of codes: who needs but a few rows to the last bit reads half of a large matrix
 
     std::int64_t panels() const { return (rows + kRows - 1) / kRows; }
     std::int64_t tiles() const { return columns / kCols; }
-    std::size_t stride() const { return panel_bytes(lower ? Format::q8_0_upper : format, columns); }
-    std::size_t lower_stride() const { return tiles() * code_bytes(Codes::bits4); }
-    std::size_t lower_bytes() const { return lower ? panels() * lower_stride() : 0; }
+    std::size_t stride() const { return panel_bytes(format, columns); }
+    std::size_t lower_stride() const { return in_halves(format) ? tiles() * kLowerBytes : 0; }
+    std::size_t lower_bytes() const { return panels() * lower_stride(); }
     std::size_t bytes() const { return panels() * stride() + lower_bytes(); }
-    const std::uint8_t* panel(std::int64_t number) const { return data.get() + number * stride(); }
-    const std::uint8_t* lower_panel(std::int64_t number) const { return lower.get() + number * lower_stride(); }
+    Panel panel(std::int64_t number) const { return {data.get() + number * stride(), lower ? lower.get() + number * lower_stride() : nullptr}; }
 };
 
 class Pool;
 
-// Room for a matrix, `in_halves` if it is of Q8_0. Throws std::invalid_argument where rows are no whole number of blocks.
-std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool in_halves, Arena& arena);
+// Room for a matrix; `halved`: with its codes in halves if it is of Q8_0. Throws std::invalid_argument where rows are no whole number of blocks.
+std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool halved, Arena& arena);
 
 // Packs `count` rows from the bytes of a file; `first` is a multiple of 16. What follows the last row of a panel becomes zero.
 void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool);
@@ -94,7 +91,7 @@ struct TileRow {
     float scale[2], offset[2];
 };
 
-// Row `row` of the panel whose tile and superblock begin there. The plain reading that the kernels are held against.
-TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, int row);
+// Row `row` of the panel whose tile, superblock and lower halves begin there. The plain reading that the kernels are held against.
+TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, const std::uint8_t* lower, int row);
 
 }  // namespace ordito

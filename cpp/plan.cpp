@@ -119,7 +119,7 @@ struct Executor {
 
     // Whether only the greatest logits are wanted, and are to be had for less.
     bool screens(const Packed& w) {
-        if (!w.lower || !in_whole_numbers(w) || m.watching_) return false;
+        if (!in_halves(w.format) || !in_whole_numbers(w) || m.watching_) return false;
         if (!batch.greatest || batch.greatest > kMostGreatest || rows > kMostScreened) return false;
         if (m.pause_ == 0) return true;
         m.pause_--;
@@ -153,28 +153,25 @@ struct Executor {
     void panels(const Packed& w, std::int64_t from, std::int64_t to, const float* x, std::int64_t x_stride, const Quantized& whole,
                 std::int64_t count, const Target& target, int thread) {
         const int format = static_cast<int>(w.format);
-        const std::size_t room = w.lower ? panel_bytes(w.format, w.columns) / sizeof(float) : 0;  // for a panel out of halves
         if (in_whole_numbers(w)) {
-            auto* joined = reinterpret_cast<std::uint8_t*>(m.panels_[thread].need(room));
             for (std::int64_t token = 0; token < count; token += kTokenBlock) {
                 const int some = static_cast<int>(std::min<std::int64_t>(kTokenBlock, count - token));
                 const Quantized part = whole.part(token, count - token);
                 for (std::int64_t p = from; p < to; p++) {
                     const Output out = target.panel(p, w.rows, token);
                     ask_for(out, some);
-                    k().linear_whole[format](whole_panel(w, p, k(), joined), part, some, out);
+                    k().linear_whole[format](w.panel(p), part, some, out);
                 }
             }
             return;
         }
-        float* unpacked = is_plain(w.format) ? nullptr : m.panels_[thread].need(2 * w.columns * kRows + room);
-        auto* joined = reinterpret_cast<std::uint8_t*>(unpacked + 2 * w.columns * kRows);
+        float* unpacked = is_plain(w.format) ? nullptr : m.panels_[thread].need(2 * w.columns * kRows);
         for (std::int64_t p = from; p < to; p += 2) {
             const bool two = p + 1 < to;
-            const std::uint8_t *first = w.panel(p), *second = two ? w.panel(p + 1) : nullptr;
+            const std::uint8_t *first = w.panel(p).tiles, *second = two ? w.panel(p + 1).tiles : nullptr;
             if (unpacked) {
-                k().unpack[format](whole_panel(w, p, k(), joined), w.columns, unpacked);
-                if (two) k().unpack[format](whole_panel(w, p + 1, k(), joined), w.columns, unpacked + w.columns * kRows);
+                k().unpack[format](w.panel(p), w.columns, unpacked);
+                if (two) k().unpack[format](w.panel(p + 1), w.columns, unpacked + w.columns * kRows);
                 first = reinterpret_cast<const std::uint8_t*>(unpacked);
                 second = two ? reinterpret_cast<const std::uint8_t*>(unpacked + w.columns * kRows) : nullptr;
             }
@@ -202,7 +199,7 @@ struct Executor {
             const Packed& w = *op.maps.front().weights;
             const Quantized alone = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
             const Quantized roughly = quantized(src.data, src.stride, w.columns, {rows}, 1, m.outputs_);
-            if (screen(w, {src.data, src.stride, rows, roughly, alone}, batch.greatest, dst, k(), m.pool_, m.panels_)) {
+            if (screen(w, {src.data, src.stride, rows, roughly, alone}, batch.greatest, dst, k(), m.pool_)) {
                 m.next_pause_ = 1;
                 return;
             }

@@ -47,8 +47,8 @@ struct Estimates {
 
 class Screening {
   public:
-    Screening(const Packed& w, const Screened& x, const Rows& products, const Kernels& kernels, Pool& pool, std::vector<Buffer>& memory)
-        : w_(w), x_(x), products_(products), k_(kernels), pool_(pool), memory_(memory), estimates_(x.count), spreads_(x.count * w.tiles()) {
+    Screening(const Packed& w, const Screened& x, const Rows& products, const Kernels& kernels, Pool& pool)
+        : w_(w), x_(x), products_(products), k_(kernels), pool_(pool), estimates_(x.count), spreads_(x.count * w.tiles()) {
         for (std::int64_t t = 0; t < x.count; t++)
             for (std::int64_t c = 0; c < w.columns; c++) {
                 const float number = x.numbers[t * x.stride + c];
@@ -66,15 +66,15 @@ class Screening {
                 std::fill(products_[t] + from * kRows, products_[t] + std::min(w_.rows, to * kRows), kNothing);
         });
         std::vector<std::vector<std::int64_t>> chosen(x_.count);  // panels of each token
-        pool_.run(x_.count, [&](std::int64_t t, int thread) { chosen[t] = choose(t, greatest, thread); });
+        pool_.run(x_.count, [&](std::int64_t t, int) { chosen[t] = choose(t, greatest); });
         std::vector<std::pair<std::int64_t, std::int64_t>> wanted;
         for (std::int64_t t = 0; t < x_.count; t++)
             for (const std::int64_t p : chosen[t]) wanted.emplace_back(t, p);
         const auto count = static_cast<std::int64_t>(wanted.size());
         if (count > w_.panels() * (8 + x_.count) / 16) return false;  // one by one they cost more than together
-        pool_.run((count + kWholeAtOnce - 1) / kWholeAtOnce, [&](std::int64_t number, int thread) {
+        pool_.run((count + kWholeAtOnce - 1) / kWholeAtOnce, [&](std::int64_t number, int) {
             for (std::int64_t i = number * kWholeAtOnce; i < std::min(count, (number + 1) * kWholeAtOnce); i++)
-                multiply(wanted[i].second, wanted[i].first, thread);
+                multiply(wanted[i].second, wanted[i].first);
         });
         return true;
     }
@@ -89,7 +89,7 @@ class Screening {
         float* first = &sixteenths[0][0];
         if (rows < kRows) std::fill(first, first + tokens * kRows, kNothing);
         k_.linear_whole[static_cast<int>(Format::q8_0_upper)](w_.panel(panel), x_.roughly, tokens, {first, kRows, nullptr, nullptr, 0, rows});
-        k_.most(w_.panel(panel), w_.columns, spreads_.data(), first, tokens, most);
+        k_.most(w_.panel(panel).tiles, w_.columns, spreads_.data(), first, tokens, most);
         for (int t = 0; t < tokens; t++) {
             float middle = kNothing;
 #pragma omp simd reduction(max : middle)
@@ -101,12 +101,12 @@ class Screening {
 
     // The panels of which a row may be among the greatest; those with the greatest estimates, which are multiplied to find that
     // out, are not among them any more.
-    std::vector<std::int64_t> choose(std::int64_t token, int greatest, int thread) {
+    std::vector<std::int64_t> choose(std::int64_t token, int greatest) {
         Estimates& of = estimates_[token];
         Greatest panels(greatest), products(greatest);
         for (std::int64_t p = 0; p < w_.panels(); p++) panels.show(of.middle[p], p);
         for (const auto& [middle, p] : panels.kept()) {
-            multiply(p, token, thread);
+            multiply(p, token);
             of.most[p] = kNothing;
             for (int r = 0; r < rows_of(p); r++) products.show(products_[token][p * kRows + r], 0);
         }
@@ -116,10 +116,9 @@ class Screening {
         return chosen;
     }
 
-    void multiply(std::int64_t panel, std::int64_t token, int thread) {
-        auto* memory = reinterpret_cast<std::uint8_t*>(memory_[thread].need(panel_bytes(w_.format, w_.columns) / sizeof(float)));
+    void multiply(std::int64_t panel, std::int64_t token) {
         const Output out{products_[token] + panel * kRows, products_.stride, nullptr, nullptr, 0, rows_of(panel)};
-        k_.linear_whole[static_cast<int>(w_.format)](whole_panel(w_, panel, k_, memory), x_.alone.part(token, 1), 1, out);
+        k_.linear_whole[static_cast<int>(w_.format)](w_.panel(panel), x_.alone.part(token, 1), 1, out);
     }
 
     const Packed& w_;
@@ -127,22 +126,14 @@ class Screening {
     const Rows& products_;
     const Kernels& k_;
     Pool& pool_;
-    std::vector<Buffer>& memory_;
     std::vector<Estimates> estimates_;
     std::vector<float> spreads_;  // [token][tile]: the variance of a sixteenth for scales of 1, times kDeviations^2
 };
 
 }  // namespace
 
-const std::uint8_t* whole_panel(const Packed& w, std::int64_t number, const Kernels& kernels, std::uint8_t* memory) {
-    if (!w.lower) return w.panel(number);
-    kernels.join(w.panel(number), w.lower_panel(number), w.columns, memory);
-    return memory;
-}
-
-bool screen(const Packed& w, const Screened& x, int greatest, const Rows& products, const Kernels& kernels, Pool& pool,
-            std::vector<Buffer>& memory) {
-    return Screening(w, x, products, kernels, pool, memory)(greatest);
+bool screen(const Packed& w, const Screened& x, int greatest, const Rows& products, const Kernels& kernels, Pool& pool) {
+    return Screening(w, x, products, kernels, pool)(greatest);
 }
 
 }  // namespace ordito

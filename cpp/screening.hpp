@@ -1,6 +1,6 @@
 // The greatest logits of a large vocabulary, without reading all of its weights.
 //
-// Of a matrix in halves (packed.hpp) the upper ones give an estimate of every product. What the lower ones add is a sum of many
+// Of a matrix in halves (formats.hpp) the upper ones give an estimate of every product. What the lower ones add is a sum of many
 // numbers that are spread evenly between -7.5 and 7.5 steps; such a sum exceeds s standard deviations with a probability below
 // exp(-s^2 / 2) (as a sum of sub-Gaussian numbers; Boucheron, Lugosi, Massart, Concentration Inequalities, section 2.3). So only
 // panels that may hold one of the greatest products are multiplied whole. Those products are what they would be if all were
@@ -25,13 +25,8 @@ struct Screened {
     Quantized roughly, alone;
 };
 
-// A panel of a matrix as its format's kernels read it. One in halves is put together in `memory`, which has room for it.
-const std::uint8_t* whole_panel(const Packed& w, std::int64_t number, const Kernels& kernels, std::uint8_t* memory);
-
 // Row by row the products of W with the tokens: all of the `greatest`, and minus infinity for panels without any of them. Returns
-// false where so many panels may hold one that it costs less to multiply all, which is then still to be done. `memory` is one
-// buffer a thread.
-bool screen(const Packed& w, const Screened& x, int greatest, const Rows& products, const Kernels& kernels, Pool& pool,
-            std::vector<Buffer>& memory);
+// false where so many panels may hold one that it costs less to multiply all, which is then still to be done.
+bool screen(const Packed& w, const Screened& x, int greatest, const Rows& products, const Kernels& kernels, Pool& pool);
 
 }  // namespace ordito

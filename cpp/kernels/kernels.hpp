@@ -126,10 +126,8 @@ struct Kernels {
     // One token's activations; columns are a multiple of 32.
     void (*quantize)(const float* x, const Quantized& to, std::int64_t token);
     // A panel of quantized weights times the activations of `tokens`: all that there are, or a number of whole groups.
-    void (*linear_whole[std::size(kLayouts)])(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out);
-    // A panel of Q8_0 from its halves (packed.hpp).
-    void (*join)(const std::uint8_t* upper, const std::uint8_t* lower, std::int64_t columns, std::uint8_t* panel);
-    // The greatest of such a panel's rows, estimate + sqrt(sum of spread * scale^2 over its tiles), for each of `tokens`: they have
+    void (*linear_whole[std::size(kLayouts)])(const Panel& panel, const Quantized& x, int tokens, const Output& out);
+    // The greatest of the rows of a panel of Q8_0 in halves, estimate + sqrt(sum of spread * scale^2 over its tiles), for each of `tokens`: they have
     // 16 estimates and a spread for each tile.
     void (*most)(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most);
     // A panel of plain weights times fp32 activations (rows of x are `stride` apart); two at once where `second` is given.
@@ -139,7 +137,7 @@ struct Kernels {
     // cache: what products cannot exceed. [0] fp32, [1] activations of 8 bits, [2] of 12.
     std::int64_t (*multiply[3])(std::int64_t rounds);
     // A panel of quantized weights as a panel of fp32.
-    void (*unpack[std::size(kLayouts)])(const std::uint8_t* panel, std::int64_t columns, float* out);
+    void (*unpack[std::size(kLayouts)])(const Panel& panel, std::int64_t columns, float* out);
     // Numbers to a block of few bits, as a file holds it; null for plain formats.
     const EncodeBlock* encode;
 

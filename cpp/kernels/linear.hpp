@@ -1,7 +1,6 @@
 // Products of packed weights and activations, for the instruction set `Isa` that was included before.
 #pragma once
 
-#include <cstring>
 #include <type_traits>
 
 #include "kernels.hpp"
@@ -12,7 +11,7 @@ namespace {
 constexpr int kSubs = kRows / Isa::lanes;  // vectors of a panel's rows
 constexpr int kAhead = 4096;               // bytes: how far ahead weights are asked for
 
-constexpr bool is_signed(Format f) { return layout(f).codes == Codes::signed8 || layout(f).codes == Codes::table; }
+constexpr bool is_signed(Format f) { return layout(f).codes == Codes::signed8 || layout(f).codes == Codes::table || in_halves(f); }
 
 // The largest code of unsigned ones.
 constexpr int most_code(Codes codes) {
@@ -29,7 +28,7 @@ constexpr int most_code(Codes codes) {
 // What is added to signed codes where the dot product takes none: as little as it can be, since it is subtracted from sums.
 constexpr int bias_of(Format f) {
     if (!Isa::only_unsigned || !is_signed(f)) return 0;
-    return layout(f).codes == Codes::signed8 ? 128 : f == Format::mxfp4 ? 12 : 127;
+    return layout(f).codes != Codes::table ? 128 : f == Format::mxfp4 ? 12 : 127;
 }
 
 constexpr float zero_of(Format f) { return layout(f).zero + bias_of(f); }
@@ -37,13 +36,22 @@ constexpr bool has_minimum(Scales s) { return s == Scales::half_min || s == Scal
 constexpr bool has_offset(Format f) { return has_minimum(layout(f).scales) || zero_of(f) != 0; }
 constexpr int halves_of(Format f) { return layout(f).scales == Scales::k16 || layout(f).scales == Scales::k16_min ? 2 : 1; }
 
-// The codes of `Isa::lanes` rows of a tile, one a byte; `from` is their first byte.
+// The codes of `Isa::lanes` rows of a tile, one a byte; `from` is their first byte, and `lower` that of their lower halves.
 template <Format f>
-[[gnu::always_inline]] inline void unpack_codes(const std::uint8_t* from, typename Isa::C* w) {
+[[gnu::always_inline]] inline void unpack_codes(const std::uint8_t* from, [[maybe_unused]] const std::uint8_t* lower, typename Isa::C* w) {
     using C = typename Isa::C;
     constexpr Codes codes = layout(f).codes;
     if constexpr (codes == Codes::signed8) {
         for (int c = 0; c < 8; c++) w[c] = Isa::unsign(Isa::codes(from + 64 * c));
+        return;
+    }
+    if constexpr (codes == Codes::halves) {
+        const C low = Isa::fill(15), high = Isa::fill(240);
+        for (int p = 0; p < 4; p++) {
+            const C above = Isa::signed_halves(Isa::codes(from + 64 * p)), below = Isa::codes(lower + 64 * p);
+            w[p] = Isa::either(Isa::both(Isa::template up<4>(above), high), Isa::both(below, low));
+            w[p + 4] = Isa::either(Isa::both(above, high), Isa::both(Isa::template down<4>(below), low));
+        }
         return;
     }
     if constexpr (codes == Codes::bits4 || codes == Codes::bits5 || codes == Codes::bits6 || codes == Codes::table) {
@@ -191,7 +199,7 @@ template <Format f, int n, int digits, int tokens, int line, class I = Isa>
 
 // Tokens of one group, from `first` on.
 template <Format f, int tokens, int digits>
-inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first, int sub, const Output& out) {
+inline void some_tokens(const Panel& panel, const Quantized& x, int first, int sub, const Output& out) {
     using F = typename Isa::F;
     constexpr Layout form = layout(f);
     constexpr int halves = halves_of(f), n = 8 / halves, line = (digits + 2 * Isa::in_pairs) * kCols;
@@ -201,13 +209,15 @@ inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first
     const Measures* measures = x.measures(first);
     F total[tokens];
     for (int t = 0; t < tokens; t++) total[t] = Isa::zero();
-    const std::uint8_t *tile = panel, *super = nullptr;
+    const std::uint8_t *tile = panel.tiles, *lower = in_halves(f) ? panel.lower + 4 * row : nullptr, *super = nullptr;
     for (std::int64_t b = 0; b < tiles; b++) {
         if constexpr (super_bytes(form.scales) > 0)
             if (b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(form.scales);
         typename Isa::C w[8];
         for (int ahead = 0; ahead < tile_bytes(f); ahead += 64) __builtin_prefetch(tile + kAhead + ahead);
-        unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, w);
+        if constexpr (in_halves(f))
+            for (int ahead = 0; ahead < kLowerBytes; ahead += 64) __builtin_prefetch(lower + kAhead + ahead);
+        unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, lower, w);
         const TileScales<f> by(super, tile, row);
 #pragma GCC unroll 2
         for (int half = 0; half < halves; half++) {
@@ -221,6 +231,7 @@ inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first
             }
         }
         tile += tile_bytes(f);
+        if constexpr (in_halves(f)) lower += kLowerBytes;
         codes += step, measures += measures_step;
     }
     for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
@@ -228,7 +239,7 @@ inline void some_tokens(const std::uint8_t* panel, const Quantized& x, int first
 
 // Tokens from `t` on.
 template <Format f, int digits>
-void all_tokens(const std::uint8_t* panel, const Quantized& x, int t, int tokens, const Output& out) {
+void all_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const Output& out) {
     constexpr int most = Isa::most_tokens;
     static_assert(kTogether % most == 0);
     while (t < tokens) {
@@ -285,24 +296,9 @@ std::int64_t multiply_plain(std::int64_t rounds) {
 }
 
 template <Format f>
-void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+void linear_whole(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
     if (x.digits == 2) all_tokens<f, 2>(panel, x, 0, tokens, out);
     else all_tokens<f, 1>(panel, x, 0, tokens, out);
-}
-
-// What is in memory in two halves as one: byte by byte, so that a compiler finds the vectors.
-inline void join_panel(const std::uint8_t* upper, const std::uint8_t* lower, std::int64_t columns, std::uint8_t* panel) {
-    constexpr int scales = scale_bytes(Scales::half), half = code_bytes(Codes::bits4);
-    for (std::int64_t b = 0; b < columns / kCols; b++) {
-        for (int line = 0; line < scales + half; line += 64) __builtin_prefetch(upper + kAhead + line), __builtin_prefetch(lower + kAhead + line);
-        std::memcpy(panel, upper, scales);
-        for (int i = 0; i < half; i++) {
-            const std::uint8_t u = upper[scales + i], l = lower[i];
-            panel[scales + i] = static_cast<std::uint8_t>(u << 4 | (l & 15)) ^ 128;
-            panel[scales + half + i] = static_cast<std::uint8_t>((u & 240) | l >> 4) ^ 128;
-        }
-        upper += scales + half, lower += half, panel += scales + 2 * half;
-    }
 }
 
 template <int tokens>
@@ -332,16 +328,16 @@ inline void most(const std::uint8_t* upper, std::int64_t columns, const float* s
 }
 
 template <Format f>
-void unpack_panel(const std::uint8_t* panel, std::int64_t columns, float* out) {
+void unpack_panel(const Panel& panel, std::int64_t columns, float* out) {
     constexpr Layout form = layout(f);
-    const std::uint8_t *tile = panel, *super = nullptr;
+    const std::uint8_t *tile = panel.tiles, *super = nullptr;
     for (std::int64_t b = 0; b < columns / kCols; b++) {
         if constexpr (super_bytes(form.scales) > 0)
             if (b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(form.scales);
         for (int sub = 0; sub < kSubs; sub++) {
             const int row = sub * Isa::lanes;
             typename Isa::C w[8];
-            unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, w);
+            unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, in_halves(f) ? panel.lower + b * kLowerBytes + 4 * row : nullptr, w);
             const TileScales<f> by(super, tile, row);
             float* to = out + b * kCols * kRows + row;
             const auto write = [&](int column, typename Isa::F code) {

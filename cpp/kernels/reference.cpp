@@ -44,17 +44,17 @@ void put(const Output& out, int token, int row, float value) {
 
 // Calls with(tile number, row's tile) for all tiles of a row of a panel.
 template <class With>
-void each_tile(Format format, const std::uint8_t* panel, std::int64_t columns, int row, With with) {
-    const std::uint8_t *tile = panel, *super = nullptr;
+void each_tile(Format format, const Panel& panel, std::int64_t columns, int row, With with) {
+    const std::uint8_t *tile = panel.tiles, *super = nullptr;
     for (std::int64_t b = 0; b < columns / kCols; b++) {
         if (super_bytes(layout(format).scales) && b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(layout(format).scales);
-        with(b, read_tile(format, super, tile, row));
+        with(b, read_tile(format, super, tile, in_halves(format) ? panel.lower + b * kLowerBytes : nullptr, row));
         tile += tile_bytes(format);
     }
 }
 
 template <int number>
-void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+void linear_whole(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < out.rows; r++) {
             float total = 0;
@@ -73,7 +73,7 @@ void linear_whole(const std::uint8_t* panel, const Quantized& x, int tokens, con
 }
 
 template <int number>
-void unpack(const std::uint8_t* panel, std::int64_t columns, float* out) {
+void unpack(const Panel& panel, std::int64_t columns, float* out) {
     for (int r = 0; r < kRows; r++)
         each_tile(static_cast<Format>(number), panel, columns, r, [&](std::int64_t b, const TileRow& tile) {
             for (int k = 0; k < kCols; k++)
@@ -351,23 +351,11 @@ void soften_gradient(float* scores, float* gradients, std::int64_t stride, int r
         }
 }
 
-void join(const std::uint8_t* upper, const std::uint8_t* lower, std::int64_t columns, std::uint8_t* panel) {
-    constexpr int scales = scale_bytes(Scales::half), half = code_bytes(Codes::bits4);
-    for (std::int64_t b = 0; b < columns / kCols; b++) {
-        std::copy(upper, upper + scales, panel);
-        for (int i = 0; i < half; i++) {  // bits become signed codes: code + 128 = 16 * upper + lower
-            panel[scales + i] = static_cast<std::uint8_t>(16 * (upper[scales + i] & 15) + (lower[i] & 15) - 128);
-            panel[scales + half + i] = static_cast<std::uint8_t>(16 * (upper[scales + i] >> 4) + (lower[i] >> 4) - 128);
-        }
-        upper += scales + half, lower += half, panel += scales + 2 * half;
-    }
-}
-
 void most(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
     for (int t = 0; t < tokens; t++, spreads += columns / kCols, estimates += kRows)
         for (int r = 0; r < kRows; r++) {
             float sum = 0;
-            each_tile(Format::q8_0_upper, upper, columns, r, [&](std::int64_t b, const TileRow& tile) { sum += tile.scale[0] * tile.scale[0] * spreads[b]; });
+            each_tile(Format::q8_0_upper, {upper, nullptr}, columns, r, [&](std::int64_t b, const TileRow& tile) { sum += tile.scale[0] * tile.scale[0] * spreads[b]; });
             const float all = estimates[r] + std::sqrt(sum);
             most[t] = r ? std::max(most[t], all) : all;
         }
@@ -384,7 +372,6 @@ Kernels make() {
     k.name = "reference";
     k.quantize = quantize;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
-    k.join = join;
     k.most = most;
     k.encode = kEncoders;
     for (auto& multiply : k.multiply) multiply = multiply_one;

@@ -34,7 +34,6 @@ Kernels table_of(const char* name) {
     k.in_pairs = Isa::in_pairs;
     k.quantize = quantize<Isa>;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
-    k.join = join_panel;
     k.most = most;
     k.encode = kEncoders;
     k.multiply[0] = multiply_plain;

@@ -37,14 +37,17 @@ struct Unpacked {
     typename Isa::F scale[most][halves_of(f)], offset[most][halves_of(f)];
 
     // Unpacks `count` tiles, and returns what follows them.
-    const std::uint8_t* read(const std::uint8_t* tile, int count) {
+    const std::uint8_t* read(const std::uint8_t* tile, const std::uint8_t* lower, int count) {
         const std::uint8_t* super = tile;
         tile += super_bytes(layout(f).scales);
         for (int b = 0; b < count; b++, tile += tile_bytes(f)) {
             for (int line = 0; line < tile_bytes(f); line += 64) __builtin_prefetch(tile + kAhead + line);
             constexpr int vectors = InTiles<f, digits>::vectors;
             typename Isa::C w[vectors];
-            unpack_codes<f>(tile + scale_bytes(layout(f).scales), w + vectors - 8);
+            if constexpr (in_halves(f))
+                for (int line = 0; line < kLowerBytes; line += 64) __builtin_prefetch(lower + kAhead + line);
+            unpack_codes<f>(tile + scale_bytes(layout(f).scales), lower, w + vectors - 8);
+            if constexpr (in_halves(f)) lower += kLowerBytes;
             for (int c = 0; c < vectors - 8; c++) w[c] = Isa::template up<4>(w[c + 8]);
             for (int c = 0; c < vectors; c++) _mm512_store_si512(codes[b][c], w[c]);
             const TileScales<f> by(super, tile, 0);
@@ -156,7 +159,7 @@ inline void add_products(const Unpacked<f, digits>& w, int count, const Group& x
 constexpr int kFewLines = 8;  // of tiles, where no more tokens than that come
 
 template <Format f, int digits, int lines>
-void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+void tokens_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
     using Form = InTiles<f, digits>;
     constexpr int most = 4;  // groups whose totals and tokens stay near
     const Shaped shaped(shapes_of(Form::columns, lines));
@@ -164,11 +167,11 @@ void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, 
         const int some = std::min(tokens - first, most * kTogether);
         typename Isa::F totals[most * kTogether];
         for (int t = 0; t < some; t++) totals[t] = Isa::zero();
-        const std::uint8_t* tile = panel;
+        const std::uint8_t* tile = panel.tiles;
         for (std::int64_t b = 0; b < x.tiles(); b += Unpacked<f, digits>::most) {
             const int count = static_cast<int>(std::min<std::int64_t>(x.tiles() - b, Unpacked<f, digits>::most));
             Unpacked<f, digits> w;
-            tile = w.read(tile, count);
+            tile = w.read(tile, in_halves(f) ? panel.lower + b * kLowerBytes : nullptr, count);
             for (int t = 0; t < some; t += kTogether) {
                 const std::int64_t step = x.step(first + t), measures_step = x.measures_step(first + t);
                 const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(first + t)) + b * step;
@@ -182,7 +185,7 @@ void tokens_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, 
 }
 
 template <Format f, int digits>
-void all_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+void all_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
     static_assert(Isa::lanes == kRows);
     constexpr int least = InTiles<f, digits>::twice ? 6 : 9;  // tokens for which a tile pays
     const int in_tiles = tokens % kTogether < least ? tokens / kTogether * kTogether : tokens;
@@ -192,7 +195,7 @@ void all_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, con
 }
 
 template <Format f>
-void linear_in_tiles(const std::uint8_t* panel, const Quantized& x, int tokens, const Output& out) {
+void linear_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
     if (x.digits == 2) all_in_tiles<f, 2>(panel, x, tokens, out);
     else all_in_tiles<f, 1>(panel, x, tokens, out);
 }

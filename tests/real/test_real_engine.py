@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import ordito
@@ -44,3 +45,15 @@ def test_a_prompt_that_goes_another_way_is_shared_up_to_there(model):
     (other,) = answers(engine, [STORY + "Quite another end of it"])
     assert other.cached_tokens > 0.6 * other.prompt_tokens  # windows can be taken up only where a piece of the prompt ended
     assert other.token_ids == answers(Engine(model), [STORY + "Quite another end of it"])[0].token_ids
+
+
+@pytest.mark.parametrize("greatest", [1, 40])
+def test_the_greatest_logits_are_those_of_the_whole_head(model, greatest):
+    whole, some, read = model.runtime.session(), model.runtime.session(), []
+    for id in model.tokenizer.encode("The weaver said: warp and weft, warp and weft, and the loom answered: you may go home now."):
+        expected, found = whole.feed([id]), some.feed([id], greatest)
+        there = np.isfinite(found)
+        assert np.array_equal(found[there], expected[there])
+        assert np.array_equal(np.sort(found)[-greatest:], np.sort(expected)[-greatest:])
+        read.append(there.mean())
+    assert np.median(read) < (0.05 if greatest == 1 else 0.9)
