@@ -50,7 +50,9 @@ def test_a_prompt_that_goes_another_way_is_shared_up_to_there(model):
 @pytest.mark.parametrize("greatest", [1, 40])
 def test_the_greatest_logits_are_those_of_the_whole_head(model, greatest):
     whole, some, read = model.runtime.session(), model.runtime.session(), []
-    for id in model.tokenizer.encode("The weaver said: warp and weft, warp and weft, and the loom answered: you may go home now."):
+    for id in model.tokenizer.encode(
+        "The weaver said: warp and weft, warp and weft, and the loom answered: you may go home now."
+    ):
         expected, found = whole.feed([id]), some.feed([id], greatest)
         there = np.isfinite(found)
         assert np.array_equal(found[there], expected[there])
