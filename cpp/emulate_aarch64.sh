@@ -40,4 +40,4 @@ cp -r "$source/ordito" "$here/package"
 cp "$here/made/"_core.*.so "$here/package/ordito"
 PYTHONPATH="$here/package:$here/site" $emulator "$root/usr/bin/python$version" -m pytest -p no:cacheprovider -c /dev/null \
     --rootdir "$source" "$source/tests/native/test_kernels.py" \
-    "$source/tests/native/test_plain_products.py"
+    "$source/tests/native/test_plain_products.py" "$source/tests/native/test_screening.py"
