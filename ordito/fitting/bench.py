@@ -87,7 +87,9 @@ def bench(
             middle = depth + (count + 1) // 2  # what the answer itself adds is read too
             yield Figure(
                 test=_name("tg", count, depth),
-                rates=_rates(session, before, count, repetitions, partial(_answer, session, count)),
+                rates=_rates(
+                    session, before, count, repetitions, partial(_answer, session, _ids(1, found.spec.vocab_size)[0], count)
+                ),
                 bytes_per_token=found.read(middle) - runtime.spared,
                 limit=_limit(found, machine, 1, middle - 1, runtime.spared),
             )
@@ -115,9 +117,8 @@ def _limit(found: Account, machine: Machine, tokens: int, past: int, spared: int
     return tokens / max(work, read)
 
 
-def _answer(session: Session, count: int) -> None:
-    """Let the model write so many tokens."""
-    token = 13
+def _answer(session: Session, token: int, count: int) -> None:
+    """Let the model write so many tokens after one."""
     for _ in range(count):
         token = int(session.feed([token], greatest=1).argmax())
 

@@ -10,10 +10,15 @@ from ordito.families import spec_from_config
 from ordito.fitting import Machine
 from ordito.fitting.bench import bench
 
-SPEC = spec_from_config(
-    {"model_type": "llama", "vocab_size": 96, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
-    | {"intermediate_size": 24}
-)
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+}
+SPEC = spec_from_config(CONFIG)
 MACHINE = Machine(cores=1, memory=10**9, bandwidth=1e9, flops=1e9)
 
 
@@ -50,6 +55,12 @@ def test_tests_are_those_of_llama_bench():
     assert 16 in lengths
     assert runtime.fed[7:9] == [[1], [2]]  # an answer is what the model finds most probable
     assert runtime.rewound[-1] == 19
+
+
+def test_an_answer_begins_with_a_token_of_the_vocabulary():
+    runtime, few = Recording(), spec_from_config(CONFIG | {"vocab_size": 10})
+    list(bench(runtime, account(few), MACHINE, prompts=(), generated=(1,), repetitions=1))
+    assert runtime.fed[0] == [3]
 
 
 def test_what_an_answer_is_spared_is_not_counted():
