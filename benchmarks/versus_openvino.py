@@ -4,7 +4,7 @@
 
 PYTHON has `openvino-genai`; FOLDER is what `optimum-cli export openvino --task text-generation-with-past --weight-format int4
 --group-size 64 --ratio 1.0 --sym -m MODEL FOLDER` makes of the model's safetensors (`ordito convert smollm2 MODEL`, in an
-environment with `optimum-intel`). Figures: prompts of 512 and 2,048 tokens; answers after 32 and 1,024.
+environment with `optimum-intel`). Figures: prompts of 512 and 2,048 tokens; answers of 128 after 32 and 1,024.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peers import Figure, arguments, faster, in_turn, tell
-from versus_llama_cpp import answer_rate, prompt_rate
+from versus_llama_cpp import GENERATED, answer_rate, prompt_rate
 
 import ordito
 from ordito.native.runtime import NativeRuntime
 
-PROMPTS, DEPTHS, GENERATED = (512, 2048), (32, 1024), 32
+PROMPTS, DEPTHS = (512, 2048), (32, 1024)
 PEER = """
 import itertools, sys, time
 import numpy, openvino, openvino_genai as genai

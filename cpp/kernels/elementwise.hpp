@@ -39,7 +39,7 @@ inline F exponential(F x) {
     return Isa::zero_below(x, -87.f, Isa::raised(p, sum));
 }
 
-inline F sigmoid(F x) { return Isa::inverse(Isa::add(Isa::set1(1.f), exponential(Isa::negative(x)))); }
+inline F sigmoid(F x) { return Isa::div(Isa::set1(1.f), Isa::add(Isa::set1(1.f), exponential(Isa::negative(x)))); }
 
 // tanh |x| = (1 - e) / (1 + e), e = e^(-2 |x|); near zero, where that loses digits, Cephes' polynomial (tanhf.c).
 inline F tanh_of(F x) {

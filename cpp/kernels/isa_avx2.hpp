@@ -70,7 +70,6 @@ struct Isa {
     static F raised(F x, F n) {
         return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
     }
-    static F inverse(F x) { return div(set1(1.f), x); }
     static float sum(F a) {
         const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));

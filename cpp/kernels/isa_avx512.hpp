@@ -63,10 +63,6 @@ struct Isa {
     static F raised(F x, F n) {
         return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
     }
-    static F inverse(F x) {  // 14 digits, and a step of Newton's
-        const F y = _mm512_rcp14_ps(x);
-        return _mm512_fmadd_ps(y, _mm512_fnmadd_ps(x, y, set1(1.f)), y);
-    }
     static float sum(F a) { return _mm512_reduce_add_ps(a); }
     static float largest(F a) { return _mm512_reduce_max_ps(a); }
 

@@ -65,7 +65,6 @@ struct Isa {
     static F raised(F x, F n) {
         return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(n), 23)));
     }
-    static F inverse(F x) { return div(set1(1.f), x); }
     static float sum(F a) { return vaddvq_f32(a); }
     static float largest(F a) { return vmaxvq_f32(a); }
 
