@@ -256,11 +256,11 @@ NB_MODULE(_core, module) {
         .def_prop_ro("kernels", [](const Turns& t) { return std::string(t.machine.kernels().name); })
         .def_prop_ro("threads", [](Turns& t) { return t.machine.pool().threads(); })
         .def_prop_ro("left_out", [](Turns& t) { return t.machine.pool().left_out(); })
-        .def("room", [](Turns& t, const std::string& format, std::int64_t rows, std::int64_t columns, bool in_halves) {
+        .def("room", [](Turns& t, const std::string& format, std::int64_t rows, std::int64_t columns, bool in_parts) {
             if (rows < 0 || columns < 0 || rows >= std::int64_t{1} << 40 || columns >= std::int64_t{1} << 20)
                 throw std::invalid_argument("got a matrix of " + std::to_string(rows) + " x " + std::to_string(columns));
-            return room(format_of(format), rows, columns, in_halves, t.machine.arena());
-        }, "format"_a, "rows"_a, "columns"_a, "in_halves"_a = false)
+            return room(format_of(format), rows, columns, in_parts, t.machine.arena());
+        }, "format"_a, "rows"_a, "columns"_a, "in_parts"_a = false)
         .def("fill", [](Turns& t, nb::object matrix, Bytes bytes, bool mapped) {
             Packed& packed = nb::cast<Packed&>(matrix);
             const Layout& form = layout(packed.format);

@@ -13,7 +13,7 @@
 //   2 bits    128 bytes: bits 2 f and 2 f + 1 of byte i of vector p are vector 4 p + f, p < 2
 //   1 bit      64 bytes: bit c of byte i is vector c
 //   8 bits    512 bytes
-//   halves    256 bytes as 4 bits, and 256 such bytes of lower ones in another place
+//   in parts  256 bytes as 4 bits, and the lower bits in another place: 256 such bytes of codes of 8 bits, 128 as 2 bits of 6
 //
 // 5 bits are 4 and 1, 6 bits are 4 and 2, 3 bits are 2 and 1. A number is scale * (code - zero) or scale * code + minimum.
 #pragma once
@@ -28,7 +28,7 @@ constexpr int kRows = 16;   // of a panel
 constexpr int kCols = 32;   // of a tile
 constexpr int kSuper = 256; // columns of a superblock
 
-enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, q8_0_halves, q8_0_upper };
+enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, q8_0_parts, q8_0_upper, q6_k_parts, q6_k_upper };
 
 // Where the scales of a tile come from.
 enum class Scales {
@@ -42,8 +42,9 @@ enum class Scales {
     k16_min,   // superblock d and dmin; s (low) and m (high), 4 bits each, for 16 columns
 };
 
-// How the codes of a tile are kept. Halves: code + 128 = 16 * upper + lower, of which the lower ones stand elsewhere.
-enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, halves, table };
+// How the codes of a tile are kept. In parts: code + 128 = 16 * upper + lower, or code = 4 * upper + lower, of which the lower ones
+// stand elsewhere.
+enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, parts8, parts6, table };
 
 struct Layout {
     const char* name;
@@ -71,13 +72,15 @@ constexpr Layout kLayouts[] = {
     {"iq4_nl", 32, 18, Scales::half, Codes::table, 0},
     {"iq4_xs", 256, 136, Scales::k32, Codes::table, 0},
     {"mxfp4", 32, 17, Scales::bfloat, Codes::table, 0},
-    // In memory only: Q8_0 with its codes in halves, and of those the upper ones: 1 / 16 of its numbers, in the middle of what the
-    // lower ones may add.
-    {"q8_0", 32, 34, Scales::half, Codes::halves, 0},
+    // In memory only: with their codes in parts, and of those the upper ones: 1 / 16 or 1 / 4 of the numbers, in the middle of what
+    // the lower ones may add.
+    {"q8_0", 32, 34, Scales::half, Codes::parts8, 0},
     {"q8_0_upper", 32, 34, Scales::half, Codes::bits4, 7.53125f},
+    {"q6_k", 256, 210, Scales::k16, Codes::parts6, 32},
+    {"q6_k_upper", 256, 210, Scales::k16, Codes::bits4, 7.625f},
 };
 
-constexpr int kFileFormats = static_cast<int>(Format::q8_0_halves);  // come first
+constexpr int kFileFormats = static_cast<int>(Format::q8_0_parts);  // come first
 
 constexpr const Layout& layout(Format format) { return kLayouts[static_cast<int>(format)]; }
 
@@ -90,7 +93,7 @@ constexpr int code_bytes(Codes codes) {
     switch (codes) {
         case Codes::bits2: return 128;
         case Codes::bits3: return 192;
-        case Codes::bits4: case Codes::table: case Codes::halves: return 256;
+        case Codes::bits4: case Codes::table: case Codes::parts8: case Codes::parts6: return 256;
         case Codes::bits5: return 320;
         case Codes::bits6: return 384;
         case Codes::signed8: return 512;
@@ -122,16 +125,19 @@ constexpr int super_bytes(Scales scales) {
 
 constexpr int tile_bytes(Format format) { return scale_bytes(layout(format).scales) + code_bytes(layout(format).codes); }
 
-// Bytes of the lower halves of a tile's codes.
-constexpr int kLowerBytes = 256;
-constexpr bool in_halves(Format format) { return layout(format).codes == Codes::halves; }
+constexpr bool in_parts(Format format) { return layout(format).codes == Codes::parts8 || layout(format).codes == Codes::parts6; }
 
-// A panel in memory: its tiles and, where its codes are in halves, the lower ones.
+// The upper parts of a format in parts; how many steps a lower one has, and the bytes of a tile's lower ones.
+constexpr Format upper_of(Format format) { return format == Format::q8_0_parts ? Format::q8_0_upper : Format::q6_k_upper; }
+constexpr int lower_steps(Format format) { return layout(format).codes == Codes::parts8 ? 16 : 4; }
+constexpr int lower_tile_bytes(Format format) { return !in_parts(format) ? 0 : lower_steps(format) == 16 ? 256 : 128; }
+
+// A panel in memory: its tiles and, where its codes are in parts, the lower ones.
 struct Panel {
     const std::uint8_t *tiles, *lower;
 };
 
-// Bytes of a panel of `columns`, without lower halves.
+// Bytes of a panel of `columns`, without lower parts.
 constexpr std::size_t panel_bytes(Format format, std::int64_t columns) {
     if (is_plain(format)) return static_cast<std::size_t>(columns) * kRows * plain_bytes(format);
     const std::size_t tiles = static_cast<std::size_t>(columns / kCols) * tile_bytes(format);

@@ -73,7 +73,7 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
             for (int i = 0; i < 32; i++) block.codes[i] |= ((bytes[4 + i / 8] >> (i % 8)) & 1) << 4;
             break;
         case Format::q8_0:
-        case Format::q8_0_halves:
+        case Format::q8_0_parts:
             block.d = u16(bytes);
             std::memcpy(block.codes, bytes + 2, 32);
             break;
@@ -112,6 +112,7 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
             spread(bytes + 48, 128, 4, 32, 0, block.codes);
             break;
         case Format::q6_k:
+        case Format::q6_k_parts:
             spread(bytes, 128, 4, 64, 0, block.codes);
             spread(bytes + 128, 64, 2, 32, 4, block.codes);
             std::memcpy(block.scales, bytes + 192, 16);
@@ -131,6 +132,7 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
         case Format::f16:
         case Format::bf16:
         case Format::q8_0_upper:
+        case Format::q6_k_upper:
             break;
     }
 }
@@ -156,9 +158,9 @@ void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 
 
 // The 8 vectors of a tile, one code a byte, as they are kept.
 [[gnu::always_inline]] inline void put_codes(Codes codes, const std::uint8_t (&v)[8][64], std::uint8_t* to, std::uint8_t* lower) {
-    const auto nibbles = [&] {
+    const auto nibbles = [&](int shift) {
         for (int p = 0; p < 4; p++)
-            for (int i = 0; i < 64; i++) to[64 * p + i] = static_cast<std::uint8_t>((v[p][i] & 15) | (v[p + 4][i] << 4));
+            for (int i = 0; i < 64; i++) to[64 * p + i] = static_cast<std::uint8_t>(((v[p][i] >> shift) & 15) | (v[p + 4][i] >> shift) << 4);
         to += 256;
     };
     const auto pairs = [&](int shift) {
@@ -178,13 +180,14 @@ void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 
         }
     };
     switch (codes) {
-        case Codes::bits4: case Codes::table: nibbles(); break;
-        case Codes::bits5: nibbles(), bits(4); break;
-        case Codes::bits6: nibbles(), pairs(4); break;
+        case Codes::bits4: case Codes::table: nibbles(0); break;
+        case Codes::bits5: nibbles(0), bits(4); break;
+        case Codes::bits6: nibbles(0), pairs(4); break;
+        case Codes::parts6: nibbles(2), to = lower, pairs(0); break;
         case Codes::bits2: pairs(0); break;
         case Codes::bits3: pairs(0), bits(2); break;
         case Codes::signed8: std::memcpy(to, v, 512); break;
-        case Codes::halves:
+        case Codes::parts8:
             for (int p = 0; p < 4; p++)
                 for (int i = 0; i < 64; i++) {
                     const std::uint8_t one = v[p][i] ^ 128, other = v[p + 4][i] ^ 128;
@@ -203,7 +206,8 @@ int code_at(Codes codes, const std::uint8_t* from, const std::uint8_t* lower, in
         case Codes::signed8: return static_cast<std::int8_t>(from[64 * c + i]);
         case Codes::bits2: return (from[64 * (c / 4) + i] >> (2 * (c % 4))) & 3;
         case Codes::bits3: return code_at(Codes::bits2, from, lower, c, i) | ((more[i] >> c) & 1) << 2;
-        case Codes::halves: return 16 * code_at(Codes::bits4, from, lower, c, i) + code_at(Codes::bits4, lower, nullptr, c, i) - 128;
+        case Codes::parts8: return 16 * code_at(Codes::bits4, from, lower, c, i) + code_at(Codes::bits4, lower, nullptr, c, i) - 128;
+        case Codes::parts6: return 4 * code_at(Codes::bits4, from, lower, c, i) + code_at(Codes::bits2, lower, nullptr, c, i);
         case Codes::bits5: return code_at(Codes::bits4, from, lower, c, i) | ((more[i] >> c) & 1) << 4;
         case Codes::bits6: return code_at(Codes::bits4, from, lower, c, i) | ((more[64 * (c / 4) + i] >> (2 * (c % 4))) & 3) << 4;
         default: return (from[64 * (c % 4) + i] >> (c < 4 ? 0 : 4)) & 15;
@@ -232,7 +236,7 @@ void pack_panel(const std::uint8_t* bytes, std::int64_t present, std::int64_t co
                 for (int c = 0; c < 8; c++) std::memcpy(&vectors[c][4 * r], &blocks[r].codes[kCols * tile + 4 * c], 4);
             put_codes(form.codes, vectors, to + scale_bytes(form.scales), lower);
             to += tile_bytes(format);
-            if constexpr (in_halves(format)) lower += kLowerBytes;
+            if constexpr (in_parts(format)) lower += lower_tile_bytes(format);
         }
     }
 }
@@ -305,12 +309,13 @@ std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
     return part;
 }
 
-std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool halved, Arena& arena) {
-    if (halved && format == Format::q8_0) format = Format::q8_0_halves;
+std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool parted, Arena& arena) {
+    if (parted && format == Format::q8_0) format = Format::q8_0_parts;
+    if (parted && format == Format::q6_k) format = Format::q6_k_parts;
     if (columns % layout(format).block)
         throw std::invalid_argument("rows of " + std::to_string(columns) + " are no whole number of blocks of " + layout(format).name);
     auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr, nullptr});
-    if (in_halves(format)) packed->lower = arena.cut(packed->lower_bytes());
+    if (in_parts(format)) packed->lower = arena.cut(packed->lower_bytes());
     packed->data = arena.cut(packed->panels() * packed->stride());
     return packed;
 }
@@ -355,7 +360,7 @@ void unpack_row(const Packed& packed, std::int64_t row, float* out) {
     const std::uint8_t* super = nullptr;
     for (std::int64_t column = 0; column < packed.columns; column += kCols) {
         if (super_bytes(form.scales) && column % kSuper == 0) super = from, from += super_bytes(form.scales);
-        const TileRow tile = read_tile(packed.format, super, from, lower ? lower + column / kCols * kLowerBytes : nullptr, r);
+        const TileRow tile = read_tile(packed.format, super, from, lower ? lower + column / kCols * lower_tile_bytes(packed.format) : nullptr, r);
         for (int k = 0; k < kCols; k++)
             out[column + k] = tile.scale[k / 16] * static_cast<float>(tile.codes[k]) + tile.offset[k / 16];
         from += tile_bytes(packed.format);

@@ -64,7 +64,7 @@ struct Packed {
     std::int64_t panels() const { return (rows + kRows - 1) / kRows; }
     std::int64_t tiles() const { return columns / kCols; }
     std::size_t stride() const { return panel_bytes(format, columns); }
-    std::size_t lower_stride() const { return in_halves(format) ? tiles() * kLowerBytes : 0; }
+    std::size_t lower_stride() const { return tiles() * lower_tile_bytes(format); }
     std::size_t lower_bytes() const { return panels() * lower_stride(); }
     std::size_t bytes() const { return panels() * stride() + lower_bytes(); }
     Panel panel(std::int64_t number) const { return {data.get() + number * stride(), lower ? lower.get() + number * lower_stride() : nullptr}; }
@@ -72,8 +72,9 @@ struct Packed {
 
 class Pool;
 
-// Room for a matrix; `halved`: with its codes in halves if it is of Q8_0. Throws std::invalid_argument where rows are no whole number of blocks.
-std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool halved, Arena& arena);
+// Room for a matrix; `parted`: with its codes in parts if it is of Q8_0 or Q6_K. Throws std::invalid_argument where rows are no whole
+// number of blocks.
+std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool parted, Arena& arena);
 
 // Packs `count` rows from the bytes of a file; `first` is a multiple of 16. What follows the last row of a panel becomes zero.
 void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool);
@@ -91,7 +92,7 @@ struct TileRow {
     float scale[2], offset[2];
 };
 
-// Row `row` of the panel whose tile, superblock and lower halves begin there. The plain reading that the kernels are held against.
+// Row `row` of the panel whose tile, superblock and lower parts begin there. The plain reading that the kernels are held against.
 TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, const std::uint8_t* lower, int row);
 
 }  // namespace ordito

@@ -119,8 +119,10 @@ struct Executor {
 
     // Whether only the greatest logits are wanted, and are to be had for less.
     bool screens(const Packed& w) {
-        if (!in_halves(w.format) || !in_whole_numbers(w) || m.watching_) return false;
+        if (!in_parts(w.format) || !in_whole_numbers(w) || m.watching_) return false;
         if (!batch.greatest || batch.greatest > kMostGreatest || rows > kMostScreened) return false;
+        if (!m.many_valued_) m.many_valued_ = many_valued(w);
+        if (!*m.many_valued_) return false;
         if (m.pause_ == 0) return true;
         m.pause_--;
         return false;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <variant>
@@ -212,6 +213,7 @@ class Machine {
     std::vector<Buffer> panels_;  // one a thread
     // Steps that are left of a pause without screening, and how long the next one is: longer each time that it did not pay.
     int pause_ = 0, next_pause_ = 1;
+    std::optional<bool> many_valued_;  // what is known of the one matrix that is screened
 
     bool watching_ = false;
     std::unordered_map<const Packed*, Inputs> inputs_;

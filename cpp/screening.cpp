@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 
 #include "threads.hpp"
 
@@ -12,12 +13,12 @@ namespace ordito {
 namespace {
 
 constexpr float kDeviations = 7;                // exp(-7^2 / 2) = 2e-11: one token in 40 thousand million
-// The variance of 16 even steps, and what rounding the tokens to 8 bits adds to it: (greatest / 127)^2 / 12 times codes of at most
-// 128^2 in each column of a tile, which is less than 2.8 times the sum of its squares.
-constexpr float kSpread = 255.f / 12 + 2.8f;
 constexpr std::int64_t kPieceBytes = 96 << 10;  // of weights, that one thread takes at once
 constexpr std::int64_t kWholeAtOnce = 8;      // panels
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
+// Of a row of a tile.
+int scales_of(const Packed& w) { return layout(w.format).scales == Scales::k16 ? 2 : 1; }
 
 // The greatest of the numbers that it is shown, and where they stood; `least` is the least of those that are kept.
 class Greatest {
@@ -48,12 +49,22 @@ struct Estimates {
 class Screening {
   public:
     Screening(const Packed& w, const Screened& x, const Rows& products, const Kernels& kernels, Pool& pool)
-        : w_(w), x_(x), products_(products), k_(kernels), pool_(pool), estimates_(x.count), spreads_(x.count * w.tiles()) {
-        for (std::int64_t t = 0; t < x.count; t++)
-            for (std::int64_t c = 0; c < w.columns; c++) {
-                const float number = x.numbers[t * x.stride + c];
-                spreads_[t * w.tiles() + c / kCols] += kDeviations * kDeviations * kSpread / 256 * number * number;
-            }
+        : w_(w), x_(x), products_(products), k_(kernels), pool_(pool), steps_(static_cast<float>(lower_steps(w.format))),
+          upper_(static_cast<int>(upper_of(w.format))), estimates_(x.count) {
+        const int scales = scales_of(w);
+        const std::int64_t columns = kCols / scales;
+        spreads_.resize(x.count * w.tiles() * scales);
+        const float even = (steps_ * steps_ - 1) / 12;  // the variance of so many steps
+        // What rounding the tokens to 8 bits adds: (greatest / 127)^2 / 12 times the squares of codes, which are at most 8 times as
+        // great as there are steps; and the greatest square is no more than the sum of all that were rounded with it.
+        const float rounding = static_cast<float>(columns) / 12 * (8 * steps_ / 127) * (8 * steps_ / 127);
+        const float by = kDeviations * kDeviations / (steps_ * steps_);
+        for (std::int64_t number = 0; number < x.count * w.tiles(); number++) {
+            const float* from = x.numbers + number / w.tiles() * x.stride + number % w.tiles() * kCols;
+            const auto squares = [from](std::int64_t first, std::int64_t last) { return std::inner_product(from + first, from + last, from + first, 0.f); };
+            for (int scale = 0; scale < scales; scale++)
+                spreads_[number * scales + scale] = by * (even * squares(scale * columns, (scale + 1) * columns) + rounding * squares(0, kCols));
+        }
         for (Estimates& of : estimates_) of.middle.resize(w.panels()), of.most.resize(w.panels());
     }
 
@@ -83,19 +94,19 @@ class Screening {
     int rows_of(std::int64_t panel) const { return static_cast<int>(std::min<std::int64_t>(kRows, w_.rows - panel * kRows)); }
 
     void estimate(std::int64_t panel) {
-        alignas(64) float sixteenths[kMostScreened][kRows];
+        alignas(64) float parts[kMostScreened][kRows];
         float most[kMostScreened];
         const int rows = rows_of(panel), tokens = static_cast<int>(x_.count);
-        float* first = &sixteenths[0][0];
+        float* first = &parts[0][0];
         if (rows < kRows) std::fill(first, first + tokens * kRows, kNothing);
-        k_.linear_whole[static_cast<int>(Format::q8_0_upper)](w_.panel(panel), x_.roughly, tokens, {first, kRows, nullptr, nullptr, 0, rows});
-        k_.most(w_.panel(panel).tiles, w_.columns, spreads_.data(), first, tokens, most);
+        k_.linear_whole[upper_](w_.panel(panel), x_.roughly, tokens, {first, kRows, nullptr, nullptr, 0, rows});
+        k_.most[upper_](w_.panel(panel).tiles, w_.columns, spreads_.data(), first, tokens, most);
         for (int t = 0; t < tokens; t++) {
             float middle = kNothing;
 #pragma omp simd reduction(max : middle)
-            for (int r = 0; r < kRows; r++) middle = std::max(middle, sixteenths[t][r]);
-            estimates_[t].middle[panel] = 16 * middle;
-            estimates_[t].most[panel] = 16 * most[t];
+            for (int r = 0; r < kRows; r++) middle = std::max(middle, parts[t][r]);
+            estimates_[t].middle[panel] = steps_ * middle;
+            estimates_[t].most[panel] = steps_ * most[t];
         }
     }
 
@@ -126,11 +137,28 @@ class Screening {
     const Rows& products_;
     const Kernels& k_;
     Pool& pool_;
+    float steps_;  // of a lower part: what upper ones give is multiplied with them
+    int upper_;    // the format of upper parts
     std::vector<Estimates> estimates_;
-    std::vector<float> spreads_;  // [token][tile]: the variance of a sixteenth for scales of 1, times kDeviations^2
+    std::vector<float> spreads_;  // [token][tile][scale]: the variance of what upper parts give, for scales of 1, times kDeviations^2
 };
 
 }  // namespace
+
+bool many_valued(const Packed& w) {
+    constexpr std::int64_t kSample = 128;  // rows
+    const std::int64_t block = kCols / scales_of(w);
+    std::int64_t different = 0, all = 0;
+    std::vector<float> row(w.columns);
+    for (std::int64_t r = 0; r < w.rows; r += std::max<std::int64_t>(1, w.rows / kSample), all += w.columns) {
+        unpack_row(w, r, row.data());
+        for (auto first = row.begin(); first != row.end(); first += block) {
+            std::sort(first, first + block);
+            different += std::unique(first, first + block) - first;
+        }
+    }
+    return 3 * different > 2 * all;
+}
 
 bool screen(const Packed& w, const Screened& x, int greatest, const Rows& products, const Kernels& kernels, Pool& pool) {
     return Screening(w, x, products, kernels, pool)(greatest);

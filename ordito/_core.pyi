@@ -125,7 +125,7 @@ class Packed:
     def nbytes(self) -> int: ...
     @property
     def lower_bytes(self) -> int:
-        """Of codes' lower halves; 0 where they are not kept apart."""
+        """Of codes' lower parts; 0 where they are not kept apart."""
 
     def row(self, row: int) -> Floats:
         """One row in fp32."""
@@ -144,8 +144,8 @@ class Machine:
     def left_out(self) -> int:
         """How often a thread was left out for a while because it kept the others waiting."""
 
-    def room(self, format: str, rows: int, columns: int, in_halves: bool = False) -> Packed:
-        """A matrix that is still to be filled, one of q8_0 with its codes `in_halves` if so wanted.
+    def room(self, format: str, rows: int, columns: int, in_parts: bool = False) -> Packed:
+        """A matrix that is still to be filled, one of q8_0 or q6_k with its codes `in_parts` if so wanted.
 
         Raises `ValueError` for rows that are no whole number of blocks.
         """

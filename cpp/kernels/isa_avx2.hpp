@@ -113,8 +113,8 @@ struct Isa {
     template <int n>
     static C up(C a) { return _mm256_slli_epi16(a, n); }
     static C unsign(C a) { return only_unsigned ? _mm256_xor_si256(a, _mm256_set1_epi8(-128)) : a; }
-    // Upper halves of codes + 128 as those of what `dot` takes.
-    static C signed_halves(C a) { return only_unsigned ? a : _mm256_xor_si256(a, fill(0x88)); }
+    // Upper parts of codes + 128 as those of what `dot` takes.
+    static C signed_upper(C a) { return only_unsigned ? a : _mm256_xor_si256(a, fill(0x88)); }
     static C lookup(C table, C index) { return _mm256_shuffle_epi8(table, index); }
     static C table(const std::int8_t* levels, int bias) {
         const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(levels));

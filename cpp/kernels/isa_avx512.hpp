@@ -103,8 +103,8 @@ struct Isa {
     template <int n>
     static C up(C a) { return _mm512_slli_epi16(a, n); }
     static C unsign(C a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
-    // Upper halves of codes + 128 as those of what `dot` takes.
-    static C signed_halves(C a) { return a; }
+    // Upper parts of codes + 128 as those of what `dot` takes.
+    static C signed_upper(C a) { return a; }
     static C lookup(C table, C index) { return _mm512_shuffle_epi8(table, index); }
     static C table(const std::int8_t* levels, int bias) {
         const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(levels));

@@ -97,8 +97,8 @@ struct Isa {
     template <int n>
     static C up(C a) { return vshlq_n_s8(a, n); }
     static C unsign(C a) { return a; }
-    // Upper halves of codes + 128 as those of what `dot` takes.
-    static C signed_halves(C a) { return veorq_s8(a, fill(0x88)); }
+    // Upper parts of codes + 128 as those of what `dot` takes.
+    static C signed_upper(C a) { return veorq_s8(a, fill(0x88)); }
     static C lookup(C table, C index) { return vqtbl1q_s8(table, vreinterpretq_u8_s8(index)); }
     static C table(const std::int8_t* levels, int) { return vld1q_s8(levels); }
 

@@ -127,9 +127,10 @@ struct Kernels {
     void (*quantize)(const float* x, const Quantized& to, std::int64_t token);
     // A panel of quantized weights times the activations of `tokens`: all that there are, or a number of whole groups.
     void (*linear_whole[std::size(kLayouts)])(const Panel& panel, const Quantized& x, int tokens, const Output& out);
-    // The greatest of the rows of a panel of Q8_0 in halves, estimate + sqrt(sum of spread * scale^2 over its tiles), for each of `tokens`: they have
-    // 16 estimates and a spread for each tile.
-    void (*most)(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most);
+    // The greatest of the rows of a panel of upper parts, estimate + sqrt(sum of spread * scale^2), for each of `tokens`: they have 16
+    // estimates, and a spread for each scale of a row. Null for all other formats.
+    void (*most[std::size(kLayouts)])(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates,
+                                      int tokens, float* most);
     // A panel of plain weights times fp32 activations (rows of x are `stride` apart); two at once where `second` is given.
     void (*linear[3])(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t columns, const float* x,
                       std::int64_t stride, int tokens, const Output& out, const Output& second_out);

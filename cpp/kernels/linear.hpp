@@ -11,7 +11,7 @@ namespace {
 constexpr int kSubs = kRows / Isa::lanes;  // vectors of a panel's rows
 constexpr int kAhead = 4096;               // bytes: how far ahead weights are asked for
 
-constexpr bool is_signed(Format f) { return layout(f).codes == Codes::signed8 || layout(f).codes == Codes::table || in_halves(f); }
+constexpr bool is_signed(Format f) { return layout(f).codes == Codes::signed8 || layout(f).codes == Codes::table || layout(f).codes == Codes::parts8; }
 
 // The largest code of unsigned ones.
 constexpr int most_code(Codes codes) {
@@ -20,7 +20,7 @@ constexpr int most_code(Codes codes) {
         case Codes::bits3: return 7;
         case Codes::bits4: return 15;
         case Codes::bits5: return 31;
-        case Codes::bits6: return 63;
+        case Codes::bits6: case Codes::parts6: return 63;
         default: return 255;
     }
 }
@@ -36,7 +36,7 @@ constexpr bool has_minimum(Scales s) { return s == Scales::half_min || s == Scal
 constexpr bool has_offset(Format f) { return has_minimum(layout(f).scales) || zero_of(f) != 0; }
 constexpr int halves_of(Format f) { return layout(f).scales == Scales::k16 || layout(f).scales == Scales::k16_min ? 2 : 1; }
 
-// The codes of `Isa::lanes` rows of a tile, one a byte; `from` is their first byte, and `lower` that of their lower halves.
+// The codes of `Isa::lanes` rows of a tile, one a byte; `from` is their first byte, and `lower` that of their lower parts.
 template <Format f>
 [[gnu::always_inline]] inline void unpack_codes(const std::uint8_t* from, [[maybe_unused]] const std::uint8_t* lower, typename Isa::C* w) {
     using C = typename Isa::C;
@@ -45,12 +45,28 @@ template <Format f>
         for (int c = 0; c < 8; c++) w[c] = Isa::unsign(Isa::codes(from + 64 * c));
         return;
     }
-    if constexpr (codes == Codes::halves) {
+    if constexpr (codes == Codes::parts8) {
         const C low = Isa::fill(15), high = Isa::fill(240);
         for (int p = 0; p < 4; p++) {
-            const C above = Isa::signed_halves(Isa::codes(from + 64 * p)), below = Isa::codes(lower + 64 * p);
+            const C above = Isa::signed_upper(Isa::codes(from + 64 * p)), below = Isa::codes(lower + 64 * p);
             w[p] = Isa::either(Isa::both(Isa::template up<4>(above), high), Isa::both(below, low));
             w[p + 4] = Isa::either(Isa::both(above, high), Isa::both(Isa::template down<4>(below), low));
+        }
+        return;
+    }
+    if constexpr (codes == Codes::parts6) {
+        const C four = Isa::fill(60), two = Isa::fill(3);
+        for (int p = 0; p < 4; p++) {
+            const C above = Isa::codes(from + 64 * p);
+            w[p] = Isa::both(Isa::template up<2>(above), four);
+            w[p + 4] = Isa::both(Isa::template down<2>(above), four);
+        }
+        for (int p = 0; p < 2; p++) {
+            const C below = Isa::codes(lower + 64 * p);
+            w[4 * p] = Isa::either(w[4 * p], Isa::both(below, two));
+            w[4 * p + 1] = Isa::either(w[4 * p + 1], Isa::both(Isa::template down<2>(below), two));
+            w[4 * p + 2] = Isa::either(w[4 * p + 2], Isa::both(Isa::template down<4>(below), two));
+            w[4 * p + 3] = Isa::either(w[4 * p + 3], Isa::both(Isa::template down<6>(below), two));
         }
         return;
     }
@@ -209,14 +225,13 @@ inline void some_tokens(const Panel& panel, const Quantized& x, int first, int s
     const Measures* measures = x.measures(first);
     F total[tokens];
     for (int t = 0; t < tokens; t++) total[t] = Isa::zero();
-    const std::uint8_t *tile = panel.tiles, *lower = in_halves(f) ? panel.lower + 4 * row : nullptr, *super = nullptr;
+    const std::uint8_t *tile = panel.tiles, *lower = in_parts(f) ? panel.lower + 4 * row : nullptr, *super = nullptr;
     for (std::int64_t b = 0; b < tiles; b++) {
         if constexpr (super_bytes(form.scales) > 0)
             if (b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(form.scales);
         typename Isa::C w[8];
         for (int ahead = 0; ahead < tile_bytes(f); ahead += 64) __builtin_prefetch(tile + kAhead + ahead);
-        if constexpr (in_halves(f))
-            for (int ahead = 0; ahead < kLowerBytes; ahead += 64) __builtin_prefetch(lower + kAhead + ahead);
+        for (int ahead = 0; ahead < lower_tile_bytes(f); ahead += 64) __builtin_prefetch(lower + kAhead + ahead);
         unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, lower, w);
         const TileScales<f> by(super, tile, row);
 #pragma GCC unroll 2
@@ -231,7 +246,7 @@ inline void some_tokens(const Panel& panel, const Quantized& x, int first, int s
             }
         }
         tile += tile_bytes(f);
-        if constexpr (in_halves(f)) lower += kLowerBytes;
+        if constexpr (in_parts(f)) lower += lower_tile_bytes(f);
         codes += step, measures += measures_step;
     }
     for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
@@ -301,17 +316,22 @@ void linear_whole(const Panel& panel, const Quantized& x, int tokens, const Outp
     else all_tokens<f, 1>(panel, x, 0, tokens, out);
 }
 
-template <int tokens>
+template <Format f, int tokens>
 inline void most_of_some(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, float* most) {
+    constexpr int halves = halves_of(f), of_super = super_bytes(layout(f).scales);
     const std::int64_t tiles = columns / kCols;
     for (int sub = 0; sub < kSubs; sub++) {
         typename Isa::F total[tokens];
         for (auto& sum : total) sum = Isa::zero();
-        for (std::int64_t b = 0; b < tiles; b++) {
-            const auto* tile = reinterpret_cast<const std::uint16_t*>(upper + b * tile_bytes(Format::q8_0_upper));
-            const auto scale = Isa::load_f16(tile + sub * Isa::lanes), square = Isa::mul(scale, scale);
+        const std::uint8_t *tile = upper, *super = nullptr;
+        for (std::int64_t b = 0; b < tiles; b++, tile += tile_bytes(f)) {
+            if (of_super && b % (kSuper / kCols) == 0) super = tile, tile += of_super;
+            const TileScales<f> by(super, tile, sub * Isa::lanes);
+            for (int half = 0; half < halves; half++) {
+                const auto square = Isa::mul(by.scale[half], by.scale[half]);
 #pragma GCC unroll 8
-            for (int t = 0; t < tokens; t++) total[t] = Isa::fma(square, Isa::set1(spreads[t * tiles + b]), total[t]);
+                for (int t = 0; t < tokens; t++) total[t] = Isa::fma(square, Isa::set1(spreads[(t * tiles + b) * halves + half]), total[t]);
+            }
         }
         for (int t = 0; t < tokens; t++) {
             const float of_rows = Isa::largest(Isa::add(Isa::load(estimates + t * kRows + sub * Isa::lanes), Isa::sqrt(total[t])));
@@ -320,11 +340,12 @@ inline void most_of_some(const std::uint8_t* upper, std::int64_t columns, const 
     }
 }
 
-inline void most(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
-    const std::int64_t tiles = columns / kCols;
+template <Format f>
+void most(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
+    const std::int64_t numbers = halves_of(f) * (columns / kCols);
     int t = 0;
-    for (; t + 8 <= tokens; t += 8) most_of_some<8>(upper, columns, spreads + t * tiles, estimates + t * kRows, most + t);
-    for (; t < tokens; t++) most_of_some<1>(upper, columns, spreads + t * tiles, estimates + t * kRows, most + t);
+    for (; t + 8 <= tokens; t += 8) most_of_some<f, 8>(upper, columns, spreads + t * numbers, estimates + t * kRows, most + t);
+    for (; t < tokens; t++) most_of_some<f, 1>(upper, columns, spreads + t * numbers, estimates + t * kRows, most + t);
 }
 
 template <Format f>
@@ -337,7 +358,7 @@ void unpack_panel(const Panel& panel, std::int64_t columns, float* out) {
         for (int sub = 0; sub < kSubs; sub++) {
             const int row = sub * Isa::lanes;
             typename Isa::C w[8];
-            unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, in_halves(f) ? panel.lower + b * kLowerBytes + 4 * row : nullptr, w);
+            unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, in_parts(f) ? panel.lower + b * lower_tile_bytes(f) + 4 * row : nullptr, w);
             const TileScales<f> by(super, tile, row);
             float* to = out + b * kCols * kRows + row;
             const auto write = [&](int column, typename Isa::F code) {

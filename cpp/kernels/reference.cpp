@@ -48,7 +48,7 @@ void each_tile(Format format, const Panel& panel, std::int64_t columns, int row,
     const std::uint8_t *tile = panel.tiles, *super = nullptr;
     for (std::int64_t b = 0; b < columns / kCols; b++) {
         if (super_bytes(layout(format).scales) && b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(layout(format).scales);
-        with(b, read_tile(format, super, tile, in_halves(format) ? panel.lower + b * kLowerBytes : nullptr, row));
+        with(b, read_tile(format, super, tile, in_parts(format) ? panel.lower + b * lower_tile_bytes(format) : nullptr, row));
         tile += tile_bytes(format);
     }
 }
@@ -351,11 +351,15 @@ void soften_gradient(float* scores, float* gradients, std::int64_t stride, int r
         }
 }
 
-void most(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
-    for (int t = 0; t < tokens; t++, spreads += columns / kCols, estimates += kRows)
+template <Format upper>
+void most(const std::uint8_t* tiles, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
+    constexpr int halves = layout(upper).scales == Scales::k16 ? 2 : 1;
+    for (int t = 0; t < tokens; t++, spreads += halves * (columns / kCols), estimates += kRows)
         for (int r = 0; r < kRows; r++) {
             float sum = 0;
-            each_tile(Format::q8_0_upper, {upper, nullptr}, columns, r, [&](std::int64_t b, const TileRow& tile) { sum += tile.scale[0] * tile.scale[0] * spreads[b]; });
+            each_tile(upper, {tiles, nullptr}, columns, r, [&](std::int64_t b, const TileRow& tile) {
+                for (int half = 0; half < halves; half++) sum += tile.scale[half] * tile.scale[half] * spreads[halves * b + half];
+            });
             const float all = estimates[r] + std::sqrt(sum);
             most[t] = r ? std::max(most[t], all) : all;
         }
@@ -372,7 +376,8 @@ Kernels make() {
     k.name = "reference";
     k.quantize = quantize;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
-    k.most = most;
+    k.most[static_cast<int>(Format::q8_0_upper)] = most<Format::q8_0_upper>;
+    k.most[static_cast<int>(Format::q6_k_upper)] = most<Format::q6_k_upper>;
     k.encode = kEncoders;
     for (auto& multiply : k.multiply) multiply = multiply_one;
     k.linear[0] = linear<0>, k.linear[1] = linear<1>, k.linear[2] = linear<2>;

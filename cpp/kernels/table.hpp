@@ -34,7 +34,8 @@ Kernels table_of(const char* name) {
     k.in_pairs = Isa::in_pairs;
     k.quantize = quantize<Isa>;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
-    k.most = most;
+    k.most[static_cast<int>(Format::q8_0_upper)] = most<Format::q8_0_upper>;
+    k.most[static_cast<int>(Format::q6_k_upper)] = most<Format::q6_k_upper>;
     k.encode = kEncoders;
     k.multiply[0] = multiply_plain;
     k.multiply[1] = multiply_codes<1>;

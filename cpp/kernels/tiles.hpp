@@ -44,10 +44,9 @@ struct Unpacked {
             for (int line = 0; line < tile_bytes(f); line += 64) __builtin_prefetch(tile + kAhead + line);
             constexpr int vectors = InTiles<f, digits>::vectors;
             typename Isa::C w[vectors];
-            if constexpr (in_halves(f))
-                for (int line = 0; line < kLowerBytes; line += 64) __builtin_prefetch(lower + kAhead + line);
+            for (int line = 0; line < lower_tile_bytes(f); line += 64) __builtin_prefetch(lower + kAhead + line);
             unpack_codes<f>(tile + scale_bytes(layout(f).scales), lower, w + vectors - 8);
-            if constexpr (in_halves(f)) lower += kLowerBytes;
+            if constexpr (in_parts(f)) lower += lower_tile_bytes(f);
             for (int c = 0; c < vectors - 8; c++) w[c] = Isa::template up<4>(w[c + 8]);
             for (int c = 0; c < vectors; c++) _mm512_store_si512(codes[b][c], w[c]);
             const TileScales<f> by(super, tile, 0);
@@ -171,7 +170,7 @@ void tokens_in_tiles(const Panel& panel, const Quantized& x, int tokens, const O
         for (std::int64_t b = 0; b < x.tiles(); b += Unpacked<f, digits>::most) {
             const int count = static_cast<int>(std::min<std::int64_t>(x.tiles() - b, Unpacked<f, digits>::most));
             Unpacked<f, digits> w;
-            tile = w.read(tile, in_halves(f) ? panel.lower + b * kLowerBytes : nullptr, count);
+            tile = w.read(tile, in_parts(f) ? panel.lower + b * lower_tile_bytes(f) : nullptr, count);
             for (int t = 0; t < some; t += kTogether) {
                 const std::int64_t step = x.step(first + t), measures_step = x.measures_step(first + t);
                 const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(first + t)) + b * step;

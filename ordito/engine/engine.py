@@ -324,8 +324,8 @@ class Engine:
             wanted += [start + row for row in some]
             start += len(ids)
         begin = time.perf_counter()
-        asked = [one.greatest for one, _ in batch]
-        logits = self.runtime.step(parts, wanted, max(asked) if all(asked) else 0)
+        asked = [one.greatest for (one, _), number in zip(batch, rows, strict=True) if number]
+        logits = self.runtime.step(parts, wanted, max(asked, default=0) if all(asked) else 0)
         if start >= SMALLEST:
             seconds = (time.perf_counter() - begin) / start
             self._token_seconds = seconds if not self._token_seconds else 0.7 * self._token_seconds + 0.3 * seconds

@@ -125,7 +125,7 @@ class _Model:
 
     def matrix(self, name: str) -> _core.Packed:
         if name not in self.packed:
-            self.packed[name] = self.weights.matrix(name, in_halves=name == screened(self.spec))
+            self.packed[name] = self.weights.matrix(name, in_parts=name == screened(self.spec))
         return self.packed[name]
 
     def exact_matrix(self, name: str) -> _core.Packed:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
@@ -62,12 +63,15 @@ class NativeRuntime:
         check_dtype(dtype, ARITHMETIC, "native")
         self.spec: Spec = checkpoint.spec
         self.checkpoint, self.dtype = checkpoint, dtype
-        self.machine = _core.Machine(threads or usable_threads(), kernels, dtype)
+        try:
+            self.machine = _core.Machine(threads or usable_threads(), kernels, dtype)
+        except ValueError as error:  # kernels that are not there, or too many threads
+            raise OrditoError(str(error)) from None
         weights = Weights(checkpoint, self.machine)
         self.plans = lower(self.spec, weights)
         weights.let_go()
-        halved = self.plans.matrices.get(screened(self.spec) or "", []) if dtype != "float32" else []
-        self.spared = sum(matrix.lower_bytes for matrix in halved)
+        parted = self.plans.matrices.get(screened(self.spec) or "", []) if dtype != "float32" else []
+        self.spared = sum(matrix.lower_bytes for matrix in parted)
         self._slots = [slot.numbers for slot in self.plans.slots]
         attentions = [block for _, block in self.spec.attentions]
         fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in self.spec.leaves())
@@ -139,11 +143,21 @@ class NativeRuntime:
         """Read more tokens of several sequences at once; logits (wanted, V) after those rows of all that is read.
 
         With `greatest`, those of tokens that are not among a row's so many greatest may be minus infinity: where few rows are
-        wanted of a large head of Q8_0, only half of it is read for them (cpp/screening.hpp).
+        wanted of a large head of Q8_0 or Q6_K, only the upper bits of it are read for them (cpp/screening.hpp). Raises
+        `OrditoError` for tokens, rows and numbers that cannot be.
         """
         if self.plans.logits is None:
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
-        return self._run(self.plans.logits, parts, wanted, greatest)
+        if not parts or not all(len(ids) for _, ids in parts):
+            raise OrditoError("got a text without tokens, expected at least one")
+        if len({id(sequence) for sequence, _ in parts}) < len(parts):
+            raise OrditoError("got the same sequence twice in one step, expected each once")
+        rows = sum(len(ids) for _, ids in parts)
+        if wrong := [row for row in wanted if not 0 <= row < rows]:
+            raise OrditoError(f"row {wrong[0]} is not read, expected 0 to {rows - 1}")
+        if not isinstance(greatest, int) or greatest < 0:
+            raise OrditoError(f"got {greatest!r} for how many of the greatest logits, expected a whole number; 0 for all")
+        return self._run(self.plans.logits, parts, wanted, min(greatest, self.spec.vocab_size))
 
     def _run(
         self,
@@ -164,8 +178,8 @@ class NativeRuntime:
                 sequence.rewind(length)
             raise
         order = sorted(range(len(wanted)), key=lambda place: wanted[place] // self.together)  # in which they were found
-        rows = np.concatenate(found)
-        return rows if order == list(range(len(order))) else rows[np.argsort(order)]
+        logits = np.concatenate(found)
+        return logits if order == list(range(len(order))) else logits[np.argsort(order)]
 
     def _run_whole(
         self,
@@ -187,11 +201,18 @@ class NativeRuntime:
         positions = [p for start, end in zip(starts, ends, strict=True) for p in range(start, end)]
         factors = [np.array([t.factor(p) for p in positions], np.float32) for t in plan.temperatures]
         given = [(sequence, len(ids), start, advance) for start, (sequence, ids) in zip(starts, parts, strict=True)]
-        read = [id for _, some in parts for id in some]
-        if wrong := [id for id in read if not 0 <= id < self.spec.vocab_size]:
-            raise OrditoError(f"token id {wrong[0]} is not in the vocabulary, expected 0 to {self.spec.vocab_size - 1}")
-        ids = np.array(read, np.int32)
+        ids = self._checked([id for _, some in parts for id in some])
         return self.machine.run(plan.program, given, ids, list(wanted), greatest, rotations, factors, plan.result)
+
+    def _checked(self, read: list[int]) -> NDArray[np.int32]:
+        ids, most = np.asarray(read), self.spec.vocab_size - 1
+        if ids.dtype.kind in "iu":
+            wrong = ids[(ids < 0) | (ids > most)].tolist()
+        else:  # no whole numbers, or some that are far too large
+            wrong = [id for id in read if not isinstance(id, int) or not 0 <= id <= most]
+        if wrong:
+            raise OrditoError(f"token id {wrong[0]!r} is not in the vocabulary, expected 0 to {most}")
+        return ids.astype(np.int32)
 
     def _dense(self, dense: Dense, x: Floats) -> Floats:
         tensors = {name.rpartition(".")[2]: self.checkpoint.read(name) for name, _ in dense.tensors()}

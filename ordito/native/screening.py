@@ -10,8 +10,8 @@ from ordito.spec.model import leaves_of
 
 WORTH = 8192
 """Tokens of a vocabulary from which on that pays."""
-LOWER = 16 / 34
-"""The part of Q8_0's bytes that are lower halves of codes: a block has 32 codes and a scale of two bytes."""
+LOWER = {"q8_0": 16 / 34, "q6_k": 64 / 210}
+"""What part of a format's bytes are lower parts of codes: four bits of each of a block's 32, or two of its 256."""
 
 
 class Held(Protocol):
@@ -37,7 +37,7 @@ def screened(spec: Spec) -> str | None:
 def spared(spec: Spec, stored: Mapping[str, Held]) -> int:
     """Bytes that an answer of the most probable tokens does not need, of weights that are `stored` by canonical name."""
     held = stored.get(screened(spec) or "")
-    return round(LOWER * held.nbytes) if held is not None and held.encoding == "q8_0" else 0
+    return round(LOWER.get(held.encoding, 0) * held.nbytes) if held is not None else 0
 
 
 def matrix_of(spec: Spec, head: Head) -> str:

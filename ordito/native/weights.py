@@ -62,10 +62,10 @@ class Weights:
         """A vector in fp32, or None if there is none of that name."""
         return self.array(name) if self.has(name) else None
 
-    def matrix(self, name: str, in_halves: bool = False) -> _core.Packed:
-        """A matrix (out, in), with its codes `in_halves` if so wanted and it has codes of 8 bits."""
+    def matrix(self, name: str, in_parts: bool = False) -> _core.Packed:
+        """A matrix (out, in), with its codes `in_parts` if so wanted and it is of Q8_0 or Q6_K."""
         encoding, rows = self._rows(name)
-        return self._packed(encoding, rows, self._shapes[name][-1], in_halves)
+        return self._packed(encoding, rows, self._shapes[name][-1], in_parts)
 
     def matrices(self, name: str) -> list[_core.Packed]:
         """The matrices (out, in) of E experts, stacked on a first axis."""
@@ -81,8 +81,8 @@ class Weights:
         """Whether a tensor is stored in fp32."""
         return self._encoding([self.checkpoint.stored[theirs] for theirs in self._bindings[name].theirs]) == "f32"
 
-    def _packed(self, encoding: str, rows: np.ndarray, columns: int, in_halves: bool = False) -> _core.Packed:
-        packed = self.machine.room(encoding, rows.shape[0], columns, in_halves)
+    def _packed(self, encoding: str, rows: np.ndarray, columns: int, in_parts: bool = False) -> _core.Packed:
+        packed = self.machine.room(encoding, rows.shape[0], columns, in_parts)
         whole = np.ascontiguousarray(rows).reshape(-1)
         self.machine.fill(packed, whole, mapping(whole) is not None)
         return packed

@@ -50,6 +50,49 @@ def test_a_fork_shares_what_was_read_and_nothing_after(runtime):
     assert np.array_equal(one, runtime.logits([*IDS, 20])[-1:])
 
 
+@pytest.mark.parametrize(
+    ("ids", "wanted", "greatest", "message"),
+    [
+        ([], [0], 0, "got a text without tokens"),
+        (IDS, [len(IDS)], 0, f"row {len(IDS)} is not read, expected 0 to {len(IDS) - 1}"),
+        (IDS, [-1], 1, "row -1 is not read"),
+        (IDS, [0], -1, "got -1 for how many of the greatest logits"),
+        (IDS, [0], 1.5, "got 1.5 for how many"),
+        ([1.5], [0], 0, "token id 1.5 is not in the vocabulary"),
+        (["a"], [0], 0, "token id 'a' is not in the vocabulary"),
+        ([10**30], [0], 0, "token id 1000000000000000000000000000000 is not"),
+        ([-(10**30)], [0], 0, "token id -1000000000000000000000000000000 is not"),
+    ],
+)
+def test_what_cannot_be_read(runtime, ids, wanted, greatest, message):
+    sequence = runtime.sequence()
+    with pytest.raises(OrditoError, match=message):
+        runtime.step([(sequence, ids)], wanted, greatest)
+    assert sequence.length == 0
+
+
+def test_a_step_reads_every_sequence_once(runtime):
+    sequence = runtime.sequence()
+    with pytest.raises(OrditoError, match="the same sequence twice"):
+        runtime.step([(sequence, IDS), (sequence, IDS)], [0])
+    with pytest.raises(OrditoError, match="without tokens"):
+        runtime.step([], [])
+    with pytest.raises(OrditoError, match="without tokens"):
+        runtime.session().feed([])
+
+
+def test_any_number_of_greatest_logits(runtime):
+    assert np.array_equal(runtime.session().feed(IDS, greatest=2**40), runtime.session().feed(IDS))
+
+
+def test_unknown_kernels_and_too_many_threads(folder):
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(OrditoError, match="no kernels"):
+        NativeRuntime(checkpoint, kernels="mmx")
+    with pytest.raises(OrditoError, match="expected 1 to 1024"):
+        NativeRuntime(checkpoint, threads=10**5)
+
+
 def test_sessions_in_several_threads(runtime):
     expected, found = runtime.session().feed(IDS), {}
 

@@ -14,7 +14,8 @@ from ordito import _core
 from ordito.families import spec_from_config
 from ordito.native.screening import screened, spared
 
-ROWS, COLUMNS = 1013, 96
+ROWS, COLUMNS = 1013, 256
+FORMATS = ["q8_0", "q6_k"]
 KERNELS = _core.available_kernels()
 LLAMA = {
     "model_type": "llama",
@@ -26,17 +27,17 @@ LLAMA = {
 }
 
 
-def encoded(matrix: np.ndarray) -> np.ndarray:
-    return _core.Kernels(None).encode("q8_0", matrix.astype(np.float32), None, 1).reshape(-1)
+def encoded(matrix: np.ndarray, format: str) -> np.ndarray:
+    return _core.Kernels(None).encode(format, matrix.astype(np.float32), None, 1).reshape(-1)
 
 
 class Head:
     """A head alone: its products with states, by one machine."""
 
-    def __init__(self, matrix, *, kernels=None, arithmetic="int12", in_halves=True):
+    def __init__(self, matrix, format="q8_0", *, kernels=None, arithmetic="int12", in_parts=True):
         self.machine = _core.Machine(2, kernels, arithmetic)
-        self.weights = self.machine.room("q8_0", *matrix.shape, in_halves)
-        self.machine.fill(self.weights, encoded(matrix), False)
+        self.weights = self.machine.room(format, *matrix.shape, in_parts)
+        self.machine.fill(self.weights, encoded(matrix, format), False)
         self.machine.ready()
 
     def __call__(self, states: np.ndarray, greatest: int = 0) -> np.ndarray:
@@ -70,24 +71,27 @@ def sharp(random, tokens, rows=ROWS):
 @pytest.mark.parametrize("arithmetic", ["int8", "int12"])
 @pytest.mark.parametrize("tokens", [1, 2, 9, 17])
 @pytest.mark.parametrize("greatest", [1, 5, 64])
-def test_the_greatest_are_those_of_the_whole_product(kernels, arithmetic, tokens, greatest):
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_greatest_are_those_of_the_whole_product(kernels, arithmetic, tokens, greatest, format):
     matrix, states = sharp(np.random.default_rng(tokens), tokens)
-    whole = Head(matrix, kernels=kernels, arithmetic=arithmetic, in_halves=False)(states)
-    head = Head(matrix, kernels=kernels, arithmetic=arithmetic)
+    whole = Head(matrix, format, kernels=kernels, arithmetic=arithmetic, in_parts=False)(states)
+    head = Head(matrix, format, kernels=kernels, arithmetic=arithmetic)
     assert np.array_equal(head(states), whole)
     holds(head(states, greatest), whole, greatest)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_little_is_multiplied_of_a_sharp_choice(kernels):
+@pytest.mark.parametrize("format", FORMATS)
+def test_little_is_multiplied_of_a_sharp_choice(kernels, format):
     matrix, states = sharp(np.random.default_rng(0), 3)
-    head = Head(matrix, kernels=kernels)
+    head = Head(matrix, format, kernels=kernels)
     assert np.isfinite(head(states, 1)).mean() < 0.2
 
 
-def test_alone_is_together():
+@pytest.mark.parametrize("format", FORMATS)
+def test_alone_is_together(format):
     matrix, states = sharp(np.random.default_rng(0), 8, rows=5000)
-    head = Head(matrix)
+    head = Head(matrix, format)
     together = head(states, 3)
     for row, state in zip(together, states, strict=True):
         assert np.array_equal(head(state[None], 3)[0], row)
@@ -97,15 +101,25 @@ def test_a_flat_choice_is_made_of_all():
     random = np.random.default_rng(0)
     matrix = random.standard_normal(COLUMNS) + random.standard_normal((ROWS, COLUMNS)) / 1e3
     states = random.standard_normal((2, COLUMNS))
-    head, whole = Head(matrix), Head(matrix, in_halves=False)(states)
+    head, whole = Head(matrix), Head(matrix, in_parts=False)(states)
     for _ in range(5):  # after one that did not pay others follow that are not tried
         holds(head(states, 1), whole, 1)
 
 
 @pytest.mark.parametrize("states", [np.zeros((1, COLUMNS)), np.full((1, COLUMNS), 1e30), np.eye(COLUMNS)[:2] * 50])
-def test_unusual_states(states):
+@pytest.mark.parametrize("format", FORMATS)
+def test_unusual_states(states, format):
     matrix = np.random.default_rng(0).standard_normal((ROWS, COLUMNS))
-    holds(Head(matrix)(states, 2), Head(matrix, in_halves=False)(states), 2)
+    holds(Head(matrix, format)(states, 2), Head(matrix, format, in_parts=False)(states), 2)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("values", [(-1, 1), (-1, 0, 1), range(-7, 8)])
+def test_few_values_are_not_screened(values, format):
+    """Their lower parts are the same again and again, and add up to more than chance would have them."""
+    random = np.random.default_rng(0)
+    matrix = random.choice(values, (ROWS, COLUMNS)) * random.lognormal(size=(ROWS, 1))
+    assert np.isfinite(Head(matrix, format)(random.standard_normal((1, COLUMNS)), 1)).all()
 
 
 def test_what_is_no_number_is_told_as_such():
@@ -125,21 +139,23 @@ def test_any_shape(rows, tiles, greatest, seed):
     random = np.random.default_rng(seed)
     matrix = random.standard_normal((rows, 32 * tiles)) * random.lognormal(size=(rows, 1))
     states = random.standard_normal((2, 32 * tiles)) * random.lognormal(sigma=2, size=32 * tiles)
-    holds(Head(matrix)(states, greatest), Head(matrix, in_halves=False)(states), greatest)
+    holds(Head(matrix)(states, greatest), Head(matrix, in_parts=False)(states), greatest)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("bits", [0, 8, 12])
-def test_halves_are_the_matrix(kernels, bits):
-    matrix = np.random.default_rng(0).standard_normal((37, 64))
-    halved, whole = Head(matrix).weights, Head(matrix, in_halves=False).weights
-    x = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("tokens", [3, 20])
+def test_parts_are_the_matrix(kernels, bits, format, tokens):
+    matrix = np.random.default_rng(0).standard_normal((37, 512))
+    parted, whole = Head(matrix, format).weights, Head(matrix, format, in_parts=False).weights
+    x = np.random.default_rng(1).standard_normal((tokens, 512)).astype(np.float32)
     by = _core.Kernels(kernels)
-    assert np.array_equal(by.linear(halved, x, bits), by.linear(whole, x, bits))
-    assert np.array_equal(by.unpack(halved), by.unpack(whole))
-    assert all(np.array_equal(halved.row(row), whole.row(row)) for row in range(37))
-    assert halved.nbytes == whole.nbytes
-    assert 0 < halved.lower_bytes < whole.nbytes
+    assert np.array_equal(by.linear(parted, x, bits), by.linear(whole, x, bits))
+    assert np.array_equal(by.unpack(parted), by.unpack(whole))
+    assert all(np.array_equal(parted.row(row), whole.row(row)) for row in range(37))
+    assert parted.nbytes == whole.nbytes
+    assert 0 < parted.lower_bytes < whole.nbytes
     assert whole.lower_bytes == 0
 
 
@@ -154,7 +170,6 @@ def test_which_heads_are_screened():
 
 def test_what_an_answer_is_spared():
     spec = spec_from_config(LLAMA)
-    held = {"head.weight": SimpleNamespace(encoding="q8_0", nbytes=3400)}
-    assert spared(spec, held) == 1600
-    assert spared(spec, {"head.weight": SimpleNamespace(encoding="q6_k", nbytes=3400)}) == 0
+    for encoding, nbytes, fewer in (("q8_0", 3400, 1600), ("q6_k", 2100, 640), ("q4_k", 3400, 0)):
+        assert spared(spec, {"head.weight": SimpleNamespace(encoding=encoding, nbytes=nbytes)}) == fewer
     assert spared(spec, {}) == 0
