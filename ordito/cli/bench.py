@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from ordito.cli.console import find, working, write, write_json
+from ordito.cli.console import find, say, working, write, write_json
 from ordito.cli.parameters import default_model
 from ordito.units import short, size
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--generate", "-n", "generated", default="128", help="Lengths of answers, by commas; 0 for none.")
 @click.option("--depth", "-d", "depths", default="0", help="Tokens that were read before, by commas.")
 @click.option("--repetitions", "-r", default=5, type=click.IntRange(min=1), help="How often each is measured.")
-@click.option("--threads", "-t", type=click.IntRange(min=1), help="Threads. [default: the cores there are]")
+@click.option("--threads", "-t", type=click.IntRange(1, 1024), help="Threads. [default: the cores there are]")
 @click.option("--backend", help="What computes. [default: the fastest that is installed]")
 @click.option("--dtype", help="Its arithmetic: int12, int8, float32.")
 @click.option("--output", "-o", "form", default="markdown", help="markdown, json or csv.")
@@ -51,6 +52,8 @@ def bench(
     if form not in FORMS:
         raise OrditoError(f"--output: got {form!r}, expected one of {', '.join(FORMS)}")
     lengths = [numbers(text, name) for text, name in ((prompts, "-p"), (generated, "-n"), (depths, "-d"))]
+    if not any(lengths[0] + lengths[1]):
+        raise OrditoError("there is nothing to measure: give -p or -n a length above 0")
     from ordito.accounting import account
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.checkpoint.outline import held
@@ -65,6 +68,11 @@ def bench(
         raise OrditoError(f"got {longest} tokens in all, expected at most {checkpoint.spec.context}, the model's context")
     if checkpoint.spec.encoder is not None:
         raise OrditoError(f"this {checkpoint.spec.architecture} model answers a source text, which bench does not measure")
+    if not checkpoint.spec.generates:
+        if not any(lengths[0]):
+            raise OrditoError(f"{local.name} cannot generate text: give -p a length above 0")
+        if any(lengths[1]) and click.get_current_context().get_parameter_source("generated") is ParameterSource.COMMANDLINE:
+            say(f"warning: {local.name} cannot generate text: -n is left out")
     found = account(checkpoint.spec, held(checkpoint))
     with working("measuring this machine, loading the model"):
         runtime = load_runtime(checkpoint, backend, dtype, threads=threads)
@@ -143,5 +151,5 @@ def numbers(text: str, option: str) -> list[int]:
 
     parts = text.split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 10 for part in parts):
-        raise OrditoError(f"{option}: got {text!r}, expected whole numbers, separated by commas")
+        raise OrditoError(f"{option}: got {text!r}, expected whole numbers up to 999,999,999, separated by commas")
     return [int(part) for part in parts]

@@ -141,7 +141,20 @@ def test_bench(cli, folder, machine):  # noqa: F811
     assert "| tg4 @ d16 |" in cli("bench", folder, *options).out
     assert "expected at most 64" in cli("bench", folder, status=1).err
     assert "whole numbers" in cli("bench", folder, "-p", "8,x", status=1).err
+    assert "up to 999,999,999" in cli("bench", folder, "-p", "9" * 20, status=1).err
+    assert "nothing to measure" in cli("bench", folder, "-p", "0", "-n", "0", status=1).err
+    assert "1<=x<=1024" in cli("bench", folder, "-t", "100000", status=2).err
     assert "expected one of" in cli("bench", folder, "-o", "xml", status=1).err
+
+
+def test_bench_of_an_encoder(cli, machine, tmp_path):  # noqa: F811
+    import transformers
+
+    sizes = {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.BertModel(transformers.BertConfig(vocab_size=300, **sizes)).save_pretrained(tmp_path)
+    assert "cannot generate text: -n is left out" in cli("bench", tmp_path, "-p", "8", "-n", "4", "-r", "1").err
+    assert cli("bench", tmp_path, "-p", "8", "-r", "1").err == ""
+    assert "give -p a length" in cli("bench", tmp_path, "-p", "0", status=1).err
 
 
 def test_catalogue(cli):  # noqa: F811
