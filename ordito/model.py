@@ -441,6 +441,7 @@ def load(
 
 
 def _rounded(checkpoint: Checkpoint, quantization: str) -> Checkpoint:
+    fewer = rounded(checkpoint, quantization)
     if (was := already_rounded(checkpoint)) is not None:
         warnings.warn(
             f"{checkpoint.path}: is {was.upper()} already, and rounding it again to {quantization.upper()} loses more than "
@@ -448,7 +449,7 @@ def _rounded(checkpoint: Checkpoint, quantization: str) -> Checkpoint:
             OrditoWarning,
             stacklevel=3,
         )
-    return rounded(checkpoint, quantization)
+    return fewer
 
 
 def _names_in(path: Path) -> list[str]:

@@ -96,6 +96,8 @@ MIXES = {
     "Q2_K_S": Mix(21, "q2_k", v_shared=everywhere("q4_k"), down=at_first("q4_k", "q2_k", part=8)),
 }
 """From many bits to few."""
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+"""Further names, which llama-quantize takes too."""
 _SMALLER_ROWS = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
 """What takes the place of an encoding whose blocks are too long for a tensor's rows."""
 _WHOLE = ("embedding.positions.weight", "embedding.types.weight", ".router.weight", ".relative_bias.weight")
@@ -103,8 +105,8 @@ _WHOLE = ("embedding.positions.weight", "embedding.types.weight", ".router.weigh
 
 
 def mix_named(name: str) -> Mix:
-    """A mix by its name, in small letters or capitals. Raises `OrditoError` for an unknown one."""
-    if (mix := MIXES.get(name.upper())) is None:
+    """A mix by its name or alias, in small letters or capitals. Raises `OrditoError` for an unknown one."""
+    if (mix := MIXES.get(ALIASES.get(name.upper(), name.upper()))) is None:
         near = did_you_mean(name.upper(), MIXES)
         raise OrditoError(f"unknown quantization {name!r}, expected one of {', '.join(MIXES)}{near}")
     return mix

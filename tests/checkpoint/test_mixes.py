@@ -45,6 +45,6 @@ def test_experts_alone():
 
 
 def test_names():
-    assert mix_named("q4_k_m") is MIXES["Q4_K_M"]
+    assert mix_named("q4_k_m") is mix_named("q4_K") is MIXES["Q4_K_M"]
     with pytest.raises(OrditoError, match="unknown quantization 'q4km'.*did you mean"):
         mix_named("q4km")

@@ -72,5 +72,5 @@ def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     assert "is Q4_0 already" in cli("quantize", out, tmp_path / "y.gguf", "q4_1").err
     with pytest.warns(OrditoWarning, match="is Q4_0 already"):
         ordito.load(out, quantize="q8_0")
-    with pytest.raises(OrditoError, match="unknown quantization"):
-        ordito.load(folder, quantize="q4km")
+    with pytest.raises(OrditoError, match="unknown quantization"):  # and no warning before
+        ordito.load(out, quantize="q4km")
