@@ -56,7 +56,7 @@ def to_gguf(
     type or the importance matrix of another model, `CheckpointError` if the file cannot be written.
     """
     mix = mix_named(dtype)
-    bare, header = _expressible(spec)
+    bare, header = expressible(spec)
     keys = {key: value for key, value in tokenizer.items() if key.startswith("tokenizer.")}
     about = {"general.name": name, "general.file_type": mix.number, "general.quantization_version": 2}
     if importance is not None:
@@ -85,8 +85,11 @@ def _theirs(names: Names, spec: Spec, weights: Mapping[str, np.ndarray]) -> Iter
         yield from theirs_from(binding, {name: weights[name] for name in binding.ours})
 
 
-def _expressible(spec: Spec) -> tuple[Spec, Header]:
-    """The spec without what GGUF has no place for: poolers, multi-token prediction, what follows pooling and limits it."""
+def expressible(spec: Spec) -> tuple[Spec, Header]:
+    """The spec without what GGUF has no place for: poolers, multi-token prediction, what follows pooling and limits it.
+
+    Also its header. Raises `ConfigError` if GGUF does not know the architecture, or cannot express the rest.
+    """
     plain = replace(spec, ahead=(), pooler=None)
     pooled = replace(plain, pooling=replace(spec.pooling, dense=(), max_tokens=None)) if spec.pooling else plain
     last: ConfigError | None = None

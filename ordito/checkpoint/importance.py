@@ -118,6 +118,8 @@ def _matrix(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _read_dat(path: Path, data: memoryview) -> Importance:
+    if len(data) < 4 or not 0 <= struct.unpack_from("<i", data)[0] <= len(data) // 12:
+        raise CheckpointError(f"{path}: is no importance matrix, expected a file of `ordito imatrix` or llama-imatrix")
     position = 0
 
     def integer(what: str, most: int) -> int:

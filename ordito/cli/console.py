@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ordito.errors import OrditoError, OrditoWarning
@@ -74,6 +75,14 @@ def piped() -> str | None:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise OrditoError(f"standard input is not UTF-8 at byte {error.start}, expected text") from None
+
+
+def text_of(path: Path) -> str:
+    """What stands in a file of text. Raises `OrditoError` if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise OrditoError(f"{path} is not UTF-8 at byte {error.start}, expected text: convert the file to UTF-8") from None
 
 
 @contextmanager

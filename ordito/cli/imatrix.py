@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from ordito.cli.console import load, say, working
+from ordito.cli.console import load, say, text_of, working
 from ordito.cli.convert import refuse_what_is_there
 from ordito.cli.parameters import one_model
+from ordito.cli.perplexity import refuse_windows_beyond
 
 
 @click.command()
@@ -24,13 +26,19 @@ def imatrix(model: str, file: Path, output: Path, context: int, windows: int | N
     \b
     ordito imatrix smollm2 -f book.txt -o smollm2-imatrix.gguf -n 50
     """
+    from ordito.checkpoint.convert import expressible
     from ordito.checkpoint.importance import write_importance
+    from ordito.engine.backends import load_runtime
     from ordito.engine.calibration import importance
 
     refuse_what_is_there(output, force)
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = text_of(file)
     loaded, local = load(model, "native")
+    refuse_windows_beyond(loaded.spec.context, context)
+    runtime, (bare, _) = loaded.runtime, expressible(loaded.spec)
+    if bare != loaded.spec:  # what GGUF has no place for, as BERT's pooler, is not quantized either
+        runtime = load_runtime(replace(loaded.checkpoint, spec=bare), "native")
     with working(f"reading {file.name}"):
-        found = importance(loaded.runtime, loaded.tokenizer.encode(text), dataset=file.name, context=context, windows=windows)
+        found = importance(runtime, loaded.tokenizer.encode(text), dataset=file.name, context=context, windows=windows)
     write_importance(output, found)
     say(f"what matters to {len(found.sums)} matrices of {local.name} on {found.windows} windows of {file.name} is in {output}")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from ordito.cli.console import load, working, write, write_json
+from ordito.cli.console import load, text_of, working, write, write_json
 from ordito.cli.parameters import default_model, json_output
+from ordito.errors import OrditoError
 
 
 @click.command()
@@ -39,8 +40,9 @@ def perplexity(
     """
     from ordito.engine.perplexity import perplexity as measure
 
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = text_of(file)
     loaded, local = load(model, backend, dtype=dtype, quantize=quantize)
+    refuse_windows_beyond(loaded.spec.context, context)
     other = load(reference, None, dtype="float32")[0].runtime if reference is not None else None
     start = loaded.tokenizer.special.prefix
     with working("reading the text"):
@@ -59,3 +61,9 @@ def perplexity(
     if found.divergence is not None:
         best = f"same best token {100 * (found.same_best or 0):.2f} %"
         write(f"KL divergence {found.divergence:.3g}, at most {found.greatest:.3g}; {best}\n")
+
+
+def refuse_windows_beyond(longest: int, context: int) -> None:
+    """No text is read in windows that a model has no place for. Raises `OrditoError`."""
+    if not 4 <= context <= longest:
+        raise OrditoError(f"--context: got windows of {context} tokens, expected 4 to {longest}, which the model was made for")

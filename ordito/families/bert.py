@@ -173,7 +173,8 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     metadata_value(mlp.activation, "gelu", "the activation")
-    metadata_value((spec.head, spec.pooler), (None, None), "a pooler or a masked-language head")
+    metadata_value(spec.head is not None, False, "a masked-language head")
+    metadata_value(spec.pooler is not None, False, "a pooler")
     return {
         "context_length": spec.context,
         "embedding_length": spec.d_model,

@@ -54,7 +54,7 @@ def spec_from_header(header: Header) -> Spec:
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     attentions, mlp = leaves(spec, Attention), leaves(spec, FeedForward)[0]
-    metadata_value(spec.head, None, "a masked-language head")
+    metadata_value(spec.head is not None, False, "a masked-language head")
     full = [i for i, attention in enumerate(attentions) if attention.window is None]
     thetas = {layer: a.rope.theta for layer, a in zip(layer_types(spec), attentions, strict=True) if a.rope}
     return {

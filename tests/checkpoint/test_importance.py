@@ -71,12 +71,12 @@ def test_what_is_none(tmp_path):
     path = tmp_path / "x"
     for data, message in (
         (b"", "empty"),
-        (b"hello, this is no matrix", "expected"),
+        (b"hello, this is no matrix", "is no importance matrix"),
         (dat([(b"w", 1, [1.0])])[:-2], "ends inside the values"),
         (dat([(b"w", 1, [np.nan])]), "not all finite"),
         (dat([(b"w", 1, [-1.0])]), "not all finite and positive"),
         (dat([]), "holds no importances"),
-        (struct.pack("<ii", 1, 2**30), "expected 0 to"),
+        (struct.pack("<iii", 1, 2**30, 0), "expected 0 to"),
     ):
         path.write_bytes(data)
         with pytest.raises(CheckpointError, match=message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from test_cli import cli  # noqa: F401 - a fixture
@@ -44,6 +46,29 @@ def test_what_matters_is_collected_and_used(cli, folder, tmp_path):  # noqa: F81
     assert other.read_bytes()[-1000:] == (tmp_path / "y.gguf").read_bytes()[-1000:]
 
 
+def test_an_encoder_needs_no_pooler(cli, folder, tmp_path):  # noqa: F811
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.BertModel(transformers.BertConfig(vocab_size=300, **sizes)).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path)
+    (tmp_path / "text.txt").write_text("the warp and the weft " * 20)
+    cli("imatrix", tmp_path, "-f", tmp_path / "text.txt", "-o", tmp_path / "im.gguf", "-c", "16", "-n", "1")
+    assert len(read_importance(tmp_path / "im.gguf").sums) == 6
+
+
+@pytest.mark.parametrize("command", ["perplexity", "imatrix"])
+def test_texts_that_cannot_be_read(cli, folder, tmp_path, command):  # noqa: F811
+    text = tmp_path / "text.txt"
+    command = [command, folder, "-f", text, *(("-o", tmp_path / "im.gguf") if command == "imatrix" else ())]
+    text.write_text("short")
+    assert "of 99 tokens, expected 4 to 64" in cli(*command, "-c", "99", status=1).err
+    assert "one window" in cli(*command, "-c", "32", status=1).err
+    text.write_bytes(b"the \xff")
+    assert f"{text} is not UTF-8 at byte 4" in cli(*command, "-c", "32", status=1).err
+
+
 def test_rounded_while_it_is_loaded(cli, folder, tmp_path):  # noqa: F811
     source = ordito.load(folder)
     cli("quantize", folder, tmp_path / "x.gguf", "q4_0")
@@ -64,8 +89,7 @@ def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     assert not out.exists()
     text = tmp_path / "short.txt"
     text.write_text("short")
-    assert "one window" in cli("imatrix", folder, "-f", text, "-o", tmp_path / "im.gguf", status=1).err
-    assert "in an importance matrix (GGUF or .dat)" in cli("quantize", folder, out, "q4_0", "--imatrix", text, status=1).err
+    assert "is no importance matrix" in cli("quantize", folder, out, "q4_0", "--imatrix", text, status=1).err
     assert "no such file" in cli("quantize", folder, out, "q4_0", "--imatrix", tmp_path / "none", status=1).err
     cli("quantize", folder, out, "q4_0")
     assert "is there already" in cli("quantize", folder, out, "q4_0", status=1).err
