@@ -6,17 +6,19 @@ import asyncio
 import logging
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from ordito.checkpoint import store
-from ordito.checkpoint.checkpoint import open_checkpoint
+from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.store import LocalModel
 from ordito.engine.engine import Engine
-from ordito.errors import ModelNotFoundError, OrditoError, did_you_mean
+from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning, did_you_mean
 from ordito.memory import free_memory
-from ordito.model import Model, load
+from ordito.model import Model, load, load_tokenizer
 from ordito.serve.errors import ApiError
 from ordito.serve.settings import ServerSettings
 from ordito.units import size
@@ -61,10 +63,10 @@ class ModelPool:
     def __init__(self, names: Iterable[str], settings: ServerSettings) -> None:
         self.settings = settings
         self.only = [Served(_name(local), local) for local in map(store.locate, dict.fromkeys(names))]
-        for one in self.only:
-            self._check(one)
-        if settings.draft is not None and not open_checkpoint(store.locate(settings.draft).path).spec.generates:
-            raise OrditoError(f"--draft {settings.draft} makes embeddings only, expected a model that generates text")
+        self.warned: set[Path] = set()  # of models for which the draft guesses nothing
+        opened = [self._check(one) for one in self.only]
+        if settings.draft is not None:
+            self._check_draft(settings.draft, [checkpoint for checkpoint in opened if checkpoint])
         self.found: dict[str, Served] = {}
         self.drafts: Model | None = None
         self.drafting = threading.Lock()
@@ -79,16 +81,20 @@ class ModelPool:
             if name not in known:
                 raise OrditoError(f"--alias {alias}={name}: this server has no {name!r}, only {', '.join(known)}")
 
-    def _check(self, served: Served) -> None:
-        """Raises what would keep a model from being loaded, as far as it can be known without its weights."""
+    def _check(self, served: Served) -> Checkpoint | None:
+        """Raises what would keep a model from being loaded, as far as it can be known without its weights.
+
+        Gives its files, unless they are an adapter's.
+        """
         path, most = served.local.path, self.settings.memory
         if most is not None and served.local.size > most:
             raise OrditoError(_too_large(served, most))
-        if not (path.is_dir() and store.is_adapter(file.name for file in path.iterdir())):
-            try:
-                open_checkpoint(path)
-            except OrditoError as error:
-                raise OrditoError(f"{served.name} cannot be loaded: {error}") from error
+        if path.is_dir() and store.is_adapter(file.name for file in path.iterdir()):
+            return None
+        try:
+            return open_checkpoint(path)
+        except OrditoError as error:
+            raise OrditoError(f"{served.name} cannot be loaded: {error}") from error
 
     @property
     def served(self) -> list[Served]:
@@ -171,10 +177,25 @@ class ModelPool:
                 self.drafts = load(self.settings.draft, backend=self.settings.backend, dtype=self.settings.dtype)
         if self.drafts.tokenizer.vocabulary.tokens == model.tokenizer.vocabulary.tokens:
             return self.drafts
-        log.warning(
-            "%s has another vocabulary than %s, for which it guesses nothing", self.settings.draft, model.checkpoint.path
-        )
+        self._warn_of_draft(self.settings.draft, model.checkpoint.path)
         return None
+
+    def _check_draft(self, name: str, others: Iterable[Checkpoint]) -> None:
+        """Raises if a model cannot guess at all, and warns of those for which it will not."""
+        draft = open_checkpoint(store.locate(name).path)
+        if not draft.spec.generates:
+            raise OrditoError(f"--draft {name} makes embeddings only, expected a model that generates text")
+        tokens = load_tokenizer(draft).vocabulary.tokens
+        for other in others:
+            if other.spec.generates and load_tokenizer(other).vocabulary.tokens != tokens:
+                self._warn_of_draft(name, other.path)
+
+    def _warn_of_draft(self, name: str, path: Path) -> None:
+        """Once of each model: at the start or, if it was not named, when it is loaded."""
+        if path not in self.warned:
+            self.warned.add(path)
+            said = f"--draft {name} has another vocabulary than {path}, for which it guesses nothing"
+            warnings.warn(said, OrditoWarning, stacklevel=2)
 
     async def _make_room(self, needed: int) -> None:
         """Let go of idle models, the one used longest ago first, until another fits. Those in use stay, even beyond it."""

@@ -15,10 +15,11 @@ import transformers
 from click.testing import CliRunner
 from pydantic import ValidationError
 from serving import running
+from tiny_model import tiny_folder
 
 from ordito.checkpoint import store
 from ordito.cli.serve import serve
-from ordito.errors import OrditoError
+from ordito.errors import OrditoError, OrditoWarning
 from ordito.native.runtime import NativeRuntime
 from ordito.serve.app import make_app
 from ordito.serve.embeddings import EmbeddingBody, RerankBody
@@ -377,6 +378,20 @@ def test_what_cannot_be_loaded_is_said_at_the_start(folder, tmp_path):
         make_app([str(broken)], ServerSettings())
     with pytest.raises(OrditoError, match="embeddings only"):
         make_app([str(folder)], ServerSettings(draft=str(embedder)))
+
+
+def test_a_draft_of_another_vocabulary_is_warned_of_once(folder, tmp_path):
+    draft = tiny_folder(tmp_path, 64, text="in principio era il filo")
+    with pytest.warns(OrditoWarning, match="has another vocabulary"):
+        pool = ModelPool([str(folder)], ServerSettings(draft=str(draft)))
+
+    async def loaded():
+        async with pool.use(None) as served:
+            assert served.ready[1].draft is None
+        await pool.close()
+
+    asyncio.run(loaded())
+    ModelPool([str(folder)], ServerSettings(draft=str(folder)))
 
 
 def test_a_model_beyond_the_memory_is_not_loaded(folder, monkeypatch):
