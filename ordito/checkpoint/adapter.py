@@ -121,6 +121,8 @@ def open_adapter(path: Path) -> Adapter:
 
     Raises `CheckpointError` or `ConfigError` if it is damaged, holds pickles only, or is of a kind that is not LoRA or DoRA.
     """
+    if not (path / CONFIG).is_file():
+        raise CheckpointError(f"{path}: is no adapter, expected a folder with {CONFIG} and {WEIGHTS}")
     config = Reader(read_object(path / CONFIG), str(path / CONFIG))
     if (kind := config.text("peft_type")) != "LORA":
         raise config.fail("peft_type", kind, "'LORA', the only kind of adapter that is read here")

@@ -80,7 +80,11 @@ def outline(name: str | Path, progress: store.Progress | None = None) -> Outline
         if not typed:
             raise
         # No path and no repository: the catalogue knows more names, and says which are near.
-        return _published(catalogue.find(typed))
+        try:
+            return _published(catalogue.find(typed))
+        except ModelNotFoundError as error:
+            ways = "what is not in `ordito catalogue` is a path, or a hub repository as org/name[:quant][@revision]"
+            raise ModelNotFoundError(f"{error}; {ways}; short names are {', '.join(store.known_names())}") from None
     try:
         if reference.source != "hub":
             return _opened(store.locate(typed, progress=progress))

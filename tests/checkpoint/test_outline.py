@@ -86,6 +86,8 @@ def test_a_model_of_the_catalogue():
 def test_names_that_are_nothing():
     with pytest.raises(ModelNotFoundError, match="did you mean"):
         outline("llama-3-8bb")
+    with pytest.raises(ModelNotFoundError, match=r"no model 'nosuchname'; .* a path, or a hub repository .* smollm2"):
+        outline("nosuchname")
     with pytest.raises(ModelNotFoundError, match="a model name is empty"):
         outline("")
     with pytest.raises(ModelNotFoundError, match="no file or folder"):

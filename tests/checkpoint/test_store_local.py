@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_config_alone_is_enough_to_be_shown(tmp_path: Path) -> None:
         (["a.gguf", "config.json", "model.safetensors"], ".", "several models; .*: a.gguf, model.safetensors"),
         (["m-00001-of-00003.gguf", "m-00002-of-00003.gguf"], ".", "split into 3 files, of which 2 are there"),
         (["model.safetensors"], "model.safetensors", "no model: it has safetensors without their config.json"),
-        (["x.txt"], ".", "no .gguf file and no config.json"),
+        (["x.txt"], ".", "no .gguf file and no config.json; .*adapter_config.json"),
         (["x.txt"], "x.txt", "expected a .gguf or .safetensors file"),
         (["config.json", "pytorch_model.bin"], ".", "only as pickles .*convert"),
         (["w.pt"], "w.pt", "is a pickle, which is never loaded .*convert it to safetensors"),
@@ -57,6 +58,7 @@ def test_a_config_alone_is_enough_to_be_shown(tmp_path: Path) -> None:
         (["w.pth"], "w.pth", "is a pickle"),
         (["model.gguf"], "modle.gguf", "there is no file .*did you mean model.gguf"),
         (["x.txt"], "none/model.gguf", "nor is there a folder"),
+        ([], os.devnull, "is a device"),
     ],
 )
 def test_paths_that_hold_no_model(tmp_path: Path, names: list[str], given: str, told: str) -> None:

@@ -213,6 +213,7 @@ def test_models_are_listed_pulled_and_deleted(cli, monkeypatch):
         (["run", "FOLDER", "hi", "--backend", "toch"], 1, "did you mean torch"),
         (["run", "FOLDER", "q" * 300], 1, "tokens, but the model's context holds 64"),
         (["run", "FOLDER"], 1, "nothing to ask"),
+        (["run", "FOLDER", "hi", "--adapter", "FOLDER"], 1, "is no adapter, expected a folder with adapter_config.json"),
         (["run", "FOLDER", "hi", "--raw", "--system", "x"], 1, "--system needs a conversation"),
         (["run", "FOLDER", "hi", "--raw", "--no-think"], 1, "--think needs a conversation"),
         (["run", "./absent.gguf", "hi"], 1, "absent.gguf"),

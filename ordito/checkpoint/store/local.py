@@ -17,6 +17,8 @@ def inspect(path: Path) -> LocalModel:
     if os.path.isdir(path):  # unlike Path.is_dir, quiet about names that are too long
         return _folder(path)
     if not os.path.isfile(path):
+        if os.path.exists(path):
+            raise ModelNotFoundError(f"{path} is a device or a pipe: expected a .gguf or .safetensors file, or a folder")
         siblings = os.listdir(path.parent) if os.path.isdir(path.parent) else []
         where = "" if siblings else f" (nor is there a folder {path.parent})"
         raise ModelNotFoundError(f"there is no file or folder {path}{where}{did_you_mean(path.name, siblings)}")
@@ -66,7 +68,8 @@ def _safetensors(folder: Path, files: Mapping[str, int]) -> LocalModel:
     if not configured(files):
         found = "safetensors without their" if safetensors_weights(files) else "no .gguf file and no"
         raise ModelNotFoundError(
-            f"{folder} is no model: it has {found} config.json; expected one .gguf file, or config.json and safetensors"
+            f"{folder} is no model: it has {found} config.json; expected one .gguf file, or config.json and safetensors, or "
+            "an adapter, which is adapter_config.json and adapter_model.safetensors"
         )
     if lost := missing_shards(folder, files):
         raise ModelNotFoundError(
