@@ -128,7 +128,7 @@ def test_every_kind_of_model_can_be_asked_about(name):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [({"context": 10**9}, "a context of"), ({"batch": 0}, "a batch"), ({"quant": "Q4_K"}, "Q4_K_M")]
+    ("wrong", "said"), [({"context": 10**9}, "a context of"), ({"batch": 0}, "a batch"), ({"quant": "Q4_K_X"}, "Q4_K_M")]
 )
 def test_wrong_questions(wrong, said):
     with pytest.raises(OrditoError, match=said):
