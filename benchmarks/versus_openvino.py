@@ -1,6 +1,6 @@
 """Ordito's native runtime beside OpenVINO GenAI, on the same model, in turn.
 
-    python benchmarks/versus_openvino.py --python PYTHON --model FOLDER [--ours smollm2] [--dtype int8] [--json]
+    python benchmarks/versus_openvino.py --python PYTHON --model FOLDER [--dtype int8] [--kernels avx2] [--json]
 
 PYTHON has `openvino-genai`; FOLDER is what `optimum-cli export openvino --task text-generation-with-past --weight-format int4
 --group-size 64 --ratio 1.0 --sym -m MODEL FOLDER` makes of the model's safetensors (`ordito convert smollm2 MODEL`, in an
@@ -61,8 +61,8 @@ class OpenVino:
         return float(line)
 
 
-def figures(ours: str, peer: OpenVino, threads: int, times: int, dtype: str | None) -> Iterator[Figure]:
-    runtime = NativeRuntime(ordito.load(ours).checkpoint, dtype, threads=threads)
+def figures(ours: str, peer: OpenVino, threads: int, times: int, dtype: str | None, kernels: str | None) -> Iterator[Figure]:
+    runtime = NativeRuntime(ordito.load(ours).checkpoint, dtype, threads=threads, kernels=kernels)
     for n in PROMPTS:
         rates = in_turn(lambda n=n: prompt_rate(runtime, n), lambda n=n: peer.rate(n, 0), times)
         yield faster(f"{ours}: prompt of {n}", *rates)
@@ -78,10 +78,11 @@ def main() -> None:
     parser.add_argument("--ours", default="smollm2", help="the same model here")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", help="our arithmetic (int12, int8, float32)")
+    parser.add_argument("--kernels", help="our instruction set, the fastest that this machine has unless given")
     asked = parser.parse_args()
     peer = OpenVino(asked.python, asked.model, asked.threads)
     try:
-        tell(figures(asked.ours, peer, asked.threads, asked.times, asked.dtype), asked.json)
+        tell(figures(asked.ours, peer, asked.threads, asked.times, asked.dtype, asked.kernels), asked.json)
     finally:
         peer.process.kill()
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <numeric>
@@ -150,9 +151,11 @@ bool many_valued(const Packed& w) {
     const std::int64_t block = kCols / scales_of(w);
     std::int64_t different = 0, all = 0;
     std::vector<float> row(w.columns);
+    std::vector<std::uint32_t> bits(w.columns);  // of a damaged file numbers may be none, which cannot be sorted
     for (std::int64_t r = 0; r < w.rows; r += std::max<std::int64_t>(1, w.rows / kSample), all += w.columns) {
         unpack_row(w, r, row.data());
-        for (auto first = row.begin(); first != row.end(); first += block) {
+        std::memcpy(bits.data(), row.data(), row.size() * sizeof(float));
+        for (auto first = bits.begin(); first != bits.end(); first += block) {
             std::sort(first, first + block);
             different += std::unique(first, first + block) - first;
         }

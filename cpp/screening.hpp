@@ -1,10 +1,10 @@
 // The greatest logits of a large vocabulary, without reading all of its weights.
 //
 // Of a matrix in parts (formats.hpp) the upper ones give an estimate of every product. What the lower ones add is a sum of many
-// numbers that are spread evenly, between -7.5 and 7.5 steps or -1.5 and 1.5; such a sum exceeds s standard deviations with a probability below
-// exp(-s^2 / 2) (as a sum of sub-Gaussian numbers; Boucheron, Lugosi, Massart, Concentration Inequalities, section 2.3). So only
-// panels that may hold one of the greatest products are multiplied whole. Those products are what they would be if all were
-// multiplied, to the bit.
+// numbers that are spread evenly, between -7.5 and 7.5 steps or -1.5 and 1.5; such a sum exceeds s standard deviations with a
+// probability below exp(-s^2 / 2) (as a sum of sub-Gaussian numbers; Boucheron, Lugosi, Massart, Concentration Inequalities,
+// section 2.3). So only panels that may hold one of the greatest products are multiplied whole. Those products are what they would
+// be if all were multiplied, to the bit.
 #pragma once
 
 #include <cstdint>

@@ -122,6 +122,18 @@ def test_few_values_are_not_screened(values, format):
     assert np.isfinite(Head(matrix, format)(random.standard_normal((1, COLUMNS)), 1)).all()
 
 
+@pytest.mark.parametrize("scale", [np.inf, np.nan])
+def test_scales_that_are_no_numbers(scale):
+    """Of a damaged file: products are what they are, and nothing is read that is not there."""
+    head = Head(np.random.default_rng(0).standard_normal((ROWS, COLUMNS)))
+    blocks = encoded(np.random.default_rng(0).standard_normal((ROWS, COLUMNS)), "q8_0").reshape(-1, 34)
+    blocks[:, :2] = np.array([scale], np.float16).view(np.uint8)
+    head.machine.fill(head.weights, blocks.reshape(-1), False)
+    head.machine.ready()
+    states = np.random.default_rng(1).standard_normal((1, COLUMNS))
+    assert np.array_equal(head(states, 1), head(states), equal_nan=True)
+
+
 def test_what_is_no_number_is_told_as_such():
     matrix, states = sharp(np.random.default_rng(0), 1)
     states[0, 3] = np.nan
