@@ -222,7 +222,9 @@ class Model:
         return self._chat_prompt(prompt, tools, tools_in_words, options, context)  # type: ignore[arg-type]
 
     def _check_length(self, text: str, context: int | None) -> None:
-        if context is not None and (least := self.tokenizer.least(text)) >= context:
+        if context is None or 4 * len(text) < context:  # a character has at most four bytes, a token at least one
+            return
+        if (least := self.tokenizer.least(text)) >= context:
             raise ContextError(
                 f"the prompt has at least {least:,} tokens, but the model's context holds {context:,}: shorten the prompt",
                 least,

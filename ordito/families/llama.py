@@ -58,13 +58,11 @@ def spec_from_header(header: Header) -> Spec:
 
 def interleaved(spec: Spec, name: str) -> Transform | None:
     """GGUF's `llama` pairs rotary channels (2i, 2i + 1): the rows of every q and k change places."""
+    part = name.split(".")[-2]
+    if part not in ("q", "k"):
+        return None
     attention = leaves(spec, Attention)[0]
-    match name.split(".")[-2]:
-        case "q":
-            return Interleaved(attention.n_heads)
-        case "k":
-            return Interleaved(attention.n_kv_heads)
-    return None
+    return Interleaved(attention.n_heads if part == "q" else attention.n_kv_heads)
 
 
 NAMES = Names(

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from ordito.errors import TokenizerError, did_you_mean
-from ordito.text.byte_level import byte_level
+from ordito.text.byte_level import ByteLevel, halves
 from ordito.text.files import MAX_TOKEN
 from ordito.text.library import with_library
 from ordito.text.pretokenizers import PRE_TOKENIZERS
@@ -116,17 +116,17 @@ def _byte_level(fields: _Fields) -> Tokenizer:
     merges = fields.get("merges", None)
     if not isinstance(merges, list) or set(map(type, merges)) - {str}:
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of strings, expected one")
-    pairs: list[Any] = [tuple(merge.split(" ", 1)) if merge[:1] != " " else _halves(merge) for merge in merges]
-    if set(map(len, pairs)) - {2}:
-        raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of pairs, expected 'left right' strings")
-    library = byte_level(vocabulary.ids, pairs, pre)
-    return with_library(vocabulary, library, fields.special(pre.adds_bos), chat_template=fields.chat_template)
-
-
-def _halves(merge: str) -> tuple[str, ...]:
-    """The halves of a merge whose left one begins with a space: the space between them is the next."""
-    left, *right = merge[1:].split(" ", 1)
-    return (merge[0] + left, *right)
+    # At once where no token holds a space, as it is nearly always; one by one where that fails.
+    unions = "\n".join(merges).replace(" ", "").split("\n") if merges else []
+    if not vocabulary.ids.keys() >= set(unions):
+        unions = ["".join(halves(merge)) for merge in merges]
+        if lost := [union for union in unions if union not in vocabulary.ids]:
+            raise TokenizerError(
+                f"GGUF metadata: tokenizer.ggml.merges gives {lost[0][:40]!r}, which is no token: the vocabulary does not hold "
+                "together"
+            )
+    ranks = dict(zip(merges, range(len(merges)), strict=True))
+    return ByteLevel(vocabulary, ranks, pre).tokenizer(fields.special(pre.adds_bos), fields.chat_template)
 
 
 def _wordpiece(fields: _Fields) -> Tokenizer:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from ordito.errors import TokenizerError, did_you_mean
-from ordito.text.byte_level import byte_level
+from ordito.text.byte_level import library_of
 from ordito.text.files import copy_files, listed, read_lines, read_object
 from ordito.text.library import as_tokenizer_error, with_library
 from ordito.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
@@ -61,7 +61,7 @@ def read_merges(path: Path, settings: Settings) -> Tokenizer:
     if kind.pre is None:
         library = _gpt1(ids, merges, roles["unk"], str(path))
     else:
-        library = byte_level(ids, merges, kind.pre)
+        library = library_of(ids, merges, kind.pre)
         if settings.flag("add_prefix_space", False):
             library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     wraps = (ids.get(roles["cls"]), ids.get(roles["sep"])) if kind.wraps else (None, None)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ordito.errors import TokenizerError
-from ordito.text.byte_level import byte_level, merges_of_ranks, spelled
+from ordito.text.byte_level import ByteLevel, spelled
 from ordito.text.files import MAX_TOKENS, listed, read_lines
-from ordito.text.library import with_library
 from ordito.text.pretokenizers import LLAMA3, O200K, QWEN2, PreTokenizer
 from ordito.text.settings import Settings
 from ordito.text.tokenizer import Tokenizer
@@ -106,19 +105,17 @@ def ranked_tokenizer(
 
     Raises `TokenizerError` if ids collide or a byte has no token.
     """
-    ids = {spelled(token): rank for token, rank in ranks.items()} | {name: id for id, name in control.items()}
+    merges = {spelled(token): rank for token, rank in ranks.items()}
+    ids = merges | {name: id for id, name in control.items()}
     if len(set(ids.values())) < len(ranks) + len(control):
         raise TokenizerError(f"{path}: two tokens have the same id or the same spelling")
     if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
         raise TokenizerError(f"{path}: the byte {missing[0]} has no token, expected one for each of the 256")
     vocabulary = Vocabulary("byte-level", listed(ids, str(path)), frozenset(control), frozenset(control))
     bos = settings.role("bos", roles.get("bos"))
-    return with_library(
-        vocabulary,
-        byte_level(ids, merges_of_ranks(ranks), pre),
-        settings.special(vocabulary, [ids.get(bos)] if bos else [], defaults=roles),
-        chat_template=settings.chat_template,
-    )
+    # tiktoken merges two neighbours if their union has a rank.
+    special = settings.special(vocabulary, [ids.get(bos)] if bos else [], defaults=roles)
+    return ByteLevel(vocabulary, merges, pre, between="").tokenizer(special, settings.chat_template)
 
 
 def decoded(token: str, what: str) -> bytes:

@@ -8,9 +8,8 @@ at every start, and because the library approximates the normalization.
 
 from __future__ import annotations
 
-import heapq
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +17,10 @@ from itertools import groupby
 
 from ordito.text.charsmap import Charsmap
 from ordito.text.matcher import Matcher
+from ordito.text.merging import Words, merged
 
 SPACE = "▁"
 _ACROSS = re.compile(f"[^{SPACE}\0]{SPACE}")
-_SHORT, _MANY = 30, 50_000  # characters of a word whose ids are kept, and how many such words
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Normalization:
         return text + mark if self.treat_whitespace_as_suffix else mark + text
 
 
-class Pieces(ABC):
+class Pieces(Words):
     """A vocabulary of scored pieces, which encodes normalized text.
 
     `unknown` stands for what no piece spells, unless the vocabulary has `byte_pieces` (`<0xE2>` and so on, by byte).
@@ -68,13 +67,13 @@ class Pieces(ABC):
         unknown: int | None,
         byte_pieces: Mapping[int, int] | None = None,
     ) -> None:
+        super().__init__()
         self.pieces, self.scores, self.unknown = pieces, scores, unknown
         self.byte_pieces = byte_pieces or {}
-        self._words: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a normalized text. Characters in a row that cannot be spelled are one unknown token."""
-        ids = [id for word in self._cut.split(text) if word for id in self._remembered(word)]
+        ids = self.ids(self._cut.split(text))
         if self.unknown is None or self.unknown not in ids:
             return ids
         return [id for id, run in groupby(ids) for _ in (run if id != self.unknown else [id])]
@@ -92,16 +91,9 @@ class Pieces(ABC):
         joining = {found[0][0] for found in _ACROSS.finditer("\0".join(self.pieces))}
         return re.compile(f"(?<=[^{SPACE}{''.join(map(re.escape, sorted(joining)))}])(?={SPACE})")
 
-    def _remembered(self, word: str) -> list[int]:
-        """Ids of a word; those of short words are kept, since texts repeat them."""
-        ids = self._words.get(word)
-        if ids is None:
-            ids = [id for piece in self.segment(word) for id in self._ids(piece)]
-            if len(word) <= _SHORT:
-                if len(self._words) >= _MANY:
-                    self._words.clear()
-                self._words[word] = ids
-        return ids
+    def word_ids(self, word: str) -> list[int]:
+        """Ids of a word's pieces."""
+        return [id for piece in self.segment(word) for id in self._ids(piece)]
 
     def _ids(self, piece: str) -> list[int]:
         """The piece itself, or its bytes, or the unknown token."""
@@ -112,34 +104,12 @@ class Pieces(ABC):
 
 
 class MergedPieces(Pieces):
-    """Byte-pair encoding: characters are merged pairwise, the pair whose union has the best score first (leftmost among
-    equals), until no union is a piece.
-    """
+    """Byte-pair encoding: two neighbours may merge if their union is a piece, that of the best score first."""
 
     def segment(self, word: str) -> list[str]:
         """A word, cut into pieces and into characters that no piece spells."""
-        symbols: list[str | None] = list(word)
-        before, after = list(range(-1, len(symbols) - 1)), [*range(1, len(symbols)), -1]
-        waiting: list[tuple[float, int, int, str]] = []
+        return merged(word, self._rank)
 
-        def consider(left: int, right: int) -> None:
-            """Put the union of two neighbours among the candidates, if it is a piece."""
-            if left >= 0 and right >= 0:
-                union = f"{symbols[left]}{symbols[right]}"
-                if (piece := self.pieces.get(union)) is not None:
-                    heapq.heappush(waiting, (-self.scores[piece], left, right, union))
-
-        for i in range(len(symbols) - 1):
-            consider(i, i + 1)
-        while waiting:
-            _, left, right, union = heapq.heappop(waiting)
-            # A candidate is stale if either half has been merged into something else meanwhile.
-            if symbols[left] is None or symbols[right] is None or f"{symbols[left]}{symbols[right]}" != union:
-                continue
-            symbols[left], symbols[right] = union, None
-            after[left] = after[right]
-            if after[right] >= 0:
-                before[after[right]] = left
-            consider(before[left], left)
-            consider(left, after[left])
-        return [symbol for symbol in symbols if symbol is not None]
+    def _rank(self, left: str, right: str) -> float | None:
+        piece = self.pieces.get(left + right)
+        return None if piece is None else -self.scores[piece]

@@ -18,6 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 
 from ordito.errors import OrditoWarning, TokenizerError
+from ordito.text.byte_level import ByteLevel
 from ordito.text.from_gguf import read_metadata
 from ordito.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from ordito.text.scored import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Scored
@@ -102,7 +103,7 @@ def _common(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
 
 def _model(tokenizer: Tokenizer) -> dict[str, Any]:
     """The tokenizer of the library as JSON."""
-    engine = tokenizer.engine
+    engine = tokenizer.engine.library() if isinstance(tokenizer.engine, ByteLevel) else tokenizer.engine
     if not isinstance(engine, Library):
         raise TokenizerError("this tokenizer cannot be written as GGUF: keep the model as safetensors")
     data: dict[str, Any] = json.loads(engine.to_str())

@@ -141,10 +141,8 @@ class Tokenizer:
 
     @cached_property
     def _longest(self) -> int:
-        """Bytes of the longest token, as it is spelled or as what it stands for."""
-        vocabulary = self.vocabulary
-        spelled = max(len(token.encode("utf-8", "replace")) for token in vocabulary.tokens)
-        return max(spelled, *(len(vocabulary.bytes_of(id)) for id in range(self.vocab_size)))
+        """Bytes of the longest token as it is spelled: what it stands for has no more, as each byte is a character there."""
+        return max(len(token.encode("utf-8", "replace")) for token in self.vocabulary.tokens)
 
     def encode_chat(self, rendered: str) -> list[int]:
         """Token ids of a rendered conversation: control tokens are read, but not across a `GUARD`; BOS stands once."""

