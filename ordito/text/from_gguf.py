@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,10 +47,10 @@ class _Fields:
         self.tokens: list[str] = raw
         if set(map(type, raw)) != {str}:
             raise TokenizerError("GGUF metadata: tokenizer.ggml.tokens holds something that is no string")
-        longest = max(self.tokens, key=len)
-        if len(longest) > MAX_TOKEN:
+        lengths = list(map(len, self.tokens))
+        if (longest := max(lengths)) > MAX_TOKEN:
             raise TokenizerError(
-                f"GGUF metadata: token {self.tokens.index(longest)} of tokenizer.ggml.tokens has {len(longest):,} "
+                f"GGUF metadata: token {lengths.index(longest)} of tokenizer.ggml.tokens has {longest:,} "
                 f"characters, expected at most {MAX_TOKEN:,}"
             )
         types = self.numbers("token_type", NORMAL)
@@ -174,7 +175,8 @@ def _unigram(fields: _Fields) -> Tokenizer:
 def _scored(
     fields: _Fields, algorithm: Algorithm, unknown: int | None, normalization: Normalization, special: Special
 ) -> Tokenizer:
-    types, scores = fields.numbers("token_type", NORMAL).tolist(), fields.numbers("scores", 0.0).tolist()
+    types = fields.numbers("token_type", NORMAL).tolist()
+    scores = array("d", fields.numbers("scores", 0.0).astype("d").tobytes())  # a third of what a list of them takes
     return scored_tokenizer(
         Scored(algorithm, fields.tokens, scores, types, unknown, normalization),
         Vocabulary("sentencepiece", fields.tokens, fields.control, fields.added),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,22 +37,22 @@ class Scored:
     normalization: Normalization = field(default_factory=Normalization)
 
     def __post_init__(self) -> None:
-        if not set(map(type, self.scores)) <= {int, float} or not all(map(math.isfinite, self.scores)):
+        if not np.isfinite(np.asarray(self.scores, np.float64)).all():
             raise TokenizerError("the vocabulary's scores hold something that is no finite number")
 
-    def engine(self, control: Set[int] = frozenset()) -> Pieces:
-        """What cuts text into pieces. No text is cut into control tokens, whatever their type says."""
+    def engine(self, vocabulary: Vocabulary) -> Pieces:
+        """What cuts text into the pieces of `vocabulary`. None is cut into control tokens, whatever their type says."""
         kinds = (NORMAL, USER_DEFINED, UNUSED) if self.algorithm == "bpe" else (NORMAL, USER_DEFINED)
-        written = self.ids(*kinds) - control
-        pieces = {self.pieces[id]: id for id in sorted(written, reverse=True)}  # of two equal pieces, the first
-        bytes_ = {
-            int(piece[3:5], 16): id
-            for id, piece in enumerate(self.pieces)
-            if piece[:3] == "<0x" and re.fullmatch("<0x[0-9A-F]{2}>", piece)
-        }
+        known = {byte: id for byte in range(256) if (id := vocabulary.ids.get(f"<0x{byte:02X}>")) is not None}
+        unwritten = frozenset(np.flatnonzero(~np.isin(self.types, kinds)).tolist()) | vocabulary.control
+        pieces = dict(vocabulary.ids)
+        for id in unwritten:
+            pieces.pop(self.pieces[id], None)
+        if len(vocabulary.ids) < len(self.pieces):  # of two equal pieces, the first that is written
+            pieces = {piece: id for id, piece in reversed(list(enumerate(self.pieces))) if id not in unwritten}
         if self.algorithm == "bpe":
-            return MergedPieces(pieces, self.scores, self.unknown, bytes_)
-        return LikelyPieces(pieces, self.scores, self.unknown, bytes_, self.ids(USER_DEFINED))
+            return MergedPieces(pieces, self.scores, self.unknown, known)
+        return LikelyPieces(pieces, self.scores, self.unknown, known, self.ids(USER_DEFINED))
 
     def ids(self, *types: int) -> frozenset[int]:
         """The pieces of some types."""
@@ -78,7 +76,7 @@ def scored_tokenizer(
     The vocabulary's added tokens cut the text, and what is between them is encoded as a text of its own, with a dummy
     prefix of its own (only at the very start with `marks_first_only`). `inline` tokens are matched within such a text.
     """
-    engine = scored.engine(vocabulary.control)
+    engine = scored.engine(vocabulary)
     normalize = scored.normalization
 
     def matcher(ids: Set[int]) -> Matcher:

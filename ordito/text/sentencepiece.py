@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+import numpy as np
+
 from ordito.text.charsmap import Charsmap
 from ordito.text.matcher import Matcher
 from ordito.text.merging import Words, merged
 
 SPACE = "▁"
-_ACROSS = re.compile(f"[^{SPACE}\0]{SPACE}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Pieces(Words):
 
         That is before a `▁`, except after those few characters that some piece has before a `▁` (Gemma: `>▁</`).
         """
-        joining = {found[0][0] for found in _ACROSS.finditer("\0".join(self.pieces))}
+        characters = np.frombuffer("\0".join(self.pieces).encode("utf-32-le", "replace"), np.uint32)
+        joining = set(map(chr, set(characters[:-1][characters[1:] == ord(SPACE)].tolist()))) - {SPACE, "\0"}
         return re.compile(f"(?<=[^{SPACE}{''.join(map(re.escape, sorted(joining)))}])(?={SPACE})")
 
     def word_ids(self, word: str) -> list[int]:

@@ -12,6 +12,7 @@ from model_files import BYTES, CHARSMAP, NASTY, PIECES, SPECIAL, WORDS, model_fi
 from ordito.errors import TokenizerError
 from ordito.text.from_sentencepiece import parse
 from ordito.text.tokenizer import Tokenizer
+from ordito.text.vocabulary import Vocabulary
 
 MODELS = {
     "unigram": {},
@@ -157,7 +158,7 @@ def test_changed_bytes_raise_our_error_or_none(data):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     try:
         scored, _ = parse(bytes(file), "file")
-        engine = scored.engine()
+        engine = scored.engine(Vocabulary("sentencepiece", scored.pieces))
         if scored.normalization.charsmap is not None:
             engine.encode(scored.normalization.charsmap.replace("ﬁ e\u0301 Ａ…\t the"))
     except TokenizerError as error:

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from tokenizers import Tokenizer as Library
 
 from ordito.errors import TokenizerError
+from ordito.text.library import LONG
 from ordito.text.tokenizer import Tokenizer
 from ordito.text.vocabulary import byte_alphabet
 
@@ -104,6 +105,46 @@ def test_byte_level_is_the_library(byte_level, gguf_byte_level):
     for text in NASTY:
         assert ours.encode(text) == byte_level.encode(text, add_special_tokens=False).ids
         assert ours.decode(ours.encode(text)) == text
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "smollm", "default"])
+@pytest.mark.parametrize("unspelled", [False, True])
+def test_byte_level_cuts_as_its_library_does(gguf_byte_level, pre, unspelled):
+    """What merges words here, and what the library makes of the same table; also where a byte has no token."""
+    fields = gguf_byte_level | {"tokenizer.ggml.pre": pre}
+    if unspelled:
+        tokens = ["?" if token == "e" else token for token in fields["tokenizer.ggml.tokens"]]
+        merges = [merge for merge in fields["tokenizer.ggml.merges"] if "e" not in merge]
+        fields |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges}
+    ours = Tokenizer.from_gguf(fields)
+    library = ours.engine.library()
+    library.encode_special_tokens = True
+    long = " ".join(CORPUS) * 60
+    assert len(long) > LONG
+    for text in [*NASTY, long]:
+        assert ours.encode(text, add_special_tokens=False) == library.encode(text, add_special_tokens=False).ids, repr(text)
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.text(st.sampled_from("thewarp lo\nd1'é🧵<|>"), max_size=40))
+    def check(text):
+        assert ours.encode(text, add_special_tokens=False) == library.encode(text, add_special_tokens=False).ids
+
+    check()
+
+
+def test_a_word_without_end_takes_no_time_in_its_square(gguf_byte_level):
+    ours = Tokenizer.from_gguf(gguf_byte_level)
+    assert ours.decode(ours.encode("the" * 50_000)) == "the" * 50_000
+
+
+def test_merges_of_tokens_with_spaces_are_read(gguf_byte_level):
+    fields = {key: gguf_byte_level[f"tokenizer.ggml.{key}"] for key in ("tokens", "merges", "token_type")}
+    fields |= {"tokens": [*fields["tokens"], " t"], "merges": [*fields["merges"], "  t"]}
+    fields |= {"token_type": [*fields["token_type"].tolist(), 1]}
+    ours = Tokenizer.from_gguf(gguf_byte_level | {f"tokenizer.ggml.{key}": value for key, value in fields.items()})
+    assert ours.decode(ours.encode("the warp")) == "the warp"
+    with pytest.raises(TokenizerError, match="'zt', which is no token"):
+        Tokenizer.from_gguf(gguf_byte_level | {"tokenizer.ggml.merges": [*gguf_byte_level["tokenizer.ggml.merges"], "z t"]})
 
 
 @pytest.mark.parametrize("spaced", [True, False])
