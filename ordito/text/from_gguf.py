@@ -119,7 +119,7 @@ def _byte_level(fields: _Fields) -> Tokenizer:
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of strings, expected one")
     # At once where no token holds a space, as it is nearly always; one by one where that fails.
     unions = "\n".join(merges).replace(" ", "").split("\n") if merges else []
-    if not vocabulary.ids.keys() >= set(unions):
+    if not all(map(vocabulary.ids.__contains__, unions)):
         unions = ["".join(halves(merge)) for merge in merges]
         if lost := [union for union in unions if union not in vocabulary.ids]:
             raise TokenizerError(
