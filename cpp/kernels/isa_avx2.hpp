@@ -18,7 +18,7 @@ struct Isa {
     static constexpr bool only_unsigned = false;
     static constexpr bool in_pairs = true;  // signed codes are multiplied with numbers of 16 bits: with bytes it takes twice as long
 #endif
-    static constexpr int most_tokens = 4;
+    static constexpr int most_tokens = 16;  // for which a tile is unpacked once; their sums wait in memory
 
     using F = __m256;
     using C = __m256i;
@@ -121,12 +121,13 @@ struct Isa {
         return _mm256_broadcastsi128_si256(_mm_add_epi8(all, _mm_set1_epi8(static_cast<char>(bias))));
     }
 
-    // `greatest`: of the magnitudes of x.
-    template <int n, int most, int greatest>
-    static A dot(const C* w, const std::int8_t* x) {
-        A total = _mm256_setzero_si256();
+    // `greatest`: of the magnitudes of x. There is a sum before only where `times` is 1.
+    template <int n, int most, int greatest, int times>
+    static A dot(A before, const C* w, const std::int8_t* x) {
+        A total = _mm256_setzero_si256();  // what came before does not keep these waiting
 #ifdef __AVXVNNI__
         for (int c = 0; c < n; c++) total = _mm256_dpbusd_avx_epi32(total, w[c], four(x + 4 * c));
+        return _mm256_add_epi32(before, _mm256_slli_epi32(total, __builtin_ctz(times)));
 #else
         // As many pairs as are sure to fit are added in 16 bits.
         constexpr int fit = 32767 / (2 * most * greatest), together = fit < n ? fit : n;
@@ -134,10 +135,10 @@ struct Isa {
             __m256i sum = _mm256_maddubs_epi16(w[c], four(x + 4 * c));
             for (int i = c + 1; i < c + together && i < n; i++)
                 sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[i], four(x + 4 * i)));
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(times)));
         }
+        return _mm256_add_epi32(before, total);
 #endif
-        return total;
     }
 
     // Signed codes of four columns in pairs: of the first and the third, and of the second and the fourth.
@@ -145,7 +146,6 @@ struct Isa {
         to[0] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
         to[1] = _mm256_srai_epi16(w, 8);
     }
-    static A no_pairs() { return _mm256_setzero_si256(); }
     static A add_pair(A sum, C pair, const std::int16_t* x) {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pair, four(reinterpret_cast<const std::int8_t*>(x))));
     }
@@ -155,7 +155,7 @@ struct Isa {
         const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
     }
-    static A with_fine(A coarse, A fine) { return _mm256_add_epi32(_mm256_slli_epi32(coarse, 4), fine); }
+    static A no_sum() { return _mm256_setzero_si256(); }
     static F to_float(A a) { return _mm256_cvtepi32_ps(a); }
 
     template <int j, bool is_signed>

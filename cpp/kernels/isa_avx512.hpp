@@ -111,17 +111,19 @@ struct Isa {
         return _mm512_broadcast_i32x4(_mm_add_epi8(all, _mm_set1_epi8(static_cast<char>(bias))));
     }
 
-    // Sums over 4 columns of each of n vectors of codes times signed x, 4 n of them. `most` is the largest code and
-    // `greatest` the largest magnitude of x: they matter to other instruction sets.
-    template <int n, int most, int greatest>
-    static A dot(const C* w, const std::int8_t* x) {
+    // The sum before, and `times` that over 4 columns of each of n vectors of codes times signed x, 4 n of them. `most` is the
+    // largest code and `greatest` the largest magnitude of x: they matter to other instruction sets. There is a sum before only
+    // where `times`, a power of two, is 1.
+    template <int n, int most, int greatest, int times>
+    static A dot(A before, const C* w, const std::int8_t* x) {
         A even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
         for (int c = 0; c < n; c += 2) {
             even = _mm512_dpbusd_epi32(even, w[c], four(x + 4 * c));
             odd = _mm512_dpbusd_epi32(odd, w[c + 1], four(x + 4 * c + 4));
         }
-        return _mm512_add_epi32(even, odd);
+        return _mm512_add_epi32(before, _mm512_slli_epi32(_mm512_add_epi32(even, odd), __builtin_ctz(times)));
     }
+    static A no_sum() { return _mm512_setzero_si512(); }
     // 16 coarse + fine.
     static A with_fine(A coarse, A fine) { return _mm512_add_epi32(_mm512_slli_epi32(coarse, 4), fine); }
     static F to_float(A a) { return _mm512_cvtepi32_ps(a); }

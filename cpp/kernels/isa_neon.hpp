@@ -102,17 +102,16 @@ struct Isa {
     static C lookup(C table, C index) { return vqtbl1q_s8(table, vreinterpretq_u8_s8(index)); }
     static C table(const std::int8_t* levels, int) { return vld1q_s8(levels); }
 
-    template <int n, int most, int greatest>
-    static A dot(const C* w, const std::int8_t* x) {
-        A total = vdupq_n_s32(0);
+    template <int n, int most, int greatest, int times>
+    static A dot(A total, const C* w, const std::int8_t* x) {
         for (int c = 0; c < n; c++) {
             std::int32_t bits;
             std::memcpy(&bits, x + 4 * c, 4);
             total = vdotq_s32(total, w[c], vreinterpretq_s8_s32(vdupq_n_s32(bits)));
         }
-        return total;
+        return vshlq_n_s32(total, __builtin_ctz(times));
     }
-    static A with_fine(A coarse, A fine) { return vaddq_s32(vshlq_n_s32(coarse, 4), fine); }
+    static A no_sum() { return vdupq_n_s32(0); }
     static F to_float(A a) { return vcvtq_f32_s32(a); }
 
     template <int j, bool is_signed>

@@ -188,16 +188,19 @@ inline void put(const Output& out, int token, int row, typename Isa::F value) {
 template <Format f, int n, int digits>
 inline typename Isa::A product(const typename Isa::C* w, const std::int8_t* x, int first) {
     constexpr int most = most_code(layout(f).codes);
-    const auto sum = Isa::template dot<n, most, 127>(w + first, x + 4 * first);
+    const auto sum = Isa::template dot<n, most, 127, digits == 1 ? 1 : kFine>(Isa::no_sum(), w + first, x + 4 * first);
     if constexpr (digits == 1) return sum;
-    else return Isa::with_fine(sum, Isa::template dot<n, most, kFine / 2>(w + first, x + kCols + 4 * first));
+    else return Isa::template dot<n, most, kFine / 2, 1>(sum, w + first, x + kCols + 4 * first);
 }
 
 // The same for several tokens, `line` bytes apart. `I` is the instruction set: not all know pairs.
 template <Format f, int n, int digits, int tokens, int line, class I = Isa>
 [[gnu::always_inline]] inline void products(const typename Isa::C* w, const std::int8_t* x, int first, typename Isa::A* sums) {
-    if constexpr (I::in_pairs && is_signed(f)) {
-        for (int t = 0; t < tokens; t++) sums[t] = I::no_pairs();
+    if constexpr (I::in_pairs && is_signed(f) && tokens > 8) {
+        products<f, n, digits, 8, line, I>(w, x, first, sums);
+        products<f, n, digits, tokens - 8, line, I>(w, x + 8 * line, first, sums + 8);
+    } else if constexpr (I::in_pairs && is_signed(f)) {
+        for (int t = 0; t < tokens; t++) sums[t] = I::no_sum();
         for (int c = first; c < first + n; c++) {
             typename I::C pairs[2];
             I::pairs(w[c], pairs);
@@ -264,6 +267,7 @@ void all_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const
             t += decltype(count)::value;
         };
         if (some >= most) step(std::integral_constant<int, most>());
+        else if (some >= 8) step(std::integral_constant<int, 8>());
         else if (some >= 4) step(std::integral_constant<int, 4>());
         else if (some >= 2) step(std::integral_constant<int, 2>());
         else step(std::integral_constant<int, 1>());
