@@ -27,8 +27,8 @@ def gguf(model, **more):
         (gguf("gpt2", **{"tokenizer.ggml.merges": ["a b"]}), VocabularySize(kind="merges", tokens=3, merges=1)),
         (gguf("llama", **{"tokenizer.ggml.merges": ["a b"]}), VocabularySize(kind="pieces", tokens=3, merges=0)),
         (gguf("bert"), VocabularySize(kind="words", tokens=3, merges=0)),
-        ({}, VocabularySize(kind="merges", tokens=96, merges=96)),
-        (gguf("of tomorrow"), VocabularySize(kind="merges", tokens=96, merges=96)),
+        ({}, VocabularySize(kind="merges", tokens=96, merges=96, source="json")),
+        (gguf("of tomorrow"), VocabularySize(kind="merges", tokens=96, merges=96, source="json")),
     ],
 )
 def test_a_header_says_what_its_vocabulary_is(metadata, expected):
@@ -48,4 +48,5 @@ def test_merges_take_memory_and_more_while_they_are_read():
     assert many.held > few.held
     assert many.read == 2 * few.read
     assert replace(few, source="json").read > few.read
+    assert replace(few, source="json").held > few.held
     assert VocabularySize(kind="pieces", tokens=1000, merges=0).held < few.held
