@@ -14,31 +14,29 @@ _SHORT, _MANY = 30, 50_000  # characters of a word whose ids are kept, and how m
 
 def merged(symbols: Iterable[str], rank: Callable[[str, str], float | None]) -> list[str]:
     """Neighbours merged pairwise, the pair of the least `rank` first (leftmost among equals), until none has one."""
-    parts: list[str | None] = list(symbols)
+    parts = list(symbols)  # "" where one has merged into the part before
     before, after = list(range(-1, len(parts) - 1)), [*range(1, len(parts)), -1]
     waiting: list[tuple[float, int, int, str]] = []
 
     def consider(left: int, right: int) -> None:
         """Put two neighbours among the candidates, if they may merge."""
-        if left >= 0 and right >= 0:
-            one, other = str(parts[left]), str(parts[right])
-            if (place := rank(one, other)) is not None:
-                heapq.heappush(waiting, (place, left, right, one + other))
+        if left >= 0 and right >= 0 and (place := rank(parts[left], parts[right])) is not None:
+            heapq.heappush(waiting, (place, left, right, parts[left] + parts[right]))
 
     for i in range(len(parts) - 1):
         consider(i, i + 1)
     while waiting:
         _, left, right, union = heapq.heappop(waiting)
         # A candidate is stale if either half has been merged into something else meanwhile.
-        if parts[left] is None or parts[right] is None or f"{parts[left]}{parts[right]}" != union:
+        if not parts[left] or not parts[right] or parts[left] + parts[right] != union:
             continue
-        parts[left], parts[right] = union, None
+        parts[left], parts[right] = union, ""
         after[left] = after[right]
         if after[right] >= 0:
             before[after[right]] = left
         consider(before[left], left)
         consider(left, after[left])
-    return [part for part in parts if part is not None]
+    return [part for part in parts if part]
 
 
 class Words(ABC):
