@@ -26,15 +26,25 @@ struct Named {
 
 const float* data_of(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
 
-// W x with activations of 8 or 12 bits, or as they are (0).
-nb::object linear(const Named& self, const Packed& w, Table x, int bits) {
+// How activations are rounded: for the arithmetic of that name or, `one`, to 8 bits alone; nothing for float32.
+std::optional<Digits> digits_of(const Kernels& kernels, const std::string& rounding) {
+    if (rounding == "int8") return kernels.eight;
+    if (rounding == "int12") return Digits::two;
+    if (rounding == "one") return Digits::one;
+    if (rounding == "float32") return std::nullopt;
+    throw std::invalid_argument("got the rounding '" + rounding + "', expected one of int8, int12, one, float32");
+}
+
+// W x with activations that are rounded so.
+nb::object linear(const Named& self, const Packed& w, Table x, const std::string& rounding) {
     const std::int64_t tokens = x.shape(0), columns = x.shape(1);
     if (columns != w.columns) throw std::invalid_argument("x and the weights differ in columns");
     std::vector<float> y(tokens * w.rows);
     const bool plain = is_plain(w.format);
     std::vector<float> unpacked(plain ? 0 : columns * kRows);
-    Quantized rounded{nullptr, bits == 12 ? 2 : 1, self.kernels->in_pairs, columns, tokens};
-    const bool whole = bits && !plain;
+    const auto digits = digits_of(*self.kernels, rounding);
+    Quantized rounded{nullptr, digits.value_or(Digits::one), self.kernels->in_pairs, columns, tokens};
+    const bool whole = digits && !plain;
     const auto memory = aligned<std::uint8_t>(whole ? rounded.bytes() : 0);
     rounded.data = memory.get();
     for (std::int64_t t = 0; whole && t < tokens; t++) self.kernels->quantize(x.data() + t * columns, rounded, t);
@@ -106,7 +116,7 @@ void bind_kernels(nb::module_& module) {
     nb::class_<Named>(module, "Kernels")
         .def("__init__", [](Named* self, std::optional<std::string> name) { new (self) Named{&kernels_named(name)}; }, "name"_a.none())
         .def_prop_ro("name", [](const Named& self) { return std::string(self.kernels->name); })
-        .def("linear", &linear, "weights"_a, "x"_a, "bits"_a)
+        .def("linear", &linear, "weights"_a, "x"_a, "rounding"_a)
         .def("unpack", [](const Named& self, const Packed& w) {
             std::vector<float> panel(w.columns * kRows), all(w.rows * w.columns);
             for (std::int64_t r = 0; r < w.rows; r++) {

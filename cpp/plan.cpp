@@ -93,9 +93,9 @@ struct Executor {
 
     // Rows of numbers in whole ones. Each of `parts` (how many rows it has) is multiplied alone, so its groups begin with it.
     Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts) {
-        return quantized(x, step, columns, parts, m.arithmetic_ == Arithmetic::int12 ? 2 : 1, m.rounded_);
+        return quantized(x, step, columns, parts, m.arithmetic_ == Arithmetic::int12 ? Digits::two : k().eight, m.rounded_);
     }
-    Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts, int digits, Buffer& memory) {
+    Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts, Digits digits, Buffer& memory) {
         Quantized all{nullptr, digits, k().in_pairs, columns, 0};
         std::vector<std::pair<std::int64_t, std::int64_t>> groups;  // a first row, and how many are left of its part
         for (const std::int64_t part : parts) {
@@ -200,7 +200,7 @@ struct Executor {
         if (op.screened && screens(*op.maps.front().weights)) {
             const Packed& w = *op.maps.front().weights;
             const Quantized alone = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
-            const Quantized roughly = quantized(src.data, src.stride, w.columns, {rows}, 1, m.outputs_);
+            const Quantized roughly = quantized(src.data, src.stride, w.columns, {rows}, Digits::one, m.outputs_);
             if (screen(w, {src.data, src.stride, rows, roughly, alone}, batch.greatest, dst, k(), m.pool_)) {
                 m.next_pause_ = 1;
                 return;

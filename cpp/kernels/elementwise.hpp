@@ -154,11 +154,21 @@ void rotate(float* x, const float* cos, const float* sin, std::int64_t n, bool i
     }
 }
 
+// The codes of four numbers of 12 bits, and their fine ones.
+inline void part_four(const float* x, float by, std::int8_t* codes, std::int8_t* fine) {
+    for (int i = 0; i < 4; i++) {
+        const float whole = std::nearbyint(x[i] * by), code = std::nearbyint(whole * (1.f / kFine));
+        codes[i] = static_cast<std::int8_t>(code);
+        fine[i] = static_cast<std::int8_t>(whole - kFine * code);
+    }
+}
+
 // `I` is the instruction set: not all know pairs.
 template <class I>
 void quantize(const float* x, const Quantized& to, std::int64_t token) {
     constexpr int vectors = kCols / Isa::lanes;
-    const bool fine = to.digits == 2;
+    const bool two = to.digits == Digits::two, wide = to.digits == Digits::wide || to.digits == Digits::wide_in_two;
+    const std::int64_t to_fine = to.digits == Digits::wide_in_two ? kCols : 0;  // of wide ones
     const F steps = Isa::set1(kFine);
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
     Measures* at = to.measures(token);
@@ -168,29 +178,45 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
         const int count = static_cast<int>(to.tiles() - first < together ? to.tiles() - first : together);
         F most[together], sums[2 * together];
         for (int b = 0; b < together; b++) most[b] = sums[2 * b] = sums[2 * b + 1] = Isa::zero();
-        for (int b = 0; b < count; b++)
-            for (int i = 0; i < vectors; i++) most[b] = Isa::max(most[b], Isa::abs(Isa::load(x + (first + b) * kCols + i * Isa::lanes)));
         alignas(64) float largest[together], totals[2 * together];
-        Isa::largests(most, count, largest);
+        int places[together];
+        if (wide) {
+            for (int b = 0; b < count; b++) {
+                float greatest, next;
+                places[b] = Isa::widest(x + (first + b) * kCols, greatest, next);
+                largest[b] = std::fmax(next, greatest * kWideShare);
+            }
+        } else {
+            for (int b = 0; b < count; b++)
+                for (int i = 0; i < vectors; i++) most[b] = Isa::max(most[b], Isa::abs(Isa::load(x + (first + b) * kCols + i * Isa::lanes)));
+            Isa::largests(most, count, largest);
+        }
         for (int b = 0; b < count; b++, codes += step) {
-            const F by = Isa::set1(largest[b] > 0 ? 127 / largest[b] : 0);
+            const float inverse = largest[b] > 0 ? 127 / largest[b] : 0;
+            const F by = Isa::set1(inverse);
             for (int i = 0; i < vectors; i++) {
                 const F exact = Isa::mul(Isa::load(x + (first + b) * kCols + i * Isa::lanes), by);
                 F kept = Isa::round(exact);
-                Isa::store_i8(codes + i * Isa::lanes, kept);
-                if (fine) {
+                Isa::store_i8(codes + to_fine + i * Isa::lanes, kept);
+                if (two) {
                     const F rest = Isa::round(Isa::mul(Isa::sub(exact, kept), steps));
                     Isa::store_i8(codes + kCols + i * Isa::lanes, rest);
                     kept = Isa::fma(kept, steps, rest);
                 }
-                if constexpr (I::in_pairs) I::store_pairs(reinterpret_cast<std::int16_t*>(codes + to.digits * kCols) + i * I::lanes, kept);
+                if constexpr (I::in_pairs) I::store_pairs(reinterpret_cast<std::int16_t*>(codes + code_bytes(to.digits)) + i * I::lanes, kept);
                 F& sum = sums[2 * b + i * Isa::lanes / 16];
                 sum = Isa::add(sum, kept);
+            }
+            if (wide) {
+                Wide four{{}, places[b], 0};
+                part_four(x + (first + b) * kCols + 4 * places[b], inverse, four.codes, codes + to_fine + 4 * places[b]);
+                if (!to_fine) std::memcpy(codes + kCols, &four, sizeof four);
+                else std::memset(codes, 0, kCols), std::memcpy(codes + 4 * places[b], four.codes, sizeof four.codes);
             }
         }
         for (int b = 0; b < count; b += together / 2) Isa::sums(sums + 2 * b, 2 * (count - b < together / 2 ? count - b : together / 2), totals + 2 * b);
         for (int b = 0; b < count; b++, at += measures_step) {
-            at->scale = largest[b] / static_cast<float>(fine ? 127 * kFine : 127);
+            at->scale = largest[b] / static_cast<float>(two ? 127 * kFine : 127);
             for (int half = 0; half < 2; half++) at->sums[half] = at->scale * totals[2 * b + half];
             at->sum = at->sums[0] + at->sums[1];
         }

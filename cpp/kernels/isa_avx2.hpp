@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "widest.hpp"
+
 namespace ordito {
 namespace {
 
@@ -88,6 +90,8 @@ struct Isa {
     static void largests(const F* x, int n, float* y) {
         for (int i = 0; i < n; i++) y[i] = largest(x[i]);
     }
+
+    static int widest(const float* x, float& most, float& next) { return widest_of_eights(x, most, next); }
 
     // The 8 x 8 numbers of as many vectors, with rows and columns exchanged.
     static void transpose(F* x) {

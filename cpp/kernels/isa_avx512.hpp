@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "widest.hpp"
+
 namespace ordito {
 namespace {
 
@@ -76,6 +78,8 @@ struct Isa {
         store(y, of_each(x, [](F a, F b) { return _mm512_max_ps(a, b); }));
     }
 
+    static int widest(const float* x, float& most, float& next) { return widest_of_eights(x, most, next); }
+
     // The 16 x 16 numbers of as many vectors, with rows and columns exchanged.
     static void transpose(F* x) {
         F pairs[16], fours[16];
@@ -119,7 +123,7 @@ struct Isa {
         A even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
         for (int c = 0; c < n; c += 2) {
             even = _mm512_dpbusd_epi32(even, w[c], four(x + 4 * c));
-            odd = _mm512_dpbusd_epi32(odd, w[c + 1], four(x + 4 * c + 4));
+            if (c + 1 < n) odd = _mm512_dpbusd_epi32(odd, w[c + 1], four(x + 4 * c + 4));
         }
         return _mm512_add_epi32(before, _mm512_slli_epi32(_mm512_add_epi32(even, odd), __builtin_ctz(times)));
     }

@@ -76,6 +76,18 @@ struct Isa {
         for (int i = 0; i < n; i++) y[i] = largest(x[i]);
     }
 
+    // Which four neighbours of 32 numbers have the greatest, 0 to 7. `most`: their greatest magnitude, `next`: that of all others.
+    static int widest(const float* x, float& most, float& next) {
+        int place = 0;
+        most = next = 0;
+        for (int i = 0; i < 8; i++) {
+            const float greatest = largest(abs(load(x + 4 * i)));
+            if (greatest > most) next = most, most = greatest, place = i;
+            else if (greatest > next) next = greatest;
+        }
+        return place;
+    }
+
     // The 4 x 4 numbers of as many vectors, with rows and columns exchanged.
     static void transpose(F* x) {
         const float32x4x2_t upper = vtrnq_f32(x[0], x[1]), lower = vtrnq_f32(x[2], x[3]);

@@ -16,26 +16,47 @@ constexpr int kPage = 32;  // keys of a page of the cache
 
 constexpr int kFine = 16;      // a code in fine ones: codes of four bits times it are still bytes
 constexpr int kTogether = 16;  // tokens of a group
+// Of the greatest number: what the others' greatest is taken for at least, so that 12 bits hold it.
+constexpr float kWideShare = 127.f / (127 * kFine);
 
-// What stands beside the codes of 32 activations of a token: x ~ scale * code, or scale * (kFine * code + fine). `sum` is that of the
-// 32 as they were rounded, `sums` of 16 each.
+// The whole numbers that 32 activations of a token become, x ~ scale * number, and how they stand.
+enum class Digits {
+    one,          // 8 bits
+    two,          // 12 bits, kFine * code + fine: the codes, and behind them the fine ones
+    wide,         // 8 bits, and of the four neighbours with the greatest 12: fine codes, and behind them `Wide`
+    wide_in_two,  // the same numbers, as `two` has them: other codes are zero
+};
+
+// The codes of the columns 4 * place to 4 * place + 3, beside the fine ones of all. What is far from the others does not make their
+// scale then: with 8 bits alone, few numbers do most of the harm (SmolLM2's divergence from fp32 is 3e-3, and 5e-4 like this).
+struct Wide {
+    std::int8_t codes[4];
+    std::int32_t place;
+    std::int64_t unused;
+};
+
+constexpr int code_bytes(Digits digits) {
+    return digits == Digits::one ? kCols : digits == Digits::wide ? kCols + static_cast<int>(sizeof(Wide)) : 2 * kCols;
+}
+
+// What stands beside the numbers of 32 activations. `sum` is that of the 32 as they were rounded, `sums` of 16 each.
 struct Measures {
     float scale, sum, sums[2];
 };
-static_assert(kCols % sizeof(Measures) == 0);
+static_assert(kCols % sizeof(Measures) == 0 && sizeof(Wide) % sizeof(Measures) == 0);
 
-// Activations of several tokens in whole numbers, of one digit (8 bits) or two (12). Up to 16 tokens are a group, which stands as
-// [32 columns]: the codes of all its tokens, each token's fine ones behind its others, and then all their measures; so a kernel
-// that computes them at once reads one stretch of memory. The last group has what is left. `in_pairs`: behind its codes a token has
-// the whole numbers again, in 16 bits, of each four columns the first and the third, and then the second and the fourth.
+// Activations of several tokens in whole numbers. Up to 16 tokens are a group, which stands as [32 columns]: the codes of all its
+// tokens, and then all their measures; so a kernel that computes them at once reads one stretch of memory. The last group has what
+// is left. `in_pairs`: behind its codes a token has the whole numbers again, in 16 bits, of each four columns the first and the
+// third, and then the second and the fourth.
 struct Quantized {
     std::uint8_t* data;
-    int digits;
+    Digits digits;
     bool in_pairs;
     std::int64_t columns, tokens;
 
     std::int64_t tiles() const { return columns / kCols; }
-    std::int64_t line() const { return (digits + 2 * in_pairs) * kCols; }  // bytes of a token's codes
+    std::int64_t line() const { return code_bytes(digits) + 2 * in_pairs * kCols; }  // bytes of a token's codes
     std::int64_t record() const { return line() + static_cast<std::int64_t>(sizeof(Measures)); }
     // All bytes, and as many as tiles read behind a group that is not full.
     std::int64_t bytes() const { return tokens * tiles() * record() + kTogether * line(); }
@@ -122,6 +143,7 @@ using EncodeBlock = void (*)(const float* x, const float* w, std::uint8_t* out);
 struct Kernels {
     const char* name;
     bool in_pairs;  // activations are wanted so too
+    Digits eight;   // how those of 8 bits are wanted: wide ones apart, or in two
 
     // One token's activations; columns are a multiple of 32.
     void (*quantize)(const float* x, const Quantized& to, std::int64_t token);

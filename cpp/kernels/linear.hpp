@@ -1,6 +1,7 @@
 // Products of packed weights and activations, for the instruction set `Isa` that was included before.
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 
 #include "kernels.hpp"
@@ -185,16 +186,24 @@ inline void put(const Output& out, int token, int row, typename Isa::F value) {
 }
 
 // A tile's codes times those of a token, from vector `first` on: n vectors.
-template <Format f, int n, int digits>
+template <Format f, int n, Digits digits>
 inline typename Isa::A product(const typename Isa::C* w, const std::int8_t* x, int first) {
     constexpr int most = most_code(layout(f).codes);
-    const auto sum = Isa::template dot<n, most, 127, digits == 1 ? 1 : kFine>(Isa::no_sum(), w + first, x + 4 * first);
-    if constexpr (digits == 1) return sum;
-    else return Isa::template dot<n, most, kFine / 2, 1>(sum, w + first, x + kCols + 4 * first);
+    auto sum = Isa::no_sum();
+    if constexpr (digits == Digits::two) {
+        sum = Isa::template dot<n, most, 127, kFine>(sum, w + first, x + 4 * first);
+        return Isa::template dot<n, most, kFine / 2, 1>(sum, w + first, x + kCols + 4 * first);
+    }
+    if constexpr (digits == Digits::wide) {
+        Wide wide;
+        std::memcpy(&wide, x + kCols, sizeof wide);
+        if (n == 8 || wide.place / n == first / n) sum = Isa::template dot<1, most, 127, kFine>(sum, w + wide.place, wide.codes);
+    }
+    return Isa::template dot<n, most, 127, 1>(sum, w + first, x + 4 * first);
 }
 
 // The same for several tokens, `line` bytes apart. `I` is the instruction set: not all know pairs.
-template <Format f, int n, int digits, int tokens, int line, class I = Isa>
+template <Format f, int n, Digits digits, int tokens, int line, class I = Isa>
 [[gnu::always_inline]] inline void products(const typename Isa::C* w, const std::int8_t* x, int first, typename Isa::A* sums) {
     if constexpr (I::in_pairs && is_signed(f) && tokens > 8) {
         products<f, n, digits, 8, line, I>(w, x, first, sums);
@@ -206,7 +215,7 @@ template <Format f, int n, int digits, int tokens, int line, class I = Isa>
             I::pairs(w[c], pairs);
 #pragma GCC unroll 16
             for (int t = 0; t < tokens; t++) {
-                const auto* numbers = reinterpret_cast<const std::int16_t*>(x + t * line + digits * kCols) + 4 * c;
+                const auto* numbers = reinterpret_cast<const std::int16_t*>(x + t * line + code_bytes(digits)) + 4 * c;
                 sums[t] = I::add_pair(I::add_pair(sums[t], pairs[0], numbers), pairs[1], numbers + 2);
             }
         }
@@ -217,11 +226,11 @@ template <Format f, int n, int digits, int tokens, int line, class I = Isa>
 }
 
 // Tokens of one group, from `first` on.
-template <Format f, int tokens, int digits>
+template <Format f, int tokens, Digits digits>
 inline void some_tokens(const Panel& panel, const Quantized& x, int first, int sub, const Output& out) {
     using F = typename Isa::F;
     constexpr Layout form = layout(f);
-    constexpr int halves = halves_of(f), n = 8 / halves, line = (digits + 2 * Isa::in_pairs) * kCols;
+    constexpr int halves = halves_of(f), n = 8 / halves, line = code_bytes(digits) + 2 * Isa::in_pairs * kCols;
     const int row = sub * Isa::lanes;
     const std::int64_t tiles = x.tiles(), step = x.step(first), measures_step = x.measures_step(first);
     const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(first));
@@ -256,7 +265,7 @@ inline void some_tokens(const Panel& panel, const Quantized& x, int first, int s
 }
 
 // Tokens from `t` on.
-template <Format f, int digits>
+template <Format f, Digits digits>
 void all_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const Output& out) {
     constexpr int most = Isa::most_tokens;
     static_assert(kTogether % most == 0);
@@ -275,14 +284,19 @@ void all_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const
 }
 
 // The dot products of a tile of 4 bits and of 8 tokens, and what makes numbers of them; no scales.
-template <int digits>
+template <Digits digits>
 std::int64_t multiply_codes(std::int64_t rounds) {
     constexpr int tokens = 8;
     alignas(64) std::uint8_t tile[512];
-    alignas(64) std::int8_t x[tokens][digits * kCols];
+    alignas(64) std::int8_t x[tokens][code_bytes(digits)];
     for (int i = 0; i < 512; i++) tile[i] = i % 16;
-    for (auto& codes : x)
-        for (int i = 0; i < digits * kCols; i++) codes[i] = static_cast<std::int8_t>(i % 100 - 50);
+    for (auto& codes : x) {
+        for (int i = 0; i < code_bytes(digits); i++) codes[i] = static_cast<std::int8_t>(i % 100 - 50);
+        if constexpr (digits == Digits::wide) {
+            const Wide wide{{1, 2, 3, 4}, 5, 0};
+            std::memcpy(codes + kCols, &wide, sizeof wide);
+        }
+    }
     typename Isa::C w[8];
     for (int c = 0; c < 8; c++) w[c] = Isa::codes(tile + 64 * c);
     typename Isa::F total[tokens];
@@ -316,8 +330,9 @@ std::int64_t multiply_plain(std::int64_t rounds) {
 
 template <Format f>
 void linear_whole(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.digits == 2) all_tokens<f, 2>(panel, x, 0, tokens, out);
-    else all_tokens<f, 1>(panel, x, 0, tokens, out);
+    if (x.digits == Digits::one) all_tokens<f, Digits::one>(panel, x, 0, tokens, out);
+    else if (x.digits == Digits::wide) all_tokens<f, Digits::wide>(panel, x, 0, tokens, out);
+    else all_tokens<f, Digits::two>(panel, x, 0, tokens, out);
 }
 
 template <Format f, int tokens>

@@ -14,25 +14,51 @@ namespace ordito {
 namespace {
 
 void quantize(const float* x, const Quantized& to, std::int64_t token) {
-    const bool fine = to.digits == 2;
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
     Measures* at = to.measures(token);
     const std::int64_t step = to.step(token), measures_step = to.measures_step(token);
     for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += measures_step) {
-        float most = 0;
-        for (int k = 0; k < kCols; k++) most = std::max(most, std::fabs(x[b * kCols + k]));
-        const float inverse = most > 0 ? 127 / most : 0;
+        const float* from = x + b * kCols;
+        float fours[kCols / 4] = {};  // the greatest of four neighbours
+        for (int k = 0; k < kCols; k++) fours[k / 4] = std::max(fours[k / 4], std::fabs(from[k]));
+        const auto place = static_cast<int>(std::max_element(fours, fours + kCols / 4) - fours);
+        const float most = fours[place];
+        fours[place] = 0;
+        const float next = *std::max_element(fours, fours + kCols / 4);
+        const bool wide = to.digits == Digits::wide || to.digits == Digits::wide_in_two;
+        const float largest = wide ? std::max(next, most * kWideShare) : most;
+        const float inverse = largest > 0 ? 127 / largest : 0;
         float sums[2] = {};
+        Wide four{{}, place, 0};
         for (int k = 0; k < kCols; k++) {
-            const float exact = x[b * kCols + k] * inverse, code = std::nearbyint(exact), rest = std::nearbyint((exact - code) * kFine);
-            codes[k] = static_cast<std::int8_t>(code);
-            if (fine) codes[kCols + k] = static_cast<std::int8_t>(rest);
-            sums[k / 16] += fine ? code * kFine + rest : code;
+            const float exact = from[k] * inverse;
+            float code = std::nearbyint(exact), fine = std::nearbyint((exact - code) * kFine);
+            if (to.digits == Digits::one) fine = code, code = 0;
+            if (wide) {
+                const float whole = std::nearbyint(exact);
+                code = k / 4 == place ? std::nearbyint(whole / kFine) : 0;
+                fine = whole - kFine * code;
+                if (k / 4 == place) four.codes[k % 4] = static_cast<std::int8_t>(code);
+            }
+            const bool in_two = code_bytes(to.digits) == 2 * kCols;
+            if (in_two) codes[k] = static_cast<std::int8_t>(code);
+            codes[in_two * kCols + k] = static_cast<std::int8_t>(fine);
+            sums[k / 16] += code * kFine + fine;
         }
-        at->scale = most / static_cast<float>(fine ? 127 * kFine : 127);
+        if (to.digits == Digits::wide) std::memcpy(codes + kCols, &four, sizeof four);
+        at->scale = largest / static_cast<float>(to.digits == Digits::two ? 127 * kFine : 127);
         for (int half = 0; half < 2; half++) at->sums[half] = at->scale * sums[half];
         at->sum = at->sums[0] + at->sums[1];
     }
+}
+
+// Number k of a token's 32.
+int whole_number(const std::int8_t* codes, int k, Digits digits) {
+    if (digits == Digits::one) return codes[k];
+    if (digits != Digits::wide) return kFine * codes[k] + codes[kCols + k];
+    Wide wide;
+    std::memcpy(&wide, codes + kCols, sizeof wide);
+    return (k / 4 == wide.place ? kFine * wide.codes[k % 4] : 0) + codes[k];
 }
 
 void put(const Output& out, int token, int row, float value) {
@@ -64,7 +90,7 @@ void linear_whole(const Panel& panel, const Quantized& x, int tokens, const Outp
                 for (int half = 0; half < 2; half++) {
                     float sum = 0;
                     for (int k = 16 * half; k < 16 * half + 16; k++)
-                        sum += static_cast<float>(tile.codes[k] * (x.digits == 2 ? kFine * codes[k] + codes[kCols + k] : codes[k]));
+                        sum += static_cast<float>(tile.codes[k] * whole_number(codes, k, x.digits));
                     total += tile.scale[half] * at.scale * sum + tile.offset[half] * at.sums[half];
                 }
             });
@@ -375,6 +401,7 @@ Kernels make() {
     Kernels k{};
     k.name = "reference";
     k.quantize = quantize;
+    k.eight = Digits::wide;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
     k.most[static_cast<int>(Format::q8_0_upper)] = most<Format::q8_0_upper>;
     k.most[static_cast<int>(Format::q6_k_upper)] = most<Format::q6_k_upper>;

@@ -32,14 +32,15 @@ Kernels table_of(const char* name) {
     Kernels k{};
     k.name = name;
     k.in_pairs = Isa::in_pairs;
+    k.eight = Digits::wide;
     k.quantize = quantize<Isa>;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
     k.most[static_cast<int>(Format::q8_0_upper)] = most<Format::q8_0_upper>;
     k.most[static_cast<int>(Format::q6_k_upper)] = most<Format::q6_k_upper>;
     k.encode = kEncoders;
     k.multiply[0] = multiply_plain;
-    k.multiply[1] = multiply_codes<1>;
-    k.multiply[2] = multiply_codes<2>;
+    k.multiply[1] = multiply_codes<Digits::wide>;
+    k.multiply[2] = multiply_codes<Digits::two>;
     k.linear[0] = linear_plain<Format::f32>;
     k.linear[1] = linear_plain<Format::f16>;
     k.linear[2] = linear_plain<Format::bf16>;

@@ -190,19 +190,19 @@ void all_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Outp
     const int in_tiles = tokens % kTogether < least ? tokens / kTogether * kTogether : tokens;
     if (in_tiles > kFewLines) tokens_in_tiles<f, digits, kTogether>(panel, x, in_tiles, out);
     else if (in_tiles) tokens_in_tiles<f, digits, kFewLines>(panel, x, in_tiles, out);
-    all_tokens<f, digits>(panel, x, in_tiles, tokens, out);
+    all_tokens<f, digits == 2 ? Digits::two : Digits::one>(panel, x, in_tiles, tokens, out);
 }
 
 template <Format f>
 void linear_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.digits == 2) all_in_tiles<f, 2>(panel, x, tokens, out);
-    else all_in_tiles<f, 1>(panel, x, tokens, out);
+    if (x.digits == Digits::one) all_in_tiles<f, 1>(panel, x, tokens, out);
+    else all_in_tiles<f, 2>(panel, x, tokens, out);
 }
 
 // The products of a superblock of 4 bits with a group of tokens, all in the first cache.
-template <int digits>
 std::int64_t multiply_in_tiles(std::int64_t rounds) {
     constexpr Format f = Format::q4_0;
+    constexpr int digits = 2;  // wide ones, too, come in two
     constexpr int tiles = Unpacked<f, digits>::most;
     Unpacked<f, digits> w = {};
     constexpr int line = digits * kCols, step = kTogether * (line + static_cast<int>(sizeof(Measures)));
@@ -222,8 +222,8 @@ void fill_tiles(Kernels& k, std::integer_sequence<int, numbers...>) {
         if constexpr (!is_plain(f)) k.linear_whole[number.value] = linear_in_tiles<f>;
     };
     (fill(std::integral_constant<int, numbers>()), ...);
-    k.multiply[1] = multiply_in_tiles<1>;
-    k.multiply[2] = multiply_in_tiles<2>;
+    k.eight = Digits::wide_in_two;
+    k.multiply[1] = k.multiply[2] = multiply_in_tiles;
 }
 
 }  // namespace

@@ -25,7 +25,8 @@ BATCH = 512
 ARITHMETIC = {"int8": "f16", "int12": "f16", "float32": "f32"}
 """How products with quantized weights are taken -> how keys and values are cached.
 
-What comes in is rounded to whole numbers of 8 or of 12 bits, a scale for 32 neighbours, or left as it is."""
+What comes in is rounded to whole numbers, a scale for 32 neighbours: of 12 bits, or of 8 but for the four with the greatest,
+which have 12; or it is left as it is."""
 
 
 class NativeSession:
@@ -52,7 +53,7 @@ class NativeRuntime:
     """A checkpoint in the C++ runtime.
 
     `dtype` is the arithmetic of products with quantized weights, of `ARITHMETIC`: unless given, `float32` where all weights are
-    fp32, and `int12` elsewhere (a KL divergence of some 1e-5 from fp32, where `int8` gives 3e-3). `threads` are the usable
+    fp32, and `int12` elsewhere (a KL divergence of some 1e-5 from fp32, where `int8` gives 5e-4). `threads` are the usable
     cores unless given; `kernels` an instruction set by name, the fastest one unless given.
     """
 

@@ -68,20 +68,20 @@ def test_packed_rows_are_the_decoded_ones(machine, encoding, rows, columns):
 @pytest.mark.parametrize("encoding", QUANTIZED)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 256), (37, 768)])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 8, 13, 41])
-@pytest.mark.parametrize("bits", [8, 12, 0])
-def test_products_with_quantized_weights(machine, kernels, encoding, rows, columns, tokens, bits):
+@pytest.mark.parametrize("rounding", ["one", "int8", "int12", "float32"])
+def test_products_with_quantized_weights(machine, kernels, encoding, rows, columns, tokens, rounding):
     weights, _ = packed(machine, encoding, rows, columns)
     x = np.random.default_rng(2).standard_normal((tokens, columns)).astype(np.float32)
     x[0, :32] = 0
-    near(_core.Kernels(kernels).linear(weights, x, bits), REFERENCE.linear(weights, x, bits), 3e-6)
+    near(_core.Kernels(kernels).linear(weights, x, rounding), REFERENCE.linear(weights, x, rounding), 3e-6)
 
 
 @pytest.mark.parametrize("encoding", QUANTIZED)
-@pytest.mark.parametrize(("bits", "tolerance"), [(8, 2e-2), (12, 1e-3), (0, 1e-5)])
-def test_products_are_those_of_the_decoded_weights(machine, encoding, bits, tolerance):
+@pytest.mark.parametrize(("rounding", "tolerance"), [("one", 2e-2), ("int8", 1e-2), ("int12", 1e-3), ("float32", 1e-5)])
+def test_products_are_those_of_the_decoded_weights(machine, encoding, rounding, tolerance):
     weights, data = packed(machine, encoding, 24, 512)
     x = np.random.default_rng(3).standard_normal((3, 512)).astype(np.float32)
-    near(_core.Kernels(None).linear(weights, x, bits), x @ dequantize(encoding, data).reshape(24, 512).T, tolerance)
+    near(_core.Kernels(None).linear(weights, x, rounding), x @ dequantize(encoding, data).reshape(24, 512).T, tolerance)
 
 
 @pytest.mark.parametrize("kernels", FAST)
@@ -91,17 +91,17 @@ def test_products_are_those_of_the_decoded_weights(machine, encoding, bits, tole
 def test_products_with_plain_weights(machine, kernels, encoding, rows, columns, tokens):
     weights, _ = packed(machine, encoding, rows, columns)
     x = np.random.default_rng(4).standard_normal((tokens, columns)).astype(np.float32)
-    near(_core.Kernels(kernels).linear(weights, x, 0), REFERENCE.linear(weights, x, 0), 2e-6)
+    near(_core.Kernels(kernels).linear(weights, x, "float32"), REFERENCE.linear(weights, x, "float32"), 2e-6)
 
 
 @pytest.mark.parametrize("kernels", FAST)
-@pytest.mark.parametrize("bits", [8, 12, 0])
-def test_a_token_gets_the_same_numbers_alone_and_among_others(machine, kernels, bits):
+@pytest.mark.parametrize("rounding", ["one", "int8", "int12", "float32"])
+def test_a_token_gets_the_same_numbers_alone_and_among_others(machine, kernels, rounding):
     for encoding in (*QUANTIZED, "f32", "f16"):
         weights, _ = packed(machine, encoding, 37, 256)
         x = np.random.default_rng(5).standard_normal((70, 256)).astype(np.float32)
-        together = _core.Kernels(kernels).linear(weights, x, bits)
-        alone = np.concatenate([_core.Kernels(kernels).linear(weights, x[t : t + 1], bits) for t in range(70)])
+        together = _core.Kernels(kernels).linear(weights, x, rounding)
+        alone = np.concatenate([_core.Kernels(kernels).linear(weights, x[t : t + 1], rounding) for t in range(70)])
         assert np.array_equal(together, alone)
 
 

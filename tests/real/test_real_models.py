@@ -101,7 +101,7 @@ def test_a_saved_model_is_the_same_in_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-@pytest.mark.parametrize(("dtype", "most"), [("int12", 2e-5), ("int8", 2e-3)])
+@pytest.mark.parametrize(("dtype", "most"), [("int12", 2e-5), ("int8", 1e-3)])
 def test_rounded_activations_diverge_little_from_fp32(name, dtype, most):
     ids = model(name).tokenizer.encode(" ".join([*PROMPTS[name], *SENTENCES]))
     exact, rounded = (
