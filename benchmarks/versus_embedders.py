@@ -4,7 +4,8 @@
 
 256 sentences of 20 and of 200 words, two threads each, every side in a process of its own (threads that wait for work would
 disturb the others), the better of batches of 32 and 128 for the peers. sentence-transformers runs in this interpreter;
-PYTHON has `onnxruntime`, `torch`, `onnxscript` and `transformers`, and exports the model first. Vectors have to agree.
+PYTHON has `onnxruntime`, `torch`, `onnxscript` and `transformers`, and exports the model first. Vectors have to agree. The
+limit is that of multiplications and additions in fp32, as fast as they come on data in registers.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from peers import Figure, arguments, faster, in_turn, tell
+from peers import Figure, arguments, faster, in_turn, measured_machine, tell
 
+import ordito
 from ordito.checkpoint import store
 
 WORDS = "time year people way day man thing woman life child world school state family student group country problem hand part"
-COUNT, LENGTHS, THREADS = 256, (20, 200), 2
+COUNT, LENGTHS, THREADS, MOST = 256, (20, 200), 2, 256
+"""Sentences, their words, threads, and the tokens that MiniLM reads of a sentence."""
 
 SERVE = """
 import json, os, sys, time
@@ -115,7 +118,18 @@ class Embedder:
         return self.ask(texts)["rate"]
 
 
-def figures(peers: dict[str, Embedder], ours: Embedder, times: int) -> Iterator[Figure]:
+def limits(folder: str) -> Callable[[list[str]], float]:
+    """How many of some texts a second fp32 allows."""
+    model = ordito.load(folder, backend="native")
+    machine, flops, tokenizer = measured_machine(model.runtime), ordito.account(model.spec).flops, model.tokenizer
+
+    def limit(texts: list[str]) -> float:
+        return machine.flops * len(texts) / sum(flops.forward(min(len(tokenizer.encode(text)), MOST)).total for text in texts)
+
+    return limit
+
+
+def figures(peers: dict[str, Embedder], ours: Embedder, limit: Callable[[list[str]], float], times: int) -> Iterator[Figure]:
     choose = random.Random(0)
     for length in LENGTHS:
         texts = [" ".join(choose.choices(WORDS.split(), k=length)) for _ in range(COUNT)]
@@ -124,7 +138,7 @@ def figures(peers: dict[str, Embedder], ours: Embedder, times: int) -> Iterator[
             cosines = (mine * np.array(peer.ask(texts)["vectors"])).sum(axis=1)
             assert cosines.min() > 0.999, f"{name} gives other vectors: cosines {cosines}"
             a, b = in_turn(partial(ours.rate, texts), partial(peer.rate, texts), times)
-            yield faster(f"MiniLM, {length} words, beside {name}", a, b, unit="sentences/s")
+            yield faster(f"MiniLM, {length} words, beside {name}", a, b, limit(texts), "sentences/s")
 
 
 def main() -> None:
@@ -137,7 +151,7 @@ def main() -> None:
         if given.onnx_python:
             file = str(Path(work) / "minilm.onnx")
             peers["ONNX Runtime"] = Embedder(given.onnx_python, ONNX, folder, str(THREADS), file)
-        tell(figures(peers, Embedder(sys.executable, OURS, folder), given.times), given.json)
+        tell(figures(peers, Embedder(sys.executable, OURS, folder), limits(folder), given.times), given.json)
 
 
 if __name__ == "__main__":

@@ -165,14 +165,16 @@ struct Work {
     Partial out;
 };
 
+void nothing_seen(const Tile& tile, int width, Partial out) {
+    std::fill(out.sums, out.sums + static_cast<std::size_t>(tile.rows()) * width, 0.f);
+    std::fill(out.greatest, out.greatest + tile.rows(), -INFINITY);
+    std::fill(out.total, out.total + tile.rows(), 0.f);
+}
+
 // The softmax of tiles of the same tokens over keys `from` to `to`, which lie in one split: page by page, as they lie in memory.
 void one_split(const Job& job, const Work* works, int count, std::int64_t from, std::int64_t to) {
-    for (const Work* work = works; work < works + count; work++) {
-        const int rows = work->tile->rows();
-        std::fill(work->out.sums, work->out.sums + static_cast<std::size_t>(rows) * filled_up(job.layout(*work->tile).shape().value_width), 0.f);
-        std::fill(work->out.greatest, work->out.greatest + rows, -INFINITY);
-        std::fill(work->out.total, work->out.total + rows, 0.f);
-    }
+    for (const Work* work = works; work < works + count; work++)
+        nothing_seen(*work->tile, filled_up(job.layout(*work->tile).shape().value_width), work->out);
     for (std::int64_t start = from / kPage * kPage; start < to; start += kPage)
         for (const Work* work = works; work < works + count; work++) one_page(job, *work->tile, work->q, start, to, work->out);
 }
@@ -289,6 +291,7 @@ void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q,
                 if (!first) join(kernels, tile.rows(), width, all, one);
                 first = false;
             }
+            if (first) nothing_seen(tile, width, all);
             finish(job, tile, all);
         });
         return;
@@ -309,11 +312,12 @@ void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q,
     for (std::size_t t = 0, next; t < tiles.size(); t = next) {
         for (next = t; next < tiles.size() && tiles[next].part == tiles[t].part && tiles[next].token == tiles[t].token; next++) {}
         const Range seen = visible(job, tiles[t]);
-        const std::int64_t from = seen.from / kSplit * kSplit, splits = (std::max(seen.to, from) - from + kSplit - 1) / kSplit;
+        const std::int64_t from = seen.from / kSplit * kSplit, to = std::max(seen.to, from + 1);  // one split, if of nothing
+        const std::int64_t splits = (to - from + kSplit - 1) / kSplit;
         for (std::size_t tile = t; tile < next; tile++)
             begun.push_back({take(static_cast<std::size_t>(tiles[tile].rows()) * kept.key_width), works.size() + tile - t, next - t,
                              static_cast<std::size_t>(splits)});
-        for (std::int64_t start = from; start < seen.to; start += kSplit) {
+        for (std::int64_t start = from; start < to; start += kSplit) {
             items.push_back({works.size(), next - t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}});
             for (std::size_t tile = t; tile < next; tile++) works.push_back({&tiles[tile], nullptr, {}});
         }

@@ -9,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <utility>
@@ -131,8 +132,37 @@ struct GivenAway {
     ~GivenAway() { from->spare.put(std::move(memory)); }
 };
 
+// A sequence is in the hands of another thread.
+struct Busy : std::runtime_error {
+    Busy() : std::runtime_error("another thread reads this sequence: expected one at a time, so lock it or fork it first") {}
+};
+
+Sequence& at_rest(Sequence& sequence) {
+    if (sequence.reading) throw Busy();
+    return sequence;
+}
+
 using GivenRotation = std::pair<Floats, float>;
 using GivenPart = std::tuple<std::shared_ptr<Sequence>, std::int64_t, std::int64_t, bool>;  // tokens, position, is its text
+
+// Sequences that are being read, marked as such. Python's lock is held where that begins and ends.
+class Reading {
+  public:
+    explicit Reading(const std::vector<GivenPart>& given) : given_(given) {
+        for (const auto& [sequence, count, position, advance] : given)
+            if (at_rest(*sequence).length != position && advance) throw Busy();  // it was read meanwhile
+        mark(true);
+    }
+    ~Reading() { mark(false); }
+    Reading(const Reading&) = delete;
+    Reading& operator=(const Reading&) = delete;
+
+  private:
+    void mark(bool reading) {
+        for (const auto& part : given_) std::get<0>(part)->reading = reading;
+    }
+    const std::vector<GivenPart>& given_;
+};
 
 nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, const std::vector<GivenPart>& given, nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig> ids,
                const std::vector<std::int64_t>& wanted, int greatest, const std::vector<std::vector<GivenRotation>>& rotations,
@@ -152,7 +182,8 @@ nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, cons
     }
     batch.factors = vectors_of(factors);
     turns->ready();
-    auto given_away = std::make_unique<GivenAway>();
+    const Reading reading(given);
+    std::unique_ptr<GivenAway> given_away(new GivenAway{{}, turns});
     Machine::Result found;
     {
         nb::gil_scoped_release released;
@@ -163,7 +194,6 @@ nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, cons
     for (const auto& [sequence, count, position, advance] : given)
         if (advance) sequence->length += count;
     given_away->memory = std::move(found.memory);
-    given_away->from = turns;
     const float* data = given_away->memory.data();
     nb::capsule owner(given_away.release(), [](void* p) noexcept { delete static_cast<GivenAway*>(p); });
     const std::size_t shape[] = {static_cast<std::size_t>(found.rows), static_cast<std::size_t>(found.columns)};
@@ -246,6 +276,7 @@ NB_MODULE(_core, module) {
         return names;
     });
 
+    nanobind::exception<Busy>(module, "Busy", PyExc_ValueError);
     module.def("cache_bytes", &cache_bytes);
 
     nb::class_<Turns>(module, "Machine")
@@ -308,16 +339,19 @@ NB_MODULE(_core, module) {
         });
 
     nb::class_<Sequence>(module, "Cached")
-        .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t, bool>>& slots, const std::string& type) {
+        .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t, bool>>& slots, const std::string& type, std::int64_t model) {
             std::vector<PageLayout> layouts;
             for (const auto& [heads, key, value, value_in_key, span, of_source] : slots)
                 layouts.emplace_back(SlotShape{heads, key, value, value_in_key, span, of_source}, cache_type_of(type));
             new (self) Sequence(std::move(layouts), cache_type_of(type));
-        })
+            self->model = model;
+        }, "slots"_a, "type"_a, "model"_a = 0)
         .def_ro("length", &Sequence::length)
-        .def("rewind", &Sequence::rewind)
-        .def("clear", &Sequence::clear)
-        .def("fork", &Sequence::fork)
+        .def_ro("model", &Sequence::model)
+        .def_ro("reading", &Sequence::reading)
+        .def("rewind", [](Sequence& self, std::int64_t length) { at_rest(self).rewind(length); })
+        .def("clear", [](Sequence& self, int slot) { at_rest(self).clear(slot); })
+        .def("fork", [](Sequence& self, std::int64_t length) { return at_rest(self).fork(length); })
         .def_prop_ro("nbytes", &Sequence::bytes);
 
     bind_builder(module);

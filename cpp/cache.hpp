@@ -54,6 +54,8 @@ class Sequence {
     Sequence(std::vector<PageLayout> layouts, CacheType type) : layouts_(std::move(layouts)), type_(type), slots_(layouts_.size()) {}
 
     std::int64_t length = 0;  // tokens of the text that are cached
+    std::int64_t model = 0;   // whose sequence it is
+    bool reading = false;     // while a machine reads it, which nobody else may change
 
     CacheType type() const { return type_; }
     const PageLayout& layout(int slot) const { return layouts_[slot]; }

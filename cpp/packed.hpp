@@ -28,6 +28,7 @@ class Buffer {
     float* need(std::size_t count) {
         if (count > size_) {
             data_.reset();
+            size_ = 0;  // where there is no room for more, there is nothing
             data_ = aligned<float>(count);
             size_ = count;
         }

@@ -185,12 +185,19 @@ class Machine:
     ) -> Floats:
         """Run a program on tokens of several sequences, (sequence, tokens, position, whether they are its text); a buffer."""
 
+class Busy(ValueError):
+    """Another thread reads a sequence."""
+
 class Cached:
     """Keys and values of one text, in pages."""
 
     length: int
+    model: int
+    """What its maker knows it by."""
+    reading: bool
+    """Whether a thread reads it: until then it cannot be changed."""
 
-    def __init__(self, slots: Sequence[tuple[int, int, int, bool, int, bool]], type: str) -> None: ...
+    def __init__(self, slots: Sequence[tuple[int, int, int, bool, int, bool]], type: str, model: int = 0) -> None: ...
     @property
     def nbytes(self) -> int: ...
     def rewind(self, length: int) -> None: ...
@@ -295,8 +302,8 @@ class Kernels:
     def __init__(self, name: str | None) -> None: ...
     @property
     def name(self) -> str: ...
-    def linear(self, weights: Packed, x: Floats, bits: int) -> Floats:
-        """W x for rows of x, (T, out), with activations of 8 or 16 bits, or as they are (0)."""
+    def linear(self, weights: Packed, x: Floats, rounding: str) -> Floats:
+        """W x for rows of x, (T, out), with activations as int8, int12 or float32 takes them, or in 8 bits alone (`one`)."""
 
     def unpack(self, weights: Packed) -> Floats: ...
     def encode(self, format: str, x: Floats, importance: Floats | None, threads: int) -> NDArray[np.uint8]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.convert import Weights, to_gguf
 from ordito.checkpoint.export import DTYPES, write_folder, write_json
 from ordito.checkpoint.importance import Importance, read_importance
+from ordito.checkpoint.store.cached import licence_of
 from ordito.errors import OrditoError
 from ordito.model import Model, end_ids, load_tokenizer
 from ordito.runtime import Floats
@@ -24,7 +26,7 @@ def save(
     transformers loads the folder, llama.cpp the file. `dtype` is that of a folder's weights (f32 by default, f16, bf16) or of
     a file's matrices (f16 by default, f32, bf16, or a quantization: q8_0, q4_k_m, ...); an `importance` matrix, or its file,
     says which errors of rounding matter. Raises `ConfigError` if the format cannot express the spec, `TokenizerError` if it
-    cannot express the tokenizer, `OrditoError` if nothing can be written there.
+    cannot express the tokenizer, `OrditoError` if nothing can be written there, or numbers are too large for the type.
     """
     return write(Path(path), model.checkpoint, model.runtime.weights(), model.tokenizer, dtype=dtype, importance=importance)
 
@@ -51,15 +53,24 @@ def write(
     if isinstance(importance, (str, Path)):
         importance = read_importance(Path(importance))
     if path.suffix == ".gguf":
-        copied = checkpoint.format == "gguf"
-        keys = checkpoint.metadata if copied else metadata_of(tokenizer, spec.vocab_size)
-        to_gguf(path, spec, weights, keys, name=path.stem, dtype=dtype or "f16", importance=importance)
+        to_gguf(
+            path, spec, weights, _metadata(checkpoint, tokenizer), name=path.stem, dtype=dtype or "f16", importance=importance
+        )
         return path
     dtype = (dtype or "f32").lower()
     if dtype not in DTYPES or importance is not None:
         got = "an importance matrix" if importance is not None else repr(dtype)
         raise OrditoError(f"{path}: a folder holds its weights as {', '.join(DTYPES)}, got {got}: name a .gguf file for that")
     return _write_folder(path, checkpoint, weights, tokenizer, dtype)
+
+
+def _metadata(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Mapping[str, Any]:
+    """What a GGUF file can say of a model beside its spec."""
+    if checkpoint.format == "gguf":
+        return checkpoint.metadata
+    licence = licence_of(checkpoint.path)
+    stated = {} if licence is None else {"general.license": licence}
+    return stated | metadata_of(tokenizer, checkpoint.spec.vocab_size)
 
 
 def _write_folder(

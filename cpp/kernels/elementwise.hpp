@@ -25,9 +25,11 @@ inline void each_vector(std::int64_t n, float* y, Step step, const float* a, con
     std::memcpy(y + i, last_y, (n - i) * sizeof(float));
 }
 
+// Where one of two numbers is none, `max` and `min` may give the second: what is bounded comes second, so that it stays none.
+
 // e^x to about two units in the last place: x = n ln 2 + r, and Cephes' polynomial (expf.c) for e^r. Zero below -87.
 inline F exponential(F x) {
-    const F clamped = Isa::min(Isa::max(x, Isa::set1(-87.f)), Isa::set1(88.f));
+    const F clamped = Isa::min(Isa::set1(88.f), Isa::max(Isa::set1(-87.f), x));
     // A number that large has no digits behind the point: n, rounded, stands in the last bits of the sum.
     const F large = Isa::set1(12582912.f);  // 1.5 * 2^23
     const F sum = Isa::fma(clamped, Isa::set1(1.44269504088896341f), large), n = Isa::sub(sum, large);
@@ -78,7 +80,7 @@ inline F activated(Activation act, F x, float slope) {
             return Isa::fma(half, tanh_of(inner), half);
         }
         case Activation::gelu_sigmoid: return Isa::mul(x, sigmoid(Isa::mul(x, Isa::set1(slope))));
-        case Activation::relu: return Isa::max(x, Isa::zero());
+        case Activation::relu: return Isa::max(Isa::zero(), x);
         case Activation::tanh: return tanh_of(x);
         case Activation::none: break;
     }
@@ -89,7 +91,7 @@ void activate(Activation act, const float* gate, const float* up, std::int64_t n
     if (!gate) return each_vector(n, y, [&](F x, F) { return activated(act, x, slope); }, up);
     const F most = Isa::set1(limit), least = Isa::set1(-limit), shift = Isa::set1(offset);
     each_vector(n, y, [&](F g, F u) {
-        if (limit > 0) g = Isa::min(g, most), u = Isa::max(Isa::min(u, most), least);
+        if (limit > 0) g = Isa::min(most, g), u = Isa::max(least, Isa::min(most, u));
         return Isa::mul(activated(act, g, slope), offset != 0 ? Isa::add(u, shift) : u);
     }, gate, up);
 }
@@ -192,7 +194,7 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
             Isa::largests(most, count, largest);
         }
         for (int b = 0; b < count; b++, codes += step) {
-            const float inverse = largest[b] > 0 ? 127 / largest[b] : 0;
+            const float inverse = to_codes(largest[b]);
             const F by = Isa::set1(inverse);
             for (int i = 0; i < vectors; i++) {
                 const F exact = Isa::mul(Isa::load(x + (first + b) * kCols + i * Isa::lanes), by);
@@ -216,7 +218,7 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
         }
         for (int b = 0; b < count; b += together / 2) Isa::sums(sums + 2 * b, 2 * (count - b < together / 2 ? count - b : together / 2), totals + 2 * b);
         for (int b = 0; b < count; b++, at += measures_step) {
-            at->scale = largest[b] / static_cast<float>(two ? 127 * kFine : 127);
+            at->scale = scale_of(largest[b], to.digits, totals[2 * b] + totals[2 * b + 1]);
             for (int half = 0; half < 2; half++) at->sums[half] = at->scale * totals[2 * b + half];
             at->sum = at->sums[0] + at->sums[1];
         }

@@ -39,6 +39,15 @@ constexpr int code_bytes(Digits digits) {
     return digits == Digits::one ? kCols : digits == Digits::wide ? kCols + static_cast<int>(sizeof(Wide)) : 2 * kCols;
 }
 
+// What 32 activations are multiplied with to become codes, of which the largest is 127. They are zero where all are so small that
+// this would be no number.
+inline float to_codes(float largest) { return largest > 1e-36f ? 127 / largest : 0; }
+
+// Their scale; where one of them is no number, and so their sum, it is none either, and nothing that is multiplied with them is.
+inline float scale_of(float largest, Digits digits, float sum) {
+    return largest / static_cast<float>(digits == Digits::two ? 127 * kFine : 127) + 0 * sum;
+}
+
 // What stands beside the numbers of 32 activations. `sum` is that of the 32 as they were rounded, `sums` of 16 each.
 struct Measures {
     float scale, sum, sums[2];

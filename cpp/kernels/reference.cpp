@@ -27,7 +27,7 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
         const float next = *std::max_element(fours, fours + kCols / 4);
         const bool wide = to.digits == Digits::wide || to.digits == Digits::wide_in_two;
         const float largest = wide ? std::max(next, most * kWideShare) : most;
-        const float inverse = largest > 0 ? 127 / largest : 0;
+        const float inverse = to_codes(largest);
         float sums[2] = {};
         Wide four{{}, place, 0};
         for (int k = 0; k < kCols; k++) {
@@ -46,7 +46,7 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
             sums[k / 16] += code * kFine + fine;
         }
         if (to.digits == Digits::wide) std::memcpy(codes + kCols, &four, sizeof four);
-        at->scale = largest / static_cast<float>(to.digits == Digits::two ? 127 * kFine : 127);
+        at->scale = scale_of(largest, to.digits, sums[0] + sums[1]);
         for (int half = 0; half < 2; half++) at->sums[half] = at->scale * sums[half];
         at->sum = at->sums[0] + at->sums[1];
     }

@@ -21,6 +21,12 @@ from ordito.families import Header
 from ordito.families.naming import Binding, Names
 from ordito.spec import Spec
 
+KEPT = ("general.", "tokenizer.")
+"""Metadata that say the same of a model whatever its weights are written as: its names, authors, licence, vocabulary."""
+
+OURS = frozenset(f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version"))
+"""Those of them that tell how a file is written."""
+
 
 class Weights(Mapping[str, np.ndarray]):
     """A checkpoint's tensors by canonical name, each read when it is asked for."""
@@ -42,23 +48,24 @@ def to_gguf(
     path: Path,
     spec: Spec,
     weights: Mapping[str, np.ndarray],
-    tokenizer: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     *,
     name: str,
     dtype: str = "f16",
     importance: Importance | None = None,
 ) -> None:
     """Write a model as GGUF, its matrices in the mix `dtype` (of `MIXES`: f16, q8_0, q4_k_m, ...), rounded so that what the
-    `importance` matrix calls important suffers least. The keys `tokenizer.*` are those of `tokenizer`: another file's
-    metadata, or what `ordito.text.to_gguf` makes.
+    `importance` matrix calls important suffers least. What `KEPT` names is kept of `metadata`: another file's, or what
+    `ordito.text.to_gguf` makes of a tokenizer. `name` is the model's, unless they know it.
 
     Raises `ConfigError` if GGUF does not know the architecture or cannot express the spec, `OrditoError` for an unknown
-    type or the importance matrix of another model, `CheckpointError` if the file cannot be written.
+    type, numbers too large for it or the importance matrix of another model, `CheckpointError` if the file cannot be written.
     """
     mix = mix_named(dtype)
     bare, header = expressible(spec)
-    keys = {key: value for key, value in tokenizer.items() if key.startswith("tokenizer.")}
-    about = {"general.name": name, "general.file_type": mix.number, "general.quantization_version": 2}
+    kept = {key: value for key, value in metadata.items() if key.startswith(KEPT) and key not in OURS}
+    keys = {"general.name": name} | kept
+    about = {"general.file_type": mix.number, "general.quantization_version": 2}
     if importance is not None:
         about |= importance.about
     if spec.embedding.n_types:

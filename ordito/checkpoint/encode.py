@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ordito import _core
-from ordito.checkpoint.stored import ENCODINGS, shown
+from ordito.checkpoint.stored import ENCODINGS, StoredTensor, shown
 from ordito.errors import OrditoError
 from ordito.threads import usable_threads
 
 PLAIN = ("f32", "f16", "bf16")
 """Encodings of single numbers; all others round blocks of them."""
+
+ALWAYS_FIT = 65504.0
+"""The largest f16: numbers up to it fit into every encoding, since no scale of a block is larger than its numbers."""
 
 
 def encode(
@@ -23,12 +26,22 @@ def encode(
 
     Blocks get the codes and scales of the least squared error. `importance`, (columns,) or, of E stacked experts,
     (E, columns), weighs the errors: the mean square of what a column is multiplied with (as `ordito imatrix` collects it).
-    Raises `OrditoError` for numbers that are not finite, and for importances of another width.
+    Raises `OrditoError` for numbers that the encoding cannot hold: too large, or, in blocks, not finite; and for importances
+    of another width.
     """
+    largest = max(array.max(initial=0), -array.min(initial=0))  # NaN, if any is
     if encoding in PLAIN:
-        return _plain(array, encoding)
-    if not np.isfinite(array).all():
+        data = _plain(array, encoding)
+    elif np.isfinite(largest):
+        data = _blocks(name, array, encoding, importance)
+    else:
         raise OrditoError(f"tensor {shown(name)} holds numbers that are not finite: they cannot be rounded to {encoding}")
+    if not largest <= ALWAYS_FIT:
+        _refuse_overflow(name, array, encoding, data)
+    return data
+
+
+def _blocks(name: str, array: NDArray[np.float32], encoding: str, importance: NDArray[np.float32] | None) -> NDArray[np.uint8]:
     columns = array.shape[-1]
     weights = None if importance is None else _weights(name, array, importance)
     matrices = np.ascontiguousarray(array, np.float32).reshape(-1, columns)
@@ -41,6 +54,21 @@ def encode(
         )
     form = ENCODINGS[encoding]
     return data.reshape(*array.shape[:-1], columns // form.block_size * form.block_bytes)
+
+
+def _refuse_overflow(name: str, array: NDArray[np.float32], encoding: str, data: NDArray[np.uint8]) -> None:
+    """A scale that overflows leaves nothing, or infinity, of the largest number of a block, which rounding never does."""
+    form = ENCODINGS[encoding]
+    blocks = array.reshape(-1, form.block_size)
+    suspects = (np.abs(blocks) > ALWAYS_FIT).any(axis=1)
+    blocks = blocks[suspects]
+    found = StoredTensor(name, blocks.shape, encoding, data.reshape(-1, form.block_bytes)[suspects].reshape(-1)).to_float32()
+    largest = np.arange(len(blocks)), np.abs(blocks).argmax(axis=1)
+    x, y = blocks[largest], found[largest]
+    lost = x[np.isfinite(x) & ~(np.isfinite(y) & (np.abs(y) >= np.abs(x) / 1000))]
+    if lost.size:
+        wider = "f32" if encoding == "bf16" else "bf16 or f32"
+        raise OrditoError(f"tensor {shown(name)} holds {lost[0]:g}, which is too large for {encoding}: choose {wider}")
 
 
 def _weights(name: str, array: NDArray[np.float32], importance: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -66,7 +94,8 @@ def _plain(array: NDArray[np.float32], encoding: str) -> NDArray[np.uint8]:
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
         numbers = np.where(np.isnan(array), ((bits >> 16) | 64).astype("<u2"), rounded).astype("<u2")
     else:
-        numbers = np.ascontiguousarray(array, "<f4" if encoding == "f32" else "<f2")
+        with np.errstate(over="ignore"):
+            numbers = np.ascontiguousarray(array, "<f4" if encoding == "f32" else "<f2")
     return numbers.reshape(*array.shape).view(np.uint8) if array.ndim else numbers.reshape(1).view(np.uint8)
 
 

@@ -35,7 +35,7 @@ def write_folder(
 
     All weights are written in one of `DTYPES`. Files of these names are replaced, each at once; config.json comes last, so
     that a folder that has one is complete. Raises `ConfigError` if the published format cannot express the spec,
-    `OrditoError` if the folder cannot be written.
+    `OrditoError` if the folder cannot be written, or numbers are too large for the type.
     """
     config = families.config_from_spec(spec) | dict(extra or {}) | {"dtype": DTYPES[dtype]}
     bare = replace(spec, pooling=None)  # what makes embeddings has files of its own

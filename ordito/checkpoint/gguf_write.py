@@ -5,6 +5,7 @@ The layout is told in gguf.py. A file is complete or absent.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from ordito.spec.node import Shape
 
 ALIGNMENT = 32
 _TYPES = {encoding: number for number, encoding in ENCODINGS_OF_GGML.items()}
-_U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64 = 4, 5, 6, 7, 8, 9, 10, 11
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64, _F64 = 4, 5, 6, 7, 8, 9, 10, 11, 12
 _OF_NUMPY = {"uint8": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5, "float32": 6, "bool": 7}
 _OF_NUMPY |= {"uint64": 10, "int64": 11, "float64": 12}
-_CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q", _I64: "<q"}
+_CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q", _I64: "<q", _F64: "<d"}
+_MOST_F32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _kind(key: str, value: Any) -> int:
                 if low <= value < high:
                     return kind
         case float():
-            return _F32
+            return _F64 if _MOST_F32 < abs(value) < math.inf else _F32
         case str():
             return _STRING
     raise OrditoError(
@@ -111,11 +113,11 @@ def _value(key: str, value: Any) -> bytes:
         kind = _kind(key, value)
         return struct.pack("<I", kind) + _plain(kind, value)
     kinds = {_kind(key, item) for item in value}
-    if kinds <= {_U32, _I32} and all(-(2**31) <= item < 2**31 for item in value):
+    if set() < kinds <= {_U32, _I32} and all(-(2**31) <= item < 2**31 for item in value):
         kinds = {_I32}  # what readers expect of the types of tokens and the like
     if len(kinds) > 1:
         raise OrditoError(f"GGUF metadata {key!r}: the list holds values of several types, expected one")
-    kind = next(iter(kinds))
+    kind = next(iter(kinds), _STRING)  # empty arrays of numbers were arrays of numpy
     return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(_plain(kind, item) for item in value)
 
 

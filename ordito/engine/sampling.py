@@ -85,8 +85,8 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether nothing is drawn."""
-        return self.temperature == 0.0
+        """Whether nothing is drawn: below some temperature no second token is left, and dividing by it gives no numbers."""
+        return self.temperature < 1e-12
 
     @property
     def greatest(self) -> int:
@@ -145,9 +145,11 @@ class Sampler:
     def choose(self, logits_V: Floats, context: Sequence[int], made: int = 0, allowed_V: np.ndarray | None = None) -> int:
         """The next token after `context`, the last `made` tokens of which are the answer's, among those that are `allowed_V`.
 
-        `logits_V` is left untouched.
+        `logits_V` is left untouched. Raises `OrditoError` where they are no numbers.
         """
         s = self.sampling
+        if not np.isfinite(logits_V[logits_V.argmax()]):
+            raise OrditoError("the model's logits are no numbers: its weights are damaged, or too large for this arithmetic")
         logits_V = self.adjusted(logits_V, context, made)
         if allowed_V is not None:
             logits_V = np.where(allowed_V, logits_V, -np.inf)

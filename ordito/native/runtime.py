@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from ordito.threads import usable_threads
 
 BATCH = 512
 """Tokens of many texts that are computed together, unless one alone has more."""
+
+_numbers = count(1)  # of runtimes, by which they know their own sequences
 
 ARITHMETIC = {"int8": "f16", "int12": "f16", "float32": "f32"}
 """How products with quantized weights are taken -> how keys and values are cached.
@@ -68,6 +71,7 @@ class NativeRuntime:
             self.machine = _core.Machine(threads or usable_threads(), kernels, dtype)
         except ValueError as error:  # kernels that are not there, or too many threads
             raise OrditoError(str(error)) from None
+        self._number = next(_numbers)
         weights = Weights(checkpoint, self.machine)
         self.plans = lower(self.spec, weights)
         weights.let_go()
@@ -86,7 +90,7 @@ class NativeRuntime:
         """An empty sequence; of an encoder-decoder, one that answers the `source`. `cache`: how keys and values are kept."""
         if cache is not None and cache not in (kinds := set(ARITHMETIC.values()) | {"q8"}):
             raise OrditoError(f"unknown cache type {cache!r}, expected one of {', '.join(sorted(kinds))}")
-        made = _core.Cached(self._slots, cache or ARITHMETIC[self.dtype])
+        made = _core.Cached(self._slots, cache or ARITHMETIC[self.dtype], self._number)
         if source is not None:
             self.read_source(made, source)
         return made
@@ -101,10 +105,12 @@ class NativeRuntime:
         Waits until the weights are packed, so that who measures what it is fed does not measure that.
         """
         self.machine.ready()
+        self._needs_source(source)
         return NativeSession(self, source)
 
     def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
         """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
+        self._needs_source(source)
         sequence = self.sequence(source)
         return self.step([(sequence, list(token_ids))], range(len(token_ids)))
 
@@ -133,9 +139,14 @@ class NativeRuntime:
         return dict(self.checkpoint)
 
     def read_source(self, sequence: _core.Cached, source: Sequence[int]) -> None:
-        """Let the encoder read a text that `sequence` is to answer."""
+        """Let the encoder read a text that `sequence` is to answer, instead of what it may have read before."""
         if self.plans.encode is None:
             raise SpecError(f"this {self.spec.architecture} model has no encoder")
+        if not len(source):
+            raise OrditoError("got a source without tokens, expected at least one")
+        for slot, kept in enumerate(self.plans.slots):
+            if kept.of_source:
+                sequence.clear(slot)
         self._run(self.plans.encode, [(sequence, list(source))], [], advance=False)
         for slot in self.plans.encoder_slots:
             sequence.clear(slot)
@@ -153,6 +164,8 @@ class NativeRuntime:
             raise OrditoError("got a text without tokens, expected at least one")
         if len({id(sequence) for sequence, _ in parts}) < len(parts):
             raise OrditoError("got the same sequence twice in one step, expected each once")
+        if any(sequence.model != self._number for sequence, _ in parts):
+            raise OrditoError("got a sequence of another runtime, expected one that this runtime's `sequence()` made")
         rows = sum(len(ids) for _, ids in parts)
         if wrong := [row for row in wanted if not 0 <= row < rows]:
             raise OrditoError(f"row {wrong[0]} is not read, expected 0 to {rows - 1}")
@@ -169,12 +182,14 @@ class NativeRuntime:
         *,
         advance: bool = True,
     ) -> Floats:
-        if not advance or self.reads_whole or sum(len(ids) for _, ids in parts) <= self.together:
-            return self._run_whole(plan, parts, wanted, greatest, advance=advance)
-        before = [(sequence, sequence.length) for sequence, _ in parts]
+        before = [(sequence, sequence.length) for sequence, _ in parts] if advance else []
         try:
+            if not advance or self.reads_whole or sum(len(ids) for _, ids in parts) <= self.together:
+                return self._run_whole(plan, parts, wanted, greatest, advance=advance)
             found = [self._run_whole(plan, *share, greatest) for share in shares(parts, wanted, self.together)]
-        except BaseException:  # Ctrl-C, too: what was asked for as a whole is read as a whole, or not
+        except _core.Busy as error:
+            raise OrditoError(str(error)) from None
+        except BaseException:  # Ctrl-C and no memory, too: what was asked for as a whole is read as a whole, or not
             for sequence, length in before:
                 sequence.rewind(length)
             raise
@@ -204,6 +219,10 @@ class NativeRuntime:
         given = [(sequence, len(ids), start, advance) for start, (sequence, ids) in zip(starts, parts, strict=True)]
         ids = self._checked([id for _, some in parts for id in some])
         return self.machine.run(plan.program, given, ids, list(wanted), greatest, rotations, factors, plan.result)
+
+    def _needs_source(self, source: Sequence[int] | None) -> None:
+        if self.plans.encode is not None and source is None:
+            raise OrditoError(f"this {self.spec.architecture} model answers a source: give one")
 
     def _checked(self, read: list[int]) -> NDArray[np.int32]:
         ids, most = np.asarray(read), self.spec.vocab_size - 1

@@ -142,6 +142,41 @@ def test_plain_numbers_keep_what_is_none(encoding):
     assert np.array_equal(decoded(encoding, encode("w", x, encoding), x.shape), x, equal_nan=True)
 
 
+@pytest.mark.parametrize("encoding", ["f16", "bf16", *BLOCKS])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_numbers_that_are_too_large_are_refused(encoding, sign):
+    refused = kept = 0
+    for size in np.geomspace(1e4, 3.4e38, 100):
+        x = normal()
+        x[3, 7] = sign * size
+        try:
+            found = decoded(encoding, encode("blk.0.w", x, encoding), x.shape)
+        except OrditoError as error:
+            wider = "f32" if encoding == "bf16" else "bf16 or f32"
+            assert str(error) == f"tensor 'blk.0.w' holds {x[3, 7]:g}, which is too large for {encoding}: choose {wider}"
+            assert size > 65504
+            refused += 1
+        else:
+            assert not refused
+            assert abs(found[3, 7] - x[3, 7]) <= 0.3 * size
+            kept += 1
+    assert refused
+    assert kept
+
+
+def test_the_largest_numbers_of_each_type():
+    for encoding, largest in (("f16", 65504.0), ("bf16", float.fromhex("0x1.fep127")), ("f32", float(np.finfo("f4").max))):
+        x = np.array([[largest, -largest, np.nan, np.inf]], np.float32)
+        assert np.array_equal(decoded(encoding, encode("w", x, encoding), x.shape), x, equal_nan=True)
+    for encoding, beyond in (("f16", 65520.0), ("bf16", float.fromhex("0x1.ffp127"))):
+        x = np.array([[np.nan, np.inf, -beyond, 1]], np.float32)
+        with pytest.raises(OrditoError, match=f"holds -.* too large for {encoding}"):
+            encode("w", x, encoding)
+    assert np.isnan(decoded("f16", encode("w", np.full((1, 4), np.nan, np.float32), "f16"), (1, 4))).all()
+    assert encode("w", np.array(7e4, np.float32), "bf16").size == 2
+    assert encode("w", np.zeros((0, 32), np.float32), "q8_0").size == 0
+
+
 def ggml():
     """llama.cpp's own quantizer, where its Python package is installed."""
     llama_cpp = pytest.importorskip("llama_cpp")

@@ -141,6 +141,44 @@ def test_attention_over_a_page(kernels, kept, rows, keys, width):
     assert np.array_equal(got, np.concatenate(alone))
 
 
+@pytest.mark.parametrize("kernels", ["reference", *FAST])
+@pytest.mark.parametrize("encoding", QUANTIZED)
+@pytest.mark.parametrize("rounding", ["one", "int8", "int12"])
+def test_tiny_activations_are_zero_and_no_number_stays_none(machine, kernels, encoding, rounding):
+    weights, _ = packed(machine, encoding, 24, 512)
+    x = np.random.default_rng(6).standard_normal((20, 512)).astype(np.float32)
+    expected = _core.Kernels(kernels).linear(weights, np.where(np.arange(512) // 32 == 3, 0, x).astype(np.float32), rounding)
+    x[:, 96:128] *= np.float32(1e-38)  # 127 / 1e-38 is no number
+    assert np.array_equal(_core.Kernels(kernels).linear(weights, x, rounding), expected)
+    x[5, 70] = np.nan
+    got = _core.Kernels(kernels).linear(weights, x, rounding)
+    assert np.isnan(got[5]).all()
+    others = np.arange(20) != 5
+    assert np.array_equal(got[others], expected[others])
+
+
+@pytest.mark.parametrize("kernels", ["reference", *FAST])
+def test_what_is_no_number_stays_none(kernels):
+    by = _core.Kernels(kernels)
+    x = np.linspace(-3, 3, 40, dtype=np.float32)
+    x[[3, 39]] = np.nan
+    for act in ("silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"):
+        assert np.array_equal(np.isnan(by.activate(act, None, x, 0, 0, 1.702)), np.isnan(x)), act
+    limited = by.activate("silu", x, np.roll(x, 1), 2.0, 1.0, 1.0)
+    assert np.array_equal(np.isnan(limited), np.isnan(x) | np.isnan(np.roll(x, 1)))
+    assert np.array_equal(np.isnan(by.scale_and_cap(x, 0.5, 3.0)), np.isnan(x))
+    random = np.random.default_rng(7)
+    q, k, v = (random.standard_normal((n, 64)).astype(np.float32) for n in (9, 20, 20))
+    for kept in (0, 1):
+        assert np.isfinite(by.attend_page(q, k, v, kept)).all()
+        for damaged in (0, 19):
+            one = k.copy()
+            one[damaged, 5] = np.nan
+            assert np.isnan(by.attend_page(q, one, v, kept)).all()
+    q[4, 7] = np.nan
+    assert np.array_equal(np.isnan(by.attend_page(q, k, v, 0)).all(1), np.arange(9) == 4)
+
+
 def test_bad_sizes_are_refused(machine):
     for count in (0, 18, 35, 54):
         with pytest.raises(ValueError, match="for 2 x 32 numbers in q4_0"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 
@@ -69,6 +71,65 @@ def test_what_cannot_be_read(runtime, ids, wanted, greatest, message):
     with pytest.raises(OrditoError, match=message):
         runtime.step([(sequence, ids)], wanted, greatest)
     assert sequence.length == 0
+
+
+def test_a_sequence_of_another_runtime_is_refused(folder, runtime):
+    other = NativeRuntime(open_checkpoint(folder), threads=1)
+    with pytest.raises(OrditoError, match="a sequence of another runtime"):
+        runtime.step([(other.sequence(), IDS)], [0])
+
+
+def test_a_sequence_is_in_one_thread_at_a_time(runtime):
+    sequence = runtime.sequence()
+    refused, read = [], []
+
+    def feed():
+        for _ in range(40):
+            try:
+                runtime.step([(sequence, IDS)], [0])
+                read.append(len(IDS))
+            except OrditoError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=feed) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sequence.length == sum(read)
+    assert all("another thread reads this sequence" in message for message in refused)
+    again = runtime.logits(IDS * (len(read) + 1))[-1]
+    assert np.array_equal(runtime.step([(sequence, IDS)], [len(IDS) - 1])[0], again)
+
+
+WITHOUT_ROOM = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from ordito.checkpoint.checkpoint import open_checkpoint
+from ordito.native.runtime import NativeRuntime
+runtime = NativeRuntime(open_checkpoint(Path(sys.argv[1])), threads=1)
+ids = [5, 6, 7, 8, 9]
+expected = runtime.logits(ids * 2)[-1]
+sequence = runtime.sequence()
+runtime.step([(sequence, ids)], [4])
+held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (8 << 20), resource.RLIM_INFINITY))
+many = ids * 4000
+try:
+    runtime.step([(sequence, many)], range(len(many)))
+    raise SystemExit("there was room")
+except MemoryError:
+    pass
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert sequence.length == 5
+assert np.array_equal(runtime.step([(sequence, ids)], [4])[0], expected)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+def test_a_step_without_room_is_as_if_it_had_never_been(folder):
+    subprocess.run([sys.executable, "-c", WITHOUT_ROOM, str(folder)], check=True, timeout=60)
 
 
 def test_a_step_reads_every_sequence_once(runtime):

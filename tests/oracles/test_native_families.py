@@ -13,6 +13,7 @@ from tiny import CASES, SOURCE, token_ids
 from ordito import _core
 from ordito.checkpoint.adapted import Computed
 from ordito.checkpoint.checkpoint import Checkpoint
+from ordito.errors import OrditoError
 from ordito.families.naming import Binding
 from ordito.native.runtime import NativeRuntime
 from ordito.nn import Transformer
@@ -87,9 +88,24 @@ def test_fed_in_pieces_is_fed_at_once(name):
         assert np.array_equal(logits, whole), "the same numbers in another order"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if module(name).spec.encoder is not None and module(name).spec.generates]
-)
+ANSWERING = [name for name in CASES if module(name).spec.encoder is not None and module(name).spec.generates]
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_a_source_is_needed_and_the_last_one_counts(name):
+    runtime, source, ids = native(module(name)), SOURCE[0].tolist(), token_ids(LENGTH)[0].tolist()
+    for refused in (runtime.session, lambda: runtime.logits(ids)):
+        with pytest.raises(OrditoError, match="answers a source: give one"):
+            refused()
+    with pytest.raises(OrditoError, match="a source without tokens"):
+        runtime.logits(ids, [])
+    assert np.isfinite(runtime.step([(runtime.sequence(), ids)], [0])).all()  # of nothing
+    again = runtime.sequence(source[:3])
+    runtime.read_source(again, source)
+    assert np.array_equal(runtime.step([(again, ids)], range(len(ids))), runtime.logits(ids, source))
+
+
+@pytest.mark.parametrize("name", ANSWERING)
 def test_an_answer_that_begins_again_still_knows_its_source(name):
     runtime, source, ids = native(module(name)), SOURCE[0].tolist(), token_ids(LENGTH)[0].tolist()
     if runtime.reads_whole:

@@ -81,7 +81,7 @@ def licence_of(snapshot: Path) -> str | None:
         card = (snapshot / "README.md").read_text("utf-8", errors="replace")
     except OSError:
         return None
-    front = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
+    front = re.match(r"---[ \t]*\n(.*?)\n---", card, re.DOTALL)
     if front is None:
         return None
     fields = dict(re.findall(r"^(license|license_name):[ \t]*[\"']?([^\s\"'#]+)", front[1], re.MULTILINE))
