@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import warnings
 from importlib import import_module
+from types import FrameType
 
 import click
 
 from ordito import __version__
-from ordito.cli.console import say, show_warning
+from ordito.cli.console import open_closed_streams, say, show_warning
 from ordito.errors import OrditoError, did_you_mean
 
 COMMANDS = {
@@ -80,15 +82,38 @@ def program() -> None:
     """
     gc.set_threshold(100_000)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for number in ENDING:
+        # What is ignored from the start stays so: that is how nohup keeps a command from its terminal's end.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
     try:
         main()
     finally:
         gc.freeze()
 
 
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a process to end, and would end it where it stands."""
+
+
+def end(number: int, frame: FrameType | None) -> None:
+    """A signal ends the program as an error would, so that what was half done is cleaned up: status 143 or 129.
+
+    A server and a training run stop at SIGTERM in an order of their own; they do so too when their terminal is closed.
+    """
+    theirs = signal.getsignal(signal.SIGTERM)
+    if callable(theirs) and theirs is not end:
+        theirs(number, frame)
+        return
+    for other in ENDING:  # a shell and its terminal both send one, and cleaning up must not be cut short
+        signal.signal(other, lambda *_: None)  # with SIG_IGN, Python complains of one that waits already
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """The program. A user's mistake is one line on standard error and exit status 1; wrong usage
     is status 2, and Ctrl-C 130."""
+    open_closed_streams()
     warnings.showwarning = show_warning
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

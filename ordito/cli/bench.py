@@ -16,28 +16,32 @@ from ordito.units import short, size
 if TYPE_CHECKING:
     from ordito.fitting.bench import Figure
 
+SEVERAL = "by commas or said again"
+
 
 @click.command()
 @default_model()
-@click.option("--prompt", "-p", "prompts", default="512", help="Lengths of prompts, by commas; 0 for none.")
-@click.option("--generate", "-n", "generated", default="128", help="Lengths of answers, by commas; 0 for none.")
-@click.option("--depth", "-d", "depths", default="0", help="Tokens that were read before, by commas.")
+@click.option("--prompt", "-p", "prompts", multiple=True, default=["512"], help=f"Lengths of prompts, {SEVERAL}; 0 for none.")
+@click.option(
+    "--generate", "-n", "generated", multiple=True, default=["128"], help=f"Lengths of answers, {SEVERAL}; 0 for none."
+)
+@click.option("--depth", "-d", "depths", multiple=True, default=["0"], help=f"Tokens that were read before, {SEVERAL}.")
 @click.option("--repetitions", "-r", default=5, type=click.IntRange(min=1), help="How often each is measured.")
 @click.option("--threads", "-t", type=click.IntRange(1, 1024), help="Threads. [default: the cores there are]")
 @click.option("--backend", help="What computes. [default: the fastest that is installed]")
 @click.option("--dtype", help="Its arithmetic: int12, int8, float32.")
-@click.option("--output", "-o", "form", default="markdown", help="markdown, json or csv.")
+@click.option("--output", "-o", "form", help="markdown (or md), json, jsonl or csv. [default: markdown]")
 @click.option("--json", is_flag=True, help="The same as --output json.")
 def bench(
     model: str,
-    prompts: str,
-    generated: str,
-    depths: str,
+    prompts: tuple[str, ...],
+    generated: tuple[str, ...],
+    depths: tuple[str, ...],
     repetitions: int,
     threads: int | None,
     backend: str | None,
     dtype: str | None,
-    form: str,
+    form: str | None,
     json: bool,
 ) -> None:
     """Measure how many tokens a second MODEL reads (pp) and writes (tg), beside what this machine allows.
@@ -48,10 +52,12 @@ def bench(
     """
     from ordito.errors import OrditoError
 
-    form = "json" if json else form
+    if json and form not in (None, "json"):
+        raise OrditoError(f"--json and --output {form} contradict each other: drop one of them")
+    form = "json" if json else form or "markdown"
     if form not in FORMS:
         raise OrditoError(f"--output: got {form!r}, expected one of {', '.join(FORMS)}")
-    lengths = [numbers(text, name) for text, name in ((prompts, "-p"), (generated, "-n"), (depths, "-d"))]
+    lengths = [numbers(texts, name) for texts, name in ((prompts, "-p"), (generated, "-n"), (depths, "-d"))]
     if not any(lengths[0] + lengths[1]):
         raise OrditoError("there is nothing to measure: give -p or -n a length above 0")
     from ordito.accounting import account
@@ -98,6 +104,9 @@ def bench(
     }
     if form == "json":
         write_json(head | {"machine": machine.to_dict(), "figures": [figure.to_dict() for figure in figures]})
+    elif form == "jsonl":
+        for figure in figures:
+            write_json(head | figure.to_dict(), indent=None)
     elif form == "csv":
         writer = csv.writer(sys.stdout)
         writer.writerow([*head, *figures[0].to_dict()] if figures else head)
@@ -109,7 +118,7 @@ def bench(
         )
 
 
-FORMS = ("markdown", "json", "csv")
+FORMS = ("markdown", "md", "json", "jsonl", "csv")
 
 
 def markdown(head: dict[str, object], figures: list[Figure]) -> str:
@@ -145,10 +154,11 @@ def markdown(head: dict[str, object], figures: list[Figure]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def numbers(text: str, option: str) -> list[int]:
-    """Whole numbers, by commas. Raises `OrditoError` for anything else."""
+def numbers(texts: tuple[str, ...], option: str) -> list[int]:
+    """Whole numbers, by commas or said one by one. Raises `OrditoError` for anything else."""
     from ordito.errors import OrditoError
 
+    text = ",".join(texts)
     parts = text.split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 10 for part in parts):
         raise OrditoError(f"{option}: got {text!r}, expected whole numbers up to 999,999,999, separated by commas")

@@ -54,7 +54,7 @@ class Chat:
         """Talk until the user leaves."""
         with suppress(ImportError):
             import readline  # noqa: F401 - gives `input` line editing and history
-        if sys.stdin is not None and hasattr(sys.stdin, "reconfigure"):
+        if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="strict")  # in the C locale half characters would pass, and fail much later
         self.model.tokenizer.encode("")  # a broken tokenizer is told of now, not after the first question
         if not self.talks:

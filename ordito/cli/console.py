@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 # What models and their files say must not drive the terminal: control characters but tabs and newlines are replaced.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def open_closed_streams() -> None:
+    """Give a stream that was closed (`2>&-`) the null device: otherwise the next file that is opened gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as the process
 
 
 def say(message: str) -> None:
@@ -66,23 +74,28 @@ def write_json(data: Any, indent: int | None = 2) -> None:
     write(json.dumps(data, indent=indent, ensure_ascii=False) + "\n")
 
 
+_STANDARD_INPUT = Path("-")
+
+
 def piped() -> str | None:
-    """All of standard input, or None where a person sits at it or nothing does. Raises `OrditoError` if it is not UTF-8."""
-    if sys.stdin is None or sys.stdin.isatty():
-        return None
-    data = sys.stdin.buffer.read()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise OrditoError(f"standard input is not UTF-8 at byte {error.start}, expected text") from None
+    """All of standard input, or None where a person sits at it. Raises `OrditoError` if it is not UTF-8."""
+    return None if sys.stdin.isatty() else text_of(_STANDARD_INPUT)
 
 
 def text_of(path: Path) -> str:
-    """What stands in a file of text. Raises `OrditoError` if it is not UTF-8."""
+    """What stands in a file of text, or on standard input for `-`. Raises `OrditoError` if it is not UTF-8."""
+    name = "standard input" if path == _STANDARD_INPUT else path
+    data = sys.stdin.buffer.read() if path == _STANDARD_INPUT else path.read_bytes()
     try:
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise OrditoError(f"{path} is not UTF-8 at byte {error.start}, expected text: convert the file to UTF-8") from None
+        raise OrditoError(f"{name} is not UTF-8 at byte {error.start}, expected text: convert it to UTF-8") from None
+
+
+def refuse_no_numbers(name: str, what: str, numbers: Iterable[float]) -> None:
+    """What a damaged model gives is no result. Raises `OrditoError` if a number is none or infinite."""
+    if not all(map(math.isfinite, numbers)):
+        raise OrditoError(f"{name} gives no numbers ({what} not finite): its weights are damaged, take another copy of it")
 
 
 @contextmanager

@@ -10,18 +10,21 @@ from ordito.cli.console import find, say, working
 from ordito.cli.parameters import one_model
 from ordito.errors import OrditoError
 
+_FILES = (".txt", ".bin", ".safetensors", ".json", ".zip", ".pt", ".pth")
+"""Who names one of these wants a file; `model-v0.1` may well be a folder."""
+
 
 @click.command()
 @one_model()
 @click.argument(
     "output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="OUT",
     help="A file that ends in .gguf, or a folder (Hugging Face's layout).",
 )
 @click.option("--dtype", help="A file: f16 (default), f32, bf16, q8_0, q4_k_m, ...; a folder: f32, f16, bf16.")
 @click.option("--force", is_flag=True, help="Write over what is there.")
-def convert(model: str, output: Path, dtype: str | None, force: bool) -> None:
+def convert(model: str, output: str, dtype: str | None, force: bool) -> None:
     """Write MODEL as GGUF, which llama.cpp reads, or as a folder, which transformers reads. PyTorch is not needed.
 
     \b
@@ -31,11 +34,21 @@ def convert(model: str, output: Path, dtype: str | None, force: bool) -> None:
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.saving import convert as written
 
-    refuse_what_is_there(output, force)
+    if not output:
+        raise OrditoError("OUT is empty, expected a name that ends in .gguf, or that of a folder")
+    out = named(Path(output))
+    if out.suffix.lower() in _FILES and not out.exists():
+        raise OrditoError(f"{out}: expected a name that ends in .gguf, or that of a folder, which does not end in {out.suffix}")
+    refuse_what_is_there(out, force)
     local = find(model)
     with working(f"converting {local.name}"):
-        path = written(open_checkpoint(local.path), output, dtype=dtype)
+        path = written(open_checkpoint(local.path), out, dtype=dtype)
     say(f"{local.name} is in {path}")
+
+
+def named(output: Path) -> Path:
+    """A file's name with its .gguf in small letters, by which it is known when it is read; other names as they are."""
+    return output.with_suffix(".gguf") if output.suffix.lower() == ".gguf" else output
 
 
 def refuse_what_is_there(output: Path, force: bool) -> None:

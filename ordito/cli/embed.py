@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import click
 
-from ordito.cli.console import load, piped, write_json
+from ordito.cli.console import load, piped, refuse_no_numbers, write_json
 from ordito.cli.parameters import one_model
 from ordito.errors import OrditoError
 
@@ -26,7 +28,9 @@ def embed(model: str, texts: tuple[str, ...], prompt: str | None, backend: str |
     lines = list(texts) or [line.removesuffix("\r") for line in (piped() or "").removesuffix("\n").split("\n")]
     if lines == [""]:
         raise OrditoError("there is nothing to embed: give texts, or lines on standard input")
-    vectors = load(model, backend)[0].embed(lines, prompt=prompt).tolist()
+    loaded, local = load(model, backend)
+    vectors = loaded.embed(lines, prompt=prompt).tolist()
+    refuse_no_numbers(local.name, "its vectors are", chain.from_iterable(vectors))
     if json:
         write_json({"model": model, "dimensions": len(vectors[0]), "embeddings": vectors}, indent=None)
     else:

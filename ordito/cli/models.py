@@ -11,6 +11,7 @@ import click
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import say, write, write_json
 from ordito.cli.parameters import default_model, json_output
+from ordito.errors import OrditoError
 from ordito.units import size
 
 if TYPE_CHECKING:
@@ -69,10 +70,30 @@ def rm(models: tuple[str, ...], yes: bool) -> None:
     from ordito.checkpoint import store
 
     for model in models:
-        if not yes and sys.stdin.isatty() and not click.confirm(f"delete {model}?", err=True):
+        if not yes and _there(model) and not _confirmed(model):
+            say(f"{model} is not deleted")
             continue
         freed = store.remove(model)
         write(f"{model} is deleted: {size(freed)} are free\n")
+
+
+def _there(name: str) -> bool:
+    """Whether there is something to ask about, be it half a model. Raises `ModelNotFoundError` for no model's name."""
+    from ordito.checkpoint.store import MODELS, cached, packages, parse
+
+    ref = parse(name)
+    if ref.source == "package":
+        return packages.present(MODELS[ref.name])
+    return ref.source == "hub" and cached.find(ref, whole=False) is not None
+
+
+def _confirmed(model: str) -> bool:
+    """Whether who sits at the terminal, or at the other end of a pipe, says yes. Raises `OrditoError` if nobody answers."""
+    say(f"delete {model}? [y/N]")
+    answer = sys.stdin.buffer.readline()
+    if not answer:
+        raise OrditoError(f"{model} is not deleted: standard input gave no answer, say -y to delete without being asked")
+    return answer.strip().lower() in (b"y", b"yes")
 
 
 def as_json(local: LocalModel) -> dict[str, Any]:

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import click
 
-from ordito.cli.console import load, text_of, working, write, write_json
+from ordito.cli.console import load, refuse_no_numbers, text_of, working, write, write_json
 from ordito.cli.parameters import default_model, json_output
 from ordito.errors import OrditoError
+
+_WINDOW = 512
+WINDOW_DEFAULT = f"[default: {_WINDOW}, or the model's context if that is smaller]"
+"""What the help says of `--context`."""
 
 
 @click.command()
 @default_model("A name, or a path.")
-@click.option("--file", "-f", required=True, type=click.Path(path_type=Path), help="The text.")
-@click.option("--context", "-c", default=512, help="Tokens of a window.")
+@click.option("--file", "-f", required=True, type=click.Path(path_type=Path), help="The text; - is standard input.")
+@click.option("--context", "-c", type=int, help=f"Tokens of a window. {WINDOW_DEFAULT}")
 @click.option("--windows", "-n", type=click.IntRange(min=1), help="How many windows of the text. [default: all]")
 @click.option("--reference", help="Also the KL divergence from this model, read in fp32.")
 @click.option("--backend", help="What computes. [default: the fastest that is installed]")
@@ -24,7 +28,7 @@ from ordito.errors import OrditoError
 def perplexity(
     model: str,
     file: Path,
-    context: int,
+    context: int | None,
     windows: int | None,
     reference: str | None,
     backend: str | None,
@@ -42,7 +46,7 @@ def perplexity(
 
     text = text_of(file)
     loaded, local = load(model, backend, dtype=dtype, quantize=quantize)
-    refuse_windows_beyond(loaded.spec.context, context)
+    context = window(loaded.spec.context, context)
     other = load(reference, None, dtype="float32")[0].runtime if reference is not None else None
     start = loaded.tokenizer.special.prefix
     with working("reading the text"):
@@ -54,6 +58,8 @@ def perplexity(
             windows=windows,
             reference=other,
         )
+    refuse_no_numbers(local.name, "its perplexity is", [found.perplexity])
+    refuse_no_numbers(reference or local.name, "its KL divergence is", [found.divergence or 0, found.greatest or 0])
     if json:
         write_json({"model": local.name, **found.to_dict()})
         return
@@ -63,7 +69,9 @@ def perplexity(
         write(f"KL divergence {found.divergence:.3g}, at most {found.greatest:.3g}; {best}\n")
 
 
-def refuse_windows_beyond(longest: int, context: int) -> None:
-    """No text is read in windows that a model has no place for. Raises `OrditoError`."""
-    if not 4 <= context <= longest:
-        raise OrditoError(f"--context: got windows of {context} tokens, expected 4 to {longest}, which the model was made for")
+def window(longest: int, asked: int | None) -> int:
+    """How many tokens are read at once by a model of a context. Raises `OrditoError` if it has no place for those asked."""
+    tokens = min(_WINDOW, longest) if asked is None else asked
+    if not 4 <= tokens <= longest:
+        raise OrditoError(f"--context: got windows of {tokens} tokens, expected 4 to {longest}, which the model was made for")
+    return tokens

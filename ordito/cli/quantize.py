@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ordito.cli.console import find, say, working
-from ordito.cli.convert import refuse_what_is_there
+from ordito.cli.convert import named, refuse_what_is_there
 from ordito.cli.parameters import one_model
 from ordito.units import size
 
@@ -42,6 +42,7 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
     from ordito.errors import OrditoError
     from ordito.saving import convert
 
+    output = named(output)
     if output.suffix != ".gguf":
         raise OrditoError(f"{output}: expected a name that ends in .gguf")
     mix_named(quantization)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +78,17 @@ def run(
     if not prompt and " " in model and "/" not in model and not os.path.exists(model):
         ask = f"ordito run {DEFAULT_MODEL} {shlex.quote(model)}"
         raise OrditoError(f"{model!r} is no model name; to ask the default model: {ask}")
+    for option, value in (("--system", system), ("--think" if think else "--no-think", think), ("--format", format)):
+        if chat is False and value is not None:
+            raise OrditoError(
+                f"{option} does not go with --raw, which continues the text and has no conversation: drop one of them"
+            )
+    if "" in stop:
+        raise OrditoError("--stop is empty, expected the text before which the answer ends")
     given = piped()
     # Like $(...) in a shell: `echo hi` asks "hi", not "hi" and an empty line.
     text = "\n\n".join(part for part in (prompt, given and given.removesuffix("\n").removesuffix("\r")) if part)
-    chatting = not text and not json and given is None and sys.stdin is not None
+    chatting = not text and not json and given is None
     if not text and not chatting:
         raise OrditoError("there is nothing to ask: give a prompt or text on standard input")
     chosen = {

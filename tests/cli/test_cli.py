@@ -105,6 +105,7 @@ def test_verbose_says_why_a_text_is_continued(cli, folder, tmp_path):
         (base / name).unlink(missing_ok=True)
     done = cli(*greedy("run", base, "the loom", "--verbose"))
     assert "no chat template" in done.err
+    assert "this model has no chat template" in cli("run", base, "the loom", "--system", "x", status=1).err
     assert done.out == cli(*greedy("run", folder, "the loom", "--raw")).out
 
 
@@ -205,6 +206,46 @@ def test_models_are_listed_pulled_and_deleted(cli, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("answer", "status", "deleted", "told"),
+    [
+        ("y\n", 0, True, ""),
+        ("Yes", 0, True, ""),
+        ("n\n", 0, False, "smollm2 is not deleted\n"),
+        ("\n", 0, False, "smollm2 is not deleted\n"),
+        (b"\xff\n", 0, False, "smollm2 is not deleted\n"),
+        ("", 1, False, "error: smollm2 is not deleted: standard input gave no answer, say -y to delete without being asked\n"),
+    ],
+)
+def test_nothing_is_deleted_without_a_yes(cli, monkeypatch, answer, status, deleted, told):
+    removed = []
+    monkeypatch.setattr("ordito.checkpoint.store.packages.present", lambda model: True)
+    monkeypatch.setattr(store, "remove", lambda name: removed.append(name) or 1)
+    done = cli("rm", "smollm2", stdin=answer, status=status)
+    assert removed == ["smollm2"] * deleted
+    assert done.err == "delete smollm2? [y/N]\n" + told
+
+
+def test_a_damaged_model_gives_no_numbers(cli, folder, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    weights = load_file(damaged / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][:] = float("nan")
+    save_file(weights, damaged / "model.safetensors", {"format": "pt"})
+    text = tmp_path / "text.txt"
+    text.write_text("the warp and the weft " * 40)
+    for command in (
+        ("embed", damaged, "the warp"),
+        ("perplexity", damaged, "-f", text, "--json"),
+        ("perplexity", folder, "-f", text, "--reference", damaged),
+        ("imatrix", damaged, "-f", text, "-o", tmp_path / "im.gguf"),
+    ):
+        done = cli(*command, status=1)
+        assert done.out == ""
+        assert done.err.startswith(f"error: {damaged} gives no numbers")
+
+
+@pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["run", "smolm2", "hi"], 1, "did you mean smollm2"),
@@ -214,11 +255,15 @@ def test_models_are_listed_pulled_and_deleted(cli, monkeypatch):
         (["run", "FOLDER", "q" * 300], 1, "tokens, but the model's context holds 64"),
         (["run", "FOLDER"], 1, "nothing to ask"),
         (["run", "FOLDER", "hi", "--adapter", "FOLDER"], 1, "is no adapter, expected a folder with adapter_config.json"),
-        (["run", "FOLDER", "hi", "--raw", "--system", "x"], 1, "--system needs a conversation"),
-        (["run", "FOLDER", "hi", "--raw", "--no-think"], 1, "--think needs a conversation"),
+        (["run", "FOLDER", "hi", "--raw", "--system", "x"], 1, "--system does not go with --raw"),
+        (["run", "FOLDER", "hi", "--raw", "--no-think"], 1, "--no-think does not go with --raw"),
+        (["run", "FOLDER", "hi", "--raw", "--format", "alpaca"], 1, "--format does not go with --raw"),
+        (["run", "FOLDER", "hi", "--stop", ""], 1, "--stop is empty"),
         (["run", "./absent.gguf", "hi"], 1, "absent.gguf"),
         (["run", "Why is it blue?"], 1, "ordito run smollm2 'Why is it blue?'"),
         (["rm", "./absent.gguf"], 1, "delete the file yourself"),
+        (["rm", "nosuch"], 1, "no model is called 'nosuch'"),
+        (["rm", "org/nosuch"], 1, "org/nosuch is not on this machine"),
         (["show", "weights.bin"], 1, "weights.bin"),
         (["embed", "FOLDER"], 1, "nothing to embed"),
         (["rnu"], 2, "did you mean"),

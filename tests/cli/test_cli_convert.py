@@ -53,6 +53,20 @@ def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     assert out.read_bytes()[:4] == b"GGUF"
 
 
+def test_what_a_name_means(cli, folder, tmp_path):  # noqa: F811
+    for command in ("convert", "quantize"):
+        cli(command, folder, tmp_path / f"{command}.GGUF")
+        assert (tmp_path / f"{command}.gguf").read_bytes()[:4] == b"GGUF"
+    assert "OUT is empty" in cli("convert", folder, "", status=1).err
+    for name in ("out.txt", "model.safetensors", "model.BIN"):
+        assert "expected a name that ends in .gguf" in cli("convert", folder, tmp_path / name, status=1).err
+        assert not (tmp_path / name).exists()
+    (tmp_path / "there.bin").mkdir()
+    for name in ("model-v0.1", "Llama-3.1-8B", "there.bin"):
+        cli("convert", folder, tmp_path / name)
+        assert (tmp_path / name / "config.json").is_file()
+
+
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_folders_of_half_the_size(cli, folder, tmp_path, dtype):  # noqa: F811
     cli("convert", folder, tmp_path / "half", "--dtype", dtype)

@@ -69,6 +69,17 @@ def test_texts_that_cannot_be_read(cli, folder, tmp_path, command):  # noqa: F81
     assert f"{text} is not UTF-8 at byte 4" in cli(*command, "-c", "32", status=1).err
 
 
+def test_windows_are_those_that_the_model_has_place_for(cli, folder, tmp_path):  # noqa: F811
+    text = tmp_path / "text.txt"
+    text.write_text("the warp and the weft " * 60)
+    told = cli("perplexity", folder, "-f", text).out
+    assert told == cli("perplexity", folder, "-f", text, "-c", "64").out
+    assert told == cli("perplexity", folder, "-f", "-", stdin=text.read_text()).out
+    cli("imatrix", folder, "-f", "-", "-o", tmp_path / "im.gguf", "-n", "2", stdin=text.read_text())
+    assert {float(counts[0]) for counts in read_importance(tmp_path / "im.gguf").counts.values()} == {128.0}
+    assert "standard input is not UTF-8" in cli("perplexity", folder, "-f", "-", stdin=b"\xff", status=1).err
+
+
 def test_rounded_while_it_is_loaded(cli, folder, tmp_path):  # noqa: F811
     source = ordito.load(folder)
     cli("quantize", folder, tmp_path / "x.gguf", "q4_0")

@@ -138,7 +138,13 @@ def test_bench(cli, folder, machine):  # noqa: F811
     assert all(figure["tokens_per_second"] > 0 for figure in data["figures"])
     rows = list(csv.DictReader(io.StringIO(cli("bench", folder, *options, "-o", "csv").out)))
     assert [row["test"] for row in rows] == ["pp8", "tg4", "pp8 @ d16", "tg4 @ d16"]
-    assert "| tg4 @ d16 |" in cli("bench", folder, *options).out
+    for form in ((), ("-o", "markdown"), ("-o", "md")):
+        assert "| tg4 @ d16 |" in cli("bench", folder, *options, *form).out
+    again = ("-p", "8", "-p", "4,2", "-n", "3", "-n", "1", "-d", "0", "-r", "1", "-o", "jsonl")
+    objects = [json.loads(line) for line in cli("bench", folder, *again).out.splitlines()]
+    assert [one["test"] for one in objects] == ["pp8", "pp4", "pp2", "tg3", "tg1"]
+    assert {one["threads"] for one in objects} == {data["threads"]}
+    assert "--json and --output csv contradict" in cli("bench", folder, "-o", "csv", "--json", status=1).err
     assert "expected at most 64" in cli("bench", folder, status=1).err
     assert "whole numbers" in cli("bench", folder, "-p", "8,x", status=1).err
     assert "up to 999,999,999" in cli("bench", folder, "-p", "9" * 20, status=1).err

@@ -54,8 +54,9 @@ def test_no_server(url, message):
     assert message in refused(stop, "x", "--url", url)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
-def test_a_server_from_its_start_to_its_end(folder):
+@pytest.mark.skipif(os.name != "posix", reason="Unix has these signals")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_server_from_its_start_to_its_end(folder, number, status):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "ordito", "serve", str(folder), "--port", str(port), "--load"]
@@ -73,8 +74,9 @@ def test_a_server_from_its_start_to_its_end(folder):
             assert "no longer loaded" in CliRunner().invoke(stop, [loaded["name"], "--url", url]).output
             assert json.loads(CliRunner().invoke(ps, ["--url", url, "--json"]).output) == []
         finally:
-            server.send_signal(signal.SIGINT)
+            server.send_signal(number)
             _, told = server.communicate(timeout=20)
+    assert server.returncode == status
     assert url in told
     assert "Traceback" not in told
     assert isinstance(CliRunner().invoke(ps, ["--url", url]).exception, OrditoError)
