@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ BATCH = 512
 """Tokens of many texts that are computed together, unless one alone has more."""
 
 _numbers = count(1)  # of runtimes, by which they know their own sequences
+_alive: WeakSet[NativeRuntime] = WeakSet()
 
 ARITHMETIC = {"int8": "f16", "int12": "f16", "float32": "f32"}
 """How products with quantized weights are taken -> how keys and values are cached.
@@ -82,6 +85,7 @@ class NativeRuntime:
         fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in self.spec.leaves())
         stretches = any(block.rope and block.rope.depends_on_length for block in attentions)
         two_ways = any(isinstance(block, Attention) and not block.causal and not block.cross for block in attentions)
+        _alive.add(self)
         # Where rope stretches with the text, experts fill up, or tokens look ahead, what comes later changes what came before.
         self.reads_whole = fills or stretches or two_ways
         self.together = tokens_together(self.spec)
@@ -238,6 +242,15 @@ class NativeRuntime:
         tensors = {name.rpartition(".")[2]: self.checkpoint.read(name) for name, _ in dense.tensors()}
         y = x @ tensors["weight"].T + tensors.get("bias", np.float32(0))
         return _activated(dense.activation, y) if dense.activation else y
+
+
+def _pack_first() -> None:
+    """A process that is forked has no thread that packs weights: they are packed before."""
+    for runtime in list(_alive):
+        runtime.machine.ready()
+
+
+os.register_at_fork(before=_pack_first)
 
 
 @lru_cache(256)

@@ -102,6 +102,27 @@ def test_a_sequence_is_in_one_thread_at_a_time(runtime):
     assert np.array_equal(runtime.step([(sequence, IDS)], [len(IDS) - 1])[0], again)
 
 
+FORKED = """
+import os, sys
+from pathlib import Path
+from ordito.checkpoint.checkpoint import open_checkpoint
+from ordito.native.runtime import NativeRuntime
+runtime = NativeRuntime(open_checkpoint(Path(sys.argv[1])), threads=2)
+child = os.fork()  # weights may still be waiting
+logits = runtime.logits([5, 6, 7]).tobytes()
+if child == 0:
+    os.write(1, logits)
+    os._exit(0)  # as multiprocessing ends
+assert os.waitpid(child, 0)[1] == 0
+sys.stdout.buffer.write(logits)
+"""
+
+
+def test_a_forked_process_computes(folder, runtime):
+    told = subprocess.run([sys.executable, "-c", FORKED, str(folder)], check=True, timeout=60, capture_output=True).stdout
+    assert told == 2 * runtime.logits([5, 6, 7]).tobytes()
+
+
 WITHOUT_ROOM = """
 import resource, sys
 from pathlib import Path

@@ -324,5 +324,5 @@ def test_beside_nf4_is_peft_beside_the_dequantized_base(base, tmp_path):
     assert max(error(found[0][name], grad) for name, grad in found[1].items()) <= TOLERANCE
     whole = Transformer(module.spec).eval()
     whole.load_state_dict(tensors, strict=True)
-    assert error(logits(whole), logits(module)) <= TOLERANCE
+    assert error(logits(whole), logits(module)) <= 2 * TOLERANCE  # of two roundings
     assert error(logits(module), output(theirs(tmp_path, base), IDS)) > 100 * TOLERANCE  # NF4 is another base

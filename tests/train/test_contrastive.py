@@ -49,7 +49,7 @@ def test_gradients_do_not_depend_on_how_many_rows_are_computed_at_once(folder, k
     context, task, batch = made(folder, micro_batch=rows, pooling=kind, dims=[8, 32])
     loss, got = gradients(context, task, batch)
     assert abs(float(loss - whole)) <= 1e-6 * float(whole)
-    assert furthest(got, expected) <= 1e-6
+    assert furthest(got, expected) <= 1e-5  # products of other shapes add up in another order
 
 
 def test_what_is_computed_again_draws_the_same_random_numbers(folder):
