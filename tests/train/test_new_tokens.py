@@ -98,7 +98,8 @@ def test_old_texts_are_read_as_before(tiny):
     ids = torch.tensor([tokenizer.encode("the warp and the weft")])
     with torch.no_grad():
         before, behind = module(ids), extended.module(ids)
-    assert torch.equal(behind[..., : tokenizer.vocab_size], before)
+    # A product with more columns may be computed in other pieces, which add up in another order.
+    assert (behind[..., : tokenizer.vocab_size] - before).abs().max() <= 1e-6 * before.abs().max()
     assert behind.shape[-1] == tokenizer.vocab_size + len(NEW)
 
 
