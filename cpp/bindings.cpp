@@ -348,7 +348,6 @@ NB_MODULE(_core, module) {
         }, "slots"_a, "type"_a, "model"_a = 0)
         .def_ro("length", &Sequence::length)
         .def_ro("model", &Sequence::model)
-        .def_ro("reading", &Sequence::reading)
         .def("rewind", [](Sequence& self, std::int64_t length) { at_rest(self).rewind(length); })
         .def("clear", [](Sequence& self, int slot) { at_rest(self).clear(slot); })
         .def("fork", [](Sequence& self, std::int64_t length) { return at_rest(self).fork(length); })

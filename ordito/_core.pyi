@@ -194,8 +194,6 @@ class Cached:
     length: int
     model: int
     """What its maker knows it by."""
-    reading: bool
-    """Whether a thread reads it: until then it cannot be changed."""
 
     def __init__(self, slots: Sequence[tuple[int, int, int, bool, int, bool]], type: str, model: int = 0) -> None: ...
     @property
