@@ -1,6 +1,7 @@
 // Norms, activations, rotations and the rounding of activations, for the instruction set `Isa` that was included before.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -186,7 +187,7 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
             for (int b = 0; b < count; b++) {
                 float greatest, next;
                 places[b] = Isa::widest(x + (first + b) * kCols, greatest, next);
-                largest[b] = std::fmax(next, greatest * kWideShare);
+                largest[b] = std::max(next, greatest * kWideShare);
             }
         } else {
             for (int b = 0; b < count; b++)
@@ -210,10 +211,11 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
                 sum = Isa::add(sum, kept);
             }
             if (wide) {
-                Wide four{{}, places[b], 0};
-                part_four(x + (first + b) * kCols + 4 * places[b], inverse, four.codes, codes + to_fine + 4 * places[b]);
-                if (!to_fine) std::memcpy(codes + kCols, &four, sizeof four);
-                else std::memset(codes, 0, kCols), std::memcpy(codes + 4 * places[b], four.codes, sizeof four.codes);
+                const int place = 4 * places[b];
+                const Wide four{{}, places[b], 0};
+                if (to_fine) std::memset(codes, 0, kCols);
+                else std::memcpy(codes + kCols, &four, sizeof four);
+                part_four(x + (first + b) * kCols + place, inverse, codes + (to_fine ? place : kCols), codes + to_fine + place);
             }
         }
         for (int b = 0; b < count; b += together / 2) Isa::sums(sums + 2 * b, 2 * (count - b < together / 2 ? count - b : together / 2), totals + 2 * b);
