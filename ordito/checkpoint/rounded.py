@@ -54,6 +54,5 @@ def rounded(checkpoint: Checkpoint, quantization: str) -> Checkpoint:
 
 
 def already_rounded(checkpoint: Checkpoint) -> str | None:
-    """The encoding of few bits that most of a checkpoint's numbers have, if they do: rounding them again loses more."""
-    most = next(iter(checkpoint.encodings), "f32")
-    return None if most in (*PLAIN, "f64", "q8_0") else most
+    """The most frequent encoding of fewer than 8 bits, if a checkpoint has one: rounding its numbers again loses more."""
+    return next((encoding for encoding in checkpoint.encodings if encoding not in (*PLAIN, "f64", "q8_0")), None)

@@ -39,13 +39,14 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.checkpoint.mixes import mix_named
     from ordito.checkpoint.rounded import already_rounded
+    from ordito.checkpoint.stored import ENCODINGS
     from ordito.errors import OrditoError
     from ordito.saving import convert
 
     output = named(output)
     if output.suffix != ".gguf":
         raise OrditoError(f"{output}: expected a name that ends in .gguf")
-    mix_named(quantization)
+    mix = mix_named(quantization)
     refuse_what_is_there(output, force)
     local = find(model)
     checkpoint = open_checkpoint(local.path)
@@ -59,3 +60,10 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
         f"{local.name} is in {output} as {quantization.upper()}: {size(written.nbytes)}, {bits:.2f} bits a weight "
         f"({size(checkpoint.nbytes)} before)"
     )
+    block = ENCODINGS[mix.most].block_size
+    widths = [shape[-1] for shape in checkpoint.spec.tensors().values() if len(shape) > 1]
+    if shorter := sum(width % block != 0 for width in widths):
+        say(
+            f"note: {shorter} of {len(widths)} matrices have rows that are no whole number of {mix.most.upper()}'s blocks of "
+            f"{block}: they are in encodings of shorter blocks, which take more bits"
+        )

@@ -27,6 +27,8 @@ def test_fewer_bits(cli, folder, tmp_path):  # noqa: F811
     cli("quantize", folder, tmp_path / "y.gguf", "q4_0")
     assert (tmp_path / "y.gguf").stat().st_size < (tmp_path / "x.gguf").stat().st_size
     assert "q4_0" in ordito.load(tmp_path / "y.gguf").checkpoint.encodings
+    assert "Q2_K's blocks of 256" in cli("quantize", folder, tmp_path / "z.gguf", "q2_k").err
+    assert "blocks" not in cli("quantize", folder, tmp_path / "w.gguf", "f16").err
 
 
 def test_what_matters_is_collected_and_used(cli, folder, tmp_path):  # noqa: F811
