@@ -231,6 +231,14 @@ def test_what_cannot_be_followed_is_said(model, ask, kind, says):
         ask(model)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_place_where_damaged_weights_give_no_numbers_is_said(folder, value):
+    damaged = ordito.load(folder, backend="torch")
+    damaged.runtime.module.get_parameter("layers.1.mlp.up.weight").data[0, 0] = value
+    with pytest.raises(OrditoError, match=r"no numbers from layers\.1\.mlp\.up output on: its weights are damaged"):
+        trace(damaged, TEXT)
+
+
 def test_recording_leaves_nothing_behind(model):
     module = model.runtime.module
     before = model.logits([3, 4])
