@@ -78,6 +78,16 @@ def test_a_tied_head_is_read_whole():
     assert own.weights_read == own.nbytes - 2 * 64 * 999
 
 
+@pytest.mark.parametrize("name", ["t5-small", "switch-base-8"])
+def test_a_token_of_an_answer_reads_nothing_of_the_encoder(name):
+    """The weights that are read are those that FLOPs are counted for: two for each, but norms and biases of positions."""
+    found = account(spec_from_config(catalogue.find(name).config))
+    matrices = found.flops.decode(1).weights
+    assert found.weights_read == pytest.approx(matrices, rel=0.01)
+    assert found.weights_read >= matrices
+    assert found.read_at_once(1) == pytest.approx(found.weights_read)
+
+
 def test_a_text_reads_each_weight_once_and_each_expert_that_is_chosen():
     dense = account(spec_from_config(TINY | {"num_hidden_layers": 2}))
     rows = 2 * 64 * 1000 * (1 - (1 - 1 / 1000) ** 50)  # of the embedding, those that are likely to come up
