@@ -49,7 +49,8 @@ def stretched_scale(q_dim: int, factor: float, slope: float) -> float:
 
     `slope` is `mscale_all_dim` of config.json (arXiv:2405.04434, section 3.1.4).
     """
-    return q_dim**-0.5 * YarnScaling.usual_magnitude(factor, slope) ** 2
+    magnitude = YarnScaling.usual_magnitude(factor, slope)
+    return q_dim**-0.5 * (magnitude * magnitude)  # a power of what is too large would raise, where a product is infinite
 
 
 def slope_of(attention: LatentAttention) -> float | None:

@@ -138,6 +138,7 @@ def test_both_layouts_of_gguf_hold_the_same_numbers():
         (V3 | {"n_group": 3}, "equal groups"),
         (V3 | {"num_experts_per_tok": 5}, "5 of 4 experts"),
         (V3 | {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale_all_dim": 1.0}}, "mscale_all_dim"),
+        (V3 | {"rope_scaling": {"type": "yarn", "factor": 40, "mscale_all_dim": 1e308}}, "scale: got inf"),
     ],
 )
 def test_a_wrong_config_says_what_is_wrong(config, message):
