@@ -12,7 +12,7 @@ from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, variants
 from ordito.accounting.flops import Flops
 from ordito.accounting.parameters import Tensor, tensors
 from ordito.accounting.tree import Part, Stored, tree_of
-from ordito.spec import Attention, Head, Spec, leaves_of
+from ordito.spec import Attention, Head, Spec, expect_spec, leaves_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +168,13 @@ class Account:
 def account(spec: Spec, stored: Mapping[str, Stored] | None = None) -> Account:
     """The account of `spec`; with `stored` (canonical name -> how a file holds it) at the precision of that file.
 
+    Raises `OrditoError` for anything but a spec.
+
     >>> from ordito.families import spec_from_config
     >>> account(spec_from_config({"model_type": "gemma2"})).kv_cache.at(32768)
     1962934272
     """
+    expect_spec(spec, "account")
     return Account(spec, stored)
 
 

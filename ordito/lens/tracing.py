@@ -89,8 +89,8 @@ def trace(model: Model | Spec, text: str | None = None, *, token: int | None = N
     the pass that inference takes. Without a text there are formulas and shapes alone. A spec has no tokenizer: a text is then
     not read, and an `OrditoWarning` says so. `name` is what the model is called on the page.
 
-    Raises `OrditoError` for an empty text, a `token` that is not there or weights that give no numbers, `ContextError` for a
-    text beyond the context.
+    Raises `OrditoError` for what is no model, an empty text, a `token` that is not there or weights that give no numbers,
+    `ContextError` for a text beyond the context.
     """
     if text == "":
         raise OrditoError("the text to follow is empty, expected at least one character")
@@ -101,6 +101,8 @@ def trace(model: Model | Spec, text: str | None = None, *, token: int | None = N
             message = "no tokenizer and no weights are here, so the text is not read: formulas and shapes are shown"
             warnings.warn(message, OrditoWarning, stacklevel=2)
         return _formulas(model, name or model.architecture)
+    if not hasattr(model, "checkpoint"):
+        raise OrditoError(f"trace: got {type(model).__name__}, expected a model (ordito.load(name)) or its spec")
     name = name or model.checkpoint.path.name
     return _formulas(model.spec, name) if text is None else _followed(model, text, token, name)
 

@@ -9,6 +9,7 @@ import pytest
 from ordito import catalogue
 from ordito.accounting import account
 from ordito.accounting.tree import ranges
+from ordito.errors import OrditoError
 from ordito.families import spec_from_config
 
 TINY = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 1000}
@@ -39,6 +40,11 @@ def _numbers(shape):
     for size in shape:
         product *= size
     return product
+
+
+def test_what_is_no_spec_is_refused():
+    with pytest.raises(OrditoError, match=r"account: got str, expected a Spec: ordito\.outline"):
+        account("llama-3-8b")
 
 
 def test_layers_of_one_kind_stand_together():

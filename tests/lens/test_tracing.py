@@ -214,6 +214,7 @@ def test_one_layer_can_be_chosen(model):
 @pytest.mark.parametrize(
     ("ask", "kind", "says"),
     [
+        (lambda model: trace("smollm2", "the"), OrditoError, r"trace: got str, expected a model \(ordito\.load"),
         (lambda model: trace(model, ""), OrditoError, "empty"),
         (lambda model: trace(model, "the", token=7), OrditoError, "got token 7 of a text of"),
         (lambda model: trace(model, "the", token=-1), OrditoError, "expected 0 to"),
