@@ -72,6 +72,9 @@ def whole_kv(spec: Spec) -> Permuted:
     """They keep the maps to keys and values in one, by head: its key's rows, then its value's."""
     attention = leaves(spec, LatentAttention)[0]
     nope, both = attention.nope_dim, attention.nope_dim + attention.v_dim
-    keys = (h * both + i for h in range(attention.n_heads) for i in range(nope))
-    values = (h * both + i for h in range(attention.n_heads) for i in range(nope, both))
-    return Permuted((*keys, *values))
+
+    def order() -> list[int]:
+        parts = (range(nope), range(nope, both))
+        return [h * both + i for part in parts for h in range(attention.n_heads) for i in part]
+
+    return Permuted(order)
