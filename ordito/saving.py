@@ -26,8 +26,11 @@ def save(
     transformers loads the folder, llama.cpp the file. `dtype` is that of a folder's weights (f32 by default, f16, bf16) or of
     a file's matrices (f16 by default, f32, bf16, or a quantization: q8_0, q4_k_m, ...); an `importance` matrix, or its file,
     says which errors of rounding matter. Raises `ConfigError` if the format cannot express the spec, `TokenizerError` if it
-    cannot express the tokenizer, `OrditoError` if nothing can be written there, or numbers are too large for the type.
+    cannot express the tokenizer, `OrditoError` if nothing can be written there, numbers are too large for the type, or this is
+    no model.
     """
+    if not isinstance(model, Model):
+        raise OrditoError(f"save: got {type(model).__name__}, expected a model: ordito.load(name)")
     return write(Path(path), model.checkpoint, model.runtime.weights(), model.tokenizer, dtype=dtype, importance=importance)
 
 

@@ -113,3 +113,8 @@ def test_numbers_that_are_too_large(folder, tmp_path, name, dtype, number, encod
         saving.convert(checkpoint, out / name, dtype=wider)
         largest = max(np.abs(array).max() for _, array in open_checkpoint(out / name))
         assert abs(largest - abs(number)) <= near * abs(number)
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(OrditoError, match=r"save: got str, expected a model: ordito\.load"):
+        saving.save("smollm2", tmp_path / "x.gguf")

@@ -12,7 +12,7 @@ from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, variants
 from ordito.accounting.flops import Flops
 from ordito.accounting.parameters import Tensor, tensors
 from ordito.accounting.tree import Part, Stored, tree_of
-from ordito.spec import Head, Spec, leaves_of
+from ordito.spec import Attention, Head, Spec, expect_spec, leaves_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,11 @@ class Account:
 
     @cached_property
     def weights_read(self) -> float:
-        """Bytes of weights that one token needs: the chosen experts, a row of the embedding, or all of it for a tied head."""
-        return sum(self._read(tensor) for tensor in self.tensors if not tensor.ahead)
+        """Bytes of weights that one token needs: the chosen experts, a row of the embedding, or all of it for a tied head.
+
+        Of an encoder-decoder it is a token of the answer, which needs nothing of what reads the source.
+        """
+        return sum(self._read(tensor) for tensor in self._own)
 
     def read(self, context: int) -> float:
         """Bytes that are read to decode one token, the last of a `context` of so many: weights, and a 16-bit cache."""
@@ -85,8 +88,16 @@ class Account:
 
         A token is taken to choose any expert as likely as any other.
         """
-        shares = ((tensor, self._read(tensor) / nbytes) for tensor in self.tensors if (nbytes := self._nbytes(tensor)))
-        return sum(self._nbytes(tensor) * (1 - (1 - share) ** tokens) for tensor, share in shares if not tensor.ahead)
+        shares = ((tensor, self._read(tensor) / nbytes) for tensor in self._own if (nbytes := self._nbytes(tensor)))
+        return sum(self._nbytes(tensor) * (1 - (1 - share) ** tokens) for tensor, share in shares)
+
+    @cached_property
+    def _own(self) -> list[Tensor]:
+        """The tensors that a token of the body needs: not what looks ahead, an encoder, and what it leaves for the decoder."""
+        encoder = leaves_of(self.spec.encoder) if self.spec.encoder else ()
+        crossing = (path for path, block in self.spec.attentions if isinstance(block, Attention) and block.cross)
+        apart = (*(f"{path}." for path, _ in encoder), *(f"{path}.{which}." for path in crossing for which in "kv"))
+        return [tensor for tensor in self.tensors if not tensor.ahead and not tensor.name.startswith(apart)]
 
     def _read(self, tensor: Tensor) -> float:
         nbytes = self._nbytes(tensor)
@@ -157,10 +168,13 @@ class Account:
 def account(spec: Spec, stored: Mapping[str, Stored] | None = None) -> Account:
     """The account of `spec`; with `stored` (canonical name -> how a file holds it) at the precision of that file.
 
+    Raises `OrditoError` for anything but a spec.
+
     >>> from ordito.families import spec_from_config
     >>> account(spec_from_config({"model_type": "gemma2"})).kv_cache.at(32768)
     1962934272
     """
+    expect_spec(spec, "account")
     return Account(spec, stored)
 
 

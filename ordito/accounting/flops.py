@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ordito.accounting.parameters import working
 from ordito.spec import Attention, Block, BlockSparse, Embedding, LatentAttention, Spec, leaves_of
@@ -108,10 +109,12 @@ def visible(leaf: Attention, tokens: int, past: int) -> int:
     whole = past + tokens
     if leaf.causal:
         return seen(leaf, whole) - seen(leaf, past)
-    reach = min(leaf.window or whole, whole) - 1
-    return leaf.n_heads * sum(min(q, reach) + min(whole - 1 - q, reach) + 1 for q in range(past, whole))
+    # Each query with the keys up to itself, and with those from itself on; itself is in both.
+    before = band(whole, leaf.window) - band(past, leaf.window)
+    return leaf.n_heads * (before + band(tokens, leaf.window) - tokens)
 
 
+@lru_cache(maxsize=256)  # layers are alike, and block-sparse patterns are counted block by block
 def seen(leaf: Attention, length: int) -> int:
     """Pairs of all queries of a text of `length` and the keys up to each that it sees, over all heads."""
     if leaf.block_sparse is not None:

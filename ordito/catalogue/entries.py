@@ -85,7 +85,8 @@ def find(name: str) -> Entry:
         listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise ModelNotFoundError(f"several models of the catalogue are called {name!r}: {listed}; name one")
     near = did_you_mean(_dashed(name), [_dashed(entry.name) for entry in models()])
-    raise ModelNotFoundError(f"the catalogue has no model {name!r}{near}")
+    shown = name if len(name) <= 80 else name[:80] + "..."
+    raise ModelNotFoundError(f"the catalogue has no model {shown!r}{near}")
 
 
 @cache

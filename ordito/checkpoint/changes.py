@@ -16,7 +16,7 @@ from ordito.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Change:
-    """What became of some weights: the squared length of the old ones, and of the difference."""
+    """What became of some weights: the squared length of the old ones, and of the difference; of damaged ones, not finite."""
 
     name: str
     old: float
@@ -28,6 +28,11 @@ class Change:
         if not self.difference:
             return 0.0
         return math.sqrt(self.difference / self.old) if self.old else math.inf
+
+    @property
+    def damaged(self) -> bool:
+        """Whether some of the weights are no finite numbers."""
+        return not (math.isfinite(self.old) and math.isfinite(self.difference))
 
 
 def comparable(one: Checkpoint, other: Checkpoint) -> bool:
@@ -44,7 +49,7 @@ def changes(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
         raise CheckpointError(f"{old.path} and {new.path}: the shapes differ, expected two checkpoints of one shape")
     for name, before in old:
         after = new.read(name)
-        yield Change(name, _square(before), 0.0 if np.array_equal(before, after) else _square(after - before))
+        yield Change(name, _square(before), 0.0 if np.array_equal(before, after, equal_nan=True) else _square(after - before))
 
 
 def _square(array: np.ndarray) -> float:
@@ -68,12 +73,14 @@ def shown(change: Change) -> str:
     """A change in percent."""
     if not change.difference:
         return "="
+    if change.damaged:
+        return "not finite"
     return "new" if math.isinf(change.relative) else f"{100 * change.relative:.3g} %"
 
 
 def to_dict(found: Iterable[Change]) -> dict[str, Any]:
-    """The changes as JSON values: tensor -> |new - old| / |old|, null where something came of nothing."""
-    return {change.name: None if math.isinf(change.relative) else change.relative for change in found}
+    """The changes as JSON values: tensor -> |new - old| / |old|, null where something came of nothing, or is not finite."""
+    return {change.name: change.relative if math.isfinite(change.relative) else None for change in found}
 
 
 def _place(name: str) -> tuple[str, str]:

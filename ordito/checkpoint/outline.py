@@ -72,8 +72,9 @@ def outline(name: str | Path, progress: store.Progress | None = None) -> Outline
     `CheckpointError` or `ConfigError`, each with one sentence that says what to do.
     """
     typed = str(name).strip()
-    if typed and (path := Path(typed).expanduser()).exists() and (alone := _configuration(path)):
-        return _configured(alone, alone.resolve().parent.name or typed, str(path))
+    here = os.path.expanduser(typed)  # unlike those of Path, this and os.path.exists are quiet about what cannot be a path
+    if typed and os.path.exists(here) and (alone := _configuration(Path(here))):
+        return _configured(alone, alone.resolve().parent.name or typed, here)
     try:
         reference = store.parse(typed)
     except ModelNotFoundError:

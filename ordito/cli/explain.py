@@ -8,6 +8,7 @@ import click
 
 from ordito.cli.console import known, working, write, write_json, write_table
 from ordito.cli.parameters import default_model, json_output
+from ordito.errors import OrditoError
 
 if TYPE_CHECKING:
     from ordito.accounting import Account
@@ -34,6 +35,10 @@ def explain(model: str, kv: bool, trace: str | None, layer: int | None, json: bo
     """
     from ordito.accounting import account
 
+    if trace is None and layer is not None:
+        raise OrditoError("--layer chooses a layer of --trace, got no --trace: say --trace TEXT")
+    if trace is not None and kv:
+        raise OrditoError("--kv and --trace are two questions, expected one of them")
     outline = known(model)
     if trace is not None:
         follow(outline, trace, layer, json)

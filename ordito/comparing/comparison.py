@@ -8,7 +8,7 @@ from typing import Any
 from ordito.accounting import Table
 from ordito.comparing.facts import NONE, Fact, Place, facts
 from ordito.errors import OrditoError
-from ordito.spec import Spec
+from ordito.spec import Spec, expect_spec
 
 DIFFERS = "≠"
 
@@ -63,10 +63,14 @@ class Comparison:
 def compare(*specs: Spec, names: tuple[str, ...] | None = None) -> Comparison:
     """Lay two or more specs side by side. `names` are those of the columns; the architectures' unless given.
 
-    Raises `OrditoError` if there are fewer than two.
+    Raises `OrditoError` if there are fewer than two, for another number of names, and for anything but specs.
     """
     if len(specs) < 2:
-        raise OrditoError(f"got {len(specs)} model, expected at least two to compare")
+        raise OrditoError(f"compare: got {len(specs)} models, expected at least two")
+    for spec in specs:
+        expect_spec(spec, "compare")
+    if names is not None and len(names) != len(specs):
+        raise OrditoError(f"compare: got {len(names)} names for {len(specs)} models, expected one for each")
     said = [facts(spec) for spec in specs]
     rows = []
     for place in _in_order(said):

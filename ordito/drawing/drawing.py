@@ -18,7 +18,7 @@ from ordito.drawing.svg import svg
 from ordito.drawing.text import text
 from ordito.drawing.writing import write
 from ordito.errors import OrditoError, SpecError
-from ordito.spec import Spec
+from ordito.spec import Spec, expect_spec
 
 LONGEST_TITLE = 80
 """Characters of a title that are shown."""
@@ -32,7 +32,7 @@ def draw(*specs: Spec, titles: Sequence[str] | None = None) -> Drawing:
     """The drawing of an architecture, or of two beside each other with what differs marked.
 
     `titles` stand above them; without, the architectures' own labels do. Raises `OrditoError` for another number of
-    specs or titles. What is too much to draw raises `SpecError` when it is drawn.
+    specs or titles, and for anything but specs. What is too much to draw raises `SpecError` when it is drawn.
 
     >>> from ordito.spec import Embedding
     >>> spec = Spec(architecture="tiny", context=8, body=Embedding(vocab_size=10, d_model=4))
@@ -44,6 +44,8 @@ def draw(*specs: Spec, titles: Sequence[str] | None = None) -> Drawing:
     """
     if len(specs) not in (1, 2):
         raise OrditoError(f"draw: got {len(specs)} architectures, expected one or two")
+    for spec in specs:
+        expect_spec(spec, "draw")
     if titles is not None and len(titles) != len(specs):
         raise OrditoError(f"draw: got {len(titles)} titles for {len(specs)} architectures, expected one for each")
     shown = [_title(title) for title in (titles or [spec.architecture for spec in specs])]

@@ -49,7 +49,8 @@ def stretched_scale(q_dim: int, factor: float, slope: float) -> float:
 
     `slope` is `mscale_all_dim` of config.json (arXiv:2405.04434, section 3.1.4).
     """
-    return q_dim**-0.5 * YarnScaling.usual_magnitude(factor, slope) ** 2
+    magnitude = YarnScaling.usual_magnitude(factor, slope)
+    return q_dim**-0.5 * (magnitude * magnitude)  # a power of what is too large would raise, where a product is infinite
 
 
 def slope_of(attention: LatentAttention) -> float | None:
@@ -71,6 +72,9 @@ def whole_kv(spec: Spec) -> Permuted:
     """They keep the maps to keys and values in one, by head: its key's rows, then its value's."""
     attention = leaves(spec, LatentAttention)[0]
     nope, both = attention.nope_dim, attention.nope_dim + attention.v_dim
-    keys = (h * both + i for h in range(attention.n_heads) for i in range(nope))
-    values = (h * both + i for h in range(attention.n_heads) for i in range(nope, both))
-    return Permuted((*keys, *values))
+
+    def order() -> list[int]:
+        parts = (range(nope), range(nope, both))
+        return [h * both + i for part in parts for h in range(attention.n_heads) for i in part]
+
+    return Permuted(order)

@@ -17,7 +17,7 @@ one of ours. Each has an inverse, so the table imports and exports.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -96,18 +96,22 @@ class Transposed(Transform):
 
 @dataclass(frozen=True)
 class Permuted(Transform):
-    """They have the same rows in another order: our row i is their row `order[i]`."""
+    """They have the same rows in another order: our row i is their row `order()[i]`.
 
-    order: tuple[int, ...]
+    It is made when rows are there to be put in order: a header may claim more of them than there is memory.
+    """
+
+    order: Callable[[], Sequence[int]]
 
     def ours(self, array: Any) -> Any:
         """Their rows in our order."""
-        return array[list(self.order)]
+        return array[list(self.order())]
 
     def theirs(self, array: Any) -> Any:
         """Our rows in theirs."""
-        inverse = [0] * len(self.order)
-        for ours, theirs in enumerate(self.order):
+        order = self.order()
+        inverse = [0] * len(order)
+        for ours, theirs in enumerate(order):
             inverse[theirs] = ours
         return array[inverse]
 

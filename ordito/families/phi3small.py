@@ -130,7 +130,7 @@ def grouped(attention: Attention) -> Permuted:
     def rows(first: int, count: int) -> chain[int]:
         return chain.from_iterable(range(g * block + first * width, g * block + (first + count) * width) for g in range(groups))
 
-    return Permuted((*rows(0, queries), *rows(queries, 1), *rows(queries + 1, 1)))
+    return Permuted(lambda: [*rows(0, queries), *rows(queries, 1), *rows(queries + 1, 1)])
 
 
 def names(spec: Spec) -> Names:

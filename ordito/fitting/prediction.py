@@ -15,7 +15,7 @@ from ordito.fitting.machine import Machine, this_machine
 from ordito.fitting.memory import Demand, Memory, demand
 from ordito.fitting.quantizations import held_as
 from ordito.fitting.vocabularies import VocabularySize, assumed
-from ordito.spec import Spec
+from ordito.spec import Spec, expect_spec
 
 CONTEXT = 4096
 """The context that is asked about where none is given, if the model has so much."""
@@ -127,9 +127,10 @@ def fit(
     """What `spec` takes and how fast it runs, as `stored` in files of `file_bytes`, or in the quantization `quant`.
 
     Without either, at 16 bits. The `vocabulary` is of the usual kind unless it is known (`vocabulary_size`); the machine is
-    this one, measured now, unless given. Raises `OrditoError` for a context that the model does not have, or an unknown
-    quantization.
+    this one, measured now, unless given. Raises `OrditoError` for anything but a spec, a context that the model does not
+    have, or an unknown quantization.
     """
+    expect_spec(spec, "fit")
     if context is not None and not 1 <= context <= spec.context:
         raise OrditoError(f"got a context of {context}, expected 1 to {spec.context}, which the model was made for")
     if batch < 1:
@@ -154,7 +155,8 @@ def fit(
 
     quantizations = tuple(choice(name, held_as(spec, name)) for name in MIXES)
     if quant is not None or stored is None:
-        name, stored = (quant or "BF16").upper(), held_as(spec, quant or "BF16")
+        name = "BF16" if quant is None else quant.upper()
+        stored = held_as(spec, name)
         chosen = choice(name, stored)
     else:
         chosen = choice("the file", stored, file_bytes)

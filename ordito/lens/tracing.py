@@ -89,7 +89,8 @@ def trace(model: Model | Spec, text: str | None = None, *, token: int | None = N
     the pass that inference takes. Without a text there are formulas and shapes alone. A spec has no tokenizer: a text is then
     not read, and an `OrditoWarning` says so. `name` is what the model is called on the page.
 
-    Raises `OrditoError` for an empty text or a `token` that is not there, `ContextError` for a text beyond the context.
+    Raises `OrditoError` for what is no model, an empty text, a `token` that is not there or weights that give no numbers,
+    `ContextError` for a text beyond the context.
     """
     if text == "":
         raise OrditoError("the text to follow is empty, expected at least one character")
@@ -100,6 +101,8 @@ def trace(model: Model | Spec, text: str | None = None, *, token: int | None = N
             message = "no tokenizer and no weights are here, so the text is not read: formulas and shapes are shown"
             warnings.warn(message, OrditoWarning, stacklevel=2)
         return _formulas(model, name or model.architecture)
+    if not hasattr(model, "checkpoint"):
+        raise OrditoError(f"trace: got {type(model).__name__}, expected a model (ordito.load(name)) or its spec")
     name = name or model.checkpoint.path.name
     return _formulas(model.spec, name) if text is None else _followed(model, text, token, name)
 
@@ -159,11 +162,17 @@ def _with_numbers(section: Section, recording: Recording, place: int) -> Section
 
 
 def _numbered(step: Step, recording: Recording, row: int) -> Step:
+    import numpy as np
+
     from ordito.lens.numbers import Choice, Looks, Numbers, Sum, Vector
 
     if step.recorded is None or step.recorded not in recording:
         return step
     values, path = recording[step.recorded][row], step.recorded[0]
+    # -inf is the logit of a token that is never said; anything else that is not finite comes from a fault.
+    if np.isnan(values).any() or np.isposinf(values).any():
+        where = " ".join(step.recorded)
+        raise OrditoError(f"the model gives no numbers from {where} on: its weights are damaged, take another copy of it")
     numbers: Numbers
     if isinstance(step, Addition):
         assert step.before is not None, "an addition that does not say what it adds to"

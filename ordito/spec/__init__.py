@@ -13,7 +13,7 @@ from ordito.spec.blocks import Activation, Dense, Embedding, Head, Norm
 from ordito.spec.combinators import Chain, Residual, Stack, Sum
 from ordito.spec.feedforward import FeedForward, MixtureOfExperts, Router
 from ordito.spec.fold import Group, Run, fold
-from ordito.spec.model import NextToken, Pooling, Spec, leaves_of
+from ordito.spec.model import NextToken, Pooling, Spec, expect_spec, leaves_of
 from ordito.spec.node import Block, Node, Shape
 from ordito.spec.rope import (
     DivisorScaling,
@@ -64,6 +64,7 @@ __all__ = [
     "Sum",
     "Temperature",
     "YarnScaling",
+    "expect_spec",
     "fold",
     "leaves_of",
 ]

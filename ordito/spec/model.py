@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from ordito.errors import SpecError
+from ordito.errors import OrditoError, SpecError
 from ordito.spec.attention import Attention, LatentAttention
 from ordito.spec.blocks import Dense, Embedding, Norm
 from ordito.spec.combinators import Parts, Residual, Stack
@@ -180,6 +180,13 @@ class Spec(Node):
         if not isinstance(spec, Spec):
             raise SpecError(f"got a {type(spec).__name__} in JSON, expected a Spec")
         return spec
+
+
+def expect_spec(value: object, asked: str) -> None:
+    """Refuse what is no spec, most often the name of a model. Raises `OrditoError` in the name of what was `asked`."""
+    if not isinstance(value, Spec):
+        ways = "ordito.outline(name).spec, or that of a loaded model"
+        raise OrditoError(f"{asked}: got {type(value).__name__}, expected a Spec: {ways}")
 
 
 def leaves_of(block: Block, prefix: str = "") -> Iterator[tuple[str, Block]]:

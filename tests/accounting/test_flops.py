@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ordito import catalogue
 from ordito.accounting import Flops, account
+from ordito.accounting import flops as flops_module
 from ordito.accounting.flops import visible
 from ordito.families import spec_from_config
 from ordito.nn.step import Step
@@ -54,6 +56,20 @@ def test_pairs_are_those_of_the_mask(tokens, past, window, chunk, causal, sparse
         block_sparse=sparse,
     )
     assert visible(block, tokens, past) == shown(block, tokens, past)
+
+
+def test_the_longest_texts_are_counted_without_looking_at_each_token():
+    both_ways = Attention(d_model=8, n_heads=4, n_kv_heads=2, head_dim=2, scale=1.0, causal=False)
+    assert visible(both_ways, 10**12, 0) == 4 * 10**24
+
+
+def test_blocks_of_layers_that_are_alike_are_counted_once(monkeypatch):
+    counted = []
+    monkeypatch.setattr(flops_module, "in_blocks", lambda sparse, head, length: counted.append(head) or 0)
+    flops_module.seen.cache_clear()
+    Flops(spec_from_config(catalogue.find("phi-3-small-8k").config)).decode(1000)
+    flops_module.seen.cache_clear()  # of what was no count
+    assert sorted(counted) == sorted(2 * list(range(32)))
 
 
 def test_a_text_is_its_tokens_one_by_one():

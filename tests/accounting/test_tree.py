@@ -9,6 +9,7 @@ import pytest
 from ordito import catalogue
 from ordito.accounting import account
 from ordito.accounting.tree import ranges
+from ordito.errors import OrditoError
 from ordito.families import spec_from_config
 
 TINY = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 1000}
@@ -39,6 +40,11 @@ def _numbers(shape):
     for size in shape:
         product *= size
     return product
+
+
+def test_what_is_no_spec_is_refused():
+    with pytest.raises(OrditoError, match=r"account: got str, expected a Spec: ordito\.outline"):
+        account("llama-3-8b")
 
 
 def test_layers_of_one_kind_stand_together():
@@ -76,6 +82,16 @@ def test_a_tied_head_is_read_whole():
     tied, own = (account(spec_from_config(config | {"tie_word_embeddings": tie})) for tie in (True, False))
     assert tied.weights_read == tied.nbytes
     assert own.weights_read == own.nbytes - 2 * 64 * 999
+
+
+@pytest.mark.parametrize("name", ["t5-small", "switch-base-8"])
+def test_a_token_of_an_answer_reads_nothing_of_the_encoder(name):
+    """The weights that are read are those that FLOPs are counted for: two for each, but norms and biases of positions."""
+    found = account(spec_from_config(catalogue.find(name).config))
+    matrices = found.flops.decode(1).weights
+    assert found.weights_read == pytest.approx(matrices, rel=0.01)
+    assert found.weights_read >= matrices
+    assert found.read_at_once(1) == pytest.approx(found.weights_read)
 
 
 def test_a_text_reads_each_weight_once_and_each_expert_that_is_chosen():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -42,6 +43,21 @@ def test_layers_are_lines(tmp_path):
     assert rows.keys() == {"outside of layers", "layer 0", "layer 1"}
     assert rows["layer 0"]["mlp"] == "25 %"
     assert rows["layer 1"]["mlp"] == rows["layer 0"]["attention"] == rows["outside of layers"]["embedding"] == "="
+
+
+def test_what_is_not_finite_is_said(tmp_path):
+    before, after = weights(), weights()
+    after["layers.0.mlp.up.weight"][0] = math.nan
+    after["layers.0.attention.q.weight"][0] = math.inf
+    for each in (before, after):
+        each["layers.1.mlp.up.weight"][0] = math.nan
+    found = list(changes(written(tmp_path / "a", before), written(tmp_path / "b", after)))
+    table = by_layer(found)
+    rows = {row[0]: dict(zip(table.names, row, strict=True)) for row in table.rows}
+    assert rows["layer 0"]["mlp"] == rows["layer 0"]["attention"] == "not finite"
+    assert rows["layer 1"]["mlp"] == "="
+    assert to_dict(found)["layers.0.mlp.up.weight"] is None
+    json.dumps(to_dict(found), allow_nan=False)
 
 
 def test_shapes_must_agree(tmp_path):

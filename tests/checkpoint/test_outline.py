@@ -94,6 +94,10 @@ def test_names_that_are_nothing():
         outline("./not-here")
     with pytest.raises(OrditoError, match="closed"):
         outline("GPT-4o")
+    with pytest.raises(ModelNotFoundError, match=r"no model 'x{80}\.\.\.'; "):
+        outline("x" * 5000)  # longer than any file's name
+    with pytest.raises(ModelNotFoundError, match="no model '~nobody-of-this-name/x'"):
+        outline("~nobody-of-this-name/x")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

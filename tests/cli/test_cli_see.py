@@ -69,6 +69,8 @@ def test_explain_a_token(cli, folder):  # noqa: F811
     data = json.loads(cli("explain", folder, "--trace", "the warp", "--json").out)
     assert [token["text"] for token in data["tokens"]] == ["the", " warp"]
     assert "expected 0 to 1" in cli("explain", folder, "--trace", "x", "--layer", "2", status=1).err
+    assert "got no --trace" in cli("explain", folder, "--layer", "0", status=1).err
+    assert "expected one of them" in cli("explain", folder, "--trace", "x", "--kv", status=1).err
 
 
 def test_compare(cli):  # noqa: F811

@@ -111,3 +111,10 @@ def test_as_data_and_as_html():
 def test_one_model_is_too_few():
     with pytest.raises(OrditoError, match="at least two"):
         ordito.compare(published("phi-2"))
+
+
+def test_what_is_no_spec_and_names_that_are_not_as_many_are_refused():
+    with pytest.raises(OrditoError, match=r"compare: got str, expected a Spec: ordito\.outline\(name\)\.spec"):
+        ordito.compare(published("phi-2"), "phi-2")
+    with pytest.raises(OrditoError, match="got 1 names for 2 models"):
+        ordito.compare(published("phi-2"), published("phi-2"), names=("a",))

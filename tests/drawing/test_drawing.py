@@ -223,6 +223,11 @@ def test_numbers_of_architectures_and_titles(count, titles):
         draw(*[published("GPT-2 small")] * count, titles=titles)
 
 
+def test_what_is_no_spec_is_refused():
+    with pytest.raises(OrditoError, match="draw: got str, expected a Spec"):
+        draw("gpt2")
+
+
 def test_names_are_cut_and_cannot_break_out():
     title = "<script>alert(1)</script>&\x00\x1b[31m\n\ud800" + "W" * 100_000
     drawing = draw(published("GPT-2 small"), titles=[title])

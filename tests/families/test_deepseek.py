@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from math import prod
 
 import numpy as np
@@ -15,7 +16,15 @@ from ordito import accounting as account
 from ordito import spec
 from ordito.checkpoint.assemble import ours_from, theirs_from
 from ordito.errors import ConfigError, SpecError
-from ordito.families import config_from_spec, family_of, gguf_of, header_from_spec, spec_from_config, spec_from_header
+from ordito.families import (
+    config_from_spec,
+    family_of,
+    gguf_of,
+    header_from_spec,
+    names_of,
+    spec_from_config,
+    spec_from_header,
+)
 from ordito.families.config import leaves
 from ordito.families.family import Header
 from ordito.nn import Transformer
@@ -107,6 +116,18 @@ def test_a_header_that_does_not_say_how_it_scores():
         assert spec_from_header(Header(metadata, header.shapes, header.values)) == made
 
 
+def test_the_order_of_rows_is_not_written_out_before_they_are_there():
+    """A header may claim more heads than there is memory for; that the tensors have them is seen later."""
+    claimed = spec_from_config(V3 | {"num_attention_heads": 2**18, "num_key_value_heads": 2**18})
+    tracemalloc.start()
+    try:
+        names_of(claimed)
+        gguf_of(family_of(claimed)).names(claimed)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_both_layouts_of_gguf_hold_the_same_numbers():
     made = spec_from_config(V3)
     gguf = gguf_of(family_of(made))
@@ -138,6 +159,7 @@ def test_both_layouts_of_gguf_hold_the_same_numbers():
         (V3 | {"n_group": 3}, "equal groups"),
         (V3 | {"num_experts_per_tok": 5}, "5 of 4 experts"),
         (V3 | {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale_all_dim": 1.0}}, "mscale_all_dim"),
+        (V3 | {"rope_scaling": {"type": "yarn", "factor": 40, "mscale_all_dim": 1e308}}, "scale: got inf"),
     ],
 )
 def test_a_wrong_config_says_what_is_wrong(config, message):

@@ -159,6 +159,7 @@ def test_bookkeeping_keys_are_not():
         ({"num_key_value_heads": 3}, "multiple"),
         ({"rms_norm_eps": 0}, "above zero"),
         ({"rms_norm_eps": math.nan}, "above zero"),
+        ({"rms_norm_eps": 10**400}, "above zero"),
         ({"hidden_act": "sillu"}, "did you mean silu"),
         ({"tie_word_embeddings": "yes"}, "true or false"),
         ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, "one of default"),

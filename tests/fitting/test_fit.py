@@ -128,11 +128,17 @@ def test_every_kind_of_model_can_be_asked_about(name):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [({"context": 10**9}, "a context of"), ({"batch": 0}, "a batch"), ({"quant": "Q4_K_X"}, "Q4_K_M")]
+    ("wrong", "said"),
+    [({"context": 10**9}, "a context of"), ({"batch": 0}, "a batch"), ({"quant": "Q4_K_X"}, "Q4_K_M"), ({"quant": ""}, "''")],
 )
 def test_wrong_questions(wrong, said):
     with pytest.raises(OrditoError, match=said):
         fit(published("llama-3.2-1b"), machine=MACHINE, **wrong)
+
+
+def test_what_is_no_spec_is_refused():
+    with pytest.raises(OrditoError, match="fit: got str, expected a Spec"):
+        fit("llama-3.2-1b", machine=MACHINE)
 
 
 def test_sizes_of_published_quantizations():

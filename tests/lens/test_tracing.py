@@ -214,6 +214,7 @@ def test_one_layer_can_be_chosen(model):
 @pytest.mark.parametrize(
     ("ask", "kind", "says"),
     [
+        (lambda model: trace("smollm2", "the"), OrditoError, r"trace: got str, expected a model \(ordito\.load"),
         (lambda model: trace(model, ""), OrditoError, "empty"),
         (lambda model: trace(model, "the", token=7), OrditoError, "got token 7 of a text of"),
         (lambda model: trace(model, "the", token=-1), OrditoError, "expected 0 to"),
@@ -229,6 +230,14 @@ def test_one_layer_can_be_chosen(model):
 def test_what_cannot_be_followed_is_said(model, ask, kind, says):
     with pytest.raises(kind, match=says):
         ask(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_place_where_damaged_weights_give_no_numbers_is_said(folder, value):
+    damaged = ordito.load(folder, backend="torch")
+    damaged.runtime.module.get_parameter("layers.1.mlp.up.weight").data[0, 0] = value
+    with pytest.raises(OrditoError, match=r"no numbers from layers\.1\.mlp\.up output on: its weights are damaged"):
+        trace(damaged, TEXT)
 
 
 def test_recording_leaves_nothing_behind(model):
