@@ -89,7 +89,8 @@ def trace(model: Model | Spec, text: str | None = None, *, token: int | None = N
     the pass that inference takes. Without a text there are formulas and shapes alone. A spec has no tokenizer: a text is then
     not read, and an `OrditoWarning` says so. `name` is what the model is called on the page.
 
-    Raises `OrditoError` for an empty text or a `token` that is not there, `ContextError` for a text beyond the context.
+    Raises `OrditoError` for an empty text or a `token` that is not there, `ContextError` for a text beyond the context,
+    `MissingDependencyError` for one without PyTorch, which its numbers need.
     """
     if text == "":
         raise OrditoError("the text to follow is empty, expected at least one character")
@@ -110,6 +111,9 @@ def _formulas(spec: Spec, name: str) -> Trace:
 
 
 def _followed(model: Model, text: str, token: int | None, name: str) -> Trace:
+    from ordito.engine.backends import check_settings
+
+    check_settings("torch", None, None)
     from ordito.lens.numbers import best
     from ordito.lens.recording import record
 
