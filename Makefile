@@ -28,7 +28,11 @@ docs: .venv/developed  ## write the generated pages again
 clean:  ## remove the virtual environment
 	rm -rf .venv
 
+# Asked first: an environment of an old Python would stay, whichever PYTHON is chosen next, and pip's words hide the reason.
+OLD := "Ordito needs Python 3.11 or newer, got %d.%d from $(PYTHON): make $(MAKECMDGOALS) PYTHON=python3.12, say"
+
 .venv/made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v < (3, 11) and sys.exit($(OLD) % v)'
 	$(PYTHON) -m venv .venv
 	touch $@
 

@@ -6,30 +6,30 @@ import ctypes
 import os
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from ordito.cgroups import ROOT, groups
+
 _MEMINFO = Path("/proc/meminfo")
 
 
-def free_memory(root: Path = _CGROUP, meminfo: Path = _MEMINFO) -> int:
-    """Bytes that a new process can have: what the system says is available, and no more than the cgroup leaves."""
+def free_memory(root: Path = ROOT, meminfo: Path = _MEMINFO) -> int:
+    """Bytes that a new process can have: what the system says is available, and no more than its cgroups leave."""
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):  # not Linux
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    left = _left(root)
-    return free if left is None else min(free, left)
+    return min([free, *(left for group in groups("memory", root) if (left := _left(group)) is not None)])
 
 
-def _left(root: Path) -> int | None:
-    """What the cgroup's limit leaves, version 2 or 1; None without a limit. Cached files are given back when asked for."""
-    for limit, used, stat, files in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+def _left(group: Path) -> int | None:
+    """What a cgroup's limit leaves, version 2 or 1; None without a limit. Cached files are given back when asked for."""
+    for limit, used, files in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         try:
-            most, taken = ((root / name).read_text().strip() for name in (limit, used))
-            cached = dict(line.split() for line in (root / stat).read_text().splitlines()).get(files, "0")
+            most, taken = ((group / name).read_text().strip() for name in (limit, used))
+            cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines()).get(files, "0")
         except (OSError, ValueError):
             continue
         return None if most == "max" else max(0, int(most) - int(taken) + int(cached))

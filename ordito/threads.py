@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ordito.cgroups import ROOT, groups
+
 _CPUS = Path("/sys/devices/system/cpu")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
-def usable_threads(root: Path = _CGROUP, cpus: Path = _CPUS) -> int:
+def usable_threads(root: Path = ROOT, cpus: Path = _CPUS) -> int:
     """Physical cores that this process may run on, and no more than its cgroup grants."""
     bound = getattr(os, "sched_getaffinity", None)
     allowed = bound(0) if bound else range(os.cpu_count() or 1)
@@ -26,13 +27,17 @@ def _siblings(cpu: int, cpus: Path) -> str:
         return str(cpu)
 
 
-def quota(root: Path = _CGROUP) -> float | None:
-    """Cores that the cgroup grants, version 2 or 1; None without a limit."""
+def quota(root: Path = ROOT) -> float | None:
+    """Cores that the cgroup and those above it grant, version 2 or 1; None without a limit."""
+    return min((cores for group in groups("cpu", root) if (cores := _granted(group)) is not None), default=None)
+
+
+def _granted(group: Path) -> float | None:
     try:
-        granted, period = (root / "cpu.max").read_text().split()
+        granted, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            granted, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            granted, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
         except OSError:
             return None
     return None if granted in ("max", "-1") else int(granted) / int(period)

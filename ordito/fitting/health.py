@@ -7,14 +7,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_CGROUP, _PROC = Path("/sys/fs/cgroup"), Path("/proc")
+from ordito.cgroups import ROOT, groups
+
+_PROC = Path("/proc")
 _WATCH = 0.5  # seconds
 
 
 @dataclass(frozen=True)
 class Counters:
     """What the system has counted since it started: ticks of all cores, those that were stolen, pages swapped in, and how
-    often and how long (microseconds) the cgroup was throttled."""
+    long (nanoseconds) the process's cgroups were throttled."""
 
     ticks: int = 0
     idle: int = 0
@@ -23,14 +25,15 @@ class Counters:
     throttled: int = 0
 
     @staticmethod
-    def now(proc: Path = _PROC, cgroup: Path = _CGROUP) -> Counters:
+    def now(proc: Path = _PROC, cgroup: Path = ROOT) -> Counters:
         """Now; zeros where the system does not say."""
         try:
             ticks = [int(number) for number in (proc / "stat").read_text().splitlines()[0].split()[1:9]]
         except (OSError, ValueError, IndexError):
             ticks = [0] * 8
-        pages, group = _pairs(proc / "vmstat"), _pairs(cgroup / "cpu.stat")
-        return Counters(sum(ticks), ticks[3] + ticks[4], ticks[7], pages.get("pswpin", 0), group.get("throttled_usec", 0))
+        pages, waits = _pairs(proc / "vmstat"), [_pairs(group / "cpu.stat") for group in groups("cpu", cgroup)]
+        throttled = sum(1000 * wait.get("throttled_usec", 0) + wait.get("throttled_time", 0) for wait in waits)  # version 2, 1
+        return Counters(sum(ticks), ticks[3] + ticks[4], ticks[7], pages.get("pswpin", 0), throttled)
 
 
 def _pairs(path: Path) -> dict[str, int]:

@@ -90,7 +90,7 @@ def trace(model: Model | Spec, text: str | None = None, *, token: int | None = N
     not read, and an `OrditoWarning` says so. `name` is what the model is called on the page.
 
     Raises `OrditoError` for what is no model, an empty text, a `token` that is not there or weights that give no numbers,
-    `ContextError` for a text beyond the context.
+    `ContextError` for a text beyond the context, `MissingDependencyError` for one without PyTorch, which its numbers need.
     """
     if text == "":
         raise OrditoError("the text to follow is empty, expected at least one character")
@@ -113,6 +113,9 @@ def _formulas(spec: Spec, name: str) -> Trace:
 
 
 def _followed(model: Model, text: str, token: int | None, name: str) -> Trace:
+    from ordito.engine.backends import check_settings
+
+    check_settings("torch", None, None)
     from ordito.lens.numbers import best
     from ordito.lens.recording import record
 

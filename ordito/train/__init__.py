@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ordito.errors import MissingDependencyError
+
 if TYPE_CHECKING:
     from ordito.train.config import Config, config_from
     from ordito.train.plan import Plan, planned
@@ -33,4 +35,9 @@ __all__ = ["Config", "Plan", "Result", "config_from", "fit", "planned", "predict
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ordito.train' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"ordito.train.{_HOMES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"ordito.train.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "yaml"):
+            raise
+        raise MissingDependencyError("training needs PyTorch: pip install 'ordito[train]'") from None

@@ -11,8 +11,14 @@ def test_counters_are_those_of_the_system(tmp_path):
     (tmp_path / "stat").write_text("cpu  10 20 30 400 50 60 70 80 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n")
     (tmp_path / "vmstat").write_text("pgpgin 7\npswpin 9\n")
     (tmp_path / "cpu.stat").write_text("usage_usec 5\nthrottled_usec 12\n")
-    assert Counters.now(tmp_path, tmp_path) == Counters(ticks=720, idle=450, stolen=80, swapped=9, throttled=12)
+    assert Counters.now(tmp_path, tmp_path) == Counters(ticks=720, idle=450, stolen=80, swapped=9, throttled=12_000)
     assert Counters.now(tmp_path / "none", tmp_path / "none") == Counters()
+
+
+def test_throttling_in_a_group_of_the_first_version(tmp_path):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.stat").write_text("nr_periods 9\nnr_throttled 3\nthrottled_time 77\n")
+    assert Counters.now(tmp_path / "none", tmp_path) == Counters(throttled=77)
 
 
 def test_a_machine_at_rest_is_well():

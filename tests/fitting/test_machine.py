@@ -65,6 +65,44 @@ def test_cores_of_a_cgroup_of_the_first_version(tmp_path):
     assert quota(tmp_path) == 3.0
 
 
+@pytest.mark.parametrize(
+    ("membership", "tree", "cores", "left"),
+    [
+        ("0::/system.slice/job\n", "", ("cpu.max", "150000 100000"), ("memory.max", "memory.current", "inactive_file")),
+        (
+            "7:memory:/system.slice/job\n3:cpu,cpuacct:/system.slice/job\n0::/\n",
+            "v1",
+            ("cpu.cfs_quota_us", "150000"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_limits_of_the_own_group_and_of_those_above_it(tmp_path, monkeypatch, membership, tree, cores, left):
+    """As services and jobs have them: the process is not in the root's group, and the smallest limit binds."""
+    own = tmp_path / "own"
+    own.write_text(membership)
+    monkeypatch.setattr("ordito.cgroups._MEMBERSHIP", own)
+    root, (limit, used, files) = tmp_path / "fs", left
+    for name, taken in (("system.slice", "2000000000"), ("system.slice/job", "500000000")):
+        cpu, memory = (root / (kind if tree else "") / name for kind in ("cpu", "memory"))
+        for folder in (cpu, memory):
+            folder.mkdir(parents=True, exist_ok=True)
+        (memory / limit).write_text("3000000000\n")
+        (memory / used).write_text(taken)
+        (memory / "memory.stat").write_text(f"{files} 0\n")
+    (cpu / cores[0]).write_text(cores[1])
+    (cpu / "cpu.cfs_period_us").write_text("100000\n")
+    assert quota(root) == 1.5
+    assert machine.free_memory(root, meminfo(tmp_path)) == 1_000_000_000
+
+
+def test_a_container_that_is_told_a_path_outside_of_it(tmp_path, monkeypatch):
+    (tmp_path / "own").write_text("0::/docker/0123456789\n")
+    monkeypatch.setattr("ordito.cgroups._MEMBERSHIP", tmp_path / "own")
+    (tmp_path / "cpu.max").write_text("150000 100000")
+    assert quota(tmp_path) == 1.5
+
+
 def test_this_machine_can_compute():
     found = machine.this_machine(memory=1)
     assert found.memory == 1

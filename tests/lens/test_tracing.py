@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import ordito
-from ordito.errors import ContextError, OrditoError, OrditoWarning
+from ordito.errors import ContextError, MissingDependencyError, OrditoError, OrditoWarning
 from ordito.lens import record, trace
 from ordito.lens.numbers import Choice, Looks, Sum, Vector, best
 from ordito.lens.page import lines, said
@@ -262,3 +262,10 @@ def test_the_room_is_entered_without_pytorch():
         "lines(ordito.trace(spec_from_config({'model_type': 'gpt2'}))); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_numbers_need_pytorch(model, monkeypatch):
+    monkeypatch.setattr("ordito.engine.backends.find_spec", lambda name: None)
+    assert not trace(model.spec).has_numbers
+    with pytest.raises(MissingDependencyError, match="pip install 'ordito\\[torch\\]'"):
+        trace(model, TEXT)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ordito.errors import ConfigError, OrditoError
+from ordito import train
+from ordito.errors import ConfigError, MissingDependencyError, OrditoError
 from ordito.train import config_from
 from ordito.train.config import described, mapping_from_yaml, read_settings
 from ordito.train.task import kinds
@@ -76,3 +77,13 @@ def test_every_setting_is_described():
     plain = {"optimizer", "beta1", "beta2", "eps", "sample_tokens", "objective"}
     rows = [*described(Config), *(row for kind in kinds().values() for row in described(kind.settings, f"{kind.name}."))]
     assert [name for name, _, said in rows if not said and name not in plain] == []
+
+
+@pytest.mark.parametrize("missing", ["torch", "yaml"])
+def test_what_training_needs_is_said(monkeypatch, missing):
+    def absent(name):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr("importlib.import_module", absent)
+    with pytest.raises(MissingDependencyError, match="pip install 'ordito\\[train\\]'"):
+        _ = train.fit

@@ -131,7 +131,7 @@ def explained(error: Exception, ref: Reference) -> OrditoError:
     """What the hub's errors mean to the user, in a sentence each."""
     from huggingface_hub import errors
 
-    repo, again = ref.repo, f"then run `ordito pull {ref.name}` again"
+    repo, again = ref.repo, "then try again"  # whatever it was: `ordito explain` fetches only headers, `ordito pull` all
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if isinstance(error, errors.GatedRepoError):
