@@ -103,6 +103,23 @@ def test_what_is_no_request(client, body):
         assert "error" in response.json()
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("NaN", "NaN or infinite"), ("1e999", "NaN or infinite"), (r'"the \ud800"', "the ': remove it")],
+)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", '{"input": "the", "max_output_tokens": 1, "metadata": {"a": %s}}'),
+        ("/v1/responses", '{"input": "the", "max_output_tokens": 1, "metadata": {"a": %s}, "stream": true}'),
+        ("/apply-template", '{"messages": [{"role": "user", "content": "x", "a": %s}]}'),
+    ],
+)
+def test_what_python_reads_and_json_does_not_know(client, path, body, value, message):
+    told = client.post(path, content=body % value, headers={"content-type": "application/json"})
+    assert message in error(told, 400)["message"]
+
+
 def test_images_and_what_changes_models_are_refused(client):
     images = [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x/"}}]}]
     assert "not supported" in error(client.post("/v1/messages", json={"max_tokens": 1, "messages": images}), 400)["message"]
