@@ -104,6 +104,14 @@ def test_what_is_no_request(client, body):
 
 
 @pytest.mark.parametrize(
+    ("body", "message"), [(b'{"input": "\xff"}', "can't decode byte 0xff in position 11"), (b"9" * 5000, "4300 digits")]
+)
+def test_why_a_body_cannot_be_read(client, body, message):
+    told = client.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
+    assert message in error(told, 400)["message"]
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [("NaN", "NaN or infinite"), ("1e999", "NaN or infinite"), (r'"the \ud800"', "the ': remove it")],
 )
