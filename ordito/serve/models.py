@@ -15,7 +15,7 @@ from pathlib import Path
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.store import LocalModel
-from ordito.engine.engine import Engine
+from ordito.engine.engine import Counts, Engine
 from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning, did_you_mean
 from ordito.memory import free_memory
 from ordito.model import Model, load, load_tokenizer
@@ -36,6 +36,7 @@ class Served:
         self._written = local.path.stat().st_mtime_ns
         self.model: Model | None = None
         self.engine: Engine | None = None
+        self.counts = Counts()  # of all engines that it had
         self.loading = asyncio.Lock()
         self.active = 0
         self.turn = asyncio.Lock()  # whose texts are made vectors of
@@ -188,6 +189,7 @@ class ModelPool:
             limit = settings.cache_limit if settings.cache_limit is not None else free_memory() // 4
             draft = self._draft(model)
             engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache, draft=draft)
+            engine.counts = served.counts
             _ = model.tokenizer  # what is broken is told of now
             return model, engine
 
