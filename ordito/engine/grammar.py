@@ -95,19 +95,21 @@ class Grammars:
         self.words: Any = None
 
     def prepared(self, grammar: Grammar) -> Callable[[], Matcher]:
-        """What makes matchers of a grammar, which is compiled now. Raises `OrditoError` as `matcher` does."""
-        self.matcher(grammar)
-        return lambda: self.matcher(grammar)
+        """What makes matchers of a grammar, which is compiled now; they are made without waiting for another to be compiled.
 
-    def matcher(self, grammar: Grammar) -> Matcher:
-        """What follows an answer by `grammar`. Raises `OrditoError` for one that is none, or beyond the limits."""
+        Raises `OrditoError` for one that is none, or beyond the limits.
+        """
+        compiled = self._compiled(grammar)
+        return lambda: Matcher(compiled.deep_copy(), self.vocab_size)
+
+    def _compiled(self, grammar: Grammar) -> Any:
         with self.lock:
             if grammar not in self.compiled:
                 self.compiled[grammar] = _on_a_large_stack(lambda: self._compile(grammar))
                 while len(self.compiled) > MOST_COMPILED:
                     self.compiled.popitem(last=False)
             self.compiled.move_to_end(grammar)
-            return Matcher(self.compiled[grammar].deep_copy(), self.vocab_size)
+            return self.compiled[grammar]
 
     def _compile(self, grammar: Grammar) -> Any:
         from llguidance import LLMatcher, LLParserLimits

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny_model import tiny_folder
 
 from ordito import load
-from ordito.engine.grammar import Grammar
+from ordito.engine.grammar import Grammar, Grammars
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +44,25 @@ REFERENCES = schema(lambda next: {"$ref": next}, 5000)
 )
 def test_long_chains_are_followed(grammars, grammar):
     matcher = grammars.prepared(grammar)()
-    assert matcher.allowed(256).any()
+    assert matcher.allowed(grammars.vocab_size).any()
     grammars.compiled.clear()
+
+
+def test_an_answer_does_not_wait_until_another_grammar_is_compiled(grammars, monkeypatch):
+    opened, reached, compiled = threading.Event(), threading.Event(), Grammars._compile
+
+    def held(*arguments):
+        reached.set()
+        assert opened.wait(30)
+        return compiled(*arguments)
+
+    matcher = grammars.prepared(Grammar("regex", "loom"))
+    monkeypatch.setattr(Grammars, "_compile", held)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            other = pool.submit(grammars.prepared, Grammar("regex", "warp"))
+            assert reached.wait(30)
+            assert pool.submit(matcher).result(10).allowed(grammars.vocab_size).any()
+        finally:
+            opened.set()
+        assert other.result()().allowed(grammars.vocab_size).any()
