@@ -273,6 +273,8 @@ def test_what_is_ignored_is_said(client):
             response = client.post(path, json={**body, "nonsense": 1, "stream": stream})
             assert response.status_code == 200, response.text
             assert "nonsense" in response.headers["x-ignored-params"], path
+    before = client.post("/api/generate", json={"model": "x", "prompt": "the", "context": [1], "options": {"num_predict": 1}})
+    assert before.headers["x-ignored-params"] == "context"
 
 
 def test_every_answer_of_a_completion_echoes_its_prompt(client):
