@@ -9,8 +9,9 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,7 +27,11 @@ MAX_DEPTH = 64
 """How deep a schema or a regular expression may be nested."""
 MOST_COMPILED = 64
 """Grammars that are kept, compiled, for each vocabulary."""
+_STACK = 512 << 20
+"""Bytes of stack to compile with, reserved and mostly never touched. llguidance recurses from reference to reference and from
+rule to rule, of which `MAX_BYTES` have room for tens of thousands: on the usual 8 MiB that ends the whole process."""
 
+T = TypeVar("T")
 Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf", "calls"]
 
 
@@ -90,19 +95,21 @@ class Grammars:
         self.words: Any = None
 
     def prepared(self, grammar: Grammar) -> Callable[[], Matcher]:
-        """What makes matchers of a grammar, which is compiled now. Raises `OrditoError` as `matcher` does."""
-        self.matcher(grammar)
-        return lambda: self.matcher(grammar)
+        """What makes matchers of a grammar, which is compiled now; they are made without waiting for another to be compiled.
 
-    def matcher(self, grammar: Grammar) -> Matcher:
-        """What follows an answer by `grammar`. Raises `OrditoError` for one that is none, or beyond the limits."""
+        Raises `OrditoError` for one that is none, or beyond the limits.
+        """
+        compiled = self._compiled(grammar)
+        return lambda: Matcher(compiled.deep_copy(), self.vocab_size)
+
+    def _compiled(self, grammar: Grammar) -> Any:
         with self.lock:
             if grammar not in self.compiled:
-                self.compiled[grammar] = self._compile(grammar)
+                self.compiled[grammar] = _on_a_large_stack(lambda: self._compile(grammar))
                 while len(self.compiled) > MOST_COMPILED:
                     self.compiled.popitem(last=False)
             self.compiled.move_to_end(grammar)
-            return Matcher(self.compiled[grammar].deep_copy(), self.vocab_size)
+            return self.compiled[grammar]
 
     def _compile(self, grammar: Grammar) -> Any:
         from llguidance import LLMatcher, LLParserLimits
@@ -143,6 +150,24 @@ class _Vocabulary:
     def __call__(self, text: bytes | str) -> list[int]:
         written = text.decode("utf-8", "ignore") if isinstance(text, bytes) else text
         return self.tokenizer.encode(written, add_special_tokens=False)
+
+
+def _on_a_large_stack(work: Callable[[], T]) -> T:
+    """What comes of some work on a thread of its own. Raises what it raises."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    before = threading.stack_size(_STACK)
+    try:
+        threading.Thread(target=run, name="ordito-grammar", daemon=True).start()
+    finally:
+        threading.stack_size(before)
+    return done.result()
 
 
 def _rules(grammar: Grammar) -> str:

@@ -77,7 +77,9 @@ def make_app(names: Iterable[str], settings: ServerSettings, *, load: bool = Fal
 
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        told = ApiError(error.status_code, str(error.detail))
+        # What is no text, or has numbers of thousands of digits, is told of by its cause only.
+        why = f"the body cannot be read as JSON: {error.__cause__}"[:300]
+        told = ApiError(error.status_code, why if error.status_code == 400 and error.__cause__ else str(error.detail))
         return error_response(told, request.url.path, request.state.request_id)
 
     app.add_exception_handler(ApiError, refused)

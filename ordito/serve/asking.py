@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 
+from ordito.engine.engine import Engine
 from ordito.engine.request import Delta
 from ordito.engine.stream import Generation, Stream
 from ordito.serve.errors import ApiError
@@ -83,6 +84,10 @@ class Server:
         if self.stopping:
             raise ApiError(503, "the server is stopping")
 
+    def _check_waiting(self, engine: Engine) -> None:
+        if engine.waiting >= self.settings.max_waiting:
+            raise too_many(engine.waiting)
+
     async def recommended(self, name: str | None) -> Mapping[str, Any]:
         """What a model's authors recommend to sample with; it is loaded for that, as it is about to be asked."""
         async with self.pool.use(name) as served:
@@ -103,13 +108,13 @@ class Server:
         try:
             served = await stack.enter_async_context(self.pool.use(model, keep_alive))
             loaded, engine = served.ready
-            if engine.waiting >= self.settings.max_waiting:
-                raise too_many(engine.waiting)
+            self._check_waiting(engine)
             user = f"{http.state.user}/{salt}"
             # Templates, tokens and grammars take their time, which others shall not wait for.
             most = min(filter(None, (settings.get("context"), self.settings.context)), default=None)
             request = await asyncio.to_thread(loaded.prepare, prompt, user=user, **{**settings, "context": most})
             self.check()
+            self._check_waiting(engine)  # again: others came meanwhile
             asked = Asked(self, served, engine.submit(request), stack)
             self.asked.add(asked)
             return asked

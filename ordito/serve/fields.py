@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -43,9 +44,17 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _shallow(cls, data: Any) -> Any:
+    def _plain(cls, data: Any) -> Any:
         if deeper_than(data, MAX_DEPTH):
             raise ApiError(400, f"the body is nested deeper than {MAX_DEPTH} levels")
+        # Python reads more than JSON, in fields whose values nobody looks at, too, and could not write it in an answer.
+        try:
+            json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError as error:
+            behind = error.object[max(0, error.start - 20) : error.start]
+            raise ApiError(400, f"the body has half a character (a lone surrogate) behind {behind!r}: remove it") from None
+        except ValueError:
+            raise ApiError(400, "the body has a number that is NaN or infinite, which JSON does not know: remove it") from None
         return data
 
     def ignored(self) -> dict[str, str]:

@@ -49,7 +49,7 @@ def listing_routes(server: Server) -> APIRouter:
 def described(name: str, served: Served) -> Json:
     """A model by one of its names, as both clients read it, with its own as `root`; of a loaded one, what it is and what its
     authors recommend to sample with."""
-    created = served.local.path.stat().st_mtime
+    created = served.written / 1e9
     known: dict[str, Any] = {}
     if served.model is not None:
         spec = served.model.spec

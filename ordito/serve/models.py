@@ -9,13 +9,13 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.store import LocalModel
-from ordito.engine.engine import Engine
+from ordito.engine.engine import Counts, Engine
 from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning, did_you_mean
 from ordito.memory import free_memory
 from ordito.model import Model, load, load_tokenizer
@@ -33,8 +33,10 @@ class Served:
 
     def __init__(self, name: str, local: LocalModel) -> None:
         self.name, self.local = name, local
+        self._written = local.path.stat().st_mtime_ns
         self.model: Model | None = None
         self.engine: Engine | None = None
+        self.counts = Counts()  # of all engines that it had
         self.loading = asyncio.Lock()
         self.active = 0
         self.turn = asyncio.Lock()  # whose texts are made vectors of
@@ -48,6 +50,13 @@ class Served:
     def loaded(self) -> bool:
         """Whether its weights are in memory."""
         return self.model is not None
+
+    @property
+    def written(self) -> int:
+        """When its files were written, in nanoseconds; as far as was known, where they are gone."""
+        with suppress(OSError):
+            self._written = self.local.path.stat().st_mtime_ns
+        return self._written
 
     @property
     def ready(self) -> tuple[Model, Engine]:
@@ -68,6 +77,7 @@ class ModelPool:
         if settings.draft is not None:
             self._check_draft(settings.draft, [checkpoint for checkpoint in opened if checkpoint])
         self.found: dict[str, Served] = {}
+        self.left_out: set[LocalModel] = set()
         self.drafts: Model | None = None
         self.drafting = threading.Lock()
         self.loading = asyncio.Lock()  # one at a time, or two would count on the same memory
@@ -86,9 +96,13 @@ class ModelPool:
 
         Gives its files, unless they are an adapter's.
         """
-        path, most = served.local.path, self.settings.memory
+        most = self.settings.memory
         if most is not None and served.local.size > most:
             raise OrditoError(_too_large(served, most))
+        return self._opened(served)
+
+    def _opened(self, served: Served) -> Checkpoint | None:
+        path = served.local.path
         if path.is_dir() and store.is_adapter(file.name for file in path.iterdir()):
             return None
         try:
@@ -98,12 +112,29 @@ class ModelPool:
 
     @property
     def served(self) -> list[Served]:
-        """Those that were named, or else all that are on this machine."""
+        """Those that were named, or else all that are on this machine now and can be loaded."""
         if self.only:
             return self.only
+        here: dict[str, LocalModel] = {}
         for local in store.installed():
-            self.found.setdefault(local.name, Served(local.name, local))
+            here.setdefault(local.name, local)
+        for name, one in list(self.found.items()):
+            if here.get(name) != one.local and not (one.loaded or one.active):
+                del self.found[name]  # removed, or another one by now
+        for name, local in here.items():
+            if name not in self.found and local not in self.left_out:
+                self._find(Served(name, local))
         return list(self.found.values())
+
+    def _find(self, served: Served) -> None:
+        """A model that is on this machine; what cannot be loaded is left out: one of them shall not spoil the list of all."""
+        try:
+            self._opened(served)
+        except OrditoError as error:
+            log.warning("left out: %s", error)
+            self.left_out.add(served.local)
+        else:
+            self.found[served.name] = served
 
     @property
     def named(self) -> dict[str, Served]:
@@ -158,6 +189,7 @@ class ModelPool:
             limit = settings.cache_limit if settings.cache_limit is not None else free_memory() // 4
             draft = self._draft(model)
             engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache, draft=draft)
+            engine.counts = served.counts
             _ = model.tokenizer  # what is broken is told of now
             return model, engine
 

@@ -67,7 +67,6 @@ class GenerateBody(OllamaBody):
     suffix: Text | None = None
     template: Text | None = None
     images: list[str] | None = None
-    context: list[int] | None = None
 
 
 class EmbedBody(Body):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from fastapi import APIRouter
@@ -12,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from ordito.accounting import count
 from ordito.checkpoint.outline import Outline, outline
-from ordito.errors import ConfigError
+from ordito.errors import ConfigError, OrditoError
 from ordito.families import header_from_spec
 from ordito.serve.asking import Server
 from ordito.serve.errors import ApiError, Json
@@ -92,11 +93,13 @@ def _outline(served: Served) -> Outline:
 
 
 def _listed(name: str, served: Served) -> Json:
-    known = _outline(served)
+    known: Outline | None = None
+    with suppress(OrditoError):  # files that are gone: the model may be loaded yet, and the others are to be listed
+        known = _outline(served)
     return {
         "name": name,
         "model": name,
-        "modified_at": _time(served.local.path.stat().st_mtime),
+        "modified_at": _time(served.written / 1e9),
         "size": served.local.size,
         "digest": _digest(served),
         "details": _details(served, known),
@@ -106,11 +109,14 @@ def _listed(name: str, served: Served) -> Json:
 def _digest(served: Served) -> str:
     """What tells this state of a model's files from another. Ollama's own command shows twelve characters of it, and fails on
     fewer; the weights are not read for it."""
-    written = served.local.path.stat().st_mtime_ns
-    return hashlib.sha256(f"{served.name} {served.local.size} {written}".encode()).hexdigest()
+    return hashlib.sha256(f"{served.name} {served.local.size} {served.written}".encode()).hexdigest()
 
 
-def _details(served: Served, known: Outline) -> Json:
+def _details(served: Served, known: Outline | None) -> Json:
+    if known is None:
+        return dict.fromkeys(("parent_model", "format", "family", "parameter_size", "quantization_level"), "") | {
+            "families": []
+        }
     family, sizes = known.spec.architecture, Counter[str]()
     for held in (known.stored or {}).values():
         sizes[held.encoding] += int(held.nbytes)
@@ -163,7 +169,7 @@ def _shown(served: Served) -> Json:
             f"{name}.block_count": spec.n_layers,
         },
         "capabilities": ["completion", "tools", *thinks] if spec.generates else ["embedding"],
-        "modified_at": _time(served.local.path.stat().st_mtime),
+        "modified_at": _time(served.written / 1e9),
     }
 
 

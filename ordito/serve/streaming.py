@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -64,8 +65,9 @@ def events(
 
 async def _told(chunks: AsyncGenerator[bytes], failed: Callable[[ApiError], bytes]) -> AsyncGenerator[bytes]:
     try:
-        async for chunk in chunks:
-            yield chunk
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
     except Exception as error:
         import logging
 
@@ -80,11 +82,10 @@ async def _awake(chunks: AsyncGenerator[bytes], ping: bytes, seconds: float) -> 
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(64)  # bounded: who reads slowly makes the sender wait
 
     async def read() -> None:
-        try:
+        async with aclosing(chunks):
             async for chunk in chunks:
                 await queue.put(chunk)
-        finally:
-            await queue.put(None)
+        await queue.put(None)  # not where it is cancelled: nobody takes from a full queue any more
 
     reading = asyncio.create_task(read())
     try:

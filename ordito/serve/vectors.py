@@ -102,6 +102,7 @@ async def _embedded(server: Server, served: Served, model: Model, texts: list[st
         vectors = np.zeros((len(texts), found.shape[1]), np.float32) if vectors is None else vectors
         vectors[some] = found
     assert vectors is not None
+    server.metrics.embedded.labels(served.name).inc(total)
     return vectors, total
 
 

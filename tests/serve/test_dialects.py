@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from serving import events
 
 from ordito.engine.grammar import Matcher
@@ -238,6 +239,25 @@ def test_metrics_count(client):
     assert "ordito_requests_waiting" in text
 
 
+def counted(client):
+    """Counters, as Prometheus reads them."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {sample.name: sample.value for family in families if family.type == "counter" for sample in family.samples}
+
+
+def test_counters_never_fall_back(client, folder):
+    tokens = client.post("/v1/embeddings", json={"input": "the loom"}).json()["usage"]["prompt_tokens"]
+    before = counted(client)
+    chat(client)
+    client.post("/api/generate", json={"model": "x", "keep_alive": 0}).raise_for_status()
+    client.post("/v1/embeddings", json={"input": "the loom"}).raise_for_status()
+    after = counted(client)
+    assert after["ordito_finished_total"] == before["ordito_finished_total"] + 1
+    assert after["ordito_made_tokens_total"] > before["ordito_made_tokens_total"]
+    assert after["ordito_embedded_tokens_total"] == before["ordito_embedded_tokens_total"] + tokens
+    assert all(after[name] >= value for name, value in before.items())
+
+
 def test_what_is_ignored_is_said(client):
     response = chat(client, store=True, nonsense=1)
     assert response.status_code == 200
@@ -253,6 +273,8 @@ def test_what_is_ignored_is_said(client):
             response = client.post(path, json={**body, "nonsense": 1, "stream": stream})
             assert response.status_code == 200, response.text
             assert "nonsense" in response.headers["x-ignored-params"], path
+    before = client.post("/api/generate", json={"model": "x", "prompt": "the", "context": [1], "options": {"num_predict": 1}})
+    assert before.headers["x-ignored-params"] == "context"
 
 
 def test_every_answer_of_a_completion_echoes_its_prompt(client):

@@ -7,6 +7,7 @@ import concurrent.futures
 import json
 import shutil
 import socket
+import threading
 import time
 
 import httpx
@@ -20,6 +21,7 @@ from tiny_model import tiny_folder
 from ordito.checkpoint import store
 from ordito.cli.serve import serve
 from ordito.errors import OrditoError, OrditoWarning
+from ordito.model import Model
 from ordito.native.runtime import NativeRuntime
 from ordito.serve.app import make_app
 from ordito.serve.embeddings import EmbeddingBody, RerankBody
@@ -99,6 +101,31 @@ def test_what_is_no_request(client, body):
         response = client.post(path, content=body, headers={"content-type": "application/json"})
         assert response.status_code == 400, (path, response.text)
         assert "error" in response.json()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [(b'{"input": "\xff"}', "can't decode byte 0xff in position 11"), (b"9" * 5000, "4300 digits")]
+)
+def test_why_a_body_cannot_be_read(client, body, message):
+    told = client.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
+    assert message in error(told, 400)["message"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("NaN", "NaN or infinite"), ("1e999", "NaN or infinite"), (r'"the \ud800"', "the ': remove it")],
+)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", '{"input": "the", "max_output_tokens": 1, "metadata": {"a": %s}}'),
+        ("/v1/responses", '{"input": "the", "max_output_tokens": 1, "metadata": {"a": %s}, "stream": true}'),
+        ("/apply-template", '{"messages": [{"role": "user", "content": "x", "a": %s}]}'),
+    ],
+)
+def test_what_python_reads_and_json_does_not_know(client, path, body, value, message):
+    told = client.post(path, content=body % value, headers={"content-type": "application/json"})
+    assert message in error(told, 400)["message"]
 
 
 def test_images_and_what_changes_models_are_refused(client):
@@ -211,6 +238,34 @@ def test_too_many_wait(folder):
         for answer in answers:
             if answer.status_code == 429:
                 assert answer.headers["retry-after"]
+
+
+def test_no_more_wait_where_many_come_at_once(folder, monkeypatch):
+    opened, reached, plain, prepared = threading.Event(), threading.Event(), NativeRuntime.step, Model.prepare
+
+    def held(*arguments):
+        reached.set()
+        assert opened.wait(30)
+        return plain(*arguments)
+
+    def slowly(*arguments, **settings):
+        time.sleep(0.1)
+        return prepared(*arguments, **settings)
+
+    monkeypatch.setattr(NativeRuntime, "step", held)
+    monkeypatch.setattr(Model, "prepare", slowly)
+    body = {"messages": HI, "max_tokens": 1}
+    with running([folder], max_waiting=2) as url, concurrent.futures.ThreadPoolExecutor(13) as pool:
+        try:
+            asked = [pool.submit(httpx.post, f"{url}/v1/chat/completions", json=body, timeout=60)]
+            assert reached.wait(30)
+            asked += [pool.submit(httpx.post, f"{url}/v1/chat/completions", json=body, timeout=60) for _ in range(12)]
+            coming = concurrent.futures.as_completed(asked, timeout=30)
+            refused = [next(coming).result().status_code for _ in range(10)]
+        finally:
+            opened.set()
+        assert refused == [429] * 10
+        assert sorted(one.result().status_code for one in asked) == [200] * 3 + [429] * 10
 
 
 @pytest.mark.parametrize("stream", [True, False])

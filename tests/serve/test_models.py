@@ -1,0 +1,69 @@
+"""Models that come, change and go while a server runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import httpx
+import pytest
+from serving import running
+
+from ordito.checkpoint import store
+
+
+@pytest.fixture
+def copies(folder, tmp_path):
+    return [shutil.copytree(folder, tmp_path / name) for name in ("warp", "weft", "loom")]
+
+
+@pytest.fixture
+def machine(copies, monkeypatch):
+    """What `store.installed` finds on this machine."""
+    found = [replace(store.locate(str(path)), name=path.name, source="hub") for path in copies]
+    monkeypatch.setattr(store, "installed", lambda: list(found))
+    return found
+
+
+def listed(client):
+    openai = [one["id"] for one in client.get("/v1/models").raise_for_status().json()["data"]]
+    ollama = [one["name"] for one in client.get("/api/tags").raise_for_status().json()["models"]]
+    assert openai == ollama
+    return openai
+
+
+def asked(client, name):
+    body = {"model": name, "messages": [{"role": "user", "content": "the loom"}], "max_tokens": 2}
+    return client.post("/v1/chat/completions", json=body).status_code
+
+
+def test_what_cannot_be_loaded_is_left_out(machine, copies, caplog):
+    config = json.loads((copies[1] / "config.json").read_text())
+    (copies[1] / "config.json").write_text(json.dumps({**config, "model_type": "whisper"}))
+    with running([]) as url, httpx.Client(base_url=url, timeout=60) as client:
+        assert listed(client) == listed(client) == ["warp", "loom"]
+        assert asked(client, "weft") == 404
+        assert asked(client, "loom") == 200
+    assert [record.getMessage().split(":")[:2] for record in caplog.records] == [["left out", " weft cannot be loaded"]]
+
+
+def test_what_is_removed_is_gone_as_soon_as_it_is_not_loaded(machine, copies):
+    with running([]) as url, httpx.Client(base_url=url, timeout=60) as client:
+        assert asked(client, "warp") == 200
+        for path in copies[:2]:
+            shutil.rmtree(path)
+        del machine[:2]
+        assert listed(client) == ["warp", "loom"]
+        assert [one["name"] for one in client.get("/api/ps").raise_for_status().json()["models"]] == ["warp"]
+        assert asked(client, "warp") == 200
+        client.post("/api/generate", json={"model": "warp", "keep_alive": 0}).raise_for_status()
+        assert listed(client) == ["loom"]
+
+
+def test_a_named_model_that_is_removed_leaves_the_others_listed(copies):
+    with running(copies) as url, httpx.Client(base_url=url, timeout=60) as client:
+        shutil.rmtree(copies[1])
+        assert listed(client) == ["warp", "weft", "loom"]
+        assert asked(client, "weft") == 500
+        assert asked(client, "loom") == 200
