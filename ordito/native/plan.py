@@ -6,7 +6,7 @@ a residual is added by the last operation inside of it. The C++ side knows these
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,7 @@ from ordito.spec import (
     Stack,
     Sum,
     Temperature,
+    stacks_of,
 )
 
 Place = tuple[int, int]
@@ -191,7 +192,7 @@ class _Lowering:
     def last_states(self, body: Block) -> Place:
         """The body's hidden states of the tokens that are wanted: what follows the last stack is computed for those alone."""
         parts = body.parts if isinstance(body, Chain) else (body,)
-        end = max((number for number, part in enumerate(parts) if list(_stacks(part))), default=len(parts) - 1) + 1
+        end = max((number for number, part in enumerate(parts) if any(stacks_of(part))), default=len(parts) - 1) + 1
         x = self.chain(parts[:end], "", None)
         width = self.model.spec.d_model
         kept = self.take(width)
@@ -487,13 +488,3 @@ class _Lowering:
         if b.unused:
             self.builder.forbid(y, list(b.unused))
         return y
-
-
-def _stacks(block: Block) -> Iterator[Stack]:
-    if isinstance(block, Stack):
-        yield block
-    elif isinstance(block, Residual):
-        yield from _stacks(block.inner)
-    elif isinstance(block, (Chain, Sum)):
-        for part in block.parts:
-            yield from _stacks(part)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ordito.spec import Head, Spec
-from ordito.spec.model import leaves_of
 
 WORTH = 8192
 """Tokens of a vocabulary from which on that pays."""
@@ -28,10 +27,10 @@ class Held(Protocol):
 
 def screened(spec: Spec) -> str | None:
     """The canonical name of the head's matrix, if what follows it leaves its greatest products the greatest logits."""
-    heads = [leaf for _, leaf in leaves_of(spec.head) if isinstance(leaf, Head)] if spec.head else []
-    if len(heads) != 1 or heads[0].vocab_size < WORTH or heads[0].bias or heads[0].softcap is not None or heads[0].unused:
+    head = spec.lm_head
+    if head is None or head.vocab_size < WORTH or head.bias or head.softcap is not None or head.unused:
         return None
-    return matrix_of(spec, heads[0])
+    return matrix_of(spec, head)
 
 
 def spared(spec: Spec, stored: Mapping[str, Held]) -> int:

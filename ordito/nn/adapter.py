@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ordito.checkpoint.adapter import LowRank
-from ordito.checkpoint.adapter_names import is_tied
 from ordito.errors import OrditoError, did_you_mean
 from ordito.nn.feedforward import Router, StackedLinear
 from ordito.nn.nf4 import Nf4Linear, Nf4StackedLinear
@@ -138,7 +137,7 @@ class Adapters(nn.Module):
         for path, parameter in self._saved[name].items():
             _plant(tree, path, parameter)
         table = f"{base.spec.embedding.name}.tokens.weight"
-        if table in self._saved[name] and is_tied(base.spec):
+        if table in self._saved[name] and base.spec.tied:
             # The head shares the base's table, not the adapter's.
             self._saved[name].setdefault("head.weight", base.get_parameter(table))
 
@@ -193,7 +192,7 @@ class Adapters(nn.Module):
             changed = change.merged(weight.T).T if change.embedding else change.merged(weight)
             merged[f"{path}.weight"] = torch.from_numpy(np.ascontiguousarray(changed)).to(weights[path].device)
         table = f"{base.spec.embedding.name}.tokens"
-        if table in weights and is_tied(base.spec):
+        if table in weights and base.spec.tied:
             merged.setdefault("head.weight", weights[table])
         return merged
 

@@ -13,7 +13,7 @@ from ordito.spec.blocks import Activation, Dense, Embedding, Head, Norm
 from ordito.spec.combinators import Chain, Residual, Stack, Sum
 from ordito.spec.feedforward import FeedForward, MixtureOfExperts, Router
 from ordito.spec.fold import Group, Run, fold
-from ordito.spec.model import NextToken, Pooling, Spec, leaves_of
+from ordito.spec.model import NextToken, Pooling, Spec, leaves_of, stacks_of
 from ordito.spec.node import Block, Node, Shape
 from ordito.spec.rope import (
     DivisorScaling,
@@ -66,4 +66,5 @@ __all__ = [
     "YarnScaling",
     "fold",
     "leaves_of",
+    "stacks_of",
 ]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ordito.checkpoint import store
-from ordito.checkpoint.adapter_names import is_tied
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import write_safetensors
@@ -121,7 +120,7 @@ class Subject:
         if self.adapters is None:
             return {name: _floats(tensor) for name, tensor in self.module.state_dict().items()}, self.spec
         tensors = merged(self.module, self.adapters)
-        spec = with_own_head(self.spec) if "head.weight" in tensors and is_tied(self.spec) else self.spec
+        spec = with_own_head(self.spec) if "head.weight" in tensors and self.spec.tied else self.spec
         return {name: _floats(tensor) for name, tensor in tensors.items()}, spec
 
 
