@@ -384,23 +384,7 @@ class _Lowering:
         self.builder.store(slot, key, None)
         self.give_back(key)
         latents = self.take(b.n_heads * b.kv_rank)
-        self.builder.attend(
-            slot=slot,
-            q=absorbed,
-            dst=latents,
-            n_heads=b.n_heads,
-            scale=b.scale,
-            causal=True,
-            cross=False,
-            window=0,
-            chunk=0,
-            softcap=0,
-            sinks=None,
-            relative=None,
-            n_buckets=0,
-            max_distance=0,
-            sparse=(0, 0, 0),
-        )
+        self.builder.attend(slot=slot, q=absorbed, dst=latents, n_heads=b.n_heads, scale=b.scale)
         self.give_back(absorbed)
         y = self.take(b.n_heads * b.v_dim)
         self.builder.linear(latents, y, None, [(w, None, n * b.kv_rank, n * b.v_dim) for n, w in enumerate(values)])
