@@ -17,6 +17,7 @@ from ordito.native.screening import matrix_of, screened
 from ordito.native.weights import Weights
 from ordito.runtime import Floats
 from ordito.spec import (
+    GELU_SIGMOID_SLOPE,
     Attention,
     Block,
     Chain,
@@ -254,7 +255,7 @@ class _Lowering:
             case Dense():
                 y = self.linear(x, [(prefix + block.name, block.d_out)])
                 if block.activation:
-                    self.builder.activate(None, y, y, block.d_out, block.activation, 0, 0, 1.702)
+                    self.builder.activate(None, y, y, block.d_out, block.activation, 0, 0, GELU_SIGMOID_SLOPE)
                 return y if add is None else self.added(y, add)
             case Head():
                 return self.head(block, prefix + block.name, x)

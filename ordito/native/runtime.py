@@ -19,7 +19,7 @@ from ordito.native.screening import screened
 from ordito.native.shares import Part, shares, tokens_together
 from ordito.native.weights import Weights
 from ordito.runtime import Floats, check_dtype
-from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Rope, Spec
+from ordito.spec import GELU_SIGMOID_SLOPE, Activation, Attention, Dense, MixtureOfExperts, Rope, Spec
 from ordito.threads import usable_threads
 
 BATCH = 512
@@ -261,7 +261,7 @@ def _rotation(rope: Rope, length: int) -> tuple[Floats, float]:
 
 def _activated(activation: Activation, x: Floats) -> Floats:
     kernels = _core.Kernels(None)
-    return kernels.activate(activation, None, np.ascontiguousarray(x), 0, 0, 1.702).reshape(x.shape)
+    return kernels.activate(activation, None, np.ascontiguousarray(x), 0, 0, GELU_SIGMOID_SLOPE).reshape(x.shape)
 
 
 def _batches(texts: list[list[int]]) -> Iterator[list[list[int]]]:

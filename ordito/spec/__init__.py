@@ -9,7 +9,7 @@ from ordito.spec.attention import (
     SteppedTemperature,
     Temperature,
 )
-from ordito.spec.blocks import Activation, Dense, Embedding, Head, Norm
+from ordito.spec.blocks import GELU_SIGMOID_SLOPE, Activation, Dense, Embedding, Head, Norm
 from ordito.spec.combinators import Chain, Residual, Stack, Sum
 from ordito.spec.feedforward import FeedForward, MixtureOfExperts, Router
 from ordito.spec.fold import Group, Run, fold
@@ -28,6 +28,7 @@ from ordito.spec.rope import (
 )
 
 __all__ = [
+    "GELU_SIGMOID_SLOPE",
     "Activation",
     "Attention",
     "Block",
