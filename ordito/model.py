@@ -11,8 +11,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.pooling import prompts_from_folder
@@ -27,7 +25,7 @@ from ordito.engine.stream import Generation, Stream
 from ordito.errors import ContextError, ModelNotFoundError, OrditoError, OrditoWarning
 from ordito.families import family_of
 from ordito.memory import free_memory
-from ordito.runtime import Floats, Runtime
+from ordito.runtime import Floats, Runtime, checked_ids
 from ordito.spec import Spec
 from ordito.text.answers import PLAIN, Style, answer_reader
 from ordito.text.chat import ChatTemplate, thinking_options
@@ -362,14 +360,7 @@ class Model:
         return None if encoder_ids is None else self._checked(encoder_ids)
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        ids = np.asarray(token_ids)
-        if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
-            raise OrditoError(
-                f"got token ids of shape {ids.shape} and type {ids.dtype}, expected a list of whole numbers, not empty"
-            )
-        if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
-            raise OrditoError(f"got token ids from {ids.min()} to {ids.max()}, expected 0 to {self.spec.vocab_size - 1}")
-        return [int(id) for id in ids]
+        return checked_ids(token_ids, self.spec.vocab_size)
 
 
 @dataclass(frozen=True)

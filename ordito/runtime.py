@@ -25,6 +25,18 @@ def check_dtype(dtype: str, known: Iterable[str], backend: str) -> None:
         raise OrditoError(told + did_you_mean(dtype, names))
 
 
+def checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
+    """Token ids as a list. Raises `OrditoError` for anything but one or more whole numbers from 0 to `vocab_size` - 1."""
+    ids = np.asarray(token_ids)
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+        raise OrditoError(
+            f"got token ids of shape {ids.shape} and type {ids.dtype}, expected a list of whole numbers, not empty"
+        )
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise OrditoError(f"got token ids from {ids.min()} to {ids.max()}, expected 0 to {vocab_size - 1}")
+    return [int(id) for id in ids]
+
+
 class Cached(Protocol):
     """The KV cache of one sequence, which grows as `Runtime.step` reads more tokens."""
 
