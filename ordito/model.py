@@ -22,7 +22,7 @@ from ordito.engine.engine import Engine
 from ordito.engine.request import Request, checked_stops
 from ordito.engine.sampling import Sampling
 from ordito.engine.stream import Generation, Stream
-from ordito.errors import ContextError, ModelNotFoundError, OrditoError, OrditoWarning
+from ordito.errors import ContextError, ModelNotFoundError, OrditoError, OrditoWarning, unknown
 from ordito.families import family_of
 from ordito.memory import free_memory
 from ordito.runtime import Floats, Runtime, checked_ids
@@ -153,7 +153,7 @@ class Model:
         known = Sampling.__dataclass_fields__
         for name in sampling:
             if name not in known:
-                raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
+                raise OrditoError(unknown("setting", name, (*known, "max_tokens", "stop")))
         most = min(self.spec.context, context or self.spec.context)
         asked = self.prompted(
             prompt,

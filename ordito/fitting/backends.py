@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ordito.accounting import Account
-from ordito.errors import OrditoError, did_you_mean
+from ordito.errors import OrditoError, unknown
 from ordito.fitting.memory import Demand, Memory
 from ordito.native.screening import spared
 from ordito.spec import Attention, LatentAttention
@@ -189,5 +189,5 @@ def backend(name: str | None = None) -> Backend:
     """The runtime of this name, the native one by default. Raises `OrditoError` for an unknown name."""
     chosen = name or next(iter(BACKENDS))
     if chosen not in BACKENDS:
-        raise OrditoError(f"unknown backend {chosen!r}, expected one of {', '.join(BACKENDS)}{did_you_mean(chosen, BACKENDS)}")
+        raise OrditoError(unknown("backend", chosen, BACKENDS))
     return BACKENDS[chosen]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
-from ordito.errors import ContextError, OrditoError, SpecError
+from ordito.errors import ContextError, OrditoError, SpecError, unknown
 from ordito.native.plan import Plan, lower
 from ordito.native.screening import screened
 from ordito.native.shares import Part, shares, tokens_together
@@ -93,7 +93,7 @@ class NativeRuntime:
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> _core.Cached:
         """An empty sequence; of an encoder-decoder, one that answers the `source`. `cache`: how keys and values are kept."""
         if cache is not None and cache not in (kinds := set(ARITHMETIC.values()) | {"q8"}):
-            raise OrditoError(f"unknown cache type {cache!r}, expected one of {', '.join(sorted(kinds))}")
+            raise OrditoError(unknown("cache type", cache, sorted(kinds)))
         made = _core.Cached(self._slots, cache or ARITHMETIC[self.dtype], self._number)
         if source is not None:
             self.read_source(made, source)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ordito.errors import OrditoError, did_you_mean
+from ordito.errors import OrditoError, unknown
 from ordito.nn.transformer import Transformer
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
@@ -99,5 +99,5 @@ def kind_named(name: str) -> Kind:
     """The task of a name. Raises `OrditoError` if there is none."""
     known = kinds()
     if name not in known:
-        raise OrditoError(f"unknown objective {name!r}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
+        raise OrditoError(unknown("objective", name, known))
     return known[name]
