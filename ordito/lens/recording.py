@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ordito.errors import OrditoError
+from ordito.nn.arrays import floats_of
 from ordito.nn.attention import Attend, RelativeBias, probabilities
 from ordito.nn.feedforward import Router
 from ordito.nn.transformer import Transformer
@@ -119,7 +120,7 @@ def logit_lens(model: Model | Transformer, stream_LD: Floats) -> Floats:
     """Logits (L, V) of residual-stream states (L, D), as if the layers ended there: the logit lens (nostalgebraist, 2020)."""
     module = transformer_of(model)
     dtype = next(module.parameters()).dtype
-    return _floats(module.logit_lens(torch.from_numpy(stream_LD).to(dtype)))
+    return floats_of(module.logit_lens(torch.from_numpy(stream_LD).to(dtype)))
 
 
 class _Notes:
@@ -178,10 +179,10 @@ class _Notes:
 def _whole(tensor: Tensor) -> Floats:
     """The one sequence of (B, T, ...), (B, N, T, H), which turns to (T, N, H), or (T, ...)."""
     if tensor.ndim == 4:
-        return _floats(tensor[0].transpose(0, 1))
-    return _floats(tensor[0] if tensor.ndim == 3 else tensor)
+        return _array(tensor[0].transpose(0, 1))
+    return _array(tensor[0] if tensor.ndim == 3 else tensor)
 
 
-def _floats(tensor: Tensor) -> Floats:
-    values: Floats = (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
-    return values
+def _array(tensor: Tensor) -> Floats:
+    """A tensor of numbers in fp32, or of whole numbers as it is."""
+    return floats_of(tensor) if tensor.is_floating_point() else tensor.cpu().numpy()
