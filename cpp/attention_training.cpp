@@ -23,7 +23,7 @@ struct Stretch {
 };
 
 // Of every block of so many queries.
-std::vector<Stretch> stretches_of(const AttentionInputs& in, const AttentionShape& shape, std::int64_t b, std::int64_t queries, std::int64_t panel) {
+std::vector<Stretch> stretches_of(const AttentionInputs& in, const AttentionSizes& shape, std::int64_t b, std::int64_t queries, std::int64_t panel) {
     std::vector<Stretch> found;
     for (std::int64_t query = 0; query < shape.queries; query += queries) {
         std::int64_t begin = in.seen ? shape.keys : 0, end = in.seen ? 0 : shape.keys;
@@ -86,7 +86,7 @@ class Workspace {
 
 }  // namespace
 
-void attend(const Kernels& kernels, const Products& by, const AttentionShape& shape, const AttentionInputs& in, const Heads<void>& out,
+void attend(const Kernels& kernels, const Products& by, const AttentionSizes& shape, const AttentionInputs& in, const Heads<void>& out,
             float* logs, const Team& team) {
     const std::int64_t shared = shape.heads / shape.kv_heads, queries = std::max<std::int64_t>(kQueries / by.rows, 1) * by.rows;
     team.run(shape.batch * shape.kv_heads, [&](std::int64_t number) {
@@ -120,7 +120,7 @@ void attend(const Kernels& kernels, const Products& by, const AttentionShape& sh
     });
 }
 
-void attend_gradient(const Kernels& kernels, const Products& by, const AttentionShape& shape, const AttentionInputs& in,
+void attend_gradient(const Kernels& kernels, const Products& by, const AttentionSizes& shape, const AttentionInputs& in,
                      const Heads<const void>& out, const Heads<const void>& grad, const float* logs, float* along, const Heads<void>& grad_q,
                      const Heads<void>& grad_k, const Heads<void>& grad_v, const Team& team) {
     const std::int64_t shared = shape.heads / shape.kv_heads, queries = std::max<std::int64_t>(kGradientQueries / by.rows, 1) * by.rows;

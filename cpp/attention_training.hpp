@@ -19,7 +19,7 @@ struct Heads {
     }
 };
 
-struct AttentionShape {
+struct AttentionSizes {
     std::int64_t batch, heads, kv_heads, queries, keys, width, value_width;
 };
 
@@ -33,12 +33,12 @@ struct AttentionInputs {
     float scale, cap;
 };
 
-void attend(const Kernels& kernels, const Products& by, const AttentionShape& shape, const AttentionInputs& in, const Heads<void>& out,
+void attend(const Kernels& kernels, const Products& by, const AttentionSizes& shape, const AttentionInputs& in, const Heads<void>& out,
             float* logs, const Team& team);
 
 // Gradients of q, k and v from that of what came out. `along`: (batch, heads, queries), the sum of out * grad of each row, is
 // written, too: a sink's gradient is -sum exp(sink - log) along.
-void attend_gradient(const Kernels& kernels, const Products& by, const AttentionShape& shape, const AttentionInputs& in,
+void attend_gradient(const Kernels& kernels, const Products& by, const AttentionSizes& shape, const AttentionInputs& in,
                      const Heads<const void>& out, const Heads<const void>& grad, const float* logs, float* along, const Heads<void>& grad_q,
                      const Heads<void>& grad_k, const Heads<void>& grad_v, const Team& team);
 

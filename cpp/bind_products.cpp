@@ -38,14 +38,14 @@ auto heads_of(const Array& x, std::int64_t batch, std::int64_t heads, std::int64
     return Heads<Data>{x.data(), is_half(x), x.stride(0), x.stride(1), x.stride(2)};
 }
 
-AttentionShape shape_of(const Four& q, const Four& k, const Four& v) {
+AttentionSizes shape_of(const Four& q, const Four& k, const Four& v) {
     const auto size = [](std::size_t n) { return static_cast<std::int64_t>(n); };
-    const AttentionShape shape{size(q.shape(0)), size(q.shape(1)), size(k.shape(1)), size(q.shape(2)), size(k.shape(2)), size(q.shape(3)), size(v.shape(3))};
+    const AttentionSizes shape{size(q.shape(0)), size(q.shape(1)), size(k.shape(1)), size(q.shape(2)), size(k.shape(2)), size(q.shape(3)), size(v.shape(3))};
     expect(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "heads");
     return shape;
 }
 
-AttentionInputs inputs_of(const AttentionShape& s, const Four& q, const Four& k, const Four& v, const std::optional<Mask>& seen,
+AttentionInputs inputs_of(const AttentionSizes& s, const Four& q, const Four& k, const Four& v, const std::optional<Mask>& seen,
                           const std::optional<Floats>& sinks, float scale, float cap) {
     AttentionInputs in{heads_of(q, s.batch, s.heads, s.queries, s.width, "q"), heads_of(k, s.batch, s.kv_heads, s.keys, s.width, "k"),
                        heads_of(v, s.batch, s.kv_heads, s.keys, s.value_width, "v"), nullptr, 0, 0, sinks ? sinks->data() : nullptr, scale, cap};
@@ -58,7 +58,7 @@ AttentionInputs inputs_of(const AttentionShape& s, const Four& q, const Four& k,
     return in;
 }
 
-void expect_rows(const Three& x, const AttentionShape& s) {
+void expect_rows(const Three& x, const AttentionSizes& s) {
     expect(static_cast<std::int64_t>(x.shape(0)) == s.batch && static_cast<std::int64_t>(x.shape(1)) == s.heads &&
                static_cast<std::int64_t>(x.shape(2)) == s.queries, "numbers of rows");
 }
@@ -148,7 +148,7 @@ void bind_products(nb::module_& module) {
     module.def("attend", [](const std::string& kind, Four q, Four k, Four v, std::optional<Mask> seen, std::optional<Floats> sinks, float scale,
                             float cap, FourResult out, Three logs, int threads, std::optional<std::string> kernels) {
         const Products* by = some_products_of(kernels, kind);
-        const AttentionShape shape = shape_of(q, k, v);
+        const AttentionSizes shape = shape_of(q, k, v);
         const AttentionInputs in = inputs_of(shape, q, k, v, seen, sinks, scale, cap);
         const Heads<void> to = heads_of(out, shape.batch, shape.heads, shape.queries, shape.value_width, "out");
         expect_plain(kind, in.q.half || in.k.half || in.v.half || to.half);
@@ -161,7 +161,7 @@ void bind_products(nb::module_& module) {
                                      float scale, float cap, Four out, Four grad, Three logs, Three along, FourResult grad_q, FourResult grad_k,
                                      FourResult grad_v, int threads, std::optional<std::string> kernels) {
         const Products* by = some_products_of(kernels, kind);
-        const AttentionShape s = shape_of(q, k, v);
+        const AttentionSizes s = shape_of(q, k, v);
         const AttentionInputs in = inputs_of(s, q, k, v, seen, sinks, scale, cap);
         const auto from = heads_of(out, s.batch, s.heads, s.queries, s.value_width, "out");
         const auto change = heads_of(grad, s.batch, s.heads, s.queries, s.value_width, "grad");

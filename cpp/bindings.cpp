@@ -229,8 +229,9 @@ void bind_builder(nb::module_& module) {
             AttentionShape shape{slot, n_heads, scale, causal, cross, window, chunk, softcap, vector_of(sinks), vector_of(relative),
                                  n_buckets, max_distance, std::get<0>(sparse), std::get<1>(sparse), std::get<2>(sparse)};
             b.operations.push_back(Attend{std::move(shape), slice(q), slice(dst)});
-        }, "slot"_a, "q"_a, "dst"_a, "n_heads"_a, "scale"_a, "causal"_a, "cross"_a, "window"_a, "chunk"_a, "softcap"_a, "sinks"_a.none(),
-             "relative"_a.none(), "n_buckets"_a, "max_distance"_a, "sparse"_a)
+        }, "slot"_a, "q"_a, "dst"_a, "n_heads"_a, "scale"_a, "causal"_a = true, "cross"_a = false, "window"_a = 0, "chunk"_a = 0,
+             "softcap"_a = 0, "sinks"_a.none() = nb::none(), "relative"_a.none() = nb::none(), "n_buckets"_a = 0, "max_distance"_a = 0,
+             "sparse"_a = std::tuple(0, 0, 0))
         .def("activate", [](Builder& b, std::optional<Place> gate, Place up, Place dst, int columns, std::optional<std::string> act, float limit, float offset, float slope) {
             b.operations.push_back(Activate{slice(gate), slice(up), slice(dst), columns, activation_named(act.value_or("none")), limit, offset, slope});
         }, "gate"_a.none(), "up"_a, "dst"_a, "columns"_a, "act"_a.none(), "limit"_a, "offset"_a, "slope"_a)

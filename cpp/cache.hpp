@@ -1,4 +1,4 @@
-// Keys and values of what was read: pages of 32 tokens, shared between sequences that began alike.
+// The KV cache, in pages of 32 tokens, which sequences with a common prefix share (copy on write).
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,9 @@
 
 namespace ordito {
 
-// What one attention keeps of a token: `heads` keys and values of these widths. With `value_in_key` a value is the first
-// channels of its key (a latent), kept once. `span`: how many tokens are looked back on at most, 0 without a bound. `of_source`:
-// it keeps another text than the sequence's own, which is never rewound.
+// What one attention caches of a token: `heads` keys and values of these widths. With `value_in_key` a value is the first
+// channels of its key (the latent of latent attention), stored once. `span`: how many tokens a query looks back at most, its own
+// included; 0 without a limit. `of_source`: keys and values of the encoder's text, which are never rewound.
 struct SlotShape {
     int heads, key_width, value_width;
     bool value_in_key;
@@ -22,7 +22,7 @@ struct SlotShape {
 
 constexpr int filled_up(int width) { return (width + 15) / 16 * 16; }
 
-// Where things stand in a page of one head.
+// Where keys, values and their scales stand in a page.
 class PageLayout {
   public:
     PageLayout(const SlotShape& shape, CacheType type);
@@ -46,7 +46,7 @@ using Page = std::shared_ptr<std::uint8_t[]>;
 // Bytes of all pages that some sequence holds, each counted once.
 std::size_t cache_bytes();
 
-// Tokens that windowed slots keep beyond their span, so that a few can be taken back.
+// Tokens that windowed slots keep beyond their span, so that a sequence can be rewound by a few tokens.
 constexpr std::int64_t kMargin = 64;
 
 class Sequence {
@@ -61,13 +61,13 @@ class Sequence {
     const PageLayout& layout(int slot) const { return layouts_[slot]; }
     std::int64_t held(int slot) const { return slots_[slot].held; }
 
-    // The page of a token of a slot; null where it was dropped.
+    // The page of a token of a slot; null where it was dropped, outside of the window.
     std::uint8_t* page(int slot, std::int64_t position) const { return slots_[slot].pages[position / kPage].get(); }
 
-    // Room for `count` more tokens of a slot: pages that are there, and are nobody else's.
+    // Makes room for `count` more tokens of a slot, in pages that no other sequence shares.
     void extend(int slot, std::int64_t count);
 
-    // Forgets all but the first `length` tokens, or all, where a window no longer has what it would look back on.
+    // Forgets all but the first `length` tokens, or all, where a windowed slot no longer has the keys that it needs.
     void rewind(std::int64_t length);
 
     // Forgets what a slot holds.

@@ -1,5 +1,5 @@
-// A forward pass as a flat list of operations over numbered buffers. Nothing here knows an architecture: what a model is was
-// said when the list was made (ordito/native/plan.py).
+// A forward pass as a flat list of operations over numbered buffers, made from a spec by ordito/native/plan.py. Nothing here
+// knows an architecture. Below, `src`, `dst` and the like are columns of buffers; a buffer has a row for each token of a batch.
 #pragma once
 
 #include <memory>
@@ -18,7 +18,7 @@ namespace ordito {
 using Weights = std::shared_ptr<Packed>;
 using Vector = std::vector<float>;  // empty where there is none
 
-// Columns of a buffer, which has a row for each token.
+// Columns of a buffer, from `offset` on.
 struct Slice {
     int buffer = -1, offset = 0;
 };
@@ -49,32 +49,35 @@ struct Map {
     int from, to;
 };
 
-// dst = W src + bias (+ add): several maps of one input together. `screened`: of one map without more, a batch may ask for the
-// greatest of each row only.
+// dst = W src + bias (+ add): several maps of one input together. `screened`: a single map of which a batch may ask for the
+// largest results of each row only (screening.hpp).
 struct Linear {
     Slice src, dst, add;  // add.buffer < 0: nothing is added
     std::vector<Map> maps;
     bool screened;
 };
 
-// Turns the first 2 * pairs channels of `count` heads of `width`. `table` is a rotation of the batch.
+// Rotary embedding, in place: turns the first 2 * pairs channels of each of `count` heads of `width` channels by the angles of
+// the batch's rotation number `table`.
 struct Rotate {
     Slice at;
     int count, width, table;
     bool interleaved;
 };
 
-// Multiplies columns by a factor of the token's position.
+// Attention temperature, in place: multiplies columns by a factor of the token's position, from the batch's `factors[table]`.
 struct Temper {
     Slice at;
     int columns, table;
 };
 
+// Appends keys and values (v.buffer < 0: they are part of the keys) to a slot of the KV cache.
 struct Store {
     int slot;
     Slice k, v;
 };
 
+// dst = softmax(scores of q) values, over the keys and values of a slot of the KV cache.
 struct Attend {
     AttentionShape shape;
     Slice q, dst;
@@ -100,7 +103,7 @@ struct Scale {
     float scale, cap;
 };
 
-// Columns that no token stands behind: minus infinity.
+// Sets the logits of ids without a token to minus infinity.
 struct Forbid {
     Slice at;
     std::vector<int> columns;
@@ -124,7 +127,7 @@ struct Experts {
     float limit, offset, slope;
 };
 
-// From here on only the rows that are wanted.
+// dst = the rows of src that the batch wants; operations that follow have only these rows.
 struct Select {
     Slice src, dst;
     int columns;
@@ -132,8 +135,8 @@ struct Select {
 
 using Operation = std::variant<Embed, Norm, Linear, Rotate, Temper, Store, Attend, Activate, Add, Scale, Forbid, Gate, Experts, Select>;
 
-// Cosines and sines of one rotation: frequencies in radians a position, and the factor on both. A rotation that changes with
-// the length of the text is set again for every part of a batch.
+// A rotary embedding: frequencies in radians per position, and the factor on cosines and sines. One that depends on the length
+// of the text (dynamic NTK, LongRoPE) is given for every part of a batch.
 struct Rotation {
     Vector frequencies;
     float magnitude;
@@ -143,12 +146,12 @@ struct Batch {
     std::vector<Part> parts;
     std::vector<int> ids;
     std::vector<std::int64_t> wanted;          // rows that Select keeps
-    int greatest;                              // of those rows' logits, so many are wanted; 0: all
+    int greatest;                              // how many of the largest logits of each such row are needed; 0: all
     std::vector<std::vector<Rotation>> rotations;  // [table][part], or [table][0] for all
     std::vector<Vector> factors;               // [table][row], of Temper
 };
 
-// How products with quantized weights are taken: activations rounded to whole numbers of 8 or 12 bits, or left as they are.
+// The arithmetic of products with quantized weights: activations are quantized to 8 or 12 bits, or stay fp32.
 enum class Arithmetic { int8, int12, f32 };
 
 class Program {
@@ -163,24 +166,24 @@ class Program {
     std::vector<Operation> operations_;
 };
 
-// Computes programs with one set of kernels on one pool; one at a time.
+// Runs programs, one at a time, with the kernels of one instruction set on one pool of threads.
 class Machine {
   public:
     Machine(const Kernels& kernels, int threads, Arithmetic arithmetic) : kernels_(kernels), pool_(threads), arithmetic_(arithmetic) {}
 
-    // Runs a program; the buffer `result` is given away with what it holds: row `r` stands at `memory.data() + r * stride`.
+    // Runs a program and hands over the memory of its buffer `result`: row `r` stands at `memory.data() + r * stride`.
     struct Result {
         Buffer memory;
         std::int64_t rows, stride;
         int columns;
     };
     Result run(const Program& program, const Batch& batch, int result);
-    // Memory for the next result, so that the system need not find some and clear it.
+    // Lends memory for the next result, so that the system need not allocate and clear it.
     void lend(Buffer memory) {
         if (memory.size() > lent_.size()) lent_ = std::move(memory);
     }
 
-    // The squares of all numbers with which a matrix was multiplied, summed for each of its columns; `tokens` were there.
+    // What an importance matrix is made of: for each column of a matrix the sum of the squares of its inputs, over `tokens`.
     struct Inputs {
         std::vector<double> squares;
         std::int64_t tokens = 0;
@@ -191,9 +194,9 @@ class Machine {
         return found == inputs_.end() ? Inputs{std::vector<double>(weights.columns), 0} : found->second;
     }
 
-    // Multiplications with additions that all threads can do in a second, in this arithmetic: the best of several moments.
+    // Multiply-adds per second that all threads reach in this arithmetic: the best of several measurements.
     double peak();
-    // Bytes that all threads read from memory in a second, as weights are read: large pages, asked for ahead.
+    // Bytes per second that all threads read from memory as weights are read: from large pages, with prefetching.
     double bandwidth();
 
     Pool& pool() { return pool_; }
@@ -211,9 +214,9 @@ class Machine {
     std::vector<Buffer> buffers_;
     Buffer rounded_, cosines_, hidden_, outputs_, attention_, lent_;
     std::vector<Buffer> panels_;  // one a thread
-    // Steps that are left of a pause without screening, and how long the next one is: longer each time that it did not pay.
+    // Steps left without screening after it did not pay, and the length of the next such pause, which grows each time.
     int pause_ = 0, next_pause_ = 1;
-    std::optional<bool> many_valued_;  // what is known of the one matrix that is screened
+    std::optional<bool> many_valued_;  // of the one matrix that is screened, once it is known
 
     bool watching_ = false;
     std::unordered_map<const Packed*, Inputs> inputs_;

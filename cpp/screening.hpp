@@ -1,10 +1,10 @@
-// The greatest logits of a large vocabulary, without reading all of its weights.
+// Screening: the largest logits of a large vocabulary, without reading all of its weights.
 //
-// Of a matrix in parts (formats.hpp) the upper ones give an estimate of every product. What the lower ones add is a sum of many
-// numbers that are spread evenly, between -7.5 and 7.5 steps or -1.5 and 1.5; such a sum exceeds s standard deviations with a
-// probability below exp(-s^2 / 2) (as a sum of sub-Gaussian numbers; Boucheron, Lugosi, Massart, Concentration Inequalities,
-// section 2.3). So only panels that may hold one of the greatest products are multiplied whole. Those products are what they would
-// be if all were multiplied, to the bit.
+// In a matrix in parts (formats.hpp) the high bits of the codes give an estimate of every product. The error, what the low bits
+// add, is a sum of many numbers that are spread evenly between -7.5 and 7.5 steps (4 bits) or -1.5 and 1.5 (2 bits). It exceeds s
+// standard deviations with a probability below exp(-s^2 / 2), as a sum of sub-Gaussian numbers does (Boucheron, Lugosi, Massart,
+// Concentration Inequalities, section 2.3). So only panels that may hold one of the largest products are multiplied with all bits;
+// these products are bit for bit those of multiplying the whole matrix.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +18,20 @@ namespace ordito {
 constexpr std::int64_t kMostScreened = 64;  // tokens
 constexpr int kMostGreatest = 64;           // of each
 
-// Tokens that a matrix is multiplied with: as numbers, in whole numbers of 8 bits, and each alone in those that products are of.
+// Tokens that a matrix is multiplied with: in fp32, quantized to 8 bits for the estimate (`roughly`), and quantized one by one as
+// exact products need them (`alone`).
 struct Screened {
     const float* numbers;
     std::int64_t stride, count;
     Quantized roughly, alone;
 };
 
-// Whether numbers that share a scale are mostly different ones, of a sample of rows: nine of ten are, of weights as they were
-// trained. Of those that had few values before they were rounded to many, lower parts are the same again and again, and nothing is
-// known of what they add.
+// Whether, in a sample of rows, most numbers that share a scale are different: of trained weights nine of ten are. Weights that were
+// quantized to few values before have the same low bits again and again, so that the bound above does not hold.
 bool many_valued(const Packed& w);
 
-// Row by row the products of W with the tokens: all of the `greatest`, and minus infinity for panels without any of them. Returns
-// false where so many panels may hold one that it costs less to multiply all, which is then still to be done.
+// The products of W with each token: those of the `greatest` largest are exact, panels without any of them are minus infinity.
+// Returns false, with nothing computed, where so many panels may hold one that multiplying all of them costs less.
 bool screen(const Packed& w, const Screened& x, int greatest, const Rows& products, const Kernels& kernels, Pool& pool);
 
 }  // namespace ordito

@@ -62,3 +62,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message about a name of this kind that is not among the known ones.
+
+    >>> unknown("backend", "nativ", ["native", "torch"])
+    "unknown backend 'nativ', expected one of native, torch; did you mean native?"
+    """
+    names = list(known)
+    return f"unknown {kind} {name!r}, expected one of {', '.join(names)}{did_you_mean(name, names)}"

@@ -1,4 +1,4 @@
-"""A model by name: what `ordito.load` gives."""
+"""`Model`, what `ordito.load` returns, and `load` itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.pooling import prompts_from_folder
@@ -24,10 +22,10 @@ from ordito.engine.engine import Engine
 from ordito.engine.request import Request, checked_stops
 from ordito.engine.sampling import Sampling
 from ordito.engine.stream import Generation, Stream
-from ordito.errors import ContextError, ModelNotFoundError, OrditoError, OrditoWarning
+from ordito.errors import ContextError, ModelNotFoundError, OrditoError, OrditoWarning, unknown
 from ordito.families import family_of
 from ordito.memory import free_memory
-from ordito.runtime import Floats, Runtime
+from ordito.runtime import Floats, Runtime, checked_ids
 from ordito.spec import Spec
 from ordito.text.answers import PLAIN, Style, answer_reader
 from ordito.text.chat import ChatTemplate, thinking_options
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
     from ordito.engine.grammar import Grammar, Grammars
 
 MAX_TOKENS = 512
-"""Length of an answer where the caller sets none."""
+"""Tokens of an answer at most, where the caller sets no limit."""
 
 Messages = Sequence[Mapping[str, Any]]
 _CONVERSATIONS = count(1)
@@ -49,9 +47,9 @@ _CONVERSATIONS = count(1)
 class Model:
     """A checkpoint, its tokenizer and a runtime.
 
-    `generate` continues a text, `chat` answers a conversation; `stream` does either, piece by piece. Settings are those of
-    `Sampling` (temperature=0 by default: the most probable token), and `max_tokens`, `stop`. `prompt_format` names the format
-    of conversations (`ordito.text.formats`) where it is not to be the checkpoint's own.
+    `generate` continues a text, `chat` answers a conversation; `stream` does either, piece by piece. Settings are the fields
+    of `Sampling` (greedy by default: temperature=0) and the arguments of `prepare`, such as `max_tokens` and `stop`.
+    `prompt_format` names a chat format of `ordito.text.formats` to use instead of the checkpoint's own chat template.
     """
 
     def __init__(self, checkpoint: Checkpoint, runtime: Runtime, prompt_format: str | None = None) -> None:
@@ -59,27 +57,28 @@ class Model:
 
     @property
     def spec(self) -> Spec:
-        """What the model is."""
+        """The architecture."""
         return self.runtime.spec
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The checkpoint's tokenizer, read when it is first needed: weights without one still give logits."""
+        """The checkpoint's tokenizer, read when it is first needed: without one, `logits` and `hidden` still work."""
         return load_tokenizer(self.checkpoint)
 
     def generate(self, prompt: str, **settings: Any) -> Generation:
-        """Continue `prompt`, whose special tokens are read as such.
+        """Continue `prompt`, in which the text of special tokens is read as these tokens.
 
-        Raises `ContextError` for a prompt that does not fit, `OrditoError` for a setting out of range or a model without a
-        language-model head.
+        Raises `ContextError` for a prompt that does not fit into the context, `OrditoError` for a setting out of range or a
+        model without a language-model head.
         """
         return _finished(self.stream(prompt, **settings))
 
     def chat(self, messages: Messages, **settings: Any) -> Generation:
-        """Answer a conversation: a list of {"role": ..., "content": ...}, rendered by the model's own template.
+        """Answer a conversation, a list of {"role": ..., "content": ...}, rendered by the chat template.
 
-        `tools` are functions that the model may call, in JSON schema as OpenAI's clients write them; `thinking` is whether it
-        is to think first: True, False or an effort ("low", "medium", "high").
+        `tools` are functions that the model may call, in the JSON schema of OpenAI's API; `thinking` says whether it reasons
+        before it answers: True, False, or an effort ("low", "medium", "high"). Raises as `generate` does, and `TemplateError`
+        for a model without a chat template or messages that it refuses.
         """
         return _finished(self.stream(messages, **settings))
 
@@ -90,22 +89,22 @@ class Model:
         conversation: Conversation | None = None,
         **settings: Any,
     ) -> Stream:
-        """The answer to a text or a conversation, as it is made: iterate over its pieces, then look at `.result`.
+        """The answer to a text or a conversation, as it is made: iterate over its pieces, then read `.result`.
 
-        What was read stays cached for prompts that begin alike; a `conversation` keeps what it read to itself. `tools` and
-        `thinking` are as in `chat`; more settings are those of `prepare`.
+        Prompts that begin alike share a prefix cache; with a `conversation`, only its own prompts do. Settings are those of
+        `prepare`. Raises as `generate` and `chat` do.
         """
         user = settings.pop("user", "") if conversation is None else conversation.user
         return self.engine.submit(self.prepare(prompt, user=user, **settings))
 
     @cached_property
     def engine(self) -> Engine:
-        """What makes its answers, with a quarter of the memory that is free for what was read."""
+        """The engine that makes its answers; the KV cache may take a quarter of the free memory."""
         return Engine(self, cache_limit=free_memory() // 4)
 
     @cached_property
     def grammars(self) -> Grammars:
-        """What holds its answers to grammars."""
+        """The compiled grammars for its vocabulary."""
         from ordito.engine.grammar import Grammars
 
         return Grammars(self.tokenizer, self.end_ids, self.spec.vocab_size)
@@ -137,19 +136,24 @@ class Model:
     ) -> Request:
         """A request from a text, token ids or a conversation.
 
-        `max_tokens` None is as many as the context holds. With `tools_in_words` a model whose template knows no tools is told
-        of them all the same; `must_call` names the one that it has to call, "" for any. `template_options` are further
-        variables of the chat template. With `continue_final_message` the answer goes on where the last message, the model's
-        own, ends. A `grammar` holds the answer to a form. `ignore_end` goes on behind end tokens, before
-        `min_tokens` there are none. `context` is at most the model's own.
-        The other settings are those of `Request` and `Sampling`. Raises as `stream` does.
+        - `max_tokens`: the most tokens of the answer; None for as many as the context holds.
+        - `stop`: texts before which the answer ends.
+        - `tools`, `thinking`: as in `chat`. With `tools_in_words`, a model whose template has no tools gets them described in
+          the system message. `must_call` names the tool that it has to call, "" for any of them.
+        - `template_options`: further variables of the chat template.
+        - `continue_final_message`: continue the last message, the model's own, instead of beginning a new one.
+        - `grammar`: constrains the answer.
+        - `ignore_end`: do not stop at end tokens; `min_tokens`: no end token before so many tokens.
+        - `context`: a smaller limit than the model's context for prompt and answer together.
+
+        The other settings are fields of `Request` and of `Sampling`. Raises as `stream` does.
         """
         if not self.spec.generates:
             raise OrditoError(f"this {self.spec.architecture} model cannot generate text; it makes embeddings: use embed")
         known = Sampling.__dataclass_fields__
         for name in sampling:
             if name not in known:
-                raise OrditoError(f"unknown setting {name!r}, expected one of {', '.join((*known, 'max_tokens', 'stop'))}")
+                raise OrditoError(unknown("setting", name, (*known, "max_tokens", "stop")))
         most = min(self.spec.context, context or self.spec.context)
         asked = self.prompted(
             prompt,
@@ -207,16 +211,17 @@ class Model:
         continue_final_message: bool = False,
         context: int | None = None,
     ) -> Prompt:
-        """The prompt of a text, token ids or a conversation, however long it is; settings are those of `prepare`.
+        """The prompt of a text, token ids or a conversation, of any length; settings are those of `prepare`.
 
-        What is certainly longer than a `context` is refused before it is cut into tokens, which takes seconds for megabytes.
+        With a `context`, a text that is certainly too long raises `ContextError` before it is tokenized, which would take
+        seconds for megabytes.
         """
         if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
             if tools or thinking is not None:
                 raise OrditoError("tools and thinking need a conversation, got a text: give messages")
             if isinstance(prompt, str):
                 self._check_length(prompt, context)
-            # What follows a text is its continuation, whose first space is text; what answers a source is a text of its own.
+            # The first space of a continuation is text; that of an answer to a source is a mark of the vocabulary.
             return Prompt(self._text_ids(prompt), begun=self.spec.encoder is None)  # type: ignore[arg-type]
         options = {**thinking_options(thinking), **(template_options or {}), "continue_final_message": continue_final_message}
         return self._chat_prompt(prompt, tools, tools_in_words, options, context)  # type: ignore[arg-type]
@@ -255,14 +260,14 @@ class Model:
         return Prompt(
             self.tokenizer.encode_chat(rendered),
             style,
-            # Templates may begin a thought for the model, which then only ends it.
+            # Some templates open the thought themselves, so that the model only closes it.
             thinks=style.think is not None and rendered.rstrip().endswith(style.think[0]),
             begun=options["continue_final_message"],
             tools=None if offered is None else [tool["function"]["name"] for tool in offered],
         )
 
     def _call_grammar(self, tools: Sequence[Mapping[str, Any]]) -> Grammar:
-        """What holds an answer to a call of one of these tools."""
+        """The grammar of a call of one of these tools."""
         from ordito.engine.grammar import Grammar
         from ordito.text.answers.rules import call_rules
 
@@ -279,24 +284,24 @@ class Model:
     def encode_chat(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> list[int]:
         """The token ids of a conversation, up to where the model is to answer; `options` are the template's own.
 
-        What messages and tools say is text, even where it spells a control token: nobody ends a turn but the template.
+        The text of messages and tools never becomes a control token, even where it spells one: only the template ends a turn.
         """
         return self.tokenizer.encode_chat(self.render(messages, tools=tools, **options))
 
     def render(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> str:
-        """A conversation as its template writes it, with guards in what would otherwise spell a control token."""
+        """A conversation as its template writes it, with a guard character in text that would spell a control token."""
         return self.template.render(messages, tools=tools, guarded=self.tokenizer.guarded, **options)
 
     @cached_property
     def template(self) -> ChatTemplate:
-        """The checkpoint's own chat template, or its family's where it has none. `TemplateError` for a base model."""
+        """The checkpoint's own chat template, or its family's where it has none. Raises `TemplateError` if there is neither."""
         return ChatTemplate.for_tokenizer(self.tokenizer, family_of(self.spec).prompts, self.prompt_format)
 
     @property
     def talks(self) -> bool:
-        """Whether it was trained on conversations, as its files or whoever loaded it say.
+        """Whether it was trained on conversations: its files have a chat template, or the caller named a prompt format.
 
-        A base model may have the control tokens of its family's chat format without ever having seen them used (Gemma).
+        Control tokens alone do not show it: a base model may have those of its family's format untrained (Gemma).
         """
         return (self.prompt_format or self.tokenizer.chat_template) is not None
 
@@ -309,13 +314,14 @@ class Model:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Token ids that end an answer, by the vocabulary and by what the checkpoint's authors say."""
+        """Token ids that end an answer: those of the vocabulary and those of generation_config.json."""
         return end_ids(self.checkpoint, self.tokenizer)
 
     def logits(self, token_ids: Sequence[int], encoder_ids: Sequence[int] | None = None) -> Floats:
         """Logits after each token, (T, V), float32.
 
-        An encoder-decoder needs `encoder_ids`: the source that the tokens answer. Others take none.
+        An encoder-decoder needs `encoder_ids`, the tokens that its encoder reads; other models take none. Raises `OrditoError`
+        for ids that are not the vocabulary's.
         """
         if self.spec.encoder is not None and encoder_ids is None:
             raise OrditoError(f"this {self.spec.architecture} model answers a source text: give its ids as encoder_ids")
@@ -324,14 +330,14 @@ class Model:
     def hidden(self, token_ids: Sequence[int], encoder_ids: Sequence[int] | None = None) -> Floats:
         """Hidden states of each token, (T, D), float32, after the last norm where there is one.
 
-        Of an encoder-decoder they are the encoder's, or, with `encoder_ids`, those of the decoder that answers them.
+        Of an encoder-decoder they are the encoder's, or, with `encoder_ids`, those of the decoder.
         """
         return self.runtime.hidden([self._checked(token_ids)], self._checked_source(encoder_ids))[0]
 
     def embed(self, texts: str | Sequence[str], *, prompt: str | None = None) -> Floats:
         """One vector for each text, (texts, D), float32, by the model's own pooling.
 
-        `prompt` names the task, where the model has words for it that stand before each text (`query`, `document`, ...).
+        `prompt` names a task (`query`, `document`, ...) for which the model has a prefix that is put before each text.
         """
         listed = [texts] if isinstance(texts, str) else list(texts)
         before = self.task_words(prompt)
@@ -339,7 +345,7 @@ class Model:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Words that stand before a text that is embedded, by their task."""
+        """The prefix of texts to embed, by the name of the task."""
         return self._prompts[0]
 
     @cached_property
@@ -348,7 +354,7 @@ class Model:
         return prompts_from_folder(self.checkpoint.path) if folder else ({}, None)
 
     def task_words(self, name: str | None) -> str:
-        """The words of a task, "" where the model has none for any. Raises `OrditoError` for one that it does not know."""
+        """The prefix of a task, "" where the model has none. Raises `OrditoError` for a task that it does not know."""
         prompts, default = self._prompts
         name = default if name is None else name
         if name is not None and name not in prompts:
@@ -362,19 +368,16 @@ class Model:
         return None if encoder_ids is None else self._checked(encoder_ids)
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        ids = np.asarray(token_ids)
-        if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
-            raise OrditoError(
-                f"got token ids of shape {ids.shape} and type {ids.dtype}, expected a list of whole numbers, not empty"
-            )
-        if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
-            raise OrditoError(f"got token ids from {ids.min()} to {ids.max()}, expected 0 to {self.spec.vocab_size - 1}")
-        return [int(id) for id in ids]
+        return checked_ids(token_ids, self.spec.vocab_size)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The token ids of a prompt, and how what answers it is to be read."""
+    """The token ids of a prompt, and what the parser of its answer has to know.
+
+    `style` are the model's markers of thoughts and calls. `thinks`: the prompt ends inside a thought; `begun`: it ends inside
+    the answer. `tools` are the names of those that were offered, None for none.
+    """
 
     ids: list[int]
     style: Style = PLAIN
@@ -384,7 +387,7 @@ class Prompt:
 
 
 class Conversation:
-    """Several turns of which each reads only what is new, and whose cache nobody else sees."""
+    """A conversation of several turns: each prefills only what is new, and its prefix cache is its own."""
 
     def __init__(self, model: Model) -> None:
         self.user = f"conversation {next(_CONVERSATIONS)}"
@@ -418,7 +421,7 @@ def load(
     Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one sentence
     that says what to do.
     """
-    # What adapters need is imported where there is one: most models start without, and sooner.
+    # Imported only where there is an adapter, because most models have none and start sooner without.
     path = store.locate(str(name), progress=progress).path
     chosen = None
     if adapter is not None or store.is_adapter(_names_in(path)):
@@ -437,7 +440,7 @@ def load(
         return Model(checkpoint, load_runtime(checkpoint, backend, dtype), prompt_format)
     model = Model(checkpoint, load_runtime(checkpoint, backend, dtype, None if merge else chosen), prompt_format)
     if store.has_vocabulary(_names_in(chosen.path)):
-        # Trained with it, so that its template is the one to use.
+        # An adapter that brings a tokenizer was trained with its chat template.
         model.tokenizer = load_tokenizer(replace(checkpoint, path=chosen.path, format="huggingface"))
     return model
 
@@ -459,7 +462,7 @@ def _names_in(path: Path) -> list[str]:
 
 
 def _base(adapter: Adapter, progress: Any) -> Path:
-    """The model that an adapter was trained on. Raises `ModelNotFoundError` if it cannot be had."""
+    """The path of an adapter's base model. Raises `ModelNotFoundError` if it cannot be found or fetched."""
     give = "give the base: ordito.load(BASE, adapter=...), or ordito run BASE --adapter ..."
     if adapter.base is None:
         raise ModelNotFoundError(f"{adapter.path} is an adapter that does not say of which model; {give}")
@@ -479,7 +482,7 @@ def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer that a checkpoint brings. Warns if it knows tokens that the model has no embedding for."""
+    """A checkpoint's tokenizer. Warns (`OrditoWarning`) if it has more tokens than the model has embeddings."""
     if checkpoint.format == "gguf":
         tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
     else:

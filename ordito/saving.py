@@ -37,7 +37,7 @@ def save(
 def convert(
     checkpoint: Checkpoint, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
 ) -> Path:
-    """The same of a checkpoint that is not loaded: its tensors are read one by one, and nothing is computed."""
+    """As `save`, of a checkpoint that is not loaded: its tensors are read one by one. Raises as `save` does."""
     tokenizer = load_tokenizer(checkpoint)
     return write(Path(path), checkpoint, Weights(checkpoint), tokenizer, dtype=dtype, importance=importance)
 
@@ -51,7 +51,7 @@ def write(
     dtype: str | None = None,
     importance: Importance | str | Path | None = None,
 ) -> Path:
-    """Weights of a checkpoint's spec, with all that belongs to them, as `save` says."""
+    """Write weights by canonical name with the checkpoint's configuration and tokenizer. Raises as `save` does."""
     spec = checkpoint.spec
     if isinstance(importance, (str, Path)):
         importance = read_importance(Path(importance))

@@ -16,6 +16,15 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.1f} TB"
 
 
+def plural(number: int, what: str) -> str:
+    """A count and what is counted.
+
+    >>> plural(1, "head"), plural(4, "head")
+    ('1 head', '4 heads')
+    """
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def short(number: float) -> str:
     """A number to three digits with a letter for its size.
 

@@ -1,4 +1,4 @@
-"""A tiny random LLaMA on disk."""
+"""Tiny random models on disk."""
 
 from __future__ import annotations
 
@@ -41,3 +41,19 @@ def tiny_folder(path, context, *, seed=0, text="the warp and the weft of a loom"
         parameter.data.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(path)
     return path
+
+
+def random_checkpoint(spec, folder, spread):
+    """A checkpoint of random weights, N(0, spread^2), in its family's published layout; vectors are N(0.5, spread^2)."""
+    import numpy as np
+
+    from ordito.checkpoint.checkpoint import open_checkpoint
+    from ordito.checkpoint.export import write_folder
+
+    generator = np.random.default_rng(5)
+    weights = {
+        name: generator.normal(0.5 * (len(shape) == 1), spread, shape).astype(np.float32)
+        for name, shape in spec.tensors().items()
+    }
+    write_folder(folder, spec, weights)
+    return open_checkpoint(folder)

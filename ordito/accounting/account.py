@@ -12,7 +12,7 @@ from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, variants
 from ordito.accounting.flops import Flops
 from ordito.accounting.parameters import Tensor, tensors
 from ordito.accounting.tree import Part, Stored, tree_of
-from ordito.spec import Attention, Head, Spec, expect_spec, leaves_of
+from ordito.spec import Attention, Spec, expect_spec, leaves_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Account:
 
     def _read(self, tensor: Tensor) -> float:
         nbytes = self._nbytes(tensor)
-        if self._embeds(tensor) and not (self._tied and tensor.name.endswith(".tokens.weight")):
+        if self._embeds(tensor) and not (self.spec.tied and tensor.name.endswith(".tokens.weight")):
             return nbytes / tensor.shape[0]
         return nbytes * (tensor.active / tensor.parameters if tensor.parameters else 1.0)
 
@@ -110,11 +110,6 @@ class Account:
 
     def _embeds(self, tensor: Tensor) -> bool:
         return tensor.name.startswith(f"{self.spec.embedding.name}.")
-
-    @cached_property
-    def _tied(self) -> bool:
-        head = leaves_of(self.spec.head) if self.spec.head else ()
-        return any(isinstance(leaf, Head) and leaf.tied for _, leaf in head)
 
     def contexts(self) -> list[int]:
         """The contexts at which sizes are shown: the usual ones, and the model's own."""

@@ -18,7 +18,6 @@ from ordito.checkpoint.adapter import Adapter, Array, LowRank
 from ordito.checkpoint.adapter_names import (
     check_shape,
     in_memory,
-    is_tied,
     is_transposed,
     of_base,
     swapped,
@@ -93,7 +92,7 @@ def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     names, tensors = _published(checkpoint, in_memory(spec) if stacked else None)
     head, embedding = (theirs_of(names, name) for name in ("head.weight", "embedding.tokens.weight"))
     touched = {names.usual(name) for name in (*adapter.saved, *(tensor_name(*item) for item in adapter.changes.items()))}
-    if is_tied(spec) and head is not None and touched & {head, embedding}:
+    if spec.tied and head is not None and touched & {head, embedding}:
         # As in PEFT, a change of the one does not touch the other.
         spec, tensors[head] = with_own_head(spec), tensors[str(embedding)]
     bindings = names.bindings(spec)

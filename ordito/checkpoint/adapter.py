@@ -10,8 +10,6 @@ Experts whose weights a model keeps in one tensor (E, out, in) have E such maps,
 keeps their A one below the other, (E r, in), and of their B (out, r E) column k E + e is the k-th of expert e. Where several
 tensors of one module are adapted, `base_layer.` stands before the names of all but the last of them.
 
-Experts whose weights are one tensor (E, out, in) have E such maps of one rank (`adapter_experts`).
-
 It may also hold tensors that take the place of the base's: whole modules (`modules_to_save`) and biases. Names are those of the
 base model in transformers: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
 """

@@ -15,7 +15,7 @@ from ordito.checkpoint.assemble import ours_from, theirs_from
 from ordito.checkpoint.stored import shown
 from ordito.errors import CheckpointError, did_you_mean
 from ordito.families.naming import Binding, Both, Interleaved, Names, Permuted, Transform, Transposed
-from ordito.spec import Chain, Head, Spec
+from ordito.spec import Spec
 
 T = TypeVar("T")
 
@@ -156,15 +156,9 @@ def _bindings(spec: Spec, names: Names) -> list[Binding]:
     """Of all tensors, and of a tied head, which is a map of its own to an adapter."""
     bindings = names.bindings(spec)
     head, embedding = theirs_of(names, "head.weight"), "embedding.tokens.weight"
-    if is_tied(spec) and head is not None:
+    if spec.tied and head is not None:
         bindings.append(Binding(ours=("head.weight",), theirs=(head,), shapes=(spec.tensors()[embedding],)))
     return bindings
-
-
-def is_tied(spec: Spec) -> bool:
-    """Whether the head has no weight of its own."""
-    head = spec.head.parts[-1] if isinstance(spec.head, Chain) else spec.head
-    return isinstance(head, Head) and head.tied
 
 
 def in_memory(spec: Spec) -> Names:

@@ -31,18 +31,29 @@ def write_adapter(
     """
     if reason := why_not_written(changes, experts):
         raise ConfigError(f"{folder}: {reason}")
-    dora = any(change.magnitude is not None for change in changes.values())
-    stacks = wrapped([name for name, change in changes.items() if change.stacked])
-    named = {module for module, change in changes.items() if experts and not change.stacked and mistaken(module)}
     saved = saved or {}
+    stacks = wrapped([name for name, change in changes.items() if change.stacked])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / WEIGHTS, _tensors(changes, saved, stacks), metadata={"format": "pt"})
+        write_json(
+            folder / CONFIG, {"task_type": task, "base_model_name_or_path": base, **_config(changes, saved, stacks, experts)}
+        )
+    except OSError as error:
+        raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+def _config(
+    changes: Mapping[str, LowRank], saved: Mapping[str, Array], stacks: Mapping[str, str], experts: bool
+) -> dict[str, Any]:
+    """The keys of adapter_config.json that say what the adapter changes, and by how much."""
+    named = {module for module, change in changes.items() if experts and not change.stacked and mistaken(module)}
     whole = {name.removesuffix(".weight") for name in saved if name.endswith(".weight")} - changes.keys()
     rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
     alphas = {module: change.scaling * change.rank for module, change in changes.items()}
     alpha = Counter(alphas.values()).most_common(1)[0][0]
-    config: dict[str, Any] = {
+    return {
         "peft_type": "LORA",
-        "task_type": task,
-        "base_model_name_or_path": base,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,
@@ -52,11 +63,15 @@ def write_adapter(
         "rank_pattern": {_one(m, m in named): change.rank for m, change in changes.items() if change.rank != rank},
         "alpha_pattern": {_one(m, m in named): value for m, value in alphas.items() if value != alpha},
         "use_rslora": False,
-        "use_dora": dora,
+        "use_dora": any(change.magnitude is not None for change in changes.values()),
         "fan_in_fan_out": False,  # where a map is stored (in, out), PEFT sets it itself
         "bias": "none" if {name.rpartition(".")[0] for name in saved} <= whole | changes.keys() else "all",
         "modules_to_save": sorted(whole) or None,
     }
+
+
+def _tensors(changes: Mapping[str, LowRank], saved: Mapping[str, Array], stacks: Mapping[str, str]) -> dict[str, Array]:
+    """The tensors of adapter_model.safetensors under PEFT's names."""
     tensors: dict[str, Array] = {}
     for module, change in changes.items():
         a, b = ("lora_embedding_A", "lora_embedding_B") if change.embedding else ("lora_A.weight", "lora_B.weight")
@@ -68,12 +83,7 @@ def write_adapter(
     for name, array in saved.items():
         module, _, parameter = name.rpartition(".")
         tensors[f"{PREFIX}{module}.{'base_layer.' if module in changes else ''}{parameter}"] = array
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
-        write_json(folder / CONFIG, config)
-    except OSError as error:
-        raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    return tensors
 
 
 def _one(module: str, named: bool) -> str:

@@ -22,7 +22,7 @@ from ordito.checkpoint.stored import Stored, StoredTensor, let_go, mapping
 from ordito.errors import CheckpointError, OrditoWarning, did_you_mean
 from ordito.families.mistral_params import config_from_params
 from ordito.families.naming import Binding, Names
-from ordito.spec import Chain, Head, Spec
+from ordito.spec import Chain, Spec
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,8 @@ def _without_ahead(spec: Spec, names: Names, tensors: Mapping[str, Stored]) -> S
 
 def _untied(spec: Spec, names: Names, tensors: Mapping[str, Stored], where: Path) -> Spec:
     """The spec with a head of its own, if the file holds one that differs from the embedding to which it should be tied."""
-    parts = spec.head.parts if isinstance(spec.head, Chain) else (spec.head,)
-    head = parts[-1]
-    if not isinstance(head, Head) or not head.tied or f"{head.name}" not in names.table:
+    head = spec.lm_head
+    if head is None or not head.tied or head.name not in names.table:
         return spec
     own = tensors.get(names.theirs(f"{head.name}.weight"))
     shared = tensors.get(names.theirs(f"{spec.embedding.name}.tokens.weight"))
@@ -195,10 +194,9 @@ def _untied(spec: Spec, names: Names, tensors: Mapping[str, Stored], where: Path
 
 def with_own_head(spec: Spec) -> Spec:
     """The spec whose tied head has a weight of its own."""
-    parts = spec.head.parts if isinstance(spec.head, Chain) else (spec.head,)
-    assert isinstance(parts[-1], Head), "only a head can be tied"
-    own = replace(parts[-1], tied=False)
-    return replace(spec, head=Chain(*parts[:-1], own) if len(parts) > 1 else own)
+    assert spec.lm_head is not None, "only a head can be tied"
+    own = replace(spec.lm_head, tied=False)
+    return replace(spec, head=Chain(*spec.head.parts[:-1], own) if isinstance(spec.head, Chain) else own)
 
 
 def _same(one: Stored, other: Stored) -> bool:

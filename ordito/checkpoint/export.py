@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ordito.checkpoint.encode import encode
 from ordito.checkpoint.pooling import ACTIVATIONS
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.checkpoint.stored import StoredTensor
+from ordito.checkpoint.writing import write_atomically
 from ordito.errors import OrditoError
 from ordito.spec import Dense, Pooling, Spec
 
@@ -56,10 +56,8 @@ def write_folder(
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file that is complete or absent."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    """Write a JSON file that is complete or absent. Raises `CheckpointError` if it cannot be written."""
+    write_atomically(path, [(json.dumps(data, indent=2) + "\n").encode()])
 
 
 def _write_pooling(folder: Path, pooling: Pooling, width: int, weights: Mapping[str, np.ndarray]) -> None:

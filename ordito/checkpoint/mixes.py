@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ordito.checkpoint.stored import ENCODINGS
 from ordito.errors import OrditoError, did_you_mean
-from ordito.spec import Attention, Head, MixtureOfExperts, Spec, leaves_of
+from ordito.spec import Attention, MixtureOfExperts, Spec
 from ordito.spec.node import Shape
 
 Rule = Callable[[int, int], str]
@@ -137,7 +137,7 @@ class _Traits(NamedTuple):
 
 def _traits(spec: Spec) -> _Traits:
     return _Traits(
-        tied=any(isinstance(leaf, Head) and leaf.tied for _, leaf in leaves_of(spec.head)) if spec.head else False,
+        tied=spec.tied,
         shares=any(isinstance(leaf, Attention) and leaf.n_heads >= 4 * leaf.n_kv_heads for _, leaf in spec.attentions),
         experts=max((leaf.router.n_experts for _, leaf in spec.leaves() if isinstance(leaf, MixtureOfExperts)), default=0),
         layers=spec.n_layers,

@@ -11,12 +11,15 @@ from click.core import ParameterSource
 
 from ordito.cli.console import find, say, working, write, write_json
 from ordito.cli.parameters import default_model
+from ordito.errors import OrditoError
 from ordito.units import short, size
 
 if TYPE_CHECKING:
+    from ordito.fitting import Machine
     from ordito.fitting.bench import Figure
 
-SEVERAL = "by commas or said again"
+SEVERAL = "separated by commas, or repeat the option"
+FORMS = ("markdown", "md", "json", "jsonl", "csv")
 
 
 @click.command()
@@ -50,8 +53,6 @@ def bench(
     ordito bench smollm2
     ordito bench gemma3-270m -p 512,2048 -n 128 -d 0,1024,4096 --json
     """
-    from ordito.errors import OrditoError
-
     if json and form not in (None, "json"):
         raise OrditoError(f"--json and --output {form} contradict each other: drop one of them")
     form = "json" if json else form or "markdown"
@@ -102,6 +103,11 @@ def bench(
         "backend": backend or default_backend(),
         "threads": threads or machine.cores,
     }
+    write_figures(form, head, machine, figures)
+
+
+def write_figures(form: str, head: dict[str, object], machine: Machine, figures: list[Figure]) -> None:
+    """Print the figures of one model in one of `FORMS`; `head` is what they all share."""
     if form == "json":
         write_json(head | {"machine": machine.to_dict(), "figures": [figure.to_dict() for figure in figures]})
     elif form == "jsonl":
@@ -116,9 +122,6 @@ def bench(
         write(
             f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and does {machine.flops / 1e9:.0f} GFLOP/s of products.\n"
         )
-
-
-FORMS = ("markdown", "md", "json", "jsonl", "csv")
 
 
 def markdown(head: dict[str, object], figures: list[Figure]) -> str:
@@ -155,9 +158,7 @@ def markdown(head: dict[str, object], figures: list[Figure]) -> str:
 
 
 def numbers(texts: tuple[str, ...], option: str) -> list[int]:
-    """Whole numbers, by commas or said one by one. Raises `OrditoError` for anything else."""
-    from ordito.errors import OrditoError
-
+    """Whole numbers, separated by commas or given one by one. Raises `OrditoError` for anything else."""
     text = ",".join(texts)
     parts = text.split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 10 for part in parts):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ordito.cli.console import say, write, write_answer
 from ordito.cli.run import report, talks
 from ordito.cli.settings import Settings
-from ordito.cli.show import describe, lines, plural
+from ordito.cli.show import describe, lines
 from ordito.errors import ContextError, OrditoError, did_you_mean
+from ordito.units import plural
 
 if TYPE_CHECKING:
     from ordito.model import Model

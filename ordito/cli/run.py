@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,14 +76,9 @@ def run(
     ordito run smollm2 "Why is the sky blue?"
     cat notes.txt | ordito run smollm2 "Sum this up:" --temperature 0
     """
-    if not prompt and " " in model and "/" not in model and not os.path.exists(model):
-        ask = f"ordito run {DEFAULT_MODEL} {shlex.quote(model)}"
-        raise OrditoError(f"{model!r} is no model name; to ask the default model: {ask}")
-    for option, value in (("--system", system), ("--think" if think else "--no-think", think), ("--format", format)):
-        if chat is False and value is not None:
-            raise OrditoError(
-                f"{option} does not go with --raw, which continues the text and has no conversation: drop one of them"
-            )
+    _check_model_name(model, prompt)
+    if chat is False:
+        _check_raw({"--system": system, "--think" if think else "--no-think": think, "--format": format})
     if "" in stop:
         raise OrditoError("--stop is empty, expected the text before which the answer ends")
     given = piped()
@@ -106,10 +102,8 @@ def run(
     settings = Settings(chosen, loaded.checkpoint.generation)
     if not loaded.spec.generates:
         raise OrditoError(f"{local.name} cannot generate text; it makes embeddings: ordito embed {shlex.quote(model)} TEXT")
-    if system is not None and not talks(loaded, chat):
-        raise OrditoError("--system needs a conversation: this model has no chat template (--chat uses its family's format)")
-    if think is not None and not talks(loaded, chat):
-        raise OrditoError("--think needs a conversation: this model has no chat template (--chat uses its family's format)")
+    if not talks(loaded, chat):
+        _check_continued({"--system": system, "--think": think})
     if chatting:
         from ordito.cli.chat import Chat
 
@@ -130,6 +124,31 @@ def run(
         write("" if result.text.endswith("\n") else "\n")
     if verbose:
         report(result, load_seconds)
+
+
+def _check_model_name(model: str, prompt: str | None) -> None:
+    """Refuse a question that stands in the place of the model's name."""
+    if not prompt and " " in model and "/" not in model and not os.path.exists(model):
+        ask = f"ordito run {DEFAULT_MODEL} {shlex.quote(model)}"
+        raise OrditoError(f"{model!r} is no model name; to ask the default model: {ask}")
+
+
+def _check_raw(conversational: Mapping[str, object]) -> None:
+    """Refuse options of conversations beside --raw."""
+    for option, value in conversational.items():
+        if value is not None:
+            raise OrditoError(
+                f"{option} does not go with --raw, which continues the text and has no conversation: drop one of them"
+            )
+
+
+def _check_continued(conversational: Mapping[str, object]) -> None:
+    """Refuse options of conversations for a model without a chat template, which only continues texts."""
+    for option, value in conversational.items():
+        if value is not None:
+            raise OrditoError(
+                f"{option} needs a conversation: this model has no chat template (--chat uses its family's format)"
+            )
 
 
 def asked(

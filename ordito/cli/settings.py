@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ordito.errors import OrditoError, did_you_mean
+from ordito.errors import OrditoError, unknown
 
 DEFAULTS: dict[str, Any] = {
     "temperature": 0.6,
@@ -62,9 +62,7 @@ class Settings:
             self.chosen["stop"] = [*self.chosen.get("stop", []), text] if text else []
             return name
         if name not in KINDS:
-            raise OrditoError(
-                f"unknown parameter {name!r}, expected one of {', '.join(DEFAULTS)}{did_you_mean(name, DEFAULTS)}"
-            )
+            raise OrditoError(unknown("parameter", name, DEFAULTS))
         try:
             value = KINDS[name](text)
         except ValueError:

@@ -13,7 +13,7 @@ import click
 from ordito.cli.console import find, write, write_json
 from ordito.cli.parameters import default_model, json_output
 from ordito.errors import OrditoError
-from ordito.units import size
+from ordito.units import plural, size
 
 if TYPE_CHECKING:
     from ordito.checkpoint.checkpoint import Checkpoint
@@ -198,12 +198,3 @@ def lines(d: dict[str, Any]) -> list[str]:
     rows["path"] = d["path"]
     width = max(len(key) for key in rows if not key.endswith("'"))
     return [f"{'' if key.endswith(chr(39)) else key:{width}}  {value}" for key, value in rows.items()]
-
-
-def plural(n: int, what: str) -> str:
-    """A count and what is counted.
-
-    >>> plural(1, "head"), plural(4, "head")
-    ('1 head', '4 heads')
-    """
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"

@@ -12,7 +12,7 @@ from ordito import catalogue
 from ordito.accounting import count
 from ordito.catalogue import Entry
 from ordito.comparing.facts import kind
-from ordito.errors import OrditoError, OrditoWarning, did_you_mean
+from ordito.errors import OrditoError, OrditoWarning, did_you_mean, unknown
 from ordito.families import spec_from_config
 from ordito.spec import Attention, LatentAttention, MixtureOfExperts
 
@@ -136,5 +136,5 @@ ORDERS: dict[str, Callable[[Row], Any]] = {
 def ordered(found: Iterable[Row], by: str) -> list[Row]:
     """The rows in one of `ORDERS`. Raises `OrditoError` for another one."""
     if by not in ORDERS:
-        raise OrditoError(f"unknown order {by!r}, expected one of {', '.join(ORDERS)}{did_you_mean(by, ORDERS)}")
+        raise OrditoError(unknown("order", by, ORDERS))
     return sorted(found, key=ORDERS[by])

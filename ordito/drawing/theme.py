@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ordito.errors import OrditoError, did_you_mean
+from ordito.errors import OrditoError, unknown
 
 _LIGHT = {
     "page": "#ffffff",
@@ -70,6 +70,5 @@ THEMES = {"light": _LIGHT, "dark": _DARK}
 def colours(theme: str) -> dict[str, str]:
     """The colours of a theme. Raises `OrditoError` for one that there is not."""
     if theme not in THEMES:
-        near = did_you_mean(theme, THEMES)
-        raise OrditoError(f"unknown theme {theme!r}, expected one of {', '.join(THEMES)}{near}")
+        raise OrditoError(unknown("theme", theme, THEMES))
     return THEMES[theme]

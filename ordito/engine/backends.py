@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ordito.checkpoint.checkpoint import Checkpoint
-from ordito.errors import MissingDependencyError, OrditoError, did_you_mean
+from ordito.errors import MissingDependencyError, OrditoError, unknown
 from ordito.runtime import Runtime, check_dtype
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def default_backend() -> str:
 def named_backend(name: str) -> Backend:
     """The backend of a name. Raises `OrditoError` where there is none."""
     if name not in BACKENDS:
-        raise OrditoError(f"unknown backend {name!r}, expected one of {', '.join(BACKENDS)}{did_you_mean(name, BACKENDS)}")
+        raise OrditoError(unknown("backend", name, BACKENDS))
     return BACKENDS[name]
 
 

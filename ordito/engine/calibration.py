@@ -1,4 +1,4 @@
-"""What a model's matrices are multiplied with on real text: the importance matrix of a quantization."""
+"""Importance matrices for quantization: mean squares of the inputs of every linear map on real text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ordito.runtime import Runtime
 def importance(
     runtime: Runtime, token_ids: Sequence[int], *, dataset: str = "", context: int = 512, windows: int | None = None
 ) -> Importance:
-    """Read a text in windows of `context` tokens and collect the squares of what comes into every matrix.
+    """Run a text in windows of `context` tokens and collect sums of squares of the inputs of every matrix, per column.
 
     Tensors have the names of GGUF; the head is left out, as llama.cpp does. Raises `ConfigError` for an architecture that GGUF
     does not know, `OrditoError` for a text that does not fill one window.
@@ -44,7 +44,7 @@ def importance(
             continue
         found = [runtime.machine.inputs(one) for one in matrices]
         if not any(tokens for _, tokens in found):
-            continue  # an embedding is looked up
+            continue  # an embedding is looked up, not multiplied
         squares, tokens = np.stack([some for some, _ in found]), np.array([count for _, count in found], np.float32)
         for place, theirs in enumerate(binding.theirs):
             part = slice(place, place + 1) if binding.stacked else slice(None)

@@ -1,20 +1,15 @@
-"""Requests to tokens, over any runtime: many at once, each as if it were alone."""
+"""Requests to tokens, on any runtime: many at once by continuous batching, each with the tokens that it would get alone."""
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from bisect import bisect
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ordito.engine.drafting import MOST as MOST_DRAFTED
-from ordito.engine.drafting import Drafter, DraftModel, PromptLookup
+from ordito.engine.drafting import MAX_DRAFT, Drafter, DraftModel, PromptLookup
+from ordito.engine.penalties import tokens_containing
 from ordito.engine.prefix import PrefixCache
 from ordito.engine.request import Request
 from ordito.engine.running import Running
@@ -26,25 +21,25 @@ if TYPE_CHECKING:
     from ordito.text.tokenizer import Tokenizer
 
 MOST_TOGETHER = 64
-"""Answers that are made at once, unless told otherwise."""
-PIECE, SMALLEST = 512, 32
-"""Tokens of prompts that are read in one step, at most and at least."""
-PATIENCE, HURRY = 1.0, 0.15
-"""Seconds that a step shall take, where nobody is in the middle of an answer, and where someone is."""
-SCORED = 64
-"""Tokens of a prompt whose probabilities are asked for, that are read in one step."""
-GUESSING = 4
-"""Answers at once, up to which guesses are worth what they cost."""
+"""Answers in one batch at most, unless told otherwise."""
+MAX_CHUNK, MIN_CHUNK = 512, 32
+"""Tokens of prompts that are prefilled in one step, at most and at least."""
+PREFILL_SECONDS, DECODE_SECONDS = 1.0, 0.15
+"""How long a step should take: while prompts alone are read, and while answers are being decoded, which a step holds up."""
+SCORED_CHUNK = 64
+"""Tokens of a prompt that are prefilled in one step where `prompt_logprobs` asks for logits after each of them."""
+MAX_SPECULATING = 4
+"""Running answers up to which speculative decoding pays: in a larger batch, checking drafts costs more than it saves."""
 
 
 class Servable(Protocol):
-    """A model that can be asked."""
+    """What the engine needs of a model."""
 
     runtime: Runtime
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What cuts its texts."""
+        """Its tokenizer."""
 
     def prepare(self, prompt: Any, **settings: Any) -> Request:
         """A request from a text or a conversation."""
@@ -67,15 +62,16 @@ class Counts:
 
 
 class Engine:
-    """Makes many answers at once on one runtime.
+    """Serves many requests at once on one runtime: continuous batching (Orca, OSDI 2022) with a prefix cache.
 
-    In each step everyone who is in the middle of an answer gets a token, and prompts are read a piece at a time beside them.
-    Requests of several users are admitted in turn. What was read stays cached, as long as all sequences together take no more
-    than `cache_limit` bytes (None: no bound); then what was used longest ago goes, at last the youngest answer starts again.
+    In each step every answer that is being decoded gets a token, and chunks of prompts are prefilled beside them (chunked
+    prefill, arXiv:2308.16369). Users are admitted in turn. Sequences of finished answers stay as a prefix cache as long as all
+    sequences together take at most `cache_limit` bytes (None: no limit); beyond it, the least recently used one is evicted,
+    and, when none is left, the youngest running answer is preempted and computed again later.
 
-    Whoever waits for an answer drives the engine, or its own thread does (`start`), as servers want it. `cache` is the type
-    of keys and values: f32, f16 or q8. `draft` is a smaller model of the same vocabulary, whose guesses at what comes next are
-    checked many at once; without one, guesses come from the text itself.
+    Whoever waits for an answer drives the engine, or, after `start`, a thread of its own does, as servers need it. `cache` is
+    the type of keys and values: f32, f16 or q8. `draft` is a smaller model with the same vocabulary for speculative decoding;
+    without one, draft tokens are looked up in the text itself. Raises `OrditoError` for another vocabulary or a wrong number.
     """
 
     def __init__(
@@ -136,7 +132,7 @@ class Engine:
                 self._thread.start()
 
     def close(self) -> None:
-        """End all answers and the thread, and let go of what is cached."""
+        """Cancel all answers, end the thread and drop the prefix cache."""
         self._closed = True
         self.wake()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -149,7 +145,7 @@ class Engine:
             self._waiting.clear()
 
     def wake(self) -> None:
-        """There is something to do."""
+        """Tell the engine's thread that there is something to do."""
         with self._awake:
             self._woken = True
             self._awake.notify_all()
@@ -174,7 +170,7 @@ class Engine:
     # A step.
 
     def step(self) -> bool:
-        """Read one batch and pass on what comes of it; whether there was something to do."""
+        """Run one batch and deliver its tokens; returns whether there was something to do."""
         with self._turn:
             batch: list[tuple[Running, int]] = []
             try:
@@ -193,7 +189,7 @@ class Engine:
             return True
 
     def _fail(self, box: Mailbox, error: BaseException) -> None:
-        """Nothing more comes of a request: what is half read must not be taken for read."""
+        """End all answers of a request with an error, and drop their sequences, which a failed step may have half written."""
         self.counts.failed += box.left
         box.fail(error)
         for one in [one for one in self.running if one.box is box]:
@@ -209,7 +205,9 @@ class Engine:
 
     def _enter(self, box: Mailbox) -> None:
         sampling = box.request.sampling
-        breakers = _breakers(self.model.tokenizer, tuple(sampling.dry_breakers)) if sampling.dry_multiplier else frozenset()
+        breakers: frozenset[int] = frozenset()
+        if sampling.dry_multiplier:
+            breakers = tokens_containing(self.model.tokenizer, tuple(sampling.dry_breakers))
         first, *others = (Running(box, index, breakers, self._drafter(box.request)) for index in range(box.request.n))
         first.followers = others
         self._waiting.setdefault(box.request.user, deque()).append(first)
@@ -220,7 +218,7 @@ class Engine:
         return PromptLookup() if self.draft is None or request.source is not None else DraftModel(self.draft.runtime)
 
     def _sweep(self) -> None:
-        """Let those go who are not wanted any more."""
+        """Drop cancelled requests, running and waiting."""
         for one in [one for one in self.running if one.box.cancelled]:
             self._finish(one)
         for user, ones in list(self._waiting.items()):
@@ -231,7 +229,7 @@ class Engine:
                 del self._waiting[user]
 
     def _admit(self) -> None:
-        """Begin with those who wait, one user after another, as long as there is room."""
+        """Start waiting requests, one user after another, as long as there is room in the batch and in memory."""
         while self._waiting:
             user, ones = next(iter(self._waiting.items()))
             one = ones[0]
@@ -246,8 +244,8 @@ class Engine:
             self._begin(one)
 
     def _bytes(self, tokens: int) -> int:
-        """What a text of so many tokens takes in the cache."""
-        from ordito.accounting.cache import cache_of  # which a single answer does without
+        """Bytes of keys and values of so many tokens."""
+        from ordito.accounting.cache import cache_of  # imported late: a single answer does not need it
 
         return cache_of(self.runtime.spec).at(tokens)
 
@@ -272,7 +270,7 @@ class Engine:
         self.running.append(one)
 
     def _make_room(self, bytes: int, *, preempt: bool) -> bool:
-        """Forget what is cached, and at last begun, until so many more bytes fit; whether they do."""
+        """Evict cached sequences, then with `preempt` running answers, until `bytes` more fit; returns whether they do."""
         while self.cache_limit is not None and self.runtime.cache_bytes() + bytes > self.cache_limit:
             if self.prefixes.drop():
                 continue
@@ -282,36 +280,36 @@ class Engine:
         return True
 
     def _preempt(self, one: Running) -> None:
-        """Send the youngest answer back to wait; it will be read again."""
+        """Send a running answer back to the queue without its sequence, which is computed again when it is admitted."""
         self.running.remove(one)
         one.sequence, one.drafted = None, []
         self._waiting.setdefault(one.request.user, deque()).appendleft(one)
         self.counts.preempted += 1
 
     def _batch(self) -> list[tuple[Running, int]]:
-        """Who reads how many tokens in the next step."""
+        """The next batch: each answer in it, and how many of its tokens to read, drafts not counted."""
         self._make_room(0, preempt=True)
         decoding = [one for one in self.running if one.decoding and one.made]
         reading = [one for one in self.running if not (one.decoding and one.made)]
-        most = MOST_DRAFTED if len(self.running) <= GUESSING and not self.runtime.reads_whole else 0
+        most = MAX_DRAFT if len(self.running) <= MAX_SPECULATING and not self.runtime.reads_whole else 0
         for one in decoding:
             one.draft(most)
         batch = [(one, 1) for one in decoding]
-        left = self._piece(bool(decoding))
+        left = self._chunk(bool(decoding))
         for number, one in enumerate(sorted(reading, key=lambda one: one.unread)):
             share = one.unread if self.runtime.reads_whole else min(one.unread, max(left // (len(reading) - number), 1))
             if one.request.prompt_logprobs is not None:
-                share = min(share, SCORED)  # each of them has logits of the whole vocabulary
+                share = min(share, SCORED_CHUNK)  # each of them has logits of the whole vocabulary
             if left <= 0 and batch:
                 break
             batch.append((one, share))
             left -= share
         return batch
 
-    def _piece(self, hurry: bool) -> int:
-        """Tokens of prompts for the next step, by what they cost lately."""
-        seconds = HURRY if hurry else PATIENCE
-        return int(min(PIECE, max(SMALLEST, seconds / self._token_seconds))) if self._token_seconds else PIECE
+    def _chunk(self, decoding: bool) -> int:
+        """Tokens of prompts for the next step, by the time that a token took lately."""
+        seconds = DECODE_SECONDS if decoding else PREFILL_SECONDS
+        return int(min(MAX_CHUNK, max(MIN_CHUNK, seconds / self._token_seconds))) if self._token_seconds else MAX_CHUNK
 
     def _compute(self, batch: list[tuple[Running, int]]) -> None:
         parts, wanted, rows, start = [], [], [], 0
@@ -326,7 +324,7 @@ class Engine:
         begin = time.perf_counter()
         asked = [one.greatest for (one, _), number in zip(batch, rows, strict=True) if number]
         logits = self.runtime.step(parts, wanted, max(asked, default=0) if all(asked) else 0)
-        if start >= SMALLEST:
+        if start >= MIN_CHUNK:
             seconds = (time.perf_counter() - begin) / start
             self._token_seconds = seconds if not self._token_seconds else 0.7 * self._token_seconds + 0.3 * seconds
         self.counts.steps += 1
@@ -343,7 +341,7 @@ class Engine:
         box = one.box
         before, drafted, accepted = one.made, box.drafted, box.accepted
         if self.windowed and not one.made:
-            # Windows cannot be taken back far, so that a prompt which begins like this one needs a place to start from.
+            # A windowed cache cannot be rewound far, so the prompt is kept apart for prompts that begin like it.
             self._keep(one, one.sequence.fork(int(one.sequence.length)))
         read = one.unread == 0 and len(logits) > 0
         one.advance(logits, count)
@@ -356,7 +354,7 @@ class Engine:
             self._finish(one)
 
     def _follow(self, one: Running, logits_1V: Any) -> None:
-        """The other answers to a prompt that was just read begin where it ends."""
+        """Start the other `n` - 1 answers to a prompt from a fork of the sequence that has just read it."""
         followers, one.followers = one.followers, []
         for other in followers:
             other.sequence = one.sequence.fork(int(one.sequence.length))
@@ -367,7 +365,7 @@ class Engine:
                 self._finish(other)
 
     def _finish(self, one: Running) -> None:
-        """An answer is over: what it has read may be of use to others."""
+        """End an answer; its sequence goes into the prefix cache, where other requests may continue it."""
         if one.finish is None:
             one.cancel()
             self.counts.cancelled += 1
@@ -387,14 +385,3 @@ class Engine:
         if one in self.running:
             self.running.remove(one)
         one.sequence = None
-
-
-@lru_cache(16)
-def _breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> frozenset[int]:
-    """Tokens that hold one of these texts."""
-    # All tokens in a row are searched at once, with a byte between them that no text has.
-    bytes_of: Callable[[int], bytes] = tokenizer.vocabulary.bytes_of
-    tokens = [bytes_of(id) + b"\xff" for id in range(tokenizer.vocab_size)]
-    row, ends = b"".join(tokens), list(accumulate(map(len, tokens)))
-    wanted = [text.encode() for text in texts if text]
-    return frozenset(bisect(ends, found.start()) for text in wanted for found in re.finditer(re.escape(text), row))

@@ -1,6 +1,6 @@
-"""Answers that are held to a grammar: JSON schemas, regular expressions, choices, and grammars in Lark's or llama.cpp's words.
+"""Constrained decoding: answers that follow a JSON schema, a regular expression, a choice, or a Lark or GBNF grammar.
 
-llguidance says which tokens may come; here it is bounded, and told of our vocabularies.
+llguidance computes which tokens may come; here its input is limited in size, and it is given our vocabularies.
 """
 
 from __future__ import annotations
@@ -64,14 +64,17 @@ class Matcher:
         self.matcher, self.vocab_size = matcher, vocab_size
 
     def allowed(self, width: int) -> np.ndarray:
-        """Which tokens may come next, (width,) of bool; the end of the answer among them where it may end."""
+        """Mask (width,) of the tokens that may come next, end tokens included where the answer may end here.
+
+        Raises `OrditoError` where the grammar takes too much time or memory to follow.
+        """
         bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")[:width]
         if self.matcher.is_error():
             raise OrditoError(f"the grammar is too hard to follow: {_first_line(self.matcher.get_error())}")
         return np.pad(bits, (0, width - len(bits))).astype(bool)
 
     def push(self, id: int) -> None:
-        """A token came."""
+        """Advance by one token."""
         self.matcher.consume_token(id)
 
     @property
@@ -79,14 +82,9 @@ class Matcher:
         """Whether nothing more can come."""
         return bool(self.matcher.is_stopped())
 
-    @property
-    def satisfied(self) -> bool:
-        """Whether the answer may end here."""
-        return bool(self.matcher.is_accepting())
-
 
 class Grammars:
-    """The compiled grammars of one vocabulary; safe to share by threads."""
+    """The compiled grammars of one vocabulary; thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int], vocab_size: int) -> None:
         self.tokenizer, self.end_ids, self.vocab_size = tokenizer, end_ids, vocab_size
@@ -95,9 +93,9 @@ class Grammars:
         self.words: Any = None
 
     def prepared(self, grammar: Grammar) -> Callable[[], Matcher]:
-        """What makes matchers of a grammar, which is compiled now; they are made without waiting for another to be compiled.
+        """A factory of matchers of `grammar`, which is compiled now; making them does not wait for other grammars.
 
-        Raises `OrditoError` for one that is none, or beyond the limits.
+        Raises `OrditoError` for a grammar that is invalid or beyond the limits.
         """
         compiled = self._compiled(grammar)
         return lambda: Matcher(compiled.deep_copy(), self.vocab_size)
@@ -121,7 +119,7 @@ class Grammars:
         matcher = LLMatcher(self._words(), rules, log_level=0, limits=limits)
         first = matcher.deep_copy()
         if not matcher.is_error():
-            first.compute_bitmask()  # some rules show only here that they lead nowhere
+            first.compute_bitmask()  # some invalid rules are found only here
         if first.is_error():
             raise OrditoError(f"the {grammar.kind} cannot be used: {_first_line(first.get_error())}")
         return matcher
@@ -173,7 +171,7 @@ def _on_a_large_stack(work: Callable[[], T]) -> T:
 def _rules(grammar: Grammar) -> str:
     from llguidance import LLMatcher, gbnf_to_lark
 
-    # White space that a schema allows everywhere is where small models lose themselves, so there is none.
+    # Without flexible white space: small models otherwise write white space for ever.
     compact: Any = {"whitespace_flexible": False}
     try:
         match grammar.kind:

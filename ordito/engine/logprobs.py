@@ -9,7 +9,7 @@ from ordito.runtime import Floats
 
 
 def token_with_logprob(id: int, logits_V: Floats, top: int | None) -> Token:
-    """A token with its log probability and the `top` most probable ones; without them where `top` is None."""
+    """A token with its log probability (natural) and the `top` most probable ones; the id alone where `top` is None."""
     if top is None:
         return Token(id)
     logits = logits_V.astype(np.float64)

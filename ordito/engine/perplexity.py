@@ -1,7 +1,7 @@
-"""How well a model foretells a text, and how near it comes to another reading of the same weights.
+"""Perplexity of a text, and the KL divergence between two runtimes of the same model, as llama.cpp's `llama-perplexity` does.
 
-Windows, and what of them counts, are those of llama.cpp's `llama-perplexity`: a text is cut into windows of `context` tokens,
-each begins with the token that begins texts (where the model has one), and the tokens of its second half are scored.
+A text is cut into windows of `context` tokens; the first token of each becomes BOS (where the model has one), and the tokens of
+its second half are scored.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ordito.runtime import Floats, Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """`perplexity` is e to the mean of -ln p over the scored `tokens`; `error` is the standard error of it.
+    """`perplexity` is exp(mean of -ln p) over the scored `tokens`; `error` is its standard error.
 
-    Against a reference: `divergence` is the mean of KL(reference ‖ model) over the scored places, `greatest` the largest, and
-    `same_best` the share of places where both find the same token most probable.
+    Against a reference: `divergence` is the mean of KL(reference ‖ model) over the scored tokens, in nats, `greatest` the
+    largest, and `same_best` the share of tokens for which both have the same most probable token.
     """
 
     perplexity: float
@@ -47,9 +47,10 @@ def perplexity(
     windows: int | None = None,
     reference: Runtime | None = None,
 ) -> Perplexity:
-    """Of a text, in at most so many `windows`; `start` is the token with which each begins.
+    """The perplexity of a text, over all its windows or the first `windows`; `start` is the BOS token with which each begins.
 
-    Raises `OrditoError` for a context that the model does not have, or a text that does not fill one window.
+    Raises `OrditoError` for a context that the model does not have, a text that does not fill one window, or a `reference` with
+    another vocabulary.
     """
     if not 4 <= context <= runtime.spec.context:
         raise OrditoError(

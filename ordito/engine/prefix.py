@@ -1,4 +1,4 @@
-"""What was read before and may be read again: sequences that stay when their requests are done."""
+"""Prefix cache: sequences of finished requests, which later prompts that begin alike continue."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-MOST = 256
-"""Sequences that are kept."""
+MAX_SEQUENCES = 256
+"""Sequences that are kept at most."""
 
 
 @dataclass(eq=False)
 class Kept:
-    """A sequence that nobody writes to, and the tokens that it holds. Only its `user` may find it."""
+    """A sequence that is no longer written to, and the tokens (T,) that it holds. Only requests of its `user` find it."""
 
     ids: np.ndarray
     sequence: Any
@@ -23,23 +23,23 @@ class Kept:
 
 @dataclass(frozen=True)
 class Found:
-    """A sequence that begins a prompt, and its length; where it is shorter than it might be, `missed` says why."""
+    """A fork of a cached sequence that begins like the prompt, None if there is none; `missed` says why it is not longer."""
 
     sequence: Any
     missed: str
 
 
 class PrefixCache:
-    """Finished sequences, the one used last standing last. Pages that they share with others are there once."""
+    """Finished sequences, the least recently used first. Pages that sequences share are in memory once."""
 
     def __init__(self) -> None:
         self.kept: list[Kept] = []
 
     def find(self, prompt: Sequence[int], user: str, begun: Sequence[tuple[Sequence[int], Any, str]] = ()) -> Found:
-        """The longest beginning of `prompt` that is there, less its last token, whose logits are still needed.
+        """A fork of the sequence that shares the longest prefix with `prompt`, without its last token, whose logits are needed.
 
-        `begun` are sequences that are still being read: their ids, which may go on, and their users. Where windows no longer
-        hold what came before a place, a shorter sequence that does is taken.
+        `begun` are the sequences of running requests: their ids, of which the sequence may hold fewer, the sequence, the user.
+        Where a windowed sequence no longer holds the keys that a shorter prefix would need, another sequence is taken.
         """
         ids, limit = np.asarray(prompt, np.int64), len(prompt) - 1
         others = [Kept(np.asarray(some[: int(sequence.length)], np.int64), sequence, whose) for some, sequence, whose in begun]
@@ -60,7 +60,11 @@ class PrefixCache:
         return Found(None, _difference(mine[shared[0][1]].ids, ids, longest, 0))
 
     def keep(self, ids: Sequence[int], sequence: Any, user: str, *, windowed: bool) -> None:
-        """Keep a sequence of these ids, from now on untouched. The longer of two that begin alike will do, but for windows."""
+        """Add a sequence of these ids, which is not written to from now on.
+
+        Of two sequences of which one begins with the other, only the longer is kept, unless they are `windowed`: these cannot
+        be rewound to the shorter one.
+        """
         if not ids:
             return
         new = Kept(np.asarray(ids, np.int64), sequence, user)
@@ -73,10 +77,10 @@ class PrefixCache:
                 return
             self.kept.remove(kept)
         self.kept.append(new)
-        del self.kept[:-MOST]
+        del self.kept[:-MAX_SEQUENCES]
 
     def drop(self) -> bool:
-        """Forget the sequence that was used longest ago; whether there was one."""
+        """Evict the least recently used sequence; returns whether there was one."""
         if self.kept:
             del self.kept[0]
             return True
@@ -89,14 +93,14 @@ class PrefixCache:
 
 
 def _shared(kept: np.ndarray, ids: np.ndarray, limit: int) -> int:
-    """How many tokens two texts begin with alike, up to a limit."""
+    """Length of the common prefix of two texts, up to a limit."""
     count = min(len(kept), len(ids), limit)
     differ = np.flatnonzero(kept[:count] != ids[:count])
     return int(differ[0]) if len(differ) else count
 
 
 def _difference(kept: np.ndarray, ids: np.ndarray, longest: int, used: int) -> str:
-    """Why not more of a prompt was found."""
+    """Why no longer prefix of a prompt was found, in a clause for the user."""
     if used < longest:
         return f"the windows of what is cached no longer reach back to token {longest}"
     if longest < min(len(kept), len(ids)):

@@ -1,4 +1,4 @@
-"""What the engine is asked, and the pieces in which it answers."""
+"""Requests to the engine, and the deltas in which it answers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ MAX_STOPS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt in token ids and how it is to be continued.
+    """A prompt in token ids, and how it is to be continued.
 
-    `read` makes what reads each of the `n` answers, and so tells thoughts and calls from text; a thought may have
-    `thinking_budget` tokens, then the tokens `thought_end` are written for the model. `match` makes what holds an answer to
-    its grammar. `logprobs` asks for the log probability of each token and of so many of the most probable, `prompt_logprobs`
-    for those of the prompt's tokens. `source` is what an encoder-decoder answers. Requests of one `user` share what was
-    cached, and take turns with those of others. `speculate` allows guesses that are checked many at once; answers are the same.
-    With `one_call` an answer ends before it calls a second tool.
+    - `read` makes the parser of each of the `n` answers, which separates thoughts and tool calls from text.
+    - `thinking_budget` is the most tokens of a thought; then the tokens `thought_end` are forced.
+    - `match` makes the matcher that constrains an answer to its grammar.
+    - `logprobs` asks for the log probability of each token and of so many alternatives, `prompt_logprobs` for those of the
+      prompt's tokens.
+    - `source` are the tokens that an encoder-decoder's encoder reads.
+    - Requests of one `user` share the prefix cache, and take turns with those of other users.
+    - `speculate` allows speculative decoding, which does not change answers.
+    - With `one_call` an answer ends before a second tool call.
+
+    Raises `OrditoError` for a number out of range, `ContextError` for a prompt that does not fit into `context`.
     """
 
     prompt: Sequence[int]
@@ -77,7 +82,7 @@ class Request:
 
 
 def checked_stops(stop: str | Sequence[str]) -> list[str]:
-    """Stop strings as a list. Raises `OrditoError` for what is none."""
+    """Stop strings as a list. Raises `OrditoError` for anything but strings that are not empty, and for too many."""
     stops = [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list | tuple) or any(not isinstance(one, str) or not one for one in stops):
         raise OrditoError(f"stop is {stop!r:.100}, expected a list of strings that are not empty")
@@ -93,7 +98,7 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 
 @dataclass(frozen=True)
 class Token:
-    """A token, its log probability before any step of the sampling, and the `top` ones as (id, logprob)."""
+    """A token, its log probability (natural, of the unmodified logits), and the `top` most probable as (id, logprob)."""
 
     id: int
     logprob: float | None = None
@@ -102,9 +107,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Delta:
-    """What came of one answer at once: tokens, and the parts that are certain by them; `finish` stands in the last one.
+    """New tokens of one answer, and the parts (text, thoughts, calls) that they complete; the last delta has a `finish`.
 
-    The first delta of a request that asks for it brings the `prompt` with its log probabilities.
+    The first delta of a request with `prompt_logprobs` has the `prompt`'s tokens.
     """
 
     index: int

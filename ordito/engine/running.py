@@ -1,4 +1,4 @@
-"""One answer while it is made: what was read, what is to be read next, and how a token is chosen and passed on."""
+"""The state of one running answer: its tokens, its sequence, and how the next token is sampled and delivered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Running:
-    """The `index`th answer of a request. `ids` are the prompt and what was chosen; the last of them may not be read yet."""
+    """The `index`th answer of a request. `ids` are the prompt and the tokens made so far, of which the last is not read yet."""
 
     def __init__(self, box: Mailbox, index: int, breakers: frozenset[int], drafter: Drafter | None) -> None:
         self.box, self.index = box, index
@@ -54,17 +54,18 @@ class Running:
 
     @property
     def decoding(self) -> bool:
-        """Whether only the last token is left to read."""
+        """Whether only the last token is left to read: the prompt was prefilled."""
         return self.unread == 1
 
     def draft(self, most: int) -> None:
-        """Guess at what comes next, as far as there is room."""
-        room = self.request.room - self.made - 1
-        guessing = self.drafter is not None and most > 0 and not self.forced
-        self.drafted = self.drafter.propose(self.ids, min(most, room)) if guessing and self.drafter and room > 0 else []
+        """Propose up to `most` draft tokens for the next step, as far as there is room."""
+        count = min(most, self.request.room - self.made - 1)
+        self.drafted = []
+        if self.drafter is not None and count > 0 and not self.forced:
+            self.drafted = self.drafter.propose(self.ids, count)
 
     def wanted(self, count: int) -> list[int]:
-        """Which of the next `count` rows that are read need logits: the last if it ends what there is, and those of guesses."""
+        """Which of the next `count` rows need logits: once the prompt is read, its last row and those of draft tokens."""
         if self.request.prompt_logprobs is not None and self.made == 0:
             return list(range(count))
         ends = count == self.unread + len(self.drafted)
@@ -72,20 +73,20 @@ class Running:
 
     @property
     def greatest(self) -> int:
-        """Of how many of the greatest logits the next token is chosen; 0 where all may be needed."""
+        """How many of the largest logits are enough to choose the next token; 0 where all may be needed."""
         request = self.request
         told = request.logprobs is not None or (request.prompt_logprobs is not None and self.made == 0)
         return 0 if told or self.matcher or self.made < request.min_tokens else self.sampler.sampling.greatest
 
     def advance(self, logits: Floats, read: int) -> None:
-        """Take the logits of what was just read, `read` tokens without guesses: choose, check guesses, pass on."""
+        """Choose tokens by the logits (rows, V) of the `read` tokens that were just read, and check the drafts behind them."""
         if self.request.prompt_logprobs is not None and self.made == 0:
             self._note_prompt(logits, read)
             logits = logits[-1:]
         if self.unread > 0 and not self.drafted:
             return  # more of the prompt is to come
         drafted, self.drafted = self.drafted, []
-        right = 0
+        accepted = 0
         for place, logits_V in enumerate(logits):
             if self.finish is None and self.request.room == 0:
                 self._end("length")
@@ -93,19 +94,19 @@ class Running:
                 break
             token = self.choose(logits_V)
             if self.finish is None and place < len(drafted) and token == drafted[place]:
-                right += 1
+                accepted += 1
             else:
                 break
         if drafted:
             self.sequence.rewind(min(self.sequence.length, len(self.ids) - 1))
             assert self.drafter is not None
-            self.drafter.learn(len(drafted), right)
+            self.drafter.learn(len(drafted), accepted)
             self.box.drafted += len(drafted)
-            self.box.accepted += right
+            self.box.accepted += accepted
 
     def choose(self, logits_V: Floats) -> int:
-        """Choose the next token and pass it on."""
-        if self.forced:  # what ends a thought is no part of what a grammar holds
+        """Choose the next token and deliver it."""
+        if self.forced:  # the tokens that end a thought are not bound by the grammar
             token, held = self.forced.popleft(), False
         else:
             token = self.sampler.choose(logits_V, self.ids, self.made, self._allowed(len(logits_V)))
@@ -114,7 +115,7 @@ class Running:
         return token
 
     def _allowed(self, width: int) -> np.ndarray | None:
-        """Which tokens may come: by the grammar, once the thought is over, and no end before `min_tokens`."""
+        """Mask (width,) of the tokens that may come by the grammar and `min_tokens`; None for all. Thoughts are free."""
         import numpy as np
 
         allowed = self.matcher.allowed(width) if self.matcher and not self.reader.thinking else None
@@ -161,17 +162,17 @@ class Running:
         self.pass_delta(tokens, [*parts, *rest])
 
     def pass_delta(self, tokens: Sequence[Token], parts: Sequence[Part]) -> None:
-        """Hand over what came."""
+        """Deliver new tokens and parts to the stream."""
         prompt, self.prompt_tokens = self.prompt_tokens, []
         self.box.put(Delta(self.index, tokens, parts, self.finish, self.reader.stopped, prompt), time.perf_counter())
 
     def cancel(self) -> None:
-        """End without another token."""
+        """End the answer without another token."""
         if self.finish is None:
             self._end("cancelled")
 
     def _note_prompt(self, logits: Floats, read: int) -> None:
-        """Log probabilities of the prompt's tokens, each from the row before it; the first has none."""
+        """Note the log probability of each token of the prompt, by the logits of the one before it; the first has none."""
         ids, start = self.ids, int(self.sequence.length) - read
         if start == 0:
             self.prompt_tokens.append(Token(ids[0]))

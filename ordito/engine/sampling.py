@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ordito.engine import cuts
-from ordito.engine.penalties import biased, dry, penalise, seen
+from ordito.engine.penalties import add_biases, penalise_dry, penalise_presence_and_frequency, penalise_repetition
 from ordito.errors import OrditoError
 from ordito.runtime import Floats
 
@@ -166,14 +166,14 @@ class Sampler:
         """Logits after biases and penalties."""
         s = self.sampling
         if s.logit_bias:
-            logits_V = biased(logits_V, s.logit_bias)
+            logits_V = add_biases(logits_V, s.logit_bias)
         if s.repetition_penalty != 1.0:
-            logits_V = penalise(logits_V, context[-s.repetition_window :], s.repetition_penalty)
+            logits_V = penalise_repetition(logits_V, context[-s.repetition_window :], s.repetition_penalty)
         if made and (s.presence_penalty or s.frequency_penalty):
-            logits_V = seen(logits_V, context[-made:], s.presence_penalty, s.frequency_penalty)
+            logits_V = penalise_presence_and_frequency(logits_V, context[-made:], s.presence_penalty, s.frequency_penalty)
         if s.dry_multiplier:
             back = context[-s.dry_window :]
-            logits_V = dry(logits_V, back, s.dry_multiplier, s.dry_base, s.dry_allowed_length, self.breakers)
+            logits_V = penalise_dry(logits_V, back, s.dry_multiplier, s.dry_base, s.dry_allowed_length, self.breakers)
         return logits_V
 
     def _draw(self, ids: np.ndarray, probabilities: np.ndarray) -> int:

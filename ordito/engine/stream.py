@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model answered.
+    """The answer of a model.
 
-    `text` is what it said, `thinking` what it thought before, `calls` the tools that it called, each as (id, name, arguments
-    in JSON). `finish_reason`: `stop` at an end token, a stop string (then in `stop`) or the end of a grammar, `length` at
-    `max_tokens` or the end of the context, `cancelled` where someone left. `token_ids` are the new tokens, the end token left
-    out; `tokens` the same with what was asked of their probabilities, `prompt` those of the prompt,
-    `prompt_ids` its ids. `prompt_tokens` counts the
-    prompt, `cached_tokens` those of it that were read before; `missed` says why it was not all of them. Seconds are wall time,
-    until the first token and for the rest; `queued` is the part of the former before anything was read. Of `drafted` guesses
-    `accepted` were right. `thought_tokens` of the new ones belong to thoughts.
+    - `text` is the answer, `thinking` its reasoning, `calls` the tool calls, each (id, name, arguments as JSON text).
+    - `finish_reason`: `stop` at an end token, a stop string (which is then in `stop`) or the end of a grammar, `length` at
+      `max_tokens` or the end of the context, `cancelled` if the caller cancelled it.
+    - `token_ids` are the new tokens without the end token, `tokens` the same with the log probabilities that were asked for;
+      `prompt_ids` and `prompt` those of the prompt.
+    - `prompt_tokens` counts the prompt, `cached_tokens` those that came from the prefix cache; `missed` says why not all did.
+    - `prompt_seconds` is wall time until the first token, of which `queued` was spent waiting, and `seconds` that of the rest.
+    - Of `drafted` tokens of speculative decoding `accepted` were right; `thought_tokens` of the new tokens are reasoning.
     """
 
     text: str
@@ -51,7 +51,7 @@ class Generation:
 
 
 class Mailbox:
-    """Where the engine puts what comes of a request, and what it notes of it."""
+    """Where the engine puts the deltas of a request for its stream, and its counts and times."""
 
     def __init__(self, request: Request, start: float) -> None:
         self.request, self.start = request, start
@@ -69,7 +69,7 @@ class Mailbox:
         self.notify: Callable[[], object] | None = None
 
     def put(self, delta: Delta, now: float) -> None:
-        """Something came; of what has failed nothing more does."""
+        """Add a delta at the time `now`, unless the request has ended or failed."""
         if not self.left:
             return
         self.first = now if self.first is None else self.first
@@ -79,7 +79,7 @@ class Mailbox:
         self._signal()
 
     def fail(self, error: BaseException) -> None:
-        """Nothing more comes, for this reason."""
+        """End the request with an error."""
         self.error, self.left, self.cancelled = error, 0, True
         self._signal()
 
@@ -93,8 +93,8 @@ class Mailbox:
 class Stream:
     """The answers to one request. Iterate over the pieces of text of the first, or over `deltas` of all; then see `result`.
 
-    Leaving the loop early leaves the answer unmade; `result` then holds what was made so far, as `length`. The answer is made
-    once: a second loop goes on where the first was left. A stream that nobody holds any more is cancelled.
+    Leaving the loop early pauses the answer; `result` then holds what was made so far, with the finish reason `length`. A
+    second loop continues where the first stopped. A stream that is garbage-collected is cancelled.
     """
 
     def __init__(self, engine: Engine, box: Mailbox) -> None:
@@ -102,7 +102,7 @@ class Stream:
         self._taken: list[list[Delta]] = [[] for _ in range(box.request.n)]
 
     def cancel(self) -> None:
-        """No more is wanted: the engine ends the answers before its next step."""
+        """Cancel the answers: the engine ends them before its next step."""
         self.box.cancelled = True
         self.engine.wake()
 
@@ -111,7 +111,7 @@ class Stream:
             self.cancel()
 
     def deltas(self) -> Iterator[Delta]:
-        """What comes of all answers. Raises what the engine failed with."""
+        """The deltas of all answers as they come. Raises the error that the engine failed with, if it did."""
         box = self.box
         while True:
             box.arrived.clear()
@@ -125,7 +125,7 @@ class Stream:
 
     async def adeltas(self) -> AsyncGenerator[Delta]:
         """The same for an event loop, with the engine on its own thread. Leaving it early cancels the answers."""
-        import asyncio  # which takes as long to import as all else here, and only servers need it
+        import asyncio  # imported late: it takes as long as everything else here, and only servers need it
 
         box, loop, arrived = self.box, asyncio.get_running_loop(), asyncio.Event()
         box.notify = lambda: loop.call_soon_threadsafe(arrived.set)
@@ -161,7 +161,7 @@ class Stream:
                 yield text
 
     def parts(self) -> Iterator[Part]:
-        """What comes of the first answer: text, thoughts, calls."""
+        """The parts of the first answer as they come: text, thoughts, calls."""
         for delta in self.deltas():
             if delta.index == 0:
                 yield from delta.parts

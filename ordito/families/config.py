@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ordito.errors import ConfigError
+from ordito.errors import ConfigError, OrditoWarning
 from ordito.families.reader import Reader
 from ordito.spec import Activation, Attention, Block, Spec
 
@@ -43,6 +44,18 @@ def has_head(config: Reader) -> bool:
     """Whether the file holds a language-model head: `architectures` names a bare `...Model` where it does not."""
     classes = config.items("architectures", ["ForCausalLM"])
     return not (classes and str(classes[0]).endswith("Model"))
+
+
+def text_half(config: Reader) -> Reader:
+    """The language model in the config.json of one that sees images, which is under `text_config`.
+
+    Warns (`OrditoWarning`) that the rest is left out. Raises `ConfigError` where there is no such part.
+    """
+    text = config.section("text_config")
+    if text is None:
+        raise config.fail("text_config", None, f"the text half of a {config.text('model_type')} model")
+    warnings.warn(f"{config.where}: images are not supported yet, so only the text half is read", OrditoWarning, stacklevel=3)
+    return text
 
 
 def head_size(source: Reader, d_model: int, n_heads: int) -> int:

@@ -147,7 +147,7 @@ def config_from_sizes(spec: Spec, prefix: str, *, eps: str = "rms_norm_eps") -> 
         "hidden_act": PUBLISHED[mlp.activation],
         "max_position_embeddings": spec.context,
         eps: norm.eps,
-        "tie_word_embeddings": isinstance(spec.head, Head) and spec.head.tied,
+        "tie_word_embeddings": spec.tied,
         **({"rope_parameters": parameters_from_rope(rope, attention.head_dim)} if rope else {}),
     }
 

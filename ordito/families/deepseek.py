@@ -21,7 +21,6 @@ from ordito.families.reader import IRRELEVANT, Reader
 from ordito.families.rope import parameters_from_rope
 from ordito.spec import (
     FeedForward,
-    Head,
     LatentAttention,
     MixtureOfExperts,
     Norm,
@@ -139,7 +138,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "hidden_act": PUBLISHED[mlp.activation],
         "max_position_embeddings": spec.context,
         "rms_norm_eps": leaves(spec, Norm)[0].eps,
-        "tie_word_embeddings": isinstance(spec.head, Head) and spec.head.tied,
+        "tie_word_embeddings": spec.tied,
         "q_lora_rank": attention.q_rank,
         "kv_lora_rank": attention.kv_rank,
         "qk_nope_head_dim": attention.nope_dim,

@@ -7,11 +7,9 @@ layers for a full one, and turns the two kinds at two speeds. Sources: arXiv:240
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
-from ordito.errors import OrditoWarning
 from ordito.families import llama
 from ordito.families.config import (
     ACTIVATIONS,
@@ -20,6 +18,7 @@ from ordito.families.config import (
     SLIDING,
     layer_types,
     leaves,
+    text_half,
     widest_window,
     windows_from_config,
 )
@@ -121,10 +120,7 @@ def _ropes(config: Reader, generation: int) -> dict[str, Rope]:
 
 
 def _text_of_gemma3(config: Reader) -> Spec:
-    text = config.section("text_config")
-    if text is None:
-        raise config.fail("text_config", None, "the text half of a gemma3 model")
-    warnings.warn(f"{config.where}: images are not supported yet, so only the text half is read", OrditoWarning, stacklevel=2)
+    text = text_half(config)
     return spec_from_config(Reader({**text.values, "model_type": "gemma3_text"}, text.where))
 
 

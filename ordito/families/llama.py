@@ -17,8 +17,6 @@ from ordito.families.reader import IRRELEVANT, Reader
 from ordito.spec import Attention, Block, FeedForward, Spec
 
 ALL = ("q", "k", "v", "o")
-MISTRAL_PROMPTS = ("mistral-v13", "mistral-v11", "mistral-v7-tekken", "mistral-v7", "mistral-v3-tekken", "mistral-v3")
-"""Mistral's formats, newest first: its models stand in GGUF files as LLaMA."""
 DEFAULTS = {"max_position_embeddings": 2048}
 
 

@@ -7,13 +7,11 @@ every second (Maverick). Source: Meta's release of April 2025 and transformers' 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
-from ordito.errors import OrditoWarning
 from ordito.families import experts, llama
-from ordito.families.config import leaves, metadata_value
+from ordito.families.config import leaves, metadata_value, text_half
 from ordito.families.decoder import (
     Sizes,
     config_from_sizes,
@@ -115,10 +113,7 @@ def spec_from_config(config: Reader) -> Spec:
 
 
 def _text_of_llama4(config: Reader) -> Spec:
-    text = config.section("text_config")
-    if text is None:
-        raise config.fail("text_config", None, "the text half of a llama4 model")
-    warnings.warn(f"{config.where}: images are not supported yet, so only the text half is read", OrditoWarning, stacklevel=2)
+    text = text_half(config)
     return spec_from_config(Reader({**text.values, "model_type": "llama4_text"}, text.where))
 
 

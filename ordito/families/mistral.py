@@ -6,13 +6,11 @@ experts; Ministral 3 sharpens queries beyond its training length. Sources: arXiv
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
-from ordito.errors import OrditoWarning
 from ordito.families import experts, llama
-from ordito.families.config import layer_types, leaves, widest_window, windows_from_config
+from ordito.families.config import layer_types, leaves, text_half, widest_window, windows_from_config
 from ordito.families.decoder import (
     Sizes,
     config_from_sizes,
@@ -87,10 +85,7 @@ def _temperature(config: Reader, sizes: Sizes) -> SteppedTemperature | None:
 
 
 def _text_of_mistral3(config: Reader) -> Spec:
-    text = config.section("text_config")
-    if text is None:
-        raise config.fail("text_config", None, "the text half of a mistral3 model")
-    warnings.warn(f"{config.where}: images are not supported yet, so only the text half is read", OrditoWarning, stacklevel=2)
+    text = text_half(config)
     outer = {key: config.values[key] for key in ("architectures", "tie_word_embeddings") if key in config.values}
     return spec_from_config(Reader({"model_type": "mistral", **text.values, **outer}, text.where))
 

@@ -15,7 +15,7 @@ from ordito.families.decoder import Sizes, metadata_from_sizes, sizes_from_heade
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Names
 from ordito.families.reader import IRRELEVANT, Reader
-from ordito.spec import Attention, FeedForward, Head, LogTemperature, Norm, QwenScaling, Rope, Spec
+from ordito.spec import Attention, FeedForward, LogTemperature, Norm, QwenScaling, Rope, Spec
 
 ELSEWHERE = frozenset(
     """bf16 fp16 fp32 use_flash_attn use_cache_quantization use_cache_kernel softmax_in_fp32 onnx_safe attn_dropout_prob
@@ -84,7 +84,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "use_dynamic_ntk": scaling is not None,
         "use_logn_attn": temperature is not None,
         "no_bias": not mlp.bias,
-        "tie_word_embeddings": isinstance(spec.head, Head) and spec.head.tied,
+        "tie_word_embeddings": spec.tied,
     }
 
 

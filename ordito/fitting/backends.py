@@ -1,4 +1,4 @@
-"""What a runtime keeps in memory while a model runs, and how near it comes to what the machine can do."""
+"""Memory and efficiency of each runtime: what it keeps in memory, and what share of the machine's speed it reaches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ordito.accounting import Account
-from ordito.errors import OrditoError
+from ordito.errors import OrditoError, unknown
 from ordito.fitting.memory import Demand, Memory
 from ordito.native.screening import spared
 from ordito.spec import Attention, LatentAttention
@@ -23,10 +23,10 @@ MARGIN = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Backend(ABC):
-    """A runtime. `decode` and `prefill` are the parts of the machine's bandwidth and arithmetic that it reaches.
+    """How a runtime uses memory and the machine, as measured by `benchmarks/fit_vs_bench.py`.
 
-    They were measured (`benchmarks/fit_vs_bench.py`), as were the bytes of its `process`. What is cached are numbers of
-    `cached` bytes.
+    `process` are the bytes of the program without a model, `cached` the bytes of one number in the KV cache; `decode` and
+    `prefill` are the shares of the machine's memory bandwidth and peak arithmetic that it reaches.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Backend(ABC):
     prefill: float
 
     def memory(self, asked: Demand, stored: int, file: int, context: int, batch: int = 1) -> Memory:
-        """What `batch` sequences of `context` tokens take, of a model of `stored` bytes in a file of `file`."""
+        """Bytes for `batch` sequences of `context` tokens, of a model whose weights have `stored` bytes in a file of `file`."""
         cache, activations = self.held_cache(asked, context, batch), self.activations(asked, context)
         return Memory(
             process=self.process,
@@ -45,21 +45,21 @@ class Backend(ABC):
             vocabulary=asked.vocabulary.held,
             cache=cache,
             activations=activations,
-            # The memory was given back, so that what comes later is computed in it.
+            # What opening took was freed again, and cache and activations reuse it.
             opening=max(0, asked.vocabulary.read - cache - activations),
         )
 
     @abstractmethod
     def weights(self, asked: Demand, stored: float) -> int:
-        """Bytes of weights as they are kept, of those that a file stores in so many."""
+        """Bytes that the weights take in memory, where a file stores them in `stored`."""
 
     @abstractmethod
     def mapped(self, file: int) -> int:
-        """Bytes of the file that stay in memory beside them."""
+        """Bytes of the mapped file that stay in memory beside the weights."""
 
     @abstractmethod
     def read_at_once(self, asked: Demand) -> int:
-        """Tokens of a prompt that are computed together."""
+        """Tokens of a prompt that are computed together: a chunk of the prefill."""
 
     @abstractmethod
     def held_cache(self, asked: Demand, context: int, batch: int) -> int:
@@ -67,25 +67,25 @@ class Backend(ABC):
 
     @abstractmethod
     def activations(self, asked: Demand, context: int) -> int:
-        """Bytes of intermediate values at most, of masks, and of the logits."""
+        """Bytes of activations, masks and logits at their peak."""
 
     @abstractmethod
     def weights_read(self, asked: Demand, stored: float) -> float:
-        """Bytes of weights that one step reads, of those that a file stores in so many."""
+        """Bytes of weights that one step reads, where the ones it needs take `stored` in the file."""
 
     def spared(self, found: Account) -> int:
-        """Bytes of the weights that an answer of the most probable tokens does not need."""
+        """Bytes of weights that greedy decoding does not read (`ordito.native.screening`)."""
         return 0
 
     def read(self, asked: Demand, stored: float, context: int, batch: int = 1) -> float:
-        """Bytes that one step of `batch` sequences reads, all at the end of `context` tokens.
+        """Bytes of weights and KV cache that a decoding step reads for `batch` sequences of `context` tokens.
 
-        `stored` are those of the weights that it needs, as the file has them.
+        The weights that it needs take `stored` bytes in the file.
         """
         return self.weights_read(asked, stored) + batch * self.cached * sum(n * kept for n, kept in self.layers(asked, context))
 
     def layers(self, asked: Demand, context: int) -> Iterable[tuple[int, int]]:
-        """For each layer the numbers that it keeps of a token, and of how many of `context` tokens."""
+        """For each layer, numbers cached per token, and how many of `context` tokens it keeps (fewer with a window)."""
         more = MARGIN + self.read_at_once(asked)
         return ((numbers, context if span is None else min(context, span - 1 + more)) for numbers, span in asked.cache)
 
@@ -98,7 +98,7 @@ class Native(Backend):
         return round(stored)
 
     def mapped(self, file: int) -> int:
-        """None: what was packed is let go."""
+        """None: pages of the file are given back once they are packed."""
         return 0
 
     def read_at_once(self, asked: Demand) -> int:
@@ -186,8 +186,8 @@ BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 
 
 def backend(name: str | None = None) -> Backend:
-    """A runtime by its name; the default one without. Raises `OrditoError` if there is none of that name."""
+    """The runtime of this name, the native one by default. Raises `OrditoError` for an unknown name."""
     chosen = name or next(iter(BACKENDS))
     if chosen not in BACKENDS:
-        raise OrditoError(f"unknown backend {chosen!r}, expected one of {', '.join(BACKENDS)}")
+        raise OrditoError(unknown("backend", chosen, BACKENDS))
     return BACKENDS[chosen]

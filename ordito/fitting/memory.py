@@ -1,4 +1,4 @@
-"""What a model takes in memory, by its parts, and what its spec asks of every runtime."""
+"""The memory that a model takes, by its parts, and the sizes of a spec from which runtimes derive it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExpert
 class Memory:
     """Bytes that a model takes while it runs.
 
-    `process`: the program and its libraries; `weights`: as the runtime keeps them; `file`: the mapped file, as far as its
-    pages were touched; `vocabulary`; `cache`: keys and values; `activations`: what is computed while a prompt is read;
-    `opening`: what reading the vocabulary took for a moment, as far as cache and activations do not need as much later.
+    `process`: the program and its libraries; `weights`: as the runtime keeps them; `file`: pages of the mapped file that stay
+    in memory; `vocabulary`: the tokenizer; `cache`: the KV cache; `activations`: at their peak, while a prompt is read;
+    `opening`: what loading the vocabulary took beyond what cache and activations need later.
     """
 
     process: int
@@ -30,7 +30,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The most that is held at once."""
+        """The peak, in bytes."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,13 +40,15 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What a spec asks of every runtime, in numbers: of its weights, and of those that one token needs.
+    """The sizes of a spec that memory and speed depend on, in numbers (not bytes).
 
-    `cache`: for each layer the numbers that it keeps of a token, and of how many tokens at most. `encoded`: for each layer the
-    keys and values of a token, of a model that reads a text whole and generates none; empty for others.
-    `widths`: for each kind of block the numbers that the largest computes for each token. `attentions`: the kinds of
-    attention, each once; `masks`: how many different masks they need. `together`: tokens that the native runtime computes
-    together.
+    - `weights`: all parameters; `weights_read`: those that a decoding step reads.
+    - `rows`: the vocabulary size.
+    - `cache`: for each layer, numbers cached per token, and the most tokens that it keeps (None: all).
+    - `encoded`: for each layer, the keys and values per token of a model that only encodes; empty for one that generates.
+    - `widths`: for each kind of block, the numbers per token that the largest one computes.
+    - `attentions`: the different kinds of attention; `masks`: how many different masks they need.
+    - `together`: tokens that the native runtime computes together.
     """
 
     weights: int
@@ -63,7 +65,7 @@ class Demand:
 
 
 def demand(found: Account, vocabulary: VocabularySize) -> Demand:
-    """The demand of a model with such a vocabulary."""
+    """The sizes of an accounted model with this vocabulary."""
     spec = found.spec
     attentions = tuple(dict.fromkeys(block for _, block in spec.attentions))
     seen = {(b.window, b.chunk, b.causal, b.block_sparse) for b in attentions if isinstance(b, Attention)}

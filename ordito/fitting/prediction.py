@@ -1,4 +1,4 @@
-"""Whether a model runs on a machine, and how fast: from its spec and the machine's figures, before any download."""
+"""Whether a model fits into a machine's memory and how fast it runs there, predicted before any download."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPT = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """Tokens a second that are predicted, the most that the machine allows, and what sets that limit."""
+    """Tokens per second: as predicted, at most (`limit`) on this machine, and whether memory or arithmetic sets the limit."""
 
     predicted: float
     limit: float
@@ -38,7 +38,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A quantization: the bytes of its file, what running it takes, how long a context fits, how fast it answers."""
+    """A quantization: the bytes of its file, the memory to run it, the largest context that fits, the rate of decoding."""
 
     name: str
     file: int
@@ -124,11 +124,11 @@ def fit(
     machine: Machine | None = None,
     backend_name: str | None = None,
 ) -> Fit:
-    """What `spec` takes and how fast it runs, as `stored` in files of `file_bytes`, or in the quantization `quant`.
+    """The memory that `spec` takes and its speed, as `stored` in files of `file_bytes`, or in the quantization `quant`.
 
-    Without either, at 16 bits. The `vocabulary` is of the usual kind unless it is known (`vocabulary_size`); the machine is
-    this one, measured now, unless given. Raises `OrditoError` for anything but a spec, a context that the model does not
-    have, or an unknown quantization.
+    Without either, in BF16. The size of the `vocabulary` is estimated unless given (`vocabulary_size`); the machine is this
+    one, measured now, unless given. Raises `OrditoError` for anything but a spec, a context that the model does not have, or
+    an unknown quantization.
     """
     expect_spec(spec, "fit")
     if context is not None and not 1 <= context <= spec.context:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ordito.lens.step import Step, Where, number, plural
+from ordito.lens.step import Step, Where, number
 from ordito.spec import Activation, FeedForward, MixtureOfExperts, Router
+from ordito.units import plural
 
 
 def feed_forward(block: FeedForward, path: str, x: str, out: str, where: Where) -> list[Step]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ordito.lens.step import Step, Where, number, plural
+from ordito.lens.step import Step, Where, number
 from ordito.spec import Dense, Embedding, Head, Norm
+from ordito.units import plural
 
 
 def embedding(block: Embedding, path: str, x: str, out: str, where: Where) -> list[Step]:
@@ -21,10 +22,8 @@ def embedding(block: Embedding, path: str, x: str, out: str, where: Where) -> li
     if block.n_types:
         terms.append("T[0]")
         notes.append(f"T: {block.n_types} x {block.d_model:,}, for texts of different type")
-    result = (f"{path}", "output")
-    return [
-        Step(path=path, formula=f"{out} = {' + '.join(terms)}", notes=tuple(notes), shape=(block.d_model,), recorded=result)
-    ]
+    formula, result = f"{out} = {' + '.join(terms)}", (path, "output")
+    return [Step(path=path, formula=formula, notes=tuple(notes), shape=(block.d_model,), recorded=result)]
 
 
 def normalised(block: Norm, x: str) -> tuple[str, str | None]:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ordito.errors import OrditoError
+from ordito.nn.arrays import floats_of
 from ordito.nn.attention import Attend, RelativeBias, probabilities
 from ordito.nn.feedforward import Router
 from ordito.nn.transformer import Transformer
-from ordito.runtime import Floats
+from ordito.runtime import Floats, checked_ids
 from ordito.spec import Attention
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def record(
     the model does not have.
     """
     module = transformer_of(model)
-    ids_T = _checked(module, token_ids)
+    ids_T = checked_ids(token_ids, module.spec.vocab_size)
     rows = tuple(range(len(ids_T))) if positions is None else tuple(positions)
     if outside := [row for row in rows if not 0 <= row < len(ids_T)]:
         raise OrditoError(f"got position {outside[0]} of a text of {len(ids_T)} tokens, expected 0 to {len(ids_T) - 1}")
@@ -85,7 +86,7 @@ def record(
         if source_ids is not None:
             all_of_it = _Notes(module, tuple(range(len(source_ids))))
             with all_of_it.taken():
-                read = module.encode(torch.tensor([_checked(module, source_ids)]))
+                read = module.encode(torch.tensor([checked_ids(source_ids, module.spec.vocab_size)]))
             source = Recording(all_of_it.rows, all_of_it.values)
         notes = _Notes(module, rows)
         with notes.taken():
@@ -115,11 +116,11 @@ def transformer_of(model: Model | Transformer) -> Transformer:
 
 
 @torch.inference_mode()
-def read_early(model: Model | Transformer, stream_LD: Floats) -> Floats:
-    """Logits (L, V) of states of the residual stream, as if the layers ended at each: the "logit lens"."""
+def logit_lens(model: Model | Transformer, stream_LD: Floats) -> Floats:
+    """Logits (L, V) of residual-stream states (L, D), as if the layers ended there: the logit lens (nostalgebraist, 2020)."""
     module = transformer_of(model)
     dtype = next(module.parameters()).dtype
-    return _floats(module.read_early(torch.from_numpy(stream_LD).to(dtype)))
+    return floats_of(module.logit_lens(torch.from_numpy(stream_LD).to(dtype)))
 
 
 class _Notes:
@@ -178,19 +179,10 @@ class _Notes:
 def _whole(tensor: Tensor) -> Floats:
     """The one sequence of (B, T, ...), (B, N, T, H), which turns to (T, N, H), or (T, ...)."""
     if tensor.ndim == 4:
-        return _floats(tensor[0].transpose(0, 1))
-    return _floats(tensor[0] if tensor.ndim == 3 else tensor)
+        return _array(tensor[0].transpose(0, 1))
+    return _array(tensor[0] if tensor.ndim == 3 else tensor)
 
 
-def _floats(tensor: Tensor) -> Floats:
-    values: Floats = (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
-    return values
-
-
-def _checked(module: Transformer, token_ids: Sequence[int]) -> list[int]:
-    ids, spec = [int(id) for id in token_ids], module.spec
-    if not ids:
-        raise OrditoError("the text has no tokens, expected at least one")
-    if min(ids) < 0 or max(ids) >= spec.vocab_size:
-        raise OrditoError(f"got token ids from {min(ids)} to {max(ids)}, expected 0 to {spec.vocab_size - 1}")
-    return ids
+def _array(tensor: Tensor) -> Floats:
+    """A tensor of numbers in fp32, or of whole numbers as it is."""
+    return floats_of(tensor) if tensor.is_floating_point() else tensor.cpu().numpy()

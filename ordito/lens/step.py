@@ -74,15 +74,6 @@ def number(value: float) -> str:
     return f"{int(value):,}" if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
 
 
-def plural(n: int, what: str) -> str:
-    """A count and what is counted.
-
-    >>> plural(1, "head"), plural(4, "head")
-    ('1 head', '4 heads')
-    """
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
 def dimensions(shape: Shape) -> str:
     """A shape for people.
 

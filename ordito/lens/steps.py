@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ordito.lens import attending, feeding, plain
-from ordito.lens.step import Addition, Step, Where, plural
+from ordito.lens.step import Addition, Step, Where
 from ordito.spec import (
     Attention,
     Block,
@@ -25,6 +25,7 @@ from ordito.spec import (
     Stack,
     Sum,
 )
+from ordito.units import plural
 
 if TYPE_CHECKING:
     from ordito.lens.numbers import Guess

@@ -194,10 +194,10 @@ def _with_guesses(model: Model, found: list[Section], recording: Recording) -> l
     import numpy as np
 
     from ordito.lens.numbers import best
-    from ordito.lens.recording import read_early
+    from ordito.lens.recording import logit_lens
 
     layers = [section.path for section in found if section.layer is not None and not section.encoder]
-    logits_LV = read_early(model, np.stack([recording[path, "output"][0] for path in layers]))
+    logits_LV = logit_lens(model, np.stack([recording[path, "output"][0] for path in layers]))
     said = {path: best(logits_V, 1)[0] for path, logits_V in zip(layers, logits_LV, strict=True)}
     return [replace(s, guess=_guess(model.tokenizer, *said[s.path])) if s.path in said else s for s in found]
 

@@ -6,7 +6,7 @@ a residual is added by the last operation inside of it. The C++ side knows these
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from ordito.native.screening import matrix_of, screened
 from ordito.native.weights import Weights
 from ordito.runtime import Floats
 from ordito.spec import (
+    GELU_SIGMOID_SLOPE,
     Attention,
     Block,
     Chain,
@@ -33,6 +34,7 @@ from ordito.spec import (
     Stack,
     Sum,
     Temperature,
+    stacks_of,
 )
 
 Place = tuple[int, int]
@@ -191,7 +193,7 @@ class _Lowering:
     def last_states(self, body: Block) -> Place:
         """The body's hidden states of the tokens that are wanted: what follows the last stack is computed for those alone."""
         parts = body.parts if isinstance(body, Chain) else (body,)
-        end = max((number for number, part in enumerate(parts) if list(_stacks(part))), default=len(parts) - 1) + 1
+        end = max((number for number, part in enumerate(parts) if any(stacks_of(part))), default=len(parts) - 1) + 1
         x = self.chain(parts[:end], "", None)
         width = self.model.spec.d_model
         kept = self.take(width)
@@ -253,7 +255,7 @@ class _Lowering:
             case Dense():
                 y = self.linear(x, [(prefix + block.name, block.d_out)])
                 if block.activation:
-                    self.builder.activate(None, y, y, block.d_out, block.activation, 0, 0, 1.702)
+                    self.builder.activate(None, y, y, block.d_out, block.activation, 0, 0, GELU_SIGMOID_SLOPE)
                 return y if add is None else self.added(y, add)
             case Head():
                 return self.head(block, prefix + block.name, x)
@@ -383,23 +385,7 @@ class _Lowering:
         self.builder.store(slot, key, None)
         self.give_back(key)
         latents = self.take(b.n_heads * b.kv_rank)
-        self.builder.attend(
-            slot=slot,
-            q=absorbed,
-            dst=latents,
-            n_heads=b.n_heads,
-            scale=b.scale,
-            causal=True,
-            cross=False,
-            window=0,
-            chunk=0,
-            softcap=0,
-            sinks=None,
-            relative=None,
-            n_buckets=0,
-            max_distance=0,
-            sparse=(0, 0, 0),
-        )
+        self.builder.attend(slot=slot, q=absorbed, dst=latents, n_heads=b.n_heads, scale=b.scale)
         self.give_back(absorbed)
         y = self.take(b.n_heads * b.v_dim)
         self.builder.linear(latents, y, None, [(w, None, n * b.kv_rank, n * b.v_dim) for n, w in enumerate(values)])
@@ -487,13 +473,3 @@ class _Lowering:
         if b.unused:
             self.builder.forbid(y, list(b.unused))
         return y
-
-
-def _stacks(block: Block) -> Iterator[Stack]:
-    if isinstance(block, Stack):
-        yield block
-    elif isinstance(block, Residual):
-        yield from _stacks(block.inner)
-    elif isinstance(block, (Chain, Sum)):
-        for part in block.parts:
-            yield from _stacks(part)

@@ -1,4 +1,4 @@
-"""The native backend of the engine: C++ on the CPU, on weights as they are stored, without PyTorch."""
+"""The native runtime: C++ on the CPU, without PyTorch, computing on quantized weights as files store them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 
 from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
-from ordito.errors import ContextError, OrditoError, SpecError
+from ordito.errors import ContextError, OrditoError, SpecError, unknown
 from ordito.native.plan import Plan, lower
 from ordito.native.screening import screened
 from ordito.native.shares import Part, shares, tokens_together
 from ordito.native.weights import Weights
 from ordito.runtime import Floats, check_dtype
-from ordito.spec import Activation, Attention, Dense, MixtureOfExperts, Rope, Spec
+from ordito.spec import GELU_SIGMOID_SLOPE, Activation, Attention, Dense, MixtureOfExperts, Rope, Spec
 from ordito.threads import usable_threads
 
 BATCH = 512
-"""Tokens of many texts that are computed together, unless one alone has more."""
+"""Tokens of a batch of texts whose hidden states are computed together; a longer text is a batch of its own."""
 
-_numbers = count(1)  # of runtimes, by which they know their own sequences
+_numbers = count(1)  # one a runtime, which its sequences carry, so that no other runtime reads them
 _alive: WeakSet[NativeRuntime] = WeakSet()
 
 ARITHMETIC = {"int8": "f16", "int12": "f16", "float32": "f32"}
-"""How products with quantized weights are taken -> how keys and values are cached.
+"""Arithmetic of products with quantized weights -> the type of the KV cache that goes with it.
 
-What comes in is rounded to whole numbers, a scale for 32 neighbours: of 12 bits, or of 8 but for the four with the greatest,
-which have 12; or it is left as it is."""
+Activations are quantized in blocks of 32 with one scale: `int12` to 12 bits, `int8` to 8 bits but for the four largest of a
+block, which keep 12; `float32` leaves them as they are."""
 
 
 class NativeSession:
@@ -47,20 +47,21 @@ class NativeSession:
         return self.sequence.length
 
     def feed(self, token_ids: Sequence[int], greatest: int = 0) -> Floats:
-        """Read more tokens; returns the logits (V,) that follow the last of them. `greatest` is that of `step`."""
+        """Read more tokens; returns the logits (V,) after the last of them. `greatest` is that of `step`."""
         return self.runtime.step([(self.sequence, list(token_ids))], [len(token_ids) - 1], greatest)[0]
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` tokens; or all, where windows no longer hold what came before them."""
+        """Forget all but the first `length` tokens, or all of them where a windowed layer no longer has their keys."""
         self.sequence.rewind(length)
 
 
 class NativeRuntime:
     """A checkpoint in the C++ runtime.
 
-    `dtype` is the arithmetic of products with quantized weights, of `ARITHMETIC`: unless given, `float32` where all weights are
-    fp32, and `int12` elsewhere (a KL divergence of some 1e-5 from fp32, where `int8` gives 5e-4). `threads` are the usable
-    cores unless given; `kernels` an instruction set by name, the fastest one unless given.
+    `dtype` is the arithmetic of products with quantized weights, a key of `ARITHMETIC`. The default is `float32` where all
+    weights are fp32, else `int12` (a KL divergence of about 1e-5 nats from fp32; `int8` has 5e-4). `threads` defaults to the
+    usable cores, `kernels`, an instruction set by name, to the fastest. Raises `OrditoError` for any that is not there, and
+    `NotLoweredError` for a block that only PyTorch computes.
     """
 
     def __init__(
@@ -86,27 +87,26 @@ class NativeRuntime:
         stretches = any(block.rope and block.rope.depends_on_length for block in attentions)
         two_ways = any(isinstance(block, Attention) and not block.causal and not block.cross for block in attentions)
         _alive.add(self)
-        # Where rope stretches with the text, experts fill up, or tokens look ahead, what comes later changes what came before.
         self.reads_whole = fills or stretches or two_ways
         self.together = tokens_together(self.spec)
 
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> _core.Cached:
         """An empty sequence; of an encoder-decoder, one that answers the `source`. `cache`: how keys and values are kept."""
         if cache is not None and cache not in (kinds := set(ARITHMETIC.values()) | {"q8"}):
-            raise OrditoError(f"unknown cache type {cache!r}, expected one of {', '.join(sorted(kinds))}")
+            raise OrditoError(unknown("cache type", cache, sorted(kinds)))
         made = _core.Cached(self._slots, cache or ARITHMETIC[self.dtype], self._number)
         if source is not None:
             self.read_source(made, source)
         return made
 
     def cache_bytes(self) -> int:
-        """Bytes that the sequences of all models hold, what they share counted once."""
+        """Bytes of the KV caches of all models, shared pages counted once."""
         return _core.cache_bytes()
 
     def session(self, source: Sequence[int] | None = None) -> NativeSession:
-        """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`.
+        """An empty sequence to feed tokens to. An encoder-decoder needs a `source`, as in `sequence`.
 
-        Waits until the weights are packed, so that who measures what it is fed does not measure that.
+        Waits until the weights are packed, so that a benchmark does not measure the packing.
         """
         self.machine.ready()
         self._needs_source(source)
@@ -156,11 +156,11 @@ class NativeRuntime:
             sequence.clear(slot)
 
     def step(self, parts: Sequence[Part], wanted: Sequence[int], greatest: int = 0) -> Floats:
-        """Read more tokens of several sequences at once; logits (wanted, V) after those rows of all that is read.
+        """Read more tokens of several sequences as one batch; returns logits (len(wanted), V), as `Runtime.step` says.
 
-        With `greatest`, those of tokens that are not among a row's so many greatest may be minus infinity: where few rows are
-        wanted of a large head of Q8_0 or Q6_K, only the upper bits of it are read for them (cpp/screening.hpp). Raises
-        `OrditoError` for tokens, rows and numbers that cannot be.
+        With `greatest` > 0, logits that are not among so many largest of a row may be minus infinity: where few rows are wanted
+        of a large head in Q8_0 or Q6_K, only its upper bits are read for them (cpp/screening.hpp). Raises `OrditoError` for
+        token ids, rows or counts out of range, and for a sequence of another runtime or in use by another thread.
         """
         if self.plans.logits is None:
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
@@ -193,11 +193,11 @@ class NativeRuntime:
             found = [self._run_whole(plan, *share, greatest) for share in shares(parts, wanted, self.together)]
         except _core.Busy as error:
             raise OrditoError(str(error)) from None
-        except BaseException:  # Ctrl-C and no memory, too: what was asked for as a whole is read as a whole, or not
+        except BaseException:  # a step is read as a whole or not at all, also after Ctrl-C or without memory
             for sequence, length in before:
                 sequence.rewind(length)
             raise
-        order = sorted(range(len(wanted)), key=lambda place: wanted[place] // self.together)  # in which they were found
+        order = sorted(range(len(wanted)), key=lambda place: wanted[place] // self.together)  # the order of `found`
         logits = np.concatenate(found)
         return logits if order == list(range(len(order))) else logits[np.argsort(order)]
 
@@ -245,7 +245,7 @@ class NativeRuntime:
 
 
 def _pack_first() -> None:
-    """A process that is forked has no thread that packs weights: they are packed before."""
+    """Finish packing before a fork: the child process has no thread that would go on with it."""
     for runtime in list(_alive):
         runtime.machine.ready()
 
@@ -261,11 +261,11 @@ def _rotation(rope: Rope, length: int) -> tuple[Floats, float]:
 
 def _activated(activation: Activation, x: Floats) -> Floats:
     kernels = _core.Kernels(None)
-    return kernels.activate(activation, None, np.ascontiguousarray(x), 0, 0, 1.702).reshape(x.shape)
+    return kernels.activate(activation, None, np.ascontiguousarray(x), 0, 0, GELU_SIGMOID_SLOPE).reshape(x.shape)
 
 
 def _batches(texts: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Neighbouring texts that are computed together."""
+    """Runs of texts with at most `BATCH` tokens together."""
     some: list[list[int]] = []
     for text in texts:
         if some and sum(map(len, some)) + len(text) > BATCH:

@@ -1,4 +1,4 @@
-"""Language-model heads whose greatest logits are found without reading all of their weights (cpp/screening.hpp)."""
+"""Which language-model heads are screened: their largest logits are found without reading all weights (cpp/screening.hpp)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ordito.spec import Head, Spec
-from ordito.spec.model import leaves_of
 
 WORTH = 8192
-"""Tokens of a vocabulary from which on that pays."""
+"""The smallest vocabulary for which screening pays."""
 LOWER = {"q8_0": 16 / 34, "q6_k": 64 / 210}
-"""What part of a format's bytes are lower parts of codes: four bits of each of a block's 32, or two of its 256."""
+"""The share of a format's bytes that are the low bits of codes, which screening skips: 4 of 8 bits in Q8_0, 2 of 6 in Q6_K."""
 
 
 class Held(Protocol):
@@ -27,19 +26,22 @@ class Held(Protocol):
 
 
 def screened(spec: Spec) -> str | None:
-    """The canonical name of the head's matrix, if what follows it leaves its greatest products the greatest logits."""
-    heads = [leaf for _, leaf in leaves_of(spec.head) if isinstance(leaf, Head)] if spec.head else []
-    if len(heads) != 1 or heads[0].vocab_size < WORTH or heads[0].bias or heads[0].softcap is not None or heads[0].unused:
+    """The canonical name of the head's matrix if it can be screened, else None.
+
+    It cannot where a bias, a softcap or unused ids follow: the largest products are then not always the largest logits.
+    """
+    head = spec.lm_head
+    if head is None or head.vocab_size < WORTH or head.bias or head.softcap is not None or head.unused:
         return None
-    return matrix_of(spec, heads[0])
+    return matrix_of(spec, head)
 
 
 def spared(spec: Spec, stored: Mapping[str, Held]) -> int:
-    """Bytes that an answer of the most probable tokens does not need, of weights that are `stored` by canonical name."""
+    """Bytes of the `stored` weights (by canonical name) that greedy decoding does not read, thanks to screening."""
     held = stored.get(screened(spec) or "")
     return round(LOWER.get(held.encoding, 0) * held.nbytes) if held is not None else 0
 
 
 def matrix_of(spec: Spec, head: Head) -> str:
-    """The canonical name of the matrix of a head."""
+    """The canonical name of a head's matrix, which is the embedding's where it is tied."""
     return f"{spec.embedding.name}.tokens.weight" if head.tied else f"{head.name}.weight"

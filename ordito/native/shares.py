@@ -1,4 +1,4 @@
-"""How many tokens are computed together, and a batch in shares of so many."""
+"""Splitting a large batch into shares that are computed one after another, to keep activations in the cache of a core."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from ordito import _core
 from ordito.spec import MixtureOfExperts, Spec
 
 TOGETHER, MOST = 128, 512
-"""Tokens that are computed together, and at most where few of them come to each expert.
+"""Tokens of a share: in a dense model, and at most in a mixture of experts.
 
-What a layer makes of them stays in the second cache; with fewer, weights would be read more often than that is worth.
+With more tokens the activations of a layer no longer fit into the L2 cache; with fewer, weights are read more often than that
+saves.
 """
 
 Part = tuple[_core.Cached, Sequence[int]]
 
 
 def tokens_together(spec: Spec) -> int:
-    """So many that an expert, too, gets enough of them to be worth reading."""
+    """Tokens of a share for this model: so many that each expert, too, gets about `TOGETHER` of them, up to `MOST`."""
     routers = [leaf.router for _, leaf in spec.leaves() if isinstance(leaf, MixtureOfExperts)]
     return min(MOST, TOGETHER * max((router.n_experts // router.top_k for router in routers), default=1))
 
 
 def shares(parts: Sequence[Part], wanted: Sequence[int], most: int) -> Iterator[tuple[list[Part], list[int]]]:
-    """The tokens of all parts in shares of `most`, in their order; of each the parts, and which of its rows are wanted."""
+    """The tokens of all parts, in shares of `most` rows: of each share its parts, and which of its rows are wanted."""
     share: list[Part] = []
     start, room = 0, most
     for sequence, ids in parts:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ordito.checkpoint.adapter import LowRank
-from ordito.checkpoint.adapter_names import is_tied
 from ordito.errors import OrditoError, did_you_mean
+from ordito.nn.arrays import floats_of
 from ordito.nn.feedforward import Router, StackedLinear
 from ordito.nn.nf4 import Nf4Linear, Nf4StackedLinear
 from ordito.nn.norm import Beside, Linear, Table
@@ -85,8 +85,8 @@ class LowRankMap(nn.Module):
 
     def change(self) -> LowRank:
         """What it is now, as arrays."""
-        a, b = _array(self.a), _array(self.b)
-        return LowRank(a, b, self.scaling, None if self.magnitude is None else _array(self.magnitude), self.embedding)
+        a, b = floats_of(self.a), floats_of(self.b)
+        return LowRank(a, b, self.scaling, None if self.magnitude is None else floats_of(self.magnitude), self.embedding)
 
 
 class Adapters(nn.Module):
@@ -138,7 +138,7 @@ class Adapters(nn.Module):
         for path, parameter in self._saved[name].items():
             _plant(tree, path, parameter)
         table = f"{base.spec.embedding.name}.tokens.weight"
-        if table in self._saved[name] and is_tied(base.spec):
+        if table in self._saved[name] and base.spec.tied:
             # The head shares the base's table, not the adapter's.
             self._saved[name].setdefault("head.weight", base.get_parameter(table))
 
@@ -176,7 +176,7 @@ class Adapters(nn.Module):
 
     def saved(self, name: str) -> dict[str, np.ndarray]:
         """The tensors of an adapter that take the place of the base's, as they are now, by canonical name."""
-        once = {id(parameter): _array(parameter) for parameter in self._saved[name].values()}
+        once = {id(parameter): floats_of(parameter) for parameter in self._saved[name].values()}
         return {path: once[id(parameter)] for path, parameter in self._saved[name].items()}
 
     def merged(self, name: str) -> dict[str, Tensor]:
@@ -189,11 +189,11 @@ class Adapters(nn.Module):
             weights = {path: weight_of(base.get_submodule(path)).detach().float() for path in self._maps[name]}
         merged = {path: torch.from_numpy(array) for path, array in self.saved(name).items()}
         for path, change in self.changes(name).items():
-            weight = _array(weights[path])
+            weight = floats_of(weights[path])
             changed = change.merged(weight.T).T if change.embedding else change.merged(weight)
             merged[f"{path}.weight"] = torch.from_numpy(np.ascontiguousarray(changed)).to(weights[path].device)
         table = f"{base.spec.embedding.name}.tokens"
-        if table in weights and is_tied(base.spec):
+        if table in weights and base.spec.tied:
             merged.setdefault("head.weight", weights[table])
         return merged
 
@@ -267,8 +267,3 @@ def _plant(tree: nn.Module, path: str, leaf: nn.Module | nn.Parameter) -> None:
 
 def _parameter(array: np.ndarray, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(torch.tensor(array, dtype=dtype))
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    values: np.ndarray = tensor.detach().float().cpu().numpy()
-    return values

@@ -40,7 +40,7 @@ def activate(block: spec.FeedForward, up: Tensor, gate: Tensor | None) -> Tensor
     if block.activation == "silu" and gate is not None and block.limit is None and not block.up_offset:
         return silu_gate(gate, up)
     act = ACTIVATIONS[block.activation]
-    if block.activation == "gelu_sigmoid" and block.slope != 1.702:
+    if block.activation == "gelu_sigmoid" and block.slope != spec.GELU_SIGMOID_SLOPE:
         act = partial(gelu_sigmoid, slope=block.slope)
     if gate is None:
         return act(up)

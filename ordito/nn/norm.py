@@ -14,7 +14,7 @@ from ordito.nn.products import linear, product_type
 from ordito.nn.step import Step
 
 
-def gelu_sigmoid(x: Tensor, slope: float = 1.702) -> Tensor:
+def gelu_sigmoid(x: Tensor, slope: float = spec.GELU_SIGMOID_SLOPE) -> Tensor:
     """x * sigmoid(slope x), (...)."""
     return x * torch.sigmoid(slope * x)
 

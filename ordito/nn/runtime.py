@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ordito.checkpoint.adapter import Adapter
 from ordito.checkpoint.adapter_names import changes_by_ours
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import OrditoError
 from ordito.nn.adapter import Adapters
+from ordito.nn.arrays import floats_of
 from ordito.nn.transformer import Source, Transformer
 from ordito.runtime import Floats, check_dtype
 from ordito.spec import MixtureOfExperts, Spec
@@ -71,7 +70,7 @@ class TorchSession:
             for start in range(0, max(len(ids), 1), size):
                 hidden = self.module.hidden(torch.tensor([ids[start : start + size]]), cache=self.cache, source=self.source)
                 rows = [row - start for row in wanted if start <= row < start + size]
-                found.append(_floats(self.module.project(hidden[0, rows])))
+                found.append(floats_of(self.module.project(hidden[0, rows])))
             return np.concatenate(found)
         except BaseException:  # Ctrl-C between two layers, too: places without keys must not count as read
             self.cache.rewind(before)
@@ -141,7 +140,7 @@ class TorchRuntime:
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
         """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
-        return _floats(self.module(torch.tensor([list(token_ids)]), source=self._encoded(source))[0])
+        return floats_of(self.module(torch.tensor([list(token_ids)]), source=self._encoded(source))[0])
 
     @torch.inference_mode()
     def hidden(self, texts: Sequence[Sequence[int]], source: Sequence[int] | None = None) -> list[Floats]:
@@ -160,12 +159,12 @@ class TorchRuntime:
             hidden = self.module.encode(ids_BT, valid=valid).states_BSD
         else:
             hidden = self.module.hidden(ids_BT, valid=valid, source=self._encoded(source))
-        return [_floats(states[: len(text)]) for states, text in zip(hidden, texts, strict=True)]
+        return [floats_of(states[: len(text)]) for states, text in zip(hidden, texts, strict=True)]
 
     @torch.inference_mode()
     def transform(self, vectors_ND: Floats) -> Floats:
         """Vectors (N, D) through the dense maps of the model's pooling, (N, D')."""
-        return _floats(self.module.transform(torch.from_numpy(vectors_ND)))
+        return floats_of(self.module.transform(torch.from_numpy(vectors_ND)))
 
     @torch.inference_mode()
     def _encoded(self, source: Sequence[int] | None) -> Source | None:
@@ -175,9 +174,4 @@ class TorchRuntime:
         """Every tensor of the model under its canonical name, in fp32. Raises `OrditoError` while an adapter is on."""
         if self.adapters.active is not None:
             raise OrditoError("an adapter lies beside the weights, which are not its own: load it with merge=True")
-        return {name: _floats(tensor.detach()) for name, tensor in self.module.state_dict().items()}
-
-
-def _floats(tensor: Tensor) -> Floats:
-    values: Any = tensor.float().numpy()
-    return values
+        return {name: floats_of(tensor) for name, tensor in self.module.state_dict().items()}

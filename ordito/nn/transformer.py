@@ -241,8 +241,8 @@ class Transformer(Tree):
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
         return self._run(self.spec.head, hidden_BTD, None)  # nothing in a head looks at the step
 
-    def read_early(self, stream_BTD: Tensor) -> Tensor:
-        """Logits (..., V) as if the layers ended here: what follows the last stack, and the head ("logit lens").
+    def logit_lens(self, stream_BTD: Tensor) -> Tensor:
+        """Logits (..., V) of residual-stream states (..., D) as if the layers ended there: the last norm, then the head.
 
         Raises `SpecError` if the model has no head.
         """

@@ -9,11 +9,11 @@ from ordito.spec.attention import (
     SteppedTemperature,
     Temperature,
 )
-from ordito.spec.blocks import Activation, Dense, Embedding, Head, Norm
+from ordito.spec.blocks import GELU_SIGMOID_SLOPE, Activation, Dense, Embedding, Head, Norm
 from ordito.spec.combinators import Chain, Residual, Stack, Sum
 from ordito.spec.feedforward import FeedForward, MixtureOfExperts, Router
 from ordito.spec.fold import Group, Run, fold
-from ordito.spec.model import NextToken, Pooling, Spec, expect_spec, leaves_of
+from ordito.spec.model import NextToken, Pooling, Spec, expect_spec, leaves_of, stacks_of
 from ordito.spec.node import Block, Node, Shape
 from ordito.spec.rope import (
     DivisorScaling,
@@ -28,6 +28,7 @@ from ordito.spec.rope import (
 )
 
 __all__ = [
+    "GELU_SIGMOID_SLOPE",
     "Activation",
     "Attention",
     "Block",
@@ -67,4 +68,5 @@ __all__ = [
     "expect_spec",
     "fold",
     "leaves_of",
+    "stacks_of",
 ]

@@ -17,7 +17,9 @@ from ordito.errors import SpecError
 from ordito.spec.node import Block, Count, Shape, Size
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"]
-"""`gelu` is the exact form (erf), `gelu_tanh` Hendrycks' tanh form, `gelu_sigmoid` x * sigmoid(1.702 x)."""
+"""`gelu` is the exact form (erf), `gelu_tanh` and `gelu_sigmoid`, x * sigmoid(slope x), approximate it (arXiv:1606.08415)."""
+GELU_SIGMOID_SLOPE = 1.702
+"""The slope with which x * sigmoid(slope x) is nearest to GELU (arXiv:1606.08415, section 2)."""
 
 
 def linear(name: str, d_out: int, d_in: int, bias: bool) -> Iterator[tuple[str, Shape]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ordito.errors import SpecError
-from ordito.spec.blocks import Activation, SameWidth, linear
+from ordito.spec.blocks import GELU_SIGMOID_SLOPE, Activation, SameWidth, linear
 from ordito.spec.node import Node, Shape, Size
 
 
@@ -26,7 +26,7 @@ class FeedForward(SameWidth):
     bias: bool = False
     limit: float | None = None
     up_offset: float = 0.0
-    slope: float = 1.702
+    slope: float = GELU_SIGMOID_SLOPE
 
     def check(self) -> None:
         """Raise `SpecError` for a limit that is not above zero, or one without a gate."""

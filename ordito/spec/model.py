@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from ordito.errors import OrditoError, SpecError
 from ordito.spec.attention import Attention, LatentAttention
-from ordito.spec.blocks import Dense, Embedding, Norm
-from ordito.spec.combinators import Parts, Residual, Stack
+from ordito.spec.blocks import Dense, Embedding, Head, Norm
+from ordito.spec.combinators import Chain, Parts, Residual, Stack
 from ordito.spec.node import Block, Node, Shape, Size, from_dict
 
 
@@ -140,6 +140,17 @@ class Spec(Node):
         return next(leaf for _, leaf in self.leaves() if isinstance(leaf, Embedding))
 
     @property
+    def lm_head(self) -> Head | None:
+        """The language-model head: what `head` is, or what it ends with (BERT's comes after a transform and a norm)."""
+        last = self.head.parts[-1] if isinstance(self.head, Chain) else self.head
+        return last if isinstance(last, Head) else None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the language-model head shares its weight with the token embedding."""
+        return self.lm_head is not None and self.lm_head.tied
+
+    @property
     def d_model(self) -> int:
         """The width of the hidden states."""
         return self.embedding.d_model
@@ -152,7 +163,7 @@ class Spec(Node):
     @property
     def n_layers(self) -> int:
         """Layers in the stacks of the body."""
-        return sum(len(stack.layers) for stack in _stacks(self.body))
+        return sum(len(stack.layers) for stack in stacks_of(self.body))
 
     @property
     def attentions(self) -> list[tuple[str, Attention | LatentAttention]]:
@@ -204,12 +215,13 @@ def leaves_of(block: Block, prefix: str = "") -> Iterator[tuple[str, Block]]:
             yield prefix + getattr(block, "name"), block  # noqa: B009 - every leaf has a name, combinators have none
 
 
-def _stacks(block: Block) -> Iterator[Stack]:
+def stacks_of(block: Block) -> Iterator[Stack]:
+    """Every stack of layers in one part of a spec, in order."""
     match block:
         case Stack():
             yield block
         case Residual():
-            yield from _stacks(block.inner)
+            yield from stacks_of(block.inner)
         case Parts():
             for part in block.parts:
-                yield from _stacks(part)
+                yield from stacks_of(part)

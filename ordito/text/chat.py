@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ordito.errors import TemplateError
+from ordito.errors import TemplateError, unknown
 from ordito.text.answers.style import Style, style_of
 from ordito.text.formats import FORMATS, format_for
 from ordito.text.messages import Message, Tool, check_messages, check_tools, guard, guard_message, plain_data, with_short_ids
@@ -78,7 +78,7 @@ class ChatTemplate:
         source = tokenizer.chat_template
         if named is not None:
             if named not in FORMATS:
-                raise TemplateError(f"unknown prompt format {named!r}, expected one of {', '.join(FORMATS)}")
+                raise TemplateError(unknown("prompt format", named, FORMATS))
             source = FORMATS[named].source
         if source is None:
             name = format_for({tokenizer.token(i) for i in tokenizer.special_ids | tokenizer.vocabulary.added}, formats)

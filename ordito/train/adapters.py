@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ordito.checkpoint.adapter import LowRank
-from ordito.checkpoint.adapter_names import changes_by_theirs, is_tied, saved_by_theirs
+from ordito.checkpoint.adapter_names import changes_by_theirs, saved_by_theirs
 from ordito.checkpoint.adapter_write import why_not_written, write_adapter
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import CheckpointError, ConfigError, OrditoWarning, did_you_mean
@@ -117,7 +117,7 @@ def merged(module: Transformer, adapters: Adapters) -> dict[str, Tensor]:
             stacklevel=2,
         )
     tensors |= changed
-    if "head.weight" in tensors and is_tied(module.spec) and torch.equal(tensors["head.weight"], tensors[table]):
+    if "head.weight" in tensors and module.spec.tied and torch.equal(tensors["head.weight"], tensors[table]):
         del tensors["head.weight"]
     return tensors
 
@@ -155,7 +155,7 @@ def _chosen(known: Iterable[str], layers: Iterable[str], targets: Iterable[str],
 def _saved_modules(module: Transformer, names: Iterable[str]) -> set[str]:
     """The modules that are trained whole."""
     owners = list(dict.fromkeys(path.rpartition(".")[0] for path in module.spec.tensors()))
-    return _chosen([*owners, "head"] if is_tied(module.spec) else owners, (), names, "saved")
+    return _chosen([*owners, "head"] if module.spec.tied else owners, (), names, "saved")
 
 
 def _saved(module: Transformer, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -163,7 +163,7 @@ def _saved(module: Transformer, names: Iterable[str]) -> dict[str, np.ndarray]:
     chosen, table = _saved_modules(module, names), f"{module.spec.embedding.name}.tokens"
     paths = [path for path in module.spec.tensors() if path.rpartition(".")[0] in chosen]
     saved = {path: _tensor(module, path).cpu().numpy().copy() for path in paths}
-    if is_tied(module.spec) and {table, "head"} & chosen:
+    if module.spec.tied and {table, "head"} & chosen:
         saved[f"{table}.weight"] = _tensor(module, f"{table}.weight").cpu().numpy().copy()
         saved["head.weight"] = saved[f"{table}.weight"]
     return saved

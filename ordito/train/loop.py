@@ -35,7 +35,7 @@ MICRO_TOKENS = 2048
 
 
 class NotFiniteError(OrditoError):
-    """A loss or a gradient that is no number; the weights are as they were before the step."""
+    """A loss or gradient that is infinite or NaN; the weights are those before the step."""
 
 
 @dataclass(eq=False)
@@ -57,27 +57,30 @@ class Trainer:
         self.device = next(self.subject.module.parameters()).device
 
     def step(self) -> dict[str, Any]:
-        """One optimizer step; returns its numbers. Raises `NotFiniteError` with the weights as they were."""
+        """One optimizer step; returns its metrics. Raises `NotFiniteError` and leaves the weights as they were."""
         started = time.perf_counter()
-        record = self.compute()
-        self.move()
+        record = self.compute_gradients()
+        self.update_weights()
         seconds = time.perf_counter() - started
         speed = {"tokens_per_second": record["tokens"] / seconds, "seconds": seconds}
         return {"step": self.done, **record, **speed}
 
-    def compute(self) -> dict[str, Any]:
-        """The gradient of the step, over all micro-batches and processes, cut to `clip`; returns the step's numbers."""
+    def compute_gradients(self) -> dict[str, Any]:
+        """Accumulate the step's gradients over all micro-batches and processes, clip their norm to `clip`; returns its metrics.
+
+        Raises `NotFiniteError`, with the gradients cleared and the weights untouched.
+        """
         self.subject.train()
         batches = self.batches(self.done)
         nothing = {term.name: 0.0 for _, term in self.task.objective.terms}
         counts = self.processes.sums(_added([nothing, *(self.task.objective.counts(batch) for batch in batches)]))
         size = {"tokens": sum(batch.n_tokens for batch in batches), "learned": sum(batch.n_learned for batch in batches)}
         sums: dict[str, Tensor | float] = {**nothing}
-        behind = self._behind(len(batches))
-        # Around all micro-batches, so that weights are rounded once for all of them; FSDP's come and go.
+        missing = self._missing_passes(len(batches))
+        # Around all micro-batches, so that autocast casts the weights once for all of them; FSDP gathers them anew each time.
         with self.autocast() if self.sharding is None else nullcontext():
             for part, batch in enumerate(batches):
-                # What is random depends on the seed and on where it happens, and on nothing that came before.
+                # Randomness (dropout) depends on seed, step, process and micro-batch alone, so that a resumed run is the same.
                 torch.manual_seed(_seed(self.config.seed, self.done, self.processes.data_rank, part))
                 with self.autocast():
                     totals = self.task.objective.totals(Forward(self.subject.module, batch.to(self.device)))
@@ -86,31 +89,31 @@ class Trainer:
                     loss.backward()  # type: ignore[no-untyped-call]
                 for name, total in totals.items():
                     sums[name] = sums[name] + total.detach()
-        self._keep_company(behind, backward=True)
+        self._dummy_passes(missing, backward=True)
         if self.sharding is not None:
             self.sharding.sum_gradients()
         found = self.processes.sums({name: float(total) for name, total in sums.items()})
         norm = self._norm()
         numbers = self._numbers(found, counts)
         if not all(math.isfinite(value) for value in (norm, *numbers.values())):
-            self._forget_gradients()
+            self._clear_gradients()
             raise everywhere(NotFiniteError(f"step {self.done + 1}: {_what_is_not_finite(norm, numbers)}"))
         sizes = {name: int(value) for name, value in self.processes.sums(size).items()}
         rate = share_of_peak(self.config, self.done, self.total) * self.config.lr
         return {**numbers, "lr": rate, "grad_norm": norm, **sizes}
 
-    def move(self) -> None:
-        """Move the weights along the gradient."""
+    def update_weights(self) -> None:
+        """Step the optimizers at the learning rate of this step, and clear the gradients."""
         set_rate(self.optimizers, share_of_peak(self.config, self.done, self.total))
         for optimizer in self.optimizers:
             optimizer.step()
-        self._forget_gradients()
+        self._clear_gradients()
         if self.task.after_step is not None:
             self.task.after_step()
         self.done += 1
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Products in bfloat16 where the run wants them, or where they are faster here."""
+        """Autocast to bfloat16 where the run asks for it or, with `precision: auto`, where it is faster here."""
         wanted = self.config.precision
         if wanted == "bfloat16" or (wanted == "auto" and fast_bfloat16(self.device)):
             return torch.autocast(self.device.type, torch.bfloat16)
@@ -118,13 +121,13 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
-        """The objective, its terms and the task's metrics over examples that are not learned from: `eval_loss`, ..."""
+        """Loss, terms and metrics of the task over held-out examples, each under its name with `eval_` before it."""
         self.subject.train(False)
         measured = {term.name: term for term in self.task.metrics}
         sums = dict.fromkeys([*measured, *(term.name for _, term in self.task.objective.terms)], 0.0)
         counts = dict(sums)
         batches = self._batches([[example] for example in self.processes.share(list(examples))])
-        behind = self._behind(len(batches))
+        missing = self._missing_passes(len(batches))
         for batch in batches:
             with self.autocast():
                 forward = Forward(self.subject.module, batch.to(self.device))
@@ -132,7 +135,7 @@ class Trainer:
             sums = _added([sums, {name: float(total) for name, total in totals.items()}])
             own = {name: float(term.count(batch)) for name, term in measured.items()}
             counts = _added([counts, self.task.objective.counts(batch) | own])
-        self._keep_company(behind, backward=False)
+        self._dummy_passes(missing, backward=False)
         sums, counts = self.processes.sums(sums), self.processes.sums(counts)
         numbers = self._numbers(sums, counts)
         return {f"eval_{name}": value for name, value in numbers.items()} | {
@@ -140,18 +143,18 @@ class Trainer:
         }
 
     def snapshot(self, **state: Any) -> Snapshot:
-        """What goes on in a checkpoint, with what else is to be remembered."""
+        """The state of the run for a checkpoint, with further `state` as JSON values."""
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         return Snapshot(self.done, weights, tensors_of(self.optimizers, self.parameters), state)
 
-    def take_up(self, snapshot: Snapshot) -> None:
-        """Go on from a checkpoint."""
+    def restore(self, snapshot: Snapshot) -> None:
+        """Set weights, optimizers and step to those of a checkpoint."""
         put(self.parameters, snapshot.weights)
         put_tensors(self.optimizers, self.parameters, snapshot.optimizer)
         self.done = snapshot.step
 
     def batches(self, step: int) -> list[Batch]:
-        """The batches of a step that are this process's own."""
+        """This process's micro-batches of optimizer step `step`, counted from 0."""
         rows = [[self.data[number] for number in row] for row in self.processes.share(list(self.data.rows(step)))]
         if self.task.rewrite is not None:
             written = iter(self.task.rewrite([example for row in rows for example in row], step))
@@ -169,13 +172,13 @@ class Trainer:
         starts = np.cumsum([0, *(len(row) for row in rows)])
         return collate(examples, rows=[range(a, b) for a, b in pairwise(starts)])
 
-    def _behind(self, batches: int) -> int:
-        """How many passes more another process makes, where all must be there for each: when FSDP2 gathers the weights."""
+    def _missing_passes(self, batches: int) -> int:
+        """How many passes fewer than the busiest process this one makes, where all must take part: FSDP2 gathers weights."""
         sharded = self.sharding is not None and self.sharding.sharded
         return self.processes.most(batches) - batches if sharded else 0
 
-    def _keep_company(self, passes: int, backward: bool) -> None:
-        """Make passes over some example, to no effect."""
+    def _dummy_passes(self, passes: int, backward: bool) -> None:
+        """Run passes over some example whose gradients are zero, so that the other processes are not kept waiting."""
         if not passes:
             return
         self.subject.train(False)
@@ -194,7 +197,7 @@ class Trainer:
             return self.sharding.clip(self.parameters.values(), most)
         return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), most))
 
-    def _forget_gradients(self) -> None:
+    def _clear_gradients(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
 

@@ -115,9 +115,9 @@ def _measured(config: Config) -> dict[str, Any]:
 
     trainer, _ = set_up(config, Quiet())
     phases = {"weights": _peak()}
-    trainer.compute()
+    trainer.compute_gradients()
     phases["forward and backward"] = _peak()
-    trainer.move()
+    trainer.update_weights()
     phases["the optimizer"] = _peak()
     # The second step is like those of the run: in the first, memory is had and caches are filled.
     record = trainer.step()

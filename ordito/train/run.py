@@ -80,7 +80,7 @@ class Run:
             journal = made(self.config.folder, self.config.tensorboard)
             if self.processes.first:
                 self._write_settings()
-        best = self._take_up(trainer, journal) if resume else Best()
+        best = self._resume(trainer, journal) if resume else Best()
         try:
             with Stops(self.config.folder, self.config.max_time).listening() as stops:
                 stopped = self._loop(trainer, evaluated, journal, stops, best)
@@ -137,11 +137,11 @@ class Run:
             command = f"ordito train --resume --output {self.config.output}"
             raise everywhere(CheckpointError(f"{error}; {kept}. Make room, then go on: {command}")) from None
 
-    def _take_up(self, trainer: Trainer, journal: Journal) -> Best:
+    def _resume(self, trainer: Trainer, journal: Journal) -> Best:
         """Go on from the newest sound checkpoint, or from the beginning where none was written yet."""
         saved = self.checkpoints.newest(trainer.parameters)
         if saved is not None:
-            trainer.take_up(saved)
+            trainer.restore(saved)
         journal.resume(trainer.done)
         self.listener.says(f"going on behind step {trainer.done} of {trainer.total}")
         return Best(**saved.state["best"]) if saved is not None else Best()
@@ -152,7 +152,7 @@ class Run:
         if stopped is None or best.enough:
             if config.patience and best.step is not None and best.step != done:
                 saved = self.checkpoints.load(best.step, trainer.parameters)
-                trainer.take_up(saved)
+                trainer.restore(saved)
                 self.listener.says(f"the best weights are those of step {saved.step}")
             if trainer.sharding is not None:
                 trainer.sharding.undo()

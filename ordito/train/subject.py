@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ordito.checkpoint import store
-from ordito.checkpoint.adapter_names import is_tied
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import write_safetensors
@@ -20,6 +19,7 @@ from ordito.checkpoint.writing import write_atomically
 from ordito.errors import OrditoError, TemplateError
 from ordito.families import family_of, spec_from_config
 from ordito.model import load_tokenizer
+from ordito.nn.arrays import floats_of
 from ordito.nn.feedforward import Router, StackedLinear
 from ordito.nn.runtime import load_transformer
 from ordito.nn.transformer import Head, Transformer
@@ -114,15 +114,15 @@ class Subject:
             # Its base never saw its format used; now it has been trained on it.
             write_atomically(folder / "chat_template.jinja", [self.template.source.encode()])
         if len(self.heads):
-            write_safetensors(folder / HEADS, {name: _floats(tensor) for name, tensor in self.heads.state_dict().items()})
+            write_safetensors(folder / HEADS, {name: floats_of(tensor) for name, tensor in self.heads.state_dict().items()})
 
     def _whole(self) -> tuple[dict[str, np.ndarray], Spec]:
         """Every tensor of the model, an adapter merged in, and the spec that they are of."""
         if self.adapters is None:
-            return {name: _floats(tensor) for name, tensor in self.module.state_dict().items()}, self.spec
+            return {name: floats_of(tensor) for name, tensor in self.module.state_dict().items()}, self.spec
         tensors = merged(self.module, self.adapters)
-        spec = with_own_head(self.spec) if "head.weight" in tensors and is_tied(self.spec) else self.spec
-        return {name: _floats(tensor) for name, tensor in tensors.items()}, spec
+        spec = with_own_head(self.spec) if "head.weight" in tensors and self.spec.tied else self.spec
+        return {name: floats_of(tensor) for name, tensor in tensors.items()}, spec
 
 
 def open_subject(config: Config) -> Subject:
@@ -207,11 +207,6 @@ def _extend(subject: Subject, file: Path, rows: Rows) -> None:
     extended = extend(subject.module, subject.tokenizer, read_tokens(file), rows)
     subject.module, subject.tokenizer = extended.module, extended.tokenizer
     subject.origin = replace(subject.origin, spec=extended.module.spec)
-
-
-def _floats(tensor: Tensor) -> np.ndarray:
-    values: np.ndarray = tensor.detach().float().cpu().numpy()
-    return values
 
 
 def put(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:

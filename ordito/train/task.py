@@ -1,4 +1,4 @@
-"""A task: how records become examples, and what is minimised on them. One file a task in `ordito.train.tasks`."""
+"""A training task: how records become examples, and the objective on them. One file for each in `ordito.train.tasks`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ordito.errors import OrditoError, did_you_mean
+from ordito.errors import OrditoError, unknown
 from ordito.nn.transformer import Transformer
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from ordito.train.config import Config
 
 Record = Mapping[str, Any]
-"""One thing to learn from as its file has it: a line of JSON, a row of Parquet, or {"text": ...}."""
+"""One record of a data set: a JSON line, a Parquet row, or {"text": ...} of a text file."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a task is built from: the run's configuration, the model, and how it reads and writes."""
+    """What a task is built from: the run's configuration, the model, its tokenizer and its chat template."""
 
     config: Config
     module: Transformer
@@ -38,10 +38,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Predictor:
-    """How a trained task answers: `read` makes an example of a record without its label; `probabilities` of a batch.
+    """How a trained task predicts: `read` makes an example of a record without its label, `probabilities` runs a batch.
 
-    They are one tensor an example, over `classes` or, where these are empty, over the example's choices; of a `regression` the
-    score alone, (1,).
+    The latter gives one tensor per example: over `classes` or, where these are empty, over the example's choices; with
+    `regression` the score alone, (1,).
     """
 
     read: Callable[[Record], Example]
@@ -52,15 +52,17 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Task:
-    """`read` makes an example of a record, or raises `OrditoError` (what is wrong with it, in a clause).
+    """What a run trains on.
 
-    `packs`: several examples may share a row. `splits`: a text that is too long is learned in pieces. `chats`:
-    conversations are what it is about. `whole`: all examples of an optimizer step must meet in one batch (contrast).
-    `heads` are modules beside the transformer that are trained with it and kept with it. `after_step` runs when the
-    optimizer has moved. `metrics` are measured in evaluations beside the objective, without gradient. `settings` are those of
-    the kind with what was found out filled in (classes, say): what the run keeps in the place of those that were given.
-    `rewrite` gives other examples for those of the optimizer step of a number (0-based), before they become a batch: what a
-    student writes itself. `predictor` is how answers are read off the heads.
+    - `read` makes an example of a record, or raises `OrditoError` with what is wrong with it, in a clause.
+    - `objective` is minimised; `metrics` are measured in evaluations only, without gradient.
+    - `packs`: several examples may be packed into a row. `splits`: a text that is too long is split, not truncated.
+      `chats`: it trains on conversations. `whole`: all examples of an optimizer step must be in one batch (contrast).
+    - `heads` are modules that are trained and saved beside the transformer; `predictor` makes predictions with them.
+    - `after_step` runs after each optimizer step.
+    - `settings` are those that were given, completed by what was found in the data (classes, say); the run saves them.
+    - `rewrite(examples, step)` replaces the examples of an optimizer step (counted from 0) before they are batched: by what the
+      student generates in on-policy distillation.
     """
 
     read: Callable[[Record], Example]
@@ -79,7 +81,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Kind:
-    """A task by name: its settings (a frozen dataclass with defaults), and how it is built from them."""
+    """A kind of task by name: the class of its settings, which all have defaults, and how it is built from them."""
 
     name: str
     summary: str
@@ -99,5 +101,5 @@ def kind_named(name: str) -> Kind:
     """The task of a name. Raises `OrditoError` if there is none."""
     known = kinds()
     if name not in known:
-        raise OrditoError(f"unknown objective {name!r}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
+        raise OrditoError(unknown("objective", name, known))
     return known[name]

@@ -131,7 +131,7 @@ def _with_rows(module: Transformer, first: int, sources: Sequence[Sequence[int]]
     size = max(module.spec.vocab_size, first + len(sources))
     spec = with_vocabulary(module.spec, size, first + len(sources))
     state = module.state_dict()
-    head = _head(spec)
+    head = spec.lm_head
     names = [f"{spec.embedding.name}.tokens.weight", *([f"{head.name}.weight", f"{head.name}.bias"] if head else [])]
     for name in names:
         if name in state:
@@ -165,8 +165,3 @@ def _resized(block: Block, size: int, used: int) -> Block:
         case Chain():
             return Chain(*(_resized(part, size, used) for part in block.parts))
     return block
-
-
-def _head(spec: Spec) -> Head | None:
-    parts = spec.head.parts if isinstance(spec.head, Chain) else (spec.head,)
-    return parts[-1] if isinstance(parts[-1], Head) else None

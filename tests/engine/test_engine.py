@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tiny_model import tiny_folder
 
 import ordito
-from ordito.engine.engine import Engine, _breakers
+from ordito.engine.engine import Engine
 from ordito.engine.grammar import Grammar
+from ordito.engine.penalties import tokens_containing
 from ordito.errors import ContextError, OrditoError
 
 PROMPTS = ["the loom", "the warp and", "a weft", "warp warp warp warp", "the loom of the", "x"]
@@ -154,8 +155,8 @@ def test_a_stream_that_nobody_holds_is_cancelled(engine):
 
 
 def test_a_long_prompt_does_not_stop_others(engine, monkeypatch):
-    monkeypatch.setattr("ordito.engine.engine.PIECE", 8)
-    monkeypatch.setattr("ordito.engine.engine.SMALLEST", 1)
+    monkeypatch.setattr("ordito.engine.engine.MAX_CHUNK", 8)
+    monkeypatch.setattr("ordito.engine.engine.MIN_CHUNK", 1)
     talking = engine.submit("the loom", max_tokens=30, ignore_end=True)
     engine.step()
     reading = engine.submit("w " * 20, max_tokens=1)
@@ -468,7 +469,7 @@ def test_breakers_are_all_tokens_that_hold_one(model):
         found = frozenset(
             id for id in range(model.tokenizer.vocab_size) if any(text.encode() in bytes_of(id) for text in texts)
         )
-        assert _breakers(model.tokenizer, texts) == found
+        assert tokens_containing(model.tokenizer, texts) == found
 
 
 def test_a_text_that_cannot_fit_is_not_cut(model, monkeypatch):

@@ -9,7 +9,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ordito.engine.penalties import penalise
+from ordito.engine.penalties import penalise_repetition
 from ordito.engine.sampling import Sampler, Sampling, candidates
 from ordito.errors import OrditoError
 
@@ -50,7 +50,7 @@ def theirs(seed, context, sampling):
 )
 def test_probabilities_are_those_of_transformers(seed, context, temperature, top_k, top_p, min_p, penalty):
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty)
-    kept, probabilities = candidates(penalise(logits(seed), context, penalty), sampling)
+    kept, probabilities = candidates(penalise_repetition(logits(seed), context, penalty), sampling)
     got = np.zeros(V)
     got[kept] = probabilities
     expected = theirs(seed, context, sampling)
@@ -93,7 +93,7 @@ def test_a_temperature_next_to_nothing_is_none():
 def test_a_penalty_moves_the_best_away():
     values = np.array([3.0, 2.9, -1.0], dtype=np.float32)
     assert Sampler(Sampling(repetition_penalty=1.1)).choose(values, [0]) == 1
-    assert penalise(values, [2], 2.0)[2] == -2.0
+    assert penalise_repetition(values, [2], 2.0)[2] == -2.0
 
 
 def test_seeds_repeat():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ordito.engine import cuts
-from ordito.engine.penalties import biased, dry, seen
+from ordito.engine.penalties import add_biases, penalise_dry, penalise_presence_and_frequency
 from ordito.engine.sampling import Sampler, Sampling, candidates
 from ordito.errors import OrditoError
 
@@ -74,19 +74,19 @@ def test_mirostat_holds_the_surprise():
 def test_dry_hinders_what_would_go_on_repeating():
     values = np.zeros(V, np.float32)
     context = [1, 2, 3, 4, 9, 1, 2, 3]
-    got = dry(values, context, 0.8, 1.75, 2, frozenset())
+    got = penalise_dry(values, context, 0.8, 1.75, 2, frozenset())
     assert got[4] == pytest.approx(-0.8 * 1.75 ** (3 - 2))
     assert np.count_nonzero(got) == 1
-    assert dry(values, context, 0.8, 1.75, 4, frozenset()).any() == False  # noqa: E712
-    assert not dry(values, context, 0.8, 1.75, 2, frozenset({3})).any()
-    assert dry(values, context, 0.8, 1.75, 2, frozenset({1}))[4] == pytest.approx(-0.8)
+    assert penalise_dry(values, context, 0.8, 1.75, 4, frozenset()).any() == False  # noqa: E712
+    assert not penalise_dry(values, context, 0.8, 1.75, 2, frozenset({3})).any()
+    assert penalise_dry(values, context, 0.8, 1.75, 2, frozenset({1}))[4] == pytest.approx(-0.8)
     assert not values.any()
 
 
 @settings(deadline=None, max_examples=80)
 @given(context=st.lists(st.integers(0, 3), min_size=0, max_size=30), allowed=st.integers(1, 4))
 def test_dry_is_its_definition(context, allowed):
-    got = dry(np.zeros(5, np.float32), context, 1.0, 2.0, allowed, frozenset())
+    got = penalise_dry(np.zeros(5, np.float32), context, 1.0, 2.0, allowed, frozenset())
     for token in range(5):
         longest = 0
         for place in range(1, len(context)):
@@ -105,11 +105,11 @@ def test_penalties_count_the_answer_only():
     assert adjusted[7] == 0.0
     assert adjusted[5] == -2.0
     assert adjusted[6] == -1.5
-    assert seen(np.zeros(V, np.float32), [1], 0.0, 2.0)[1] == -2.0
+    assert penalise_presence_and_frequency(np.zeros(V, np.float32), [1], 0.0, 2.0)[1] == -2.0
 
 
 def test_biases_add_and_forbid():
-    got = biased(np.zeros(4, np.float32), {1: 2.5, 2: -100, 9: 1.0})
+    got = add_biases(np.zeros(4, np.float32), {1: 2.5, 2: -100, 9: 1.0})
     assert got.tolist() == [0.0, 2.5, -np.inf, 0.0]
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_model import random_checkpoint
 
 from ordito import families
-from ordito.checkpoint.checkpoint import open_checkpoint
-from ordito.checkpoint.export import write_folder
 from ordito.nn.runtime import load_transformer
 
 CONFIG = {
@@ -94,11 +92,7 @@ def reference(state, ids, config):
 def test_logits_are_those_of_the_published_formulas(change, length, tmp_path):
     config = CONFIG | change
     spec = families.spec_from_config(config)
-    generator = np.random.default_rng(5)
-    weights = {name: generator.normal(0.5 * (len(shape) == 1), 0.4, shape).astype(np.float32)
-               for name, shape in spec.tensors().items()}  # fmt: skip
-    write_folder(tmp_path, spec, weights)
-    checkpoint = open_checkpoint(tmp_path)
+    checkpoint = random_checkpoint(spec, tmp_path, 0.4)
     state = {name: torch.from_numpy(tensor.to_float32().copy()).double() for name, tensor in checkpoint.stored.items()}
     ids = torch.randint(0, 71, (length,), generator=torch.Generator().manual_seed(3))
     module = load_transformer(checkpoint)

@@ -16,7 +16,7 @@ from ordito.errors import ContextError, MissingDependencyError, OrditoError, Ord
 from ordito.lens import record, trace
 from ordito.lens.numbers import Choice, Looks, Sum, Vector, best
 from ordito.lens.page import lines, said
-from ordito.lens.recording import read_early
+from ordito.lens.recording import logit_lens
 from ordito.lens.step import Addition
 
 TEXT = "the warp and the weft"
@@ -85,7 +85,7 @@ def test_the_guess_after_the_last_layer_is_the_answer(model):
 
 def test_early_readings_are_norm_and_head_of_the_stream(model):
     recording = record(model, [3, 5, 9])
-    early = read_early(model, recording["layers.0", "output"])
+    early = logit_lens(model, recording["layers.0", "output"])
     module = model.runtime.module
     with torch.no_grad():
         expected = module.head(module.norm(torch.from_numpy(recording["layers.0", "output"])))
@@ -221,7 +221,7 @@ def test_one_layer_can_be_chosen(model):
         (lambda model: trace(model, token=1), OrditoError, "no text"),
         (lambda model: trace(model, "the loom " * 64), ContextError, "context holds 64"),
         (lambda model: lines(trace(model), layer=2), OrditoError, "got layer 2, expected 0 to 1"),
-        (lambda model: record(model, []), OrditoError, "no tokens"),
+        (lambda model: record(model, []), OrditoError, "not empty"),
         (lambda model: record(model, [3, 10_000]), OrditoError, "got token ids from 3 to 10000"),
         (lambda model: record(model, [3], positions=[1]), OrditoError, "got position 1"),
         (lambda model: record(model, [3], [4]), OrditoError, "takes no source_ids"),

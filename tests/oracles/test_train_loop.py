@@ -71,12 +71,12 @@ def test_steps_are_those_of_a_plain_loop(settings, folder, data, tmp_path, monke
         loss = total / count
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(named.values(), config.clip or float("inf"))
-        record = trainer.compute()
+        record = trainer.compute_gradients()
         assert record["loss"] == pytest.approx(float(loss), rel=1e-5)
         assert record["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
         pairs = [(trainer.parameters[o].grad, named[t].grad) for o, t in paired(trainer, theirs).items()]
         assert max(largest(a, b) for a, b in pairs) <= 1e-5
-        trainer.move()
+        trainer.update_weights()
         for optimizer, schedule in zip(made, schedules, strict=True):
             optimizer.step()
             schedule.step()
@@ -151,7 +151,7 @@ def test_packed_is_unpacked(objective, folder, tmp_path):
         loss = trainer.task.objective.loss(trainer.task.objective.totals(forward), counts)
         loss.backward()
         found.append((float(loss), {name: p.grad.clone() for name, p in trainer.parameters.items()}, counts))
-        trainer._forget_gradients()
+        trainer._clear_gradients()
     (loss_a, grads_a, counts_a), (loss_b, grads_b, counts_b) = found
     assert counts_a == counts_b
     assert loss_a == pytest.approx(loss_b, rel=1e-6)

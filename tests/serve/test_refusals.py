@@ -412,7 +412,7 @@ def test_an_answer_that_waits_too_long_is_ended(folder, monkeypatch):
     with running([folder], request_seconds=0.2) as url, httpx.Client(base_url=url, timeout=60) as client:
         client.post("/v1/chat/completions", json={"messages": HI, "max_tokens": 1})
         monkeypatch.setattr(NativeRuntime, "step", slow)
-        monkeypatch.setattr("ordito.engine.engine.PIECE", 1)
+        monkeypatch.setattr("ordito.engine.engine.MAX_CHUNK", 1)
         begin = time.monotonic()
         answer = client.post("/v1/completions", json={"prompt": "the loom " * 250, "max_tokens": 5}).json()
         assert time.monotonic() - begin < 3  # of more than 10

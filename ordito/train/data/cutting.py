@@ -1,4 +1,4 @@
-"""Examples made to fit into rows of so many tokens, and a count of what was done to them."""
+"""Truncating and splitting examples that are longer than a row, and counts of both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _LARGE_SHARE = 0.05
 
 @dataclass
 class Counts:
-    """Of reading data: records `read`; examples `kept`, `cut`, `split` and `left_out`; `tokens` kept, and those `learned`."""
+    """Counts of a data set: records `read`; examples `kept`, `cut` (truncated), `split` and `left_out`; `tokens` in those kept,
+    and how many of them are `learned`, that is, have a loss."""
 
     read: int = 0
     kept: int = 0
@@ -25,14 +26,14 @@ class Counts:
 
     @property
     def said(self) -> str:
-        """In a clause."""
+        """The counts in a clause."""
         aside = ((self.cut, "cut"), (self.split, "split"), (self.left_out, "left out"))
         done = ", ".join(f"{count:,} {what}" for count, what in aside if count)
         made = f"{self.kept:,} examples of {self.read:,} records{f' ({done})' if done else ''}"
         return f"{made}, {self.tokens:,} tokens, {self.learned:,} of them learned"
 
     def warnings(self, length: int) -> list[str]:
-        """What a user should know of them, in sentences."""
+        """Sentences for the user where many examples are truncated or left out."""
         examples = max(self.kept + self.left_out, 1)
         said = []
         if self.cut / examples >= _LARGE_SHARE:
@@ -52,9 +53,9 @@ class Counts:
 class Cutter:
     """Fits examples into rows of `length` tokens.
 
-    `packs` says that rows are shared. Texts without a label are then examples of their own: what is learned of their tokens
-    does not depend on one another, and so each finds a row. With a label they stay together in one row, the longest being cut
-    first; where rows are not shared, each text has a row. `split_long`: a text that is longer is split, not cut.
+    With `packs`, several examples share a row. The texts of an example without a label then become examples of their own,
+    because the losses of their tokens do not depend on each other; with a label they stay together in one row, and the longest
+    is truncated first. Without `packs`, each text has a row. `split_long`: a text that is too long is split, not truncated.
     """
 
     length: int

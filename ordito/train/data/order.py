@@ -20,16 +20,16 @@ Numbers = NDArray[np.int64]
 
 
 class Order:
-    """The rows of each optimizer step, over epoch after epoch, of examples of `lengths` tokens.
+    """The rows of each optimizer step, epoch after epoch, for examples of `lengths` tokens.
 
-    With `pack` examples share rows of at most `length` tokens, none is cut, and which of them share a row is settled once:
-    best-fit decreasing (Johnson et al., SIAM J. Comput. 3(4), 1974) within stretches of a shuffled list. Without it each has a
-    row of its own.
+    With `pack`, examples share rows of at most `length` tokens without being truncated. Which of them share a row is settled
+    once, by best-fit decreasing (Johnson et al., SIAM J. Comput. 3(4), 1974) within stretches of a shuffled list. Without it,
+    each example is a row.
 
-    Every epoch shuffles the rows anew, by `seed` and its number, and sees each of them once. Its steps are of `batch_size`
-    rows; where these do not come out even, of fewer, all steps of an epoch being equal but for one row. So no step is much
-    smaller than others, and none reaches into the next epoch: no example is twice in a step. Rows of like length meet in a
-    step, to spare padding: they are sorted within stretches of a few steps. In a step the longest come first.
+    Every epoch shuffles the rows anew, by `seed` and its own number, and has each of them once. Its steps have `batch_size`
+    rows, or fewer if the rows cannot be divided evenly: then the steps of an epoch differ by at most one row. So no step is
+    much smaller than the others, and none crosses into the next epoch, where an example might occur in it twice. To save
+    padding, rows are sorted by length within stretches of a few steps; in a step the longest come first.
     """
 
     def __init__(self, lengths: ArrayLike, batch_size: int, length: int, pack: bool, seed: int | tuple[int, ...]) -> None:

@@ -112,15 +112,16 @@ def prepare(
     stream: bool = False,
     report: Report | None = None,
 ) -> Dataset:
-    """The examples that `task` reads from sources (see `read_records`), in rows of at most `length` tokens.
+    """The examples that `task` reads from sources (see `read_records`), each of at most `length` tokens, cached on disk.
 
-    They are kept below `folder`, in a folder named after all that they depend on: what the sources hold, `length`, `split_long`
-    (a longer text is split, else cut at its end; see `Cutter`), and `fingerprint`, which stands for tokenizer, template and the
-    task's settings. What is there already is not made again; what was interrupted goes on where it stopped. With `stream`
-    shards are made while they are asked for.
+    The cache is a folder below `folder`, named by a hash of all that the examples depend on: the sources' contents, `length`,
+    `split_long` (a longer text is split, else truncated; see `Cutter`), and `fingerprint`, which stands for tokenizer, chat
+    template and the task's settings. Finished shards are reused, and an interrupted preparation resumes. With `stream`, shards
+    are made while training asks for them.
 
-    `report` is told the counts as they grow. An `OrditoWarning` is given where much is cut or left out. Raises `OrditoError`
-    for the first record that is broken or that the task refuses, with its place, and if nothing is left to learn.
+    `report` is called with the counts as they grow. Warns (`OrditoWarning`) where many examples are truncated or left out.
+    Raises `OrditoError`, with its place, for the first record that is broken or that the task refuses, and if no example is
+    left.
     """
     found = sources_of(sources, stream=stream)
     cutter = Cutter(length, task.packs, split_long)
@@ -142,7 +143,7 @@ def prepare(
 
 
 def _key(sources: Sequence[Source], cutter: Cutter, fingerprint: str, most: int, *, quick: bool) -> str:
-    """What shards are a function of, in one word."""
+    """A hash of everything that the shards depend on."""
     parts = [FORMAT, [source.identity(quick) for source in sources], asdict(cutter), fingerprint, most]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

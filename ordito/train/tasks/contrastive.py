@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ordito.embed.pool import DEFAULT
+from ordito.embed.pool import DEFAULT, cut
 from ordito.errors import OrditoError
 from ordito.spec import Pooling
 from ordito.train.batch import Batch
@@ -65,8 +65,7 @@ def build(settings: ContrastiveSettings, context: Context) -> Task:
         if not ids:
             raise OrditoError("has a text without tokens")
         most = min(context.config.length, pooling.max_tokens or spec.context)
-        ends = context.tokenizer.special.suffix if len(ids) > most else ()
-        return Text.of([*ids[: most - len(ends)], *ends] if len(ids) > most else ids, learn=False)
+        return Text.of(cut(context.tokenizer, ids, most) if len(ids) > most else ids, learn=False)
 
     def read(record: Record) -> Example:
         query, positive = (_texts(record, names)[:1] for names in (QUERIES, POSITIVES))
