@@ -149,6 +149,7 @@ assert np.array_equal(runtime.step([(sequence, ids)], [4])[0], expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer needs address space of its own")
 def test_a_step_without_room_is_as_if_it_had_never_been(folder):
     subprocess.run([sys.executable, "-c", WITHOUT_ROOM, str(folder)], check=True, timeout=60)
 
