@@ -43,7 +43,7 @@ Published models with their sizes, computed from the configuration of each in [o
 Python, `ordito.catalogue.find("Mixtral 8x7B v0.1")` is the entry of a model. The columns:
 
 - **layers**: encoder + decoder where there are both.
-- **feed-forward**: width of the dense ones. **experts**: experts per token of all × width of one, + width of the shared experts.
+- **feed-forward**: width of the dense ones. **experts**: chosen per token of all × width of one, + width of the shared ones.
 - **context**: the context length in tokens. **windows**: tokens of a sliding window, and on how many layers.
 - **parameters**: all, a tied head counted once. **active**: those used for one token, without the experts that are not chosen.
 - **KV cache**: bytes per token over all layers, at 16 bits; in parentheses what a token still adds beyond every window.
@@ -223,7 +223,7 @@ def window(block: Attention) -> str:
 
 
 def on_layers(number: int, spec: Spec) -> str:
-    """" on number of total" layers; empty for all of them."""
+    """The clause "on number of total" layers; empty for all of them."""
     total = len(attentions(spec))
     return "" if number == total else f" on {number} of {total}"
 
