@@ -27,7 +27,7 @@ docs: .venv/developed  ## regenerate the generated pages
 clean:  ## remove the virtual environment
 	rm -rf .venv
 
-# Checked before .venv exists: one made with an old Python would be kept whatever PYTHON is next, and pip's error hides the reason.
+# Checked before .venv exists: one of an old Python would be kept whatever PYTHON is next, and pip's error hides the reason.
 OLD := "Ordito needs Python 3.11 or newer, got %d.%d from $(PYTHON): make $(MAKECMDGOALS) PYTHON=python3.12, say"
 
 .venv/made:
