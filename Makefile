@@ -1,5 +1,4 @@
-# Two commands are all that most people need: `make chat` and `make test`.
-# PYTHON chooses the interpreter that the virtual environment is made with.
+# Most people need only `make chat` and `make test`. PYTHON is the interpreter that creates the virtual environment.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -15,20 +14,20 @@ test: .venv/developed  ## install, and run every test
 unit: .venv/developed  ## the tests that need no real model and no other implementation
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/oracles --ignore tests/real
 
-check: .venv/developed  ## lint, types, import floors, generated docs
+check: .venv/developed  ## lint, types, import layers, generated docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-docs: .venv/developed  ## write the generated pages again
+docs: .venv/developed  ## regenerate the generated pages
 	$(BIN)/python docs/generate.py
 
 clean:  ## remove the virtual environment
 	rm -rf .venv
 
-# Asked first: an environment of an old Python would stay, whichever PYTHON is chosen next, and pip's words hide the reason.
+# Checked before .venv exists: one of an old Python would be kept whatever PYTHON is next, and pip's error hides the reason.
 OLD := "Ordito needs Python 3.11 or newer, got %d.%d from $(PYTHON): make $(MAKECMDGOALS) PYTHON=python3.12, say"
 
 .venv/made:
@@ -42,7 +41,7 @@ CPP := $(wildcard cpp/* cpp/kernels/*)
 	$(INSTALL) .
 	touch $@
 
-# An editable install, so that a changed file needs no new one.
+# An editable install: changes of Python files need no reinstall.
 .venv/developed: .venv/made pyproject.toml constraints.txt $(CPP)
 	$(INSTALL) --editable '.[dev]'
 	touch $@

@@ -1,10 +1,10 @@
-"""From a cold process to the first token of an answer to "hi", and its peak of memory: ours beside llama.cpp's, in turn.
+"""Time from a cold process to the first token of an answer to "hi", and peak memory: ours beside llama.cpp's, in turn.
 
     python benchmarks/first_token.py [--python PYTHON] [--models smollm2,gemma3-270m] [--json]
 
-Each run is a new process, on warm disk caches: interpreter, imports, the file opened, weights, vocabulary and template
-read, the prompt read, one token written. PYTHON is one that has both `ordito`, installed with `pip install .` as a user
-would, and `llama-cpp-python`, which loads llama.cpp as we do from Python.
+Each run is a new process, with a warm disk cache: interpreter, imports, opening the file, loading weights, vocabulary and
+template, prefill of the prompt, one token written. PYTHON has both `ordito`, installed with `pip install .` as a user would,
+and `llama-cpp-python`, which runs llama.cpp from Python too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from peers import Figure, arguments, in_turn, peak, smaller, tell
+from peers import Figure, arguments, in_turn, peak, report, smaller
 
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.outline import outline
@@ -33,8 +33,8 @@ print(next(piece for piece in pieces if piece), flush=True)
 """
 
 
-def seconds(command: list[str]) -> float:
-    """From the start of a process to the first byte that it writes."""
+def first_byte(command: list[str]) -> float:
+    """Seconds from the start of a process to the first byte of its output."""
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
         assert process.stdout is not None
@@ -53,18 +53,20 @@ def figures(name: str, python: str, times: int) -> Iterator[Figure]:
     ours = [str(Path(python).with_name("ordito")), "run", name, "hi", "--max-tokens", "2", "--temperature", "0"]
     theirs = [python, "-c", PEER, str(file)]
     for command in (ours, theirs):
-        seconds(command)  # warms the disk cache
-    yield smaller(f"{name}: cold process to first token", *in_turn(lambda: seconds(ours), lambda: seconds(theirs), times), "s")
+        first_byte(command)  # warms the disk cache
+    yield smaller(
+        f"{name}: cold process to first token", *in_turn(lambda: first_byte(ours), lambda: first_byte(theirs), times), "s"
+    )
     size = file.stat().st_size
     yield smaller(f"{name}: peak memory over file size", peak(ours) / size, peak(theirs) / size, "times")
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--python", default=sys.executable, help="a Python that has both")
+    parser.add_argument("--python", default=sys.executable, help="an interpreter with ordito and llama-cpp-python")
     parser.add_argument("--models", default="smollm2,gemma3-270m")
     asked = parser.parse_args()
-    tell((figure for name in asked.models.split(",") for figure in figures(name, asked.python, asked.times)), asked.json)
+    report((figure for name in asked.models.split(",") for figure in figures(name, asked.python, asked.times)), asked.json)
 
 
 if __name__ == "__main__":

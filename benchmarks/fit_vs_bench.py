@@ -1,8 +1,8 @@
-"""Is the prediction true? `ordito fit` beside what `ordito bench` measures, and the memory estimate beside the peak.
+"""Predictions beside measurements: rates of `ordito fit` and of `ordito bench`, predicted and peak memory.
 
     python benchmarks/fit_vs_bench.py [--models smollm2,gemma3-270m] [--json]
 
-Rates are taken with one measurement of the machine; each memory peak is that of a fresh process (VmHWM, Linux).
+One measurement of the machine serves all predicted rates. Each peak of memory is that of a fresh process (VmHWM, Linux).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 
 
 def peak(name: str, tokens: int) -> int:
-    """Bytes that a fresh process took at most while it read and wrote `tokens` tokens."""
+    """Peak memory, in bytes, of a fresh process that prefills and decodes `tokens` tokens in all."""
     done = subprocess.run([sys.executable, "-c", PEAK, name, str(tokens)], capture_output=True, text=True, check=True)
     return 1024 * int(done.stdout)
 
@@ -68,7 +68,7 @@ def figures(name: str):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="smollm2,gemma3-270m")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     options = parser.parse_args()
     for name in options.models.split(","):
         for figure in figures(name):

@@ -3,8 +3,8 @@
     python benchmarks/make_model.py "Llama 3.2 1B" llama-1b.gguf [--type q4_k_m]
     python benchmarks/versus_llama_cpp.py --llama-cpp BUILD/bin --models ./llama-1b.gguf
 
-The vocabulary is SmolLM2's, filled up with tokens of no meaning. Weights are rounded as real ones are: 1B takes about a minute
-on two cores, 8B six.
+The vocabulary is SmolLM2's, padded with meaningless tokens. Weights are quantized as real ones are: 1B takes about a minute on
+two cores, 8B six.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ordito.spec import Spec
 
 
 class RandomWeights(Mapping[str, np.ndarray]):
-    """Tensors by canonical name, each made when it is asked for: matrices that keep the size of what comes in, norms of 1."""
+    """Random tensors by canonical name, made on access: matrices of variance 1 / columns, so that products
+    keep the variance of their input; biases of 0, norms of 1."""
 
     def __init__(self, spec: Spec) -> None:
         self.shapes = spec.tensors()
@@ -45,7 +46,7 @@ class RandomWeights(Mapping[str, np.ndarray]):
 
 
 def vocabulary(size: int) -> dict[str, object]:
-    """The keys of a tokenizer of `size` tokens."""
+    """GGUF metadata with a tokenizer of `size` tokens."""
     keys = dict(open_checkpoint(store.locate("smollm2").path).metadata)
     tokens, types = list(keys["tokenizer.ggml.tokens"]), list(map(int, keys["tokenizer.ggml.token_type"]))
     normal = 1

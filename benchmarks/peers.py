@@ -1,4 +1,4 @@
-"""What the comparisons with other programs share: the two in turn, medians, and how the figures are told."""
+"""Shared by the comparisons with other programs: measurements in turn, medians, output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Figure:
 
 
 def in_turn(ours: Callable[[], float], peer: Callable[[], float], times: int) -> tuple[float, float]:
-    """Medians of several measurements of each, one after the other, so that a busy moment strikes both."""
+    """(ours, peer): medians of `times` measurements of each, taken alternately, so that a busy moment affects both."""
     pairs = [(ours(), peer()) for _ in range(times)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
@@ -43,8 +43,8 @@ def smaller(what: str, ours: float, peer: float, unit: str) -> Figure:
     return Figure(what, ours, peer, peer / ours, None, unit)
 
 
-def tell(figures: Iterable[Figure], as_json: bool) -> None:
-    """A line for each figure, as it comes."""
+def report(figures: Iterable[Figure], as_json: bool) -> None:
+    """Print one line per figure, as soon as it is measured."""
     if not as_json:
         print(f"{'what':<58} {'ours':>9} {'peer':>9} {'ratio':>6} {'limit':>9}  unit", flush=True)
     for figure in figures:
@@ -57,22 +57,22 @@ def tell(figures: Iterable[Figure], as_json: bool) -> None:
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="a JSON object for each figure")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per figure")
     parser.add_argument("--times", type=int, default=3, help="measurements of each; their median counts")
     return parser
 
 
 def measured_machine(runtime: Runtime | None = None) -> Machine:
-    """The machine's bandwidth, and its arithmetic, that of a runtime if one is given."""
+    """The machine's memory bandwidth and FLOP/s; in the runtime's arithmetic if one is given."""
     return this_machine(memory=0, flops=peak_flops(runtime) if runtime else None)
 
 
 def peak(command: list[str]) -> int:
-    """The most memory that a command took, in bytes, as Linux tells it while the command runs."""
+    """Peak memory of a command in bytes (VmHWM, Linux), polled while it runs."""
     most = 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        with suppress(OSError, IndexError):  # it ends while it is asked
+        with suppress(OSError, IndexError):  # it may end meanwhile
             status = Path(f"/proc/{process.pid}/status").read_text()
             most = max(most, 1024 * int(status.split("VmHWM:")[1].split()[0]))
         time.sleep(0.005)

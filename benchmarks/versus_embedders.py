@@ -2,10 +2,10 @@
 
     python benchmarks/versus_embedders.py [--onnx-python PYTHON] [--json]
 
-256 sentences of 20 and of 200 words, two threads each, every side in a process of its own (threads that wait for work would
-disturb the others), the better of batches of 32 and 128 for the peers. sentence-transformers runs in this interpreter;
-PYTHON has `onnxruntime`, `torch`, `onnxscript` and `transformers`, and exports the model first. Vectors have to agree. The
-limit is that of multiplications and additions in fp32, as fast as they come on data in registers.
+256 sentences of 20 and of 200 words, two threads each, each side in its own process (idle threads that spin would slow the
+others); for the peers the better of batches of 32 and 128. sentence-transformers runs in this interpreter; PYTHON has
+`onnxruntime`, `torch`, `onnxscript` and `transformers`, and exports the model first. Fails if the embeddings differ. The limit
+is the peak of fp32 multiply-adds on data in registers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from peers import Figure, arguments, faster, in_turn, measured_machine, tell
+from peers import Figure, arguments, faster, in_turn, measured_machine, report
 
 import ordito
 from ordito.checkpoint import store
 
 WORDS = "time year people way day man thing woman life child world school state family student group country problem hand part"
-COUNT, LENGTHS, THREADS, MOST = 256, (20, 200), 2, 256
-"""Sentences, their words, threads, and the tokens that MiniLM reads of a sentence."""
+COUNT, LENGTHS, THREADS, MAX_TOKENS = 256, (20, 200), 2, 256
+"""Number of sentences, words per sentence, threads, and tokens after which MiniLM truncates."""
 
 SERVE = """
 import json, os, sys, time
@@ -94,7 +94,7 @@ serve(embed, [32, 128])
 
 
 class Embedder:
-    """A process that embeds texts when it is asked to."""
+    """A process that embeds texts on request."""
 
     def __init__(self, python: str, code: str, *options: str) -> None:
         command = [python, "-c", SERVE + code, *options]
@@ -119,12 +119,13 @@ class Embedder:
 
 
 def limits(folder: str) -> Callable[[list[str]], float]:
-    """How many of some texts a second fp32 allows."""
+    """A function from texts to the sentences per second that the peak of fp32 allows."""
     model = ordito.load(folder, backend="native")
     machine, flops, tokenizer = measured_machine(model.runtime), ordito.account(model.spec).flops, model.tokenizer
 
     def limit(texts: list[str]) -> float:
-        return machine.flops * len(texts) / sum(flops.forward(min(len(tokenizer.encode(text)), MOST)).total for text in texts)
+        lengths = [min(len(tokenizer.encode(text)), MAX_TOKENS) for text in texts]
+        return machine.flops * len(texts) / sum(flops.forward(length).total for length in lengths)
 
     return limit
 
@@ -136,7 +137,7 @@ def figures(peers: dict[str, Embedder], ours: Embedder, limit: Callable[[list[st
         mine = np.array(ours.ask(texts)["vectors"])
         for name, peer in peers.items():
             cosines = (mine * np.array(peer.ask(texts)["vectors"])).sum(axis=1)
-            assert cosines.min() > 0.999, f"{name} gives other vectors: cosines {cosines}"
+            assert cosines.min() > 0.999, f"{name} gives different embeddings: cosines {cosines}"
             a, b = in_turn(partial(ours.rate, texts), partial(peer.rate, texts), times)
             yield faster(f"MiniLM, {length} words, beside {name}", a, b, limit(texts), "sentences/s")
 
@@ -151,7 +152,7 @@ def main() -> None:
         if given.onnx_python:
             file = str(Path(work) / "minilm.onnx")
             peers["ONNX Runtime"] = Embedder(given.onnx_python, ONNX, folder, str(THREADS), file)
-        tell(figures(peers, Embedder(sys.executable, OURS, folder), limits(folder), given.times), given.json)
+        report(figures(peers, Embedder(sys.executable, OURS, folder), limits(folder), given.times), given.json)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
     python benchmarks/versus_llama_cpp.py --llama-cpp BUILD/bin [--models smollm2,gemma3-270m] [--json]
 
 BUILD is a native build of llama.cpp with `llama-bench` and `llama-batched-bench` (cmake -DCMAKE_BUILD_TYPE=Release
--DGGML_NATIVE=ON); or, beside ours of `--kernels avx2`, with GGML_NATIVE off and GGML_AVX2, GGML_FMA, GGML_F16C and
-GGML_BMI2 on. Both use two threads unless told otherwise. Figures: prompts of 512 and 2,048 tokens; answers of 128 tokens,
-as long as llama-bench's, after 32, 1,024 and 4,096; 8 and 32 sequences together; answers while another process takes a core;
-the peak of memory. Our answers are the most probable tokens, and choosing them is part of the time; llama.cpp's are arbitrary
-ones, which it does not choose.
+-DGGML_NATIVE=ON); for a comparison with `--kernels avx2`, with GGML_NATIVE off and GGML_AVX2, GGML_FMA, GGML_F16C and GGML_BMI2
+on. Both use two threads by default. Figures: prefill of 512 and 2,048 tokens; decode of 128 tokens, as in llama-bench, after
+32, 1,024 and 4,096; decode of 8 and 32 sequences; decode while another process takes a core; peak memory. We decode greedily,
+and finding the most probable token is part of the time; llama-bench decodes arbitrary tokens, without choosing them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from peers import Figure, arguments, faster, in_turn, measured_machine, peak, smaller, tell
+from peers import Figure, arguments, faster, in_turn, measured_machine, peak, report, smaller
 
 from ordito.accounting import account
 from ordito.checkpoint.outline import outline
@@ -43,14 +42,14 @@ def ids(n: int) -> list[int]:
     return [(7919 * i + 13) % 30000 + 5 for i in range(n)]
 
 
-def prompt_rate(runtime: NativeRuntime, n: int) -> float:
-    runtime.session().feed(ids(n))  # llama-bench, too, reads it once before it measures
+def prefill_rate(runtime: NativeRuntime, n: int) -> float:
+    runtime.session().feed(ids(n))  # a warm-up, as in llama-bench
     session, start = runtime.session(), time.perf_counter()
     session.feed(ids(n))
     return n / (time.perf_counter() - start)
 
 
-def answer_rate(runtime: NativeRuntime, depth: int) -> float:
+def decode_rate(runtime: NativeRuntime, depth: int) -> float:
     session = runtime.session()
     token = int(session.feed(ids(depth)).argmax())
     start = time.perf_counter()
@@ -59,7 +58,7 @@ def answer_rate(runtime: NativeRuntime, depth: int) -> float:
     return GENERATED / (time.perf_counter() - start)
 
 
-def together_rate(runtime: NativeRuntime, sequences: int) -> float:
+def batched_decode_rate(runtime: NativeRuntime, sequences: int) -> float:
     made = [runtime.sequence() for _ in range(sequences)]
     tokens = [int(runtime.step([(one, ids(64 + n)[n:])], [63]).argmax()) for n, one in enumerate(made)]
     start = time.perf_counter()
@@ -70,7 +69,7 @@ def together_rate(runtime: NativeRuntime, sequences: int) -> float:
 
 
 class LlamaCpp:
-    """llama.cpp's own benchmarks."""
+    """llama.cpp's benchmark programs."""
 
     def __init__(self, folder: Path, file: Path, threads: int) -> None:
         self.folder, self.file, self.threads = folder, file, str(threads)
@@ -82,7 +81,7 @@ class LlamaCpp:
     def rate(self, *options: str) -> float:
         return float(json.loads(self._run("llama-bench", "-r", "1", "-o", "json", *options))[-1]["avg_ts"])
 
-    def together(self, sequences: int) -> float:
+    def batched_decode(self, sequences: int) -> float:
         tokens = 64 + GENERATED
         options = ("-c", str(tokens * sequences + 256), "-b", "2048", "-ub", "512", "-npp", "64", "-ntg", str(GENERATED))
         table = self._run("llama-batched-bench", "-tb", self.threads, *options, "-npl", str(sequences))
@@ -105,23 +104,25 @@ def figures(name: str, folder: Path, threads: int, times: int, dtype: str | None
         return machine.bandwidth / (found.weights_read - runtime.spared + found.kv_cache.at(depth))
 
     for n in PROMPTS:
-        ours, theirs = in_turn(lambda n=n: prompt_rate(runtime, n), lambda n=n: peer.rate("-p", str(n), "-n", "0"), times)
-        yield faster(f"{name}: prompt of {n}", ours, theirs, n * machine.flops / found.flops.prefill(n).total)
+        ours, theirs = in_turn(lambda n=n: prefill_rate(runtime, n), lambda n=n: peer.rate("-p", str(n), "-n", "0"), times)
+        yield faster(f"{name}: prefill, {n}", ours, theirs, n * machine.flops / found.flops.prefill(n).total)
     for depth in DEPTHS:
         options = ("-p", "0", "-n", str(GENERATED), "-d", str(depth))
-        ours, theirs = in_turn(lambda d=depth: answer_rate(runtime, d), lambda o=options: peer.rate(*o), times)
-        yield faster(f"{name}: answer after {depth}", ours, theirs, decode_limit(depth))
+        ours, theirs = in_turn(lambda d=depth: decode_rate(runtime, d), lambda o=options: peer.rate(*o), times)
+        yield faster(f"{name}: decode after {depth}", ours, theirs, decode_limit(depth))
     for sequences in SEQUENCES:
-        ours, theirs = in_turn(lambda n=sequences: together_rate(runtime, n), lambda n=sequences: peer.together(n), times)
-        yield faster(f"{name}: {sequences} sequences together", ours, theirs)
+        ours, theirs = in_turn(
+            lambda n=sequences: batched_decode_rate(runtime, n), lambda n=sequences: peer.batched_decode(n), times
+        )
+        yield faster(f"{name}: decode, {sequences} sequences", ours, theirs)
     busy = subprocess.Popen([sys.executable, "-c", BUSY])
     try:
         options = ("-p", "0", "-n", str(GENERATED), "-d", "32")
-        ours, theirs = in_turn(lambda: answer_rate(runtime, 32), lambda: peer.rate(*options), times)
+        ours, theirs = in_turn(lambda: decode_rate(runtime, 32), lambda: peer.rate(*options), times)
     finally:
         busy.kill()
         busy.wait()
-    yield faster(f"{name}: answer after 32, one core busy", ours, theirs)
+    yield faster(f"{name}: decode after 32, one core busy", ours, theirs)
     size = os.path.getsize(file)
     own = peak([sys.executable, "-c", READ, str(known.path)])
     bench = [str(folder / "llama-bench"), "-m", str(file), "-t", str(threads), "-p", "512", "-n", "2", "-r", "1"]
@@ -131,13 +132,13 @@ def figures(name: str, folder: Path, threads: int, times: int, dtype: str | None
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--llama-cpp", type=Path, required=True, help="the folder of llama-bench")
+    parser.add_argument("--llama-cpp", type=Path, required=True, help="the folder that contains llama-bench")
     parser.add_argument("--models", default="smollm2,gemma3-270m")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", help="our arithmetic (int12, int8, float32)")
-    parser.add_argument("--kernels", help="our instruction set, the fastest that this machine has unless given")
+    parser.add_argument("--kernels", help="our instruction set; the fastest of this machine by default")
     asked = parser.parse_args()
-    tell(
+    report(
         (
             figure
             for name in asked.models.split(",")

@@ -1,9 +1,9 @@
-"""Many clients at once, ours beside llama.cpp's server, the two in turn: tokens a second of all of them together.
+"""Throughput with many clients: our server beside llama.cpp's, in turn, in tokens per second of all clients together.
 
     python benchmarks/versus_llama_server.py --peer PATH/llama-server [--clients 8,32] [--json]
 
-Each client streams an answer of 128 tokens to a prompt of its own of about 100, as OpenAI's clients do, three times over.
-Both servers hold the same file, with two threads and as many slots as there are clients; greedy, and nobody stops early.
+Each client streams an answer of 128 tokens to its own prompt of about 100 through OpenAI's API, three times. Both servers serve
+the same file, with two threads and a slot per client; greedy decoding, end tokens ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peers import Figure, arguments, faster, smaller, tell
+from peers import Figure, arguments, faster, report, smaller
 
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.outline import outline
@@ -33,7 +33,7 @@ def prompt(client: int, turn: int) -> str:
 
 
 def ask(port: int, client: int, turn: int, found: list[tuple[int, float]]) -> None:
-    """One streamed answer: its tokens, and the seconds until the first."""
+    """Stream one answer, and append its tokens and the seconds to the first one to `found`."""
     body = {
         "model": "m",
         "prompt": prompt(client, turn),
@@ -57,7 +57,7 @@ def ask(port: int, client: int, turn: int, found: list[tuple[int, float]]) -> No
 
 
 def load(port: int, clients: int, turn: int) -> tuple[float, float]:
-    """Tokens a second of all clients, and the median of the seconds to their first."""
+    """Tokens per second of all clients, and the median of their seconds to the first token."""
     found: list[tuple[int, float]] = []
     threads = [threading.Thread(target=ask, args=(port, client, turn, found)) for client in range(clients)]
     start = time.perf_counter()
@@ -109,9 +109,9 @@ def main() -> None:
     parser.add_argument("--clients", default="8,32")
     chosen = parser.parse_args()
     if not Path(chosen.peer).is_file():
-        raise SystemExit(f"{chosen.peer}: there is no such program")
+        raise SystemExit(f"{chosen.peer}: no such file; give the path of llama-server")
     names, numbers = chosen.models.split(","), [int(number) for number in chosen.clients.split(",")]
-    tell((figure for name in names for number in numbers for figure in figures(name, chosen.peer, number)), chosen.json)
+    report((figure for name in names for number in numbers for figure in figures(name, chosen.peer, number)), chosen.json)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python benchmarks/versus_trainers.py --peer PYTHON [--precision float32|bfloat16] [--what full,lora] [--json]
 
-PYTHON has `torch`, `trl`, `peft` and `litgpt`. Each side is a process of its own that makes one optimizer step when it is told
-to, with two threads, all with fused AdamW, gradients clipped to 1 and the same random tokens; bfloat16 is that of products
-(autocast, `bf16-mixed`), weights stay in fp32. All are asked as they come and then, in turn again, with the settings that hold
-less (activation checkpointing and single rows accumulated; `recompute` for ours): a rate belongs to a variant, and so does its
-memory. The limit is what products of matrices in that precision reach here.
+PYTHON has `torch`, `trl`, `peft` and `litgpt`. Each side is a process that makes one optimizer step on request, with two
+threads, fused AdamW, gradients clipped to 1 and the same random tokens; bfloat16 means matrix products in bfloat16 (autocast,
+`bf16-mixed`), weights in fp32. All sides run first with default settings, then with settings that need less memory: `recompute`
+for ours, accumulation over single rows for the others, and activation checkpointing for TRL. Rate and memory are reported for
+each. The limit is the rate at which matrix products in that precision run here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from peers import Figure, arguments, smaller, tell
+from peers import Figure, arguments, report, smaller
 
 import ordito
 from ordito.checkpoint import store
@@ -112,7 +112,7 @@ micro = 1 if variant == "small" else rows
 for step in range(steps):
     wait(); start = time.perf_counter()
     for part in tokens[step * rows : (step + 1) * rows].split(micro):
-        # As its own loops do: the head in pieces of 128 tokens where LoRA is trained, the loss of all logits else.
+        # As in LitGPT's own loops: the head in chunks of 128 tokens with LoRA, the loss over all logits otherwise.
         if what == "lora":
             logits = net(part, lm_head_chunk_size=128)
             logits[-1] = logits[-1][..., :-1, :]
@@ -127,7 +127,7 @@ for step in range(steps):
 
 
 class Side:
-    """A process that trains a step when it is asked to."""
+    """A process that makes one training step on request."""
 
     def __init__(self, python: str, code: str, *options: str) -> None:
         self.command = [python, "-c", COMMON + code, *options]
@@ -144,14 +144,14 @@ class Side:
             self.process.stdin.flush()
             line = next(line for line in self.process.stdout if line.startswith('{"seconds"'))
         except (OSError, StopIteration):
-            raise SystemExit(f"a side ended: {Path(self.said.name).read_text()[-2000:]}") from None
+            raise SystemExit(f"a process ended: {Path(self.said.name).read_text()[-2000:]}") from None
         found = json.loads(line)
         self.rates.append(ROWS * LENGTH / found["seconds"])
         self.peak = found["peak"]
 
     @property
     def rate(self) -> float:
-        """Tokens a second: the median, without the first two steps, in which memory is had and code is compiled."""
+        """Tokens per second: the median without the first two steps, which allocate memory and compile code."""
         return statistics.median(self.rates[2:])
 
     def end(self) -> None:
@@ -163,7 +163,7 @@ def figures(python: str, folder: str, precision: str, what: str, times: int, set
     numbers = [str(n) for n in (THREADS, ROWS, LENGTH, STEPS)]
 
     def measured(variant: str, *more: str) -> dict[str, Side]:
-        """All sides in turn; together those of one variant fit into 24 GB."""
+        """All sides in turn; those of one variant fit into 24 GB together."""
         codes = {"ours": (sys.executable, OURS), "TRL": (python, TRL), "LitGPT": (python, LITGPT)}
         sides = {
             name: Side(interpreter, code, folder, precision, what, variant, *numbers, *(more if name == "ours" else ()))
@@ -182,7 +182,7 @@ def figures(python: str, folder: str, precision: str, what: str, times: int, set
     spec = ordito.outline(folder).spec
     flops = training_flops(spec, ROWS * LENGTH, LENGTH, ROWS * (LENGTH - 1), what == "lora")
     limit = measured_peak(getattr(torch, precision), torch.device("cpu")) / flops * ROWS * LENGTH
-    for variant, sides in (("", fast), (", holding less", small)):
+    for variant, sides in (("", fast), (", less memory", small)):
         for name in ("TRL", "LitGPT"):
             ours, peer = sides["ours"], sides[name]
             yield Figure(
@@ -203,7 +203,7 @@ def main() -> None:
         ordito.save(ordito.load(store.locate("smollm2").path, backend="native"), folder)
         for precision in given.precision.split(","):
             for what in given.what.split(","):
-                tell(figures(given.peer, folder, precision, what, given.times, given.sets), given.json)
+                report(figures(given.peer, folder, precision, what, given.times, given.sets), given.json)
 
 
 if __name__ == "__main__":

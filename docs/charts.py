@@ -50,24 +50,24 @@ class Dot:
 
 @dataclass(frozen=True)
 class Axis:
-    """What stands along an axis: its title, its ends, whether it is logarithmic, its ticks and how they are written."""
+    """An axis: its title, range, ticks, how they are formatted, and whether it is logarithmic."""
 
     title: str
     low: float
     high: float
     ticks: tuple[float, ...]
-    written: Callable[[float], str]
+    format: Callable[[float], str]
     log: bool = True
 
     def place(self, value: float) -> float:
-        """Where a value stands, 0 to 1."""
+        """The position of a value on the axis, 0 to 1."""
         if self.log:
             return (log10(value) - log10(self.low)) / (log10(self.high) - log10(self.low))
         return (value - self.low) / (self.high - self.low)
 
 
 def scatter(title: str, note: str, x: Axis, y: Axis, dots: Iterable[Dot], diagonal: bool = False) -> str:
-    """A chart of dots, as many of them named as have room; those that come first have the first choice."""
+    """A scatter plot as SVG. Labels that would overlap are left out; earlier dots take precedence."""
     right, low = WIDTH - RIGHT, HEIGHT - BOTTOM
 
     def at(dot: Dot) -> tuple[float, float]:
@@ -77,11 +77,11 @@ def scatter(title: str, note: str, x: Axis, y: Axis, dots: Iterable[Dot], diagon
     for tick in x.ticks:
         place = LEFT + x.place(tick) * (right - LEFT)
         parts.append(f'<line class="axis" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{low}"/>')
-        parts.append(_text(place, low + 20, x.written(tick), "soft", "middle"))
+        parts.append(_text(place, low + 20, x.format(tick), "soft", "middle"))
     for tick in y.ticks:
         place = low - y.place(tick) * (low - TOP)
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{place:.1f}" y2="{place:.1f}"/>')
-        parts.append(_text(LEFT - 10, place + 4, y.written(tick), "soft", "end"))
+        parts.append(_text(LEFT - 10, place + 4, y.format(tick), "soft", "end"))
     parts.append(_text((LEFT + right) / 2, HEIGHT - 16, x.title, "soft", "middle"))
     middle = (TOP + low) / 2
     parts.append(
@@ -100,11 +100,11 @@ def scatter(title: str, note: str, x: Axis, y: Axis, dots: Iterable[Dot], diagon
         a, b = at(dot)
         colour = COLOURS[dot.family]
         parts.append(f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="5" fill="{colour}"/>')
-        width = wide(dot.name)
+        width = label_width(dot.name)
         for left, base in ((a + 8, b + 4), (a - 8 - width, b + 4), (a - width / 2, b - 9), (a - width / 2, b + 17)):
             box = (left, base - 10, left + width, base + 3)
             inside = box[0] >= LEFT and box[2] <= right and box[1] >= TOP and box[3] <= low
-            if inside and not any(_meet(box, other) for other in taken):
+            if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 parts.append(
                     f'<text x="{left:.1f}" y="{base:.1f}" fill="{colour}" style="fill:{colour}">{escape(dot.name)}</text>'
@@ -113,12 +113,12 @@ def scatter(title: str, note: str, x: Axis, y: Axis, dots: Iterable[Dot], diagon
     return _page(parts, HEIGHT)
 
 
-def wide(text: str) -> float:
-    """The width of a label in px, with some room for other fonts."""
+def label_width(text: str) -> float:
+    """The width of a label in px, with a margin for wider fonts."""
     return 1.06 * measured(text, 12)
 
 
-def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
@@ -132,7 +132,7 @@ def _page(parts: list[str], height: float) -> str:
 
 
 def shapes() -> list[Row]:
-    """The open models, one for each shape: the first that had it."""
+    """The open models, one per shape: the first released."""
     found: dict[Shape, Row] = {}
     for row in rows(closed=False):
         if row.shape is not None and (row.shape not in found or row.entry.released < found[row.shape].entry.released):
@@ -154,49 +154,49 @@ def years() -> Axis:
 
 
 def parameters_by_year() -> str:
-    """Parameters against the year of release."""
+    """Parameters by date of release."""
     sizes = Axis("parameters", 1e7, 3e12, (1e7, 1e8, 1e9, 1e10, 1e11, 1e12), short)
     dots = [Dot(year(row), row.shape.total, row.entry.name, row.entry.family) for row in shapes() if row.shape]
-    return scatter("Parameters over time", "one dot for each shape; all parameters, experts included", years(), sizes, dots)
+    return scatter("Parameters over time", "one dot per shape; all parameters, experts included", years(), sizes, dots)
 
 
 def cache_by_context() -> str:
-    """Bytes that a token leaves in the cache, against the context that the model was made for."""
-    contexts = Axis("context, in tokens", 400, 2e7, (512, 4096, 32768, 131072, 1048576, 10485760), lambda v: f"{v:,.0f}")
-    bytes_ = Axis("cache of a token, at 16 bits", 5e3, 6e6, (1e4, 1e5, 1e6), size)
+    """KV cache bytes per token by context length."""
+    contexts = Axis("context length, in tokens", 400, 2e7, (512, 4096, 32768, 131072, 1048576, 10485760), lambda v: f"{v:,.0f}")
+    bytes_ = Axis("KV cache per token, at 16 bits", 5e3, 6e6, (1e4, 1e5, 1e6), size)
     dots = [
         Dot(row.entry.context, row.shape.kv_bytes_per_token, row.entry.name, row.entry.family)
         for row in shapes()
         if row.shape and row.shape.kv_bytes_per_token and row.entry.context
     ]
-    note = "shared key-value heads and latents made long contexts affordable; windows, which save more at length, are not in it"
-    return scatter("What a token leaves in the cache", note, contexts, bytes_, dots)
+    note = "grouped-query and latent attention made long contexts affordable; what windows save is not counted"
+    return scatter("KV cache per token", note, contexts, bytes_, dots)
 
 
 def active_by_total() -> str:
-    """Active parameters against all: mixtures leave the diagonal."""
-    total = Axis("all parameters", 1e7, 3e12, (1e7, 1e8, 1e9, 1e10, 1e11, 1e12), short)
-    active = Axis("parameters that work for one token", 1e7, 1e12, (1e7, 1e8, 1e9, 1e10, 1e11, 1e12), short)
+    """Active parameters by total parameters."""
+    total = Axis("total parameters", 1e7, 3e12, (1e7, 1e8, 1e9, 1e10, 1e11, 1e12), short)
+    active = Axis("active parameters", 1e7, 1e12, (1e7, 1e8, 1e9, 1e10, 1e11, 1e12), short)
     apart = sorted((row for row in shapes() if row.shape), key=lambda row: row.shape.active / row.shape.total)
     dots = [Dot(row.shape.total, row.shape.active, row.entry.name, row.entry.family) for row in apart if row.shape]
-    note = "dense models stand on the diagonal; below it, a router leaves experts out"
-    return scatter("What works for one token", note, total, active, dots, diagonal=True)
+    note = "dense models lie on the diagonal, mixtures of experts below it"
+    return scatter("Active parameters", note, total, active, dots, diagonal=True)
 
 
 def timeline() -> str:
-    """The releases of every family, a lane each."""
+    """The releases of every family, one lane each."""
     lanes = list(catalogue.titles())
     axis, lane = years(), 44
     right, bottom = WIDTH - RIGHT, TOP + lane * len(lanes)
     left = LEFT + 60
-    parts = [_text(26, 30, "Releases", "title"), _text(26, 50, "a dot for each model; hollow: closed", "soft")]
+    parts = [_text(26, 30, "Releases", "title"), _text(26, 50, "one dot per model; hollow: closed", "soft")]
 
     def at(value: float) -> float:
         return left + axis.place(value) * (right - left)
 
     for tick in axis.ticks:
         parts.append(f'<line class="axis" x1="{at(tick):.1f}" x2="{at(tick):.1f}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(_text(at(tick), bottom + 20, axis.written(tick), "soft", "middle"))
+        parts.append(_text(at(tick), bottom + 20, axis.format(tick), "soft", "middle"))
     for number, family in enumerate(lanes):
         y = TOP + lane * (number + 0.5)
         parts.append(_text(26, y + 4, catalogue.titles()[family], "name"))
@@ -209,7 +209,7 @@ def timeline() -> str:
             fill = "var(--page)" if row.entry.closed else colour
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{colour}" stroke-width="1.5"/>')
             label = generation(row.entry.name)
-            width = wide(label)
+            width = label_width(label)
             for side, base in ((-1, y - 8), (1, y + 17)):
                 if label not in named and x - 3 > ends[side] and x + width < right + 20:
                     parts.append(_text(x - 3, base, label, "soft"))

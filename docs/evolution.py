@@ -15,15 +15,15 @@ LINES = {
     "Qwen": ["Qwen 7B", "Qwen1.5 7B", "Qwen2 7B", "Qwen2.5 7B", "Qwen3 8B"],
     "Encoders": ["BERT base uncased", "XLM-RoBERTa base", "ModernBERT base"],
 }
-"""The generations of each family, in models of about one size."""
+"""The generations of each family, in models of similar size."""
 
 INTRODUCTION = """\
 # What changed
 
 <!-- Written by docs/generate.py; do not edit. -->
 
-Each table holds what differs between the generations of a family, and nothing else: `ordito compare` says the same of any
-models, with what they share. `3 × a, 58 × b` counts layers; `-` says that a model has nothing of the kind."""
+The differences between the generations of each family. `ordito compare` shows the same for any models, with what they have in
+common. `3 × a, 58 × b` counts layers; `-` means that a model has no such part."""
 
 
 def evolution_page() -> str:
@@ -32,7 +32,7 @@ def evolution_page() -> str:
 
 
 def section(title: str, names: list[str]) -> str:
-    """One family: a column for each generation."""
+    """One family: a column per generation."""
     entries = [catalogue.find(name) for name in names]
     specs = [spec_from_config(entry.config, entry.name) for entry in entries if entry.config]
     comparison = compare(*specs, names=tuple(f"{entry.name} ({entry.released[:4]})" for entry in entries))

@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/, or, with --check, fail if they are not what the code says."""
+"""Write the generated pages of docs/; with --check fail if any is out of date."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DOCS = Path(__file__).parent
 
 
 def families_page() -> str:
-    """docs/families.md: what each family file reads."""
+    """docs/families.md: the models and architecture names of each family."""
     rows = [
         f"| [{f.title}](../ordito/families/{f.name}.py) | {f.members} | {code(f.model_types)} "
         f"| {code(f.gguf.architectures if f.gguf else ()) or 'none'} "
-        f"| {code(f.prompts) or 'none (encoders)'} |"
+        f"| {code(f.prompts) or 'none'} |"
         for f in families()
     ]
     return "\n".join(
@@ -31,11 +31,11 @@ def families_page() -> str:
             "",
             "<!-- Written by docs/generate.py; do not edit. -->",
             "",
-            "| family | members | `model_type` in config.json | `general.architecture` in GGUF | prompt formats of its own |",
+            "| family | members | `model_type` in config.json | `general.architecture` in GGUF | prompt formats |",
             "| --- | --- | --- | --- | --- |",
             *rows,
             "",
-            "A checkpoint's own chat template comes before the family's formats. To add a family, see",
+            "A checkpoint's own chat template takes precedence over the family's prompt formats. To add a family, see",
             "[CONTRIBUTING.md](../CONTRIBUTING.md).",
             "",
         ]
@@ -43,7 +43,7 @@ def families_page() -> str:
 
 
 def code(words: tuple[str, ...]) -> str:
-    """Words in code type, separated by commas."""
+    """Words as inline code, separated by commas."""
     return ", ".join(f"`{word}`" for word in words)
 
 
@@ -55,7 +55,7 @@ for family in catalogue.titles():
 
 
 def main() -> int:
-    """Write or check every page; the exit status says whether all are true."""
+    """Write or check every page; returns the exit status, 1 if --check found one out of date."""
     check, stale = "--check" in sys.argv, []
     for name, page in PAGES.items():
         text, path = page(), DOCS / name
@@ -65,7 +65,7 @@ def main() -> int:
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
     if stale:
-        print(f"docs/{stale[0]} is not what the code says: run `make docs`", file=sys.stderr)
+        print(f"docs/{stale[0]} is out of date: run `make docs`", file=sys.stderr)
     return bool(stale)
 
 

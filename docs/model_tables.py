@@ -1,4 +1,4 @@
-"""docs/models.md and a page for each family: tables of which every number is computed, charts and drawings."""
+"""docs/models.md and a page for each family: tables, in which every size is computed, charts and drawings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS = {
     "windows": "---",
     "parameters": "--:",
     "active": "--:",
-    "cache bytes a token (growing)": "--:",
+    "KV cache bytes per token (beyond windows)": "--:",
     "published": "---",
 }
 CLOSED_COLUMNS = {"model": "---", "name at the provider": "---", "released": "---", "context": "--:", "reads": "---"}
@@ -39,15 +39,15 @@ INTRODUCTION = """\
 
 <!-- Written by docs/generate.py; do not edit. -->
 
-What is published, and what it costs. Sizes are computed from each model's configuration, which is kept in
-[ordito/catalogue](../ordito/catalogue/models). In Python, `ordito.catalogue.find("Mixtral 8x7B v0.1")` is the entry of a model.
+Published models with their sizes, computed from the configuration of each in [ordito/catalogue](../ordito/catalogue/models). In
+Python, `ordito.catalogue.find("Mixtral 8x7B v0.1")` is the entry of a model. The columns:
 
-- **layers**: of the encoder + of the decoder where there are both.
-- **feed-forward**: width of the dense ones; **experts**: chosen of all × width of one, + the width of what always works.
-- **windows**: tokens that a layer looks back on, and on how many layers. **context**: tokens that the model was made for.
-- **parameters**: all, a tied head counted once; **active**: those that work for one token, all but the experts left out.
-- **cache**: bytes that each token adds to a 16-bit cache over all layers; in parentheses those beyond every window.
-- **published**: what the publisher says, in all and active. A figure marked * is explained below its table."""
+- **layers**: encoder + decoder where there are both.
+- **feed-forward**: width of the dense ones. **experts**: chosen per token of all × width of one, + width of the shared ones.
+- **context**: the context length in tokens. **windows**: tokens of a sliding window, and on how many layers.
+- **parameters**: all, a tied head counted once. **active**: those used for one token, without the experts that are not chosen.
+- **KV cache**: bytes per token over all layers, at 16 bits; in parentheses what a token still adds beyond every window.
+- **published**: the publisher's figures, total and active. One marked * is explained below its table."""
 
 
 DRAWN = {
@@ -63,18 +63,18 @@ DRAWN = {
     "smollm": ["SmolLM2 135M"],
     "t5": ["T5 small", "Switch base 8"],
 }
-"""The models of each family that are drawn: one for each way of building."""
+"""The models of each family that are drawn: one per architecture."""
 
 CHARTS = {
     "timeline.svg": "Releases by family",
-    "parameters.svg": "Parameters against the month of release",
-    "cache.svg": "Bytes of cache that a token takes against the context",
-    "active.svg": "Active parameters against all",
+    "parameters.svg": "Parameters by date of release",
+    "cache.svg": "KV cache bytes per token by context length",
+    "active.svg": "Active parameters by total parameters",
 }
 
 
 def models_page() -> str:
-    """The page that leads to the families, with the charts."""
+    """docs/models.md: the columns explained, links to the families, charts."""
     pages = [
         f"| [{title}](models/{family}.md) | {sum(e.family == family for e in catalogue.models())} |"
         for family, title in catalogue.titles().items()
@@ -84,19 +84,19 @@ def models_page() -> str:
 
 
 def family_page(family: str) -> str:
-    """The page of one family: its table, and drawings of what it is built like."""
+    """The page of one family: its table and its drawings."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", OrditoWarning)
         table = section(family, catalogue.titles()[family])
     drawings = [f"![{name}]({file})" for name, file in drawn(family)]
     marks = "<!-- Written by docs/generate.py; do not edit. -->"
-    legend = "What the columns mean is said [here](../models.md)."
+    legend = "The columns are explained in [Models](../models.md)."
     title, rest = table.split("\n\n", 1)
     return "\n\n".join([title.replace("## ", "# "), marks, legend, rest, *drawings]) + "\n"
 
 
 def drawn(family: str) -> list[tuple[str, str]]:
-    """The models of a family that are drawn, each with the file beside the page."""
+    """(model, file name of its drawing) for each model of a family that is drawn."""
     return [(name, re.sub(r"[^a-z0-9.]+", "-", name.casefold()) + ".svg") for name in DRAWN.get(family, [])]
 
 
@@ -108,7 +108,7 @@ def drawing(name: str) -> str:
 
 
 def section(family: str, title: str) -> str:
-    """One family: its open models, a row for each shape, then its closed ones."""
+    """One family: its open models, one row per shape, then its closed ones."""
     entries = [entry for entry in catalogue.models() if entry.family == family]
     shapes: dict[int, list[Entry]] = {}
     for entry in entries:
@@ -124,7 +124,7 @@ def section(family: str, title: str) -> str:
     if notes:
         parts.append("\n".join(f"- {', '.join(names)}: {text}." for text, names in notes.items()))
     if closed := [entry for entry in entries if entry.closed]:
-        parts.append("Closed: reached through the provider, sizes not published.")
+        parts.append("Closed models: only through the provider, sizes not published.")
         parts.append(table(CLOSED_COLUMNS, (closed_row(entry) for entry in closed)))
     return "\n\n".join(parts)
 
@@ -135,7 +135,7 @@ def table(columns: dict[str, str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def row(alike: Sequence[Entry]) -> list[str]:
-    """The cells of the models that have one shape."""
+    """The cells of models of one shape."""
     first = alike[0]
     assert first.config is not None, "a closed model has no shape"
     spec = spec_from_config(first.config, first.name)
@@ -168,7 +168,7 @@ def closed_row(entry: Entry) -> list[str]:
 
 
 def attentions(spec: Spec) -> list[tuple[str, Attention | LatentAttention]]:
-    """The attention of each layer over its own tokens; modules that look further ahead are no layers."""
+    """(path, block) of each layer's self-attention; modules for multi-token prediction (`ahead.`) do not count as layers."""
     every = [(path, leaf) for path, leaf in spec.leaves() if isinstance(leaf, (Attention, LatentAttention))]
     return [(path, leaf) for path, leaf in every if not (path.startswith("ahead.") or getattr(leaf, "cross", False))]
 
@@ -180,7 +180,7 @@ def layers(spec: Spec) -> str:
 
 
 def heads(spec: Spec) -> str:
-    """Query heads, key-value heads and the size of one."""
+    """Query heads, key-value heads and head size."""
     block = attentions(spec)[0][1]
     if isinstance(block, LatentAttention):
         return f"{block.n_heads} / latent of {block.kv_rank} / {block.nope_dim} + {block.rope.dim}"
@@ -193,7 +193,7 @@ def widths(spec: Spec) -> list[int]:
 
 
 def experts(spec: Spec) -> str:
-    """What the layers route to, and on how many layers where not on all."""
+    """Experts per token, experts and their widths, and on how many layers if not on all."""
     mixtures = [block for path, block in spec.leaves() if isinstance(block, MixtureOfExperts) and not path.startswith("ahead.")]
     if not mixtures:
         return ""
@@ -206,13 +206,13 @@ def experts(spec: Spec) -> str:
 
 
 def windows(spec: Spec) -> str:
-    """What keeps layers from seeing everything."""
+    """The attention windows of the layers, and on how many layers each is."""
     kinds = Counter(kind for _, block in attentions(spec) if isinstance(block, Attention) and (kind := window(block)))
     return ", ".join(kind + on_layers(number, spec) for kind, number in kinds.items())
 
 
 def window(block: Attention) -> str:
-    """What one layer sees, or nothing if it sees all."""
+    """The attention window of one layer; empty for full attention."""
     if block.block_sparse:
         return f"{block.block_sparse.local * block.block_sparse.block:,} and every {block.block_sparse.stride}th block"
     if block.chunk:
@@ -223,19 +223,19 @@ def window(block: Attention) -> str:
 
 
 def on_layers(number: int, spec: Spec) -> str:
-    """A clause for what not all layers have."""
+    """The clause "on number of total" layers; empty for all of them."""
     total = len(attentions(spec))
     return "" if number == total else f" on {number} of {total}"
 
 
 def published(entry: Entry) -> str:
-    """The publisher's figures, marked if the total is not what the configuration gives."""
+    """The publisher's figures, marked * if the total differs from the computed one."""
     figures = [figure for figure in (entry.published_parameters, entry.published_active) if figure]
     return " / ".join(figures) + ("*" if entry.differs else "")
 
 
 def remarks(entry: Entry) -> str:
-    """What is to be said of an entry, with what else its publisher counts."""
-    others = [f"the publisher's total counts also {number:,} of its {what}" for what, number in entry.counts_also.items()]
+    """The notes of an entry, among them why the publisher's total differs."""
+    others = [f"the publisher's total also counts {number:,} of its {what}" for what, number in entry.counts_also.items()]
     difference = [f"{entry.published_parameters}*: {entry.differs}"] if entry.differs else []
     return "; ".join([*filter(None, [entry.note]), *others, *difference])

@@ -1,6 +1,6 @@
-"""Draw docs/chat.txt, a session copied from a terminal, as docs/chat.svg, which the README shows.
+"""Draw docs/chat.txt, a session copied from a terminal, as docs/chat.svg for the README.
 
-Lines that begin with `$ ` are what a person typed at the shell, `>>> ` what they typed to the model.
+Lines that begin with `$ ` were typed at the shell, `>>> ` in the chat.
 """
 
 from __future__ import annotations
