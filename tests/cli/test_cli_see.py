@@ -1,4 +1,4 @@
-"""`ordito explain`, `compare`, `fit` and `bench`: what they print, and what they say to what is wrong."""
+"""`ordito explain`, `compare`, `fit` and `bench`: what they print, and their errors."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_compare_weights(cli, folder, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine that needs no measuring."""
+    """A machine with fixed figures, so that nothing is measured."""
 
     def known(memory=None, bandwidth=None, flops=None, threads=None):
         return fitting.Machine(cores=2, memory=memory or 10**10, bandwidth=bandwidth or 2e10, flops=1e11)
