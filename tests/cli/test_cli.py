@@ -16,7 +16,7 @@ import pytest
 
 import ordito
 from ordito.checkpoint import store
-from ordito.cli import main, told
+from ordito.cli import main, message_of
 from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError, OrditoWarning
 
@@ -202,27 +202,27 @@ def test_models_are_listed_pulled_and_deleted(cli, monkeypatch):
     pulled = cli("pull", "warp", "--json")
     assert json.loads(pulled.out)["path"] == "/models/warp"
     assert pulled.err == "Read the terms.\n"
-    assert cli("rm", "warp", "--yes").out == "warp is deleted: 1.2 kB are free\n"
+    assert cli("rm", "warp", "--yes").out == "warp is deleted: 1.2 kB freed\n"
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "deleted", "told"),
+    ("answer", "status", "deleted", "message"),
     [
         ("y\n", 0, True, ""),
         ("Yes", 0, True, ""),
         ("n\n", 0, False, "smollm2 is not deleted\n"),
         ("\n", 0, False, "smollm2 is not deleted\n"),
         (b"\xff\n", 0, False, "smollm2 is not deleted\n"),
-        ("", 1, False, "error: smollm2 is not deleted: standard input gave no answer, say -y to delete without being asked\n"),
+        ("", 1, False, "error: smollm2 is not deleted: there was no answer on standard input; -y deletes without asking\n"),
     ],
 )
-def test_nothing_is_deleted_without_a_yes(cli, monkeypatch, answer, status, deleted, told):
+def test_nothing_is_deleted_without_a_yes(cli, monkeypatch, answer, status, deleted, message):
     removed = []
     monkeypatch.setattr("ordito.checkpoint.store.packages.present", lambda model: True)
     monkeypatch.setattr(store, "remove", lambda name: removed.append(name) or 1)
     done = cli("rm", "smollm2", stdin=answer, status=status)
     assert removed == ["smollm2"] * deleted
-    assert done.err == "delete smollm2? [y/N]\n" + told
+    assert done.err == "delete smollm2? [y/N]\n" + message
 
 
 def test_a_damaged_model_gives_no_numbers(cli, folder, tmp_path):
@@ -242,7 +242,7 @@ def test_a_damaged_model_gives_no_numbers(cli, folder, tmp_path):
     ):
         done = cli(*command, status=1)
         assert done.out == ""
-        assert done.err.startswith(f"error: {damaged} gives no numbers")
+        assert done.err.startswith(f"error: {damaged} gives NaN or infinity")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_every_error_is_told_in_one_line(cli, monkeypatch, error, message):
 
     monkeypatch.setattr(store, "installed", fail)
     said = cli("ls", status=1).err
-    assert said == f"error: {told(error)}\n"
+    assert said == f"error: {message_of(error)}\n"
     assert message in said
     monkeypatch.setenv("ORDITO_DEBUG", "1")
     with pytest.raises(type(error)):

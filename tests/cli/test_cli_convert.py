@@ -43,7 +43,7 @@ def test_saving_a_loaded_model(folder, tmp_path):
 def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     out = tmp_path / "x.gguf"
     out.write_bytes(b"mine")
-    assert "is there already" in cli("convert", folder, out, status=1).err
+    assert "exists already" in cli("convert", folder, out, status=1).err
     assert out.read_bytes() == b"mine"
     assert "unknown quantization 'q4'" in cli("convert", folder, out, "--force", "--dtype", "q4", status=1).err
     assert out.read_bytes() == b"mine"

@@ -27,7 +27,7 @@ def test_quantize(cli, folder, tmp_path):  # noqa: F811
     cli("quantize", folder, tmp_path / "y.gguf", "q4_0")
     assert (tmp_path / "y.gguf").stat().st_size < (tmp_path / "x.gguf").stat().st_size
     assert "q4_0" in ordito.load(tmp_path / "y.gguf").checkpoint.encodings
-    assert "Q2_K's blocks of 256" in cli("quantize", folder, tmp_path / "z.gguf", "q2_k").err
+    assert "256, the block size of Q2_K" in cli("quantize", folder, tmp_path / "z.gguf", "q2_k").err
     assert "blocks" not in cli("quantize", folder, tmp_path / "w.gguf", "f16").err
 
 
@@ -105,7 +105,7 @@ def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     assert "is no importance matrix" in cli("quantize", folder, out, "q4_0", "--imatrix", text, status=1).err
     assert "no such file" in cli("quantize", folder, out, "q4_0", "--imatrix", tmp_path / "none", status=1).err
     cli("quantize", folder, out, "q4_0")
-    assert "is there already" in cli("quantize", folder, out, "q4_0", status=1).err
+    assert "exists already" in cli("quantize", folder, out, "q4_0", status=1).err
     assert "is Q4_0 already" in cli("quantize", out, tmp_path / "y.gguf", "q4_1").err
     with pytest.warns(OrditoWarning, match="is Q4_0 already"):
         ordito.load(out, quantize="q8_0")
