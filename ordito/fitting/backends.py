@@ -1,4 +1,4 @@
-"""Memory and efficiency of each runtime: what it keeps in memory, and what share of the machine's speed it reaches."""
+"""Memory and efficiency of each runtime: what it keeps in memory, and the share of the machine's speed that it reaches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 2**20
 CHUNK = 512
 """Tokens of a prompt that PyTorch reads at once."""
 MARGIN = 64
-"""Tokens that windowed layers keep more than they look back on, and those that are read at once."""
+"""Tokens that windowed layers cache beyond their window and a prefill chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Backend(ABC):
             vocabulary=asked.vocabulary.held,
             cache=cache,
             activations=activations,
-            # What opening took was freed again, and cache and activations reuse it.
+            # Memory that loading the vocabulary took is freed again, and reused by cache and activations.
             opening=max(0, asked.vocabulary.read - cache - activations),
         )
 
@@ -91,14 +91,14 @@ class Backend(ABC):
 
 
 class Native(Backend):
-    """The C++ runtime: weights as the file stores them and instead of it, no scores and no masks."""
+    """The C++ runtime: weights in the encoding of the file, which is not kept; no attention scores and no masks."""
 
     def weights(self, asked: Demand, stored: float) -> int:
         """See `Backend`."""
         return round(stored)
 
     def mapped(self, file: int) -> int:
-        """None: pages of the file are given back once they are packed."""
+        """0: the pages of the file are released once its weights are packed."""
         return 0
 
     def read_at_once(self, asked: Demand) -> int:
@@ -106,11 +106,11 @@ class Native(Backend):
         return asked.together
 
     def held_cache(self, asked: Demand, context: int, batch: int) -> int:
-        """See `Backend`; in blocks."""
+        """See `Backend`. The cache is allocated in blocks."""
         return blocks(self.layers(asked, context), self.cached, batch)
 
     def activations(self, asked: Demand, context: int) -> int:
-        """See `Backend`. Buffers of all kinds of blocks are there at once; an encoder's keys and values stand beside them."""
+        """See `Backend`. The buffers of all kinds of blocks exist at once, beside the keys and values of an encoder."""
         T = context if asked.encoded else min(self.read_at_once(asked), context)
         encoded = blocks(((numbers, T) for numbers in asked.encoded), 4, 1)
         return 4 * (T * (5 * asked.d_model + sum(asked.widths)) + 2 * asked.rows) + encoded
@@ -125,10 +125,10 @@ class Native(Backend):
 
 
 def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
-    """Bytes of the blocks that the pages of a cache are cut from (cpp/cache.cpp).
+    """Bytes of the blocks from which the pages of a KV cache are allocated (cpp/cache.cpp); a cached number takes `number`.
 
-    A page holds 32 tokens of a layer. A sequence takes 1, 1, 2, 4, and from then on 8 pages of a layer together; those of one
-    size are cut from blocks of 2 MiB, and what is left of a block is lost.
+    A page holds 32 tokens of a layer. A sequence allocates runs of 1, 1, 2, 4, and then always 8 pages of a layer; runs of one
+    size share blocks of 2 MiB, and the rest of a block that is smaller than a run is lost.
     """
     page_tokens, block = 32, 2 * MIB
     wanted: Counter[int] = Counter()
@@ -141,7 +141,7 @@ def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
 
 
 class Torch(Backend):
-    """PyTorch: weights in fp32 beside the mapped file, and masks of what attends to what."""
+    """PyTorch: weights in fp32 beside the mapped file, and attention masks."""
 
     def weights(self, asked: Demand, stored: float) -> int:
         """See `Backend`."""
@@ -160,7 +160,7 @@ class Torch(Backend):
         return batch * self.cached * sum(numbers * kept for numbers, kept in self.layers(asked, context))
 
     def activations(self, asked: Demand, context: int) -> int:
-        """See `Backend`. What one block computed is given back before the next."""
+        """See `Backend`. The activations of one block are freed before the next."""
         T = context if asked.encoded else min(self.read_at_once(asked), context)
         numbers = T * (6 * asked.d_model + max(asked.widths, default=0)) + 2 * asked.rows
         attention = max((_scores(block, T, context) for block in asked.attentions), default=0)
@@ -172,7 +172,7 @@ class Torch(Backend):
 
 
 def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
-    """Numbers of scores, and of keys and values that are made anew: PyTorch's fused kernel needs a mask, and no scores."""
+    """Numbers in attention scores and copies of keys and values. PyTorch's fused kernel has a mask but no scores."""
     if isinstance(leaf, LatentAttention):
         return T * S + 2 * S * leaf.n_heads * (leaf.q_dim + leaf.v_dim)
     if leaf.softcap is None and not leaf.sinks and leaf.relative_bias is None:

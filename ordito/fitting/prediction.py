@@ -18,9 +18,9 @@ from ordito.fitting.vocabularies import VocabularySize, assumed
 from ordito.spec import Spec, expect_spec
 
 CONTEXT = 4096
-"""The context that is asked about where none is given, if the model has so much."""
+"""The default context, if the model has so much."""
 PROMPT = 512
-"""The length of the prompt whose reading is predicted."""
+"""The length of the prompt for which prefill is predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +77,17 @@ class Fit:
 
     @property
     def memory(self) -> Memory:
-        """What running it takes."""
+        """The memory to run it."""
         return self.chosen.memory
 
     @property
     def fits(self) -> bool:
-        """Whether the machine has so much memory free."""
+        """Whether the machine has enough free memory."""
         return self.chosen.fits
 
     @property
     def decode(self) -> Rate | None:
-        """How fast it answers."""
+        """The rate of decoding."""
         return self.chosen.decode
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _largest(runtime: Backend, machine: Machine, asked: Demand, sizes: tuple[int
 
 
 def _decode(runtime: Backend, machine: Machine, found: Account, asked: Demand, context: int, batch: int) -> Rate:
-    """Tokens a second of all sequences, each its most probable. The limit is that of reading once each byte which they need."""
+    """Tokens per second of greedy decoding, all sequences together. The limit reads each byte that they need once."""
     weights = found.weights_read - runtime.spared(found)
     work = batch * found.flops.decode(context).total / machine.flops
     stored = (weights + batch * found.kv_cache.at(context)) / machine.bandwidth
@@ -197,7 +197,7 @@ def _decode(runtime: Backend, machine: Machine, found: Account, asked: Demand, c
 
 
 def _prefill(runtime: Backend, machine: Machine, found: Account, asked: Demand, tokens: int) -> Rate:
-    """Tokens a second of a prompt that is read at once."""
+    """Tokens per second of the prefill of a prompt."""
     work = found.flops.prefill(tokens).total / machine.flops
     weights = found.weights_read / machine.bandwidth
     ours = max(work / runtime.prefill, runtime.read(asked, found.weights_read, 0) / machine.bandwidth / runtime.decode)
