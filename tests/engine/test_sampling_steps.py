@@ -52,8 +52,8 @@ def test_top_n_sigma_keeps_what_is_near_the_best():
 
 def test_xtc_keeps_the_least_probable_token_above_the_threshold():
     probabilities = np.array([0.4, 0.3, 0.2, 0.1])
-    assert cuts.without_top(probabilities, 0.2).tolist() == [False, False, True, True]
-    assert cuts.without_top(probabilities, 0.35).all()
+    assert cuts.xtc(probabilities, 0.2).tolist() == [False, False, True, True]
+    assert cuts.xtc(probabilities, 0.35).all()
     sampler = Sampler(Sampling(temperature=1.0, xtc_probability=1.0, xtc_threshold=0.1, seed=0))
     values = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     assert {sampler.choose(values, []) for _ in range(200)} == {2, 3}
