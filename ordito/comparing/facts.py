@@ -141,7 +141,7 @@ def norm(node: Norm) -> str:
 
 
 UNSAID = {"name", "d_model", "vocab_size", "gated"}
-"""Fields that are said elsewhere: by the role, of the whole model, by the kind."""
+"""Fields that are not facts of their own: the role, the facts of the whole model or `kind` say the same."""
 
 
 def _facts_of(node: Node, prefix: str = "") -> Iterator[tuple[str, Fact]]:

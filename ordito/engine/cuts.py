@@ -67,8 +67,8 @@ def typical(probabilities: np.ndarray, p: float) -> np.ndarray:
 
 
 def xtc(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """XTC (exclude top choices): mask of the tokens to keep, all but those that reach the threshold, and of these the least
-    probable one."""
+    """XTC (exclude top choices): mask of the tokens to keep, all below the threshold and the least probable of those that reach
+    it."""
     above = int((probabilities >= threshold).sum())
     return np.arange(len(probabilities)) >= above - 1 if above > 1 else np.ones(len(probabilities), bool)
 

@@ -345,7 +345,7 @@ class Engine:
             self._keep(one, one.sequence.fork(int(one.sequence.length)))
         read = one.unread == 0 and len(logits) > 0
         one.advance(logits, count)
-        if one.followers and read:  # after it, since its first delta brings what was asked of the prompt
+        if one.followers and read:  # after its first delta, which has the prompt's log probabilities
             self._follow(one, logits[-1:])
         self.counts.made_tokens += one.made - before
         self.counts.drafted_tokens += box.drafted - drafted
