@@ -1,4 +1,4 @@
-"""What a model is made of and what it costs: one record, exact, from the configuration alone."""
+"""What a model is made of and what it costs, exactly, from its configuration alone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ordito.spec import Attention, Spec, expect_spec, leaves_of
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Numbers that are learned: in all (a tied head counted once), those that work for one token, those of the embeddings.
+    """Numbers of learned parameters: `total` (a tied head counted once), `active` for one token, and of the `embedding`.
 
-    `ahead` are counted apart: those of multi-token prediction, without which the model works.
+    `ahead` are those of multi-token prediction, which are in none of the others: the model works without them.
     """
 
     total: int
@@ -30,7 +30,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Account:
-    """The account of one model. Bytes are those of `stored`, or two for each number where nothing is stored."""
+    """The account of one model. Bytes are those of `stored`, or, without it, two for each number."""
 
     spec: Spec
     stored: Mapping[str, Stored] | None = None
@@ -42,7 +42,7 @@ class Account:
 
     @cached_property
     def parameters(self) -> Parameters:
-        """How many numbers the model has."""
+        """The numbers of parameters."""
         own = [tensor for tensor in self.tensors if not tensor.ahead]
         return Parameters(
             total=sum(tensor.parameters for tensor in own),
@@ -53,7 +53,7 @@ class Account:
 
     @cached_property
     def tree(self) -> Part:
-        """Where all of them are."""
+        """The parameters and bytes of each module, as a tree."""
         return tree_of(self.tensors, self.stored)
 
     @property
@@ -63,37 +63,39 @@ class Account:
 
     @cached_property
     def kv_cache(self) -> Cache:
-        """What the model keeps of the tokens that it has read."""
+        """The KV cache."""
         return cache_of(self.spec)
 
     @property
     def flops(self) -> Flops:
-        """The arithmetic of a token."""
+        """The FLOPs of the model."""
         return Flops(self.spec)
 
     @cached_property
     def weights_read(self) -> float:
-        """Bytes of weights that one token needs: the chosen experts, a row of the embedding, or all of it for a tied head.
+        """Bytes of weights that decoding one token reads: of experts the chosen ones, of the embedding one row, or all of it if
+        the head is tied to it.
 
-        Of an encoder-decoder it is a token of the answer, which needs nothing of what reads the source.
+        In an encoder-decoder this is a token of the decoder, without the encoder and the keys and values of cross-attention.
         """
         return sum(self._read(tensor) for tensor in self._own)
 
     def read(self, context: int) -> float:
-        """Bytes that are read to decode one token, the last of a `context` of so many: weights, and a 16-bit cache."""
+        """Bytes that are read to decode the last token of a `context`: weights, and a 16-bit KV cache."""
         return self.weights_read + self.kv_cache.at(context)
 
     def read_at_once(self, tokens: int) -> float:
-        """Bytes of weights that are read for a text of so many tokens: each once, experts as often as some token needs them.
+        """Expected bytes of weights that the prefill of so many tokens reads: each once, experts only if a token chooses them.
 
-        A token is taken to choose any expert as likely as any other.
+        Each expert is taken to be equally likely.
         """
         shares = ((tensor, self._read(tensor) / nbytes) for tensor in self._own if (nbytes := self._nbytes(tensor)))
         return sum(self._nbytes(tensor) * (1 - (1 - share) ** tokens) for tensor, share in shares)
 
     @cached_property
     def _own(self) -> list[Tensor]:
-        """The tensors that a token of the body needs: not what looks ahead, an encoder, and what it leaves for the decoder."""
+        """The tensors that decoding uses: not those of multi-token prediction, of an encoder, and of cross-attention's keys and
+        values."""
         encoder = leaves_of(self.spec.encoder) if self.spec.encoder else ()
         crossing = (path for path, block in self.spec.attentions if isinstance(block, Attention) and block.cross)
         apart = (*(f"{path}." for path, _ in encoder), *(f"{path}.{which}." for path in crossing for which in "kv"))
@@ -116,7 +118,7 @@ class Account:
         return sorted({*CONTEXTS, self.spec.context})
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values with stable keys; what a model that does not generate has not is null."""
+        """As JSON values with stable keys; null for what only models that generate have."""
         cache, flops, generates = self.kv_cache, self.flops, self.spec.generates
         contexts = self.contexts()
         return {

@@ -1,4 +1,4 @@
-"""What a model keeps of the tokens that it has read: its key-value cache, layer by layer."""
+"""The KV cache of a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ordito.spec import Attention, LatentAttention, Spec
 Kind = Literal["full", "window", "chunk", "blocks", "latent", "source"]
 CONTEXTS = (4096, 32768, 131072)
 """The contexts at which sizes are shown."""
-WINDOWS_OFTEN, WINDOW = 6, 1024
-"""Gemma 3's pattern, for the question what windows would save: all but every sixth layer look 1,024 tokens back."""
+FULL_EVERY, WINDOW = 6, 1024
+"""Gemma 3's pattern, for the variant with windows: every sixth layer is full, the others have a window of 1,024 tokens."""
 GROUPS = 8
-"""Key-value heads, at most, where one asks what grouped-query attention would save: LLaMA's number."""
+"""Key-value heads, at most, of the variant with grouped-query attention: LLaMA's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What one attention keeps: `numbers` of each token, of at most `span` tokens (None: of all).
+    """The cache of one attention layer: `numbers` for each token, of at most `span` tokens (None: of all).
 
-    `kind` says why: `full`, a `window`, a `chunk`, `blocks` (a sparse pattern: other heads need other tokens, so all stay), a
-    `latent`, or the `source` of cross-attention, whose size is that of the source text and which no token adds to.
+    `kind` is the reason: `full`, a `window`, a `chunk`, `blocks` (a block-sparse pattern: each head needs other tokens, so all
+    are kept), a `latent`, or the `source` of cross-attention, which has the length of the source and does not grow.
     """
 
     path: str
@@ -32,25 +32,25 @@ class Layer:
     span: int | None = None
 
     def at(self, context: int) -> int:
-        """Numbers kept after `context` tokens."""
+        """Numbers cached after `context` tokens."""
         return self.numbers * (context if self.span is None else min(context, self.span))
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of a model: its layers in order, and the longest context that the model was made for."""
+    """The KV cache of a model: its layers in order, and the model's own context."""
 
     layers: tuple[Layer, ...]
     context: int
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes that a token adds at 16 bits, while no window is full."""
+        """Bytes that each token adds at 16 bits, while no window is full."""
         return self.at(1)
 
     @property
     def bytes_per_token_growing(self) -> int:
-        """The part of them that goes on growing up to the model's own context."""
+        """The bytes that each token adds at 16 bits in layers that grow up to the model's own context."""
         return 2 * sum(layer.numbers for layer in self.layers if layer.span is None or layer.span >= self.context)
 
     def at(self, context: int, bytes_per_number: int = 2) -> int:
@@ -58,7 +58,7 @@ class Cache:
         return bytes_per_number * sum(layer.at(context) for layer in self.layers)
 
     def kinds(self) -> list[tuple[Layer, int]]:
-        """The layers that are alike, each with how many there are of it; the path is that of the first."""
+        """The different kinds of layers, each with the number of such layers; the path is that of the first."""
         times = Counter(replace(layer, path="") for layer in self.layers)
         firsts: dict[Layer, Layer] = {}
         for layer in self.layers:
@@ -80,18 +80,18 @@ class Cache:
 
 
 def cache_of(spec: Spec) -> Cache:
-    """The cache of `spec`; without layers if it does not generate."""
+    """The KV cache of `spec`; without layers if it does not generate."""
     kept = [(path, block) for path, block in spec.attentions if not getattr(block, "cross", False)]
     return Cache(tuple(layer(path, block) for path, block in kept) if spec.generates else (), spec.context)
 
 
 def layer(path: str, block: Attention | LatentAttention) -> Layer:
-    """What one attention keeps."""
+    """The cache of one attention layer."""
     return Layer(path=path, kind=kind(block), numbers=cached_numbers(block), span=block.span)
 
 
 def kind(block: Attention | LatentAttention) -> Kind:
-    """The kind of what one attention keeps."""
+    """The kind of cache of one attention layer."""
     if isinstance(block, LatentAttention):
         return "latent"
     if block.cross:
@@ -102,9 +102,9 @@ def kind(block: Attention | LatentAttention) -> Kind:
 
 
 def cached_numbers(block: Attention | LatentAttention) -> int:
-    """Numbers that one token leaves in the cache of one attention: 2 G H, or the latent and its rotary key.
+    """Numbers that one token adds to the cache of one attention layer: 2 G H, or the latent and its rotary key.
 
-    Cross-attention keeps the source's, which no token adds to.
+    0 for cross-attention, which caches the source only.
     """
     if isinstance(block, LatentAttention):
         return block.kv_rank + block.rope.dim
@@ -112,11 +112,11 @@ def cached_numbers(block: Attention | LatentAttention) -> int:
 
 
 def variants(spec: Spec) -> dict[str, Cache]:
-    """The cache that the model would have with other attention, everything else the same: a name for each.
+    """Name -> the KV cache that the model would have with another kind of attention, everything else the same.
 
     Multi-head, grouped-query with up to 8 key-value heads, multi-query, latent with DeepSeek-V2's proportions
-    (arXiv:2405.04434, section 2.1.4: a latent of 4 head sizes and a rotary key of half a one), and all windows off; or,
-    where there are none, the windows of Gemma 3. Those that are what the model is are left out.
+    (arXiv:2405.04434, section 2.1.4: a latent of 4 head sizes and a rotary key of half a head size), and without windows; or,
+    if there are none, with those of Gemma 3. Variants that equal the model or one another are left out.
     """
     own = cache_of(spec)
     blocks = [block for _, block in spec.attentions if not getattr(block, "cross", False)]
@@ -137,10 +137,10 @@ def variants(spec: Spec) -> dict[str, Cache]:
         "without windows": replace(own, layers=tuple(replace(one, span=None) for one in own.layers)),
     }
     if all(one.span is None for one in own.layers):
-        found[f"windows of {WINDOW:,} on all but every {WINDOWS_OFTEN}th layer"] = replace(
+        found[f"windows of {WINDOW:,} on all but every {FULL_EVERY}th layer"] = replace(
             own,
             layers=tuple(
-                replace(one, span=None if number % WINDOWS_OFTEN == 0 else WINDOW)
+                replace(one, span=None if number % FULL_EVERY == 0 else WINDOW)
                 for number, one in enumerate(own.layers, start=1)
             ),
         )

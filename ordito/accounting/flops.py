@@ -1,7 +1,6 @@
-"""How much arithmetic a token takes: the multiplications and additions of matrix products, two for each pair of numbers.
+"""FLOPs: the multiplications and additions of matrix products, two for each pair of numbers.
 
-What is done number by number (norms, rotations, activations, softmax) is left out, as papers leave it out: it is below a
-hundredth of the whole.
+Elementwise operations (norms, RoPE, activations, softmax) are left out, as in papers: they are below a hundredth of the whole.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ordito.accounting.parameters import working
+from ordito.accounting.parameters import tensors_of
 from ordito.spec import Attention, Block, BlockSparse, Embedding, LatentAttention, Spec, leaves_of
 
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations: with the `weights`, and between the tokens of `attention`."""
+    """FLOPs: those of products with `weights`, and those of `attention` between tokens (scores and weighted values)."""
 
     weights: int = 0
     attention: int = 0
@@ -32,30 +31,30 @@ class Work:
 
 @dataclass(frozen=True)
 class Flops:
-    """The arithmetic of one model, as a function of how many tokens there are."""
+    """The FLOPs of one model, as a function of the numbers of tokens."""
 
     spec: Spec
 
     def forward(self, tokens: int, past: int = 0, *, logits: int | None = None, source: int = 0) -> Work:
-        """`tokens` new tokens read after `past` cached ones, with logits after the last `logits` of them (None: after all).
+        """A forward pass of `tokens` new tokens after `past` cached ones, with the last `logits` logits (None: all).
 
-        A query is counted with the tokens that it sees: a causal layer with those before it, a window with those in it.
-        Cross-attention is counted over a `source` of so many tokens, whose keys and values were made by `encode`.
+        A query is counted with the keys that its mask lets through: up to itself in a causal layer, and within the window.
+        Cross-attention is counted over a `source` of so many tokens, whose keys and values `encode` counts.
         """
         work = sum((self._leaf(leaf, tokens, past, source) for leaf in self._leaves("body")), Work())
         head = [dense(leaf) for leaf in self._leaves("head")]
         return work + Work(sum(head) * (tokens if logits is None else logits))
 
     def decode(self, context: int = 1, *, source: int = 0) -> Work:
-        """One token, the last of a `context` of so many; DeepSeek's latents in the cheaper of their two forms."""
+        """Decoding the last token of a `context`; multi-head latent attention in the cheaper of its two forms."""
         return self.forward(1, context - 1, source=source)
 
     def prefill(self, tokens: int) -> Work:
-        """A text read at once, with logits after its last token only, as an engine needs them."""
+        """The prefill of a text, with logits after its last token only."""
         return self.forward(tokens, logits=1)
 
     def encode(self, source: int) -> Work:
-        """A source text read by the encoder, and its keys and values for the decoder's cross-attention."""
+        """The encoder on a source of so many tokens, and its keys and values for the decoder's cross-attention."""
         work = sum((self._leaf(leaf, source, 0, source) for leaf in self._leaves("encoder")), Work())
         crossing = [leaf for leaf in self._leaves("body") if isinstance(leaf, Attention) and leaf.cross]
         return work + Work(sum(4 * leaf.n_kv_heads * leaf.head_dim * leaf.d_model for leaf in crossing) * source)
@@ -78,12 +77,12 @@ class Flops:
 
 
 def dense(leaf: Block) -> int:
-    """FLOPs of a leaf's matrices for one token: two for each weight that works; a tied head's matrix is its own."""
+    """FLOPs of a leaf's matrices for one token: two for each active weight; a tied head counts the matrix that it shares."""
     if isinstance(leaf, Embedding):
         return 0
     from_weights = 2 * sum(
         active
-        for name, shape, active in working(leaf)
+        for name, shape, active in tensors_of(leaf)
         if len(shape) > 1 and not name.endswith((".relative_bias.weight", ".bias"))
     )
     tied = getattr(leaf, "tied", False)
@@ -93,8 +92,8 @@ def dense(leaf: Block) -> int:
 def latent(leaf: LatentAttention, tokens: int, past: int) -> Work:
     """Multi-head latent attention (arXiv:2405.04434, section 2.1): the cheaper of its two forms.
 
-    Plain: keys and values of all heads are made from every latent that is there, and compared as in any attention.
-    Absorbed: the query is taken into the space of the latents, which then serve as keys and values themselves.
+    Plain: keys and values of all heads are computed from every cached latent, followed by ordinary attention.
+    Absorbed: queries are projected into the latent space, where the latents themselves serve as keys and values.
     """
     up = 2 * leaf.n_heads * (leaf.nope_dim + leaf.v_dim) * leaf.kv_rank
     rest = dense(leaf) - up
@@ -105,18 +104,18 @@ def latent(leaf: LatentAttention, tokens: int, past: int) -> Work:
 
 
 def visible(leaf: Attention, tokens: int, past: int) -> int:
-    """How many pairs of a query and a key that it sees there are, over all heads, for `tokens` queries after `past`."""
+    """Pairs of query and key that the mask lets through, over all heads, for `tokens` queries after `past` cached tokens."""
     whole = past + tokens
     if leaf.causal:
         return seen(leaf, whole) - seen(leaf, past)
-    # Each query with the keys up to itself, and with those from itself on; itself is in both.
+    # For each query the keys up to its own and those from its own on; its own is in both.
     before = band(whole, leaf.window) - band(past, leaf.window)
     return leaf.n_heads * (before + band(tokens, leaf.window) - tokens)
 
 
 @lru_cache(maxsize=256)  # layers are alike, and block-sparse patterns are counted block by block
 def seen(leaf: Attention, length: int) -> int:
-    """Pairs of all queries of a text of `length` and the keys up to each that it sees, over all heads."""
+    """Pairs of query and key, over all heads, of a causal text of `length` tokens."""
     if leaf.block_sparse is not None:
         return sum(in_blocks(leaf.block_sparse, head, length) for head in range(leaf.n_heads))
     if leaf.chunk:
@@ -126,13 +125,13 @@ def seen(leaf: Attention, length: int) -> int:
 
 
 def band(length: int, window: int | None) -> int:
-    """Pairs of `length` queries and the keys up to each: a triangle, less the one that is out of the window's reach."""
+    """Pairs of `length` queries and the keys up to each: a triangle, less the triangle of those beyond the window."""
     out = max(0, length - window) if window is not None else 0
     return (length * (length + 1) - out * (out + 1)) // 2
 
 
 def in_blocks(sparse: BlockSparse, head: int, length: int) -> int:
-    """Pairs that one head sees of a text of `length` under a block-sparse pattern (see `BlockSparse`)."""
+    """Pairs of query and key of one head in a text of `length` tokens, under a block-sparse pattern (see `BlockSparse`)."""
     pairs = 0
     for block in range(-(-length // sparse.block)):
         queries = min(sparse.block, length - block * sparse.block)

@@ -1,4 +1,4 @@
-"""How many numbers a model has, and how many of them work for one token."""
+"""How many parameters a model has, and how many of them are active for one token."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CACHE_BYTES = 2
 class Tensor:
     """One tensor of a spec, under its canonical name.
 
-    `parameters` are the numbers that are learned, which are all but the biases by which DeepSeek-V3 balances its experts
-    (a rule sets those). `active` are the ones that work for one token: of a stack of experts, those of the chosen.
+    `parameters` are the learned numbers: all but the biases with which DeepSeek-V3 balances its experts, which are set by a
+    rule. `active` are those used for one token: of a stack of experts, those of the chosen ones.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Tensor:
 
     @property
     def ahead(self) -> bool:
-        """Whether it belongs to multi-token prediction, without which the model works."""
+        """Whether it belongs to multi-token prediction, which the model works without."""
         return self.name.startswith("ahead.")
 
 
@@ -37,10 +37,10 @@ class Tensor:
 class Count:
     """The size of a model.
 
-    `parameters`: all that are learned, a tied head counted once; `ahead_parameters` are counted apart: the multi-token
-    prediction modules, without which the model works. `active_parameters`: those that work for one token, so all but the
-    experts that the router leaves out. `kv_bytes_per_token`: bytes that each token adds to a 16-bit cache over all layers,
-    while windows are not yet full; `kv_bytes_growing`: the part of it that goes on growing beyond every window.
+    - `parameters`: all learned ones, a tied head counted once, without `ahead_parameters`, those of multi-token prediction.
+    - `active_parameters`: those used for one token, so without the experts that the router does not choose.
+    - `kv_bytes_per_token`: bytes that each token adds to a 16-bit KV cache over all layers, while windows are not yet full.
+    - `kv_bytes_growing`: the same for the layers that grow up to the model's own context.
     """
 
     parameters: int
@@ -74,22 +74,22 @@ def tensors(spec: Spec) -> Iterator[Tensor]:
     """Every tensor of `spec`, in the order of `spec.leaves()`."""
     for path, block in spec.leaves():
         place = path.removesuffix(block.name)  # type: ignore[attr-defined]  # every leaf has a name
-        yield from (tensor(place + name, shape, active) for name, shape, active in working(block))
+        yield from (tensor(place + name, shape, active) for name, shape, active in tensors_of(block))
 
 
 def tensor(name: str, shape: Shape, active: int) -> Tensor:
-    """A tensor of so many active numbers, none of them a parameter if a rule sets it."""
+    """A tensor with so many active numbers; one that a rule sets has no parameters."""
     if name.endswith(".choice_bias"):
         return Tensor(name=name, shape=shape, parameters=0, active=0)
     return Tensor(name=name, shape=shape, parameters=prod(shape), active=active)
 
 
-def working(block: Block) -> Iterator[tuple[str, Shape, int]]:
-    """The tensors of a leaf, relative to its place, each with how many of its numbers work for one token."""
+def tensors_of(block: Block) -> Iterator[tuple[str, Shape, int]]:
+    """The tensors of a leaf: name relative to the leaf's path, shape, and how many of its numbers are active for one token."""
     if not isinstance(block, MixtureOfExperts):
         yield from ((name, shape, prod(shape)) for name, shape in block.tensors())
         return
-    of_one = {name.removeprefix(block.expert.name + "."): active for name, _, active in working(block.expert)}
+    of_one = {name.removeprefix(block.expert.name + "."): active for name, _, active in tensors_of(block.expert)}
     stacked = f"{block.name}.experts."
     for name, shape in block.tensors():
         active = block.router.top_k * of_one[name.removeprefix(stacked)] if name.startswith(stacked) else prod(shape)

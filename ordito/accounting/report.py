@@ -11,7 +11,7 @@ from ordito.units import short, size
 
 
 def report(account: Account) -> list[Table]:
-    """Everything: where the parameters are, what a token costs, what the cache takes."""
+    """All tables: the parameters by module, the costs of a token, and the KV cache."""
     shown = [parameters(account)]
     if account.spec.generates:
         shown += [costs(account), caches(account)]
@@ -21,31 +21,31 @@ def report(account: Account) -> list[Table]:
 
 
 def parameters(account: Account) -> Table:
-    """The tree, with its sum; the active parameters have a column where experts rest."""
+    """The tree of parameters with its sum; active parameters have a column if there are inactive experts."""
     whole, counted = account.tree, account.parameters
-    rests = whole.active != whole.parameters
+    sparse = whole.active != whole.parameters
     rows = []
     for level, part in whole.walk():
         if not level:
             continue
         name = f"{part.times} x layer  ({part.name})" if part.name[0].isdigit() else part.name
-        numbers = [f"{part.parameters:,}", *([f"{part.active:,}"] if rests else [])]
+        numbers = [f"{part.parameters:,}", *([f"{part.active:,}"] if sparse else [])]
         shape = " x ".join(map(str, part.shape)) if part.shape else ""
         share = f"{100 * part.nbytes / whole.nbytes:.1f} %"
         rows.append(("  " * (level - 1) + name, shape, *numbers, size(part.nbytes), share, ", ".join(part.encodings)))
-    numbers = [f"{counted.total:,}", *([f"{counted.active:,}"] if rests else [])]
+    numbers = [f"{counted.total:,}", *([f"{counted.active:,}"] if sparse else [])]
     nbytes = sum(part.nbytes for part in whole.parts if part.name != "ahead")
     rows.append(("sum", "", *numbers, size(nbytes), "", ""))
     if counted.ahead:
-        numbers = [f"{whole.parameters:,}", *([f"{whole.active:,}"] if rests else [])]
-        rows.append(("sum with what looks ahead", "", *numbers, size(whole.nbytes), "", ""))
-    columns = ("part", ">shape", ">parameters", *([">active"] if rests else []), ">bytes", ">share", "stored as")
+        numbers = [f"{whole.parameters:,}", *([f"{whole.active:,}"] if sparse else [])]
+        rows.append(("sum with multi-token prediction", "", *numbers, size(whole.nbytes), "", ""))
+    columns = ("part", ">shape", ">parameters", *([">active"] if sparse else []), ">bytes", ">share", "stored as")
     title = "Parameters" if account.stored is not None else "Parameters, and their bytes at 16 bits"
     return Table(title, columns, tuple(rows))
 
 
 def costs(account: Account) -> Table:
-    """What one token takes, at growing contexts, and a text read at once."""
+    """FLOPs and bytes read for a token: decoding at several contexts, and prefill."""
     return Table("A token costs", ("", ">FLOPs", ">of them attention", ">bytes read"), tuple(_costs(account)))
 
 
@@ -55,7 +55,7 @@ def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
         for context in [1, *account.contexts()]:
             work = flops.decode(context)
             yield (
-                f"decoded after {context - 1:,}" if context == 1 else f"decoded at {context:,}{beyond(context, own)}",
+                f"decoding at {context:,}{beyond(context, own)}",
                 short(work.total),
                 share(work.attention, work.total),
                 size(account.read(context)),
@@ -63,7 +63,7 @@ def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
     for tokens in sorted({min(512, own), own}):
         work = flops.prefill(tokens)
         yield (
-            f"one of {tokens:,} read at once",
+            f"prefill of {tokens:,}, per token",
             short(work.total / tokens),
             share(work.attention, work.total),
             size(account.read_at_once(tokens) / tokens),
@@ -71,19 +71,19 @@ def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
 
 
 def caches(account: Account) -> Table:
-    """The cache, as a whole: what a token adds, and how much it is at growing contexts."""
+    """The KV cache as a whole: bytes that a token adds, and the size at several contexts."""
     cache, own = account.kv_cache, account.spec.context
     grows = cache.bytes_per_token_growing
     adds = f"{cache.bytes_per_token:,} bytes a token"
     if grows != cache.bytes_per_token:
-        adds += f", {grows:,} of them beyond the windows"
+        adds += f", {grows:,} of them once all windows are full"
     rows = [("adds", adds)]
     rows += [(f"at {context:,}", size(cache.at(context)) + beyond(context, own)) for context in account.contexts()]
-    return Table("Cache, at 16 bits", ("", ""), tuple(rows))
+    return Table("KV cache, at 16 bits", ("", ""), tuple(rows))
 
 
 def cache_layers(account: Account) -> Table:
-    """The cache layer by layer, layers that are alike together, with its sum."""
+    """The KV cache by kind of layer, with its sum."""
     contexts = account.contexts()
     rows = [
         (
@@ -95,19 +95,19 @@ def cache_layers(account: Account) -> Table:
         for layer, times in account.kv_cache.kinds()
     ]
     total = (f"{account.kv_cache.bytes_per_token:,}", *(size(account.kv_cache.at(context)) for context in contexts))
-    columns = (">layers", "keep", ">bytes a token", *(f">at {context:,}" for context in contexts))
-    return Table("Cache by layer, at 16 bits", columns, (*rows, ("all", "", *total)))
+    columns = (">layers", "cached", ">bytes a token", *(f">at {context:,}" for context in contexts))
+    return Table("KV cache by layer, at 16 bits", columns, (*rows, ("all", "", *total)))
 
 
 def cache_variants(account: Account) -> Table:
-    """The cache as it is beside what it would be with other attention."""
+    """The KV cache beside those with other kinds of attention (`variants`)."""
     contexts, own = account.contexts(), account.kv_cache
-    every: dict[str, Cache] = {"as it is": own, **variants(account.spec)}
+    every: dict[str, Cache] = {"this model": own, **variants(account.spec)}
     rows = [
         (name, f"{cache.bytes_per_token:,}", *(_times(cache.at(context), own.at(context)) for context in contexts))
         for name, cache in every.items()
     ]
-    return Table("What it would be", ("if", ">bytes a token", *(f">at {context:,}" for context in contexts)), tuple(rows))
+    return Table("With other attention", ("", ">bytes a token", *(f">at {context:,}" for context in contexts)), tuple(rows))
 
 
 def outgrown(account: Account) -> str:
@@ -115,7 +115,7 @@ def outgrown(account: Account) -> str:
     at = account.kv_cache.outgrows(account.nbytes)
     weights = f"the weights ({size(account.nbytes)})"
     if at is None:
-        return f"The cache never outgrows {weights}: every layer stops growing."
+        return f"The cache never outgrows {weights}: every layer has a window or chunk."
     return f"The cache outgrows {weights} at {at:,} tokens{beyond(at, account.spec.context)}."
 
 
@@ -124,7 +124,7 @@ def _times(nbytes: int, own: int) -> str:
 
 
 def beyond(context: int, own: int) -> str:
-    """A remark on contexts longer than the model was made for."""
+    """A remark on contexts beyond the model's own."""
     return f" (its context is {own:,})" if context > own else ""
 
 

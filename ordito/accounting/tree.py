@@ -1,4 +1,4 @@
-"""The exact tree of a model's numbers: where every parameter and every byte is, layers that are alike taken together."""
+"""The tree of a model's parameters and bytes by module, with equal layers folded into one."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Stored(Protocol):
 
     @property
     def nbytes(self) -> float:
-        """Bytes that it takes; a part of a fused tensor takes its part of them."""
+        """Bytes that it takes; of a fused tensor, the share of this part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A place in a model and what is there, `times` over: all numbers are of all of them.
+    """A module of a model, or `times` equal ones together: numbers are sums over all of them.
 
-    `shape` is that of the weight, where the place holds one. `active` are the parameters that work for one token, `nbytes`
-    the bytes of all, as `encodings` (most bytes first; none if nothing is stored: then a number takes two bytes).
+    `shape` is that of the weight, if the module holds one. `active` are the parameters used for one token, `nbytes` the bytes,
+    in these `encodings` (most bytes first; none if nothing is stored, and a number takes two bytes).
     """
 
     name: str
@@ -43,7 +43,7 @@ class Part:
     parts: tuple[Part, ...] = ()
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, Part]]:
-        """This part and all below it, each with its depth, in order."""
+        """This part and all below it in order, each with its depth."""
         yield depth, self
         for part in self.parts:
             yield from part.walk(depth + 1)
@@ -94,11 +94,11 @@ class _Place:
                 nbytes=self.nbytes,
                 encodings=(self.encoding,) if self.encoding else (),
             )
-        if self.below.keys() <= {"weight", "bias"}:  # one place: a matrix and what is added to it
+        if self.below.keys() <= {"weight", "bias"}:  # one part: a matrix and its bias
             both = _sum(name, [place.part(key) for key, place in self.below.items()])
             return replace(both, shape=both.parts[0].shape, parts=())
         if all(key.isdigit() for key in self.below):
-            return _sum(name, list(_alike([(int(key), place.part("")) for key, place in self.below.items()])))
+            return _sum(name, list(_folded([(int(key), place.part("")) for key, place in self.below.items()])))
         return _sum(name, [place.part(key) for key, place in self.below.items()])
 
 
@@ -117,8 +117,8 @@ def _sum(name: str, parts: Sequence[Part]) -> Part:
     )
 
 
-def _alike(layers: Sequence[tuple[int, Part]]) -> Iterator[Part]:
-    """Layers with the same tensors, in order of the first of each kind, added up place by place."""
+def _folded(layers: Sequence[tuple[int, Part]]) -> Iterator[Part]:
+    """Fold layers with the same tensors into one part each, with sums; in order of the first of each kind."""
     kinds: dict[Part, list[tuple[int, Part]]] = {}
     for number, layer in layers:
         kinds.setdefault(_bare(layer), []).append((number, layer))
@@ -127,7 +127,7 @@ def _alike(layers: Sequence[tuple[int, Part]]) -> Iterator[Part]:
 
 
 def _bare(part: Part) -> Part:
-    """A part without how it is stored, in which layers may differ that are alike."""
+    """A part without bytes and encodings, in which equal layers may differ."""
     return replace(part, nbytes=0.0, encodings=(), parts=tuple(_bare(below) for below in part.parts))
 
 
@@ -138,7 +138,7 @@ def _added(name: str, alike: Sequence[Part]) -> Part:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Numbers with runs written short.
+    """Numbers as text, with runs abbreviated.
 
     >>> ranges([0, 1, 2, 3, 4, 6, 7])
     '0-4, 6-7'

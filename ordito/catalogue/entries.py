@@ -1,4 +1,4 @@
-"""The entries of the catalogue. The data are in `models/`, one JSON file a family; to add a model is to add it there."""
+"""The entries of the catalogue. The data are in `models/`, one JSON file for each family; new models are added there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from ordito.errors import ModelNotFoundError, did_you_mean
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
-"""Where configurations keep the longest sequence."""
+"""Keys of a config.json for the context, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ def titles() -> dict[str, str]:
 def find(name: str) -> Entry:
     """The model of this name or id, whatever the case and the punctuation.
 
-    The organisation of an id may be left out, and so may the end of a name, where all that begin so have one shape. Raises
-    `ModelNotFoundError` if there is no such model, or several.
+    The organisation of an id may be left out, and so may the end of a name, if all models that begin so have the same
+    configuration. Raises `ModelNotFoundError` if there is no such model, or if there are several.
 
     >>> find("llama-3.1-8b").config["rope_scaling"]["factor"]
     8.0
@@ -77,13 +77,13 @@ def find(name: str) -> Entry:
     plain = _plain(name)
     if entry := _spellings().get(plain):
         return entry
-    begin_so = [entry for spelling, entry in _spellings().items() if plain and spelling.startswith(plain)]
-    if begin_so and all(entry.config is not None and entry.config == begin_so[0].config for entry in begin_so):
-        return begin_so[0]
-    if begin_so:
-        names = list(dict.fromkeys(entry.name for entry in begin_so))
+    candidates = [entry for spelling, entry in _spellings().items() if plain and spelling.startswith(plain)]
+    if candidates and all(entry.config is not None and entry.config == candidates[0].config for entry in candidates):
+        return candidates[0]
+    if candidates:
+        names = list(dict.fromkeys(entry.name for entry in candidates))
         listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise ModelNotFoundError(f"several models of the catalogue are called {name!r}: {listed}; name one")
+        raise ModelNotFoundError(f"several models of the catalogue match {name!r}: {listed}; give a full name")
     near = did_you_mean(_dashed(name), [_dashed(entry.name) for entry in models()])
     shown = name if len(name) <= 80 else name[:80] + "..."
     raise ModelNotFoundError(f"the catalogue has no model {shown!r}{near}")
@@ -91,7 +91,7 @@ def find(name: str) -> Entry:
 
 @cache
 def _spellings() -> dict[str, Entry]:
-    """The models by their names, by their ids, and by their ids without the organisation; what comes first counts."""
+    """Normalised spelling -> model: names, then ids, then ids without the organisation; the first of equal spellings counts."""
     found: dict[str, Entry] = {}
     spelled = [[entry.name, entry.id or "", (entry.id or "").rpartition("/")[2]] for entry in models()]
     for kind in range(3):
@@ -109,7 +109,7 @@ def _files() -> dict[str, dict[str, Any]]:
 
 
 def _entry(family: str, contents: dict[str, Any], model: dict[str, Any], by_name: dict[str, dict[str, Any]]) -> Entry:
-    """One entry. What follows from its shape is said once, by the model that `same_as` names."""
+    """One entry. Its configuration may be that of another model, which `same_as` names."""
     shape = by_name[model["same_as"]] if "same_as" in model else model
     config, published = shape.get("config"), model.get("published", {})
     lengths = [config[key] for key in CONTEXT_KEYS if key in config] if config else []
@@ -135,10 +135,10 @@ def _entry(family: str, contents: dict[str, Any], model: dict[str, Any], by_name
 
 
 def _dashed(name: str) -> str:
-    """A name as people type it."""
+    """A name in lower case with dashes, as users type it."""
     return name.casefold().replace(" ", "-")
 
 
 def _plain(name: str) -> str:
-    """A name without what people spell differently; a point between digits stays, for 1.3B is not 13B."""
+    """A name without case, spaces and punctuation; a point between digits stays, because 1.3B is not 13B."""
     return re.sub(r"(?!(?<=\d)\.(?=\d))[\W_]", "", name.casefold())

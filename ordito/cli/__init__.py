@@ -1,4 +1,4 @@
-"""The command line: one file a command, each thin. Only the command that is called is imported."""
+"""The command line: one thin module for each command, imported only when that command is called."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """The commands, each imported when it is named, so that starting takes no longer for there being many."""
+    """The commands, each imported only when it is called, so that their number does not slow the start down."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every name, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """The command of a name. Raises `UsageError` for one that there is not."""
+        """The command of a name. Raises `UsageError` for an unknown one."""
         if cmd_name not in COMMANDS:
             raise click.UsageError(f"No such command {cmd_name!r}{did_you_mean(cmd_name, COMMANDS)}", ctx)
         command: click.Command = getattr(import_module(f"{__name__}.{COMMANDS[cmd_name]}"), cmd_name)
@@ -68,22 +68,22 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, message="%(prog)s %(version)s", help="Print the version and stop.")
 def app() -> None:
-    """Run, look into and keep open language models, on the machine that you have.
+    """Run, inspect, train and manage open language models on your own machine.
 
     `ordito run` opens a chat with a small model, which is downloaded the first time.
     """
 
 
 def program() -> None:
-    """`main`, in a process that is there for nothing else.
+    """`main`, in a process of its own: tunes the garbage collector and numpy, and handles signals.
 
-    A vocabulary is a hundred thousand objects that stay: to look through them for garbage, while it is read and once more at
-    the end, is a tenth of the way to the first token. numpy's own threads would spin on the cores that load the weights.
+    A vocabulary is a hundred thousand objects that stay: to scan them for garbage, while it is read and once more at the end,
+    takes a tenth of the time to the first token. numpy's own threads would spin on the cores that load the weights.
     """
     gc.set_threshold(100_000)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for number in ENDING:
-        # What is ignored from the start stays so: that is how nohup keeps a command from its terminal's end.
+        # A signal that is ignored from the start stays ignored: nohup does so with SIGHUP.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
     try:
@@ -93,26 +93,25 @@ def program() -> None:
 
 
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Signals that ask a process to end, and would end it where it stands."""
+"""Signals that ask a process to end, and by default end it without any cleanup."""
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """A signal ends the program as an error would, so that what was half done is cleaned up: status 143 or 129.
+    """A handler that ends the program by an exception, so that partial files are removed; exit status 143 or 129.
 
-    A server and a training run stop at SIGTERM in an order of their own; they do so too when their terminal is closed.
+    A server and a training run have handlers of their own for SIGTERM, which are called for SIGHUP, too.
     """
-    theirs = signal.getsignal(signal.SIGTERM)
-    if callable(theirs) and theirs is not end:
-        theirs(number, frame)
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler) and handler is not end:
+        handler(number, frame)
         return
-    for other in ENDING:  # a shell and its terminal both send one, and cleaning up must not be cut short
-        signal.signal(other, lambda *_: None)  # with SIG_IGN, Python complains of one that waits already
+    for other in ENDING:  # a shell and its terminal both send a signal: the second must not interrupt the cleanup
+        signal.signal(other, lambda *_: None)  # not SIG_IGN, with which Python reports a signal that is pending already
     sys.exit(128 + number)
 
 
 def main() -> None:
-    """The program. A user's mistake is one line on standard error and exit status 1; wrong usage
-    is status 2, and Ctrl-C 130."""
+    """Run the command line. An error is one line on standard error and exit status 1; wrong usage is status 2, Ctrl-C 130."""
     open_closed_streams()
     warnings.showwarning = show_warning
     for stream in (sys.stdout, sys.stderr):
@@ -128,14 +127,14 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("ORDITO_DEBUG"):
             raise
-        say(f"error: {told(error)}")
+        say(f"error: {message_of(error)}")
         sys.exit(1)
 
 
-def told(error: Exception) -> str:
-    """What a user is told of an error.
+def message_of(error: Exception) -> str:
+    """The message of an error for the user.
 
-    >>> told(OSError(28, "No space left on device", "x.json"))
+    >>> message_of(OSError(28, "No space left on device", "x.json"))
     'x.json: No space left on device'
     """
     match error:
@@ -144,5 +143,5 @@ def told(error: Exception) -> str:
         case OSError(strerror=str(reason), filename=name):
             return f"{name}: {reason}" if name else reason
         case MemoryError():
-            return "there is not enough memory: take a smaller model, or a smaller quantization of it"
+            return "there is not enough memory: use a smaller model, or a smaller quantization of it"
     return f"this is a bug in ordito ({type(error).__name__}: {error}); ORDITO_DEBUG=1 shows where it happened"

@@ -1,4 +1,4 @@
-"""`ordito batch`: a file of requests, answered into another."""
+"""`ordito batch`: answers a file of requests into another file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ordito.errors import OrditoError
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(), help="Requests in the format of OpenAI's batches.")
-@click.argument("out", metavar="OUT", type=click.Path(), help="Where the answers go, one a line.")
-@click.option("--model", help="What answers requests that name no model.")
-@click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers that are made at once.")
-@click.option("--backend", help="What computes (native, torch); the fastest installed, if not named.")
+@click.argument("out", metavar="OUT", type=click.Path(), help="File for the answers, one a line.")
+@click.option("--model", help="The model for requests that name none.")
+@click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers in one batch, at most.")
+@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
 def batch(source: str, out: str, model: str | None, together: int, backend: str | None) -> None:
     """Answer the requests of IN into OUT.
 
-    What was stopped goes on where it was when it is called again: answers that are in OUT are not made twice. What
-    failed is asked again.
+    A batch that was interrupted continues when the command is called again: requests that have an answer in OUT are
+    skipped, and failed ones are sent again.
 
     \b
     ordito batch requests.jsonl answers.jsonl --model smollm2
@@ -34,10 +34,10 @@ def batch(source: str, out: str, model: str | None, together: int, backend: str 
     from ordito.serve.settings import ServerSettings
 
     if Path(source).resolve() == Path(out).resolve():
-        raise OrditoError(f"{out}: the answers need a file of their own")
+        raise OrditoError(f"{out}: IN and OUT are the same file, expected two")
     requests = read_requests(Path(source))
-    there = answered(Path(out))
-    left = [request for request in requests if request["custom_id"] not in there]
+    done = answered(Path(out))
+    left = [request for request in requests if request["custom_id"] not in done]
     if len(left) < len(requests):
         say(f"{len(requests) - len(left)} of {len(requests)} are answered already")
     if model is not None:

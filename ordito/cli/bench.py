@@ -28,13 +28,13 @@ FORMS = ("markdown", "md", "json", "jsonl", "csv")
 @click.option(
     "--generate", "-n", "generated", multiple=True, default=["128"], help=f"Lengths of answers, {SEVERAL}; 0 for none."
 )
-@click.option("--depth", "-d", "depths", multiple=True, default=["0"], help=f"Tokens that were read before, {SEVERAL}.")
+@click.option("--depth", "-d", "depths", multiple=True, default=["0"], help=f"Tokens in the KV cache before, {SEVERAL}.")
 @click.option("--repetitions", "-r", default=5, type=click.IntRange(min=1), help="How often each is measured.")
-@click.option("--threads", "-t", type=click.IntRange(1, 1024), help="Threads. [default: the cores there are]")
-@click.option("--backend", help="What computes. [default: the fastest that is installed]")
-@click.option("--dtype", help="Its arithmetic: int12, int8, float32.")
+@click.option("--threads", "-t", type=click.IntRange(1, 1024), help="Threads. [default: the usable cores]")
+@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
+@click.option("--dtype", help="Arithmetic. native: int12, int8, float32; torch: float32, bfloat16, float16.")
 @click.option("--output", "-o", "form", help="markdown (or md), json, jsonl or csv. [default: markdown]")
-@click.option("--json", is_flag=True, help="The same as --output json.")
+@click.option("--json", is_flag=True, help="Short for --output json.")
 def bench(
     model: str,
     prompts: tuple[str, ...],
@@ -47,7 +47,7 @@ def bench(
     form: str | None,
     json: bool,
 ) -> None:
-    """Measure how many tokens a second MODEL reads (pp) and writes (tg), beside what this machine allows.
+    """Measure the tokens a second of MODEL in prefill (pp) and decoding (tg), beside the limit of this machine.
 
     \b
     ordito bench smollm2
@@ -74,12 +74,12 @@ def bench(
     if longest > checkpoint.spec.context:
         raise OrditoError(f"got {longest} tokens in all, expected at most {checkpoint.spec.context}, the model's context")
     if checkpoint.spec.encoder is not None:
-        raise OrditoError(f"this {checkpoint.spec.architecture} model answers a source text, which bench does not measure")
+        raise OrditoError(f"this {checkpoint.spec.architecture} model is an encoder-decoder, which bench does not measure")
     if not checkpoint.spec.generates:
         if not any(lengths[0]):
             raise OrditoError(f"{local.name} cannot generate text: give -p a length above 0")
         if any(lengths[1]) and click.get_current_context().get_parameter_source("generated") is ParameterSource.COMMANDLINE:
-            say(f"warning: {local.name} cannot generate text: -n is left out")
+            say(f"warning: {local.name} cannot generate text: -n is ignored")
     found = account(checkpoint.spec, held(checkpoint))
     with working("measuring this machine, loading the model"):
         runtime = load_runtime(checkpoint, backend, dtype, threads=threads)
@@ -120,12 +120,12 @@ def write_figures(form: str, head: dict[str, object], machine: Machine, figures:
     else:
         write(f"{markdown(head, figures)}\n\n")
         write(
-            f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and does {machine.flops / 1e9:.0f} GFLOP/s of products.\n"
+            f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and does {machine.flops / 1e9:.0f} GFLOP/s in products.\n"
         )
 
 
 def markdown(head: dict[str, object], figures: list[Figure]) -> str:
-    """The table that people know from llama-bench, and what the machine allows."""
+    """A Markdown table with the columns of llama-bench, and the machine's limits."""
     columns = ["model", "size", "params", "backend", "threads", "test", "t/s", "bytes/token", "limit t/s", "of limit"]
     start = [
         head["model"],
@@ -158,7 +158,7 @@ def markdown(head: dict[str, object], figures: list[Figure]) -> str:
 
 
 def numbers(texts: tuple[str, ...], option: str) -> list[int]:
-    """Whole numbers, separated by commas or given one by one. Raises `OrditoError` for anything else."""
+    """The whole numbers of an option, separated by commas or given one by one. Raises `OrditoError` for anything else."""
     text = ",".join(texts)
     parts = text.split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() and len(part.strip()) < 10 for part in parts):

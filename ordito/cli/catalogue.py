@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", required=False, metavar="[TEXT]", help="Only models with this in their name.")
+@click.argument("name", required=False, metavar="[TEXT]", help="Only models whose name contains this.")
 @click.option("--family", "-f", help="Only one family: gemma, llama, qwen, ...")
 @click.option("--sort", "-s", help="name, released, context, total, active, kv or layers.")
 @click.option("--since", help="Released since a year or a month: 2024, 2024-07.")
 @click.option("--kind", default="all", help="open, closed or all.")
 @click.option("--json", is_flag=True, help="Print a JSON list.")
 def catalogue(name: str | None, family: str | None, sort: str | None, since: str | None, kind: str, json: bool) -> None:
-    """List published models with their exact sizes, computed from their configurations; of closed ones, what is public.
+    """List published models with their exact sizes, computed from their configurations; of closed models, what is public.
 
     \b
     ordito catalogue --family gemma
@@ -41,26 +41,26 @@ def catalogue(name: str | None, family: str | None, sort: str | None, since: str
     if json:
         write_json([row.to_dict() for row in found])
     elif not found:
-        raise OrditoError("no model of the catalogue is like that: ask for less")
+        raise OrditoError("no model of the catalogue matches all of these filters: drop one")
     else:
         table(found)
 
 
 def table(found: list[Row]) -> None:
-    """The rows for people."""
+    """Print the rows as a table."""
     from ordito.accounting import Table
 
     columns = ("", "released", ">layers", ">d_model", "attention", "experts", ">context", ">total", ">active", ">cache/token")
     write_table(Table("", columns, tuple(cells(row) for row in found)))
-    write(f"\n{len(found)} models. Cache at 16 bits; ~: some layers look back only so far; more: ordito explain NAME\n")
+    write(f"\n{len(found)} models. Cache at 16 bits; ~: some layers have a sliding window; more: ordito explain NAME\n")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """One model."""
+    """The cells of one model."""
     entry, shape = row.entry, row.shape
     context = f"{entry.context:,}" if entry.context else "?"
     if shape is None:
-        return (entry.name, entry.released, "", "", "closed: reads " + ", ".join(entry.modalities), "", context, "", "", "")
+        return (entry.name, entry.released, "", "", "closed; input: " + ", ".join(entry.modalities), "", context, "", "", "")
     return (
         entry.name,
         entry.released,

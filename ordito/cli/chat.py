@@ -1,4 +1,4 @@
-"""The chat that `ordito run` opens, with the habits of Ollama's."""
+"""The chat that `ordito run` opens, with the commands of Ollama's."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 HELP = """\
 /set parameter NAME VALUE   one of temperature, top_k, top_p, min_p, repetition_penalty, seed, max_tokens, stop
-/set system TEXT            what the model is told first
-/set verbose | quiet        print rates after each answer, or not
+/set system TEXT            the system message
+/set verbose | quiet        print tokens per second after each answer, or not
 /show info | parameters | system | template | license
 /clear                      forget the conversation
 /bye                        leave (so does Ctrl-D)
 /?                          this help
-\"\"\"                         begins and ends a text of several lines
+\"\"\"                         starts and ends a text of several lines
 Ctrl-C                      stops the answer"""
 
 
 class Chat:
-    """A conversation on a terminal. `read` asks for a line, as `input` does."""
+    """A conversation on a terminal. `read` prompts for a line, as `input` does."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class Chat:
         self.fresh()
 
     def loop(self) -> None:
-        """Talk until the user leaves."""
+        """Answer lines until the user leaves."""
         with suppress(ImportError):
             import readline  # noqa: F401 - gives `input` line editing and history
         if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(errors="strict")  # in the C locale half characters would pass, and fail much later
-        self.model.tokenizer.encode("")  # a broken tokenizer is told of now, not after the first question
+            sys.stdin.reconfigure(errors="strict")  # in the C locale, invalid bytes would pass and fail much later
+        self.model.tokenizer.encode("")  # so that a broken tokenizer fails now, not after the first question
         if not self.talks:
             say("this model has no chat template, so it continues each text that you give it (--chat uses its family's format)")
         say(f"{self.name} is ready; /? lists the commands, /bye leaves")
@@ -105,10 +105,10 @@ class Chat:
             self.answer(text)
 
     def answer(self, text: str) -> None:
-        """Answer, and keep both in the conversation; what was cut short is kept as far as it came."""
+        """Answer, and add question and answer to the conversation; an interrupted answer is kept as far as it got."""
         question = {"role": "user", "content": text}
-        opening = [{"role": "system", "content": self.system}] if self.system else []
-        prompt: Any = [*opening, *self.messages, question] if self.talks else text
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        prompt: Any = [*system, *self.messages, question] if self.talks else text
         stream = self.model.stream(prompt, conversation=self.conversation, thinking=self.think, **self.settings.all())
         interrupted = False
         try:
@@ -131,13 +131,13 @@ class Chat:
             report(result, interrupted=interrupted)
 
     def fresh(self) -> None:
-        """Begin the cache anew: what an interrupt left half computed must not be taken for read."""
+        """Drop the KV cache: an interrupted step may have left part of it unwritten."""
         from ordito.model import Conversation
 
         self.conversation = Conversation(self.model)
 
     def command(self, text: str) -> None:
-        """A line that begins with a slash. Raises `OrditoError` for one that is not known."""
+        """Run a line that begins with a slash. Raises `OrditoError` for an unknown command."""
         words = text.split(maxsplit=1)
         name, rest = words[0], words[1] if len(words) > 1 else ""
         commands: dict[str, Callable[[str], None]] = {

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 @click.argument(
     "models", nargs=-1, required=True, metavar="MODEL MODEL...", help="Names, config.json files, GGUF files or folders."
 )
-@click.option("--differences", "-d", "only_differences", is_flag=True, help="Leave out what is the same.")
-@click.option("--weights/--no-weights", default=True, help="Compare the weights of two models of one shape.")
+@click.option("--differences", "-d", "only_differences", is_flag=True, help="Show only the facts that differ.")
+@click.option("--weights/--no-weights", default=True, help="Compare the weights of two models of the same shape.")
 @json_output
 def compare(models: tuple[str, ...], only_differences: bool, weights: bool, json: bool) -> None:
-    """Lay models side by side; what differs is marked. Weights are compared where two models have the same shape.
+    """Compare architectures side by side, with differences marked, and the weights of two models of the same shape.
 
     \b
     ordito compare llama-2-7b llama-3-8b llama-3.1-8b
@@ -48,7 +48,7 @@ def compare(models: tuple[str, ...], only_differences: bool, weights: bool, json
 
 
 def changed(outlines: list[Outline]) -> list[Change]:
-    """The changes from one model's weights to the other's, where there are two with weights of one shape."""
+    """The changes from one model's weights to the other's; empty unless there are two models of the same shape with weights."""
     from ordito.checkpoint.changes import changes, comparable
     from ordito.checkpoint.checkpoint import open_checkpoint
 

@@ -1,4 +1,4 @@
-"""What commands print and where: answers on standard output, everything else on standard error."""
+"""Input and output of the commands: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ordito.model import Model
     from ordito.text.answers import Part
 
-# What models and their files say must not drive the terminal: control characters but tabs and newlines are replaced.
+# Text of models and their files must not control the terminal: control characters other than tab and newline are replaced.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -33,24 +33,25 @@ def open_closed_streams() -> None:
 
 
 def say(message: str) -> None:
-    """One message on standard error, with nothing in it that drives a terminal."""
+    """Print a message on standard error, without control characters."""
     print(_CONTROL.sub("�", message), file=sys.stderr, flush=True)
 
 
 def show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-    """Our warnings as one line each; those of libraries are their own affair and are not shown."""
+    """Print an `OrditoWarning` as one line; warnings of libraries are not shown."""
     if issubclass(category, OrditoWarning):
         say(f"warning: {message}")
 
 
 def write(text: str) -> None:
-    """A piece of an answer on standard output; on a terminal, without control characters."""
+    """Write to standard output; on a terminal, without control characters."""
     sys.stdout.write(_CONTROL.sub("�", text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 def write_answer(parts: Iterable[Part], *, said: bool = True) -> None:
-    """An answer as it comes: what is `said` on standard output; what is thought, dim, where someone sits at a terminal."""
+    """Write an answer as it comes: its text on standard output (if `said`), its thoughts dimmed on standard error if that is a
+    terminal."""
     from ordito.text.answers import Call, Said, Thought
 
     thinking = False
@@ -70,7 +71,7 @@ def write_answer(parts: Iterable[Part], *, said: bool = True) -> None:
 
 
 def write_json(data: Any, indent: int | None = 2) -> None:
-    """JSON on standard output."""
+    """Write JSON to standard output."""
     write(json.dumps(data, indent=indent, ensure_ascii=False) + "\n")
 
 
@@ -78,12 +79,12 @@ _STANDARD_INPUT = Path("-")
 
 
 def piped() -> str | None:
-    """All of standard input, or None where a person sits at it. Raises `OrditoError` if it is not UTF-8."""
+    """All of standard input, or None if it is a terminal. Raises `OrditoError` if it is not UTF-8."""
     return None if sys.stdin.isatty() else text_of(_STANDARD_INPUT)
 
 
 def text_of(path: Path) -> str:
-    """What stands in a file of text, or on standard input for `-`. Raises `OrditoError` if it is not UTF-8."""
+    """The text of a file, or of standard input for `-`. Raises `OrditoError` if it is not UTF-8."""
     name = "standard input" if path == _STANDARD_INPUT else path
     data = sys.stdin.buffer.read() if path == _STANDARD_INPUT else path.read_bytes()
     try:
@@ -92,15 +93,15 @@ def text_of(path: Path) -> str:
         raise OrditoError(f"{name} is not UTF-8 at byte {error.start}, expected text: convert it to UTF-8") from None
 
 
-def refuse_no_numbers(name: str, what: str, numbers: Iterable[float]) -> None:
-    """What a damaged model gives is no result. Raises `OrditoError` if a number is none or infinite."""
+def refuse_not_finite(name: str, what: str, numbers: Iterable[float]) -> None:
+    """Raise `OrditoError` if a number is NaN or infinite, which means that the model is damaged."""
     if not all(map(math.isfinite, numbers)):
-        raise OrditoError(f"{name} gives no numbers ({what} not finite): its weights are damaged, take another copy of it")
+        raise OrditoError(f"{name} gives NaN or infinity ({what} not finite): its weights are damaged, get another copy of it")
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """A sign on a terminal's standard error that something is going on."""
+    """Show a spinner with this text on standard error during the block, if that is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
@@ -112,7 +113,7 @@ def working(what: str) -> Iterator[None]:
 
 
 def find(name: str) -> LocalModel:
-    """The model of a name, downloaded if need be, with its licence's notice when it has just arrived."""
+    """The model of a name, downloaded if necessary; prints the notice of its licence after a download."""
     from ordito.checkpoint import store
 
     local = store.locate(name, progress=store.RichProgress())
@@ -129,7 +130,7 @@ def load(
     dtype: str | None = None,
     quantize: str | None = None,
 ) -> tuple[Model, LocalModel]:
-    """The model of a name, loaded, with an adapter if one is named; and where it was found."""
+    """Load the model of a name, with an adapter if one is named; returns it with the place where it was found."""
     local = find(name)
     found = find(adapter).path if adapter is not None else None
     with working(f"loading {local.name}"):
@@ -142,7 +143,7 @@ def load(
 
 
 def known(name: str) -> Outline:
-    """What is known of a model from its headers or its configuration, with nothing downloaded but those."""
+    """The outline of a model from its headers or its configuration; nothing else is downloaded."""
     from ordito.checkpoint import store
     from ordito.checkpoint.outline import outline
 
@@ -151,7 +152,7 @@ def known(name: str) -> Outline:
 
 
 def write_table(table: Table, *, stands_out: bool = False) -> None:
-    """A table as aligned text. With `stands_out`, a terminal shows the rows that have a first cell bright, others dim."""
+    """Print a table as aligned text. With `stands_out`, a terminal shows rows with a first cell bright and the others dim."""
     colours = stands_out and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for number, line in enumerate(table.lines()):
         line = _CONTROL.sub("�", line)

@@ -10,8 +10,8 @@ from ordito.cli.console import find, say, working
 from ordito.cli.parameters import one_model
 from ordito.errors import OrditoError
 
-_FILES = (".txt", ".bin", ".safetensors", ".json", ".zip", ".pt", ".pth")
-"""Who names one of these wants a file; `model-v0.1` may well be a folder."""
+_FILE_SUFFIXES = (".txt", ".bin", ".safetensors", ".json", ".zip", ".pt", ".pth")
+"""Suffixes of files that cannot be meant as folders; others can (`model-v0.1`)."""
 
 
 @click.command()
@@ -22,10 +22,10 @@ _FILES = (".txt", ".bin", ".safetensors", ".json", ".zip", ".pt", ".pth")
     metavar="OUT",
     help="A file that ends in .gguf, or a folder (Hugging Face's layout).",
 )
-@click.option("--dtype", help="A file: f16 (default), f32, bf16, q8_0, q4_k_m, ...; a folder: f32, f16, bf16.")
-@click.option("--force", is_flag=True, help="Write over what is there.")
+@click.option("--dtype", help="GGUF: f16 (default), f32, bf16, q8_0, q4_k_m, ...; folder: f32, f16, bf16.")
+@click.option("--force", is_flag=True, help="Overwrite what exists.")
 def convert(model: str, output: str, dtype: str | None, force: bool) -> None:
-    """Write MODEL as GGUF, which llama.cpp reads, or as a folder, which transformers reads. PyTorch is not needed.
+    """Convert MODEL to a GGUF file (llama.cpp) or to a folder (transformers). PyTorch is not needed.
 
     \b
     ordito convert ./my-model my-model.gguf --dtype q8_0
@@ -36,22 +36,22 @@ def convert(model: str, output: str, dtype: str | None, force: bool) -> None:
 
     if not output:
         raise OrditoError("OUT is empty, expected a name that ends in .gguf, or that of a folder")
-    out = named(Path(output))
-    if out.suffix.lower() in _FILES and not out.exists():
+    out = with_gguf_suffix(Path(output))
+    if out.suffix.lower() in _FILE_SUFFIXES and not out.exists():
         raise OrditoError(f"{out}: expected a name that ends in .gguf, or that of a folder, which does not end in {out.suffix}")
-    refuse_what_is_there(out, force)
+    refuse_overwriting(out, force)
     local = find(model)
     with working(f"converting {local.name}"):
         path = written(open_checkpoint(local.path), out, dtype=dtype)
     say(f"{local.name} is in {path}")
 
 
-def named(output: Path) -> Path:
-    """A file's name with its .gguf in small letters, by which it is known when it is read; other names as they are."""
+def with_gguf_suffix(output: Path) -> Path:
+    """The path with a suffix like .GGUF in lower case, as readers expect it; other paths unchanged."""
     return output.with_suffix(".gguf") if output.suffix.lower() == ".gguf" else output
 
 
-def refuse_what_is_there(output: Path, force: bool) -> None:
-    """Nothing is written over without being asked. Raises `OrditoError`."""
+def refuse_overwriting(output: Path, force: bool) -> None:
+    """Raise `OrditoError` if `output` exists and is not an empty folder, unless `force`."""
     if output.exists() and not force and not (output.is_dir() and not any(output.iterdir())):
-        raise OrditoError(f"{output} is there already: choose another name, or say --force")
+        raise OrditoError(f"{output} exists already: choose another name, or overwrite it with --force")

@@ -1,4 +1,4 @@
-"""`ordito doctor`: what this machine gives to models, and what keeps it from giving more."""
+"""`ordito doctor`: the kernels, threads, memory and speed of this machine, and what slows models down on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ordito.units import size
 
 
 @click.command()
-@click.argument("model", required=False, metavar="[MODEL]", help=f"Predict its rates too, e.g. {DEFAULT_MODEL}.")
+@click.argument("model", required=False, metavar="[MODEL]", help=f"Also predict the speed of a model, e.g. {DEFAULT_MODEL}.")
 @json_output
 def doctor(model: str | None, json: bool) -> None:
-    """Show the kernels that were chosen, threads, memory and its speed, and say what is wrong with the machine.
+    """Show kernels, threads, memory and speed of this machine, and what slows models down on it.
 
     \b
     ordito doctor
@@ -31,7 +31,7 @@ def doctor(model: str | None, json: bool) -> None:
         machine = this_machine()
     available, threads, bound = _core.available_kernels(), usable_threads(), bound_processors()
     found = complaints(before, after, kernels=available[0], threads=threads, bound=bound, free=machine.memory)
-    told = {
+    report = {
         "kernels": available[0],
         "available": available,
         "threads": threads,
@@ -39,21 +39,21 @@ def doctor(model: str | None, json: bool) -> None:
         "complaints": found,
     }
     if outline is not None:
-        words = vocabulary_size(outline)
-        predicted = fit(outline.spec, outline.stored, file_bytes=outline.file_bytes, vocabulary=words, machine=machine)
-        told["model"] = outline.name
-        told["fits"] = predicted.fits
-        told["prefill"] = predicted.prefill.predicted
-        told["decode"] = predicted.decode.predicted if predicted.decode else None
+        vocabulary = vocabulary_size(outline)
+        predicted = fit(outline.spec, outline.stored, file_bytes=outline.file_bytes, vocabulary=vocabulary, machine=machine)
+        report["model"] = outline.name
+        report["fits"] = predicted.fits
+        report["prefill"] = predicted.prefill.predicted
+        report["decode"] = predicted.decode.predicted if predicted.decode else None
     if json:
-        write_json(told)
+        write_json(report)
         return
     write(f"kernels      {available[0]} (of {', '.join(available)})\n")
     write(f"threads      {threads} on {bound} processors\n")
     write(f"memory       {size(machine.memory)} free, read at {machine.bandwidth / 1e9:.1f} GB/s\n")
-    write(f"arithmetic   {machine.flops / 1e9:.0f} GFLOP/s of products with weights in few bits\n")
+    write(f"arithmetic   {machine.flops / 1e9:.0f} GFLOP/s in matrix products with quantized weights\n")
     if outline is not None:
-        rates = f"prompts at {told['prefill']:.0f} tokens/s"
-        rates += f", answers at {told['decode']:.0f}" if told["decode"] else ""
-        write(f"{outline.name:<12} {rates if told['fits'] else 'does not fit into memory'}\n")
+        rates = f"prefill at {report['prefill']:.0f} tokens/s"
+        rates += f", decoding at {report['decode']:.0f}" if report["decode"] else ""
+        write(f"{outline.name:<12} {rates if report['fits'] else 'does not fit into memory'}\n")
     write("".join(f"\n{number}. {line}\n" for number, line in enumerate(found, 1)) if found else "\nNothing is wrong.\n")

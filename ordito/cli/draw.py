@@ -13,13 +13,13 @@ from ordito.cli.console import known, write
 @click.argument(
     "models", nargs=-1, required=True, metavar="MODEL [OTHER]", help="A published model by name, or a path; one or two."
 )
-@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="A picture to write: .svg or .png.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="The picture to write: .svg or .png.")
 @click.option("--theme", default="light", help="light or dark.")
-@click.option("--scale", default=2.0, help="Pixels of a PNG for each px of the SVG.")
+@click.option("--scale", default=2.0, help="Pixels of a PNG for each pixel of the SVG.")
 def draw(models: tuple[str, ...], output: Path | None, theme: str, scale: float) -> None:
-    """Draw the architecture of MODEL, from its configuration alone; of two models, beside each other, what differs is marked.
+    """Draw the architecture of MODEL from its configuration alone, or two side by side with differences marked.
 
-    Without a FILE the architecture is printed as compact text. Weights are not read, and PyTorch is not needed.
+    Without FILE the architecture is printed as compact text. Weights are not read, and PyTorch is not needed.
 
     \b
     ordito draw gemma-3-27b -o gemma.svg

@@ -1,4 +1,4 @@
-"""`ordito embed`: vectors of texts."""
+"""`ordito embed`: embedding vectors of texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import chain
 
 import click
 
-from ordito.cli.console import load, piped, refuse_no_numbers, write_json
+from ordito.cli.console import load, piped, refuse_not_finite, write_json
 from ordito.cli.parameters import one_model
 from ordito.errors import OrditoError
 
@@ -14,23 +14,23 @@ from ordito.errors import OrditoError
 @click.command()
 @one_model("A name, org/name[@revision], or a path: minilm, for example.")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...", help="What to embed; without it, lines of standard input.")
-@click.option("--prompt", metavar="NAME", help="The task, where the model has words for it: query, document, ...")
-@click.option("--backend", help="What computes (native, torch); the fastest installed, if not named.")
+@click.option("--prompt", metavar="NAME", help="A task for which the model has a prefix: query, document, ...")
+@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
 @click.option("--json", is_flag=True, help="Print one JSON object instead of a line for each text.")
 def embed(model: str, texts: tuple[str, ...], prompt: str | None, backend: str | None, json: bool) -> None:
-    """Print the vector of each TEXT, one JSON array a line.
+    """Print the embedding vector of each TEXT, one JSON array a line.
 
     \b
     ordito embed minilm "a loom" "un telaio"
     ordito embed minilm < sentences.txt > vectors.jsonl
     """
-    # Only newlines part texts, so that each line has its vector; str.splitlines knows eight other characters.
+    # Only newlines separate texts: str.splitlines would split at eight other characters, too.
     lines = list(texts) or [line.removesuffix("\r") for line in (piped() or "").removesuffix("\n").split("\n")]
     if lines == [""]:
         raise OrditoError("there is nothing to embed: give texts, or lines on standard input")
     loaded, local = load(model, backend)
     vectors = loaded.embed(lines, prompt=prompt).tolist()
-    refuse_no_numbers(local.name, "its vectors are", chain.from_iterable(vectors))
+    refuse_not_finite(local.name, "its vectors are", chain.from_iterable(vectors))
     if json:
         write_json({"model": model, "dimensions": len(vectors[0]), "embeddings": vectors}, indent=None)
     else:

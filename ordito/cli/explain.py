@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @default_model("A name, a config.json, a GGUF file, a folder, or org/name on the hub.")
-@click.option("--kv", is_flag=True, help="The cache layer by layer, and what it would be with other attention.")
+@click.option("--kv", is_flag=True, help="The KV cache layer by layer, and its size with other kinds of attention.")
 @click.option("--trace", metavar="TEXT", help="Follow the last token of TEXT, step by step.")
 @click.option("--layer", type=click.IntRange(min=0), help="Which layer --trace shows in full. [default: the first]")
 @json_output
 def explain(model: str, kv: bool, trace: str | None, layer: int | None, json: bool) -> None:
-    """Say what MODEL is and what it costs: every parameter and byte, FLOPs, cache. Weights are not read.
+    """Show what MODEL is made of and what it costs: parameters, bytes, FLOPs, KV cache. Weights are not read.
 
-    Of a model on the hub only the headers are fetched; published models are known by name without any file. A trace shows
-    formulas and shapes, and, where the model is on this machine, the numbers of a run.
+    Of a model on the hub only the headers are fetched; models of the catalogue need no file at all. A trace shows formulas
+    and shapes, and, if the model is on this machine, the numbers of a run.
 
     \b
     ordito explain smollm2
@@ -36,12 +36,12 @@ def explain(model: str, kv: bool, trace: str | None, layer: int | None, json: bo
     from ordito.accounting import account
 
     if trace is None and layer is not None:
-        raise OrditoError("--layer chooses a layer of --trace, got no --trace: say --trace TEXT")
+        raise OrditoError("--layer chooses a layer of a trace: give --trace TEXT, too")
     if trace is not None and kv:
-        raise OrditoError("--kv and --trace are two questions, expected one of them")
+        raise OrditoError("--kv and --trace exclude each other: give one of them")
     outline = known(model)
     if trace is not None:
-        follow(outline, trace, layer, json)
+        print_trace(outline, trace, layer, json)
         return
     found = account(outline.spec, outline.stored)
     if json:
@@ -53,7 +53,7 @@ def explain(model: str, kv: bool, trace: str | None, layer: int | None, json: bo
 
 
 def as_json(outline: Outline, found: Account) -> dict[str, Any]:
-    """Everything, as JSON values with stable keys."""
+    """The whole account, as JSON values with stable keys."""
     file = {"bytes": outline.file_bytes, "other_tensors": outline.other_bytes, "overhead": outline.overhead}
     return {
         "name": outline.name,
@@ -65,7 +65,7 @@ def as_json(outline: Outline, found: Account) -> dict[str, Any]:
 
 
 def report(outline: Outline, found: Account) -> None:
-    """The whole account for people."""
+    """Print the whole account."""
     from ordito.accounting.report import report as tables
     from ordito.drawing import draw
     from ordito.families import family_of
@@ -80,7 +80,7 @@ def report(outline: Outline, found: Account) -> None:
 
 
 def title(outline: Outline, found: Account) -> str:
-    """The name, where it is known from, and the few numbers that are asked for first."""
+    """Two lines: name, family, parameters and context; and where they are known from."""
     from ordito.families import family_of
     from ordito.units import short
 
@@ -94,7 +94,7 @@ def title(outline: Outline, found: Account) -> str:
 
 
 def file_sum(outline: Outline, found: Account) -> str:
-    """The sum, checked against the file: its tensors, those that the model does not use, and what is no tensor."""
+    """The size of the file as a sum: the model's tensors, tensors that it does not use, headers and padding."""
     parts = [f"{found.nbytes:,} bytes of the model's tensors"]
     parts += [f"{outline.other_bytes:,} of tensors that it does not use"] if outline.other_bytes else []
     parts += [f"{outline.overhead:,} of headers and padding"]
@@ -102,12 +102,12 @@ def file_sum(outline: Outline, found: Account) -> str:
 
 
 def kv_report(outline: Outline, found: Account) -> None:
-    """The cache for people."""
+    """Print the KV cache layer by layer, and its variants."""
     from ordito.accounting.report import cache_layers, cache_variants, outgrown
 
     write(f"{title(outline, found)}\n\n")
     if not found.kv_cache.layers:
-        write("It keeps no cache: it reads a text at once and does not continue it.\n")
+        write("It has no KV cache, because it does not generate text.\n")
         return
     write_table(cache_layers(found))
     write("\n")
@@ -115,8 +115,8 @@ def kv_report(outline: Outline, found: Account) -> None:
     write(f"\n{outgrown(found)}\n")
 
 
-def follow(outline: Outline, text: str, layer: int | None, json: bool) -> None:
-    """The trace of a text; of a model that is not on this machine, its formulas alone."""
+def print_trace(outline: Outline, text: str, layer: int | None, json: bool) -> None:
+    """Print the trace of a text; of a model that is not on this machine, only formulas and shapes."""
     from ordito.lens import trace
     from ordito.lens.page import lines
 
@@ -127,7 +127,7 @@ def follow(outline: Outline, text: str, layer: int | None, json: bool) -> None:
 
         with working(f"loading {outline.name}"):
             found = trace(load(outline.path, backend="torch"), text, name=outline.name)
-    page = lines(found, layer)  # a layer that is not there is told in either form
+    page = lines(found, layer)  # before JSON is written, too: raises for a layer that does not exist
     if json:
         write_json({"name": outline.name, "origin": outline.origin, **found.to_dict()})
     else:

@@ -1,4 +1,4 @@
-"""`ordito fit`: will it run here, and how fast."""
+"""`ordito fit`: whether a model fits into memory, and how fast it will run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @default_model("A name, a config.json, a GGUF file, a folder, or org/name.")
-@click.option("--context", "-c", type=int, help="Tokens of each sequence. [default: 4096, or all it has]")
+@click.option("--context", "-c", type=int, help="Tokens of each sequence. [default: 4096, or the model's context if smaller]")
 @click.option("--batch", "-b", default=1, help="Sequences at once.")
-@click.option("--quant", "-q", help="As if stored so: Q4_K_M, Q8_0, BF16, ...")
+@click.option("--quant", "-q", help="Assume this quantization: Q4_K_M, Q8_0, BF16, ...")
 @click.option("--memory", type=float, help="GB of another machine, instead of what is free here.")
 @click.option("--bandwidth", type=float, help="GB/s of another machine, instead of what is measured.")
 @json_output
 def fit(
     model: str, context: int | None, batch: int, quant: str | None, memory: float | None, bandwidth: float | None, json: bool
 ) -> None:
-    """Say whether MODEL fits into memory, up to which context, and how fast it will run. Nothing is downloaded but headers.
+    """Predict whether MODEL fits into memory, up to which context, and how fast it runs. Only headers are downloaded.
 
     \b
     ordito fit gemma3-270m --context 8192
@@ -58,7 +58,7 @@ def fit(
 
 
 def report(name: str, found: Fit) -> None:
-    """Everything for people."""
+    """Print the machine, and the tables of memory, speed and quantizations."""
     from ordito.fitting.report import tables
 
     machine = found.machine

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @default_model("A name, or org/name[:quant][@revision].")
-@click.option("--force", is_flag=True, help="Download and verify again, even if it is there.")
+@click.option("--force", is_flag=True, help="Download and verify again, even if it exists.")
 @json_output
 def pull(model: str, force: bool, json: bool) -> None:
-    """Download MODEL, verify it, and keep it.
+    """Download MODEL and verify it.
 
-    An interrupted download goes on, or starts clean, when it is called again.
+    An interrupted download continues, or starts again, when the command is called again.
 
     \b
     ordito pull gemma3-270m
@@ -45,17 +45,14 @@ def pull(model: str, force: bool, json: bool) -> None:
 @click.command()
 @click.option("--json", is_flag=True, help="Print a JSON list.")
 def ls(json: bool) -> None:
-    """List the models on this machine.
-
-    Those pulled by name, and those that are in the Hugging Face cache.
-    """
+    """List the models on this machine: those that were pulled by name, and those in the Hugging Face cache."""
     from ordito.checkpoint import store
 
     models = sorted(store.installed(), key=lambda local: local.name)
     if json:
         write_json([as_json(local) for local in models])
     elif not models:
-        say(f"there are no models yet: `ordito pull {DEFAULT_MODEL}` brings the default one")
+        say(f"there are no models yet: `ordito pull {DEFAULT_MODEL}` downloads the default one")
     else:
         width = max(len(local.name) for local in models)
         for local in models:
@@ -66,19 +63,19 @@ def ls(json: bool) -> None:
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", help="Names, as `ordito ls` shows them.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def rm(models: tuple[str, ...], yes: bool) -> None:
-    """Delete pulled models. Files that you gave by path are never touched."""
+    """Delete downloaded models. Models that are named by a path are never deleted."""
     from ordito.checkpoint import store
 
     for model in models:
-        if not yes and _there(model) and not _confirmed(model):
+        if not yes and _exists(model) and not _confirmed(model):
             say(f"{model} is not deleted")
             continue
         freed = store.remove(model)
-        write(f"{model} is deleted: {size(freed)} are free\n")
+        write(f"{model} is deleted: {size(freed)} freed\n")
 
 
-def _there(name: str) -> bool:
-    """Whether there is something to ask about, be it half a model. Raises `ModelNotFoundError` for no model's name."""
+def _exists(name: str) -> bool:
+    """Whether there are files to delete, even if only part of a model. Raises `ModelNotFoundError` for an unknown name."""
     from ordito.checkpoint.store import MODELS, cached, packages, parse
 
     ref = parse(name)
@@ -88,11 +85,11 @@ def _there(name: str) -> bool:
 
 
 def _confirmed(model: str) -> bool:
-    """Whether who sits at the terminal, or at the other end of a pipe, says yes. Raises `OrditoError` if nobody answers."""
+    """Whether the answer on standard input is yes. Raises `OrditoError` if it is at its end."""
     say(f"delete {model}? [y/N]")
     answer = sys.stdin.buffer.readline()
     if not answer:
-        raise OrditoError(f"{model} is not deleted: standard input gave no answer, say -y to delete without being asked")
+        raise OrditoError(f"{model} is not deleted: there was no answer on standard input; -y deletes without asking")
     return answer.strip().lower() in (b"y", b"yes")
 
 

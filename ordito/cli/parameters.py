@@ -1,4 +1,4 @@
-"""What several commands take."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def default_model(help: str = "A name, org/name[:quant][@revision], or a path.") -> Decorator:
-    """A model, which is the default one where none is named."""
+    """An optional argument: the model, by default the default one."""
     return click.argument("model", default=DEFAULT_MODEL, metavar="[MODEL]", help=f"{help}  [default: {DEFAULT_MODEL}]")
 
 
 def one_model(help: str = "A name, org/name[:quant][@revision], or a path.") -> Decorator:
-    """A model that has to be named."""
+    """A required argument: the model."""
     return click.argument("model", metavar="MODEL", help=help)
 
 

@@ -1,4 +1,4 @@
-"""`ordito perplexity`: how well a model foretells a text."""
+"""`ordito perplexity`: how well a model predicts a text."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from pathlib import Path
 
 import click
 
-from ordito.cli.console import load, refuse_no_numbers, text_of, working, write, write_json
+from ordito.cli.console import load, refuse_not_finite, text_of, working, write, write_json
 from ordito.cli.parameters import default_model, json_output
 from ordito.errors import OrditoError
 
 _WINDOW = 512
 WINDOW_DEFAULT = f"[default: {_WINDOW}, or the model's context if that is smaller]"
-"""What the help says of `--context`."""
+"""The default of `--context`, as the help shows it."""
 
 
 @click.command()
 @default_model("A name, or a path.")
 @click.option("--file", "-f", required=True, type=click.Path(path_type=Path), help="The text; - is standard input.")
 @click.option("--context", "-c", type=int, help=f"Tokens of a window. {WINDOW_DEFAULT}")
-@click.option("--windows", "-n", type=click.IntRange(min=1), help="How many windows of the text. [default: all]")
-@click.option("--reference", help="Also the KL divergence from this model, read in fp32.")
-@click.option("--backend", help="What computes. [default: the fastest that is installed]")
-@click.option("--dtype", help="Its arithmetic: int12, int8, float32.")
-@click.option("--quantize", help="Round the weights first: q8_0, q4_k_m, ...")
+@click.option("--windows", "-n", type=click.IntRange(min=1), help="Read only the first N windows of the text. [default: all]")
+@click.option("--reference", help="Also print the KL divergence from this model, run in fp32.")
+@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
+@click.option("--dtype", help="Arithmetic. native: int12, int8, float32; torch: float32, bfloat16, float16.")
+@click.option("--quantize", help="Quantize the weights while loading: q8_0, q4_k_m, ...")
 @json_output
 def perplexity(
     model: str,
@@ -58,8 +58,8 @@ def perplexity(
             windows=windows,
             reference=other,
         )
-    refuse_no_numbers(local.name, "its perplexity is", [found.perplexity])
-    refuse_no_numbers(reference or local.name, "its KL divergence is", [found.divergence or 0, found.greatest or 0])
+    refuse_not_finite(local.name, "its perplexity is", [found.perplexity])
+    refuse_not_finite(reference or local.name, "its KL divergence is", [found.divergence or 0, found.greatest or 0])
     if json:
         write_json({"model": local.name, **found.to_dict()})
         return
@@ -70,7 +70,7 @@ def perplexity(
 
 
 def window(longest: int, asked: int | None) -> int:
-    """How many tokens are read at once by a model of a context. Raises `OrditoError` if it has no place for those asked."""
+    """The tokens of a window: those `asked` for, or the default. Raises `OrditoError` if they do not fit into the context."""
     tokens = min(_WINDOW, longest) if asked is None else asked
     if not 4 <= tokens <= longest:
         raise OrditoError(f"--context: got windows of {tokens} tokens, expected 4 to {longest}, which the model was made for")

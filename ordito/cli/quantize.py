@@ -1,4 +1,4 @@
-"""`ordito quantize`: a model in fewer bits."""
+"""`ordito quantize`: a model as GGUF with fewer bits a weight."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ordito.cli.console import find, say, working
-from ordito.cli.convert import named, refuse_what_is_there
+from ordito.cli.convert import refuse_overwriting, with_gguf_suffix
 from ordito.cli.parameters import one_model
 from ordito.units import size
 
@@ -25,16 +25,16 @@ from ordito.units import size
     "--imatrix",
     "importance",
     type=click.Path(path_type=Path),
-    help="What matters, as ordito imatrix or llama-imatrix wrote it.",
+    help="An importance matrix of ordito imatrix or llama-imatrix.",
 )
-@click.option("--force", is_flag=True, help="Write over what is there.")
+@click.option("--force", is_flag=True, help="Overwrite what exists.")
 def quantize(model: str, output: Path, quantization: str, importance: Path | None, force: bool) -> None:
-    """Write MODEL as GGUF with its matrices in fewer bits, in the mixes of encodings that llama.cpp's names stand for.
+    """Write MODEL as GGUF with quantized matrices, in llama.cpp's mixes of encodings.
 
     \b
     ordito quantize ./my-model my-model-q4.gguf
-    ordito imatrix ./my-model -f text.txt -o what-matters.gguf
-    ordito quantize ./my-model my-model-q2.gguf q2_k --imatrix what-matters.gguf
+    ordito imatrix ./my-model -f text.txt -o imatrix.gguf
+    ordito quantize ./my-model my-model-q2.gguf q2_k --imatrix imatrix.gguf
     """
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.checkpoint.mixes import mix_named
@@ -43,15 +43,15 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
     from ordito.errors import OrditoError
     from ordito.saving import convert
 
-    output = named(output)
+    output = with_gguf_suffix(output)
     if output.suffix != ".gguf":
         raise OrditoError(f"{output}: expected a name that ends in .gguf")
     mix = mix_named(quantization)
-    refuse_what_is_there(output, force)
+    refuse_overwriting(output, force)
     local = find(model)
     checkpoint = open_checkpoint(local.path)
     if (was := already_rounded(checkpoint)) is not None:
-        say(f"warning: {local.name} is {was.upper()} already: rounding it again loses more than rounding the original would")
+        say(f"warning: {local.name} is {was.upper()} already: quantizing it again loses more than quantizing the original")
     with working(f"quantizing {local.name}"):
         convert(checkpoint, output, dtype=quantization, importance=importance)
     written = open_checkpoint(output)
@@ -64,6 +64,6 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
     widths = [shape[-1] for shape in checkpoint.spec.tensors().values() if len(shape) > 1]
     if shorter := sum(width % block != 0 for width in widths):
         say(
-            f"note: {shorter} of {len(widths)} matrices have rows that are no whole number of {mix.most.upper()}'s blocks of "
-            f"{block}: they are in encodings of shorter blocks, which take more bits"
+            f"note: the rows of {shorter} of {len(widths)} matrices are not a multiple of {block}, the block size of "
+            f"{mix.most.upper()}: they are stored in encodings with smaller blocks, which take more bits"
         )

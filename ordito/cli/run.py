@@ -1,4 +1,4 @@
-"""`ordito run`: talk to a model, or ask it one thing."""
+"""`ordito run`: chat with a model, or answer one prompt."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @default_model()
-@click.argument("prompt", required=False, metavar="[PROMPT]", help="What to ask; without it, a chat opens.")
-@click.option("--system", metavar="TEXT", help="What the model is told first.")
-@click.option("--max-tokens", type=int, help=f"Longest answer, in tokens.  [{DEFAULTS['max_tokens']}]")
+@click.argument("prompt", required=False, metavar="[PROMPT]", help="A prompt to answer; without one, a chat opens.")
+@click.option("--system", metavar="TEXT", help="The system message.")
+@click.option("--max-tokens", type=int, help=f"Tokens of the answer, at most.  [{DEFAULTS['max_tokens']}]")
 @click.option("--temperature", type=float, help=f"0 always takes the most probable token.  [{DEFAULTS['temperature']}]")
-@click.option("--top-k", type=int, help=f"Choose among the k most probable tokens; 0: all.  [{DEFAULTS['top_k']}]")
-@click.option("--top-p", type=float, help=f"Choose among tokens that reach this probability.  [{DEFAULTS['top_p']}]")
-@click.option("--min-p", type=float, help=f"Least probability, as a share of the best token's.  [{DEFAULTS['min_p']}]")
-@click.option("--repetition-penalty", type=float, help="Above 1: repeat less.  [1.0]")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given again.")
+@click.option("--top-k", type=int, help=f"Sample from the k most probable tokens; 0: from all.  [{DEFAULTS['top_k']}]")
+@click.option(
+    "--top-p", type=float, help=f"Sample from the most probable tokens whose sum reaches this.  [{DEFAULTS['top_p']}]"
+)
+@click.option("--min-p", type=float, help=f"Drop tokens less probable than this share of the best.  [{DEFAULTS['min_p']}]")
+@click.option("--repetition-penalty", type=float, help="Above 1: makes repetition less likely.  [1.0]")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
 @click.option("--seed", type=int, help="The same seed gives the same answer.")
 @click.option(
     "--chat/--raw",
     default=None,
-    help="Answer as a conversation, or continue the text; default: chat if the model has a template.",
+    help="Answer as a chat, or continue the text. [default: chat if the model has a template]",
 )
-@click.option("--think/--no-think", default=None, help="Think before answering, where the model's template asks.")
+@click.option("--think/--no-think", default=None, help="Reason before answering, if the chat template supports it.")
 @click.option("--adapter", metavar="PATH", help="A LoRA adapter (folder or org/name) to run MODEL with.")
-@click.option("--format", metavar="NAME", help="The format of conversations where the files show none: alpaca, ...")
-@click.option("--backend", metavar="NAME", help="What computes (native, torch); the fastest installed, if not named.")
-@click.option("--quantize", metavar="TYPE", help="Round the weights when they are loaded: q8_0, q4_k_m, ...")
-@click.option("--verbose", is_flag=True, help="Print load time and rates to standard error.")
+@click.option("--format", metavar="NAME", help="A chat format instead of the model's own template: alpaca, ...")
+@click.option("--backend", metavar="NAME", help="native or torch. [default: the fastest that is installed]")
+@click.option("--quantize", metavar="TYPE", help="Quantize the weights while loading: q8_0, q4_k_m, ...")
+@click.option("--verbose", is_flag=True, help="Print load time and tokens per second to standard error.")
 @click.option("--json", is_flag=True, help="Print one JSON object instead of text.")
 def run(
     model: str,
@@ -66,10 +68,10 @@ def run(
     verbose: bool,
     json: bool,
 ) -> None:
-    """Talk to MODEL, or ask it one thing.
+    """Chat with MODEL, or answer one prompt.
 
     Without a prompt a chat opens. With one, or with text on standard input, the answer is all that goes to standard output.
-    Settings in brackets hold where neither you nor the model's own generation_config.json says otherwise.
+    Defaults in brackets apply where neither you nor the model's generation_config.json sets a value.
 
     \b
     ordito run
@@ -127,23 +129,23 @@ def run(
 
 
 def _check_model_name(model: str, prompt: str | None) -> None:
-    """Refuse a question that stands in the place of the model's name."""
+    """Raise `OrditoError` for a prompt in the place of the model's name."""
     if not prompt and " " in model and "/" not in model and not os.path.exists(model):
         ask = f"ordito run {DEFAULT_MODEL} {shlex.quote(model)}"
-        raise OrditoError(f"{model!r} is no model name; to ask the default model: {ask}")
+        raise OrditoError(f"{model!r} is not a model name; to ask the default model: {ask}")
 
 
 def _check_raw(conversational: Mapping[str, object]) -> None:
-    """Refuse options of conversations beside --raw."""
+    """Raise `OrditoError` for options of conversations together with --raw."""
     for option, value in conversational.items():
         if value is not None:
             raise OrditoError(
-                f"{option} does not go with --raw, which continues the text and has no conversation: drop one of them"
+                f"{option} does not go with --raw, which continues the text without a conversation: drop one of them"
             )
 
 
 def _check_continued(conversational: Mapping[str, object]) -> None:
-    """Refuse options of conversations for a model without a chat template, which only continues texts."""
+    """Raise `OrditoError` for options of conversations if the model has no chat template and only continues texts."""
     for option, value in conversational.items():
         if value is not None:
             raise OrditoError(
@@ -154,7 +156,7 @@ def _check_continued(conversational: Mapping[str, object]) -> None:
 def asked(
     model: Model, text: str, settings: Settings, *, system: str | None, chat: bool | None, think: bool | None = None
 ) -> Stream:
-    """The answer to one prompt, which begins when it is read from."""
+    """The stream of the answer to one prompt; it begins when the stream is read."""
     prompt: Any = text
     if talks(model, chat):
         prompt = [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": text}]
@@ -162,7 +164,7 @@ def asked(
 
 
 def talks(model: Model, chat: bool | None) -> bool:
-    """Whether prompts are conversations: as the user says, or else if the model was trained on them."""
+    """Whether prompts are conversations: as the user says, else if the model was trained on them."""
     return model.talks if chat is None else chat
 
 

@@ -1,4 +1,4 @@
-"""`ordito serve`, `ordito ps`, `ordito stop`: models behind a port, which of them are loaded, and letting go of one."""
+"""`ordito serve`, `ordito ps`, `ordito stop`: serve models over HTTP, list those that are loaded, unload one."""
 
 from __future__ import annotations
 
@@ -20,29 +20,40 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[MODEL]...", help="What to serve; all models on this machine, if none is named.")
-@click.option("--host", default="127.0.0.1", help="Where to listen; anywhere but on loopback needs a key.")
-@click.option("--port", default=8000, type=click.IntRange(1, 65535), help="Where to listen; Ollama's clients look at 11434.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", help="The models to serve; without any, all models on this machine.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; any but loopback needs an API key.")
+@click.option("--port", default=8000, type=click.IntRange(1, 65535), help="Port to listen on; Ollama's clients expect 11434.")
 @click.option(
-    "--api-key", "keys", multiple=True, envvar="ORDITO_API_KEY", help="A key that clients must have; can be given again."
+    "--api-key", "keys", multiple=True, envvar="ORDITO_API_KEY", help="An API key that clients must send; may be repeated."
 )
-@click.option("--api-key-file", "key_file", type=click.Path(), help="A file of keys, one a line.")
-@click.option("--allow-origin", "origins", multiple=True, help="Pages elsewhere whose scripts may ask: https://example.org.")
-@click.option("--allow-host", "hosts", multiple=True, help="A further name by which clients call this server.")
+@click.option("--api-key-file", "key_file", type=click.Path(), help="A file of API keys, one a line.")
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    help="A web site whose scripts may call this server (CORS): https://example.org.",
+)
+@click.option("--allow-host", "hosts", multiple=True, help="A further host name of this server.")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="A further name of a model.")
-@click.option("--context", type=click.IntRange(2), help="Longest text of a request, in tokens; the model's own, if not given.")
-@click.option("--cache-type", type=click.Choice(["f32", "f16", "q8"]), help="How keys and values are kept.")
-@click.option("--cache-memory", help="Memory for keys and values: 512M, 4G. A quarter of what is free, if not given.")
-@click.option("--draft", metavar="MODEL", help="A smaller model of the same vocabulary, which guesses.")
-@click.option("--memory", help="Memory for models: one that was not used goes when another needs its place.")
-@click.option("--keep-alive", default="5m", help="How long an unused model stays: 30s, 5m, 1h, -1 for good.")
-@click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers that are made at once.")
-@click.option("--max-waiting", default=512, type=click.IntRange(1), help="Requests that may wait.")
-@click.option("--max-seconds", default=1800.0, type=click.FloatRange(1), help="The longest that an answer may take.")
-@click.option("--backend", help="What computes (native, torch); the fastest installed, if not named.")
-@click.option("--dtype", help="Arithmetic (native: int12, int8, float32; torch: float32, bfloat16, float16).")
-@click.option("--strict-names", is_flag=True, help="Refuse names that no model has, even if there is only one model.")
-@click.option("--load", is_flag=True, help="Load the models at once, not when they are first asked.")
+@click.option(
+    "--context", type=click.IntRange(2), help="Tokens of prompt and answer together, at most. [default: the model's context]"
+)
+@click.option(
+    "--cache-type",
+    type=click.Choice(["f32", "f16", "q8"]),
+    help="The type of the KV cache. [default: f16, or f32 with float32]",
+)
+@click.option("--cache-memory", help="Memory for the KV cache: 512M, 4G. [default: a quarter of what is free]")
+@click.option("--draft", metavar="MODEL", help="A smaller model of the same vocabulary, for speculative decoding.")
+@click.option("--memory", help="Memory for all models together: unused ones are unloaded when another needs it.")
+@click.option("--keep-alive", default="5m", help="How long an unused model stays loaded: 30s, 5m, 1h; -1 for ever.")
+@click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers in one batch, at most.")
+@click.option("--max-waiting", default=512, type=click.IntRange(1), help="Requests in the queue, at most.")
+@click.option("--max-seconds", default=1800.0, type=click.FloatRange(1), help="Time limit of an answer, in seconds.")
+@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
+@click.option("--dtype", help="Arithmetic. native: int12, int8, float32; torch: float32, bfloat16, float16.")
+@click.option("--strict-names", is_flag=True, help="Refuse unknown model names, even if there is only one model.")
+@click.option("--load", is_flag=True, help="Load the models at startup instead of at their first request.")
 def serve(
     models: tuple[str, ...],
     host: str,
@@ -66,7 +77,7 @@ def serve(
     strict_names: bool,
     load: bool,
 ) -> None:
-    """Serve models to the clients of OpenAI, Anthropic and Ollama.
+    """Serve models over HTTP, with the APIs of OpenAI, Anthropic and Ollama.
 
     \b
     ordito serve smollm2
@@ -118,11 +129,11 @@ def _run(models: tuple[str, ...], settings: Any, load: bool) -> None:
 
 
 @click.command()
-@click.option("--url", default=URL, envvar="ORDITO_URL", help="Where the server is.")
-@click.option("--api-key", "key", envvar="ORDITO_API_KEY", help="Its key.")
+@click.option("--url", default=URL, envvar="ORDITO_URL", help="The server's address.")
+@click.option("--api-key", "key", envvar="ORDITO_API_KEY", help="An API key of the server.")
 @json_output
 def ps(url: str, key: str | None, json: bool) -> None:
-    """List the models that a server has loaded."""
+    """List the loaded models of a running server."""
     listed = _asked(url, key, "/api/ps")["models"]
     if json:
         write_json(listed)
@@ -137,27 +148,27 @@ def ps(url: str, key: str | None, json: bool) -> None:
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", help="The name that the server has for it.")
-@click.option("--url", default=URL, envvar="ORDITO_URL", help="Where the server is.")
-@click.option("--api-key", "key", envvar="ORDITO_API_KEY", help="Its key.")
+@click.argument("model", metavar="MODEL", help="Its name on the server.")
+@click.option("--url", default=URL, envvar="ORDITO_URL", help="The server's address.")
+@click.option("--api-key", "key", envvar="ORDITO_API_KEY", help="An API key of the server.")
 def stop(model: str, url: str, key: str | None) -> None:
-    """Take a model of a server out of memory."""
+    """Unload a model of a running server."""
     _asked(url, key, "/api/generate", {"model": model, "keep_alive": 0, "stream": False})
     write(f"{model} is no longer loaded\n")
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises `OrditoError` where there can be none."""
+    """A listening socket. Raises `OrditoError` if the address cannot be bound."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((str(address[0]), port), family=family)
     except OSError as error:
         why = error.strerror or str(error)
-        raise OrditoError(f"cannot listen on {host}:{port} ({why}): --port or --host takes another") from None
+        raise OrditoError(f"cannot listen on {host}:{port} ({why}): choose another --port or --host") from None
 
 
 def _asked(url: str, key: str | None, path: str, body: Any = None) -> Any:
-    """What a server answers. Raises `OrditoError` where there is none, or it refuses."""
+    """The answer of a server, as JSON values. Raises `OrditoError` if there is no server, or it answers with an error."""
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
@@ -185,7 +196,7 @@ def _until(model: dict[str, Any]) -> str:
     until = datetime.fromisoformat(model["expires_at"])
     left = (until - datetime.now(until.tzinfo)).total_seconds()
     if left > 10 * 365 * 86400:
-        return "in use, or for good"
+        return "in use, or for ever"
     return f"{left / 60:.0f} minutes from now" if left > 90 else f"{max(0.0, left):.0f} seconds from now"
 
 
@@ -197,13 +208,13 @@ def _alias(text: str) -> tuple[str, str]:
 
 
 def _keys_in(path: str | None) -> list[str]:
-    """The keys of a file. Raises `OrditoError` where there is none: a server that was to have keys must not go without."""
+    """The API keys of a file. Raises `OrditoError` if it has none: a server must not start without the keys that were meant."""
     if path is None:
         return []
     try:
         keys = [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
-        raise OrditoError(f"{path} is no text file, expected one key a line") from None
+        raise OrditoError(f"{path} is not a text file, expected one key a line") from None
     if not keys:
         raise OrditoError(f"{path} has no key, expected one a line")
     return keys

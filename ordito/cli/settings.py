@@ -1,4 +1,4 @@
-"""How the command line generates: the settings by name, and what they are where nobody sets them."""
+"""The settings with which the command line generates text, and their defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "max_tokens": 1024,
     "stop": [],
 }
-"""Used where neither the user nor the checkpoint's generation_config.json says otherwise."""
+"""Used where neither the user nor the checkpoint's generation_config.json sets a value."""
 
 KINDS: dict[str, type] = {
     "temperature": float,
@@ -30,14 +30,13 @@ KINDS: dict[str, type] = {
     "max_tokens": int,
 }
 
-
 ALIASES = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
-"""What Ollama calls them."""
+"""Ollama's name of a setting -> ours."""
 
 
 @dataclass
 class Settings:
-    """What the user set, over what the checkpoint's authors recommend, over the defaults."""
+    """Each setting: as the user chose it, else as generation_config.json recommends it, else its default."""
 
     chosen: dict[str, Any]
     recommended: Mapping[str, Any]
@@ -51,9 +50,9 @@ class Settings:
         return DEFAULTS | recommended | {name: value for name, value in self.chosen.items() if value is not None}
 
     def set(self, name: str, text: str) -> str:
-        """Set one by the words that a user typed, and return its name.
+        """Set a setting to a value that the user typed, and return its name.
 
-        Raises `OrditoError` for an unknown name or a value that is none.
+        Raises `OrditoError` for an unknown name or a wrong value.
         """
         from ordito.engine.sampling import Sampling
 

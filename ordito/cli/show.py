@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 @click.option("--template", is_flag=True, help="Print the chat template, and nothing else.")
 @json_output
 def show(model: str, template: bool, json: bool) -> None:
-    """Say what MODEL is, without loading it.
+    """Show architecture, sizes, context, quantization, chat template and licence of MODEL.
 
-    Architecture, sizes, context, quantization, chat template, licence. Weights are not read, and PyTorch is not needed;
-    a folder with nothing but a config.json will do.
+    Weights are not read, and PyTorch is not needed; a folder with only a config.json is enough.
 
     \b
     ordito show gemma3-270m
@@ -48,7 +47,7 @@ def show(model: str, template: bool, json: bool) -> None:
 
 
 def opened(path: Path) -> Checkpoint:
-    """The checkpoint at a path; of a folder that has a config.json and no weights, one without tensors."""
+    """The checkpoint at a path; a folder with a config.json but no weights gives one without tensors."""
     from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
     from ordito.checkpoint.json_file import read_object
     from ordito.families import spec_from_config
@@ -63,7 +62,7 @@ def opened(path: Path) -> Checkpoint:
 def describe(
     checkpoint: Checkpoint, name: str, licence: str | None = None, tokenizer: Tokenizer | None = None
 ) -> dict[str, Any]:
-    """What is known of a checkpoint, as JSON values with stable keys; its tokenizer is read unless it is given."""
+    """The facts about a checkpoint, as JSON values with stable keys; its tokenizer is read unless it is given."""
     from ordito.accounting import count
     from ordito.errors import TokenizerError
     from ordito.families import family_of
@@ -99,12 +98,12 @@ def describe(
 
 
 def attention(spec: Spec) -> list[dict[str, Any]]:
-    """The kinds of attention layers, each with how many layers are of it."""
+    """The kinds of attention layers, each with the number of its layers."""
     from ordito.spec import Attention, LatentAttention
 
     leaves = [leaf for path, leaf in spec.leaves() if not path.startswith("ahead.")]
     kinds = Counter(
-        # The layer that owns the table of relative positions is like those that share it.
+        # T5's first layer holds the position biases, which the others share; apart from that they are alike.
         replace(leaf, relative_bias=None) if isinstance(leaf, Attention) else leaf
         for leaf in leaves
         if isinstance(leaf, (Attention, LatentAttention))
@@ -125,7 +124,7 @@ def attention(spec: Spec) -> list[dict[str, Any]]:
 
 
 def sees(block: Attention | LatentAttention) -> str:
-    """What a layer looks at, in words."""
+    """The tokens that an attention layer can attend to, in words."""
     from ordito.spec import LatentAttention
 
     if isinstance(block, LatentAttention):
@@ -141,7 +140,7 @@ def sees(block: Attention | LatentAttention) -> str:
 
 
 def experts(spec: Spec) -> list[dict[str, Any]]:
-    """The kinds of mixtures, each with how many layers are of it."""
+    """The kinds of mixture-of-experts layers, each with the number of its layers."""
     from ordito.spec import FeedForward, MixtureOfExperts
 
     kinds = Counter(
@@ -160,7 +159,7 @@ def experts(spec: Spec) -> list[dict[str, Any]]:
 
 
 def lines(d: dict[str, Any]) -> list[str]:
-    """A description for people."""
+    """A description as lines of text."""
     active = f", {d['active_parameters']:,} active" if d["active_parameters"] != d["parameters"] else ""
     stored = ", ".join(f"{encoding} {share:.1%}" for encoding, share in d["quantization"].items() if share >= 0.0005)
     rows = {

@@ -1,4 +1,4 @@
-"""`ordito tokenizer`: learn a tokenizer from text, and see how well tokenizers fit a language."""
+"""`ordito tokenizer`: train a tokenizer on text, and measure the fertility of tokenizers."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 @click.group()
 def tokenizer() -> None:
-    """Learn a tokenizer from text, and measure how well tokenizers fit a language."""
+    """Train a tokenizer on text, or measure how many tokens a word takes (fertility)."""
 
 
 @tokenizer.command()
 @click.option("--data", "-d", multiple=True, required=True, help="Files (.txt, .jsonl, .json, .parquet), folders, hf:DATASET.")
-@click.option("--vocab-size", "-n", default=32_000, help="Tokens, with control tokens and the 256 bytes.")
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Folder that is written.")
-@click.option("--special", "-s", multiple=True, help="A further control token.")
+@click.option("--vocab-size", "-n", default=32_000, help="Size of the vocabulary, including control tokens and the 256 bytes.")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--special", "-s", multiple=True, help="A further control token; may be repeated.")
 @click.option("--field", default="text", help="The field of a record that holds its text.")
-@click.option("--force", is_flag=True, help="Write over what is there.")
+@click.option("--force", is_flag=True, help="Overwrite what exists.")
 def train(data: tuple[str, ...], vocab_size: int, output: Path, special: tuple[str, ...], field: str, force: bool) -> None:
-    """Learn byte-level byte-pair encoding from text, with the ChatML format for conversations.
+    """Train a byte-level BPE tokenizer on text, with the ChatML format for conversations.
 
     \b
     ordito tokenizer train -d book.txt -d poems.txt -n 8000 -o my-tokenizer
     """
-    from ordito.cli.convert import refuse_what_is_there
+    from ordito.cli.convert import refuse_overwriting
     from ordito.train.learn_tokenizer import fertility, learn, texts_of
 
-    refuse_what_is_there(output, force)
+    refuse_overwriting(output, force)
     with working("learning"):
         made = learn(texts_of(data, field), vocab_size, special)
     made.to_folder(output)
@@ -46,7 +46,9 @@ def train(data: tuple[str, ...], vocab_size: int, output: Path, special: tuple[s
         f"{fit.bytes_per_token:.2f} bytes each"
     )
     if made.vocab_size < vocab_size:
-        say(f"warning: the text gave {made.vocab_size} tokens and not {vocab_size}: there is nothing more in it to merge")
+        say(
+            f"warning: the vocabulary has {made.vocab_size} tokens instead of {vocab_size}: the text has no more pairs to merge"
+        )
 
 
 @tokenizer.command()
@@ -92,7 +94,7 @@ def fertility(names: tuple[str, ...], data: tuple[str, ...], field: str, json: b
 
 
 def _read(name: str) -> Tokenizer:
-    """The tokenizer of a folder, with a model in it or not, or of a model."""
+    """The tokenizer of a folder, which need not hold a model, or of a model by name."""
     from ordito.checkpoint.gguf import read_gguf
     from ordito.text.tokenizer import Tokenizer
 

@@ -1,4 +1,4 @@
-"""`ordito train`: a model trained, from raw text to a chat, restartable."""
+"""`ordito train`: pretraining, fine-tuning and other objectives, resumable."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ordito.train.config import Config
 
 
-class _Said(TypedDict):
-    """What the command line says of the settings of a run."""
+class _Options(TypedDict):
+    """The options that give settings of a run."""
 
     objective: str | None
     model: str | None
@@ -29,19 +29,22 @@ class _Said(TypedDict):
 
 @click.command()
 @click.argument("objective", required=False, help="pretrain, sft, ...: ordito train --settings lists them.")
-@click.option("--model", help="A name, org/name, a folder or a file; with scratch=true an architecture.")
+@click.option("--model", help="A name, org/name, a folder or a file; with scratch=true a config.json is enough.")
 @click.option("--data", multiple=True, help="A file (.jsonl, .json, .parquet, .txt), a folder, or hf:DATASET. May be repeated.")
 @click.option("--output", help="Folder of the run.")
 @click.option(
-    "--config", "file", type=click.Path(path_type=Path), help="A YAML file of settings; what is said here goes before."
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="A YAML file of settings; options of the command line override it.",
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One setting. May be repeated.")
-@click.option("--resume", is_flag=True, help="Go on where the run in OUTPUT is, to the same numbers as without the break.")
-@click.option("--plan", is_flag=True, help="Say what would happen: steps, memory, time. Nothing is trained.")
-@click.option("--inspect", is_flag=True, help="Show the first batches token by token, and what is wrong with them.")
-@click.option("--settings", "listed", is_flag=True, help="List every setting, and stop.")
-def train(resume: bool, plan: bool, inspect: bool, listed: bool, **said: Unpack[_Said]) -> None:
-    """Train MODEL on data: language modelling, chats, classification, distillation, contrast; whole or by adapters.
+@click.option("--resume", is_flag=True, help="Continue the run in OUTPUT, with the same results as without the interruption.")
+@click.option("--plan", is_flag=True, help="Predict steps, memory and time, without training.")
+@click.option("--inspect", is_flag=True, help="Show the first batches token by token, and problems in them.")
+@click.option("--settings", "listed", is_flag=True, help="List all settings.")
+def train(resume: bool, plan: bool, inspect: bool, listed: bool, **options: Unpack[_Options]) -> None:
+    """Train MODEL on data: pretraining, chats, classification, distillation, embeddings; all weights or adapters.
 
     \b
     ordito train sft --model smollm2 --data chats.jsonl --output my-model
@@ -53,20 +56,20 @@ def train(resume: bool, plan: bool, inspect: bool, listed: bool, **said: Unpack[
     """
     _need_torch()
     if listed:
-        _list_settings(said["objective"])
+        _list_settings(options["objective"])
         return
     from ordito.train.processes import everywhere, started
 
     try:
-        config = _config(said, resume)
+        config = _config(options, resume)
         if (plan or inspect) and started()[1] > 1:
-            raise OrditoError("--plan and --inspect look at one process: leave torchrun out")
+            raise OrditoError("--plan and --inspect run in one process: start them without torchrun")
     except OrditoError as error:
         _fail(everywhere(error))
     if plan:
         from ordito.train.plan import planned
 
-        with working("training one step, to see"):
+        with working("measuring a training step"):
             found = planned(config)
         write(found.text() + "\n")
     elif inspect:
@@ -103,42 +106,46 @@ def _train(config: Config, resume: bool) -> None:
 
 
 def _fail(error: OrditoError) -> NoReturn:
-    """Raise it, unless another process of the run does and says it."""
+    """Raise the error, or exit silently if another process of the run reports it."""
     from ordito.train.processes import said_elsewhere
 
     if said_elsewhere(error):
-        time.sleep(10)  # torchrun ends all as soon as one ends, and the one that speaks must have spoken
+        time.sleep(10)  # torchrun stops all processes when one ends: the other must have time to report it
         raise SystemExit(1) from None
     raise error
 
 
-def _config(said: _Said, resume: bool) -> Config:
-    """The settings: those of the run that goes on, or of the file, under what the command line says."""
+def _config(options: _Options, resume: bool) -> Config:
+    """The settings: those of the file or of the run to resume, overridden by the options."""
     from ordito.train.config import config_from, read_settings
     from ordito.train.run import RUN
 
     values: dict[str, Any] = {}
-    output = said["output"]
-    if said["file"] is not None:
-        values = read_settings(said["file"])
+    output = options["output"]
+    if options["file"] is not None:
+        values = read_settings(options["file"])
     elif resume and output is not None and (before := Path(output) / RUN).is_file():
         values = read_settings(before)
-    elif resume and said["objective"] is None:
-        raise OrditoError(
-            f"there is no run in {output or 'an output that is not named'}: begin it with ordito train OBJECTIVE ..."
-        )
-    named = {"objective": said["objective"], "model": said["model"], "data": list(said["data"]) or None, "output": output}
-    return config_from(values | {key: value for key, value in named.items() if value is not None}, said["sets"])
+    elif resume and options["objective"] is None:
+        where = f"in {output}" if output else "because --output is missing"
+        raise OrditoError(f"there is no run to resume {where}: start one with ordito train OBJECTIVE ...")
+    named = {
+        "objective": options["objective"],
+        "model": options["model"],
+        "data": list(options["data"]) or None,
+        "output": output,
+    }
+    return config_from(values | {key: value for key, value in named.items() if value is not None}, options["sets"])
 
 
 def _inspect(config: Config) -> None:
     import sys
 
-    from ordito.cli.training import Said
+    from ordito.cli.training import Messages
     from ordito.train.inspect import inspect
     from ordito.train.setup import set_up
 
-    trainer, _ = set_up(config, Said())
+    trainer, _ = set_up(config, Messages())
     batches = [batch for step in range(min(2, trainer.total)) for batch in trainer.batches(step)]
     found = inspect(batches, trainer.subject.tokenizer, config.length)
     write(found.text(colour=sys.stdout.isatty()) + "\n")

@@ -1,4 +1,4 @@
-"""How a run is shown as it goes: a bar on a terminal, lines elsewhere."""
+"""The progress of a training run: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 10
 
 
-class Said:
-    """Says what is being done, in lines, and nothing of the steps."""
+class Messages:
+    """A listener of a run that prints its messages, and nothing about steps."""
 
     def says(self, message: str) -> None:
-        """One line."""
+        """Print a message."""
         say(message)
 
     def begins(self, trainer: Trainer) -> None:
@@ -30,15 +30,15 @@ class Said:
         """Nothing."""
 
     def sampled(self, step: int, prompt: str, text: str) -> None:
-        """What the model writes by now."""
+        """Print a sample of the model's text."""
         say(f"step {step}, {prompt!r}: {text}")
 
     def ends(self, result: Result) -> None:
         """Nothing."""
 
 
-class Progress(Said):
-    """A bar with the loss, tokens a second, the share of the machine's peak and the time left; lines where nobody looks."""
+class Progress(Messages):
+    """A bar with loss, tokens per second, share of the machine's peak and time left; without a terminal, lines of the same."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -66,7 +66,7 @@ class Progress(Said):
             self._bar.start()
 
     def stepped(self, record: Mapping[str, Any]) -> None:
-        """Move the bar, or say a line now and then."""
+        """Advance the bar, or print a line every 10 seconds."""
         self._speed = [*self._speed[-19:], record["seconds"]]
         speed, share = record["tokens_per_second"], self._effort.share(record)
         numbers = f"loss {record['loss']:.4f}  {speed:,.0f} tokens/s  {share:.0%} of peak"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ordito.cli.console import find, say, working
-from ordito.cli.convert import refuse_what_is_there
+from ordito.cli.convert import refuse_overwriting
 from ordito.cli.parameters import one_model
 
 
@@ -19,21 +19,24 @@ from ordito.cli.parameters import one_model
     metavar="OUT",
     help="A folder (Hugging Face's layout), or a file that ends in .gguf.",
 )
-@click.option("--experts", default=8, type=click.IntRange(min=2), help="Copies of each feed-forward.")
-@click.option("--top-k", default=2, type=click.IntRange(min=1), help="Copies that work for a token.")
-@click.option("--granularity", default=1, type=click.IntRange(min=1), help="Experts that each copy is cut into.")
+@click.option("--experts", default=8, type=click.IntRange(min=2), help="Copies of each feed-forward layer.")
+@click.option("--top-k", default=2, type=click.IntRange(min=1), help="Copies that the router chooses for a token.")
+@click.option("--granularity", default=1, type=click.IntRange(min=1), help="Experts into which each copy is split.")
 @click.option(
-    "--every", default=1, type=click.IntRange(min=1), help="Change every n-th layer (Qwen's formats alone hold that)."
+    "--every",
+    default=1,
+    type=click.IntRange(min=1),
+    help="Convert every n-th layer (only Qwen's formats can express more than 1).",
 )
-@click.option("--seed", default=0, type=click.IntRange(min=0), help="Of the routers' random weights.")
-@click.option("--dtype", help="A folder: f32 (default), f16, bf16; a file: f16 (default), f32, bf16, q8_0, q4_k_m, ...")
-@click.option("--force", is_flag=True, help="Write over what is there.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of the routers' random weights.")
+@click.option("--dtype", help="Folder: f32 (default), f16, bf16; GGUF: f16 (default), f32, bf16, q8_0, q4_k_m, ...")
+@click.option("--force", is_flag=True, help="Overwrite what exists.")
 def upcycle(
     model: str, output: Path, experts: int, top_k: int, granularity: int, every: int, seed: int, dtype: str | None, force: bool
 ) -> None:
-    """Write MODEL with its feed-forwards copied into experts: it answers as before, and has more to learn with.
+    """Turn MODEL into a mixture of experts by copying its feed-forward layers: its outputs stay the same at first.
 
-    LLaMA and Mistral become Mixtral, Qwen its own mixtures. PyTorch is not needed.
+    LLaMA and Mistral become Mixtral, Qwen models Qwen's mixtures. PyTorch is not needed.
 
     \b
     ordito upcycle smollm2 ./smollm2-8x --experts 8 --top-k 2
@@ -47,7 +50,7 @@ def upcycle(
     from ordito.saving import write
     from ordito.train.upcycle import upcycle as upcycled
 
-    refuse_what_is_there(output, force)
+    refuse_overwriting(output, force)
     local = find(model)
     checkpoint = open_checkpoint(local.path)
     spec, weights = upcycled(

@@ -1,4 +1,4 @@
-"""Architectures side by side: aligned facts, and which of them differ."""
+"""Architectures side by side: their facts aligned, and which of them differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIFFERS = "≠"
 
 @dataclass(frozen=True)
 class Row:
-    """One fact and what each model says of it (`-`: it has nothing of the kind)."""
+    """One fact and its value for each model (`-`: the model does not have it)."""
 
     section: str
     label: str
@@ -23,13 +23,13 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether the models do not all say the same."""
+        """Whether the values are not all the same."""
         return len(set(self.values)) > 1
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models by their names, and everything that is to be said of them, in the order of the blocks."""
+    """The names of the models, and all of their facts in the order of the blocks."""
 
     names: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -71,19 +71,19 @@ def compare(*specs: Spec, names: tuple[str, ...] | None = None) -> Comparison:
         expect_spec(spec, "compare")
     if names is not None and len(names) != len(specs):
         raise OrditoError(f"compare: got {len(names)} names for {len(specs)} models, expected one for each")
-    said = [facts(spec) for spec in specs]
+    found = [facts(spec) for spec in specs]
     rows = []
-    for place in _in_order(said):
-        of_each = [facts.get(place, Fact(NONE, True)) for facts in said]
+    for place in _in_order(found):
+        of_each = [facts.get(place, Fact(NONE, True)) for facts in found]
         if not all(fact.default for fact in of_each):
             rows.append(Row(*place, tuple(fact.value for fact in of_each)))
     return Comparison(names or tuple(spec.architecture for spec in specs), tuple(rows))
 
 
-def _in_order(said: list[dict[Place, Fact]]) -> list[Place]:
-    """All places, those of a later model behind the place that they follow in it, sections kept together."""
-    order = list(said[0])
-    for later in said[1:]:
+def _in_order(found: list[dict[Place, Fact]]) -> list[Place]:
+    """The places of all models: one that only a later model has goes after its predecessor there, within its section."""
+    order = list(found[0])
+    for later in found[1:]:
         before: Place | None = None
         for place in later:
             if place not in order:

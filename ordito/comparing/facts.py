@@ -1,4 +1,4 @@
-"""Everything that a spec says, as named facts, so that two specs can be laid side by side."""
+"""All facts of a spec by name, so that specs can be compared side by side."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from ordito.spec.formulas import formulas
 from ordito.units import short, size
 
 NONE = "-"
-"""What stands where a model has nothing of the kind."""
+"""The value of a fact that a model does not have."""
 CONTEXT = 32768
 """The context at which costs are compared."""
 
 
 class Fact(NamedTuple):
-    """What a model says, and whether it is what is said where nothing is chosen: then it is told only beside another."""
+    """A value, and whether it is the default: facts that all models have at their default are not shown."""
 
     value: str
     default: bool = False
 
 
 class Place(NamedTuple):
-    """What a fact is about: a section (a block, or the whole) and what is said of it."""
+    """What a fact is about: a section (a block, or the whole model) and a label in it."""
 
     section: str
     label: str
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 def facts(spec: Spec) -> dict[Place, Fact]:
     """Every fact of `spec`, in order: sizes, costs, how layers are put together, each block.
 
-    A fact that layers do not share says which values there are, and on how many layers.
+    A fact that differs between layers lists its values, each with the number of layers.
     """
     found = {Place("model", label): Fact(value) for label, value in _whole(spec)}
     for stack, block in _stacks(spec):
@@ -89,7 +89,7 @@ def _stacks(spec: Spec) -> Iterator[tuple[Stack, Sequence[Block]]]:
 
 
 def _roles(spec: Spec) -> dict[str, list[Block]]:
-    """The leaves by what they are in the model: the path without the numbers of layers."""
+    """The leaves by role, which is their path without the numbers of layers."""
     found: dict[str, list[Block]] = {}
     for path, leaf in spec.leaves():
         names = [name for name in path.split(".") if not name.isdigit() and name != "layers"]
@@ -99,14 +99,14 @@ def _roles(spec: Spec) -> dict[str, list[Block]]:
 
 
 def _nodes(nodes: Sequence[Node]) -> Iterator[tuple[str, Fact]]:
-    """What is said of nodes in one role, by label."""
-    each = [dict(_said(node)) for node in nodes]
-    for label in dict.fromkeys(label for said in each for label in said):
-        yield label, _shared([said.get(label, Fact(NONE, True)) for said in each])
+    """The facts of nodes in one role, by label."""
+    each = [dict(_facts_of(node)) for node in nodes]
+    for label in dict.fromkeys(label for found in each for label in found):
+        yield label, _shared([found.get(label, Fact(NONE, True)) for found in each])
 
 
 def kind(node: Node) -> str:
-    """What a node is, in a word; nothing if its role says it.
+    """The kind of a node in a word; "" if its role says it.
 
     >>> kind(Attention(d_model=8, n_heads=4, n_kv_heads=1, head_dim=2, scale=0.5))
     'multi-query'
@@ -141,10 +141,10 @@ def norm(node: Norm) -> str:
 
 
 UNSAID = {"name", "d_model", "vocab_size", "gated"}
-"""Fields that are said elsewhere: by the role, of the whole model, by the kind."""
+"""Fields that are not facts of their own: the role, the facts of the whole model or `kind` say the same."""
 
 
-def _said(node: Node, prefix: str = "") -> Iterator[tuple[str, Fact]]:
+def _facts_of(node: Node, prefix: str = "") -> Iterator[tuple[str, Fact]]:
     if what := kind(node):
         yield prefix.removesuffix(".") or ("kind" if not isinstance(node, Norm) else "norm"), Fact(what)
     if isinstance(node, Norm):
@@ -154,7 +154,7 @@ def _said(node: Node, prefix: str = "") -> Iterator[tuple[str, Fact]]:
         if field.name in UNSAID:
             continue
         if isinstance(value, Node):
-            yield from _said(value, f"{prefix}{field.name}.")
+            yield from _facts_of(value, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, Fact(_value(value), value == field.default)
 
@@ -177,7 +177,7 @@ def _value(value: Any) -> str:
 
 
 def _shared(facts: Sequence[Fact]) -> Fact:
-    """The one value that all layers have, or each with how many have it.
+    """The value that all layers have, or each value with the number of its layers.
 
     >>> _shared([Fact("512"), Fact("512"), Fact("-", True)]).value
     '2 × 512, 1 × -'

@@ -19,9 +19,10 @@ from ordito.spec import Attention, LatentAttention, MixtureOfExperts
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a configuration says in numbers; sizes as `ordito.account` counts them, the cache at 16 bits.
+    """The numbers of a configuration; sizes as `ordito.account` counts them, the KV cache at 16 bits.
 
-    `experts` is "chosen of all", or nothing; `attention` the kind, and `windows` whether some layers look back only so far.
+    `experts` is "chosen of all", or "" for a dense model; `attention` the kind, and `windows` whether some layers have a
+    sliding window or chunks.
     """
 
     layers: int
@@ -66,8 +67,8 @@ def rows(
 ) -> list[Row]:
     """The published models, in the order of the catalogue.
 
-    Only those of a `family`, those that are `closed` or open, released `since` a year or a month, with `name` in their name.
-    Raises `OrditoError` for a family that there is none of.
+    Filters: a `family`, `closed` or open ones, released `since` a year or a month, `name` as a part of their name. Raises
+    `OrditoError` for an unknown family.
     """
     titles = catalogue.titles()
     wanted = family.casefold() if family is not None else None
@@ -85,7 +86,7 @@ def rows(
 
 
 def shape_of(entry: Entry) -> Shape | None:
-    """The shape of an entry; those that share a configuration share it."""
+    """The shape of an entry, computed once for all entries with the same configuration."""
     if entry.config is None:
         return None
     return _shape(next(e.name for e in catalogue.models() if e.config is entry.config))
@@ -117,7 +118,7 @@ def _shape(name: str) -> Shape:
 
 
 def _number(get: Callable[[Shape], int]) -> Callable[[Row], tuple[bool, int]]:
-    """A key that puts large numbers first, and what has none last."""
+    """A sort key: largest numbers first, models without a shape last."""
     return lambda row: (row.shape is None, -get(row.shape) if row.shape else 0)
 
 
@@ -130,7 +131,7 @@ ORDERS: dict[str, Callable[[Row], Any]] = {
     "kv": _number(lambda shape: shape.kv_bytes_per_token),
     "layers": _number(lambda shape: shape.layers),
 }
-"""Ways to sort: names and dates upwards, numbers from the largest down."""
+"""Sort keys by name: names and dates ascending, numbers descending."""
 
 
 def ordered(found: Iterable[Row], by: str) -> list[Row]:

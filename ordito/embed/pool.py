@@ -1,4 +1,4 @@
-"""Texts -> vectors: hidden states of every token, made into one vector a text."""
+"""Embeddings: the hidden states of a text, pooled into one vector."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ordito.spec import Pooling
 from ordito.text.tokenizer import Tokenizer
 
 BATCH = 32
-"""Texts that go through the model together."""
+"""Texts in one batch of the model."""
 DEFAULT = Pooling(kind="mean")
-"""What sentence-transformers does with a model that says nothing."""
+"""The pooling of a model that does not name one, as in sentence-transformers."""
 
 
 def embed(runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[str]) -> Floats:
     """One vector for each text, (texts, D), by the model's own pooling.
 
-    A text beyond the length that the embedding was trained on is cut there, with an `OrditoWarning` that names both
-    numbers. Raises `ContextError` for a text beyond the model's context.
+    A text longer than the pooling's `max_tokens` is truncated, with an `OrditoWarning` that names both numbers. Raises
+    `ContextError` for a text without tokens or beyond the model's context.
     """
     pooling = runtime.spec.pooling or DEFAULT
     return embed_ids(runtime, [_encode(tokenizer, text, pooling.max_tokens, runtime.spec.context) for text in texts])
 
 
 def embed_ids(runtime: Runtime, encoded: Sequence[Sequence[int]]) -> Floats:
-    """The same for texts that are cut into tokens, none of them longer than the model embeds."""
+    """As `embed`, for texts given as token ids, none of them longer than the model embeds."""
     pooling = runtime.spec.pooling or DEFAULT
     vectors = np.zeros((len(encoded), runtime.spec.d_model), dtype=np.float32)
-    # Texts of like length go together, so that little is padded.
+    # Texts of similar length share a batch, so that there is little padding.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
@@ -56,7 +56,7 @@ def normalised(vectors_ND: Floats) -> Floats:
 
 
 def cut(tokenizer: Tokenizer, ids: list[int], longest: int) -> list[int]:
-    """The beginning of a text that is too long; what every text ends with ([SEP]) stays."""
+    """The token ids truncated to `longest`; the tokens with which every text ends ([SEP]) stay at the end."""
     ends = tokenizer.special.suffix
     return [*ids[: longest - len(ends)], *ends]
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backend:
-    """A runtime: the module that it needs, how that is had, the arithmetic that it knows, whether adapters can lie beside the
-    weights, and whether keys and values can be kept in another type than they are computed in."""
+    """A runtime: the module that it `needs` and how to `install` it, its arithmetic, whether `adapters` can be applied
+    without merging, and whether the KV cache can have another type than the arithmetic (`caches`)."""
 
     needs: str
     install: str

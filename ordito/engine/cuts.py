@@ -1,4 +1,4 @@
-"""The steps that leave some tokens out, on probabilities in falling order unless they say otherwise."""
+"""Sampling steps that remove tokens (truncation). Probabilities are in descending order unless a docstring says otherwise."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import math
 import numpy as np
 
 FIRST = 512
-"""How many of the most probable tokens are sorted at first, where a cut will most likely fall among them."""
+"""Tokens that are sorted first for top-p, which in most cases hold the whole nucleus."""
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """Probabilities of logits."""
+    """Probabilities (V,) of logits (V,)."""
     weights = np.exp(x - x.max())
     return np.asarray(weights / weights.sum())
 
 
 def ordered(scaled_V: np.ndarray, top_k: int = 0, top_p: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and their probabilities, most probable first; only the best `top_k` where it is given, and none that cannot be.
+    """Token ids and their probabilities, most probable first: the best `top_k` if it is above 0, without tokens at -inf.
 
-    Of a large vocabulary no more is sorted than a nucleus of `top_p` can hold: those beyond it are left out, while their
-    probability counts.
+    Of a large vocabulary only as many tokens are sorted and returned as a nucleus of `top_p` needs. Their probabilities are
+    still those among all tokens.
     """
     count = int(np.isfinite(scaled_V).sum())
     if 0 < top_k < count:
@@ -42,19 +42,21 @@ def _best(scaled_V: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(top[np.lexsort((top, -scaled_V[top]))])
 
 
-def within_sigmas(logits_V: np.ndarray, sigmas: float) -> np.ndarray:
-    """Logits in any order; those further than so many standard deviations below the greatest become minus infinity."""
+def top_n_sigma_logits(logits_V: np.ndarray, sigmas: float) -> np.ndarray:
+    """Top-n-sigma (arXiv:2411.07641): logits (V,), in any order, with those more than `sigmas` standard deviations below the
+    largest set to -inf."""
     finite = logits_V[np.isfinite(logits_V)]
     return np.where(logits_V >= finite.max() - sigmas * finite.std(), logits_V, -np.inf)
 
 
 def nucleus(probabilities: np.ndarray, p: float) -> np.ndarray:
-    """Which tokens stay: those before which less than p is reached, so the first always stays. In the order that they have."""
+    """Top-p (arXiv:1904.09751): mask of the tokens to keep, those before which the sum is below `p`; the first always stays."""
     return np.cumsum(probabilities) - probabilities < p
 
 
 def typical(probabilities: np.ndarray, p: float) -> np.ndarray:
-    """Which tokens stay: those whose surprise is nearest to the entropy, up to a probability of p."""
+    """Locally typical sampling (arXiv:2202.00666): mask of the tokens to keep, those whose surprise is nearest to the entropy,
+    up to a sum of `p`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise = -np.log(probabilities)
         entropy = np.nansum(probabilities * surprise)
@@ -64,20 +66,23 @@ def typical(probabilities: np.ndarray, p: float) -> np.ndarray:
     return keep
 
 
-def without_top(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Which tokens stay: of those that reach the threshold only the least probable, and all others."""
+def xtc(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """XTC (exclude top choices): mask of the tokens to keep, all below the threshold and the least probable of those that reach
+    it."""
     above = int((probabilities >= threshold).sum())
     return np.arange(len(probabilities)) >= above - 1 if above > 1 else np.ones(len(probabilities), bool)
 
 
 def mirostat_2(probabilities: np.ndarray, surprise: float) -> int:
-    """How many tokens stay: those of at most so many bits (Algorithm 2 of the later version of arXiv:2007.14966)."""
+    """Mirostat 2.0: the number of tokens to keep, those with a surprise of at most so many bits (Algorithm 2 of the later
+    version of arXiv:2007.14966)."""
     with np.errstate(divide="ignore"):
         return max(1, int((-np.log2(probabilities) <= surprise).sum()))
 
 
 def mirostat_1(probabilities: np.ndarray, surprise: float, considered: int = 100) -> int:
-    """How many tokens stay, from an estimate of Zipf's exponent over the most probable (Algorithm 1)."""
+    """Mirostat (arXiv:2007.14966, Algorithm 1): the number of tokens to keep for a `surprise` in bits, with Zipf's exponent
+    estimated from the `considered` most probable tokens."""
     count = len(probabilities)
     top = probabilities[: min(considered, count)]
     top = top[top > 0]

@@ -122,7 +122,7 @@ class Engine:
         """Whether there is nothing to do."""
         return not (self.running or self.waiting)
 
-    # Who drives.
+    # The thread that runs the steps: the engine's own, or that of whoever waits for an answer.
 
     def start(self) -> None:
         """Run on a thread of its own from now on."""
@@ -333,7 +333,7 @@ class Engine:
             try:
                 if one.sequence is not None:  # else another answer to its request has just failed
                     self._advance(one, logits[place : place + number], count)
-            except Exception as error:  # a grammar that cannot be followed, say: nobody else's answer ends with this one
+            except Exception as error:  # such as a grammar that cannot be followed: only this answer fails
                 self._fail(one.box, error)
             place += number
 
@@ -345,7 +345,7 @@ class Engine:
             self._keep(one, one.sequence.fork(int(one.sequence.length)))
         read = one.unread == 0 and len(logits) > 0
         one.advance(logits, count)
-        if one.followers and read:  # after it, since its first delta brings what was asked of the prompt
+        if one.followers and read:  # after its first delta, which has the prompt's log probabilities
             self._follow(one, logits[-1:])
         self.counts.made_tokens += one.made - before
         self.counts.drafted_tokens += box.drafted - drafted

@@ -1,6 +1,6 @@
 """Constrained decoding: answers that follow a JSON schema, a regular expression, a choice, or a Lark or GBNF grammar.
 
-llguidance computes which tokens may come; here its input is limited in size, and it is given our vocabularies.
+llguidance computes which tokens are allowed next; this module limits the size of grammars and passes it our vocabularies.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from ordito.text.tokenizer import Tokenizer
 
 MAX_BYTES = 256 << 10
-"""Of a schema or grammar."""
+"""Bytes of a schema or grammar, at most."""
 MAX_DEPTH = 64
-"""How deep a schema or a regular expression may be nested."""
-MOST_COMPILED = 64
-"""Grammars that are kept, compiled, for each vocabulary."""
+"""Levels of nesting of a schema, regular expression or grammar, at most."""
+MAX_COMPILED = 64
+"""Compiled grammars in the cache of a vocabulary, at most."""
 _STACK = 512 << 20
-"""Bytes of stack to compile with, reserved and mostly never touched. llguidance recurses from reference to reference and from
-rule to rule, of which `MAX_BYTES` have room for tens of thousands: on the usual 8 MiB that ends the whole process."""
+"""Bytes of stack of the thread that compiles: reserved, and mostly never touched. llguidance recurses along references and
+rules, of which `MAX_BYTES` can hold tens of thousands: with the usual 8 MiB that overflows, and ends the process."""
 
 T = TypeVar("T")
 Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf", "calls"]
@@ -44,14 +44,14 @@ class Grammar:
 
     @classmethod
     def json_schema(cls, schema: Any) -> Grammar:
-        """Of a schema as data. Raises `OrditoError` for one that is too deep or too long."""
+        """A grammar from a schema as data. Raises `OrditoError` for one that is nested too deep."""
         if deeper_than(schema, MAX_DEPTH):
             raise OrditoError(f"the JSON schema is nested deeper than {MAX_DEPTH} levels")
         return cls("json_schema", json.dumps(schema))
 
     @classmethod
     def choice(cls, choices: Any) -> Grammar:
-        """One of a list of texts. Raises `OrditoError` for what is none."""
+        """A grammar that allows one of a list of texts. Raises `OrditoError` for anything else, and for empty texts."""
         if not isinstance(choices, list | tuple) or not choices or not all(isinstance(text, str) and text for text in choices):
             raise OrditoError("a choice must be a list of texts that are not empty")
         return cls("choice", json.dumps(list(choices)))
@@ -64,9 +64,9 @@ class Matcher:
         self.matcher, self.vocab_size = matcher, vocab_size
 
     def allowed(self, width: int) -> np.ndarray:
-        """Mask (width,) of the tokens that may come next, end tokens included where the answer may end here.
+        """Mask (width,) of the tokens that are allowed next, with end tokens if the answer may end here.
 
-        Raises `OrditoError` where the grammar takes too much time or memory to follow.
+        Raises `OrditoError` if the grammar exceeds llguidance's limits of time or memory.
         """
         bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")[:width]
         if self.matcher.is_error():
@@ -79,7 +79,7 @@ class Matcher:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more can come."""
+        """Whether no further token is allowed."""
         return bool(self.matcher.is_stopped())
 
 
@@ -90,7 +90,7 @@ class Grammars:
         self.tokenizer, self.end_ids, self.vocab_size = tokenizer, end_ids, vocab_size
         self.lock = threading.Lock()
         self.compiled: OrderedDict[Grammar, Any] = OrderedDict()
-        self.words: Any = None
+        self.token_trie: Any = None
 
     def prepared(self, grammar: Grammar) -> Callable[[], Matcher]:
         """A factory of matchers of `grammar`, which is compiled now; making them does not wait for other grammars.
@@ -104,7 +104,7 @@ class Grammars:
         with self.lock:
             if grammar not in self.compiled:
                 self.compiled[grammar] = _on_a_large_stack(lambda: self._compile(grammar))
-                while len(self.compiled) > MOST_COMPILED:
+                while len(self.compiled) > MAX_COMPILED:
                     self.compiled.popitem(last=False)
             self.compiled.move_to_end(grammar)
             return self.compiled[grammar]
@@ -116,7 +116,7 @@ class Grammars:
             raise OrditoError(f"the {grammar.kind} has {len(grammar.text):,} characters, expected at most {MAX_BYTES:,}")
         limits = LLParserLimits(verbose_errors=False)
         rules = _rules(grammar)
-        matcher = LLMatcher(self._words(), rules, log_level=0, limits=limits)
+        matcher = LLMatcher(self._tokens(), rules, log_level=0, limits=limits)
         first = matcher.deep_copy()
         if not matcher.is_error():
             first.compute_bitmask()  # some invalid rules are found only here
@@ -124,19 +124,19 @@ class Grammars:
             raise OrditoError(f"the {grammar.kind} cannot be used: {_first_line(first.get_error())}")
         return matcher
 
-    def _words(self) -> Any:
-        if self.words is None:
+    def _tokens(self) -> Any:
+        if self.token_trie is None:
             from llguidance import LLTokenizer
             from llguidance import TokenizerWrapper as Wrapper
 
-            self.words = LLTokenizer(
+            self.token_trie = LLTokenizer(
                 Wrapper(_Vocabulary(self.tokenizer, self.end_ids)), n_vocab=self.vocab_size, eos_token=sorted(self.end_ids)
             )
-        return self.words
+        return self.token_trie
 
 
 class _Vocabulary:
-    """Our vocabulary as llguidance wants it."""
+    """Our vocabulary with the attributes that llguidance reads."""
 
     def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int]) -> None:
         self.tokenizer = tokenizer
@@ -151,7 +151,7 @@ class _Vocabulary:
 
 
 def _on_a_large_stack(work: Callable[[], T]) -> T:
-    """What comes of some work on a thread of its own. Raises what it raises."""
+    """The result of `work` on a thread with `_STACK` bytes of stack. Raises what `work` raises."""
     done: Future[T] = Future()
 
     def run() -> None:
@@ -171,7 +171,7 @@ def _on_a_large_stack(work: Callable[[], T]) -> T:
 def _rules(grammar: Grammar) -> str:
     from llguidance import LLMatcher, gbnf_to_lark
 
-    # Without flexible white space: small models otherwise write white space for ever.
+    # Without flexible white space, because small models otherwise generate white space without end.
     compact: Any = {"whitespace_flexible": False}
     try:
         match grammar.kind:

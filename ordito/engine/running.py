@@ -79,12 +79,12 @@ class Running:
         return 0 if told or self.matcher or self.made < request.min_tokens else self.sampler.sampling.greatest
 
     def advance(self, logits: Floats, read: int) -> None:
-        """Choose tokens by the logits (rows, V) of the `read` tokens that were just read, and check the drafts behind them."""
+        """Choose tokens by the logits (rows, V) of the `read` tokens that were just read, and check the drafts after them."""
         if self.request.prompt_logprobs is not None and self.made == 0:
             self._note_prompt(logits, read)
             logits = logits[-1:]
         if self.unread > 0 and not self.drafted:
-            return  # more of the prompt is to come
+            return  # the prompt is not read to its end yet
         drafted, self.drafted = self.drafted, []
         accepted = 0
         for place, logits_V in enumerate(logits):

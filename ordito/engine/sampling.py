@@ -85,12 +85,13 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether nothing is drawn: below some temperature no second token is left, and dividing by it gives no numbers."""
+        """Whether the most probable token is taken: also at tiny temperatures, where no other has a probability, and dividing
+        by them would overflow."""
         return self.temperature < 1e-12
 
     @property
     def greatest(self) -> int:
-        """Of how many of the greatest logits a token is chosen; 0 where it may need all."""
+        """How many of the largest logits are enough to choose a token; 0 if all may be needed."""
         penalised = self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty or self.dry_multiplier
         if self.logit_bias or penalised:
             return 0
@@ -120,7 +121,7 @@ RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "mirostat_tau": (0, 100, False, False),
     "mirostat_eta": (0, 1, False, False),
 }
-"""Setting -> its least and greatest value, whether it must be above the least, and whether it is whole."""
+"""Setting -> its minimum and maximum, whether the minimum itself is excluded, and whether it must be an integer."""
 
 
 def _in_range(name: str, value: float, low: float, high: float, *, above: bool = False, whole: bool = False) -> None:
@@ -181,7 +182,7 @@ class Sampler:
 
     def _place(self, probabilities: np.ndarray) -> int:
         sums = np.cumsum(probabilities)
-        # What is drawn lies below the last sum, and never on a token of probability 0.
+        # The number drawn is below the last sum, so that a token of probability 0 is never chosen.
         return int(np.searchsorted(sums, self.random.random() * sums[-1], side="right").clip(0, len(sums) - 1))
 
     def _mirostat(self, logits_V: Floats) -> int:
@@ -189,7 +190,7 @@ class Sampler:
         order, probabilities = cuts.ordered(_scaled(logits_V, s))
         kept = cuts.mirostat_1 if s.mirostat == 1 else cuts.mirostat_2
         count = kept(probabilities, self.surprise)
-        place = self._place(probabilities[:count])  # the surprise is that of all tokens, not of those that stay
+        place = self._place(probabilities[:count])  # the surprise uses probabilities among all tokens, not among those kept
         self.surprise -= s.mirostat_eta * (-np.log2(probabilities[place]) - s.mirostat_tau)
         return int(order[place])
 
@@ -201,7 +202,7 @@ def _cuts_anything(s: Sampling) -> bool:
 def _scaled(logits_V: Floats, s: Sampling) -> np.ndarray:
     scaled = logits_V.astype(np.float64)
     if s.top_n_sigma > 0.0:
-        scaled = cuts.within_sigmas(scaled, s.top_n_sigma)
+        scaled = cuts.top_n_sigma_logits(scaled, s.top_n_sigma)
     return scaled / s.temperature
 
 
@@ -221,7 +222,7 @@ def candidates(
     if s.min_p > 0.0:
         order, probabilities = _kept(order, probabilities, probabilities >= s.min_p * probabilities[0])
     if random is not None and s.xtc_probability > 0.0 and random.random() < s.xtc_probability:
-        order, probabilities = _kept(order, probabilities, cuts.without_top(probabilities, s.xtc_threshold))
+        order, probabilities = _kept(order, probabilities, cuts.xtc(probabilities, s.xtc_threshold))
     return order, probabilities
 
 

@@ -1,4 +1,4 @@
-"""An answer while it is made, as its asker sees it."""
+"""Streams of answers, and their results, as the caller of the engine sees them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Mailbox:
         self.last = start
         self.drafted = self.accepted = self.thought = 0
         self.left = request.n  # answers that are not finished
-        self.cancelled = False  # nobody waits any more
+        self.cancelled = False  # the caller has cancelled the request
         self.error: BaseException | None = None
         self.waiting: deque[Delta] = deque()
         self.arrived = threading.Event()

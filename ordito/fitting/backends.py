@@ -1,4 +1,4 @@
-"""Memory and efficiency of each runtime: what it keeps in memory, and what share of the machine's speed it reaches."""
+"""Memory and efficiency of each runtime: what it keeps in memory, and the share of the machine's speed that it reaches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 2**20
 CHUNK = 512
 """Tokens of a prompt that PyTorch reads at once."""
 MARGIN = 64
-"""Tokens that windowed layers keep more than they look back on, and those that are read at once."""
+"""Tokens that windowed layers cache beyond their window and a prefill chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +35,22 @@ class Backend(ABC):
     decode: float
     prefill: float
 
-    def memory(self, asked: Demand, stored: int, file: int, context: int, batch: int = 1) -> Memory:
+    def memory(self, needs: Demand, stored: int, file: int, context: int, batch: int = 1) -> Memory:
         """Bytes for `batch` sequences of `context` tokens, of a model whose weights have `stored` bytes in a file of `file`."""
-        cache, activations = self.held_cache(asked, context, batch), self.activations(asked, context)
+        cache, activations = self.held_cache(needs, context, batch), self.activations(needs, context)
         return Memory(
             process=self.process,
-            weights=self.weights(asked, stored),
+            weights=self.weights(needs, stored),
             file=self.mapped(file),
-            vocabulary=asked.vocabulary.held,
+            vocabulary=needs.vocabulary.held,
             cache=cache,
             activations=activations,
-            # What opening took was freed again, and cache and activations reuse it.
-            opening=max(0, asked.vocabulary.read - cache - activations),
+            # Memory that loading the vocabulary took is freed again, and reused by cache and activations.
+            opening=max(0, needs.vocabulary.read - cache - activations),
         )
 
     @abstractmethod
-    def weights(self, asked: Demand, stored: float) -> int:
+    def weights(self, needs: Demand, stored: float) -> int:
         """Bytes that the weights take in memory, where a file stores them in `stored`."""
 
     @abstractmethod
@@ -58,64 +58,64 @@ class Backend(ABC):
         """Bytes of the mapped file that stay in memory beside the weights."""
 
     @abstractmethod
-    def read_at_once(self, asked: Demand) -> int:
+    def read_at_once(self, needs: Demand) -> int:
         """Tokens of a prompt that are computed together: a chunk of the prefill."""
 
     @abstractmethod
-    def held_cache(self, asked: Demand, context: int, batch: int) -> int:
+    def held_cache(self, needs: Demand, context: int, batch: int) -> int:
         """Bytes that keys and values of `batch` sequences of `context` tokens take."""
 
     @abstractmethod
-    def activations(self, asked: Demand, context: int) -> int:
+    def activations(self, needs: Demand, context: int) -> int:
         """Bytes of activations, masks and logits at their peak."""
 
     @abstractmethod
-    def weights_read(self, asked: Demand, stored: float) -> float:
+    def weights_read(self, needs: Demand, stored: float) -> float:
         """Bytes of weights that one step reads, where the ones it needs take `stored` in the file."""
 
     def spared(self, found: Account) -> int:
         """Bytes of weights that greedy decoding does not read (`ordito.native.screening`)."""
         return 0
 
-    def read(self, asked: Demand, stored: float, context: int, batch: int = 1) -> float:
+    def read(self, needs: Demand, stored: float, context: int, batch: int = 1) -> float:
         """Bytes of weights and KV cache that a decoding step reads for `batch` sequences of `context` tokens.
 
         The weights that it needs take `stored` bytes in the file.
         """
-        return self.weights_read(asked, stored) + batch * self.cached * sum(n * kept for n, kept in self.layers(asked, context))
+        return self.weights_read(needs, stored) + batch * self.cached * sum(n * kept for n, kept in self.layers(needs, context))
 
-    def layers(self, asked: Demand, context: int) -> Iterable[tuple[int, int]]:
+    def layers(self, needs: Demand, context: int) -> Iterable[tuple[int, int]]:
         """For each layer, numbers cached per token, and how many of `context` tokens it keeps (fewer with a window)."""
-        more = MARGIN + self.read_at_once(asked)
-        return ((numbers, context if span is None else min(context, span - 1 + more)) for numbers, span in asked.cache)
+        more = MARGIN + self.read_at_once(needs)
+        return ((numbers, context if span is None else min(context, span - 1 + more)) for numbers, span in needs.cache)
 
 
 class Native(Backend):
-    """The C++ runtime: weights as the file stores them and instead of it, no scores and no masks."""
+    """The C++ runtime: weights in the encoding of the file, which is not kept; no attention scores and no masks."""
 
-    def weights(self, asked: Demand, stored: float) -> int:
+    def weights(self, needs: Demand, stored: float) -> int:
         """See `Backend`."""
         return round(stored)
 
     def mapped(self, file: int) -> int:
-        """None: pages of the file are given back once they are packed."""
+        """0: the pages of the file are released once its weights are packed."""
         return 0
 
-    def read_at_once(self, asked: Demand) -> int:
+    def read_at_once(self, needs: Demand) -> int:
         """See `Backend`."""
-        return asked.together
+        return needs.together
 
-    def held_cache(self, asked: Demand, context: int, batch: int) -> int:
-        """See `Backend`; in blocks."""
-        return blocks(self.layers(asked, context), self.cached, batch)
+    def held_cache(self, needs: Demand, context: int, batch: int) -> int:
+        """See `Backend`. The cache is allocated in blocks."""
+        return blocks(self.layers(needs, context), self.cached, batch)
 
-    def activations(self, asked: Demand, context: int) -> int:
-        """See `Backend`. Buffers of all kinds of blocks are there at once; an encoder's keys and values stand beside them."""
-        T = context if asked.encoded else min(self.read_at_once(asked), context)
-        encoded = blocks(((numbers, T) for numbers in asked.encoded), 4, 1)
-        return 4 * (T * (5 * asked.d_model + sum(asked.widths)) + 2 * asked.rows) + encoded
+    def activations(self, needs: Demand, context: int) -> int:
+        """See `Backend`. The buffers of all kinds of blocks exist at once, beside the keys and values of an encoder."""
+        T = context if needs.encoded else min(self.read_at_once(needs), context)
+        encoded = blocks(((numbers, T) for numbers in needs.encoded), 4, 1)
+        return 4 * (T * (5 * needs.d_model + sum(needs.widths)) + 2 * needs.rows) + encoded
 
-    def weights_read(self, asked: Demand, stored: float) -> float:
+    def weights_read(self, needs: Demand, stored: float) -> float:
         """See `Backend`."""
         return stored
 
@@ -125,10 +125,10 @@ class Native(Backend):
 
 
 def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
-    """Bytes of the blocks that the pages of a cache are cut from (cpp/cache.cpp).
+    """Bytes of the blocks from which the pages of a KV cache are allocated (cpp/cache.cpp); a cached number takes `number`.
 
-    A page holds 32 tokens of a layer. A sequence takes 1, 1, 2, 4, and from then on 8 pages of a layer together; those of one
-    size are cut from blocks of 2 MiB, and what is left of a block is lost.
+    A page holds 32 tokens of a layer. A sequence allocates runs of 1, 1, 2, 4, and then always 8 pages of a layer; runs of one
+    size share blocks of 2 MiB, and the rest of a block that is smaller than a run is lost.
     """
     page_tokens, block = 32, 2 * MIB
     wanted: Counter[int] = Counter()
@@ -141,38 +141,38 @@ def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
 
 
 class Torch(Backend):
-    """PyTorch: weights in fp32 beside the mapped file, and masks of what attends to what."""
+    """PyTorch: weights in fp32 beside the mapped file, and attention masks."""
 
-    def weights(self, asked: Demand, stored: float) -> int:
+    def weights(self, needs: Demand, stored: float) -> int:
         """See `Backend`."""
-        return 4 * asked.weights
+        return 4 * needs.weights
 
     def mapped(self, file: int) -> int:
         """All of it."""
         return file
 
-    def read_at_once(self, asked: Demand) -> int:
+    def read_at_once(self, needs: Demand) -> int:
         """See `Backend`."""
         return CHUNK
 
-    def held_cache(self, asked: Demand, context: int, batch: int) -> int:
+    def held_cache(self, needs: Demand, context: int, batch: int) -> int:
         """See `Backend`."""
-        return batch * self.cached * sum(numbers * kept for numbers, kept in self.layers(asked, context))
+        return batch * self.cached * sum(numbers * kept for numbers, kept in self.layers(needs, context))
 
-    def activations(self, asked: Demand, context: int) -> int:
-        """See `Backend`. What one block computed is given back before the next."""
-        T = context if asked.encoded else min(self.read_at_once(asked), context)
-        numbers = T * (6 * asked.d_model + max(asked.widths, default=0)) + 2 * asked.rows
-        attention = max((_scores(block, T, context) for block in asked.attentions), default=0)
-        return 4 * (numbers + attention) + T * context * asked.masks  # a mask is a byte for each pair
+    def activations(self, needs: Demand, context: int) -> int:
+        """See `Backend`. The activations of one block are freed before the next."""
+        T = context if needs.encoded else min(self.read_at_once(needs), context)
+        numbers = T * (6 * needs.d_model + max(needs.widths, default=0)) + 2 * needs.rows
+        attention = max((_scores(block, T, context) for block in needs.attentions), default=0)
+        return 4 * (numbers + attention) + T * context * needs.masks  # a mask is a byte for each pair
 
-    def weights_read(self, asked: Demand, stored: float) -> float:
+    def weights_read(self, needs: Demand, stored: float) -> float:
         """See `Backend`."""
-        return 4 * asked.weights_read
+        return 4 * needs.weights_read
 
 
 def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
-    """Numbers of scores, and of keys and values that are made anew: PyTorch's fused kernel needs a mask, and no scores."""
+    """Numbers in attention scores and copies of keys and values. PyTorch's fused kernel has a mask but no scores."""
     if isinstance(leaf, LatentAttention):
         return T * S + 2 * S * leaf.n_heads * (leaf.q_dim + leaf.v_dim)
     if leaf.softcap is None and not leaf.sinks and leaf.relative_bias is None:

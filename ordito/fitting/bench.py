@@ -1,4 +1,4 @@
-"""How fast a model runs: prompts read and tokens generated a second, at several depths of the cache."""
+"""How fast a model runs: tokens per second of prefill and decoding, with several numbers of cached tokens (depths)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ordito.runtime import Floats, Runtime, Session
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One measurement: `test` as llama-bench names it (pp512, tg128, tg128 @ d1024), tokens a second of each repetition.
+    """One measurement: `test` as llama-bench names it (pp512, tg128, tg128 @ d1024), tokens per second of each repetition.
 
-    `bytes_per_token` are those of the stored weights and a 16-bit cache that a token needs, without those that the runtime
-    spares an answer; `limit` is the rate that the machine's bandwidth or arithmetic allows.
+    `bytes_per_token` are those of the stored weights and a 16-bit cache that a token needs, without weights that greedy
+    decoding does not read (`Runtime.spared`); `limit` is the rate that the machine's bandwidth or arithmetic allows.
     """
 
     test: str
@@ -39,7 +39,7 @@ class Figure:
 
     @property
     def reached(self) -> float:
-        """The part of the limit that was reached."""
+        """The share of the limit that was reached."""
         return self.mean / self.limit
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,14 +65,13 @@ def bench(
     depths: Sequence[int] = (0,),
     repetitions: int = 5,
 ) -> Iterator[Figure]:
-    """Measure each length of prompt and of answer, at each depth, after a run that is not counted.
+    """Measure each length of prompt and of answer at each depth, after a warm-up run.
 
-    Prompts have no meaning; answers are what the model finds most probable after them.
-
-    Of a model that does not generate, only the reading of whole texts is measured, and a depth means nothing.
+    Prompts are arbitrary tokens, and answers are decoded greedily. Of a model that does not generate, only prefill is measured,
+    without depths.
     """
     for depth in depths if found.spec.generates else (0,):
-        session: Session = runtime.session() if found.spec.generates else _Reader(runtime)
+        session: Session = runtime.session() if found.spec.generates else _Encoder(runtime)
         before = _ids(depth, found.spec.vocab_size)
         if depth:
             session.feed(before)
@@ -84,7 +83,7 @@ def bench(
                 limit=_limit(found, machine, count, depth),
             )
         for count in generated if found.spec.generates else ():
-            middle = depth + (count + 1) // 2  # what the answer itself adds is read too
+            middle = depth + (count + 1) // 2  # the mean context: the answer itself is read from the cache, too
             yield Figure(
                 test=_name("tg", count, depth),
                 rates=_rates(
@@ -95,8 +94,8 @@ def bench(
             )
 
 
-class _Reader:
-    """A model that reads a text at once and keeps nothing, as a session."""
+class _Encoder:
+    """A model that does not generate, as a session without a cache."""
 
     length = 0
 
@@ -107,37 +106,37 @@ class _Reader:
         return self.runtime.hidden([token_ids])[0]
 
     def rewind(self, length: int) -> None:
-        """There is nothing to forget."""
+        """Does nothing: there is no cache."""
 
 
 def _limit(found: Account, machine: Machine, tokens: int, past: int, spared: int = 0) -> float:
-    """Tokens a second if every byte that is needed were read once and every operation done, at the machine's full speed."""
+    """Tokens per second at the machine's full speed, if each byte that is needed is read once (a roofline)."""
     work = found.flops.forward(tokens, past, logits=1).total / machine.flops
     read = (found.weights_read - spared + found.kv_cache.at(past + tokens)) / machine.bandwidth
     return tokens / max(work, read)
 
 
 def _answer(session: Session, token: int, count: int) -> None:
-    """Let the model write so many tokens after one."""
+    """Decode `count` tokens greedily after `token`."""
     for _ in range(count):
         token = int(session.feed([token], greatest=1).argmax())
 
 
 def _rates(session: Session, before: Sequence[int], n: int, repetitions: int, run: Callable[[], object]) -> tuple[float, ...]:
-    """Tokens a second of each repetition of what reads or writes `n` tokens, after what was read `before`."""
+    """Tokens per second of each repetition of `run`, which reads or writes `n` tokens after the cached tokens `before`."""
     seconds = []
     for _ in range(repetitions + 1):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
         session.rewind(len(before))
-        if session.length < len(before):  # it could not go back so far only
+        if session.length < len(before):  # a windowed layer no longer had the keys, so that all was dropped
             session.feed(before[session.length :])
     return tuple(n / one for one in seconds[1:])
 
 
 def _ids(count: int, vocab_size: int) -> list[int]:
-    """Token ids of no meaning, the same every time."""
+    """Arbitrary token ids, the same every time."""
     return [(7919 * i + 13) % vocab_size for i in range(count)]
 
 

@@ -12,9 +12,9 @@ from ordito.threads import usable_threads
 
 @dataclass(frozen=True)
 class Machine:
-    """What a model has to live with: `memory` (bytes that are free), `bandwidth` (bytes read a second), `flops` (a second).
+    """The figures of a machine: free `memory` in bytes, memory `bandwidth` in bytes per second, and `flops` per second.
 
-    `flops` are those of products of matrices, with all `cores`, in the arithmetic that the runtime has.
+    `flops` are those of matrix products on all `cores`, in the arithmetic of the runtime.
     """
 
     cores: int
@@ -30,7 +30,7 @@ class Machine:
 def this_machine(
     memory: int | None = None, bandwidth: float | None = None, flops: float | None = None, threads: int | None = None
 ) -> Machine:
-    """The machine that this runs on, measured now (about a second), but for what is given."""
+    """This machine; figures that are not given are measured now, in about a second."""
     n = threads or usable_threads()
     return Machine(
         cores=n,
@@ -46,5 +46,5 @@ def measured_bandwidth(threads: int) -> float:
 
 
 def measured_flops(threads: int) -> float:
-    """Operations a second of products of weights in few bits, as the native runtime takes them unless told otherwise."""
+    """Operations per second of matrix products with quantized weights, in the default arithmetic of the native runtime."""
     return 2 * _core.Machine(threads, None, "int12").peak()

@@ -91,7 +91,7 @@ def demand(found: Account, vocabulary: VocabularySize) -> Demand:
 
 
 def _width(leaf: object) -> int:
-    """Numbers that a leaf computes for each token, beside its result; of an attention, what is rounded for products, too."""
+    """Intermediate numbers that a leaf computes for each token; for attention, with the copies quantized for products."""
     match leaf:
         case FeedForward():
             return (3 if leaf.gated else 2) * leaf.d_ff

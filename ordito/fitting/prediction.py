@@ -18,9 +18,9 @@ from ordito.fitting.vocabularies import VocabularySize, assumed
 from ordito.spec import Spec, expect_spec
 
 CONTEXT = 4096
-"""The context that is asked about where none is given, if the model has so much."""
+"""The default context, if the model has so much."""
 PROMPT = 512
-"""The length of the prompt whose reading is predicted."""
+"""The length of the prompt for which prefill is predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +77,17 @@ class Fit:
 
     @property
     def memory(self) -> Memory:
-        """What running it takes."""
+        """The memory to run it."""
         return self.chosen.memory
 
     @property
     def fits(self) -> bool:
-        """Whether the machine has so much memory free."""
+        """Whether the machine has enough free memory."""
         return self.chosen.fits
 
     @property
     def decode(self) -> Rate | None:
-        """How fast it answers."""
+        """The rate of decoding."""
         return self.chosen.decode
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,19 +138,19 @@ def fit(
     context = context or min(CONTEXT, spec.context)
     machine, runtime = machine or this_machine(), backend(backend_name)
 
-    asked = demand(account(spec), vocabulary or assumed(spec.vocab_size))
+    needs = demand(account(spec), vocabulary or assumed(spec.vocab_size))
 
     def choice(name: str, held: Mapping[str, Held], size: int | None = None) -> Choice:
         found = account(spec, held)
         file = size if size is not None else found.nbytes
-        memory = runtime.memory(asked, found.nbytes, file, context, batch)
+        memory = runtime.memory(needs, found.nbytes, file, context, batch)
         return Choice(
             name=name,
             file=file,
             memory=memory,
             fits=memory.total <= machine.memory,
-            largest_context=_largest(runtime, machine, asked, (found.nbytes, file), spec.context, batch),
-            decode=_decode(runtime, machine, found, asked, context, batch) if spec.generates else None,
+            largest_context=_largest(runtime, machine, needs, (found.nbytes, file), spec.context, batch),
+            decode=_decode(runtime, machine, found, needs, context, batch) if spec.generates else None,
         )
 
     quantizations = tuple(choice(name, held_as(spec, name)) for name in MIXES)
@@ -166,29 +166,29 @@ def fit(
         context=context,
         batch=batch,
         chosen=chosen,
-        prefill=_prefill(runtime, machine, account(spec, stored), asked, min(PROMPT, context)),
+        prefill=_prefill(runtime, machine, account(spec, stored), needs, min(PROMPT, context)),
         quantizations=quantizations,
     )
 
 
-def _largest(runtime: Backend, machine: Machine, asked: Demand, sizes: tuple[int, int], longest: int, batch: int) -> int | None:
+def _largest(runtime: Backend, machine: Machine, needs: Demand, sizes: tuple[int, int], longest: int, batch: int) -> int | None:
     """The longest context that fits, up to the model's own; None if not even one token does. `sizes`: of weights and file."""
     low, high = 0, longest
     while low < high:
         middle = (low + high + 1) // 2
-        if runtime.memory(asked, *sizes, middle, batch).total <= machine.memory:
+        if runtime.memory(needs, *sizes, middle, batch).total <= machine.memory:
             low = middle
         else:
             high = middle - 1
     return low or None
 
 
-def _decode(runtime: Backend, machine: Machine, found: Account, asked: Demand, context: int, batch: int) -> Rate:
-    """Tokens a second of all sequences, each its most probable. The limit is that of reading once each byte which they need."""
+def _decode(runtime: Backend, machine: Machine, found: Account, needs: Demand, context: int, batch: int) -> Rate:
+    """Tokens per second of greedy decoding, all sequences together. The limit reads each byte that they need once."""
     weights = found.weights_read - runtime.spared(found)
     work = batch * found.flops.decode(context).total / machine.flops
     stored = (weights + batch * found.kv_cache.at(context)) / machine.bandwidth
-    ours = runtime.read(asked, weights, context, batch) / machine.bandwidth / runtime.decode
+    ours = runtime.read(needs, weights, context, batch) / machine.bandwidth / runtime.decode
     return Rate(
         predicted=batch / max(ours, work / runtime.prefill),
         limit=batch / max(stored, work),
@@ -196,11 +196,11 @@ def _decode(runtime: Backend, machine: Machine, found: Account, asked: Demand, c
     )
 
 
-def _prefill(runtime: Backend, machine: Machine, found: Account, asked: Demand, tokens: int) -> Rate:
-    """Tokens a second of a prompt that is read at once."""
+def _prefill(runtime: Backend, machine: Machine, found: Account, needs: Demand, tokens: int) -> Rate:
+    """Tokens per second of the prefill of a prompt."""
     work = found.flops.prefill(tokens).total / machine.flops
     weights = found.weights_read / machine.bandwidth
-    ours = max(work / runtime.prefill, runtime.read(asked, found.weights_read, 0) / machine.bandwidth / runtime.decode)
+    ours = max(work / runtime.prefill, runtime.read(needs, found.weights_read, 0) / machine.bandwidth / runtime.decode)
     return Rate(
         predicted=tokens / ours,
         limit=tokens / max(work, weights),

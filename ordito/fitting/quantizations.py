@@ -1,4 +1,4 @@
-"""How large a model is in each quantization that people publish."""
+"""The size of a model in each of the usual quantizations."""
 
 from __future__ import annotations
 

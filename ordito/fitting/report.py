@@ -1,4 +1,4 @@
-"""A fit as tables, for terminals and notebooks."""
+"""A prediction (`Fit`) as tables, for terminals and notebooks."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from ordito.units import size
 
 
 def tables(found: Fit) -> list[Table]:
-    """What takes memory, how fast it will run, and every quantization."""
+    """Tables of memory, of speed and of every quantization."""
     return [memory_table(found), rates_table(found), choices_table(found)]
 
 
 def memory_table(found: Fit) -> Table:
-    """What takes memory, and what is left."""
+    """The memory by its parts, whether it fits, and the largest context that does."""
     memory, machine = found.memory, found.machine
     sequences = f"{found.batch} sequences" if found.batch > 1 else "one sequence"
     rows = [
         ("the program", size(memory.process)),
-        ("weights, as it keeps them", size(memory.weights)),
-        ("the file, mapped", size(memory.file)),
+        ("weights, in memory", size(memory.weights)),
+        ("mapped file", size(memory.file)),
         ("vocabulary", size(memory.vocabulary)),
-        ("cache", size(memory.cache)),
-        ("while a prompt is read", size(memory.activations)),
-        ("more while it is opened", size(memory.opening)),
-        ("together", size(memory.total)),
+        ("KV cache", size(memory.cache)),
+        ("activations during prefill", size(memory.activations)),
+        ("more while it is loaded", size(memory.opening)),
+        ("total, at the peak", size(memory.total)),
     ]
     verdict = "fits" if found.fits else f"does not fit: {size(memory.total - machine.memory)} are missing"
     largest = found.chosen.largest_context
@@ -34,11 +34,11 @@ def memory_table(found: Fit) -> Table:
 
 
 def rates_table(found: Fit) -> Table:
-    """How fast it will run."""
-    rows = [("reads a prompt", *rate(found.prefill))]
+    """The predicted rates and their limits."""
+    rows = [("prefill", *rate(found.prefill))]
     if found.decode:
-        rows.append((f"answers at {found.context:,} tokens", *rate(found.decode)))
-    return Table("Tokens a second", ("", ">predicted", ">the machine's limit", "which is"), tuple(rows))
+        rows.append((f"decoding at {found.context:,} tokens", *rate(found.decode)))
+    return Table("Tokens a second", ("", ">predicted", ">the machine's limit", "set by"), tuple(rows))
 
 
 def rate(found: Rate) -> tuple[str, str, str]:
@@ -47,7 +47,7 @@ def rate(found: Rate) -> tuple[str, str, str]:
 
 
 def choices_table(found: Fit) -> Table:
-    """Every quantization."""
+    """A row for every quantization."""
     columns = ("", ">file", ">memory", "fits", ">largest context", ">tokens/s", ">limit")
     return Table("If it were stored as", columns, tuple(cells(choice) for choice in found.quantizations))
 

@@ -1,4 +1,4 @@
-"""What a vocabulary takes in memory: by how its tokens are found in a text, and by how many they are."""
+"""The memory of a vocabulary, by its algorithm and its size."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.outline import Outline
 
 Kind = Literal["merges", "pieces", "words"]
-"""Pairs are merged in an order (byte-level BPE, and every tokenizer.json with merges); pieces have scores (SentencePiece, read
-here); words are looked up whole (WordPiece)."""
+"""`merges`: byte-level BPE, and every tokenizer.json with merges; `pieces`: SentencePiece, tokenized by Ordito itself; `words`:
+WordPiece."""
 
-# Measured in fresh processes over eleven published vocabularies of 30,000 to 262,000 tokens, which they meet to within 15 %
+# Measured in fresh processes over eleven published vocabularies of 30,000 to 262,000 tokens, which they predict to within 15 %
 # (Gemma's in a tokenizer.json takes 20 % less).
 HELD = {"merges": 210, "pieces": 225, "words": 560}
-"""Bytes of a token."""
+"""Bytes of memory for a token."""
 HELD_BY_LIBRARY = 370
-"""The same where the library merges, which keeps tokens of its own: every tokenizer.json."""
+"""The same for a tokenizer.json with merges, for which the library `tokenizers` keeps tokens of its own."""
 MERGE = 170
-"""Bytes of a merge."""
+"""Bytes of memory for a merge."""
 READ_MERGE = {"gguf": 105, "json": 850}
-"""Bytes of a merge while the vocabulary is read, given back afterwards."""
+"""Further bytes for a merge while the vocabulary is read, freed afterwards."""
 READ_TOKEN = 100
-"""The same, of a token where there are no merges."""
+"""The same for a token of a vocabulary without merges."""
 
 _GGUF: dict[object, Kind] = {"gpt2": "merges", "llama": "pieces", "t5": "pieces", "bert": "words"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularySize:
-    """How many tokens and merges a vocabulary of a kind has, and what it is read from."""
+    """The numbers of tokens and merges of a vocabulary, its kind, and the format that it is read from."""
 
     kind: Kind
     tokens: int
@@ -45,12 +45,12 @@ class VocabularySize:
 
     @property
     def read(self) -> int:
-        """Bytes that reading it takes besides."""
+        """Further bytes that it takes while it is read."""
         return READ_MERGE[self.source] * self.merges if self.merges else READ_TOKEN * self.tokens
 
 
 def assumed(tokens: int) -> VocabularySize:
-    """Of a model of which no vocabulary is known: as many merges as tokens, which is usual, and takes most."""
+    """An estimate for an unknown vocabulary: as many merges as tokens, which is usual, and needs the most memory."""
     return VocabularySize(kind="merges", tokens=tokens, merges=tokens, source="json")
 
 

@@ -1,4 +1,4 @@
-"""Anthropic's messages."""
+"""Anthropic's Messages API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from ordito.engine.stream import Generation
-from ordito.serve.asking import Asked, Server
+from ordito.serve.asking import ActiveRequest, Server
 from ordito.serve.errors import ApiError, Json, body_of, new_id
 from ordito.serve.fields import MAX_TOKENS, Name, SamplingFields, Stops
 from ordito.serve.openai_chat import DEFAULTS
@@ -27,7 +27,7 @@ _PING = event({"type": "ping"}, "ping")
 
 
 class PromptBody(SamplingFields):
-    """What a conversation is: POST /v1/messages/count_tokens."""
+    """The fields of a conversation, and the body of POST /v1/messages/count_tokens."""
 
     model: Name = ""
     messages: list[dict[str, Any]] = Field(min_length=1, max_length=65536)
@@ -60,17 +60,17 @@ def anthropic_routes(server: Server) -> APIRouter:
             "stop": body.stop_sequences or (),
             **body.sampling(await server.recommended(body.model), DEFAULTS),
         }
-        asked = await server.ask(http, body.model, conversation(body.messages, body.system), settings)
+        active = await server.ask(http, body.model, conversation(body.messages, body.system), settings)
         head = {"id": new_id("msg_"), "type": "message", "role": "assistant", "model": served.name}
         if body.stream:
             return events(
-                _events(asked, head),
+                _events(active, head),
                 lambda error: event(body_of(error, "anthropic", http.state.request_id), "error"),
                 ping=_PING,
                 ping_seconds=server.settings.ping_seconds,
                 headers=body.ignored(),
             )
-        result = (await asked.finished(http))[0]
+        result = (await active.finished(http))[0]
         reason = {"stop_reason": stop_reason(result), "stop_sequence": result.stop}
         whole = {**head, "content": blocks(result), **reason, "usage": usage(result)}
         return JSONResponse(whole, headers=body.ignored())
@@ -79,15 +79,15 @@ def anthropic_routes(server: Server) -> APIRouter:
     async def count_tokens(body: PromptBody, http: HttpRequest) -> Json:
         """How many tokens a conversation has."""
         async with server.pool.use(body.model) as served:
-            asked = {key: value for key, value in _prompt_settings(body).items() if key in _PROMPT_SETTINGS}
+            settings = {key: value for key, value in _prompt_settings(body).items() if key in _PROMPT_SETTINGS}
             prompt = conversation(body.messages, body.system)
-            return {"input_tokens": len((await asyncio.to_thread(served.ready[0].prompted, prompt, **asked)).ids)}
+            return {"input_tokens": len((await asyncio.to_thread(served.ready[0].prompted, prompt, **settings)).ids)}
 
     return routes
 
 
 def _prompt_settings(body: PromptBody) -> Json:
-    """The settings of `Model.prepare` that a conversation decides. Raises `ApiError`."""
+    """The settings of `Model.prepare` that the fields of a conversation give. Raises `ApiError` for a field that is wrong."""
     tools = [
         {
             "type": "function",
@@ -106,23 +106,24 @@ def _prompt_settings(body: PromptBody) -> Json:
     if choice == "tool":
         choice = {"type": "function", "function": {"name": str((body.tool_choice or {}).get("name"))}}
     listed, chosen = offered_tools(tools, "required" if choice == "any" else choice)
-    asked = body.thinking or {}
-    budget = asked.get("budget_tokens")
+    wanted = body.thinking or {}
+    budget = wanted.get("budget_tokens")
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or not 0 <= budget <= MAX_TOKENS):
         raise ApiError(400, f"thinking.budget_tokens is {budget!r:.50}, expected a whole number", param="thinking")
-    thinking = {"enabled": True, "adaptive": None, "disabled": False}.get(str(asked.get("type")))
-    one = (body.tool_choice or {}).get("disable_parallel_tool_use") is True
+    thinking = {"enabled": True, "adaptive": None, "disabled": False}.get(str(wanted.get("type")))
+    one_call = (body.tool_choice or {}).get("disable_parallel_tool_use") is True
     return {
         "thinking": thinking,
         "thinking_budget": budget,
-        "one_call": one,
+        "one_call": one_call,
         "continue_final_message": body.messages[-1].get("role") == "assistant",
         **tool_settings(listed, chosen),
     }
 
 
 def conversation(messages: Sequence[Mapping[str, Any]], system: str | Sequence[Mapping[str, Any]] | None) -> list[Json]:
-    """Anthropic's messages as ours: blocks become texts, calls and results, neighbours of one role one. Raises `ApiError`."""
+    """Messages for the chat template from Anthropic's: blocks become texts, tool calls and tool results; successive messages of
+    one role are merged. Raises `ApiError` for blocks that are not supported."""
     opening = system if isinstance(system, str) else "\n\n".join(_text(block, "system") for block in system or ())
     made: list[Json] = [{"role": "system", "content": opening}] if opening else []
     for place, message in enumerate(messages):
@@ -181,7 +182,7 @@ def _text(block: Any, where: str) -> str:
 
 
 def blocks(result: Generation) -> list[Json]:
-    """An answer as blocks."""
+    """An answer as content blocks."""
     made: list[Json] = []
     if result.thinking:
         made.append({"type": "thinking", "thinking": result.thinking, "signature": "ordito"})
@@ -192,23 +193,23 @@ def blocks(result: Generation) -> list[Json]:
     return made
 
 
-def arguments_of(text: str, cut: Any) -> Any:
-    """Arguments as data, and `cut` where they were cut short."""
+def arguments_of(text: str, default: Any) -> Any:
+    """The arguments of a tool call, parsed from JSON; `default` where the answer ended in the middle of them."""
     try:
         return json.loads(text)
     except ValueError:
-        return cut
+        return default
 
 
 def stop_reason(result: Generation) -> str:
-    """Why an answer ended, in Anthropic's words."""
+    """Anthropic's `stop_reason` of an answer."""
     if result.finish_reason != "stop":
         return "max_tokens"
     return "tool_use" if result.calls else "stop_sequence" if result.stop is not None else "end_turn"
 
 
 def usage(result: Generation) -> Json:
-    """What an answer took; input that was read before is counted apart."""
+    """The `usage` of an answer; tokens from the prefix cache are counted apart from the other input."""
     return {
         "input_tokens": result.prompt_tokens - result.cached_tokens,
         "output_tokens": len(result.token_ids),
@@ -217,9 +218,9 @@ def usage(result: Generation) -> Json:
     }
 
 
-async def _events(asked: Asked, head: Mapping[str, Any]) -> AsyncGenerator[bytes]:
-    """The answer as Anthropic's events: one block at a time, each opened and closed."""
-    start = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage(asked.stream.result)}
+async def _events(active: ActiveRequest, head: Mapping[str, Any]) -> AsyncGenerator[bytes]:
+    """The answer as Anthropic's server-sent events: one content block at a time, each with a start and a stop event."""
+    start = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage(active.stream.result)}
     yield event({"type": "message_start", "message": start}, "message_start")
     kind, index = "", -1
 
@@ -233,8 +234,8 @@ async def _events(asked: Asked, head: Mapping[str, Any]) -> AsyncGenerator[bytes
         signed = changed({"type": "signature_delta", "signature": "ordito"}) if kind == "thinking" else b""
         return signed + event({"type": "content_block_stop", "index": index}, "content_block_stop") if kind else b""
 
-    async with aclosing(asked.deltas()) as coming:
-        async for delta in coming:
+    async with aclosing(active.deltas()) as deltas:
+        async for delta in deltas:
             for part in delta.parts:
                 wanted = {Said: "text", Thought: "thinking"}.get(type(part), "tool_use")
                 if wanted != kind or isinstance(part, Call):
@@ -259,7 +260,7 @@ async def _events(asked: Asked, head: Mapping[str, Any]) -> AsyncGenerator[bytes
         kind, index = "text", 0
         yield opened({"type": "text", "text": ""})
     yield closed()
-    result = asked.stream.result
+    result = active.stream.result
     ended = {"stop_reason": stop_reason(result), "stop_sequence": result.stop}
     yield event({"type": "message_delta", "delta": ended, "usage": usage(result)}, "message_delta")
     yield event({"type": "message_stop"}, "message_stop")

@@ -33,9 +33,10 @@ from ordito.serve.tokens import token_routes
 
 
 def make_app(names: Iterable[str], settings: ServerSettings, *, load: bool = False) -> Guard:
-    """An ASGI application that serves models, or all that are on this machine where none is named.
+    """An ASGI application that serves the models of these `names`, or, if there are none, all that are on this machine.
 
-    With `load`, those that are named are loaded when it starts. Raises `ModelNotFoundError`.
+    With `load`, the named models are loaded at startup. Raises `ModelNotFoundError`, and `OrditoError` for a model that cannot
+    be loaded.
     """
     pool = ModelPool(names, settings)
     server = Server(pool, settings)
@@ -43,7 +44,7 @@ def make_app(names: Iterable[str], settings: ServerSettings, *, load: bool = Fal
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweeping = asyncio.create_task(pool.sweep())
-        for one in pool.only if load else ():
+        for one in pool.given if load else ():
             async with pool.use(one.name):
                 pass
         yield
@@ -68,31 +69,31 @@ def make_app(names: Iterable[str], settings: ServerSettings, *, load: bool = Fal
     ):
         app.include_router(routes(server))
 
-    async def refused(request: Request, error: Exception) -> Response:
+    async def failed(request: Request, error: Exception) -> Response:
         return error_response(as_api_error(error), request.url.path, request.state.request_id)
 
-    async def misspelled(request: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return error_response(_told(error), request.url.path, request.state.request_id)
+        return error_response(_validation_error(error), request.url.path, request.state.request_id)
 
-    async def unknown(request: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        # What is no text, or has numbers of thousands of digits, is told of by its cause only.
+        # FastAPI says only in the cause why a body is not JSON: not UTF-8, or a number of thousands of digits.
         why = f"the body cannot be read as JSON: {error.__cause__}"[:300]
-        told = ApiError(error.status_code, why if error.status_code == 400 and error.__cause__ else str(error.detail))
-        return error_response(told, request.url.path, request.state.request_id)
+        answer = ApiError(error.status_code, why if error.status_code == 400 and error.__cause__ else str(error.detail))
+        return error_response(answer, request.url.path, request.state.request_id)
 
-    app.add_exception_handler(ApiError, refused)
-    app.add_exception_handler(OrditoError, refused)
-    app.add_exception_handler(Exception, refused)
-    app.add_exception_handler(RequestValidationError, misspelled)
-    app.add_exception_handler(HTTPException, unknown)
+    app.add_exception_handler(ApiError, failed)
+    app.add_exception_handler(OrditoError, failed)
+    app.add_exception_handler(Exception, failed)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http_error)
     return Guard(app, settings, [one.name for one in pool.served], server.stop)
 
 
-def _told(error: RequestValidationError) -> ApiError:
-    """What is wrong with a body, in a sentence. Of a field that may be of several types each type has something to say: what
-    says more than that the field is not of its type comes first."""
+def _validation_error(error: RequestValidationError) -> ApiError:
+    """The first mistake in a body, in a sentence. A field that may have several types has an error for each of them: one that
+    says more than that the type is wrong goes before the others."""
     wrong = error.errors()
     first = next((one for one in wrong if not one["type"].endswith("_type")), wrong[0])
     parts = [str(part) for part in first["loc"] if part not in ("body", "query") and not _TYPE.fullmatch(str(part))]
@@ -104,4 +105,4 @@ def _told(error: RequestValidationError) -> ApiError:
 
 
 _TYPE = re.compile(r"constrained-str|str|int|float|bool|(list|dict)\[.*\]")
-"""What the place of a mistake names beside fields and numbers: which of several types was tried."""
+"""Names of types in the location of an error, which is otherwise made of fields and indices: which type was tried."""

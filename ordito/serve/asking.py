@@ -1,4 +1,4 @@
-"""From a request of any dialect to the engine, and back: what the dialects have in common."""
+"""From an HTTP request to the engine and back: what the APIs of OpenAI, Anthropic and Ollama share."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ordito.serve.settings import ServerSettings
 T = TypeVar("T")
 
 
-class Asked:
-    """One request to a model: it holds the model, and its answers as they come. To be closed when they are no more wanted."""
+class ActiveRequest:
+    """A request that a model is answering. It keeps the model loaded until it is closed, which ends its answers."""
 
     def __init__(self, server: Server, served: Served, stream: Stream, stack: AsyncExitStack) -> None:
         self.server, self.served, self.stream, self._stack = server, served, stream, stack
@@ -30,13 +30,13 @@ class Asked:
         self.tokenizer = served.ready[0].tokenizer
 
     async def deltas(self) -> AsyncGenerator[Delta]:
-        """What comes of all answers, until the time that a request may take is over."""
+        """The deltas of all answers, until they are finished or `request_seconds` are over."""
         metrics, last = self.server.metrics, None
-        # Also where nothing comes, because others are read first or the prompt is long.
+        # A timer, because there may be no delta for long: while the request is queued, or a long prompt is prefilled.
         timer = asyncio.get_running_loop().call_later(self.server.settings.request_seconds, self.stream.cancel)
         try:
-            async with aclosing(self.stream.adeltas()) as coming:
-                async for delta in coming:
+            async with aclosing(self.stream.adeltas()) as deltas:
+                async for delta in deltas:
                     if delta.finish == "cancelled":
                         self.server.check()
                     now = time.perf_counter()
@@ -48,48 +48,48 @@ class Asked:
             await self.close()
 
     async def finished(self, http: HttpRequest) -> list[Generation]:
-        """All answers when they are made; they are not, where the asker leaves before."""
-        await unless_gone(http, self._make())
+        """All answers, whole. Raises `ApiError` if the client disconnects before they are finished."""
+        await until_disconnect(http, self._finish())
         return self.stream.results
 
-    async def _make(self) -> None:
-        async with aclosing(self.deltas()) as coming:
-            async for _ in coming:
+    async def _finish(self) -> None:
+        async with aclosing(self.deltas()) as deltas:
+            async for _ in deltas:
                 pass
 
     async def close(self) -> None:
-        """End the answers, where they are not, and let go of the model."""
+        """Cancel unfinished answers and release the model."""
         if self.stream.box.left:
             self.stream.cancel()
-        self.server.asked.discard(self)
+        self.server.active.discard(self)
         await self._stack.aclose()
 
 
 class Server:
-    """What all routes share."""
+    """What all routes share: the models, the settings, the metrics and the requests that are being answered."""
 
     def __init__(self, pool: ModelPool, settings: ServerSettings) -> None:
         self.pool, self.settings, self.metrics = pool, settings, Metrics(pool)
-        self.asked: set[Asked] = set()
+        self.active: set[ActiveRequest] = set()
         self.stopping = False
 
     def stop(self) -> None:
-        """The server stops: what is being answered ends where it is, and nothing else begins."""
+        """Stop the server: cancel all running answers and refuse new requests."""
         self.stopping = True
-        for one in self.asked:
+        for one in self.active:
             one.stream.cancel()
 
     def check(self) -> None:
-        """Raises `ApiError` where the server stops."""
+        """Raise `ApiError` (503) if the server is stopping."""
         if self.stopping:
             raise ApiError(503, "the server is stopping")
 
     def _check_waiting(self, engine: Engine) -> None:
         if engine.waiting >= self.settings.max_waiting:
-            raise too_many(engine.waiting)
+            raise queue_full(engine.waiting)
 
     async def recommended(self, name: str | None) -> Mapping[str, Any]:
-        """What a model's authors recommend to sample with; it is loaded for that, as it is about to be asked."""
+        """The sampling settings of a model's generation_config.json. Loads the model, which the request needs anyway."""
         async with self.pool.use(name) as served:
             return served.ready[0].checkpoint.generation
 
@@ -102,49 +102,52 @@ class Server:
         *,
         keep_alive: float | None = None,
         salt: str = "",
-    ) -> Asked:
-        """Ask a model. Raises `ApiError` where too many wait or the server stops, and what `Model.prepare` raises."""
+    ) -> ActiveRequest:
+        """Submit a prompt to a model's engine; `settings` are those of `Model.prepare`, `salt` separates prefix caches.
+
+        Raises `ApiError` if the queue is full or the server is stopping, and what `Model.prepare` raises.
+        """
         stack = AsyncExitStack()
         try:
             served = await stack.enter_async_context(self.pool.use(model, keep_alive))
             loaded, engine = served.ready
             self._check_waiting(engine)
             user = f"{http.state.user}/{salt}"
-            # Templates, tokens and grammars take their time, which others shall not wait for.
-            most = min(filter(None, (settings.get("context"), self.settings.context)), default=None)
-            request = await asyncio.to_thread(loaded.prepare, prompt, user=user, **{**settings, "context": most})
+            # On a thread, because rendering, tokenizing and compiling a grammar may take seconds.
+            limit = min(filter(None, (settings.get("context"), self.settings.context)), default=None)
+            request = await asyncio.to_thread(loaded.prepare, prompt, user=user, **{**settings, "context": limit})
             self.check()
-            self._check_waiting(engine)  # again: others came meanwhile
-            asked = Asked(self, served, engine.submit(request), stack)
-            self.asked.add(asked)
-            return asked
+            self._check_waiting(engine)  # again: other requests may have been queued meanwhile
+            active = ActiveRequest(self, served, engine.submit(request), stack)
+            self.active.add(active)
+            return active
         except BaseException:
             await stack.aclose()
             raise
 
 
-def too_many(waiting: int) -> ApiError:
-    """Why a request is not taken while so many wait."""
-    return ApiError(429, f"{waiting} requests are waiting already, which is all that may: try again later")
+def queue_full(waiting: int) -> ApiError:
+    """The refusal (429) of a request while the queue is full."""
+    return ApiError(429, f"the queue is full: {waiting} requests are waiting already; try again later")
 
 
-async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
-    """What comes of some work, which ends where the asker leaves before. Raises `ApiError` then."""
-    leaving = asyncio.create_task(_gone(http))
+async def until_disconnect(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client disconnects before. Raises `ApiError` (499) then."""
+    disconnecting = asyncio.create_task(_disconnected(http))
     working = asyncio.create_task(work)
     try:
-        await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({disconnecting, working}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ApiError(499, "the client left")
+            raise ApiError(499, "the client disconnected")
         return await working
     finally:
         working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        disconnecting.cancel()
+        await asyncio.gather(working, disconnecting, return_exceptions=True)
 
 
-async def _gone(http: HttpRequest) -> None:
-    """Returns when the asker has left."""
+async def _disconnected(http: HttpRequest) -> None:
+    """Return when the client has disconnected."""
     while True:
         message = await http.receive()
         if message["type"] == "http.disconnect":
@@ -152,7 +155,7 @@ async def _gone(http: HttpRequest) -> None:
 
 
 def split(prompt: str | Sequence[Any]) -> list[Any]:
-    """The prompts of a completion: texts or lists of token ids, of which there may be one or several."""
+    """The prompts of a completion, each a text or a list of token ids; `prompt` may be a single one or a list of them."""
     if isinstance(prompt, str):
         return [prompt]
     if prompt and all(isinstance(item, int) and not isinstance(item, bool) for item in prompt):

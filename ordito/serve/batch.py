@@ -1,4 +1,4 @@
-"""Files of requests, answered without a network: OpenAI's batch format, one JSON object a line."""
+"""Files of requests in OpenAI's batch format (one JSON object a line), answered by the application without a network."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/respon
 
 _ID = "batch_req_"
 _BEGINNING = f'{{"id": "{_ID}'.encode()
-"""What every answer begins with, and so one that was cut short."""
+"""The first bytes of every answer, by which a last line that was cut short is known."""
 
 
 def read_requests(path: Path) -> list[Json]:
-    """The requests of a file. Raises `OrditoError` that names the first line which is none."""
+    """The requests of a file. Raises `OrditoError`, which names the line, for anything that is not a request."""
     requests: list[Json] = []
     seen: dict[str, int] = {}
     with path.open("rb") as file:
@@ -40,16 +40,17 @@ def read_requests(path: Path) -> list[Json]:
             if request.get("url") not in URLS:
                 raise OrditoError(f"{path}:{number}: url is {request.get('url')!r:.100}, expected one of {', '.join(URLS)}")
             if name in seen:
-                raise OrditoError(f"{path}:{number}: custom_id {name!r:.100} stands in line {seen[name]}, too")
+                raise OrditoError(f"{path}:{number}: custom_id {name!r:.100} is in line {seen[name]} already")
             seen[name] = number
             requests.append(request)
     return requests
 
 
 def answered(path: Path) -> set[str]:
-    """The ids that a file has answers to. What failed, and a last line that was cut short, are removed: they are asked again.
+    """The custom_ids of the requests that a file has answers to.
 
-    Raises `OrditoError` for a file that holds anything else, which is then left as it is.
+    Failed answers and a last line that was cut short are removed from the file, so that their requests are sent again. Raises
+    `OrditoError` for a file that holds anything else, and leaves it as it is.
     """
     if not path.exists():
         return set()
@@ -62,7 +63,7 @@ def answered(path: Path) -> set[str]:
             answer = json.loads(line)
             name, status = answer["custom_id"], answer["response"]["status_code"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise OrditoError(f"{path}:{number}: is no answer of a batch; give another file for the answers") from None
+            raise OrditoError(f"{path}:{number}: is not an answer to a batch request: give another OUT") from None
         if status == 200:
             ids.add(name)
             kept.append(line)
@@ -76,19 +77,19 @@ def answered(path: Path) -> set[str]:
 async def run_batch(
     requests: list[Json], out: Path, settings: ServerSettings, *, model: str | None = None, done: Callable[[], object]
 ) -> int:
-    """Answer `requests` and append each answer to `out` as it comes; how many of them failed.
+    """Answer `requests` and append each answer to `out` as soon as it is finished; returns how many failed.
 
-    `model` answers those that name none. `done` is called after each.
+    `model` answers the requests that name no model. `done` is called after each.
     """
     app, failed = make_app([model] if model else [], settings), 0
-    places = asyncio.Semaphore(settings.most_together)
+    slots = asyncio.Semaphore(settings.most_together)
 
     async def answer(request: Json) -> None:
         nonlocal failed
-        async with places:
+        async with slots:
             body = request["body"] if model is None else {"model": model, **request["body"]}
-            status, told = await _post(app, request["url"], {**body, "stream": False})
-        response = {"status_code": status, "request_id": new_id("req_"), "body": told}
+            status, content = await _post(app, request["url"], {**body, "stream": False})
+        response = {"status_code": status, "request_id": new_id("req_"), "body": content}
         failed += status != 200
         named = {"id": new_id(_ID), "custom_id": request["custom_id"]}
         file.write(json.dumps({**named, "response": response, "error": None}) + "\n")
@@ -103,16 +104,16 @@ async def run_batch(
 
 
 async def _post(app: App, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
-    """What an application answers, asked without a network."""
+    """The status and the JSON content of an application's answer to a POST, called directly as ASGI."""
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "http_version": "1.1"}
-    asked = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
     status, parts = 0, []
 
     async def receive() -> Any:
-        if not asked:
-            await asyncio.Event().wait()  # nobody leaves
-        return asked.pop()
+        if not messages:
+            await asyncio.Event().wait()  # for ever: there is no client that could disconnect
+        return messages.pop()
 
     async def send(message: Any) -> None:
         nonlocal status
@@ -125,19 +126,19 @@ async def _post(app: App, path: str, body: Mapping[str, Any]) -> tuple[int, Any]
 
 @asynccontextmanager
 async def _started(app: App) -> AsyncIterator[None]:
-    """The application between its startup and its shutdown."""
-    asked: asyncio.Queue[Any] = asyncio.Queue()
-    told: asyncio.Queue[Any] = asyncio.Queue()
+    """Run the application's startup before the block, and its shutdown after it (ASGI's lifespan protocol)."""
+    sent: asyncio.Queue[Any] = asyncio.Queue()
+    answers: asyncio.Queue[Any] = asyncio.Queue()
 
     async def run() -> None:
-        await app({"type": "lifespan", "state": {}}, asked.get, told.put)
+        await app({"type": "lifespan", "state": {}}, sent.get, answers.put)
 
     running = asyncio.create_task(run())
-    await asked.put({"type": "lifespan.startup"})
-    await told.get()
+    await sent.put({"type": "lifespan.startup"})
+    await answers.get()
     try:
         yield
     finally:
-        await asked.put({"type": "lifespan.shutdown"})
-        await told.get()
+        await sent.put({"type": "lifespan.shutdown"})
+        await answers.get()
         await running

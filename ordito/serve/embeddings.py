@@ -1,4 +1,4 @@
-"""Vectors of texts, and documents ranked by a question."""
+"""OpenAI's embeddings, and reranking: documents ordered by similarity to a query."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ordito.serve.vectors import embedded
 
 
 class EmbeddingBody(Body):
-    """POST /v1/embeddings. `prompt_name` names the task, where the model has words for it; `truncate` cuts what is too long."""
+    """POST /v1/embeddings. `prompt_name` names a task for which the model has a prefix; `truncate` truncates long texts."""
 
     model: Name = ""
     input: Text | Texts | Ids | IdLists
@@ -33,7 +33,7 @@ class EmbeddingBody(Body):
 
 
 class RerankBody(Body):
-    """POST /v1/rerank, as Jina and Cohere have it."""
+    """POST /v1/rerank, with the fields of Jina's and Cohere's APIs."""
 
     model: Name = ""
     query: Text
@@ -50,13 +50,13 @@ def embedding_routes(server: Server) -> APIRouter:
     @routes.post("/v1/embeddings")
     @routes.post("/embeddings", include_in_schema=False)
     async def embeddings(body: EmbeddingBody, http: HttpRequest) -> Response:
-        """One vector for each text."""
+        """One embedding vector for each text."""
         texts = [body.input] if isinstance(body.input, str) else body.input
         vectors, tokens = await embedded(
-            server, http, body.model, texts, body.prompt_name, body.dimensions, body.keep_alive, cut=bool(body.truncate)
+            server, http, body.model, texts, body.prompt_name, body.dimensions, body.keep_alive, truncate=bool(body.truncate)
         )
-        coded = _base64 if body.encoding_format == "base64" else _numbers
-        data = ({"object": "embedding", "index": place, "embedding": coded(vector)} for place, vector in enumerate(vectors))
+        encoded = _base64 if body.encoding_format == "base64" else _numbers
+        data = ({"object": "embedding", "index": place, "embedding": encoded(vector)} for place, vector in enumerate(vectors))
         used = {"prompt_tokens": tokens, "total_tokens": tokens}
         head = {"object": "list", "model": server.pool.find(body.model).name, "usage": used}
         return await long_list(head, "data", data, body.ignored())
@@ -65,14 +65,14 @@ def embedding_routes(server: Server) -> APIRouter:
     @routes.post("/v2/rerank", include_in_schema=False)
     @routes.post("/rerank", include_in_schema=False)
     async def rerank(body: RerankBody, http: HttpRequest) -> Response:
-        """Documents by how near their vectors are to that of the query: the cosine of the angle between them."""
+        """Documents, ordered by the cosine similarity of their embeddings to that of the query."""
         documents = [one if isinstance(one, str) else one.get("text") for one in body.documents]
         if not all(isinstance(text, str) for text in documents):
             raise ApiError(400, "documents: expected texts, or objects with a text", param="documents")
         texts = [text for text in documents if isinstance(text, str)]
         cut = bool(body.truncate)
-        (query,), asked = await embedded(server, http, body.model, [body.query], "query", optional=True, cut=cut)
-        vectors, read = await embedded(server, http, body.model, texts, "document", optional=True, cut=cut)
+        (query,), query_tokens = await embedded(server, http, body.model, [body.query], "query", optional=True, truncate=cut)
+        vectors, text_tokens = await embedded(server, http, body.model, texts, "document", optional=True, truncate=cut)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
         scores = vectors @ query / np.maximum(lengths, 1e-12)
         order = np.argsort(-scores, kind="stable")[: body.top_n].tolist()
@@ -81,7 +81,8 @@ def embedding_routes(server: Server) -> APIRouter:
             shown = {"document": {"text": texts[place]}} if body.return_documents else {}
             return {"index": place, "relevance_score": float(scores[place]), **shown}
 
-        used = {"total_tokens": asked + read, "prompt_tokens": asked + read}
+        tokens = query_tokens + text_tokens
+        used = {"total_tokens": tokens, "prompt_tokens": tokens}
         head = {"id": new_id("rerank-"), "model": server.pool.find(body.model).name, "usage": used}
         return await long_list(head, "results", map(result, order), body.ignored())
 

@@ -1,4 +1,4 @@
-"""What goes wrong, in the words of whichever dialect was spoken."""
+"""Errors, in the format of the API that was called: OpenAI's, Anthropic's or Ollama's (the dialects)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ANTHROPIC_TYPES = {
 
 
 class ApiError(Exception):
-    """A request that gets no answer, with the HTTP status, the field that is wrong, and OpenAI's code for it."""
+    """A request that is answered with an error: its HTTP status, OpenAI's `code`, and `param`, the field that is wrong."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class ApiError(Exception):
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """An error of ours as one of the interface's; what is not the asker's mistake says nothing of the inside."""
+    """Any error as an `ApiError`. One that is not the client's mistake reveals nothing of the server's internals."""
     match error:
         case ApiError():
             return error
@@ -58,19 +58,19 @@ def as_api_error(error: BaseException) -> ApiError:
         case OrditoError():
             return ApiError(400, str(error))
         case MemoryError():
-            return ApiError(503, "there is not enough memory for this now")
-    return ApiError(500, "the server failed; its log says why")
+            return ApiError(503, "the server has not enough free memory for this request now")
+    return ApiError(500, "internal error: the server's log says why")
 
 
 def dialect_of(path: str) -> str:
-    """Whose interface a path belongs to."""
+    """The API that a path belongs to: openai, anthropic or ollama."""
     if path.startswith("/v1/messages"):
         return "anthropic"
     return "ollama" if path.startswith("/api/") else "openai"
 
 
 def body_of(error: ApiError, dialect: str, request_id: str = "") -> Json:
-    """The error's body, as clients of the dialect expect it."""
+    """The body of the error, as clients of the dialect expect it."""
     if dialect == "anthropic":
         kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
         return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}
@@ -81,16 +81,16 @@ def body_of(error: ApiError, dialect: str, request_id: str = "") -> Json:
 
 
 def error_response(error: ApiError, path: str, request_id: str = "") -> JSONResponse:
-    """The whole answer. Clients try again on 429 and 503, and on nothing else."""
+    """The HTTP response. Its headers tell clients to retry on 429 and 503, and on nothing else."""
     dialect = dialect_of(path)
     status = 529 if dialect == "anthropic" and error.status == 503 else error.status
-    again = error.status in (429, 503)
-    headers = {"retry-after": "1"} if again else {"x-should-retry": "false"}
+    retry = error.status in (429, 503)
+    headers = {"retry-after": "1"} if retry else {"x-should-retry": "false"}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(body_of(error, dialect, request_id), status, headers)
 
 
 def new_id(prefix: str) -> str:
-    """An id that nobody can guess."""
+    """A random id that cannot be guessed (96 bits)."""
     return prefix + secrets.token_hex(12)

@@ -1,4 +1,4 @@
-"""Fields that several dialects have, each number with its range: what is out of it is refused before anything else happens."""
+"""Fields that several dialects have, each number with its range, which is checked before anything else happens."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ordito.text.messages import MAX_DEPTH, deeper_than
 MAX_TOKENS = 1 << 24
 MAX_TEXT = 1 << 23
 MAX_INPUTS = 4096
-"""Texts of one request."""
-MOST_NAMED = 32
-
+"""Texts of one request, at most."""
+MAX_IGNORED = 32
+"""Fields that the header about ignored ones names, at most."""
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=256)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-# Of long lists the first mistake is told: to look for all of them takes seconds.
+# Long lists are checked up to the first mistake: to collect all of them would take seconds.
 Texts = Annotated[list[Text], Field(max_length=MAX_INPUTS, fail_fast=True)]
 Ids = Annotated[list[int], Field(max_length=1 << 20, fail_fast=True)]
 IdLists = Annotated[list[Ids], Field(max_length=MAX_INPUTS, fail_fast=True)]
@@ -35,9 +35,9 @@ Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 
 
 class Body(BaseModel):
-    """A request's body. Unknown fields are no mistake, since every client sends some; `ignored` tells of them.
+    """The body of a request. Unknown fields are accepted, because every client sends some; `ignored` lists them.
 
-    A truth value or a text is no number, nor is what is infinite or none.
+    Types are strict: a boolean or a string is not taken as a number, and NaN and infinity are refused.
     """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True, allow_inf_nan=False)
@@ -47,24 +47,24 @@ class Body(BaseModel):
     def _plain(cls, data: Any) -> Any:
         if deeper_than(data, MAX_DEPTH):
             raise ApiError(400, f"the body is nested deeper than {MAX_DEPTH} levels")
-        # Python reads more than JSON, in fields whose values nobody looks at, too, and could not write it in an answer.
+        # Python's parser accepts lone surrogates, NaN and infinity, also in ignored fields, but no answer could contain them.
         try:
             json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
         except UnicodeEncodeError as error:
             behind = error.object[max(0, error.start - 20) : error.start]
-            raise ApiError(400, f"the body has half a character (a lone surrogate) behind {behind!r}: remove it") from None
+            raise ApiError(400, f"the body has half a character (a lone surrogate) after {behind!r}: remove it") from None
         except ValueError:
-            raise ApiError(400, "the body has a number that is NaN or infinite, which JSON does not know: remove it") from None
+            raise ApiError(400, "the body has a number that is NaN or infinite, which JSON does not have: remove it") from None
         return data
 
     def ignored(self) -> dict[str, str]:
-        """A header that names the fields which were sent and are not known here."""
-        names = sorted(quote(name[:64]) for name in self.model_extra or {})[:MOST_NAMED]
+        """A response header that names the fields which were sent and are unknown here."""
+        names = sorted(quote(name[:64]) for name in self.model_extra or {})[:MAX_IGNORED]
         return {"x-ignored-params": ",".join(names)} if names else {}
 
 
 class SamplingFields(Body):
-    """Steps of the sampling, by the names that clients have for them."""
+    """Settings of sampling, by the names that clients have for them."""
 
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, ge=0, le=1)
@@ -90,7 +90,8 @@ class SamplingFields(Body):
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
 
     def sampling(self, recommended: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of `Sampling`: what was asked for, over what the model's authors recommend, over the dialect's defaults."""
+        """Fields of `Sampling`: those of the request, else those `recommended` by generation_config.json, else the dialect's
+        `defaults`."""
         given = {
             "temperature": self.temperature,
             "top_p": _neutral(self.top_p, 0, 1.0),
@@ -127,7 +128,7 @@ class SamplingFields(Body):
 
 
 class OpenFields(SamplingFields):
-    """What OpenAI's two ways of asking have in common, with what local servers add to them."""
+    """What OpenAI's chat completions and completions share, and the fields that vLLM, llama.cpp and Ollama add."""
 
     model: Name = ""
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
@@ -153,7 +154,7 @@ class OpenFields(SamplingFields):
 
     @property
     def usage_in_stream(self) -> bool:
-        """Whether a stream shall end with what it used."""
+        """Whether a stream is to end with a chunk of its `usage`."""
         return bool((self.stream_options or {}).get("include_usage"))
 
     def biases(self) -> dict[int, float]:
@@ -164,7 +165,7 @@ class OpenFields(SamplingFields):
             raise ApiError(400, "logit_bias must have token ids as keys", param="logit_bias") from None
 
     def wanted_grammar(self) -> Grammar | None:
-        """What the answer is held to, whichever way it was asked for."""
+        """The grammar that constrains the answer, whichever field asks for it; None if there is none."""
         structured = self.structured_outputs or {}
         schema = self.guided_json if self.guided_json is not None else structured.get("json")
         if schema is not None:
@@ -219,12 +220,16 @@ def keep_alive_seconds(value: Any) -> float | None:
     raise OrditoError(f"keep_alive is {value!r:.100}, expected seconds or a duration such as 5m")
 
 
-def _neutral(value: Any, neutral: float, means: Any) -> Any:
-    return means if value == neutral and value is not None else value
+def _neutral(value: Any, off: float, ours: Any) -> Any:
+    """The value, or, where it is the one by which clients switch a step off, the one by which `Sampling` does."""
+    return ours if value == off and value is not None else value
 
 
 def _text(value: Any, name: str) -> str:
-    """A text, empty where there is none: some clients send every field that they know."""
+    """A field that must be a text; "" if it is null or missing, because some clients send every field that they know.
+
+    Raises `ApiError`.
+    """
     if not isinstance(value, str | None):
         raise ApiError(400, f"{name} must be a text, got {type(value).__name__}", param=name)
     return value or ""

@@ -1,4 +1,4 @@
-"""What every request passes before anything else sees it: names, origins, keys, sizes. What is not allowed is refused."""
+"""Checks of every request before the application sees it: host name, origin, API key, size, time to arrive."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/health"})
-"""Paths that need no key."""
+"""Paths that need no API key."""
 MAX_COMMAS = 1 << 18
-"""Of a body. JSON is read in one go, while nobody else is answered: millions of values would take seconds."""
+"""Commas in a body, at most. JSON is parsed in one go on the event loop: millions of values would block it for seconds."""
 _ALLOWED_HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"
 
 log = logging.getLogger("ordito.serve")
 
 
 class Guard:
-    """An ASGI application before another, which serves models of these `names`; `stop` ends what it is answering.
+    """An ASGI application around another one, which serves models of these `names`; `stop` cancels its running answers.
 
     Prompts and keys are not logged.
     """
@@ -40,7 +40,7 @@ class Guard:
         self.origins = set(settings.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with an error of its dialect."""
+        """Pass a request on to the application, or answer it with an error in the format of its API."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -82,7 +82,7 @@ class Guard:
             await send(message)
 
         async def answering(message: MutableMapping[str, Any]) -> None:
-            if refusal is None or started:  # else what the application says of it is not what happened
+            if refusal is None or started:  # else it is the application's own error, which would hide the refusal
                 await sending(message)
 
         try:
@@ -97,28 +97,28 @@ class Guard:
             if refusal and not started:
                 raise refusal
         except Exception as error:
-            told = as_api_error(error)
-            if told.status >= 500:
+            answer = as_api_error(error)
+            if answer.status >= 500:
                 log.exception("%s %s failed (%s)", scope["method"], path, request_id)
             if not started:
-                await error_response(told, path, request_id)(scope, receive, sending)
+                await error_response(answer, path, request_id)(scope, receive, sending)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > self.settings.max_header:
-            raise ApiError(431, f"the headers have {size} bytes, of at most {self.settings.max_header}")
+            raise ApiError(431, f"the headers have {size} bytes, expected at most {self.settings.max_header}")
         host = _host(headers.get("host", ""))
         if not (host in self.hosts or (self.keys and not is_loopback(self.settings.host))):
-            # A page elsewhere whose name was made to point here (DNS rebinding) is known by that name.
+            # DNS rebinding: a page of another site makes its own name point here, and is recognised by that name.
             raise ApiError(403, f"this server is not called {host[:100]!r}; --allow-host adds a name", code="host_not_allowed")
         origin = headers.get("origin")
         if origin and not self._origin(origin):
-            raise ApiError(403, f"pages from {origin[:100]!r} may not ask this server; --allow-origin lets them")
+            raise ApiError(403, f"pages from {origin[:100]!r} may not call this server; --allow-origin permits it")
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.settings.max_body:
-            raise ApiError(413, f"the request has {length[:20]} bytes, of at most {self.settings.max_body}")
+            raise ApiError(413, f"the request has {length[:20]} bytes, expected at most {self.settings.max_body}")
         if scope["method"] in ("POST", "PUT", "PATCH") and (length != "0" or "transfer-encoding" in headers):
             kind = headers.get("content-type", "").split(";")[0].strip().lower()
-            # A form, which a page elsewhere may send without being asked, is no request; Ollama's own clients send no type.
+            # Forms are refused: browsers send those of other sites without a preflight (CSRF). Ollama's clients send no type.
             if kind not in ("application/json", "") and not (kind.endswith("+json")):
                 raise ApiError(415, f"the content type is {kind[:100]!r}, expected application/json")
 
@@ -130,12 +130,12 @@ class Guard:
             raise ApiError(401, "the API key is missing or not known to this server", code="invalid_api_key")
 
     def _known(self, key: str) -> bool:
-        # Digests are compared, all of them, in a time that says nothing of what is right.
+        # The digest is compared with all known ones in constant time, so that the time reveals nothing of a key.
         digest = _digest(key.encode("latin-1", "replace"))
         return sum(hmac.compare_digest(digest, known) for known in self.keys) > 0
 
     def _user(self, headers: dict[str, str]) -> str:
-        """Whose requests these are, for turns and caches: those with one key are one user's."""
+        """The user, for fair queueing and the prefix cache: requests with the same key are of the same user."""
         return _digest(_key_of(headers).encode("latin-1", "replace")).hex() if self.keys else ""
 
 
@@ -155,10 +155,10 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _cors(origin: str, asked: str | None) -> dict[str, str]:
+def _cors(origin: str, requested_headers: str | None) -> dict[str, str]:
     return {
         "access-control-allow-origin": origin,
         "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
-        "access-control-allow-headers": asked or _ALLOWED_HEADERS,
+        "access-control-allow-headers": requested_headers or _ALLOWED_HEADERS,
         "vary": "origin",
     }

@@ -1,4 +1,4 @@
-"""From an application to a server that listens, and how it stops."""
+"""The HTTP server of an application, and its shutdown."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ordito.serve.connections import Connection
 from ordito.serve.guard import Guard
 
 GRACE = 5.0
-"""Seconds that running answers have to end when the server stops."""
-_LINGER = 2.0
-"""Seconds in which the others can be told why they end."""
+"""Seconds that running answers have to finish when the server stops."""
+_CLOSE_DELAY = 2.0
+"""Seconds to send an error to the clients whose answers were cancelled, before their connections are closed."""
 
 log = logging.getLogger("ordito.serve")
 
 
 class Listener(uvicorn.Server):
-    """Serves an application until a signal comes. Then nobody is let in any more, and running answers may end by themselves for
-    a while, or until the second signal; those that do not are ended with an error of their dialect."""
+    """Serves an application until a signal (SIGINT or SIGTERM). Then no new connection is accepted, and running answers have
+    `GRACE` seconds, or until a second signal, to finish; the others are cancelled with an error in the format of their API."""
 
     def __init__(self, app: Guard) -> None:
         settings = app.settings
@@ -40,17 +40,17 @@ class Listener(uvicorn.Server):
                 ws="none",
             )
         )
-        self.app, self.hurried = app, False
+        self.app, self.forced = app, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
+        """Stop at the first signal; do not wait for running answers after a second one."""
         if self.should_exit:
-            self.hurried = True
+            self.forced = True
         else:
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop."""
+        """Stop accepting connections, and end running answers."""
         ending = asyncio.create_task(self._end())
         try:
             await super().shutdown(sockets)
@@ -59,12 +59,12 @@ class Listener(uvicorn.Server):
 
     async def _end(self) -> None:
         if self.server_state.tasks:
-            log.warning("stopping: running answers have %g seconds to end; Ctrl-C ends them now", GRACE)
+            log.warning("stopping: running answers have %g seconds to finish; Ctrl-C cancels them now", GRACE)
         loop = asyncio.get_running_loop()
         end = loop.time() + GRACE
-        while not self.hurried and loop.time() < end:
+        while not self.forced and loop.time() < end:
             await asyncio.sleep(0.05)
         self.app.stop()
-        await asyncio.sleep(_LINGER)
+        await asyncio.sleep(_CLOSE_DELAY)
         for connection in list(self.server_state.connections):
-            connection.transport.abort()  # who does not read what they are told
+            connection.transport.abort()  # clients that do not read their error

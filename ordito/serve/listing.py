@@ -1,4 +1,4 @@
-"""Which models there are, whether the server is well, and what it has done."""
+"""The list of models, the health check and the metrics."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def listing_routes(server: Server) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        """Counts and times, for Prometheus."""
+        """Counters, gauges and latencies, for Prometheus."""
         return PlainTextResponse(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.get("/v1/models")
     @routes.get("/models", include_in_schema=False)
     async def models() -> Response:
-        """All models, in the shapes of OpenAI and of Anthropic at once."""
+        """All models, with the fields of OpenAI and of Anthropic in one object."""
         listed = [described(name, one) for name, one in server.pool.named.items()]
         ids = [one["id"] for one in listed]
         ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
@@ -47,8 +47,8 @@ def listing_routes(server: Server) -> APIRouter:
 
 
 def described(name: str, served: Served) -> Json:
-    """A model by one of its names, as both clients read it, with its own as `root`; of a loaded one, what it is and what its
-    authors recommend to sample with."""
+    """A model under one of its names, with the fields of OpenAI and of Anthropic; `root` is its own name. A loaded one has its
+    sizes and the sampling settings of its generation_config.json, too."""
     created = served.written / 1e9
     known: dict[str, Any] = {}
     if served.model is not None:

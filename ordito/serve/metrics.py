@@ -1,4 +1,4 @@
-"""What a server has done and is doing, for Prometheus."""
+"""Metrics of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _COUNTERS = {
     "prompt_tokens": "Tokens of prompts",
-    "cached_tokens": "Tokens of prompts that were read before",
-    "made_tokens": "Tokens of answers",
-    "drafted_tokens": "Tokens that were guessed",
-    "accepted_tokens": "Guesses that were right",
-    "finished": "Answers that were made",
-    "cancelled": "Answers that nobody waited for any more",
-    "failed": "Answers that failed",
-    "preempted": "Answers that had to begin again for want of memory",
-    "steps": "Batches that were read",
+    "cached_tokens": "Tokens of prompts found in the prefix cache",
+    "made_tokens": "Generated tokens",
+    "drafted_tokens": "Draft tokens of speculative decoding",
+    "accepted_tokens": "Draft tokens that were accepted",
+    "finished": "Finished answers",
+    "cancelled": "Cancelled answers",
+    "failed": "Failed answers",
+    "preempted": "Answers preempted for lack of memory",
+    "steps": "Batches computed",
 }
 
 
 class Metrics(Collector):
-    """Counts of all models, loaded or not, since nothing that counts may fall back, and the seconds that tokens took."""
+    """Counters of all models, loaded or not, because a counter must never decrease, and the latencies of tokens in seconds."""
 
     def __init__(self, pool: ModelPool) -> None:
         self.pool, self.registry = pool, CollectorRegistry()
@@ -38,25 +38,25 @@ class Metrics(Collector):
         labels = ("model",)
         first, between = ("ordito_time_to_first_token_seconds", "ordito_inter_token_seconds")
         self.first = Histogram(first, "From a request to its first token", labels, registry=self.registry, buckets=_SECONDS)
-        embedded = ("ordito_embedded_tokens", "Tokens of texts that vectors were made of")
+        embedded = ("ordito_embedded_tokens", "Tokens of embedded texts")
         self.embedded = Counter(*embedded, labels, registry=self.registry)
         self.between = Histogram(between, "From one token to the next", labels, registry=self.registry, buckets=_SECONDS)
 
     def token(self, model: str, seconds: float, *, first: bool) -> None:
-        """A token came, so long after the request or the token before it."""
+        """Record a token that came `seconds` after the request (the `first`) or after the token before it."""
         (self.first if first else self.between).labels(model).observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """The state of the engines now."""
+        """The metrics as they are now."""
         served = self.pool.served
         engines = [(one.name, one.engine) for one in served if one.engine is not None]
         gauges = {
             name: GaugeMetricFamily(f"ordito_{name}", text, labels=["model"])
             for name, text in (
-                ("requests_running", "Answers that are being made"),
-                ("requests_waiting", "Answers that have not begun"),
-                ("cached_sequences", "Sequences that are kept for prompts that begin alike"),
-                ("requests_embedding", "Requests whose texts are made vectors of, or wait"),
+                ("requests_running", "Running answers"),
+                ("requests_waiting", "Answers in the queue"),
+                ("cached_sequences", "Sequences in the prefix cache"),
+                ("requests_embedding", "Embedding requests, running or in the queue"),
             )
         }
         for name, engine in engines:
@@ -74,5 +74,5 @@ class Metrics(Collector):
             yield counter
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

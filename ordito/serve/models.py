@@ -1,4 +1,4 @@
-"""The models behind one port: loaded when they are asked for, and let go when nobody asks any more."""
+"""The models of a server: loaded at the first request, and unloaded when they have not been used for some time."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ SWEEP_SECONDS = 1.0
 
 
 class Served:
-    """A model that can be asked for by its name, loaded or not."""
+    """A model of a server, loaded or not."""
 
     def __init__(self, name: str, local: LocalModel) -> None:
         self.name, self.local = name, local
         self._written = local.path.stat().st_mtime_ns
         self.model: Model | None = None
         self.engine: Engine | None = None
-        self.counts = Counts()  # of all engines that it had
+        self.counts = Counts()  # over all engines that it had: each time that it is loaded, it gets a new one
         self.loading = asyncio.Lock()
-        self.active = 0
-        self.turn = asyncio.Lock()  # whose texts are made vectors of
-        self.embedding = 0  # requests whose texts are, or wait
+        self.active = 0  # requests that use it
+        self.embed_lock = asyncio.Lock()  # one batch of texts is embedded at a time
+        self.embedding = 0  # embedding requests, running or in the queue
         self.used = time.time()
         self.expires: float | None = None
-        self.leaving = False  # to be let go as soon as nobody uses it
+        self.unload_when_idle = False
         self.load_seconds = 0.0
 
     @property
@@ -53,52 +53,57 @@ class Served:
 
     @property
     def written(self) -> int:
-        """When its files were written, in nanoseconds; as far as was known, where they are gone."""
+        """When its files were written, in nanoseconds; the last known time if they are gone."""
         with suppress(OSError):
             self._written = self.local.path.stat().st_mtime_ns
         return self._written
 
     @property
     def ready(self) -> tuple[Model, Engine]:
-        """The model and its engine, while it is in use."""
+        """The model and its engine; only inside `ModelPool.use`, which keeps them loaded."""
         assert self.model is not None
         assert self.engine is not None
         return self.model, self.engine
 
 
 class ModelPool:
-    """All models of a server, by name. Names are looked up here and never become paths; nothing is downloaded for a request."""
+    """All models of a server, by name: those that were given, or else all that are on this machine.
+
+    The name in a request is looked up here and never becomes a path, and no request downloads anything. Raises
+    `ModelNotFoundError` for a given name that does not exist, `OrditoError` for models that cannot be loaded, take too much
+    memory or share a name, for a draft model that generates no text, and for an alias of a model that is not served.
+    """
 
     def __init__(self, names: Iterable[str], settings: ServerSettings) -> None:
         self.settings = settings
-        self.only = [Served(_name(local), local) for local in map(store.locate, dict.fromkeys(names))]
-        self.warned: set[Path] = set()  # of models for which the draft guesses nothing
-        opened = [self._check(one) for one in self.only]
+        self.given = [Served(_name(local), local) for local in map(store.locate, dict.fromkeys(names))]
+        self.warned: set[Path] = set()  # of models that the draft model has been reported not to fit
+        opened = [self._check(one) for one in self.given]
         if settings.draft is not None:
             self._check_draft(settings.draft, [checkpoint for checkpoint in opened if checkpoint])
         self.found: dict[str, Served] = {}
-        self.left_out: set[LocalModel] = set()
-        self.drafts: Model | None = None
-        self.drafting = threading.Lock()
-        self.loading = asyncio.Lock()  # one at a time, or two would count on the same memory
-        known = Counter(one.name for one in self.only)
+        self.unreadable: set[LocalModel] = set()
+        self.draft_model: Model | None = None
+        self.draft_lock = threading.Lock()
+        self.loading = asyncio.Lock()  # one model at a time, because two would count on the same free memory
+        known = Counter(one.name for one in self.given)
         for name, times in known.items():
             if times > 1:
                 raise OrditoError(
-                    f"{times} models are called {name!r}, of which clients could ask for one only: rename the others"
+                    f"{times} models are called {name!r}, but clients choose a model by its name: rename all but one"
                 )
-        for alias, name in settings.aliases.items() if self.only else ():
+        for alias, name in settings.aliases.items() if self.given else ():
             if name not in known:
                 raise OrditoError(f"--alias {alias}={name}: this server has no {name!r}, only {', '.join(known)}")
 
     def _check(self, served: Served) -> Checkpoint | None:
-        """Raises what would keep a model from being loaded, as far as it can be known without its weights.
+        """The opened checkpoint of a model, None for an adapter.
 
-        Gives its files, unless they are an adapter's.
+        Raises `OrditoError` if it cannot be loaded, as far as its headers and its size show.
         """
-        most = self.settings.memory
-        if most is not None and served.local.size > most:
-            raise OrditoError(_too_large(served, most))
+        limit = self.settings.memory
+        if limit is not None and served.local.size > limit:
+            raise OrditoError(_too_large(served, limit))
         return self._opened(served)
 
     def _opened(self, served: Served) -> Checkpoint | None:
@@ -112,38 +117,39 @@ class ModelPool:
 
     @property
     def served(self) -> list[Served]:
-        """Those that were named, or else all that are on this machine now and can be loaded."""
-        if self.only:
-            return self.only
+        """The given models, or else all that are on this machine now and can be loaded."""
+        if self.given:
+            return self.given
         here: dict[str, LocalModel] = {}
         for local in store.installed():
             here.setdefault(local.name, local)
         for name, one in list(self.found.items()):
             if here.get(name) != one.local and not (one.loaded or one.active):
-                del self.found[name]  # removed, or another one by now
+                del self.found[name]  # its files were removed, or replaced by another revision
         for name, local in here.items():
-            if name not in self.found and local not in self.left_out:
-                self._find(Served(name, local))
+            if name not in self.found and local not in self.unreadable:
+                self._add(Served(name, local))
         return list(self.found.values())
 
-    def _find(self, served: Served) -> None:
-        """A model that is on this machine; what cannot be loaded is left out: one of them shall not spoil the list of all."""
+    def _add(self, served: Served) -> None:
+        """Add a model that is on this machine; one that cannot be loaded is logged and left out, so that the list of models
+        does not fail because of it."""
         try:
             self._opened(served)
         except OrditoError as error:
             log.warning("left out: %s", error)
-            self.left_out.add(served.local)
+            self.unreadable.add(served.local)
         else:
             self.found[served.name] = served
 
     @property
     def named(self) -> dict[str, Served]:
-        """The models by every name that they have here, their own before further ones."""
+        """Name -> model: their own names first, then the aliases."""
         models = {one.name: one for one in self.served}
         return models | {alias: models[name] for alias, name in self.settings.aliases.items() if name in models}
 
     def find(self, name: str | None) -> Served:
-        """The model of a name. A server of one model takes any name, unless its names are strict.
+        """The model of a name. A server of a single model accepts any name, unless `strict_names` is set.
 
         Raises `ModelNotFoundError`.
         """
@@ -160,7 +166,10 @@ class ModelPool:
 
     @asynccontextmanager
     async def use(self, name: str | None, keep_alive: float | None = None) -> AsyncIterator[Served]:
-        """A model, loaded, which stays so while it is used and `keep_alive` seconds longer (negative: for good)."""
+        """A loaded model, which stays loaded while it is used and `keep_alive` seconds longer (negative: for ever).
+
+        Raises `ModelNotFoundError`, and `ApiError` if it cannot be loaded.
+        """
         served = self.find(name)
         served.active += 1
         try:
@@ -173,14 +182,14 @@ class ModelPool:
             served.active -= 1
             served.used = time.time()
             seconds = self.settings.keep_alive if keep_alive is None else keep_alive
-            if served.leaving and not served.active:
+            if served.unload_when_idle and not served.active:
                 await self.unload(served)
             served.expires = None if seconds is None or seconds < 0 else served.used + seconds
 
     async def _load(self, served: Served) -> None:
-        most = self.settings.memory
-        if most is not None and served.local.size > most:
-            raise ApiError(500, _too_large(served, most))
+        limit = self.settings.memory
+        if limit is not None and served.local.size > limit:
+            raise ApiError(500, _too_large(served, limit))
         await self._make_room(served.local.size)
         begin, settings = time.perf_counter(), self.settings
 
@@ -190,30 +199,30 @@ class ModelPool:
             draft = self._draft(model)
             engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache, draft=draft)
             engine.counts = served.counts
-            _ = model.tokenizer  # what is broken is told of now
+            _ = model.tokenizer  # read now, so that a broken one is an error of loading
             return model, engine
 
         try:
             served.model, served.engine = await asyncio.to_thread(loaded)
-        except OrditoError as error:  # no mistake of whoever asks
+        except OrditoError as error:  # not the client's mistake, so not a 400
             log.warning("%s cannot be loaded: %s", served.name, error)
             raise ApiError(500, f"{served.name} cannot be loaded here: {error}") from error
         served.load_seconds = time.perf_counter() - begin
 
     def _draft(self, model: Model) -> Model | None:
-        """The model that guesses for another, where both have one vocabulary."""
+        """The draft model for another one, None unless both have the same vocabulary."""
         if self.settings.draft is None or not model.spec.generates:
             return None
-        with self.drafting:
-            if self.drafts is None:
-                self.drafts = load(self.settings.draft, backend=self.settings.backend, dtype=self.settings.dtype)
-        if self.drafts.tokenizer.vocabulary.tokens == model.tokenizer.vocabulary.tokens:
-            return self.drafts
+        with self.draft_lock:
+            if self.draft_model is None:
+                self.draft_model = load(self.settings.draft, backend=self.settings.backend, dtype=self.settings.dtype)
+        if self.draft_model.tokenizer.vocabulary.tokens == model.tokenizer.vocabulary.tokens:
+            return self.draft_model
         self._warn_of_draft(self.settings.draft, model.checkpoint.path)
         return None
 
     def _check_draft(self, name: str, others: Iterable[Checkpoint]) -> None:
-        """Raises if a model cannot guess at all, and warns of those for which it will not."""
+        """Raise `OrditoError` if the draft model generates no text, and warn of each model with another vocabulary."""
         draft = open_checkpoint(store.locate(name).path)
         if not draft.spec.generates:
             raise OrditoError(f"--draft {name} makes embeddings only, expected a model that generates text")
@@ -223,47 +232,48 @@ class ModelPool:
                 self._warn_of_draft(name, other.path)
 
     def _warn_of_draft(self, name: str, path: Path) -> None:
-        """Once of each model: at the start or, if it was not named, when it is loaded."""
+        """Warn, once for each model, that the draft model is not used for it."""
         if path not in self.warned:
             self.warned.add(path)
-            said = f"--draft {name} has another vocabulary than {path}, for which it guesses nothing"
-            warnings.warn(said, OrditoWarning, stacklevel=2)
+            message = f"--draft {name} has another vocabulary than {path}, so it is not used for that model"
+            warnings.warn(message, OrditoWarning, stacklevel=2)
 
     async def _make_room(self, needed: int) -> None:
-        """Let go of idle models, the one used longest ago first, until another fits. Those in use stay, even beyond it."""
-        most = self.settings.memory
-        while most is not None and sum(one.local.size for one in self.served if one.loaded) + needed > most:
+        """Unload idle models, the least recently used first, until `needed` more bytes fit. Models in use stay, even if they do
+        not fit then."""
+        limit = self.settings.memory
+        while limit is not None and sum(one.local.size for one in self.served if one.loaded) + needed > limit:
             idle = [one for one in self.served if one.loaded and not one.active]
             if not idle:
                 return
             await self.unload(min(idle, key=lambda one: one.used))
 
     async def unload(self, served: Served) -> None:
-        """Take a model out of memory, as soon as nobody waits for its answers."""
-        served.leaving = bool(served.active)
-        if served.leaving:
+        """Unload a model: now, or as soon as it is idle."""
+        served.unload_when_idle = bool(served.active)
+        if served.unload_when_idle:
             return
         engine, served.model, served.engine, served.expires = served.engine, None, None, None
         if engine is not None:
             await asyncio.to_thread(engine.close)
 
     async def sweep(self) -> None:
-        """Let go of models whose time is over, for as long as the server runs."""
+        """Unload models whose `keep_alive` is over, for as long as the server runs."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            for one in (*self.only, *self.found.values()):
+            for one in (*self.given, *self.found.values()):
                 if one.loaded and not one.active and one.expires is not None and time.time() >= one.expires:
                     await self.unload(one)
 
     async def close(self) -> None:
-        """Let go of all; who still waits for answers gets no more of them."""
-        for one in (*self.only, *self.found.values()):
+        """Unload all models, which cancels what they still answer."""
+        for one in (*self.given, *self.found.values()):
             one.active = 0
             await self.unload(one)
 
 
-def _too_large(served: Served, most: int) -> str:
-    return f"{served.name} takes {size(served.local.size)}, but all models together may take {size(most)} here (--memory)"
+def _too_large(served: Served, limit: int) -> str:
+    return f"{served.name} takes {size(served.local.size)}, but all models together may take {size(limit)} here (--memory)"
 
 
 def _name(local: LocalModel) -> str:

@@ -1,4 +1,4 @@
-"""Ollama's own interface: conversations, texts and vectors."""
+"""Ollama's API, second part: chat, generation and embeddings."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from starlette.responses import JSONResponse, Response
 from ordito.engine.grammar import Grammar
 from ordito.engine.stream import Generation
 from ordito.serve.anthropic import arguments_of
-from ordito.serve.asking import Asked, Server
+from ordito.serve.asking import ActiveRequest, Server
 from ordito.serve.errors import ApiError, Json
 from ordito.serve.fields import MAX_TOKENS, Body, Name, SamplingFields, Stops, Text, Texts, keep_alive_seconds
-from ordito.serve.openai_chat import finite
+from ordito.serve.openai_chat import token_logprobs
 from ordito.serve.streaming import events, line, long_list
 from ordito.serve.tools import offered_tools, tool_settings
 from ordito.serve.vectors import embedded
 from ordito.text.answers import Arguments, Call, Said, Thought
-from ordito.text.tokenizer import Tokenizer
 
 DEFAULTS: Json = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
-"""Ollama's, where neither the asker nor the model's authors say otherwise."""
+"""Ollama's defaults, used where neither the request nor generation_config.json sets a value."""
 
 
 class Options(SamplingFields):
-    """What stands under `options`; those that are about another machine's memory are taken and do nothing."""
+    """The field `options`. Those about memory and devices (num_gpu, num_thread, ...) are unknown here, and ignored."""
 
     num_ctx: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     num_predict: int | None = Field(default=None, ge=-2, le=MAX_TOKENS)
@@ -39,7 +38,7 @@ class Options(SamplingFields):
 
 
 class OllamaBody(Body):
-    """What all ways of asking have in common. What is null is not set: Go's clients send it so."""
+    """The fields that chat and generation share. Null means not set, which Go's clients send."""
 
     model: Name
     stream: bool | None = None
@@ -80,7 +79,7 @@ class EmbedBody(Body):
 
 
 class EmbeddingsBody(Body):
-    """POST /api/embeddings, the older one."""
+    """POST /api/embeddings, the older form of /api/embed."""
 
     model: Name
     prompt: Text
@@ -92,24 +91,24 @@ def ollama_routes(server: Server) -> APIRouter:
     routes = APIRouter(prefix="/api", tags=["Ollama"])
 
     async def answered(body: OllamaBody, http: HttpRequest, prompt: Any, settings: Json, piece: Piece) -> Response:
-        asked = await server.ask(http, body.model, prompt, settings, keep_alive=keep_alive_seconds(body.keep_alive))
+        active = await server.ask(http, body.model, prompt, settings, keep_alive=keep_alive_seconds(body.keep_alive))
         name = body.model
         if body.stream is not False:
             return events(
-                _lines(asked, name, piece, body),
+                _lines(active, name, piece, body),
                 lambda error: line({"error": error.message}),
                 ping=None,
                 media_type="application/x-ndjson",
                 headers=body.ignored(),
             )
-        result = (await asked.finished(http))[0]
-        logprobs = {"logprobs": _logprobs(result.tokens, asked.tokenizer)} if body.logprobs else {}
+        result = (await active.finished(http))[0]
+        logprobs = {"logprobs": token_logprobs(result.tokens, active.tokenizer)} if body.logprobs else {}
         said = piece(result.text, result.thinking, whole_calls(result.calls))
-        return JSONResponse({**_head(name), **said, **logprobs, **_end(asked, result)}, headers=body.ignored())
+        return JSONResponse({**_head(name), **said, **logprobs, **_end(active, result)}, headers=body.ignored())
 
     @routes.post("/chat")
     async def chat(body: ChatBody, http: HttpRequest) -> Response:
-        """Answer a conversation; without messages, load the model or let go of it."""
+        """Answer a conversation; without messages, load or unload the model."""
         if not body.messages:
             return await _loaded(server, body, {"message": {"role": "assistant", "content": ""}})
         tools, chosen = offered_tools(body.tools, None)
@@ -123,7 +122,7 @@ def ollama_routes(server: Server) -> APIRouter:
 
     @routes.post("/generate")
     async def generate(body: GenerateBody, http: HttpRequest) -> Response:
-        """Answer one prompt, or continue it where it is raw; without one, load the model or let go of it."""
+        """Answer one prompt, or continue it if it is `raw`; without a prompt, load or unload the model."""
         if not body.prompt:
             return await _loaded(server, body, {"response": ""})
         if body.images:
@@ -143,25 +142,27 @@ def ollama_routes(server: Server) -> APIRouter:
 
     @routes.post("/embed")
     async def embed(body: EmbedBody, http: HttpRequest) -> Response:
-        """One vector for each text."""
+        """One embedding vector for each text."""
         begin = time.perf_counter_ns()
         texts = [body.input] if isinstance(body.input, str) else body.input
-        cut = body.truncate is not False  # as Ollama has it
-        vectors, tokens = await embedded(server, http, body.model, texts, None, body.dimensions, body.keep_alive, cut=cut)
+        truncate = body.truncate is not False  # Ollama's default is true
+        vectors, tokens = await embedded(
+            server, http, body.model, texts, None, body.dimensions, body.keep_alive, truncate=truncate
+        )
         took = {"total_duration": time.perf_counter_ns() - begin, "load_duration": 0, "prompt_eval_count": tokens}
         return await long_list({"model": body.model, **took}, "embeddings", (vector.tolist() for vector in vectors))
 
     @routes.post("/embeddings")
     async def embeddings(body: EmbeddingsBody, http: HttpRequest) -> Json:
-        """The vector of one text."""
-        vectors, _ = await embedded(server, http, body.model, [body.prompt], keep_alive=body.keep_alive, cut=True)
+        """The embedding vector of one text."""
+        vectors, _ = await embedded(server, http, body.model, [body.prompt], keep_alive=body.keep_alive, truncate=True)
         return {"embedding": vectors[0].tolist()}
 
     return routes
 
 
 Piece = Callable[[str, str, list[Json]], Json]
-"""Text, thinking and calls -> what a line or an answer says of them."""
+"""Text, thinking and tool calls -> the fields of a streamed line or a whole answer that hold them."""
 
 
 def _chat_piece(text: str, thinking: str, calls: list[Json]) -> Json:
@@ -198,7 +199,7 @@ def _grammar(wanted: str | dict[str, Any] | None) -> Grammar | None:
 
 
 def _messages(messages: list[dict[str, Any]]) -> list[Json]:
-    """Ollama's messages as ours: results name their tool, calls have no ids."""
+    """Messages for the chat template from Ollama's, in which tool results name their tool, and tool calls have no ids."""
     made: list[Json] = []
     for place, message in enumerate(messages):
         if message.get("images"):
@@ -211,7 +212,7 @@ def _messages(messages: list[dict[str, Any]]) -> list[Json]:
 
 
 def whole_calls(calls: Iterable[tuple[str, str, str]]) -> list[Json]:
-    """Calls that are whole: arguments are data here, of which there is no half."""
+    """Tool calls as Ollama has them, with parsed arguments; a call that the answer was cut off in is left out."""
     return [
         {"id": id, "function": {"name": name, "arguments": arguments}}
         for id, name, text in calls
@@ -224,45 +225,36 @@ def _head(model: str) -> Json:
 
 
 def now() -> str:
-    """The time as Go's JSON has it."""
+    """The time in RFC 3339 with nanoseconds, as Go's JSON has it."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
 
 
-def _end(asked: Asked, result: Generation) -> Json:
-    """What an answer took, in nanoseconds."""
-    reading, making = int(1e9 * (result.prompt_seconds - result.queued)), int(1e9 * result.seconds)
+def _end(active: ActiveRequest, result: Generation) -> Json:
+    """The last fields of an answer: why it ended, its tokens, and the durations in nanoseconds."""
+    prefill, decode = int(1e9 * (result.prompt_seconds - result.queued)), int(1e9 * result.seconds)
     return {
         "done": True,
         "done_reason": "stop" if result.finish_reason == "stop" else "length",
-        "total_duration": int(1e9 * result.queued) + reading + making,
+        "total_duration": int(1e9 * result.queued) + prefill + decode,
         "load_duration": 0,
         "prompt_eval_count": result.prompt_tokens,
-        "prompt_eval_duration": max(1, reading),
+        "prompt_eval_duration": max(1, prefill),
         "eval_count": len(result.token_ids),
-        "eval_duration": max(1, making),
+        "eval_duration": max(1, decode),
     }
 
 
-def _logprobs(tokens: Any, tokenizer: Tokenizer) -> list[Json]:
-    def named(id: int, logprob: float | None) -> Json:
-        raw = tokenizer.vocabulary.bytes_of(id)
-        return {"token": raw.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(raw)}
-
-    return [{**named(token.id, token.logprob), "top_logprobs": [named(*one) for one in token.top]} for token in tokens]
-
-
-async def _lines(asked: Asked, name: str, piece: Piece, body: OllamaBody) -> AsyncGenerator[bytes]:
-    """The answer line by line; a call comes when it is whole."""
+async def _lines(active: ActiveRequest, name: str, piece: Piece, body: OllamaBody) -> AsyncGenerator[bytes]:
+    """The answer as lines of JSON; a tool call is sent when it is whole."""
     open_calls: dict[int, tuple[Call, list[str]]] = {}
 
-    def finished_calls(all_of_them: bool) -> list[Json]:
-        done = list(open_calls) if all_of_them else list(open_calls)[:-1]
-        made = [(call.id, call.name, "".join(texts)) for call, texts in map(open_calls.pop, done)]
-        return whole_calls(made)
+    def finished_calls(last_too: bool) -> list[Json]:
+        done = list(open_calls) if last_too else list(open_calls)[:-1]
+        return whole_calls((call.id, call.name, "".join(texts)) for call, texts in map(open_calls.pop, done))
 
-    async with aclosing(asked.deltas()) as coming:
-        async for delta in coming:
+    async with aclosing(active.deltas()) as deltas:
+        async for delta in deltas:
             text = thinking = ""
             for part in delta.parts:
                 match part:
@@ -275,14 +267,14 @@ async def _lines(asked: Asked, name: str, piece: Piece, body: OllamaBody) -> Asy
                     case Arguments(index, arguments):
                         open_calls[index][1].append(arguments)
             calls = finished_calls(bool(delta.finish) or bool(text))
-            logprobs = {"logprobs": _logprobs(delta.tokens, asked.tokenizer)} if body.logprobs and delta.tokens else {}
+            logprobs = {"logprobs": token_logprobs(delta.tokens, active.tokenizer)} if body.logprobs and delta.tokens else {}
             if text or thinking or calls or logprobs:
                 yield line({**_head(name), **piece(text, thinking, calls), **logprobs})
-    yield line({**_head(name), **piece("", "", []), **_end(asked, asked.stream.result)})
+    yield line({**_head(name), **piece("", "", []), **_end(active, active.stream.result)})
 
 
 async def _loaded(server: Server, body: OllamaBody, piece: Mapping[str, Any]) -> Response:
-    """Load a model, or let go of it where it is not to be kept at all."""
+    """Load a model, or unload it if `keep_alive` is 0."""
     seconds = keep_alive_seconds(body.keep_alive)
     if seconds == 0:
         await server.pool.unload(server.pool.find(body.model))

@@ -1,4 +1,4 @@
-"""Ollama's own interface: which models there are, and what they are."""
+"""Ollama's API, first part: the routes that list and describe models."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ from ordito.serve.streaming import line
 from ordito.text.answers import style_of
 
 OLLAMA_VERSION = "0.12.6"
-"""The version whose interface this is; clients ask before they use what is newer."""
-
-
+"""The version of Ollama whose API this is; clients ask for it before they use newer features."""
 NEVER = datetime(2318, 1, 1, tzinfo=UTC).timestamp()
-"""When a model expires that stays."""
+"""The `expires_at` of a model that is not going to be unloaded."""
 
 
 class NameBody(Body):
-    """A model by its name, which older clients call `name`."""
+    """A model's name; older clients send it as `name` instead of `model`."""
 
     model: Name = ""
     name: Name = ""
@@ -46,7 +44,7 @@ def ollama_model_routes(server: Server) -> APIRouter:
     @routes.get("/")
     @routes.head("/", include_in_schema=False)
     async def root() -> Response:
-        """What Ollama's clients look for first."""
+        """The answer by which Ollama's clients recognise a server."""
         return PlainTextResponse("Ollama is running")
 
     @routes.get("/api/version")
@@ -68,12 +66,12 @@ def ollama_model_routes(server: Server) -> APIRouter:
 
     @routes.post("/api/show")
     async def show(body: NameBody) -> Json:
-        """What a model is."""
+        """The details of a model."""
         return await asyncio.to_thread(_shown, server.pool.find(body.model or body.name))
 
     @routes.post("/api/pull")
     async def pull(body: NameBody) -> Response:
-        """A model that is here is; others are brought by whoever runs the server."""
+        """Success for a model of this server, 404 for others: no request downloads anything."""
         server.pool.find(body.model or body.name)
         return Response(line({"status": "success"}), media_type="application/x-ndjson")
 
@@ -82,7 +80,7 @@ def ollama_model_routes(server: Server) -> APIRouter:
     @routes.post("/api/push", include_in_schema=False)
     @routes.delete("/api/delete", include_in_schema=False)
     async def changed() -> Response:
-        """What would change the models of a server."""
+        """Refuse every request that would change the models of the server."""
         raise ApiError(403, "models are added and removed with `ordito pull` and `ordito rm`, not over the network")
 
     return routes
@@ -94,7 +92,7 @@ def _outline(served: Served) -> Outline:
 
 def _listed(name: str, served: Served) -> Json:
     known: Outline | None = None
-    with suppress(OrditoError):  # files that are gone: the model may be loaded yet, and the others are to be listed
+    with suppress(OrditoError):  # its files may be gone while it is loaded; the other models are listed all the same
         known = _outline(served)
     return {
         "name": name,
@@ -107,8 +105,8 @@ def _listed(name: str, served: Served) -> Json:
 
 
 def _digest(served: Served) -> str:
-    """What tells this state of a model's files from another. Ollama's own command shows twelve characters of it, and fails on
-    fewer; the weights are not read for it."""
+    """A digest that changes with the model's files: of the name, size and time, so that the weights need not be read. Ollama's
+    command shows its first twelve characters, and fails on fewer."""
     return hashlib.sha256(f"{served.name} {served.local.size} {served.written}".encode()).hexdigest()
 
 
@@ -117,9 +115,9 @@ def _details(served: Served, known: Outline | None) -> Json:
         return dict.fromkeys(("parent_model", "format", "family", "parameter_size", "quantization_level"), "") | {
             "families": []
         }
-    family, sizes = known.spec.architecture, Counter[str]()
+    family, nbytes = known.spec.architecture, Counter[str]()
     for held in (known.stored or {}).values():
-        sizes[held.encoding] += int(held.nbytes)
+        nbytes[held.encoding] += int(held.nbytes)
     number = count(known.spec).parameters
     return {
         "parent_model": "",
@@ -127,7 +125,7 @@ def _details(served: Served, known: Outline | None) -> Json:
         "family": family,
         "families": [family],
         "parameter_size": f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.2f}M",
-        "quantization_level": sizes.most_common(1)[0][0].upper() if sizes else "",
+        "quantization_level": nbytes.most_common(1)[0][0].upper() if nbytes else "",
     }
 
 

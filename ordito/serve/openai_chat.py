@@ -1,4 +1,4 @@
-"""OpenAI's chat completions."""
+"""OpenAI's Chat Completions API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from ordito.engine.request import Delta, Token
 from ordito.engine.stream import Generation
-from ordito.serve.asking import Asked, Server
+from ordito.serve.asking import ActiveRequest, Server
 from ordito.serve.errors import ApiError, Json, body_of, new_id
 from ordito.serve.fields import MAX_TOKENS, OpenFields, keep_alive_seconds
 from ordito.serve.streaming import event, events
@@ -22,9 +22,9 @@ from ordito.text.answers import Arguments, Call, Part, Said, Thought
 from ordito.text.tokenizer import Tokenizer
 
 DEFAULTS: Json = {"temperature": 1.0}
-"""OpenAI's, where neither the asker nor the model's authors say otherwise."""
-
+"""OpenAI's defaults, used where neither the request nor generation_config.json sets a value."""
 THINKS = {"none": False, "minimal": False, "low": "low", "medium": "medium", "high": "high", "xhigh": "high"}
+"""`reasoning_effort` -> the setting `thinking` of `Model.prepare`."""
 
 
 class ChatBody(OpenFields):
@@ -55,7 +55,7 @@ def chat_routes(server: Server) -> APIRouter:
         """Answer a conversation."""
         served = server.pool.find(body.model)
         settings = await chat_settings(server, body)
-        asked = await server.ask(
+        active = await server.ask(
             http,
             body.model,
             body.messages,
@@ -63,16 +63,16 @@ def chat_routes(server: Server) -> APIRouter:
             keep_alive=keep_alive_seconds(body.ttl if body.keep_alive is None else body.keep_alive),
             salt=body.cache_salt or "",
         )
-        head = {"id": new_id("chatcmpl-"), "created": asked.created, "model": served.name, "system_fingerprint": "ordito"}
+        head = {"id": new_id("chatcmpl-"), "created": active.created, "model": served.name, "system_fingerprint": "ordito"}
         if body.stream:
             return events(
-                chunks(asked, head, body),
+                chunks(active, head, body),
                 lambda error: event(body_of(error, "openai")),
                 ping_seconds=server.settings.ping_seconds,
                 headers=body.ignored(),
             )
-        results = await asked.finished(http)
-        tokenizer = asked.tokenizer
+        results = await active.finished(http)
+        tokenizer = active.tokenizer
         choices = [choice(index, result, tokenizer, body) for index, result in enumerate(results)]
         whole = head | {"object": "chat.completion", "choices": choices, "usage": usage(results)}
         return JSONResponse(whole, headers=body.ignored())
@@ -81,8 +81,8 @@ def chat_routes(server: Server) -> APIRouter:
 
 
 async def chat_settings(server: Server, body: ChatBody) -> Json:
-    """What the engine is told of a chat request. Raises `ApiError`."""
-    limits = [most for most in (body.max_completion_tokens, body.max_tokens) if most is not None]
+    """The settings of `Model.prepare` for a chat request. Raises `ApiError` for fields that are wrong or exclude each other."""
+    limits = [limit for limit in (body.max_completion_tokens, body.max_tokens) if limit is not None]
     tools, chosen = offered_tools(body.tools, body.tool_choice)
     options = dict(body.chat_template_kwargs or {})
     thinking: Any = None if body.reasoning_effort is None else THINKS[body.reasoning_effort]
@@ -90,17 +90,21 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
         if isinstance(options.get(name), bool):
             thinking = options.pop(name)
     for name in options:
-        if name in _OWN or name.startswith("_"):
+        if name in _RESERVED or name.startswith("_"):
             raise ApiError(400, f"chat_template_kwargs: {name[:50]!r} cannot be set", param="chat_template_kwargs")
     if body.add_generation_prompt is not None and body.add_generation_prompt is bool(body.continue_final_message):
         raise ApiError(
             400,
-            "continue_final_message goes on with the last message, add_generation_prompt begins another: set one of them",
+            "continue_final_message continues the last message, add_generation_prompt begins a new one: set one of them",
             param="add_generation_prompt",
         )
     grammar = body.wanted_grammar()
     if grammar is not None and chosen is not None:
-        raise ApiError(400, "a tool that must be called and a response_format cannot both be had", param="tool_choice")
+        raise ApiError(
+            400,
+            "a tool_choice that forces a call excludes a response_format or grammar",
+            param="tool_choice",
+        )
     return {
         "max_tokens": min(limits) if limits else None,
         "min_tokens": body.min_tokens or 0,
@@ -121,14 +125,15 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
     }
 
 
-_OWN = frozenset(
+_RESERVED = frozenset(
     "messages tools add_generation_prompt continue_final_message bos_token eos_token pad_token unk_token documents "
     "guarded".split()
 )
+"""Variables of a chat template that a request must not set by `chat_template_kwargs`."""
 
 
 def choice(index: int, result: Generation, tokenizer: Tokenizer, body: ChatBody) -> Json:
-    """One answer as a whole."""
+    """One whole answer."""
     message: Json = {"role": "assistant", "content": result.text, "refusal": None}
     if result.thinking:
         message |= {"reasoning_content": result.thinking, "reasoning": result.thinking}
@@ -147,7 +152,7 @@ def choice(index: int, result: Generation, tokenizer: Tokenizer, body: ChatBody)
     }
 
 
-async def chunks(asked: Asked, head: Mapping[str, Any], body: ChatBody) -> AsyncGenerator[bytes]:
+async def chunks(active: ActiveRequest, head: Mapping[str, Any], body: ChatBody) -> AsyncGenerator[bytes]:
     """The answers as a stream of chunks."""
     head = {**head, "object": "chat.completion.chunk"}
     unused = {"usage": None} if body.usage_in_stream else {}
@@ -156,13 +161,13 @@ async def chunks(asked: Asked, head: Mapping[str, Any], body: ChatBody) -> Async
         choices = [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]
         return event({**head, "choices": choices, **unused})
 
-    count = asked.stream.request.n
+    count = active.stream.request.n
     called, said = [False] * count, [False] * count
     for index in range(count):
         yield chunk(index, {"role": "assistant", "content": ""})
-    async with aclosing(asked.deltas()) as coming:
-        async for delta in coming:
-            logprobs = _delta_logprobs(delta, asked, body)
+    async with aclosing(active.deltas()) as deltas:
+        async for delta in deltas:
+            logprobs = _delta_logprobs(delta, active, body)
             for part in delta.parts:
                 called[delta.index] |= isinstance(part, Call)
                 said[delta.index] |= not isinstance(part, Thought)
@@ -171,16 +176,16 @@ async def chunks(asked: Asked, head: Mapping[str, Any], body: ChatBody) -> Async
             if logprobs is not None:
                 yield chunk(delta.index, {}, None, logprobs)
             if delta.finish:
-                if not said[delta.index]:  # some clients take an answer of thoughts alone for none
+                if not said[delta.index]:  # some clients need content, even if all of the answer was reasoning
                     yield chunk(delta.index, {"content": ""})
                 yield chunk(delta.index, {}, finish_reason(delta.finish, called[delta.index]))
     if body.usage_in_stream:
-        yield event({**head, "choices": [], "usage": usage(asked.stream.results)})
+        yield event({**head, "choices": [], "usage": usage(active.stream.results)})
     yield event("[DONE]")
 
 
 def part_delta(part: Part) -> Json:
-    """A part as the delta of a chunk."""
+    """The `delta` of a chunk for one part of an answer."""
     match part:
         case Said(text):
             return {"content": text}
@@ -192,14 +197,14 @@ def part_delta(part: Part) -> Json:
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-def _delta_logprobs(delta: Delta, asked: Asked, body: ChatBody) -> Json | None:
+def _delta_logprobs(delta: Delta, active: ActiveRequest, body: ChatBody) -> Json | None:
     if not (body.logprobs and delta.tokens):
         return None
-    return {"content": token_logprobs(delta.tokens, asked.tokenizer), "refusal": None}
+    return {"content": token_logprobs(delta.tokens, active.tokenizer), "refusal": None}
 
 
 def token_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Json]:
-    """Log probabilities as chat completions have them."""
+    """Log probabilities in the format of chat completions."""
 
     def named(id: int, logprob: float | None) -> Json:
         raw = tokenizer.vocabulary.bytes_of(id)
@@ -209,25 +214,25 @@ def token_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Json]:
 
 
 def finite(logprob: float | None) -> float:
-    """A log probability that JSON can say: what is impossible has OpenAI's own number for it."""
+    """A log probability without -inf, which JSON does not have: OpenAI writes -9999.0 for it."""
     return max(logprob if logprob is not None else 0.0, -9999.0)
 
 
 def finish_reason(reason: str, called: bool) -> str:
-    """Why an answer ended, in OpenAI's words."""
+    """OpenAI's `finish_reason` of an answer; `called` says whether it has tool calls."""
     if reason == "stop" and called:
         return "tool_calls"
     return "length" if reason == "cancelled" else reason
 
 
 def usage(results: Sequence[Generation]) -> Json:
-    """What the answers to one request took; the prompt counts once. What was not cached has a reason."""
-    prompt, made = results[0].prompt_tokens, sum(len(result.token_ids) for result in results)
+    """The `usage` of all answers to a request; the prompt counts once. `cache_missed`: why the prefix cache was not used."""
+    prompt, completion = results[0].prompt_tokens, sum(len(result.token_ids) for result in results)
     missed = {"cache_missed": results[0].missed} if results[0].missed else {}
     return {
         "prompt_tokens": prompt,
-        "completion_tokens": made,
-        "total_tokens": prompt + made,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": results[0].cached_tokens, **missed},
         "completion_tokens_details": {"reasoning_tokens": results[0].thought_tokens},
     }

@@ -1,4 +1,4 @@
-"""OpenAI's completions: texts that are continued, and scored, as evaluation harnesses want it."""
+"""OpenAI's legacy Completions API: continues texts, and gives the log probabilities of prompts to evaluation harnesses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from ordito.engine.request import Token
 from ordito.engine.stream import Generation
-from ordito.serve.asking import Asked, Server, split
+from ordito.serve.asking import ActiveRequest, Server, split
 from ordito.serve.errors import ApiError, Json, body_of, new_id
 from ordito.serve.fields import IdLists, Ids, OpenFields, Text, Texts, keep_alive_seconds
 from ordito.serve.openai_chat import DEFAULTS, finish_reason, finite, usage
@@ -23,7 +23,7 @@ from ordito.text.tokenizer import Tokenizer
 
 MAX_PROMPTS = 256
 MAX_TOKENS = 16
-"""OpenAI's length of an answer where none is asked for."""
+"""OpenAI's default of `max_tokens`."""
 
 
 class CompletionBody(OpenFields):
@@ -52,33 +52,33 @@ def completion_routes(server: Server) -> APIRouter:
         if body.suffix:
             raise ApiError(400, "suffix: filling in the middle is not supported", param="suffix")
         if body.best_of is not None and body.best_of != (body.n or 1):
-            raise ApiError(400, "best_of is not supported beyond n", param="best_of")
+            raise ApiError(400, "best_of above n is not supported", param="best_of")
         served, settings = server.pool.find(body.model), await _settings(server, body)
         keep_alive = keep_alive_seconds(body.ttl if body.keep_alive is None else body.keep_alive)
-        asked: list[Asked] = []
+        active: list[ActiveRequest] = []
         try:
             for prompt in prompts:
                 one = await server.ask(http, body.model, prompt, settings, keep_alive=keep_alive, salt=body.cache_salt or "")
-                asked.append(one)
+                active.append(one)
         except BaseException:
-            for one in asked:
+            for one in active:
                 await one.close()
             raise
-        head = {"id": new_id("cmpl-"), "object": "text_completion", "created": asked[0].created, "model": served.name}
+        head = {"id": new_id("cmpl-"), "object": "text_completion", "created": active[0].created, "model": served.name}
         if body.stream:
             return events(
-                _chunks(asked, head, body),
+                _chunks(active, head, body),
                 lambda error: event(body_of(error, "openai")),
                 ping_seconds=server.settings.ping_seconds,
                 headers=body.ignored(),
             )
         try:
-            results = [await one.finished(http) for one in asked]
+            results = [await one.finished(http) for one in active]
         finally:
-            for one in asked:
+            for one in active:
                 await one.close()
         flat = [(some[0].prompt, result) for some in results for result in some]
-        choices = [_choice(index, prompt, result, asked[0].tokenizer, body) for index, (prompt, result) in enumerate(flat)]
+        choices = [_choice(index, prompt, result, active[0].tokenizer, body) for index, (prompt, result) in enumerate(flat)]
         return JSONResponse(
             head | {"choices": choices, "usage": _total([usage(some) for some in results])}, headers=body.ignored()
         )
@@ -87,18 +87,17 @@ def completion_routes(server: Server) -> APIRouter:
 
 
 async def _settings(server: Server, body: CompletionBody) -> Json:
-    scored = body.logprobs if body.echo else None
-    least = 0 if scored is not None else 1
-    most = MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    if most < least:
-        raise ApiError(400, "max_tokens: 0 needs echo and logprobs", param="max_tokens")
+    prompt_logprobs = body.logprobs if body.echo else None
+    max_tokens = MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    if max_tokens == 0 and prompt_logprobs is None:
+        raise ApiError(400, "max_tokens is 0, which needs echo and logprobs", param="max_tokens")
     return {
-        "max_tokens": most,
+        "max_tokens": max_tokens,
         "min_tokens": body.min_tokens or 0,
         "stop": body.stop or (),
         "n": body.n or 1,
         "logprobs": body.logprobs,
-        "prompt_logprobs": scored,
+        "prompt_logprobs": prompt_logprobs,
         "grammar": body.wanted_grammar(),
         "ignore_end": bool(body.ignore_eos),
         "context": body.num_ctx,
@@ -119,7 +118,8 @@ def _choice(index: int, prompt: Sequence[Token], result: Generation, tokenizer: 
 
 
 def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, start: int = 0) -> Json:
-    """Log probabilities as completions have them; the first token of a prompt has none. Offsets count from `start`."""
+    """Log probabilities in the format of completions; the first token of a prompt has none. `text_offset` counts characters
+    from `start`."""
     texts = [_text(token.id, tokenizer) for token in tokens]
     offsets = [start + sum(map(len, texts[:place])) for place in range(len(texts))]
     return {
@@ -134,7 +134,7 @@ def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, start: in
 
 
 def _with_own(token: Token) -> list[tuple[int, float]]:
-    """The most probable tokens, and the one that was taken where it is none of them."""
+    """The most probable tokens, and the chosen one if it is not among them."""
     own = [] if token.logprob is None or any(id == token.id for id, _ in token.top) else [(token.id, token.logprob)]
     return [*token.top, *own]
 
@@ -143,15 +143,15 @@ def _text(id: int, tokenizer: Tokenizer) -> str:
     return tokenizer.vocabulary.bytes_of(id).decode("utf-8", "replace")
 
 
-async def _chunks(asked: Sequence[Asked], head: Mapping[str, Any], body: CompletionBody) -> AsyncGenerator[bytes]:
+async def _chunks(active: Sequence[ActiveRequest], head: Mapping[str, Any], body: CompletionBody) -> AsyncGenerator[bytes]:
     unused = {"usage": None} if body.usage_in_stream else {}
     try:
-        for number, one in enumerate(asked):
+        for number, one in enumerate(active):
             count = one.stream.request.n
             first, offsets, echoed = number * count, [0] * count, [not body.echo] * count
             prompt: Sequence[Token] = ()
-            async with aclosing(one.deltas()) as coming:
-                async for delta in coming:
+            async with aclosing(one.deltas()) as deltas:
+                async for delta in deltas:
                     text = "".join(part.text for part in delta.parts if isinstance(part, Said))
                     tokens, prompt = list(delta.tokens), delta.prompt or prompt
                     if not echoed[delta.index]:
@@ -171,15 +171,15 @@ async def _chunks(asked: Sequence[Asked], head: Mapping[str, Any], body: Complet
                     }
                     yield event({**head, "choices": [choice], **unused})
         if body.usage_in_stream:
-            yield event({**head, "choices": [], "usage": _total([usage(one.stream.results) for one in asked])})
+            yield event({**head, "choices": [], "usage": _total([usage(one.stream.results) for one in active])})
         yield event("[DONE]")
     finally:
-        for one in asked:
+        for one in active:
             await one.close()
 
 
 def _total(usages: Sequence[Json]) -> Json:
-    """What several prompts took together."""
+    """The `usage` of several prompts together."""
     total = {key: sum(one[key] for one in usages) for key in ("prompt_tokens", "completion_tokens", "total_tokens")}
     cached = sum(one["prompt_tokens_details"]["cached_tokens"] for one in usages)
     return {**total, "prompt_tokens_details": {"cached_tokens": cached}}

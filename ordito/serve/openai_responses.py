@@ -1,4 +1,4 @@
-"""OpenAI's responses, without a memory: each request brings its whole conversation."""
+"""OpenAI's Responses API. No response is stored: each request has to send its whole conversation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from ordito.engine.stream import Generation
-from ordito.serve.asking import Asked, Server
+from ordito.serve.asking import ActiveRequest, Server
 from ordito.serve.errors import ApiError, Json, new_id
 from ordito.serve.fields import MAX_TOKENS, Name, SamplingFields, Text, grammar_of_format
 from ordito.serve.openai_chat import DEFAULTS, THINKS
@@ -66,24 +66,24 @@ def response_routes(server: Server) -> APIRouter:
             **tool_settings(tools, chosen),
             **body.sampling(await server.recommended(body.model), DEFAULTS),
         }
-        asked = await server.ask(http, body.model, conversation(body.input, body.instructions), settings)
-        head = _head(body, served.name, asked.created)
+        active = await server.ask(http, body.model, conversation(body.input, body.instructions), settings)
+        head = _head(body, served.name, active.created)
         if body.stream:
             numbers = count()
             return events(
-                _events(asked, head, numbers),
+                _events(active, head, numbers),
                 lambda error: _sent({"type": "response.failed", "response": _failed(head, error)}, numbers),
                 ping_seconds=server.settings.ping_seconds,
                 headers=body.ignored(),
             )
-        result = (await asked.finished(http))[0]
+        result = (await active.finished(http))[0]
         return JSONResponse(_whole(head, result, _items(result)), headers=body.ignored())
 
     return routes
 
 
 def _nested(tool: Mapping[str, Any]) -> Json:
-    """A tool as chat completions have it; here its fields stand side by side."""
+    """A tool in the format of chat completions, which nest its fields in `function`; those of responses are flat."""
     if isinstance(tool.get("function"), dict):
         return dict(tool)
     function = {key: tool[key] for key in ("name", "description", "parameters") if tool.get(key) is not None}
@@ -91,7 +91,7 @@ def _nested(tool: Mapping[str, Any]) -> Json:
 
 
 def conversation(given: str | list[dict[str, Any]], instructions: str | None) -> list[Json]:
-    """Input items as messages. Raises `ApiError`."""
+    """Messages for the chat template from input items. Raises `ApiError` for items that are not supported."""
     made: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(given, str):
         return [*made, {"role": "user", "content": given}]
@@ -111,7 +111,7 @@ def conversation(given: str | list[dict[str, Any]], instructions: str | None) ->
                 output = _content(item.get("output"), where)
                 made.append({"role": "tool", "tool_call_id": str(item.get("call_id")), "content": output})
             case "reasoning":
-                pass  # what it led to follows it
+                pass  # dropped: the message or call that it led to is an item of its own
             case kind:
                 raise ApiError(400, f"{where}: items of type {kind!r:.50} are not supported", param="input")
     if not made:
@@ -161,7 +161,7 @@ def _head(body: ResponseBody, model: str, created: int) -> Json:
 
 
 def _whole(head: Json, result: Generation, output: list[Json]) -> Json:
-    """The response when it is over."""
+    """The finished response."""
     cut = result.finish_reason != "stop"
     made, prompt = len(result.token_ids), result.prompt_tokens
     return {
@@ -205,12 +205,12 @@ def _items(result: Generation) -> list[Json]:
 
 
 def _statuses(result: Generation, count: int) -> list[str]:
-    """How each item of an answer ended: the last one is not whole where the answer was cut."""
+    """The `status` of each output item: the last one is incomplete if the answer was cut off."""
     return ["completed"] * (count - 1) + ["completed" if result.finish_reason == "stop" else "incomplete"]
 
 
 class _Item:
-    """An output item while it is made: what is sent when it begins, grows and ends."""
+    """An output item of a streamed response, and the events of its start, of each piece of text and of its end."""
 
     def __init__(self, part: Said | Thought | Call, index: int) -> None:
         self.part, self.index, self.text = part, index, ""
@@ -221,7 +221,7 @@ class _Item:
         return {"type": type, "item_id": self.id, "output_index": self.index, **more}
 
     def item(self, status: str) -> Json:
-        """The item as it is now."""
+        """The item with the text that it has so far."""
         match self.part:
             case Said():
                 return _message(self.id, self.text, status)
@@ -231,7 +231,7 @@ class _Item:
                 return _call(self.id, f"call_{id}", name, self.text, status)
 
     def opens(self) -> list[Json]:
-        """The events of its beginning."""
+        """The events of its start."""
         added = [{"type": "response.output_item.added", "output_index": self.index, "item": self.item("in_progress")}]
         if isinstance(self.part, Said):
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
@@ -242,7 +242,7 @@ class _Item:
         return added
 
     def grows(self, text: str) -> Json:
-        """The event of more text."""
+        """Add text; returns its delta event."""
         self.text += text
         match self.part:
             case Said():
@@ -276,20 +276,20 @@ def _sent(data: Json, numbers: Iterator[int]) -> bytes:
 
 
 def _failed(head: Json, error: ApiError) -> Json:
-    """The response that will have no end."""
+    """The response after an error in the middle of the stream."""
     code = "server_error" if error.status >= 500 else "invalid_prompt"
     return {**head, "status": "failed", "error": {"code": code, "message": error.message}}
 
 
-async def _events(asked: Asked, head: Json, numbers: Iterator[int]) -> AsyncGenerator[bytes]:
+async def _events(active: ActiveRequest, head: Json, numbers: Iterator[int]) -> AsyncGenerator[bytes]:
     def sent(data: Json) -> bytes:
         return _sent(data, numbers)
 
     yield sent({"type": "response.created", "response": head})
     yield sent({"type": "response.in_progress", "response": head})
     items: list[_Item] = []
-    async with aclosing(asked.deltas()) as coming:
-        async for delta in coming:
+    async with aclosing(active.deltas()) as deltas:
+        async for delta in deltas:
             for part in delta.parts:
                 if not isinstance(part, Arguments) and (
                     isinstance(part, Call) or not items or type(items[-1].part) is not type(part)
@@ -305,7 +305,7 @@ async def _events(asked: Asked, head: Json, numbers: Iterator[int]) -> AsyncGene
         items.append(_Item(Said(""), 0))
         for one in items[-1].opens():
             yield sent(one)
-    result = asked.stream.result
+    result = active.stream.result
     statuses = _statuses(result, len(items))
     for one in items[-1].closes(statuses[-1]):
         yield sent(one)

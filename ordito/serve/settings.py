@@ -1,4 +1,4 @@
-"""What whoever starts a server decides."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ MEGABYTE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where a server listens, who may ask, and how much.
+    """Where a server listens, who may use it, and its limits.
 
-    `keys` are accepted as `Authorization: Bearer` or `x-api-key`; without one the server listens on loopback only. `origins`
-    are pages elsewhere whose scripts may ask, `hosts` further names by which it may be called. `draft` names a smaller model
-    that guesses for all others of its vocabulary. A model that nobody asked for `keep_alive` seconds is unloaded (None: never),
-    and the one used longest ago where all take more than `memory` bytes. `max_waiting` requests may wait for a model; one may
-    take `request_seconds`. There may be `max_connections`; the head of a request must arrive in `arrival_seconds`, and so must
-    its body.
+    - `keys`: API keys, accepted as `Authorization: Bearer` or `x-api-key`; without any, the server listens on loopback only.
+    - `origins`: other web sites whose scripts may call it (CORS); `hosts`: further host names of this server.
+    - `max_body`, `max_header`: bytes of a request.
+    - `max_waiting`: queued requests of a model; `most_together`: answers in a batch; `request_seconds`: limit of an answer.
+    - `context`: a smaller limit than the models' own on prompt and answer together, in tokens.
+    - `cache`, `cache_limit`: the type of the KV cache, and its bytes for each model (None: a quarter of the free memory).
+    - `draft`: the draft model of speculative decoding, for all models with its vocabulary.
+    - `keep_alive`: seconds until an unused model is unloaded (None: never); `memory`: bytes of all loaded models together, for
+      which the least recently used ones are unloaded.
+    - `max_connections`; `arrival_seconds`: in which the head of a request must arrive, and then its body.
+    - `ping_seconds`: the silence after which a stream sends a ping.
+    - `strict_names`: refuse unknown names even if there is only one model; `aliases`: further names of models.
+
+    Raises `OrditoError` for a host that others can reach without a key, a weak key, or settings that the backend does not have.
     """
 
     host: str = "127.0.0.1"
@@ -56,7 +64,7 @@ class ServerSettings:
             )
         check_settings(self.backend, self.dtype, self.cache)
         if not self.request_seconds > 0:
-            raise OrditoError(f"an answer may take {self.request_seconds} seconds, expected a number above 0")
+            raise OrditoError(f"the time limit of an answer is {self.request_seconds} seconds, expected a number above 0")
         for key in self.keys:
             if not key.isascii() or not key.isprintable() or " " in key or len(key) < 8:
                 raise OrditoError("an API key must have at least 8 printable ASCII characters, without spaces")

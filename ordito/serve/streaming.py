@@ -1,4 +1,4 @@
-"""Answers that are sent while they are made: server-sent events and lines of JSON."""
+"""Streamed responses: server-sent events and lines of JSON."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def line(data: Any) -> bytes:
 async def long_list(
     head: Mapping[str, Any], name: str, items: Iterable[Any], headers: Mapping[str, str] | None = None
 ) -> StreamingResponse:
-    """A response of a JSON object, `head`, that ends with a long list.
+    """A response of one JSON object: the fields of `head`, then a long list called `name`.
 
-    It is written aside, one item after another, since JSON of megabytes in one piece would keep everyone waiting.
+    It is serialised on a thread and sent item by item: megabytes of JSON in one piece would block the event loop.
     """
 
-    def written() -> list[bytes]:
+    def serialised() -> list[bytes]:
         return [json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") for item in items]
 
     async def sent() -> AsyncGenerator[bytes]:
@@ -43,7 +43,7 @@ async def long_list(
             await asyncio.sleep(0)
         yield (b"" if pieces else opening) + b"]}"
 
-    pieces, opening = await asyncio.to_thread(written), line({**head, name: []})[:-3]
+    pieces, opening = await asyncio.to_thread(serialised), line({**head, name: []})[:-3]
     size = len(opening) + sum(map(len, pieces)) + max(0, len(pieces) - 1) + 2
     return StreamingResponse(sent(), media_type="application/json", headers={"content-length": str(size), **(headers or {})})
 
@@ -57,13 +57,14 @@ def events(
     media_type: str = "text/event-stream; charset=utf-8",
     headers: Mapping[str, str] | None = None,
 ) -> StreamingResponse:
-    """A response of `chunks`. While nothing comes, `ping` keeps proxies awake; `failed` tells of an error in between."""
-    told = _told(chunks, failed)
-    body = told if ping is None else _awake(told, ping, ping_seconds)
+    """A response that streams `chunks`. A `ping` is sent after `ping_seconds` without a chunk, so that proxies do not close the
+    connection; `failed` formats an error in the middle of the stream, which then ends."""
+    guarded = _with_error(chunks, failed)
+    body = guarded if ping is None else _with_pings(guarded, ping, ping_seconds)
     return StreamingResponse(body, media_type=media_type, headers={**_HEADERS, **(headers or {})})
 
 
-async def _told(chunks: AsyncGenerator[bytes], failed: Callable[[ApiError], bytes]) -> AsyncGenerator[bytes]:
+async def _with_error(chunks: AsyncGenerator[bytes], failed: Callable[[ApiError], bytes]) -> AsyncGenerator[bytes]:
     try:
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -71,21 +72,21 @@ async def _told(chunks: AsyncGenerator[bytes], failed: Callable[[ApiError], byte
     except Exception as error:
         import logging
 
-        told = as_api_error(error)
-        if told.status >= 500 and told is not error:
+        answer = as_api_error(error)
+        if answer.status >= 500 and answer is not error:
             logging.getLogger("ordito.serve").exception("an answer failed while it was sent")
-        yield failed(told)
+        yield failed(answer)
 
 
-async def _awake(chunks: AsyncGenerator[bytes], ping: bytes, seconds: float) -> AsyncGenerator[bytes]:
-    """The chunks, with a ping whenever none came for some time."""
-    queue: asyncio.Queue[bytes | None] = asyncio.Queue(64)  # bounded: who reads slowly makes the sender wait
+async def _with_pings(chunks: AsyncGenerator[bytes], ping: bytes, seconds: float) -> AsyncGenerator[bytes]:
+    """The chunks, with a ping whenever none came for so many `seconds`."""
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue(64)  # bounded: a slow client slows the producer down
 
     async def read() -> None:
         async with aclosing(chunks):
             async for chunk in chunks:
                 await queue.put(chunk)
-        await queue.put(None)  # not where it is cancelled: nobody takes from a full queue any more
+        await queue.put(None)  # not in a `finally`: after a cancellation nothing takes from a full queue
 
     reading = asyncio.create_task(read())
     try:

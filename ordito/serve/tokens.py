@@ -1,4 +1,4 @@
-"""Texts as tokens, tokens as text, and conversations as the prompt that a model sees."""
+"""Tokenization, detokenization, and chat templates rendered to prompts."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def token_routes(server: Server) -> APIRouter:
                 text = body.content if body.content is not None else body.prompt
                 if text is None:
                     raise ApiError(400, "there is nothing to tokenize: give content, prompt or messages")
-                asked = body.add_special_tokens if body.add_special is None else body.add_special
-                special = True if body.parse_special is None else body.parse_special
+                add_special = body.add_special_tokens if body.add_special is None else body.add_special
+                parse_special = True if body.parse_special is None else body.parse_special
                 ids = await asyncio.to_thread(
-                    model.tokenizer.encode, text, add_special_tokens=bool(asked), parse_special=special
+                    model.tokenizer.encode, text, add_special_tokens=bool(add_special), parse_special=parse_special
                 )
             pieces = {"pieces": [model.tokenizer.token(id) for id in ids]} if body.with_pieces else {}
             return {"tokens": ids, "count": len(ids), "max_model_len": model.spec.context, **pieces}
@@ -78,7 +78,7 @@ def token_routes(server: Server) -> APIRouter:
 
     @routes.post("/apply-template")
     async def apply_template(body: TemplateBody) -> Json:
-        """The prompt that a conversation becomes."""
+        """The prompt of a conversation, as the chat template renders it."""
         async with server.pool.use(body.model) as served:
             model, options = served.ready[0], thinking_options(body.enable_thinking)
             prompt = await asyncio.to_thread(model.render, body.messages, tools=body.tools, **options)

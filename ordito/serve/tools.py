@@ -1,4 +1,4 @@
-"""Tools that are offered with a request, and answers that must call one."""
+"""The tools of a request, and which of them the answer must call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Chosen = str | None
 
 
 def offered_tools(tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> tuple[list[Json] | None, Chosen]:
-    """The tools that a model is told of, and which it must call. Raises `ApiError`."""
+    """The tools that are put into the prompt, and which of them must be called, from OpenAI's `tools` and `tool_choice`.
+
+    Raises `ApiError` for tools that are not functions, and for a choice that is unknown or impossible.
+    """
     listed = [dict(tool) for tool in tools or () if tool.get("type", "function") == "function"]
     if tools and not listed:
         raise ApiError(400, "tools: only functions are supported", param="tools")
@@ -41,5 +44,5 @@ def offered_tools(tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> tup
 
 def tool_settings(tools: list[Json] | None, chosen: Chosen) -> Json:
     """The settings of `Model.prepare` for tools."""
-    # Calls that were made before are told in words, too, where none can be made any more.
+    # Without tools, too: earlier calls in the conversation are put into words where the template knows none.
     return {"tools": tools, "tools_in_words": True, "must_call": chosen}

@@ -1,4 +1,4 @@
-"""The cache by its layers: what each keeps, how it grows, what it would be."""
+"""The KV cache layer by layer: its size, its growth, and its variants."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_token_takes_what_the_engine_allocates_for_it(config):
     assert sizes == [account(spec).kv_cache.bytes_per_token, whole.at(33)]
 
 
-def test_windows_and_chunks_stop():
+def test_windows_and_chunks_stop_growing():
     gemma = account(published("gemma 3 27b")).kv_cache
     kinds = {layer.kind: times for layer, times in gemma.kinds()}
     assert kinds == {"window": 52, "full": 10}
@@ -75,13 +75,13 @@ def test_outgrows_at_the_first_context_that_is_too_long(layers, nbytes):
         assert at == 1 or cache.at(at - 1) <= nbytes
 
 
-def test_an_encoder_keeps_nothing():
+def test_an_encoder_has_no_cache():
     cache = account(spec_from_config({"model_type": "bert"})).kv_cache
     assert (cache.bytes_per_token, cache.at(512), cache.layers) == (0, 0, ())
     assert variants(spec_from_config({"model_type": "bert"})) == {}
 
 
-def test_what_it_would_be():
+def test_variants_of_attention():
     """Mistral 7B has 8 of 32 heads for keys: four times less than all, eight times more than one."""
     own, others = account(published("mistralai/Mistral-7B-v0.1")).kv_cache, variants(published("mistralai/Mistral-7B-v0.1"))
     assert set(others) == {"multi-head", "multi-query", "latent (4.5 head sizes)", "without windows"}
@@ -95,4 +95,4 @@ def test_variants_of_latents():
     assert others["multi-head"].bytes_per_token == 60 * 2 * 128 * (192 + 128)
     assert "windows of 1,024 on all but every 6th layer" in others
     gpt2 = variants(spec_from_config({"model_type": "gpt2"}))
-    assert "multi-head" not in gpt2  # it is that
+    assert "multi-head" not in gpt2  # it is multi-head already

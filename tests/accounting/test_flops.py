@@ -1,4 +1,4 @@
-"""What a query is counted with is what the masks of the PyTorch reading show it."""
+"""FLOPs of attention: the pairs of query and key that are counted are those that the masks of PyTorch let through."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY |= {"num_key_value_heads": 2, "intermediate_size": 24, "max_position_embedd
 
 
 def shown(block: Attention, tokens: int, past: int) -> int:
-    """Pairs that the mask lets through, over all heads."""
+    """Pairs of query and key that the mask lets through, over all heads."""
     positions = torch.arange(past + tokens)[None]
     mask = Step(positions[:, past:], positions, past + tokens, torch.float32).visible(block)
     return int(mask.expand(1, block.n_heads, -1, -1).sum())
@@ -68,18 +68,18 @@ def test_blocks_of_layers_that_are_alike_are_counted_once(monkeypatch):
     monkeypatch.setattr(flops_module, "in_blocks", lambda sparse, head, length: counted.append(head) or 0)
     flops_module.seen.cache_clear()
     Flops(spec_from_config(catalogue.find("phi-3-small-8k").config)).decode(1000)
-    flops_module.seen.cache_clear()  # of what was no count
+    flops_module.seen.cache_clear()  # drop the counts of the patched function
     assert sorted(counted) == sorted(2 * list(range(32)))
 
 
-def test_a_text_is_its_tokens_one_by_one():
+def test_prefill_is_the_sum_of_single_tokens():
     flops = Flops(spec_from_config(TINY | {"sliding_window": 5, "model_type": "mistral"}))
     steps = [flops.decode(context).total for context in range(1, 21)]
     assert flops.forward(20).total == sum(steps)
     assert flops.forward(20).total == flops.forward(12).total + flops.forward(8, past=12).total
 
 
-def test_logits_are_needed_once():
+def test_prefill_computes_logits_once():
     flops = Flops(spec_from_config(TINY))
     assert flops.forward(20).total - flops.prefill(20).total == 19 * 2 * 96 * 16
 

@@ -139,7 +139,7 @@ def test_published_totals_of_mixtures(config, parameters, active, kv_bytes, grow
     assert (count.kv_bytes_per_token, count.kv_bytes_growing) == (kv_bytes, growing)
 
 
-def test_what_looks_ahead_is_counted_apart():
+def test_multi_token_prediction_is_counted_apart():
     alone, whole = (spec_from_config({"model_type": "deepseek_v3", "num_nextn_predict_layers": n}) for n in (0, 1))
     assert account.count(whole).ahead_parameters == 11_610_067_968
     assert account.count(whole).parameters == account.count(alone).parameters

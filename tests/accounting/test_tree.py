@@ -1,4 +1,4 @@
-"""The tree holds every parameter and every byte once, whatever is folded."""
+"""The tree holds every parameter and every byte once, also where layers are folded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _numbers(shape):
     return product
 
 
-def test_what_is_no_spec_is_refused():
+def test_anything_but_a_spec_is_refused():
     with pytest.raises(OrditoError, match=r"account: got str, expected a Spec: ordito\.outline"):
         account("llama-3-8b")
 
@@ -68,7 +68,7 @@ def test_bytes_are_those_of_the_file():
     )
 
 
-def test_layers_stored_unlike_are_still_alike():
+def test_layers_stored_differently_are_still_folded():
     spec = spec_from_config(TINY | {"num_hidden_layers": 4})
     stored = {name: Held("Q6_K" if name.startswith("layers.2") else "Q4_K", 100.0) for name in spec.tensors()}
     layers = next(part for part in account(spec, stored).tree.parts if part.name == "layers")
@@ -77,7 +77,7 @@ def test_layers_stored_unlike_are_still_alike():
 
 
 def test_a_tied_head_is_read_whole():
-    """Each token reads the embedding as the head, and nothing but a row of it otherwise."""
+    """A tied embedding is read whole as the head; an untied one by one row a token."""
     config = TINY | {"num_hidden_layers": 1}
     tied, own = (account(spec_from_config(config | {"tie_word_embeddings": tie})) for tie in (True, False))
     assert tied.weights_read == tied.nbytes
@@ -86,7 +86,7 @@ def test_a_tied_head_is_read_whole():
 
 @pytest.mark.parametrize("name", ["t5-small", "switch-base-8"])
 def test_a_token_of_an_answer_reads_nothing_of_the_encoder(name):
-    """The weights that are read are those that FLOPs are counted for: two for each, but norms and biases of positions."""
+    """The weights that are read are those that FLOPs are counted for, two each, apart from norms and position biases."""
     found = account(spec_from_config(catalogue.find(name).config))
     matrices = found.flops.decode(1).weights
     assert found.weights_read == pytest.approx(matrices, rel=0.01)

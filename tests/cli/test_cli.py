@@ -1,4 +1,4 @@
-"""The commands: what stands on which stream, and how they end."""
+"""The commands: what they write to which stream, and their exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 import ordito
 from ordito.checkpoint import store
-from ordito.cli import main, told
+from ordito.cli import main, message_of
 from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError, OrditoWarning
 
@@ -72,7 +72,7 @@ def test_whether_to_think_reaches_the_model(cli, folder, monkeypatch, options, t
     assert asked == [thinking]
 
 
-def test_an_answer_is_all_that_stands_on_standard_output(cli, folder):
+def test_standard_output_holds_the_answer_only(cli, folder):
     done = cli("run", folder, "the loom", "--temperature", "0", "--max-tokens", "9", "--verbose")
     expected = ordito.load(folder).chat([{"role": "user", "content": "the loom"}], max_tokens=9).text
     assert done.out == expected + ("" if expected.endswith("\n") else "\n")
@@ -94,7 +94,7 @@ def test_piped_text_follows_the_prompt(cli, folder):
     assert one.out == cli(*greedy("run", folder, "the\n\nloom", "--raw")).out
 
 
-def test_the_newline_that_ends_piped_text_is_none_of_it(cli, folder):
+def test_the_final_newline_of_piped_text_is_dropped(cli, folder):
     asked = [json.loads(cli(*greedy("run", folder, "--json"), stdin=f"the loom{end}").out) for end in ("", "\n", "\r\n")]
     assert len({answer["usage"]["prompt_tokens"] for answer in asked}) == 1
 
@@ -121,7 +121,7 @@ def test_show_says_what_a_model_is(cli, folder):
     assert "2 layers: 4 heads on 2 key-value heads" in cli("show", folder).out
 
 
-def test_show_needs_no_more_than_a_configuration(cli, folder, tmp_path):
+def test_show_needs_only_a_configuration(cli, folder, tmp_path):
     whole = json.loads(cli("show", folder, "--json").out)
     shutil.copy(folder / "config.json", tmp_path)
     for path in (tmp_path, tmp_path / "config.json"):
@@ -151,7 +151,7 @@ def test_embed_prints_a_vector_a_line(cli, folder):
     assert whole["embeddings"][0] == pytest.approx(json.loads(lines[0]), abs=1e-5)
 
 
-def test_only_newlines_part_the_texts_to_embed(cli, folder):
+def test_only_newlines_separate_the_texts_to_embed(cli, folder):
     assert len(cli("embed", folder, stdin="the\u2028warp\x0cx\r\nthe weft").out.splitlines()) == 2
     assert cli("embed", folder, stdin="a\r\nb\n").out == cli("embed", folder, "a", "b").out
 
@@ -167,7 +167,7 @@ def test_an_encoder_is_sent_to_embed(cli, tmp_path):
     assert "BERT" in cli("show", tmp_path).out
 
 
-def test_nothing_is_listed_in_an_empty_home(process):
+def test_ls_of_an_empty_home(process):
     assert json.loads(process("ls", "--json").stdout) == []
     assert "ordito pull smollm2" in process("ls").stderr
 
@@ -202,27 +202,27 @@ def test_models_are_listed_pulled_and_deleted(cli, monkeypatch):
     pulled = cli("pull", "warp", "--json")
     assert json.loads(pulled.out)["path"] == "/models/warp"
     assert pulled.err == "Read the terms.\n"
-    assert cli("rm", "warp", "--yes").out == "warp is deleted: 1.2 kB are free\n"
+    assert cli("rm", "warp", "--yes").out == "warp is deleted: 1.2 kB freed\n"
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "deleted", "told"),
+    ("answer", "status", "deleted", "message"),
     [
         ("y\n", 0, True, ""),
         ("Yes", 0, True, ""),
         ("n\n", 0, False, "smollm2 is not deleted\n"),
         ("\n", 0, False, "smollm2 is not deleted\n"),
         (b"\xff\n", 0, False, "smollm2 is not deleted\n"),
-        ("", 1, False, "error: smollm2 is not deleted: standard input gave no answer, say -y to delete without being asked\n"),
+        ("", 1, False, "error: smollm2 is not deleted: there was no answer on standard input; -y deletes without asking\n"),
     ],
 )
-def test_nothing_is_deleted_without_a_yes(cli, monkeypatch, answer, status, deleted, told):
+def test_nothing_is_deleted_without_a_yes(cli, monkeypatch, answer, status, deleted, message):
     removed = []
     monkeypatch.setattr("ordito.checkpoint.store.packages.present", lambda model: True)
     monkeypatch.setattr(store, "remove", lambda name: removed.append(name) or 1)
     done = cli("rm", "smollm2", stdin=answer, status=status)
     assert removed == ["smollm2"] * deleted
-    assert done.err == "delete smollm2? [y/N]\n" + told
+    assert done.err == "delete smollm2? [y/N]\n" + message
 
 
 def test_a_damaged_model_gives_no_numbers(cli, folder, tmp_path):
@@ -242,7 +242,7 @@ def test_a_damaged_model_gives_no_numbers(cli, folder, tmp_path):
     ):
         done = cli(*command, status=1)
         assert done.out == ""
-        assert done.err.startswith(f"error: {damaged} gives no numbers")
+        assert done.err.startswith(f"error: {damaged} gives NaN or infinity")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_mistakes_are_one_sentence_on_standard_error(cli, folder, arguments, sta
     assert status == 2 or done.err.strip().count("\n") == 0
 
 
-def test_input_that_is_no_text_is_refused(cli, folder):
+def test_input_that_is_not_utf8_is_refused(cli, folder):
     done = cli("run", folder, stdin=b"\xff\xfe", status=1)
     assert done.out == ""
     assert "not UTF-8 at byte 0" in done.err
@@ -310,7 +310,7 @@ def test_every_error_is_told_in_one_line(cli, monkeypatch, error, message):
 
     monkeypatch.setattr(store, "installed", fail)
     said = cli("ls", status=1).err
-    assert said == f"error: {told(error)}\n"
+    assert said == f"error: {message_of(error)}\n"
     assert message in said
     monkeypatch.setenv("ORDITO_DEBUG", "1")
     with pytest.raises(type(error)):
@@ -325,7 +325,7 @@ def test_ctrl_c_ends_a_command_with_130(cli, folder, monkeypatch):
     assert cli("run", folder, "the", status=130).err.strip() == ""
 
 
-def test_a_reader_that_leaves_is_no_error(folder, process):
+def test_a_closed_pipe_is_no_error(folder, process):
     reader, writer = os.pipe()
     os.close(reader)
     done = process("show", folder, stdout=writer)
@@ -357,7 +357,7 @@ def test_help_is_quick_and_needs_nothing_heavy():
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr for _ in range(5)]
     assert all(run.startswith("[]") for run in runs)
-    assert min(float(run.split()[-1]) for run in runs) < 0.3  # the best of five: the others may have had company
+    assert min(float(run.split()[-1]) for run in runs) < 0.3  # the best of five: other processes may have slowed the rest
 
 
 def test_import_is_quick():

@@ -110,8 +110,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(loaded, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("passes", [1, 3])
-def test_what_an_interrupt_left_half_computed_is_not_taken_for_read(loaded, capsys, passes):
-    """Ctrl-C between two layers: the cache has places for tokens whose keys were never stored."""
+def test_an_interrupt_drops_the_half_computed_cache(loaded, capsys, passes):
+    """After Ctrl-C between two layers, the cache has room for tokens whose keys were never stored."""
     left = [passes]
 
     def interrupt(*_):

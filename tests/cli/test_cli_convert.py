@@ -9,7 +9,7 @@ from test_cli import cli  # noqa: F401 - a fixture
 import ordito
 
 
-def test_there_and_back(cli, folder, tmp_path):  # noqa: F811
+def test_converting_to_gguf_and_back(cli, folder, tmp_path):  # noqa: F811
     source = ordito.load(folder)
     ids = source.tokenizer.encode("the warp and the weft")
     cli("convert", folder, tmp_path / "x.gguf", "--dtype", "f32")
@@ -24,7 +24,7 @@ def test_there_and_back(cli, folder, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize(("dtype", "loss"), [("f16", 2e-2), ("bf16", 0.2), ("q8_0", 0.2)])
-def test_types(cli, folder, tmp_path, dtype, loss):  # noqa: F811
+def test_dtypes(cli, folder, tmp_path, dtype, loss):  # noqa: F811
     source = ordito.load(folder)
     cli("convert", folder, tmp_path / "x.gguf", "--dtype", dtype)
     found = ordito.load(tmp_path / "x.gguf")
@@ -43,7 +43,7 @@ def test_saving_a_loaded_model(folder, tmp_path):
 def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     out = tmp_path / "x.gguf"
     out.write_bytes(b"mine")
-    assert "is there already" in cli("convert", folder, out, status=1).err
+    assert "exists already" in cli("convert", folder, out, status=1).err
     assert out.read_bytes() == b"mine"
     assert "unknown quantization 'q4'" in cli("convert", folder, out, "--force", "--dtype", "q4", status=1).err
     assert out.read_bytes() == b"mine"
@@ -53,7 +53,7 @@ def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     assert out.read_bytes()[:4] == b"GGUF"
 
 
-def test_what_a_name_means(cli, folder, tmp_path):  # noqa: F811
+def test_names_of_files_and_folders(cli, folder, tmp_path):  # noqa: F811
     for command in ("convert", "quantize"):
         cli(command, folder, tmp_path / f"{command}.GGUF")
         assert (tmp_path / f"{command}.gguf").read_bytes()[:4] == b"GGUF"
@@ -68,7 +68,7 @@ def test_what_a_name_means(cli, folder, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
-def test_folders_of_half_the_size(cli, folder, tmp_path, dtype):  # noqa: F811
+def test_folders_in_16_bits(cli, folder, tmp_path, dtype):  # noqa: F811
     cli("convert", folder, tmp_path / "half", "--dtype", dtype)
     found, source = ordito.load(tmp_path / "half"), ordito.load(folder)
     assert set(found.checkpoint.encodings) == {dtype}

@@ -1,4 +1,4 @@
-"""`ordito draw`: what it writes, and how it ends."""
+"""`ordito draw`: what it writes, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How commands end: by signals that ask for it, and where a stream is closed."""
+"""How commands end: by a signal, and with a closed stream."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ cli.program()
 
 @contextmanager
 def writing(folder):
-    """A process in the middle of writing a file, which is to end without a word and to leave nothing."""
+    """A process in the middle of writing a file, which has to end silently and to leave no file."""
     with subprocess.Popen([sys.executable, "-c", WRITING, folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"begun\n"
         assert len(list(folder.iterdir())) == 1
@@ -47,13 +47,13 @@ def writing(folder):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_nothing_half_written_is_left(tmp_path, number, status):
+def test_no_partial_file_is_left(tmp_path, number, status):
     with writing(tmp_path) as process:
         process.send_signal(number)
     assert process.returncode == status
 
 
-def test_the_second_signal_does_not_cut_cleaning_up_short(tmp_path):
+def test_a_second_signal_does_not_interrupt_the_cleanup(tmp_path):
     with writing(tmp_path) as process:
         process.send_signal(signal.SIGHUP)
         assert process.stdout.readline() == b"ending\n"
@@ -61,7 +61,7 @@ def test_the_second_signal_does_not_cut_cleaning_up_short(tmp_path):
     assert process.returncode == 129
 
 
-def test_signals_that_come_together_end_without_a_word(tmp_path):
+def test_simultaneous_signals_end_silently(tmp_path):
     with writing(tmp_path) as process:
         process.send_signal(signal.SIGSTOP)
         process.send_signal(signal.SIGHUP)

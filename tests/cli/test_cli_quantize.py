@@ -1,4 +1,4 @@
-"""`ordito quantize` and `ordito imatrix`: fewer bits, and what they should spare."""
+"""`ordito quantize` and `ordito imatrix`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def off(found, source):
     return float(np.abs(found.logits(ids) - source.logits(ids)).mean() / np.abs(source.logits(ids)).mean())
 
 
-def test_fewer_bits(cli, folder, tmp_path):  # noqa: F811
+def test_quantize(cli, folder, tmp_path):  # noqa: F811
     source = ordito.load(folder)
     told = cli("quantize", folder, tmp_path / "x.gguf", "q8_0").err
     assert "as Q8_0" in told
@@ -27,11 +27,11 @@ def test_fewer_bits(cli, folder, tmp_path):  # noqa: F811
     cli("quantize", folder, tmp_path / "y.gguf", "q4_0")
     assert (tmp_path / "y.gguf").stat().st_size < (tmp_path / "x.gguf").stat().st_size
     assert "q4_0" in ordito.load(tmp_path / "y.gguf").checkpoint.encodings
-    assert "Q2_K's blocks of 256" in cli("quantize", folder, tmp_path / "z.gguf", "q2_k").err
+    assert "256, the block size of Q2_K" in cli("quantize", folder, tmp_path / "z.gguf", "q2_k").err
     assert "blocks" not in cli("quantize", folder, tmp_path / "w.gguf", "f16").err
 
 
-def test_what_matters_is_collected_and_used(cli, folder, tmp_path):  # noqa: F811
+def test_an_importance_matrix_is_written_and_used(cli, folder, tmp_path):  # noqa: F811
     text = tmp_path / "text.txt"
     text.write_text("the warp and the weft " * 200)
     cli("imatrix", folder, "-f", text, "-o", tmp_path / "im.gguf", "-c", "32", "-n", "3")
@@ -40,7 +40,7 @@ def test_what_matters_is_collected_and_used(cli, folder, tmp_path):  # noqa: F81
     assert found.datasets == ("text.txt",)
     assert {float(counts[0]) for counts in found.counts.values()} == {96.0}
     assert "blk.0.attn_q.weight" in found.sums
-    assert np.array_equal(found.sums["blk.0.attn_q.weight"], found.sums["blk.0.attn_k.weight"])  # they read the same
+    assert np.array_equal(found.sums["blk.0.attn_q.weight"], found.sums["blk.0.attn_k.weight"])  # q and k have the same input
     cli("quantize", folder, tmp_path / "y.gguf", "q4_0", "--imatrix", tmp_path / "im.gguf")
     model = ordito.load(tmp_path / "y.gguf")
     assert model.checkpoint.metadata["quantize.imatrix.chunks_count"] == 3
@@ -71,7 +71,7 @@ def test_texts_that_cannot_be_read(cli, folder, tmp_path, command):  # noqa: F81
     assert f"{text} is not UTF-8 at byte 4" in cli(*command, "-c", "32", status=1).err
 
 
-def test_windows_are_those_that_the_model_has_place_for(cli, folder, tmp_path):  # noqa: F811
+def test_windows_are_limited_by_the_context(cli, folder, tmp_path):  # noqa: F811
     text = tmp_path / "text.txt"
     text.write_text("the warp and the weft " * 60)
     told = cli("perplexity", folder, "-f", text).out
@@ -82,7 +82,7 @@ def test_windows_are_those_that_the_model_has_place_for(cli, folder, tmp_path): 
     assert "standard input is not UTF-8" in cli("perplexity", folder, "-f", "-", stdin=b"\xff", status=1).err
 
 
-def test_rounded_while_it_is_loaded(cli, folder, tmp_path):  # noqa: F811
+def test_quantizing_while_loading(cli, folder, tmp_path):  # noqa: F811
     source = ordito.load(folder)
     cli("quantize", folder, tmp_path / "x.gguf", "q4_0")
     file, loaded = ordito.load(tmp_path / "x.gguf"), ordito.load(folder, quantize="q4_0")
@@ -105,7 +105,7 @@ def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     assert "is no importance matrix" in cli("quantize", folder, out, "q4_0", "--imatrix", text, status=1).err
     assert "no such file" in cli("quantize", folder, out, "q4_0", "--imatrix", tmp_path / "none", status=1).err
     cli("quantize", folder, out, "q4_0")
-    assert "is there already" in cli("quantize", folder, out, "q4_0", status=1).err
+    assert "exists already" in cli("quantize", folder, out, "q4_0", status=1).err
     assert "is Q4_0 already" in cli("quantize", out, tmp_path / "y.gguf", "q4_1").err
     with pytest.warns(OrditoWarning, match="is Q4_0 already"):
         ordito.load(out, quantize="q8_0")

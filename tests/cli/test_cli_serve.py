@@ -35,7 +35,7 @@ def refused(command, *arguments):
         (["--host", "nowhere.invalid", "--api-key", "12345678"], "cannot listen"),
     ],
 )
-def test_what_cannot_be_is_said(arguments, message):
+def test_options_that_are_wrong(arguments, message):
     assert message in refused(serve, *arguments)
 
 
@@ -56,7 +56,7 @@ def test_no_server(url, message):
 
 @pytest.mark.skipif(os.name != "posix", reason="Unix has these signals")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_server_from_its_start_to_its_end(folder, number, status):
+def test_serving_from_start_to_stop(folder, number, status):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "ordito", "serve", str(folder), "--port", str(port), "--load"]

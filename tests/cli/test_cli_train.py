@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(how, folder, chats, tmp_path):
         (["train", "sft"], "'model' is missing"),
         (["train", "sft", "--model", "MODEL", "--data", "none.jsonl", "--output", "OUT"], "none.jsonl"),
         (["train", "sft", "--model", "nowhere/", "--data", "DATA", "--output", "OUT"], "nowhere"),
-        (["train", "--resume", "--output", "OUT"], "there is no run in"),
+        (["train", "--resume", "--output", "OUT"], "there is no run"),
         (["train", "pretrain", "--model", "MODEL", "--data", "DATA", "--output", "OUT"], "has no text under 'text'"),
         (["train", "sft", "--model", "MODEL", "--data", "DATA", "--output", "OUT", "--set", "moe.balance=1"], "upcycle"),
         (

@@ -1,4 +1,4 @@
-"""What a comparison says: everything that differs, marked, and nothing that does not."""
+"""Comparisons mark all facts that differ, and only those."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_one_model_is_too_few():
         ordito.compare(published("phi-2"))
 
 
-def test_what_is_no_spec_and_names_that_are_not_as_many_are_refused():
+def test_anything_but_specs_and_a_wrong_number_of_names_are_refused():
     with pytest.raises(OrditoError, match=r"compare: got str, expected a Spec: ordito\.outline\(name\)\.spec"):
         ordito.compare(published("phi-2"), "phi-2")
     with pytest.raises(OrditoError, match="got 1 names for 2 models"):

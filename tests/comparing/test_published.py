@@ -1,4 +1,4 @@
-"""The published models as rows: filtered, sorted, each number that of its configuration."""
+"""The published models as rows: filters, orders, and the numbers of their configurations."""
 
 from __future__ import annotations
 

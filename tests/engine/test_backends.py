@@ -1,4 +1,4 @@
-"""What is known of a runtime without loading it is what it says itself."""
+"""What `BACKENDS` says of a runtime without importing it agrees with the runtime itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ordito.native.runtime import ARITHMETIC
 from ordito.nn.runtime import DTYPES
 
 
-def test_the_arithmetic_of_each_is_listed():
+def test_the_dtypes_of_each_backend_are_listed():
     assert {name: set(backend.dtypes) for name, backend in BACKENDS.items()} == {
         "native": set(ARITHMETIC),
         "torch": set(DTYPES),

@@ -1,4 +1,4 @@
-"""The engine's laws, on a tiny model: what an answer is depends on nothing but its request."""
+"""The engine on a tiny model: an answer depends on nothing but its request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def alone(model, prompt, **settings):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_together_is_alone(model, engine, temperature):
+def test_batched_answers_equal_single_ones(model, engine, temperature):
     asked = [{"max_tokens": 5 + 3 * i, "temperature": temperature, "seed": i} for i in range(len(PROMPTS))]
     streams = [engine.submit(prompt, **one) for prompt, one in zip(PROMPTS, asked, strict=True)]
     for prompt, one, stream in zip(PROMPTS, asked, streams, strict=True):
@@ -50,8 +50,8 @@ def test_together_is_alone(model, engine, temperature):
 
 @settings(deadline=None, max_examples=15)
 @given(data=st.data())
-def test_any_order_of_coming_and_going_gives_the_same(model, data):
-    """Requests come and leave at any time; those that stay get what they get alone, and nothing is left behind."""
+def test_requests_and_cancellations_in_any_order(model, data):
+    """Requests are submitted and cancelled at any time; the others get the answers that they get alone, and no memory leaks."""
     engine = Engine(model, most_together=data.draw(st.integers(1, 4)))
     prompts = data.draw(st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=6))
     streams = []
@@ -72,7 +72,7 @@ def test_any_order_of_coming_and_going_gives_the_same(model, data):
     assert engine.counts.failed == 0
 
 
-def test_what_was_read_is_not_read_again(model, engine):
+def test_the_prefix_cache_is_used(model, engine):
     prompt = "the warp and the weft of a loom"
     first, second = (finished(engine.submit(prompt, max_tokens=6))[0] for _ in range(2))
     assert first.cached_tokens == 0
@@ -85,7 +85,7 @@ def test_what_was_read_is_not_read_again(model, engine):
     assert other.token_ids == alone(model, "the warp and a loom", max_tokens=6)[0].token_ids
 
 
-def test_nobody_finds_what_another_read(engine):
+def test_users_do_not_share_the_prefix_cache(engine):
     finished(engine.submit("the warp and the weft", max_tokens=2, user="a"))
     assert finished(engine.submit("the warp and the weft", max_tokens=2, user="b"))[0].cached_tokens == 0
     assert finished(engine.submit("the warp and the weft", max_tokens=2, user="a"))[0].cached_tokens > 0
@@ -110,7 +110,7 @@ def test_several_answers_share_a_prompt(model, engine):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_guesses_change_nothing(model, temperature):
+def test_speculative_decoding_changes_nothing(model, temperature):
     prompt = "warp weft loom " * 4
     asked = {"max_tokens": 24, "temperature": temperature, "seed": 5, "ignore_end": True, "logit_bias": {40: 20.0, 41: 19.0}}
     with_guesses = finished(Engine(model).submit(prompt, **asked))[0]
@@ -148,7 +148,7 @@ def test_a_cancelled_answer_ends_within_a_step(engine):
     assert len(finished(other)[0].token_ids) == 40
 
 
-def test_a_stream_that_nobody_holds_is_cancelled(engine):
+def test_a_stream_without_a_reference_is_cancelled(engine):
     engine.submit("the loom", max_tokens=40, ignore_end=True)
     finished(engine.submit("a weft", max_tokens=2))
     assert engine.counts.cancelled == 1
@@ -181,7 +181,7 @@ def test_users_take_turns(model):
     assert [user for user, _ in order] == list("ababab")
 
 
-def test_who_runs_out_of_memory_begins_again(folder):
+def test_a_preempted_answer_is_computed_again(folder):
     model = ordito.load(folder, backend="native")
     base = model.runtime.cache_bytes()
     engine = Engine(model, cache_limit=base + 40_000)
@@ -274,7 +274,7 @@ def test_answers_keep_to_their_grammar(engine, grammar, matches):
         (lambda: Grammar.choice([]), "list of texts"),
     ],
 )
-def test_grammars_that_are_none_are_refused(engine, grammar, message):
+def test_invalid_grammars_are_refused(engine, grammar, message):
     with pytest.raises(OrditoError, match=message):
         engine.submit("the", grammar=grammar(), max_tokens=3)
 
@@ -398,7 +398,7 @@ def test_a_grammar_that_cannot_be_followed_fails_its_own_request_only(model, eng
 @pytest.mark.parametrize("part", ["_enter", "_admit", "_batch"])
 def test_the_thread_of_an_engine_outlives_any_failure(engine, monkeypatch, part):
     class Panic(BaseException):
-        """As Rust's, which is no `Exception`."""
+        """Like a panic in Rust, which is not an `Exception`."""
 
     before, left = getattr(engine, part), [1]
 
@@ -434,7 +434,7 @@ def test_threads_share_an_engine(model, engine):
 
 @pytest.fixture
 def thinker(folder, monkeypatch):
-    """The tiny model as one that thinks between words that are no tokens, whose prompts begin a thought."""
+    """The tiny model with thoughts between markers that are no special tokens, and prompts that open a thought."""
     from ordito.text.chat import ChatTemplate
 
     model = ordito.load(folder)
@@ -455,7 +455,7 @@ def test_a_thought_ends_when_its_budget_is_used_up(thinker):
     assert free.text == ""
 
 
-def test_a_grammar_begins_behind_the_thought(thinker):
+def test_a_grammar_begins_after_the_thought(thinker):
     settings = {"thinking_budget": 5, "max_tokens": 40, "grammar": Grammar.choice(["warp", "weft"])}
     (result,) = finished(thinker.engine.submit([{"role": "user", "content": "the loom"}], **settings))
     assert result.thinking
@@ -463,7 +463,7 @@ def test_a_grammar_begins_behind_the_thought(thinker):
     assert result.finish_reason == "stop"
 
 
-def test_breakers_are_all_tokens_that_hold_one(model):
+def test_dry_breakers_are_all_tokens_that_contain_one(model):
     bytes_of = model.tokenizer.vocabulary.bytes_of
     for texts in (("o",), ("th", "a"), ("\n", ":"), ("nowhere else",)):
         found = frozenset(
@@ -472,7 +472,7 @@ def test_breakers_are_all_tokens_that_hold_one(model):
         assert tokens_containing(model.tokenizer, texts) == found
 
 
-def test_a_text_that_cannot_fit_is_not_cut(model, monkeypatch):
+def test_a_text_that_cannot_fit_is_not_tokenized(model, monkeypatch):
     def never(*arguments):
         raise AssertionError("this takes seconds")
 
@@ -484,6 +484,6 @@ def test_a_text_that_cannot_fit_is_not_cut(model, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["the loom " * 50, "<|im_end|>" * 9, " " * 300, "é漢" * 40, ""])
-def test_no_text_has_fewer_tokens_than_is_said(model, text):
+def test_the_least_number_of_tokens_is_a_lower_bound(model, text):
     for special in (False, True):
         assert model.tokenizer.least(text) <= len(model.tokenizer.encode(text, add_special_tokens=False, parse_special=special))

@@ -19,7 +19,7 @@ def runtime(folder):
     return ordito.load(folder).runtime
 
 
-def test_it_is_what_the_definition_says(runtime):
+def test_perplexity_is_its_definition(runtime):
     losses = []
     for window in (IDS[:16], IDS[16:32], IDS[32:48]):
         ids = [0, *window[1:]]
@@ -40,7 +40,7 @@ def test_a_model_does_not_diverge_from_itself(runtime, folder):
     assert 0 < other.divergence < 1e-8
 
 
-def test_what_cannot_be_measured_is_refused(runtime):
+def test_texts_and_windows_that_do_not_fit_are_refused(runtime):
     with pytest.raises(OrditoError, match="at least the 60"):
         perplexity(runtime, IDS, context=60)
     with pytest.raises(OrditoError, match="expected 4 to 64"):

@@ -76,7 +76,7 @@ def test_temperature_zero_takes_the_best_and_touches_nothing():
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9}, {"mirostat": 2}])
 @pytest.mark.parametrize("damage", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_are_an_error(settings, damage):
+def test_nan_logits_are_an_error(settings, damage):
     values = logits(4)
     values[7] = damage
     with pytest.raises(OrditoError, match="no numbers: its weights are damaged"):
@@ -85,12 +85,12 @@ def test_logits_that_are_no_numbers_are_an_error(settings, damage):
         Sampler(Sampling(**settings, seed=0)).choose(np.full(V, -np.inf, np.float32), [1])
 
 
-def test_a_temperature_next_to_nothing_is_none():
+def test_a_tiny_temperature_is_greedy():
     for temperature in (1e-13, 1e-308, 5e-324):
         assert Sampler(Sampling(temperature=temperature, seed=0)).choose(logits(4), []) == int(logits(4).argmax())
 
 
-def test_a_penalty_moves_the_best_away():
+def test_the_repetition_penalty_changes_the_most_probable_token():
     values = np.array([3.0, 2.9, -1.0], dtype=np.float32)
     assert Sampler(Sampling(repetition_penalty=1.1)).choose(values, [0]) == 1
     assert penalise_repetition(values, [2], 2.0)[2] == -2.0

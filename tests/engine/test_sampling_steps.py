@@ -35,7 +35,7 @@ def test_typical_is_that_of_transformers(seed, p, temperature):
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 500), p=st.floats(0.05, 0.999))
-def test_a_nucleus_is_the_same_of_a_part_and_of_all(seed, p):
+def test_top_p_is_the_same_on_candidates_and_on_all_logits(seed, p):
     large = logits(seed, 2.0, 5000)
     kept, probabilities = candidates(large, Sampling(temperature=1.0, top_p=p))
     order, whole = cuts.ordered(large.astype(np.float64))
@@ -50,16 +50,16 @@ def test_top_n_sigma_keeps_what_is_near_the_best():
     assert set(kept) == set(np.flatnonzero(values >= values.max() - values.astype(np.float64).std()))
 
 
-def test_xtc_takes_the_best_away_but_for_the_least_of_them():
+def test_xtc_keeps_the_least_probable_token_above_the_threshold():
     probabilities = np.array([0.4, 0.3, 0.2, 0.1])
-    assert cuts.without_top(probabilities, 0.2).tolist() == [False, False, True, True]
-    assert cuts.without_top(probabilities, 0.35).all()
+    assert cuts.xtc(probabilities, 0.2).tolist() == [False, False, True, True]
+    assert cuts.xtc(probabilities, 0.35).all()
     sampler = Sampler(Sampling(temperature=1.0, xtc_probability=1.0, xtc_threshold=0.1, seed=0))
     values = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     assert {sampler.choose(values, []) for _ in range(200)} == {2, 3}
 
 
-def test_mirostat_holds_the_surprise():
+def test_mirostat_reaches_its_target_surprise():
     rng = np.random.default_rng(0)
     for version in (1, 2):
         sampler = Sampler(Sampling(temperature=1.0, mirostat=version, mirostat_tau=7.0, mirostat_eta=0.1, seed=1))
@@ -71,7 +71,7 @@ def test_mirostat_holds_the_surprise():
         assert abs(np.mean(surprises[300:]) - 7.0) < 0.3
 
 
-def test_dry_hinders_what_would_go_on_repeating():
+def test_dry_penalises_the_continuation_of_a_repetition():
     values = np.zeros(V, np.float32)
     context = [1, 2, 3, 4, 9, 1, 2, 3]
     got = penalise_dry(values, context, 0.8, 1.75, 2, frozenset())

@@ -1,4 +1,4 @@
-"""What bench feeds to a runtime, and what it makes of the time that passed."""
+"""What bench feeds to a runtime, and the rates that it derives from the time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Recording:
         assert all(0 <= id < SPEC.vocab_size for id in ids)
         self.length += len(ids)
         self.fed.append(list(ids))
-        return np.arange(SPEC.vocab_size) == self.length  # what follows is the number of tokens so far
+        return np.arange(SPEC.vocab_size) == self.length  # the next token is the number of tokens so far
 
     def rewind(self, length):
         self.rewound.append(self.length)
@@ -63,7 +63,7 @@ def test_an_answer_begins_with_a_token_of_the_vocabulary():
     assert runtime.fed[0] == [3]
 
 
-def test_what_an_answer_is_spared_is_not_counted():
+def test_weights_that_decoding_skips_are_not_counted():
     runtime, found = Recording(), account(SPEC)
     runtime.spared = 1000
     (figure,) = bench(runtime, found, MACHINE, prompts=(), generated=(2,), repetitions=1)

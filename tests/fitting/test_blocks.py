@@ -9,7 +9,7 @@ from ordito.accounting import account
 from ordito.fitting.backends import MIB, blocks
 
 
-def test_what_is_left_of_a_block_counts():
+def test_the_unused_rest_of_a_block_counts():
     page = 32 * 100 * 2  # of a layer of 100 numbers at 16 bits
     assert blocks([(100, 1)], 2, 1) == 2 * MIB
     assert blocks([(100, 64)], 2, 1) == 2 * MIB  # two pages, each alone

@@ -107,7 +107,7 @@ def test_more_sequences_take_more_cache_and_share_the_weights():
     assert one.decode.predicted < eight.decode.predicted <= 8 * one.decode.predicted
 
 
-def test_an_encoder_has_no_answers():
+def test_an_encoder_has_no_decoding_rate():
     found = fit(published("bert-base-uncased"), machine=MACHINE)
     assert found.decode is None
     assert found.memory.cache == 0
@@ -117,7 +117,7 @@ def test_an_encoder_has_no_answers():
 @pytest.mark.parametrize(
     "name", ["Gemma 3 1B", "Mixtral 8x7B v0.1", "DeepSeek-V2-Lite", "gpt-oss-20b", "BERT base uncased", "T5 small"]
 )
-def test_every_kind_of_model_can_be_asked_about(name):
+def test_every_kind_of_model_has_a_fit(name):
     found = fit(published(name), machine=MACHINE)
     assert found.memory.total == sum(value for name, value in found.memory.to_dict().items() if name != "total")
     assert found.prefill.predicted > 0
@@ -131,12 +131,12 @@ def test_every_kind_of_model_can_be_asked_about(name):
     ("wrong", "said"),
     [({"context": 10**9}, "a context of"), ({"batch": 0}, "a batch"), ({"quant": "Q4_K_X"}, "Q4_K_M"), ({"quant": ""}, "''")],
 )
-def test_wrong_questions(wrong, said):
+def test_wrong_arguments(wrong, said):
     with pytest.raises(OrditoError, match=said):
         fit(published("llama-3.2-1b"), machine=MACHINE, **wrong)
 
 
-def test_what_is_no_spec_is_refused():
+def test_anything_but_a_spec_is_refused():
     with pytest.raises(OrditoError, match="fit: got str, expected a Spec"):
         fit("llama-3.2-1b", machine=MACHINE)
 

@@ -1,4 +1,4 @@
-"""What the doctor reads in the system's counters."""
+"""Complaints of `ordito doctor` from the system's counters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_throttling_in_a_group_of_the_first_version(tmp_path):
     assert Counters.now(tmp_path / "none", tmp_path) == Counters(throttled=77)
 
 
-def test_a_machine_at_rest_is_well():
+def test_an_idle_machine_has_no_complaints():
     assert complaints(Counters(), Counters(ticks=100, idle=99), **WELL) == []
 
 

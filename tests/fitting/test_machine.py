@@ -1,4 +1,4 @@
-"""What the machine grants, from the files in which Linux says so."""
+"""Memory and cores that Linux grants, from the files of cgroups."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_cores_of_a_cgroup_of_the_first_version(tmp_path):
     ],
 )
 def test_limits_of_the_own_group_and_of_those_above_it(tmp_path, monkeypatch, membership, tree, cores, left):
-    """As services and jobs have them: the process is not in the root's group, and the smallest limit binds."""
+    """As for services and jobs: the process is in a group below the root, and the smallest limit binds."""
     own = tmp_path / "own"
     own.write_text(membership)
     monkeypatch.setattr("ordito.cgroups._MEMBERSHIP", own)
@@ -96,7 +96,7 @@ def test_limits_of_the_own_group_and_of_those_above_it(tmp_path, monkeypatch, me
     assert machine.free_memory(root, meminfo(tmp_path)) == 1_000_000_000
 
 
-def test_a_container_that_is_told_a_path_outside_of_it(tmp_path, monkeypatch):
+def test_a_cgroup_path_outside_of_the_container(tmp_path, monkeypatch):
     (tmp_path / "own").write_text("0::/docker/0123456789\n")
     monkeypatch.setattr("ordito.cgroups._MEMBERSHIP", tmp_path / "own")
     (tmp_path / "cpu.max").write_text("150000 100000")

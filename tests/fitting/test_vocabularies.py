@@ -1,4 +1,4 @@
-"""What a vocabulary takes in memory, by what it is."""
+"""The memory of a vocabulary, by its kind and size."""
 
 from __future__ import annotations
 

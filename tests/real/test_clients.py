@@ -119,7 +119,7 @@ def test_openai_vectors(client):
 @pytest.mark.filterwarnings("ignore:a text of")
 def test_long_texts_are_cut_only_where_that_is_asked_for(client):
     body = {"model": "minilm", "input": ["a cat", "word " * 600]}
-    with pytest.raises(openai.BadRequestError, match="602 tokens, of at most 256") as told:
+    with pytest.raises(openai.BadRequestError, match="602 tokens, expected at most 256") as told:
         client.embeddings.create(**body)
     assert told.value.code == "context_length_exceeded"
     cut = client.embeddings.create(**body, extra_body={"truncate": True})

@@ -45,7 +45,7 @@ def test_each_request_is_answered_once(folder, tmp_path):
     assert text[0] == text[1]
 
 
-def test_what_fails_is_told_and_does_not_stop_the_others(folder, tmp_path):
+def test_a_failed_request_does_not_stop_the_others(folder, tmp_path):
     source, out = written(tmp_path / "in.jsonl", [request("good"), request("bad", messages=[])]), tmp_path / "out.jsonl"
     result = run(source, out, "--model", folder)
     assert isinstance(result.exception, OrditoError)
@@ -62,27 +62,27 @@ def test_what_fails_is_told_and_does_not_stop_the_others(folder, tmp_path):
         ("\ufffe".encode("utf-16").decode("latin-1"), "is not JSON"),
         ('{"a":' * 5000 + "1" + "}" * 5000, "is not JSON"),
         (json.dumps({**request("a"), "url": "/v1/files"}), "url is"),
-        (json.dumps(request("same")) + "\n" + json.dumps(request("same")), "stands in line 1, too"),
+        (json.dumps(request("same")) + "\n" + json.dumps(request("same")), "is in line 1 already"),
     ],
 )
-def test_files_of_something_else_are_refused(tmp_path, line, message):
+def test_files_that_hold_no_requests_are_refused(tmp_path, line, message):
     path = tmp_path / "in.jsonl"
     path.write_bytes(line.encode("latin-1") + b"\n")
     with pytest.raises(OrditoError, match=message):
         read_requests(path)
 
 
-def test_a_file_that_is_no_batch_is_left_alone(folder, tmp_path):
+def test_an_output_that_holds_no_answers_is_left_alone(folder, tmp_path):
     source, out = written(tmp_path / "in.jsonl", [request("a")]), tmp_path / "letter.txt"
     out.write_text("Dear Ada,\nhow are you")
-    assert "is no answer of a batch" in str(run(source, out, "--model", folder).exception)
+    assert "is not an answer to a batch request" in str(run(source, out, "--model", folder).exception)
     assert out.read_text() == "Dear Ada,\nhow are you"
     out.write_text("Dear Ada")  # one line without an end is no answer that was cut short either
-    assert "is no answer of a batch" in str(run(source, out, "--model", folder).exception)
+    assert "is not an answer to a batch request" in str(run(source, out, "--model", folder).exception)
     assert out.read_text() == "Dear Ada"
 
 
-def test_what_failed_is_asked_again(folder, tmp_path):
+def test_failed_requests_are_sent_again(folder, tmp_path):
     source, out = written(tmp_path / "in.jsonl", [request("good"), request("bad", max_tokens=-1)]), tmp_path / "out.jsonl"
     assert "1 of 2 requests failed" in str(run(source, out, "--model", folder).exception)
     good = answers(out)["good"]

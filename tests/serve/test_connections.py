@@ -1,4 +1,4 @@
-"""Who sends slowly, or not at all, holds no place for long; and there are only so many places."""
+"""Slow and silent connections are closed, and the number of connections is limited."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def connection(address):
 
 
 def rest(connection):
-    """What comes until the server closes."""
+    """All bytes that the server sends until it closes the connection."""
     received = b""
-    with suppress(ConnectionResetError):  # which is what a byte too late brings
+    with suppress(ConnectionResetError):  # raised if a byte was sent after the server had closed
         while piece := connection.recv(1 << 16):
             received += piece
     return received
 
 
 def trickle(connection, text):
-    """Send a byte now and then, as long as nobody answers."""
+    """Send single bytes with pauses until there is an answer."""
     connection.settimeout(0.05)
     for byte in text:
         try:
@@ -47,7 +47,7 @@ def trickle(connection, text):
                 return
         except TimeoutError:
             continue
-    raise AssertionError("all of it was taken")
+    raise AssertionError("the server read everything without an answer")
 
 
 def test_a_head_in_single_bytes_is_refused(connection):
@@ -67,17 +67,17 @@ def test_a_body_in_single_bytes_is_refused(connection):
     assert "body of the request took longer" in told["error"]["message"]
 
 
-def test_who_says_nothing_is_left(connection):
+def test_a_silent_connection_is_closed(connection):
     assert rest(connection) == b""
 
 
-def test_who_was_refused_and_still_sends_is_left(connection, monkeypatch):
-    monkeypatch.setattr("ordito.serve.connections._LINGER", 0.0)
+def test_a_refused_client_that_still_sends_is_disconnected(connection, monkeypatch):
+    monkeypatch.setattr("ordito.serve.connections._CLOSE_DELAY", 0.0)
     connection.sendall(HEAD.replace(b"localhost", b"evil.example") + b"content-length: 1000\r\n\r\n")
     assert rest(connection).startswith(b"HTTP/1.1 403 ")
 
 
-def test_a_connection_may_rest_between_requests(connection):
+def test_a_connection_may_be_idle_between_requests(connection):
     """Longer than a request may take to arrive; the next one has its own time."""
     for _ in range(2):
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -91,7 +91,7 @@ def test_a_connection_may_rest_between_requests(connection):
     assert rest(connection).startswith(b"HTTP/1.1 408 ")
 
 
-def test_an_answer_may_take_longer(address):
+def test_an_answer_may_take_longer_than_a_request_may_take_to_arrive(address):
     body = {"messages": [{"role": "user", "content": "the loom"}], "max_tokens": 900, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", "http://{}:{}/v1/chat/completions".format(*address), json=body, timeout=60) as response:
         lines = response.iter_lines()
@@ -100,7 +100,7 @@ def test_an_answer_may_take_longer(address):
         assert [line for line in lines if line][-1] == "data: [DONE]"
 
 
-def test_one_connection_too_many_is_sent_away(folder):
+def test_one_connection_too_many_gets_503(folder):
     with running([folder], max_connections=2) as url:
         host, port = url.removeprefix("http://").split(":")
         places = [socket.create_connection((host, int(port)), timeout=30) for _ in range(2)]

@@ -13,7 +13,7 @@ WRITTEN = "<|im_start|>user\nthe loom<|im_end|>\n<|im_start|>assistant\nthe warp
 
 @pytest.fixture
 def continued(client):
-    """What the model writes behind it, and how many tokens it read."""
+    """What the model writes after it, and the number of tokens in the prompt."""
     body = {"prompt": WRITTEN, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
     answer = client.post("/v1/completions", json=body).json()
     return answer["choices"][0]["text"], answer["usage"]["prompt_tokens"]
@@ -54,13 +54,13 @@ def test_ollama(client, continued):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"add_generation_prompt": True}, "begins another"),
+        ({"add_generation_prompt": True}, "begins a new one"),
         ({"continue_final_message": False, "add_generation_prompt": False}, "set one of them"),
         ({"messages": ASKED[:1]}, "only what an assistant says"),
         ({"chat_template_kwargs": {"continue_final_message": True}}, "cannot be set"),
     ],
 )
-def test_what_cannot_be_continued_is_refused(client, change, message):
+def test_conversations_that_cannot_be_continued_are_refused(client, change, message):
     told = client.post("/v1/chat/completions", json={"messages": ASKED, "continue_final_message": True, **change})
     assert told.status_code == 400
     assert message in told.json()["error"]["message"]

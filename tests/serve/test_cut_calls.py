@@ -13,7 +13,7 @@ HI = [{"role": "user", "content": "the loom"}]
 PARAMETERS = {"type": "object", "properties": {"turns": {"enum": [1, 2]}}, "required": ["turns"]}
 TOOL = {"name": "spin", "parameters": PARAMETERS}
 LENGTHS = [1, 5, 12, 20, 27, 40]
-"""In the marker, behind it, before the name, in it, in the arguments: most tokens are single letters."""
+"""Limits that end inside the marker, after it, before the name, inside it, and in the arguments: most tokens are single letters."""
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -61,7 +61,7 @@ def test_responses(client, length):
 
 
 def test_a_call_that_was_not_forced(client):
-    """Behind its marker nothing but a call can come; what only might become a marker is text."""
+    """After the whole marker only a call can follow, so nothing is text; the beginning of a marker is text."""
     for length, text in ((5, "<tool"), (20, "")):
         body = {
             "messages": HI,

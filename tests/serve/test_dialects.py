@@ -1,4 +1,4 @@
-"""What goes over the wire, in each dialect."""
+"""Requests and responses of each API: OpenAI's, Anthropic's and Ollama's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_chat_completion_is_whole(client):
     assert used["total_tokens"] == used["prompt_tokens"] + used["completion_tokens"]
 
 
-def test_a_stream_says_the_same(client):
+def test_a_stream_equals_the_whole_answer(client):
     whole = chat(client).json()["choices"][0]["message"]["content"]
     response = chat(client, stream=True)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -45,7 +45,7 @@ def test_a_stream_says_the_same(client):
     assert not any("usage" in chunk for chunk in chunks)
 
 
-def test_usage_comes_last_and_only_where_it_is_asked_for(client):
+def test_usage_comes_last_and_only_if_requested(client):
     sent = [data for _, data in events(chat(client, stream=True, stream_options={"include_usage": True}))]
     last = json.loads(sent[-2])
     assert last["choices"] == []
@@ -64,7 +64,7 @@ def test_several_answers_have_their_indexes(client):
     assert texts == [choice["message"]["content"] for choice in choices]
 
 
-def test_a_tool_that_must_be_called_is(client):
+def test_a_required_tool_is_called(client):
     answer = chat(client, tools=TOOLS, tool_choice="required", max_tokens=200).json()["choices"][0]
     assert answer["finish_reason"] == "tool_calls"
     (call,) = answer["message"]["tool_calls"]
@@ -182,7 +182,7 @@ def test_ollama(client):
     assert client.get("/api/ps").json()["models"]
 
 
-def test_letting_go_of_a_model(client):
+def test_unloading_a_model(client):
     assert chat(client).status_code == 200
     gone = client.post("/api/generate", json={"model": "x", "keep_alive": 0, "stream": False}).json()
     assert gone["done_reason"] == "unload"
@@ -226,7 +226,7 @@ def test_models_are_listed_for_both(client):
     assert listed["first_id"] == model["id"]
 
 
-def test_the_prompt_can_be_seen(client):
+def test_apply_template(client):
     prompt = client.post("/apply-template", json={"messages": HI}).json()["prompt"]
     assert prompt == "<|im_start|>user\nthe loom<|im_end|>\n<|im_start|>assistant\n"
 
@@ -245,7 +245,7 @@ def counted(client):
     return {sample.name: sample.value for family in families if family.type == "counter" for sample in family.samples}
 
 
-def test_counters_never_fall_back(client, folder):
+def test_counters_never_decrease(client, folder):
     tokens = client.post("/v1/embeddings", json={"input": "the loom"}).json()["usage"]["prompt_tokens"]
     before = counted(client)
     chat(client)
@@ -258,7 +258,7 @@ def test_counters_never_fall_back(client, folder):
     assert all(after[name] >= value for name, value in before.items())
 
 
-def test_what_is_ignored_is_said(client):
+def test_ignored_fields_are_named(client):
     response = chat(client, store=True, nonsense=1)
     assert response.status_code == 200
     assert response.headers["x-ignored-params"] == "nonsense,store"
@@ -291,7 +291,7 @@ def test_every_answer_of_a_completion_echoes_its_prompt(client):
         assert choice["logprobs"]["tokens"] == same["tokens"]
 
 
-def test_calls_of_before_are_told_where_none_can_be_made(client):
+def test_earlier_calls_are_rendered_without_tools(client):
     called = {"id": "call_1", "type": "function", "function": {"name": "spin", "arguments": '{"turns": 1}'}}
     turns = [
         *HI,
@@ -302,7 +302,7 @@ def test_calls_of_before_are_told_where_none_can_be_made(client):
         assert chat(client, messages=turns, **more).status_code == 200
 
 
-def test_what_ollamas_clients_leave_null(client):
+def test_null_fields_of_ollamas_clients(client):
     unset = {"stream": None, "format": None, "options": None, "keep_alive": None, "think": None}
     loaded = client.post("/api/chat", json={"model": "x", "messages": None, **unset}).json()
     assert loaded["done_reason"] == "load"
@@ -317,7 +317,7 @@ def test_ollamas_models_can_be_told_apart(client):
 
 
 @pytest.mark.filterwarnings("ignore:a text of")
-def test_texts_that_are_too_long_are_cut_only_where_that_is_asked_for(client):
+def test_long_texts_are_truncated_only_if_requested(client):
     long = "the loom " * 2000
     for path, body in (
         ("/v1/embeddings", {"input": ["x", long]}),
@@ -329,7 +329,7 @@ def test_texts_that_are_too_long_are_cut_only_where_that_is_asked_for(client):
         assert "1,024" in told.text
 
 
-def test_why_a_prompt_was_not_cached_is_said(client):
+def test_usage_says_why_a_prompt_was_not_cached(client):
     def details(text):
         return chat(client, messages=[{"role": "user", "content": text}]).json()["usage"]["prompt_tokens_details"]
 
@@ -344,7 +344,7 @@ def test_why_a_prompt_was_not_cached_is_said(client):
     assert other["cached_tokens"] < again["cached_tokens"]
 
 
-def test_a_failure_in_a_stream_is_said_in_each_dialect(client, monkeypatch):
+def test_an_error_in_a_stream_has_the_format_of_its_dialect(client, monkeypatch):
     def failing(*arguments):
         raise OrditoError("the grammar is too hard to follow")
 
@@ -369,7 +369,7 @@ def test_a_failure_in_a_stream_is_said_in_each_dialect(client, monkeypatch):
     assert name == json.loads(data)["type"] == "error"
 
 
-def test_calls_can_be_held_to_one(client):
+def test_tool_calls_can_be_limited_to_one(client):
     call = r'<tool_call>\n{"name": "spin", "arguments": {"turns": 1}}\n</tool_call>'.replace("{", r"\{").replace("}", r"\}")
     body = {"tools": TOOLS, "max_tokens": 400, "guided_regex": f"{call}\n{call}"}
     for more, calls in (({}, 2), ({"parallel_tool_calls": False}, 1)):

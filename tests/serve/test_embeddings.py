@@ -1,4 +1,4 @@
-"""Vectors are made a piece at a time: within limits, beside others, and only for who waits for them."""
+"""Embeddings: limits, batches, concurrent requests, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ASKED = [
 
 @pytest.fixture
 def gate(monkeypatch):
-    """Holds the model back until it is set; `reached` tells that someone stands before it, `texts` what was computed."""
+    """Blocks the model until it is set; `reached` is set once a step is blocked, `texts` counts what was computed."""
     hidden, opened = NativeRuntime.hidden, threading.Event()
     opened.reached, opened.texts = threading.Event(), []
 
@@ -57,7 +57,7 @@ def test_too_many_wait(folder, gate, path, body):
     assert [one.status_code for one in answered] == [200] * 2
 
 
-def test_others_are_answered_meanwhile(folder, gate):
+def test_other_requests_are_answered_meanwhile(folder, gate):
     with running([folder]) as url, concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(httpx.post, f"{url}/v1/embeddings", json={"input": ["the loom"] * 4096}, timeout=60)
         assert gate.reached.wait(30)
@@ -66,7 +66,7 @@ def test_others_are_answered_meanwhile(folder, gate):
         assert len(asked.result().json()["data"]) == 4096
 
 
-def test_who_leaves_frees_the_model(folder, gate):
+def test_a_disconnect_frees_the_model(folder, gate):
     with running([folder]) as url:
         body = json.dumps({"input": ["the loom"] * 4096}).encode()
         host, port = url.removeprefix("http://").split(":")
@@ -74,14 +74,14 @@ def test_who_leaves_frees_the_model(folder, gate):
             head = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             left.sendall(b"POST /v1/embeddings HTTP/1.1\r\n" + head.encode() + body)
             assert gate.reached.wait(30)
-        for _ in range(3):  # by which the server has seen that they left
+        for _ in range(3):  # by then the server has noticed that the client disconnected
             httpx.get(f"{url}/health")
         gate.set()
         assert httpx.post(f"{url}/v1/embeddings", json={"input": "the loom"}, timeout=60).status_code == 200
-        assert len(gate.texts) == 2  # one piece of a hundred, and the other request
+        assert len(gate.texts) == 2  # one batch of a hundred, and the other request
 
 
-def test_what_takes_too_long_is_ended(folder, gate):
+def test_a_request_that_takes_too_long_is_ended(folder, gate):
     with running([folder], request_seconds=0.05) as url:
         threading.Timer(0.5, gate.set).start()
         told = httpx.post(f"{url}/v1/embeddings", json={"input": ["the loom"] * 4096}, timeout=60)
@@ -106,13 +106,13 @@ def test_millions_of_values_are_not_read(client, content):
         assert "commas" in told.text
 
 
-def test_pieces_change_nothing(client, folder):
+def test_batches_do_not_change_vectors(client, folder):
     texts = ["the loom " * (1 + 7 * place % 90) for place in range(100)]
     vectors = [one["embedding"] for one in client.post("/v1/embeddings", json={"input": texts}).json()["data"]]
     assert np.abs(np.array(vectors) - ordito.load(folder).embed(texts)).max() <= 1e-5
 
 
-def test_a_text_that_is_cut_is_not_read_whole(client, monkeypatch):
+def test_a_truncated_text_is_not_tokenized_whole(client, monkeypatch):
     read = []
     encode = Tokenizer.encode
 
@@ -131,7 +131,7 @@ def test_a_text_that_is_cut_is_not_read_whole(client, monkeypatch):
     assert max(read) < 100_000
 
 
-def test_a_long_list_is_written_aside_and_sent_in_pieces():
+def test_a_long_list_is_serialised_on_a_thread_and_sent_in_pieces():
     writers, sent = set(), []
 
     def items():

@@ -1,4 +1,4 @@
-"""Models that come, change and go while a server runs."""
+"""Models that are added, replaced and removed while a server runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def asked(client, name):
     return client.post("/v1/chat/completions", json=body).status_code
 
 
-def test_what_cannot_be_loaded_is_left_out(machine, copies, caplog):
+def test_models_that_cannot_be_loaded_are_left_out(machine, copies, caplog):
     config = json.loads((copies[1] / "config.json").read_text())
     (copies[1] / "config.json").write_text(json.dumps({**config, "model_type": "whisper"}))
     with running([]) as url, httpx.Client(base_url=url, timeout=60) as client:
@@ -48,7 +48,7 @@ def test_what_cannot_be_loaded_is_left_out(machine, copies, caplog):
     assert [record.getMessage().split(":")[:2] for record in caplog.records] == [["left out", " weft cannot be loaded"]]
 
 
-def test_what_is_removed_is_gone_as_soon_as_it_is_not_loaded(machine, copies):
+def test_a_removed_model_disappears_once_it_is_unloaded(machine, copies):
     with running([]) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert asked(client, "warp") == 200
         for path in copies[:2]:

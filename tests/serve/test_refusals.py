@@ -1,4 +1,4 @@
-"""Nobody gets in, and mistakes get the error that clients of their dialect expect."""
+"""Unauthorised requests are refused, and mistakes get an error in the format of their API."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def error(response, status):
         ({"keep_alive": "soon"}, "keep_alive"),
     ],
 )
-def test_what_is_wrong_is_named(client, change, message):
+def test_errors_name_the_wrong_field(client, change, message):
     told = error(client.post("/v1/chat/completions", json={"model": "x", "messages": HI, **change}), 400)
     assert message in told["message"]
     assert told["type"] == "invalid_request_error"
@@ -96,7 +96,7 @@ def test_a_prompt_too_long_says_both_numbers(client):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"messages": NaN}', b"[" * 100_000])
-def test_what_is_no_request(client, body):
+def test_bodies_that_are_no_requests(client, body):
     for path in ("/v1/chat/completions", "/v1/messages", "/api/chat"):
         response = client.post(path, content=body, headers={"content-type": "application/json"})
         assert response.status_code == 400, (path, response.text)
@@ -123,12 +123,12 @@ def test_why_a_body_cannot_be_read(client, body, message):
         ("/apply-template", '{"messages": [{"role": "user", "content": "x", "a": %s}]}'),
     ],
 )
-def test_what_python_reads_and_json_does_not_know(client, path, body, value, message):
+def test_values_that_python_parses_but_json_lacks(client, path, body, value, message):
     told = client.post(path, content=body % value, headers={"content-type": "application/json"})
     assert message in error(told, 400)["message"]
 
 
-def test_images_and_what_changes_models_are_refused(client):
+def test_images_and_changes_of_models_are_refused(client):
     images = [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x/"}}]}]
     assert "not supported" in error(client.post("/v1/messages", json={"max_tokens": 1, "messages": images}), 400)["message"]
     assert error(client.post("/api/copy", json={"source": "a", "destination": "b"}), 403)
@@ -136,7 +136,7 @@ def test_images_and_what_changes_models_are_refused(client):
     assert client.get("/etc/passwd").status_code == 404
 
 
-def test_pages_elsewhere_may_not_ask(client):
+def test_other_origins_are_refused(client):
     body = {"messages": HI, "max_tokens": 1}
     assert client.post("/v1/chat/completions", json=body, headers={"origin": "https://evil.example"}).status_code == 403
     assert client.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
@@ -177,7 +177,7 @@ def test_keys(folder):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
-def test_nobody_listens_to_the_world_without_a_key(host):
+def test_a_public_host_needs_a_key(host):
     with pytest.raises(OrditoError, match="needs a key"):
         ServerSettings(host=host)
     assert ServerSettings(host=host, keys=["12345678"])
@@ -195,13 +195,13 @@ def test_nobody_listens_to_the_world_without_a_key(host):
         ({"keys": [""]}, "at least 8"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(OrditoError, match=message):
         ServerSettings(**settings)
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n\n", b"\xff\xfe\x00"])
-def test_a_file_without_keys_opens_no_server(tmp_path, content):
+def test_a_file_without_keys_is_refused(tmp_path, content):
     path = tmp_path / "keys.txt"
     path.write_bytes(content)
     told = CliRunner().invoke(serve, [str(tmp_path), "--api-key-file", str(path)]).exception
@@ -240,7 +240,7 @@ def test_too_many_wait(folder):
                 assert answer.headers["retry-after"]
 
 
-def test_no_more_wait_where_many_come_at_once(folder, monkeypatch):
+def test_the_queue_is_bounded_when_many_requests_come_at_once(folder, monkeypatch):
     opened, reached, plain, prepared = threading.Event(), threading.Event(), NativeRuntime.step, Model.prepare
 
     def held(*arguments):
@@ -269,7 +269,7 @@ def test_no_more_wait_where_many_come_at_once(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_frees_their_place(folder, stream):
+def test_a_disconnect_frees_its_place_in_the_batch(folder, stream):
     with running([folder]) as url:
         body = json.dumps({"messages": HI, "max_tokens": 55, "ignore_eos": True, "stream": stream, "n": 16}).encode()
         host, port = url.removeprefix("http://").split(":")
@@ -351,7 +351,7 @@ def test_blocks_of_a_wrong_type_are_refused(client):
         assert response.headers["content-type"] == "application/json"
 
 
-def test_a_failure_of_ours_has_the_body_of_its_dialect(folder, monkeypatch):
+def test_internal_errors_have_the_format_of_their_dialect(folder, monkeypatch):
     from ordito.model import Model
 
     def failing(*arguments, **more):
@@ -371,7 +371,7 @@ def test_a_failure_of_ours_has_the_body_of_its_dialect(folder, monkeypatch):
             assert response.headers["x-should-retry"] == "false"
 
 
-def test_errors_say_which_request_it_was(client):
+def test_errors_have_the_request_id(client):
     for body in (
         {"messages": HI},
         {"messages": HI, "max_tokens": 0},
@@ -382,7 +382,7 @@ def test_errors_say_which_request_it_was(client):
         assert refused.json()["request_id"] == refused.headers["request-id"]
 
 
-def test_a_model_that_cannot_be_loaded_is_no_mistake_of_the_asker(folder, monkeypatch):
+def test_a_model_that_cannot_be_loaded_is_an_error_of_the_server(folder, monkeypatch):
     def failing(*arguments, **settings):
         raise OrditoError("its weights are no numbers")
 
@@ -392,7 +392,7 @@ def test_a_model_that_cannot_be_loaded_is_no_mistake_of_the_asker(folder, monkey
         assert "cannot be loaded" in told["message"]
 
 
-def test_names_that_clients_could_not_use_are_refused(folder, tmp_path):
+def test_ambiguous_names_and_aliases_of_nothing_are_refused(folder, tmp_path):
     with pytest.raises(OrditoError, match="has no 'nothing'"):
         make_app([str(folder)], ServerSettings(aliases={"gpt-4o": "nothing"}))
     other = tmp_path / folder.name
@@ -402,7 +402,7 @@ def test_names_that_clients_could_not_use_are_refused(folder, tmp_path):
 
 
 def test_an_answer_that_waits_too_long_is_ended(folder, monkeypatch):
-    """Also while its prompt is still read, when nothing has come of it."""
+    """Also during prefill, before the first delta."""
     step = NativeRuntime.step
 
     def slow(self, *arguments):
@@ -420,7 +420,7 @@ def test_an_answer_that_waits_too_long_is_ended(folder, monkeypatch):
         assert answer["usage"]["completion_tokens"] == 0
 
 
-def test_what_cannot_be_loaded_is_said_at_the_start(folder, tmp_path):
+def test_models_that_cannot_be_loaded_are_refused_at_startup(folder, tmp_path):
     with pytest.raises(OrditoError, match="--memory"):
         make_app([str(folder)], ServerSettings(memory=1000))
     broken, embedder = tmp_path / "broken", tmp_path / "embedder"
@@ -457,7 +457,7 @@ def test_a_model_beyond_the_memory_is_not_loaded(folder, monkeypatch):
         assert httpx.get(f"{url}/api/ps").json()["models"] == []
 
 
-def test_two_models_that_are_loaded_at_once_keep_to_the_memory(folder, tmp_path):
+def test_models_loaded_at_once_respect_the_memory_limit(folder, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(folder, other)
 
@@ -488,8 +488,8 @@ def test_two_models_that_are_loaded_at_once_keep_to_the_memory(folder, tmp_path)
         (RerankBody, {"query": "x", "documents": [1] * 1000}),
     ],
 )
-def test_not_every_mistake_is_looked_for(body, wrong):
-    """Of hundreds of thousands that would take seconds, while nobody else is answered."""
+def test_validation_stops_at_the_first_mistake(body, wrong):
+    """To collect hundreds of thousands would block the event loop for seconds."""
     with pytest.raises(ValidationError) as told:
         body.model_validate(wrong)
     assert told.value.error_count() < 10

@@ -1,4 +1,4 @@
-"""A server that is stopped lets answers end, or says why they do not, and leaves without a traceback."""
+"""A server that is stopped lets answers finish, or ends them with an error, and exits without a traceback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG = {"max_tokens": 30_000, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory):
-    """A model whose answers take longer than anyone waits here."""
+    """A model whose answers take longer than any test waits."""
     return tiny_folder(tmp_path_factory.mktemp("endless"), 1 << 15)
 
 
@@ -42,12 +42,12 @@ ASKED = [
 
 @pytest.fixture
 def unending(monkeypatch):
-    """No answer ends by itself."""
+    """Answers never end by themselves."""
     monkeypatch.setattr("ordito.model.Model.end_ids", frozenset())
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
-def test_a_stream_says_why_it_ends(endless, impatient, unending, path, body):
+def test_a_stream_ends_with_the_reason(endless, impatient, unending, path, body):
     with started([endless]) as (url, server):
         body = {**body, "stream": True}
         with httpx.stream("POST", url + path, json=body, timeout=60) as response:
@@ -61,7 +61,7 @@ def test_a_stream_says_why_it_ends(endless, impatient, unending, path, body):
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
-def test_who_waits_for_the_whole_answer_may_ask_again(endless, impatient, unending, path, body):
+def test_a_whole_answer_is_refused_with_retry_after(endless, impatient, unending, path, body):
     with started([endless]) as (url, server):
         threading.Timer(0.5, setattr, [server, "should_exit", True]).start()
         told = httpx.post(url + path, json={**body, "stream": False}, timeout=60)
@@ -70,7 +70,7 @@ def test_who_waits_for_the_whole_answer_may_ask_again(endless, impatient, unendi
     assert "stopping" in told.text
 
 
-def test_vectors_end_between_two_pieces(folder, impatient, monkeypatch):
+def test_embedding_stops_between_two_batches(folder, impatient, monkeypatch):
     hidden, pieces = NativeRuntime.hidden, []
 
     def slow(self, *arguments):
@@ -86,7 +86,7 @@ def test_vectors_end_between_two_pieces(folder, impatient, monkeypatch):
 
 
 @pytest.mark.parametrize(("signals", "tokens", "status"), [(1, 300, 143), (2, 30_000, 130)])
-def test_the_process_leaves_quietly(endless, signals, tokens, status):
+def test_the_process_ends_without_a_traceback(endless, signals, tokens, status):
     port = free_port()
     command = [sys.executable, "-m", "ordito", "serve", str(endless), "--port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

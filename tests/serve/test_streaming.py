@@ -1,4 +1,4 @@
-"""Streams that nobody reads to the end."""
+"""Streams whose client stops reading before their end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from ordito.serve.streaming import events
 
 
-def test_who_stops_reading_and_leaves_ends_the_answer():
+def test_a_client_that_stops_reading_and_disconnects_ends_the_answer():
     ended = []
 
     async def chunks():
@@ -20,7 +20,7 @@ def test_who_stops_reading_and_leaves_ends_the_answer():
     async def asked():
         body = events(chunks(), lambda error: b"").body_iterator
         await anext(body)
-        await asyncio.sleep(0.05)  # more is made than anyone takes
+        await asyncio.sleep(0.05)  # more is produced than is read
         await body.aclose()
         await asyncio.sleep(0.05)
         return asyncio.all_tasks() - {asyncio.current_task()}
