@@ -14,7 +14,7 @@ from ordito.checkpoint.adapter import Adapter, Array, LowRank
 from ordito.checkpoint.assemble import ours_from, theirs_from
 from ordito.checkpoint.stored import shown
 from ordito.errors import CheckpointError, did_you_mean
-from ordito.families.naming import Binding, Both, Interleaved, Names, Permuted, Transform, Transposed
+from ordito.families.naming import Binding, Composed, Interleaved, Names, Permuted, Transform, Transposed
 from ordito.spec import Spec
 
 T = TypeVar("T")
@@ -203,7 +203,7 @@ def swapped(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _parts(transform: Transform | None) -> tuple[Transform, ...]:
-    if isinstance(transform, Both):
+    if isinstance(transform, Composed):
         return transform.parts
     return () if transform is None else (transform,)
 
@@ -222,7 +222,7 @@ def _by_rows(binding: Binding, where: Path | str) -> Binding:
     changes = [*whole, *(change for change in binding.each if change is not None)]
     if binding.stacked or any(not _moves_rows(change, binding.axis) for change in changes):
         raise _cannot_lie_beside(binding.theirs[0], where)
-    return replace(binding, whole=Both(*whole) if whole else None)
+    return replace(binding, whole=Composed(*whole) if whole else None)
 
 
 def _moves_rows(change: Transform, axis: int) -> bool:
