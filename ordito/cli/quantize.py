@@ -60,10 +60,10 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
         f"{local.name} is in {output} as {quantization.upper()}: {size(written.nbytes)}, {bits:.2f} bits a weight "
         f"({size(checkpoint.nbytes)} before)"
     )
-    block = ENCODINGS[mix.most].block_size
+    block = ENCODINGS[mix.usual].block_size
     widths = [shape[-1] for shape in checkpoint.spec.tensors().values() if len(shape) > 1]
     if shorter := sum(width % block != 0 for width in widths):
         say(
-            f"note: {shorter} of {len(widths)} matrices have rows that are no whole number of {mix.most.upper()}'s blocks of "
+            f"note: {shorter} of {len(widths)} matrices have rows that are no whole number of {mix.usual.upper()}'s blocks of "
             f"{block}: they are in encodings of shorter blocks, which take more bits"
         )
