@@ -23,7 +23,7 @@ def test_every_mix_has_encodings_that_exist(name):
     assert all(found[tensor] == "f32" for tensor, shape in spec().tensors().items() if len(shape) == 1)
 
 
-def test_importance_changes_what_is_spared():
+def test_an_importance_matrix_changes_the_mix():
     down = next(name for name in spec().tensors() if name.endswith("down.weight"))
     assert encodings(spec(), MIXES["IQ4_XS"])[down] == "q5_k"
     assert encodings(spec(), MIXES["IQ4_XS"], has_imatrix=True)[down] == "iq4_xs"
