@@ -1,4 +1,4 @@
-"""The control groups of this process: the folders in which Linux keeps the limits of containers, services and jobs."""
+"""The cgroups of this process, in which Linux keeps the limits of containers, services and jobs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def groups(controller: str, root: Path = ROOT) -> list[Path]:
-    """The group of this process and all above it, whose limits bind it too, first those of version 2, then of version 1.
+    """The folders of this process's cgroup and its ancestors, whose limits apply too: those of version 2, then of version 1.
 
-    Inside a container the paths that Linux tells may be those outside of it, which are not there: the container's own group
-    is then `root`.
+    In a container /proc/self/cgroup may give a path on the host, which does not exist there: then only `root`, which is the
+    container's own cgroup, is found.
     """
     try:
         lines = [line.split(":", 2) for line in _MEMBERSHIP.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The few exceptions that a user sees: each message is one sentence that says what, where, got, expected, what to do."""
+"""The exceptions that users see. Each message is one sentence: what is wrong, where, got, expected, what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class OrditoError(ValueError):
-    """A mistake in what came from outside: input, files, names. The command line prints the message and nothing else."""
+    """Invalid input, files or names, and the base of all others here. The command line prints only the message."""
 
 
 class SpecError(OrditoError):
@@ -23,7 +23,7 @@ class CheckpointError(OrditoError):
 
 
 class ModelNotFoundError(OrditoError):
-    """A model name or path that resolves to nothing."""
+    """A model name or path for which there is no model."""
 
 
 class DownloadError(OrditoError):
@@ -31,7 +31,7 @@ class DownloadError(OrditoError):
 
 
 class TokenizerError(OrditoError):
-    """A vocabulary that cannot be read, or text that it cannot carry."""
+    """A vocabulary that cannot be read, or text that it cannot encode."""
 
 
 class TemplateError(OrditoError):
@@ -39,7 +39,7 @@ class TemplateError(OrditoError):
 
 
 class ContextError(OrditoError):
-    """A prompt of so many `tokens` that it does not fit into the model's `context`, where the numbers are known."""
+    """A prompt of `tokens` tokens that does not fit into a context of `context` tokens; None where a number is unknown."""
 
     def __init__(self, message: str, tokens: int | None = None, context: int | None = None) -> None:
         super().__init__(message)
@@ -51,11 +51,11 @@ class MissingDependencyError(OrditoError):
 
 
 class OrditoWarning(UserWarning):
-    """Something was left unused or chosen for the user, who should know."""
+    """Something was ignored, or chosen automatically, that the user should know of."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A clause to append to an error about an unknown name: near names if there are some, else nothing.
+    """A clause to append to an error about an unknown name: up to three similar names, or "" if there are none.
 
     >>> did_you_mean("lama", ["llama", "gemma"])
     '; did you mean llama?'
@@ -65,7 +65,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message about a name of this kind that is not among the known ones.
+    """The message of an error about a name that is not one of the known names of its kind.
 
     >>> unknown("backend", "nativ", ["native", "torch"])
     "unknown backend 'nativ', expected one of native, torch; did you mean native?"

@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""Free memory, and the C library's reuse of freed memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def free_memory(root: Path = ROOT, meminfo: Path = _MEMINFO) -> int:
-    """Bytes that a new process can have: what the system says is available, and no more than its cgroups leave."""
+    """Bytes that this process can still allocate: the system's available memory, but no more than the limits of cgroups."""
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = 1024 * int(lines["MemAvailable"].split()[0])
@@ -22,7 +22,7 @@ def free_memory(root: Path = ROOT, meminfo: Path = _MEMINFO) -> int:
 
 
 def _left(group: Path) -> int | None:
-    """What a cgroup's limit leaves, version 2 or 1; None without a limit. Cached files are given back when asked for."""
+    """Bytes left below a cgroup's limit (version 2 or 1), or None without a limit. The page cache counts as free."""
     for limit, used, files in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -37,14 +37,14 @@ def _left(group: Path) -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for what is asked for next, instead of giving it back to the system.
+    """Have glibc keep freed memory for the next allocations, instead of returning it to the system.
 
-    A training step asks for the same tensors as the one before; when the system has to clear their pages each time, a step of a
-    small model takes a fifth longer. What is larger than 32 MiB still goes back: kept, it would be cut up, and asked for anew.
-    Where the C library is not glibc, nothing happens.
+    A training step allocates the same tensors as the one before. If the system has to zero their pages each time, a step of a
+    small model takes a fifth longer. Blocks above 32 MiB are still returned: kept, they would be split up, and new ones would
+    have to be allocated. Does nothing with another C library.
     """
     trim_threshold, mmap_threshold = -1, -3  # glibc's malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(trim_threshold, -1)  # never
-        mallopt(mmap_threshold, 1 << 25)  # the most that it can be
+        mallopt(mmap_threshold, 1 << 25)  # the largest value that glibc accepts

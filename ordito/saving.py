@@ -1,4 +1,4 @@
-"""A model written to files: what `ordito.save` and `ordito convert` do."""
+"""Writing models to files: `ordito.save` and `ordito convert`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def save(
     """Write `model` to a folder in the Hugging Face layout, or, if `path` ends in .gguf, to one GGUF file.
 
     transformers loads the folder, llama.cpp the file. `dtype` is that of a folder's weights (f32 by default, f16, bf16) or of
-    a file's matrices (f16 by default, f32, bf16, or a quantization: q8_0, q4_k_m, ...); an `importance` matrix, or its file,
-    says which errors of rounding matter. Raises `ConfigError` if the format cannot express the spec, `TokenizerError` if it
-    cannot express the tokenizer, `OrditoError` if nothing can be written there, numbers are too large for the type, or this is
-    no model.
+    a file's matrices (f16 by default, f32, bf16, or a quantization: q8_0, q4_k_m, ...). An `importance` matrix, or the path of
+    its file, weighs the errors of quantization. Returns the path.
+
+    Raises `ConfigError` if the format cannot express the spec, `TokenizerError` if it cannot express the tokenizer,
+    `OrditoError` if `path` cannot be written, numbers are too large for `dtype`, or `model` is not a model.
     """
     if not isinstance(model, Model):
         raise OrditoError(f"save: got {type(model).__name__}, expected a model: ordito.load(name)")
@@ -37,7 +38,7 @@ def save(
 def convert(
     checkpoint: Checkpoint, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
 ) -> Path:
-    """As `save`, of a checkpoint that is not loaded: its tensors are read one by one. Raises as `save` does."""
+    """Write a checkpoint as `save` does, without loading it: its tensors are read one by one. Raises as `save` does."""
     tokenizer = load_tokenizer(checkpoint)
     return write(Path(path), checkpoint, Weights(checkpoint), tokenizer, dtype=dtype, importance=importance)
 
@@ -51,7 +52,7 @@ def write(
     dtype: str | None = None,
     importance: Importance | str | Path | None = None,
 ) -> Path:
-    """Write weights by canonical name with the checkpoint's configuration and tokenizer. Raises as `save` does."""
+    """Write `weights`, by canonical name, with the checkpoint's configuration and `tokenizer`. Raises as `save` does."""
     spec = checkpoint.spec
     if isinstance(importance, (str, Path)):
         importance = read_importance(Path(importance))
@@ -68,7 +69,7 @@ def write(
 
 
 def _metadata(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Mapping[str, Any]:
-    """What a GGUF file can say of a model beside its spec."""
+    """The metadata of a GGUF file beside those of the spec: the checkpoint's own, or licence and tokenizer."""
     if checkpoint.format == "gguf":
         return checkpoint.metadata
     licence = licence_of(checkpoint.path)

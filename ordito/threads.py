@@ -1,4 +1,4 @@
-"""How many threads are worth starting."""
+"""The number of threads to start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 
 
 def usable_threads(root: Path = ROOT, cpus: Path = _CPUS) -> int:
-    """Physical cores that this process may run on, and no more than its cgroup grants."""
+    """The number of physical cores on which this process may run, but no more than the CPU quota of its cgroups."""
     bound = getattr(os, "sched_getaffinity", None)
     allowed = bound(0) if bound else range(os.cpu_count() or 1)
     cores = len({_siblings(cpu, cpus) for cpu in allowed})
@@ -20,7 +20,7 @@ def usable_threads(root: Path = ROOT, cpus: Path = _CPUS) -> int:
 
 
 def _siblings(cpu: int, cpus: Path) -> str:
-    """The threads that share a core with `cpu`, or itself where the system does not say."""
+    """A key of the core of the logical CPU `cpu`: the list of its hardware threads, or `cpu` itself if that is unknown."""
     try:
         return (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
@@ -28,7 +28,7 @@ def _siblings(cpu: int, cpus: Path) -> str:
 
 
 def quota(root: Path = ROOT) -> float | None:
-    """Cores that the cgroup and those above it grant, version 2 or 1; None without a limit."""
+    """The CPU quota, in cores, of the process's cgroup and its ancestors (version 2 or 1); None without a limit."""
     return min((cores for group in groups("cpu", root) if (cores := _granted(group)) is not None), default=None)
 
 

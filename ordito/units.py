@@ -1,10 +1,10 @@
-"""Numbers in units that people read."""
+"""Formatting of numbers with units."""
 
 from __future__ import annotations
 
 
 def size(nbytes: float) -> str:
-    """Bytes in units that people read.
+    """Bytes in B, kB, MB, GB or TB.
 
     >>> size(98_362_432)
     '98.4 MB'
@@ -17,7 +17,7 @@ def size(nbytes: float) -> str:
 
 
 def plural(number: int, what: str) -> str:
-    """A count and what is counted.
+    """A count and its noun, in the singular or plural.
 
     >>> plural(1, "head"), plural(4, "head")
     ('1 head', '4 heads')
@@ -26,7 +26,7 @@ def plural(number: int, what: str) -> str:
 
 
 def short(number: float) -> str:
-    """A number to three digits with a letter for its size.
+    """A number to three significant digits with a suffix: k, M, B or T.
 
     >>> short(46_702_792_704), short(134_515_008), short(576)
     ('46.7B', '135M', '576')

@@ -1,8 +1,8 @@
 """An adapter merged into a base model's tensors.
 
-Merging is done on the tensors as they were published, under their published names, before they become ours: a fused map
-(Phi-3's qkv_proj) or a transposed one (GPT-2's c_attn) is then a map like any other. A GGUF file is first seen as the
-tensors that the same model has on the hub.
+Merging is done on the published tensors, under their published names, before they are converted to ours: a fused map (Phi-3's
+qkv_proj) or a transposed one (GPT-2's c_attn) needs no special treatment then. Tensors of a GGUF file are first converted to
+those that the same model has on the hub.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ordito.families.naming import Binding, Names
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """A tensor that is computed when it is read. It counts as fp32, which is what it is then."""
+    """A tensor that is computed whenever it is read, in fp32."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Computed:
 
     @property
     def nbytes(self) -> int:
-        """Of the fp32 values."""
+        """Bytes of the fp32 values."""
         return 4 * int(np.prod(self.shape))
 
     def to_float32(self) -> Array:
@@ -59,10 +59,10 @@ def merge_adapter(
     usual: Callable[[str], str],
     transposed: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, Stored]:
-    """A base model's tensors by published name, those that the adapter changes replaced; they are merged as they are read.
+    """A base model's tensors by published name, those that the adapter changes replaced by ones merged on reading.
 
-    `usual` brings a name to the spelling of `tensors`; `transposed` says whether a tensor is stored (in, out).
-    Raises `CheckpointError` for a change that the base has no tensor for, or whose sizes are not those of the base's.
+    `usual` normalises a name to the spelling of `tensors`; `transposed` says whether a tensor is stored (in, out).
+    Raises `CheckpointError` for a change that the base has no tensor for, or whose shape differs from the base's.
     """
     merged = dict(tensors)
     for name, tensor in adapter.saved.items():
@@ -93,7 +93,7 @@ def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     head, embedding = (theirs_of(names, name) for name in ("head.weight", "embedding.tokens.weight"))
     touched = {names.usual(name) for name in (*adapter.saved, *(tensor_name(*item) for item in adapter.changes.items()))}
     if spec.tied and head is not None and touched & {head, embedding}:
-        # As in PEFT, a change of the one does not touch the other.
+        # As in PEFT, a change of the head or the embedding does not affect the other.
         spec, tensors[head] = with_own_head(spec), tensors[str(embedding)]
     bindings = names.bindings(spec)
     turned = {name for binding in bindings if is_transposed(binding) for name in binding.theirs}
@@ -102,22 +102,23 @@ def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
 
 
 def _published(checkpoint: Checkpoint, wanted: Names | None) -> tuple[Names, dict[str, Stored]]:
-    """The base's tensors under the names of a table, or if it does not matter, under those that they have on the hub."""
+    """A table of names and the base's tensors under them: `wanted`, or else the table of the base's own files if they come
+    from the hub, or else the preferred one."""
     spec = checkpoint.spec
     for names in families.names_of(spec) if wanted is None else (wanted,):
         if list(names.bindings(spec)) == list(checkpoint.bindings):
             return names, dict(checkpoint.stored)
     names = families.names_of(spec)[0] if wanted is None else wanted
-    # A binding's tensors are asked for one after the other, so that one result is all that need be kept.
+    # The tensors of a binding are read one after the other, so that a cache of one result is enough.
     read = lru_cache(maxsize=1)(
         lambda binding: dict(theirs_from(binding, {name: checkpoint.read(name) for name in binding.ours}))
     )
     return names, {
-        name: Computed(name, binding.their_shape, partial(_one, read, binding, name))
+        name: Computed(name, binding.their_shape, partial(_read_one, read, binding, name))
         for binding in names.bindings(spec)
         for name in binding.theirs
     }
 
 
-def _one(read: Callable[[Binding], Mapping[str, Array]], binding: Binding, name: str) -> Array:
+def _read_one(read: Callable[[Binding], Mapping[str, Array]], binding: Binding, name: str) -> Array:
     return read(binding)[name]

@@ -6,11 +6,11 @@ An adapter changes linear maps W (out, in) of a base model by maps of low rank r
                                 rsLoRA, arXiv:2312.03732: s = alpha / sqrt(r)
     W' = m (W + s B A) / n      DoRA, arXiv:2402.09353: m (out,) the magnitudes, n (out,) the norms of the rows of W + s B A
 
-Experts whose weights a model keeps in one tensor (E, out, in) have E such maps, of one rank (PEFT's `target_parameters`). PEFT
-keeps their A one below the other, (E r, in), and of their B (out, r E) column k E + e is the k-th of expert e. Where several
-tensors of one module are adapted, `base_layer.` stands before the names of all but the last of them.
+A stacked tensor of E experts, (E, out, in), has E such maps of the same rank (PEFT's `target_parameters`). PEFT concatenates
+their A to (E r, in); column k E + e of their B, (out, r E), is column k of expert e. If several tensors of one module are
+adapted, the names of all but the last have `base_layer.` inserted.
 
-It may also hold tensors that take the place of the base's: whole modules (`modules_to_save`) and biases. Names are those of the
+An adapter may also hold tensors that replace the base's: whole modules (`modules_to_save`) and biases. Names are those of the
 base model in transformers: `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
 """
 
@@ -37,7 +37,7 @@ Array = NDArray[np.float32]
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
-"""What PEFT's own wrappers put before the names of the base model."""
+"""The prefix that PEFT's wrappers add to the names of the base model."""
 
 _PARTS = {
     "lora_A": "a",
@@ -46,15 +46,15 @@ _PARTS = {
     "lora_embedding_B": "b",
     "lora_magnitude_vector": "magnitude",
 }
-_MOST_PATTERNS = 4096  # one for each map of the largest models
+_MAX_PATTERNS = 4096  # one for each linear map of the largest models
 _FLOATS = ("f32", "bf16", "f16")
-_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 _UNSUPPORTED = (
     "alora_invocation_tokens arrow_config enable_lora kasa_config layer_replication lora_bias monteclora_config "
     "trainable_token_indices use_bdlora use_qalora velora_config"
 ).split()
 _IRRELEVANT = frozenset(
-    # Bookkeeping, training, and which modules get maps: that, the tensors say themselves.
+    # File bookkeeping, training, and which modules are adapted, which the tensors' names say.
     """auto_mapping revision inference_mode lora_dropout peft_version merge_weights task_type exclude_modules layers_pattern
     ensure_weight_tying corda_config eva_config loftq_config lora_ga_config megatron_config megatron_core
     qalora_group_size runtime_config""".split()
@@ -63,10 +63,10 @@ _IRRELEVANT = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """The change of one linear map W (out, in): `a` (r, in), `b` (out, r), `scaling`; `magnitude` (out,) makes it DoRA's.
+    """The change of one linear map W (out, in): `a` (r, in), `b` (out, r), `scaling`, and for DoRA `magnitude` (out,).
 
-    An `embedding` is a linear map of one-hot tokens: its table (V, D) is W transposed. Of experts everything is `stacked`: `a`
-    (E, r, in), `b` (E, out, r), `magnitude` (E, out) for W (E, out, in).
+    An `embedding` is a linear map of one-hot tokens: its table (V, D) is W transposed. For `stacked` experts, W (E, out, in),
+    `a` is (E, r, in), `b` (E, out, r) and `magnitude` (E, out).
     """
 
     a: Array
@@ -77,21 +77,21 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """r."""
+        """The rank r."""
         return self.a.shape[-2]
 
     @property
     def stacked(self) -> bool:
-        """Whether it is of E experts."""
+        """Whether W is the stacked tensor of E experts."""
         return self.a.ndim == 3
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of W: (out, in), or (E, out, in)."""
+        """The shape of W: (out, in), or (E, out, in)."""
         return *self.b.shape[:-1], self.a.shape[-1]
 
     def merged(self, weight: Array) -> Array:
-        """W' of W."""
+        """W', the merged weight, of W."""
         changed: Array = self.b @ self.a
         changed *= np.float32(self.scaling)
         changed += weight
@@ -102,10 +102,11 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """An adapter, read: `changes` by the name of the module, `saved` tensors that take the place of the base's, by their name.
+    """An adapter that was read from a folder.
 
-    Changes of stacked experts go by the name of the tensor. Names are the base model's in transformers. `base` is what the
-    adapter says it was trained on.
+    `changes` are keyed by the module's name, or, for stacked experts, the tensor's; `saved` are tensors that replace the
+    base's, keyed by their names. Names are those of the base model in transformers. `base` is the model that the adapter
+    says it was trained on.
     """
 
     path: Path
@@ -127,7 +128,7 @@ def open_adapter(path: Path) -> Adapter:
     for key in _UNSUPPORTED:
         if config.get(key, None):
             raise config.fail(key, config.values[key], "none: this variant of LoRA is not supported; merge it with PEFT")
-    if (start := config.get("init_lora_weights", None)) not in _PLAIN_STARTS:
+    if (start := config.get("init_lora_weights", None)) not in _INITS:
         raise config.fail(
             "init_lora_weights",
             start,
@@ -139,7 +140,7 @@ def open_adapter(path: Path) -> Adapter:
     if base and len(base) > 500:
         raise config.fail("base_model_name_or_path", base, "the name of a model")
     config.finish(_IRRELEVANT)
-    found, saved = _sorted_tensors(path)
+    found, saved = _read_tensors(path)
     stacks = changed_tensors(found, targets)
     changes = {}
     for module, parts in found.items():
@@ -149,9 +150,9 @@ def open_adapter(path: Path) -> Adapter:
 
 
 def _check_types(config: Reader) -> None:
-    """Check what was said in training about where maps go. The tensors say it too, so that it need not be looked up.
+    """Check the types of the keys that say which modules are adapted. They are not used: the names of the tensors say it.
 
-    Above all no pattern of modules is run: one from outside may take for ever.
+    In particular no regular expression of `target_modules` is run, which may take for ever in an untrusted file.
     """
     targets = config.get("target_modules", "")
     if not isinstance(targets, str) and not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
@@ -174,28 +175,28 @@ def _stacked_targets(config: Reader) -> list[str]:
 
 
 class _Scalings:
-    """The rank and the scaling that the configuration gives to a module."""
+    """The rank and the scaling of each module by the configuration."""
 
     def __init__(self, config: Reader) -> None:
         self.rank = config.size("r", 8)
         self.alpha = config.real("lora_alpha", 8.0)
         self.root = config.flag("use_rslora", False)
         ranks, alphas = (config.section(key) or Reader({}, "") for key in ("rank_pattern", "alpha_pattern"))
-        if (n := max(len(ranks.values), len(alphas.values))) > _MOST_PATTERNS:
-            raise config.fail("rank_pattern or alpha_pattern", f"{n} patterns", f"at most {_MOST_PATTERNS}")
+        if (n := max(len(ranks.values), len(alphas.values))) > _MAX_PATTERNS:
+            raise config.fail("rank_pattern or alpha_pattern", f"{n} patterns", f"at most {_MAX_PATTERNS}")
         self.ranks = [(_pattern(key, config), ranks.size(key)) for key in ranks.values]
         self.alphas = [(_pattern(key, config), alphas.real(key)) for key in alphas.values]
 
     def of(self, module: str) -> tuple[int, float]:
-        """(r, s)."""
-        rank = _first(self.ranks, module, self.rank)
-        return rank, _first(self.alphas, module, self.alpha) / (math.sqrt(rank) if self.root else rank)
+        """The rank r and the scaling s of a module."""
+        rank = _first_match(self.ranks, module, self.rank)
+        return rank, _first_match(self.alphas, module, self.alpha) / (math.sqrt(rank) if self.root else rank)
 
 
 def _pattern(text: str, config: Reader) -> re.Pattern[str]:
-    """A key of rank_pattern or alpha_pattern: a regular expression, of those that are sure to end soon.
+    """A key of rank_pattern or alpha_pattern as a regular expression. Raises `ConfigError` for one that may take long.
 
-    Each repetition multiplies what there is to try by the length of a name, each choice by two.
+    In the worst case each repetition multiplies the time of backtracking by the length of a name, each choice by two.
     """
     repeated, choices = len(re.findall(r"[*+{]", text)), len(re.findall(r"[?|]", text))
     if len(text) > 500 or repeated > 2 or choices > 8 or re.search(r"\)[*+{]", text):
@@ -206,14 +207,14 @@ def _pattern(text: str, config: Reader) -> re.Pattern[str]:
         raise config.fail("a key of rank_pattern or alpha_pattern", text, f"a regular expression ({error})") from None
 
 
-def _first(values: list[tuple[re.Pattern[str], Any]], module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that the module, or what follows one of its dots, is."""
+def _first_match(values: list[tuple[re.Pattern[str], Any]], module: str, otherwise: Any) -> Any:
+    """The value of the first pattern that matches the module's name, or the part of it behind one of its dots."""
     starts = [0, *(dot.end() for dot in re.finditer(r"\.", module))]
     return next((value for pattern, value in values if any(pattern.fullmatch(module, start) for start in starts)), otherwise)
 
 
-def _sorted_tensors(path: Path) -> tuple[dict[str, dict[str, StoredTensor]], dict[str, StoredTensor]]:
-    """The tensors of low rank by module and part, and those that take the place of the base's."""
+def _read_tensors(path: Path) -> tuple[dict[str, dict[str, StoredTensor]], dict[str, StoredTensor]]:
+    """The low-rank tensors by module and part, and the tensors that replace the base's."""
     if not (path / WEIGHTS).is_file() and (path / PICKLED).is_file():
         raise CheckpointError(
             f"{path}: holds its weights only as a pickle ({PICKLED}), which is never opened because unpickling runs code; "
@@ -239,7 +240,7 @@ def _sorted_tensors(path: Path) -> tuple[dict[str, dict[str, StoredTensor]], dic
 
 
 def _split(name: str) -> tuple[str, str]:
-    """The module and the part (`lora_A`) of a low-rank tensor; of others, the base's name of the tensor, and nothing.
+    """The module and the part (`lora_A`) of a low-rank tensor; for others, the base's name of the tensor, and "".
 
     Old files name the adapter (`lora_A.default.weight`) and the wrappers (`modules_to_save.default.weight`).
     """
@@ -251,7 +252,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _low_rank(parts: Mapping[str, StoredTensor], scalings: _Scalings, module: str, where: str, stacked: bool) -> LowRank:
-    """One module's change; its tensors fit each other and the configuration."""
+    """One module's change. Raises `CheckpointError` if its tensors do not fit each other and the configuration."""
     embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     if lacking := [name for name in names if name not in parts]:

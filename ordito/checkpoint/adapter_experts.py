@@ -1,15 +1,14 @@
-"""How PEFT keeps low-rank maps of experts whose weights are one tensor (`target_parameters`): names and shapes.
+"""How PEFT stores low-rank changes of stacked experts (`target_parameters`): names and shapes.
 
 transformers holds the weights of all experts of a layer in two tensors, `experts.gate_up_proj` and `experts.down_proj`. The
-E maps of one tensor, of rank r each, are a lora_A (E r, in), one below the other, and a lora_B (out, r E), whose column
-k E + e is the k-th of expert e. The tensors' own names are not in the file: PEFT wraps the module `experts` once for each of
-them, in the order of the module, so `base_layer.` stands before the tensors of all but the last (`ParamWrapper` of PEFT's
+E changes of one tensor, of rank r each, are a lora_A (E r, in), their A concatenated, and a lora_B (out, r E), whose column
+k E + e is column k of expert e. The names of the tensors are not in the file: PEFT wraps the module `experts` once for each of
+them, in the order of the module, so that the names of all but the last have `base_layer.` inserted (`ParamWrapper` of PEFT's
 lora/layer.py).
 
-For many models with experts PEFT takes names such as `down_proj` for those that their experts had before transformers 5,
-wherever they stand, and looks for experts' tensors instead (`_convert_peft_config_moe` of
-utils/transformers_weight_conversion.py). What is no expert is safe from that when it is named as a tensor:
-`...mlp.down_proj.weight`.
+For many models with experts PEFT takes any module called like an expert's of transformers 4, such as `down_proj`, for an
+expert, and looks for the stacked tensors instead (`_convert_peft_config_moe` of utils/transformers_weight_conversion.py).
+Other modules of such names escape this if they are named as tensors: `...mlp.down_proj.weight`.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 PARAMETERS = ("gate_up_proj", "down_proj")
-"""What holds the experts, in the order in which transformers' modules have it."""
+"""The tensors of stacked experts, in the order of transformers' modules."""
 
-_MISTAKEN = frozenset("gate gate_proj up_proj down_proj w1 w2 w3".split())
+_EXPERT_NAMES = frozenset("gate gate_proj up_proj down_proj w1 w2 w3".split())
 _INSIDE = ".base_layer"
 
 
-def mistaken(module: str) -> bool:
-    """Whether PEFT takes the module of a model with experts for an expert's of old."""
-    return module.rpartition(".")[2] in _MISTAKEN
+def looks_like_expert(module: str) -> bool:
+    """Whether PEFT takes the module, in a model with experts, for one of an expert of transformers 4."""
+    return module.rpartition(".")[2] in _EXPERT_NAMES
 
 
 def changed_tensors(modules: Iterable[str], targets: Sequence[str]) -> dict[str, str]:
-    """The tensor that the low-rank tensors of a module change: `...experts.base_layer` -> `...experts.gate_up_proj`.
+    """The stacked tensor that the low-rank tensors of each module change: `...experts.base_layer` -> `...experts.gate_up_proj`.
 
-    `targets` are ends of names of tensors. Modules that are not `experts` are left out.
+    `targets` are suffixes of names of tensors. Modules that are not `experts` are left out.
     """
     found = {}
     for module in modules:
@@ -55,8 +54,8 @@ def _is_target(name: str, targets: Sequence[str]) -> bool:
     return any(f".{name}".endswith(f".{target}") for target in targets)
 
 
-def wrapped(tensors: Sequence[str]) -> dict[str, str]:
-    """The inverse: `...experts.gate_up_proj` -> `...experts.base_layer`."""
+def wrapper_names(tensors: Sequence[str]) -> dict[str, str]:
+    """The inverse of `changed_tensors`: `...experts.gate_up_proj` -> `...experts.base_layer`."""
     ordered = sorted(tensors, key=lambda name: PARAMETERS.index(name.rpartition(".")[2]))
     found = {}
     for number, name in enumerate(ordered):
@@ -67,7 +66,7 @@ def wrapped(tensors: Sequence[str]) -> dict[str, str]:
 
 
 def unpacked(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
-    """Theirs, (E r, in) and (out, r E), as ours, (E, r, in) and (E, out, r)."""
+    """PEFT's A and B, (E r, in) and (out, r E), as ours, (E, r, in) and (E, out, r)."""
     b_orE = b.reshape(len(b), rank, -1)
     return a.reshape(-1, rank, a.shape[1]), np.ascontiguousarray(b_orE.transpose(2, 0, 1))
 

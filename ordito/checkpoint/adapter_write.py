@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ordito.checkpoint.adapter import CONFIG, PREFIX, WEIGHTS, Array, LowRank
-from ordito.checkpoint.adapter_experts import PARAMETERS, mistaken, packed, wrapped
+from ordito.checkpoint.adapter_experts import PARAMETERS, looks_like_expert, packed, wrapper_names
 from ordito.checkpoint.export import write_json
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.errors import ConfigError, OrditoError
@@ -24,15 +24,16 @@ def write_adapter(
     task: str | None = "CAUSAL_LM",
     experts: bool = False,
 ) -> None:
-    """Write an adapter that PEFT reads: `changes` by the base's name of the module, `saved` by the base's name of the tensor.
+    """Write an adapter that PEFT reads.
 
-    Changes of stacked experts go by the name of the tensor; `experts` says whether the base has some. Raises `ConfigError` if
-    there are no changes, or such as PEFT has no form for, `OrditoError` if the folder cannot be written.
+    `changes` are keyed by the base's name of the module, or, for stacked experts, of the tensor, `saved` by that of the tensor;
+    `experts` says whether the base has experts. Raises `ConfigError` if there are no changes, or some that PEFT has no form
+    for, `OrditoError` if the folder cannot be written.
     """
     if reason := why_not_written(changes, experts):
         raise ConfigError(f"{folder}: {reason}")
     saved = saved or {}
-    stacks = wrapped([name for name, change in changes.items() if change.stacked])
+    stacks = wrapper_names([name for name, change in changes.items() if change.stacked])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / WEIGHTS, _tensors(changes, saved, stacks), metadata={"format": "pt"})
@@ -46,8 +47,8 @@ def write_adapter(
 def _config(
     changes: Mapping[str, LowRank], saved: Mapping[str, Array], stacks: Mapping[str, str], experts: bool
 ) -> dict[str, Any]:
-    """The keys of adapter_config.json that say what the adapter changes, and by how much."""
-    named = {module for module, change in changes.items() if experts and not change.stacked and mistaken(module)}
+    """The keys of adapter_config.json that say which modules the adapter changes, their ranks and alphas."""
+    named = {module for module, change in changes.items() if experts and not change.stacked and looks_like_expert(module)}
     whole = {name.removesuffix(".weight") for name in saved if name.endswith(".weight")} - changes.keys()
     rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
     alphas = {module: change.scaling * change.rank for module, change in changes.items()}
@@ -87,20 +88,20 @@ def _tensors(changes: Mapping[str, LowRank], saved: Mapping[str, Array], stacks:
 
 
 def _one(module: str, named: bool) -> str:
-    """The pattern of one module; PEFT puts what is named as a tensor to it with `.weight`."""
+    """The pattern that matches one module only; PEFT matches those `named` as tensors with `.weight` behind."""
     weight = r"(\.weight)?" if named else ""
     return f"^{re.escape(module)}{weight}"
 
 
 def why_not_written(changes: Mapping[str, LowRank], experts: bool) -> str | None:
-    """What is against writing changes, by the base's names, for PEFT to read; None if nothing is."""
+    """The reason why changes, keyed by the base's names, cannot be written for PEFT; None if they can."""
     dora = {change.magnitude is not None for change in changes.values()}
     stacks = [name for name, change in changes.items() if change.stacked]
     if not changes:
         return "an adapter without a single change cannot be written"
     if dora == {True} and stacks:
         return f"PEFT has no magnitudes (DoRA) of experts that are one tensor, as {stacks[0]} is"
-    if dora == {True} and experts and (names := [module for module in changes if mistaken(module)]):
+    if dora == {True} and experts and (names := [module for module in changes if looks_like_expert(module)]):
         return f"PEFT has no magnitudes (DoRA) of {names[0]}, which it takes for an expert's"
     if len(dora) > 1:
         return "some changes have magnitudes and some have none, expected all or none of them"

@@ -1,4 +1,4 @@
-"""The numbers of a binding: their tensors as ours, and ours as theirs."""
+"""Conversion of the arrays of a `Binding`: published tensors to ours, and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = NDArray[np.float32]
 
 
 def ours_from(binding: Binding, theirs: Sequence[Array]) -> dict[str, Array]:
-    """Our tensors by canonical name from the arrays of `binding.theirs`, in their order."""
+    """Our tensors by canonical name, from `theirs`, the arrays of `binding.theirs` in order."""
     arrays = [binding.whole.ours(array) for array in theirs] if binding.whole else list(theirs)
     fused = np.stack(arrays) if binding.stacked else arrays[0]
     ours, start = {}, 0
@@ -27,7 +27,7 @@ def ours_from(binding: Binding, theirs: Sequence[Array]) -> dict[str, Array]:
 
 
 def theirs_from(binding: Binding, ours: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """Their tensors by name from ours by canonical name."""
+    """Their tensors as (name, array), from ours by canonical name."""
     changed = [
         change.theirs(ours[name]) if change else ours[name] for name, change in zip(binding.ours, binding.each, strict=True)
     ]

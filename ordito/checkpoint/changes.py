@@ -1,4 +1,4 @@
-"""Two checkpoints of one shape: which weights changed, and how much."""
+"""Which weights differ between two checkpoints of the same architecture, and by how much."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from ordito.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Change:
-    """What became of some weights: the squared length of the old ones, and of the difference; of damaged ones, not finite."""
+    """The change of some weights: the squared L2 norms of the `old` ones and of the `difference`.
+
+    They are not finite if some of the weights are not.
+    """
 
     name: str
     old: float
@@ -24,14 +27,14 @@ class Change:
 
     @property
     def relative(self) -> float:
-        """|new - old| / |old|; infinite where something came of nothing."""
+        """|new - old| / |old|; infinite if all old weights are 0."""
         if not self.difference:
             return 0.0
         return math.sqrt(self.difference / self.old) if self.old else math.inf
 
     @property
     def damaged(self) -> bool:
-        """Whether some of the weights are no finite numbers."""
+        """Whether some of the weights are infinite or NaN."""
         return not (math.isfinite(self.old) and math.isfinite(self.difference))
 
 
@@ -41,7 +44,7 @@ def comparable(one: Checkpoint, other: Checkpoint) -> bool:
 
 
 def changes(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
-    """The change of each tensor, by canonical name, in fp32; files are read tensor by tensor.
+    """The change of each tensor, by canonical name, in fp32. One tensor at a time is in memory.
 
     Raises `CheckpointError` if the two do not have the same tensors in the same shapes.
     """
@@ -58,7 +61,7 @@ def _square(array: np.ndarray) -> float:
 
 
 def by_layer(found: Iterable[Change]) -> Table:
-    """The changes of each block of each layer, in percent of its length; `=` where not a bit changed."""
+    """A table of the changes of each block of each layer, in percent of its norm; `=` where no bit changed."""
     cells: dict[str, dict[str, Change]] = {}
     for change in found:
         place, role = _place(change.name)
@@ -70,7 +73,7 @@ def by_layer(found: Iterable[Change]) -> Table:
 
 
 def shown(change: Change) -> str:
-    """A change in percent."""
+    """A change in percent of the norm, `=` for none, `new` if the old weights are 0."""
     if not change.difference:
         return "="
     if change.damaged:
@@ -79,12 +82,12 @@ def shown(change: Change) -> str:
 
 
 def to_dict(found: Iterable[Change]) -> dict[str, Any]:
-    """The changes as JSON values: tensor -> |new - old| / |old|, null where something came of nothing, or is not finite."""
+    """The changes as JSON values: tensor -> |new - old| / |old|, null if that is infinite or NaN."""
     return {change.name: change.relative if math.isfinite(change.relative) else None for change in found}
 
 
 def _place(name: str) -> tuple[str, str]:
-    """The layer of a tensor, and its block there; outside of layers, no layer."""
+    """The row and the column of a tensor in the table: its layer, and its block there."""
     parts = name.split(".")
     number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     if number is None:

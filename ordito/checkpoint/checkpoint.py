@@ -1,4 +1,4 @@
-"""A model on disk: its spec, and its tensors under their canonical names, read when they are asked for."""
+"""A model on disk: its spec, and its tensors under their canonical names, read on demand."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ from ordito.spec import Chain, Spec
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's files, mapped and checked, but not yet read.
+    """A model's files, memory-mapped and checked, but not yet read. Iterating gives each tensor: canonical name, fp32 array.
 
-    `files` hold the tensors. `metadata` is config.json, or all of a GGUF file's metadata. `stored` are the file's own tensors
-    by their own names (in the usual spelling), `bindings` say which of ours they are. `ignored` lists what the file holds
-    beyond the spec, and why it is not read, `ignored_bytes` what that takes. Iterating gives every tensor of the spec in
-    fp32, by canonical name.
+    - `files` hold the tensors; `metadata` is config.json, or the metadata of a GGUF file.
+    - `stored` are the files' tensors by their own names (normalised by `Names.usual`); `bindings` map them to ours.
+    - `ignored` are tensors that the spec does not have: name -> why they are not read; `ignored_bytes` is their size.
     """
 
     path: Path
@@ -57,7 +56,7 @@ class Checkpoint:
         return ours_from(binding, [self.stored[name].to_float32() for name in binding.theirs])
 
     def let_go(self) -> None:
-        """Give back the memory that the mapped files take; what is read again is read from the files again."""
+        """Release the resident pages of the mapped files; they are read from disk again when needed."""
         tensors = (tensor for tensor in self.stored.values() if isinstance(tensor, StoredTensor))
         for file in {id(file): file for tensor in tensors if (file := mapping(tensor.data)) is not None}.values():
             let_go(file)
@@ -69,7 +68,7 @@ class Checkpoint:
 
     @property
     def encodings(self) -> dict[str, int]:
-        """How the parameters are stored: encoding -> how many of them, most first."""
+        """Encoding -> number of parameters that are stored in it, the most frequent first."""
         found: dict[str, int] = {}
         for tensor in self.stored.values():
             found[tensor.encoding] = found.get(tensor.encoding, 0) + int(np.prod(tensor.shape))
@@ -77,7 +76,7 @@ class Checkpoint:
 
     @cached_property
     def generation(self) -> dict[str, Any]:
-        """generation_config.json, where there is one: what its authors generate with, and the ids that end an answer."""
+        """generation_config.json (the authors' sampling settings and end tokens), or {} if there is none."""
         path = self.path / "generation_config.json"
         return read_object(path) if self.format == "huggingface" and path.is_file() else {}
 
@@ -109,7 +108,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 MISTRAL_CONFIG, MISTRAL_FILE = "params.json", "consolidated.safetensors"
-"""What Mistral calls its files where they do not come in Hugging Face's layout."""
+"""The files of Mistral's own format."""
 
 
 def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoint:
@@ -128,13 +127,13 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
     tensors = {**read_quantized(opened.tensors, config, str(where)), **dense.tensors}
     spec = _without_ahead(spec, families.names_of(spec)[0], tensors)
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
-    spelled, names = _spelled(tensors, spec, families.names_of(spec), folder)
+    spelled, names = _with_usual_names(tensors, spec, families.names_of(spec), folder)
     spec = _untied(spec, names, spelled, folder)
     return _bind(folder, (*opened.files, *dense.files), "huggingface", spec, config, spelled, names)
 
 
 def _opened(folder: Path, config: Path, files: Sequence[str]) -> SafetensorsFile:
-    """The first of `files` that is there, whole or in the parts that an index names."""
+    """The first of `files` that exists, as one file or as shards with an index. Raises `CheckpointError` if none does."""
     for file in files:
         if (folder / file).is_file():
             return read_safetensors(folder / file)
@@ -145,10 +144,10 @@ def _opened(folder: Path, config: Path, files: Sequence[str]) -> SafetensorsFile
     )
 
 
-def _spelled(
+def _with_usual_names(
     tensors: Mapping[str, Stored], spec: Spec, layouts: Sequence[Names], where: Path
 ) -> tuple[dict[str, Stored], Names]:
-    """The tensors by their usual names, and the layout of names that they have: the first that leaves none missing."""
+    """The tensors by their normalised names, and the first layout of which none is missing (or else the first of all)."""
     for names in layouts:
         spelled: dict[str, Stored] = {}
         for name, tensor in tensors.items():
@@ -167,18 +166,21 @@ def _open_gguf(path: Path) -> Checkpoint:
     spec = families.spec_from_header(header)
     gguf = families.gguf_of(families.family_of(spec))
     layouts = [families.with_fusions(names, shapes) for names in (gguf.names(spec), *gguf.layouts(spec))]
-    spelled, names = _spelled(file.tensors, spec, layouts, path)
+    spelled, names = _with_usual_names(file.tensors, spec, layouts, path)
     return _bind(path, file.files, "gguf", spec, file.metadata, spelled, names)
 
 
 def _without_ahead(spec: Spec, names: Names, tensors: Mapping[str, Stored]) -> Spec:
-    """The spec without its multi-token prediction, if the file has nothing of it: most copies leave it out."""
+    """The spec without its modules for multi-token prediction, if the file has none of their tensors: many copies omit them."""
     theirs = {name for b in names.bindings(spec) if b.ours[0].startswith("ahead.") for name in b.theirs}
     return spec if theirs & {names.usual(name) for name in tensors} else replace(spec, ahead=())
 
 
 def _untied(spec: Spec, names: Names, tensors: Mapping[str, Stored], where: Path) -> Spec:
-    """The spec with a head of its own, if the file holds one that differs from the embedding to which it should be tied."""
+    """The spec with an untied head, if the file holds a head that differs from the embedding although it should be tied.
+
+    Warns (`OrditoWarning`) that it does so.
+    """
     head = spec.lm_head
     if head is None or not head.tied or head.name not in names.table:
         return spec
@@ -193,14 +195,14 @@ def _untied(spec: Spec, names: Names, tensors: Mapping[str, Stored], where: Path
 
 
 def with_own_head(spec: Spec) -> Spec:
-    """The spec whose tied head has a weight of its own."""
+    """The spec with its tied head untied."""
     assert spec.lm_head is not None, "only a head can be tied"
     own = replace(spec.lm_head, tied=False)
     return replace(spec, head=Chain(*spec.head.parts[:-1], own) if isinstance(spec.head, Chain) else own)
 
 
 def _same(one: Stored, other: Stored) -> bool:
-    """Whether two plain tensors are the same in every bit. One that is quantized was rounded by itself."""
+    """Whether two tensors are equal in every bit. False for quantized ones: two copies may be rounded differently."""
     if not isinstance(one, StoredTensor) or not isinstance(other, StoredTensor):
         return False
     return one.encoding == other.encoding and np.array_equal(one.data, other.data)
@@ -215,7 +217,7 @@ def _bind(
     tensors: Mapping[str, Stored],
     names: Names,
 ) -> Checkpoint:
-    """Give every tensor of the spec its stored one, and every stored one a place or a reason."""
+    """The checkpoint. Raises `CheckpointError` unless the tensors are exactly those of the spec, but for ignored ones."""
     bindings = names.bindings(spec)
     theirs = {name: binding for binding in bindings for name in binding.theirs}
     missing = [name for name in theirs if name not in tensors]

@@ -1,8 +1,8 @@
 """The codebooks of ggml's IQ1, IQ2 and IQ3: the few vectors that groups of 4 or 8 weights are rounded to.
 
-A codebook is a choice of vectors whose elements have 2 or 3 bits of levels, in ascending order when the first element is the
-lowest digit. So a codebook is held as a set: one bit for every vector that there could be, compressed. The numbers are those of
-`iq2xxs_grid` and its kin in ggml's `ggml-common.h`, where their making is not told; the signs of IQ2 and IQ3 are kept apart.
+A codebook is a subset of all vectors over a few levels, sorted as numbers whose lowest digit is the first element. It is stored
+as a compressed bitmap with one bit for every possible vector. The entries are those of `iq2xxs_grid` and the other grids in
+ggml's `ggml-common.h`, which does not say how they were found; the signs of IQ2 and IQ3 are stored separately.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Grid = NDArray[np.int8]  # (entries, elements)
 
 
 def _grid(levels: tuple[int, ...], width: int, chosen: str) -> Grid:
-    """The vectors of `width` levels whose bits are set in `chosen`: bit k stands for the k-th vector of all, counted up."""
+    """The vectors of `width` elements whose bits are set in `chosen`; bit k stands for the k-th of all vectors in order."""
     bits = np.frombuffer(zlib.decompress(base64.b85decode(chosen)), np.uint8)
     numbers = np.flatnonzero(np.unpackbits(bits, count=len(levels) ** width))
     digits = numbers[:, None] // len(levels) ** np.arange(width) % len(levels)

@@ -1,4 +1,4 @@
-"""A model as one GGUF file, which llama.cpp and everyone who builds on it reads."""
+"""Writing a model as one GGUF file, for llama.cpp and the programs built on it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ordito.checkpoint.assemble import theirs_from
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.gguf_write import Planned, write_gguf
 from ordito.checkpoint.importance import Importance
-from ordito.checkpoint.mixes import encodings, for_rows_of, mix_named
+from ordito.checkpoint.mixes import encodings, fit_rows, mix_named
 from ordito.checkpoint.stored import ENCODINGS
 from ordito.errors import ConfigError
 from ordito.families import Header
 from ordito.families.naming import Binding, Names
 from ordito.spec import Spec
 
-KEPT = ("general.", "tokenizer.")
-"""Metadata that say the same of a model whatever its weights are written as: its names, authors, licence, vocabulary."""
+COPIED = ("general.", "tokenizer.")
+"""Prefixes of the metadata that are copied, as they do not depend on how weights are stored: names, authors, vocabulary, ..."""
 
-OURS = frozenset(f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version"))
-"""Those of them that tell how a file is written."""
+NOT_COPIED = frozenset(f"general.{key}" for key in ("architecture", "alignment", "file_type", "quantization_version"))
+"""Keys with these prefixes that do depend on it, and are written anew."""
 
 
 class Weights(Mapping[str, np.ndarray]):
-    """A checkpoint's tensors by canonical name, each read when it is asked for."""
+    """A checkpoint's tensors by canonical name, in fp32, each read on demand."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint, self.names = checkpoint, checkpoint.spec.tensors()
@@ -54,16 +54,18 @@ def to_gguf(
     dtype: str = "f16",
     importance: Importance | None = None,
 ) -> None:
-    """Write a model as GGUF, its matrices in the mix `dtype` (of `MIXES`: f16, q8_0, q4_k_m, ...), rounded so that what the
-    `importance` matrix calls important suffers least. What `KEPT` names is kept of `metadata`: another file's, or what
-    `ordito.text.to_gguf` makes of a tokenizer. `name` is the model's, unless they know it.
+    """Write a model as a GGUF file.
+
+    `dtype` is a quantization of `MIXES` (f16, q8_0, q4_k_m, ...); the `importance` matrix weighs its rounding errors. Of
+    `metadata`, another file's or those that `ordito.text.to_gguf` makes of a tokenizer, the keys that begin with `COPIED` are
+    copied. `name` is the model's name if the metadata have none.
 
     Raises `ConfigError` if GGUF does not know the architecture or cannot express the spec, `OrditoError` for an unknown
-    type, numbers too large for it or the importance matrix of another model, `CheckpointError` if the file cannot be written.
+    `dtype`, numbers too large for it or another model's importance matrix, `CheckpointError` if the file cannot be written.
     """
     mix = mix_named(dtype)
     bare, header = expressible(spec)
-    kept = {key: value for key, value in metadata.items() if key.startswith(KEPT) and key not in OURS}
+    kept = {key: value for key, value in metadata.items() if key.startswith(COPIED) and key not in NOT_COPIED}
     keys = {"general.name": name} | kept
     about = {"general.file_type": mix.number, "general.quantization_version": 2}
     if importance is not None:
@@ -72,7 +74,7 @@ def to_gguf(
         keys.setdefault("tokenizer.ggml.token_type_count", spec.embedding.n_types)
     names = families.gguf_of(families.family_of(bare)).names(bare)
     settings = [tensor for tensor in header.shapes if tensor.startswith("rope_")]
-    chosen = encodings(bare, mix, informed=importance is not None)
+    chosen = encodings(bare, mix, has_imatrix=importance is not None)
     planned = [
         Planned(theirs, binding.their_shape, _encoding(binding, chosen), importance.of(theirs) if importance else None)
         for binding in names.bindings(bare)
@@ -93,9 +95,10 @@ def _theirs(names: Names, spec: Spec, weights: Mapping[str, np.ndarray]) -> Iter
 
 
 def expressible(spec: Spec) -> tuple[Spec, Header]:
-    """The spec without what GGUF has no place for: poolers, multi-token prediction, what follows pooling and limits it.
+    """The spec without the parts that GGUF cannot hold, and its GGUF header.
 
-    Also its header. Raises `ConfigError` if GGUF does not know the architecture, or cannot express the rest.
+    As few as possible of these are left out: multi-token prediction and pooler, then the pooling's dense layers and longest
+    text, then the pooling. Raises `ConfigError` if GGUF does not know the architecture, or cannot express the rest.
     """
     plain = replace(spec, ahead=(), pooler=None)
     pooled = replace(plain, pooling=replace(spec.pooling, dense=(), max_tokens=None)) if spec.pooling else plain
@@ -110,7 +113,7 @@ def expressible(spec: Spec) -> tuple[Spec, Header]:
 
 
 def _encoding(binding: Binding, chosen: Mapping[str, str]) -> str:
-    """Of what is stored as one: the encoding of the part that is to have most bits."""
+    """The encoding of a binding's tensors: of fused parts, the one with most bits."""
     forms = {chosen[name]: ENCODINGS[chosen[name]] for name in binding.ours}
     best = max(forms, key=lambda encoding: forms[encoding].block_bytes / forms[encoding].block_size)
-    return for_rows_of(binding.their_shape[-1], best)
+    return fit_rows(binding.their_shape[-1], best)

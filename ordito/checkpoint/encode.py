@@ -1,4 +1,4 @@
-"""Numbers in fp32 -> bytes as files store them, the other way round from quants.py."""
+"""Encoding (quantization) of fp32 tensors to the bytes of files: the inverse of quants.py."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from ordito.errors import OrditoError
 from ordito.threads import usable_threads
 
 PLAIN = ("f32", "f16", "bf16")
-"""Encodings of single numbers; all others round blocks of them."""
+"""Encodings of single numbers; all others are of blocks."""
 
 ALWAYS_FIT = 65504.0
-"""The largest f16: numbers up to it fit into every encoding, since no scale of a block is larger than its numbers."""
+"""The largest f16. Numbers up to it fit into every encoding: no block's scale exceeds its largest number."""
 
 
 def encode(
     name: str, array: NDArray[np.float32], encoding: str, importance: NDArray[np.float32] | None = None
 ) -> NDArray[np.uint8]:
-    """A tensor, (..., columns), in an encoding, (..., bytes of a row).
+    """A tensor (..., columns) in an encoding: its bytes, (..., bytes of a row).
 
-    Blocks get the codes and scales of the least squared error. `importance`, (columns,) or, of E stacked experts,
-    (E, columns), weighs the errors: the mean square of what a column is multiplied with (as `ordito imatrix` collects it).
-    Raises `OrditoError` for numbers that the encoding cannot hold: too large, or, in blocks, not finite; and for importances
-    of another width.
+    Block scales and codes minimise the squared error. `importance`, (columns,) or, for E stacked experts, (E, columns),
+    weighs it: the mean square of each column's input (as `ordito imatrix` collects it). Raises `OrditoError` for numbers that
+    the encoding cannot hold, because they are too large or, in blocks, not finite, and for importances of another width.
     """
     largest = max(array.max(initial=0), -array.min(initial=0))  # NaN, if any is
     if encoding in PLAIN:
@@ -57,7 +56,7 @@ def _blocks(name: str, array: NDArray[np.float32], encoding: str, importance: ND
 
 
 def _refuse_overflow(name: str, array: NDArray[np.float32], encoding: str, data: NDArray[np.uint8]) -> None:
-    """A scale that overflows leaves nothing, or infinity, of the largest number of a block, which rounding never does."""
+    """Raise `OrditoError` if a block's scale has overflowed: its largest number is then decoded as about 0, or as infinity."""
     form = ENCODINGS[encoding]
     blocks = array.reshape(-1, form.block_size)
     suspects = (np.abs(blocks) > ALWAYS_FIT).any(axis=1)
@@ -72,7 +71,7 @@ def _refuse_overflow(name: str, array: NDArray[np.float32], encoding: str, data:
 
 
 def _weights(name: str, array: NDArray[np.float32], importance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Importances of a matrix (columns,), or of each expert (E, columns): positive, and of a size that fp32 squares easily."""
+    """Importances (columns,), or (E, columns) of experts, divided by their mean. Raises `OrditoError` if they do not fit."""
     shape = importance.shape
     if shape[-1] != array.shape[-1] or shape[:-1] not in ((), (1,), array.shape[:1] if array.ndim > 2 else ()):
         raise OrditoError(
@@ -83,13 +82,13 @@ def _weights(name: str, array: NDArray[np.float32], importance: NDArray[np.float
         raise OrditoError(f"tensor {shown(name)}: its importances are not all finite and positive")
     weights = (importance[0] if shape[:-1] == (1,) else importance).astype(np.float64)
     mean = weights.mean(axis=-1, keepdims=True)
-    # A column that no text ever used keeps a little weight: its numbers must still be near.
+    # A column whose inputs were all 0 keeps a small weight, so that it is still rounded sensibly.
     return np.where(mean > 0, np.maximum(weights / np.where(mean > 0, mean, 1), 1e-4), 1).astype(np.float32)
 
 
 def _plain(array: NDArray[np.float32], encoding: str) -> NDArray[np.uint8]:
     if encoding == "bf16":
-        # The upper half of an fp32, rounded to even; what is no number stays none.
+        # The upper half of an fp32, rounded to nearest even; NaN stays NaN.
         bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
         numbers = np.where(np.isnan(array), ((bits >> 16) | 64).astype("<u2"), rounded).astype("<u2")

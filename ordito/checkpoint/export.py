@@ -1,4 +1,4 @@
-"""A model -> a folder in the Hugging Face layout, which transformers and everyone else reads."""
+"""Writing a model as a folder in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ordito.errors import OrditoError
 from ordito.spec import Dense, Pooling, Spec
 
 SHARD_BYTES = 5_000_000_000
-"""Size beyond which weights are split over several files, as on the hub."""
+"""Bytes of weights beyond which they are split into shards, as on the hub."""
 
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-"""Types that a folder's weights may have, and what config.json calls them."""
+"""The data types of weights -> their names in config.json."""
 
 
 def write_folder(
@@ -33,12 +33,12 @@ def write_folder(
 ) -> None:
     """Write config.json (with the keys of `extra`) and the weights, given by canonical name, under their published names.
 
-    All weights are written in one of `DTYPES`. Files of these names are replaced, each at once; config.json comes last, so
-    that a folder that has one is complete. Raises `ConfigError` if the published format cannot express the spec,
+    `dtype` is one of `DTYPES`. Existing files of the same names are replaced atomically, one by one; config.json comes last,
+    so that a folder with a config.json is complete. Raises `ConfigError` if the published format cannot express the spec,
     `OrditoError` if the folder cannot be written, or numbers are too large for the type.
     """
     config = families.config_from_spec(spec) | dict(extra or {}) | {"dtype": DTYPES[dtype]}
-    bare = replace(spec, pooling=None)  # what makes embeddings has files of its own
+    bare = replace(spec, pooling=None)  # the pooling has files of its own
     names = families.names_of(bare)[0]
     theirs = {
         name: StoredTensor(name, array.shape, dtype, encode(name, array, dtype).reshape(-1))
@@ -56,12 +56,12 @@ def write_folder(
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file that is complete or absent. Raises `CheckpointError` if it cannot be written."""
+    """Write a JSON file atomically. Raises `CheckpointError` if it cannot be written."""
     write_atomically(path, [(json.dumps(data, indent=2) + "\n").encode()])
 
 
 def _write_pooling(folder: Path, pooling: Pooling, width: int, weights: Mapping[str, np.ndarray]) -> None:
-    """The files by which sentence-transformers knows how a model makes embeddings."""
+    """Write the files of sentence-transformers that describe the pooling."""
     modules = ["Transformer", "Pooling", *(["Dense"] * len(pooling.dense)), *(["Normalize"] if pooling.normalise else [])]
     paths = ["" if i == 0 else f"{i}_{name}" for i, name in enumerate(modules)]
     (folder / paths[1]).mkdir(exist_ok=True)

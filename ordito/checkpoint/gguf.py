@@ -81,18 +81,19 @@ _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
-_MOST_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
-_MOST_NESTING = 4  # arrays of arrays; none are seen in published files, and llama.cpp refuses them all
-_LONGEST_NAME = 65535  # of keys, by the specification; tensor names are shorter in practice
-_LEAST_ENTRY = 8 + 4 + 1  # bytes of the shortest metadata entry
-_LEAST_TENSOR = 8 + 4 + 4 + 8  # bytes of the shortest tensor description
+_MAX_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
+_MAX_NESTING = 4  # arrays of arrays; none are seen in published files, and llama.cpp refuses them all
+_MAX_NAME = 65535  # of keys, by the specification; tensor names are shorter in practice
+_MIN_ENTRY = 8 + 4 + 1  # bytes of the shortest metadata entry
+_MIN_TENSOR = 8 + 4 + 4 + 8  # bytes of the shortest tensor description
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GGUFFile:
-    """An opened GGUF file, or set of `files`, as one; `header_bytes` and `begins`, where data begin, are of the first.
+    """An opened GGUF file, or the `files` of a split model as one.
 
-    Metadata values are int, float, bool, str; arrays of numbers are numpy arrays, other arrays lists. A 32-bit float is
+    `header_bytes`, the bytes before the data, and `begins`, the offset in the file of each tensor's data, are of the first
+    file. Metadata values are int, float, bool, str; arrays of numbers are numpy arrays, other arrays lists. A 32-bit float is
     given as the shortest decimal that rounds to it (1e-05, not 9.999999747378752e-06): the number that its author wrote.
     """
 
@@ -107,7 +108,7 @@ class GGUFFile:
 
 
 class _Reader:
-    """A position in a mapped file. Each step is checked against the end of the file before it is taken."""
+    """A position in a mapped file. Every read is first checked against the end of the file."""
 
     __slots__ = ("buffer", "bytes", "path", "position", "size")
 
@@ -122,7 +123,7 @@ class _Reader:
         return CheckpointError(f"{self.path}: {what}; {advice}")
 
     def need(self, nbytes: int, what: str) -> None:
-        """Refuse to go on unless the file has so many bytes more."""
+        """Raise `CheckpointError` unless `nbytes` more bytes are left in the file."""
         left = self.size - self.position
         if nbytes > left:
             raise self.error(f"{what} takes at least {nbytes} bytes at offset {self.position}, but {left} are left")
@@ -151,7 +152,7 @@ class _Reader:
             raise self.error(f"{what} is not UTF-8 ({error.reason} at byte {error.start})") from None
 
     def strings(self, count: int, what: str, errors: str) -> list[str]:
-        """Many strings: `string` again, compiled, for a vocabulary has hundreds of thousands."""
+        """Many strings, read by compiled code: a vocabulary has hundreds of thousands."""
         values: list[str] = []
         try:
             position = _core.read_strings(self.bytes, self.position, count, errors, values)
@@ -179,8 +180,8 @@ class _Reader:
         return number
 
     def array(self, what: str, errors: str, depth: int) -> object:
-        if depth > _MOST_NESTING:
-            raise self.error(f"{what}: got arrays nested deeper than {_MOST_NESTING}")
+        if depth > _MAX_NESTING:
+            raise self.error(f"{what}: got arrays nested deeper than {_MAX_NESTING}")
         kind = self.u32(f"the element type of {what}")
         count = self.u64(f"the length of {what}")
         if kind in _NUMBERS:
@@ -220,18 +221,18 @@ def _read_header(reader: _Reader) -> tuple[int, int, int]:
 
 
 def _read_metadata(reader: _Reader, count: int) -> tuple[dict[str, object], int]:
-    """The metadata and the alignment that it asks for."""
-    reader.need(count * _LEAST_ENTRY, f"metadata of {count} entries")
+    """The metadata, and the alignment that they give."""
+    reader.need(count * _MIN_ENTRY, f"metadata of {count} entries")
     metadata: dict[str, object] = {}
     alignment = 32
     for index in range(count):
-        key = reader.string(f"the key of metadata entry {index}", longest=_LONGEST_NAME)
+        key = reader.string(f"the key of metadata entry {index}", longest=_MAX_NAME)
         what = f"metadata {shown(key)}"
         if key in metadata:
             raise reader.error(f"{what} appears twice")
         kind = reader.u32(f"the type of {what}")
-        # Vocabularies hold pieces of byte-level tokens, which are not whole UTF-8 characters in some converters' files;
-        # the model still works, so they are read with U+FFFD. Anything else that is not UTF-8 is damage.
+        # Some converters write byte-level tokens that are parts of UTF-8 characters; the model still works, so they are read
+        # with U+FFFD. Anything else that is not UTF-8 is damage.
         errors = "replace" if key.startswith("tokenizer.") else "strict"
         metadata[key] = reader.value(kind, what, errors)
         if key == "general.alignment":
@@ -244,20 +245,20 @@ def _read_metadata(reader: _Reader, count: int) -> tuple[dict[str, object], int]
 
 
 def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str, StoredTensor], dict[str, int]]:
-    """Descriptions first; then, when the place of the data is known, every tensor is checked and bound to its bytes.
+    """The tensors, and the offset in the file of each one's data.
 
-    Also gives the offset in the file at which each tensor begins.
+    All descriptions are read first, because only behind them the data begin; then each tensor is checked against the file.
     """
-    reader.need(count * _LEAST_TENSOR, f"descriptions of {count} tensors")
+    reader.need(count * _MIN_TENSOR, f"descriptions of {count} tensors")
     described: dict[str, tuple[tuple[int, ...], str, int]] = {}
     for index in range(count):
-        name = reader.string(f"the name of tensor {index}", longest=_LONGEST_NAME)
+        name = reader.string(f"the name of tensor {index}", longest=_MAX_NAME)
         what = f"tensor {shown(name)}"
         if name in described:
             raise reader.error(f"{what} appears twice")
         dimensions = reader.u32(f"the number of dimensions of {what}")
-        if dimensions > _MOST_DIMENSIONS:
-            raise reader.error(f"{what}: got {dimensions} dimensions, expected at most {_MOST_DIMENSIONS}")
+        if dimensions > _MAX_DIMENSIONS:
+            raise reader.error(f"{what}: got {dimensions} dimensions, expected at most {_MAX_DIMENSIONS}")
         sizes = [reader.u64(f"the shape of {what}") for _ in range(dimensions)]
         kind = reader.u32(f"the type of {what}")
         if kind in _UNSUPPORTED:
@@ -284,7 +285,7 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str
         begins[name] = begin
         if nbytes:
             extents.append((begin, end, name))
-    # Gaps are harmless and not refused; sharing bytes is never meant.
+    # Gaps are harmless and allowed; overlaps are always an error.
     extents.sort()
     for (_, end, name), (begin, _, other) in pairwise(extents):
         if begin < end:
@@ -293,17 +294,17 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str
 
 
 def read_one(path: Path) -> GGUFFile:
-    """Open one file, be it alone or part of a set."""
+    """Open one GGUF file, which may be part of a split model."""
     reader = _Reader(path)
     version, tensor_count, metadata_count = _read_header(reader)
     metadata, alignment = _read_metadata(reader, metadata_count)
     tensors, begins = _read_tensors(reader, tensor_count, alignment)
-    let_go(reader.buffer)  # what was read is Python's by now, and need not be in memory twice
+    let_go(reader.buffer)  # the header has been copied to Python objects and need not be in memory twice
     return GGUFFile(path, (path,), version, alignment, metadata, tensors, reader.position, begins)
 
 
 def _split_value(file: GGUFFile, key: str) -> int:
-    """One of the numbers that describe a set of files; 0 if absent."""
+    """A count in the metadata of a split model; 0 if absent."""
     value = file.metadata.get(key, 0)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise CheckpointError(f"{file.path}: metadata {key!r} is not a count; {DOWNLOAD_AGAIN}")
@@ -311,7 +312,7 @@ def _split_value(file: GGUFFile, key: str) -> int:
 
 
 def _read_rest(first: GGUFFile, count: int) -> GGUFFile:
-    """The whole set, of which `first` has been read: NAME-00001-of-00003.gguf, NAME-00002-of-00003.gguf, ..."""
+    """The whole split model of which `first` is the first file: NAME-00001-of-00003.gguf, NAME-00002-of-00003.gguf, ..."""
     named = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", first.path.name, re.DOTALL)
     if named is None or int(named[3]) != count:
         raise CheckpointError(
@@ -335,7 +336,7 @@ def _read_rest(first: GGUFFile, count: int) -> GGUFFile:
             raise CheckpointError(f"{path}: tensor {shown(min(twice))} is also in an earlier file; {DOWNLOAD_AGAIN}")
         tensors |= shard.tensors
         files.append(path)
-    # Without this number (0: old tools) completeness rests on the count of files alone.
+    # Old tools do not write this number (0); then completeness is checked by the count of files only.
     total = _split_value(first, "split.tensors.count")
     if total and total != len(tensors):
         raise CheckpointError(f"{first.path}: got {len(tensors)} tensors in the set, expected {total}; {DOWNLOAD_AGAIN}")
@@ -345,8 +346,8 @@ def _read_rest(first: GGUFFile, count: int) -> GGUFFile:
 def read_gguf(path: Path) -> GGUFFile:
     """Open a GGUF file (version 2 or 3, little-endian). Of a split model give the first file; the others are found.
 
-    Metadata is that of the first file. Raises CheckpointError for whatever is not a sound GGUF file, before any tensor is
-    touched, and for encodings that ordito cannot decode.
+    Metadata is that of the first file. Raises `CheckpointError`, before any tensor is read, for a damaged file and for
+    encodings that cannot be decoded here.
     """
     path = Path(path)
     file = read_one(path)

@@ -1,7 +1,4 @@
-"""Writing GGUF, version 3: metadata, then tensors one after the other, so that no more than one is in memory.
-
-The layout is told in gguf.py. A file is complete or absent.
-"""
+"""Writing GGUF, version 3, one tensor in memory at a time. gguf.py describes the layout."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64, _F64 = 4, 5, 6, 7, 8, 9, 1
 _OF_NUMPY = {"uint8": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5, "float32": 6, "bool": 7}
 _OF_NUMPY |= {"uint64": 10, "int64": 11, "float64": 12}
 _CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q", _I64: "<q", _F64: "<d"}
-_MOST_F32 = float(np.finfo(np.float32).max)
+_MAX_F32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor that is to be written: its name, its row-major shape, how to store it, and how much its columns matter."""
+    """A tensor that is to be written: its name, row-major shape and encoding, and the importances of its columns."""
 
     name: str
     shape: Shape
@@ -48,7 +45,7 @@ class Planned:
 def write_gguf(
     path: Path, metadata: Mapping[str, Any], planned: list[Planned], arrays: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """Write a file. `arrays` gives the planned tensors in fp32, in their order, each when it is needed.
+    """Write a file atomically. `arrays` gives the planned tensors in fp32, in the same order, each when it is needed.
 
     Raises `CheckpointError` if the file cannot be written, `OrditoError` for a value that GGUF cannot hold.
     """
@@ -95,7 +92,7 @@ def _kind(key: str, value: Any) -> int:
                 if low <= value < high:
                     return kind
         case float():
-            return _F64 if _MOST_F32 < abs(value) < math.inf else _F32
+            return _F64 if _MAX_F32 < abs(value) < math.inf else _F32
         case str():
             return _STRING
     raise OrditoError(
@@ -114,10 +111,10 @@ def _value(key: str, value: Any) -> bytes:
         return struct.pack("<I", kind) + _plain(kind, value)
     kinds = {_kind(key, item) for item in value}
     if set() < kinds <= {_U32, _I32} and all(-(2**31) <= item < 2**31 for item in value):
-        kinds = {_I32}  # what readers expect of the types of tokens and the like
+        kinds = {_I32}  # the type that readers expect, for example of `tokenizer.ggml.token_type`
     if len(kinds) > 1:
         raise OrditoError(f"GGUF metadata {key!r}: the list holds values of several types, expected one")
-    kind = next(iter(kinds), _STRING)  # empty arrays of numbers were arrays of numpy
+    kind = next(iter(kinds), _STRING)  # an empty list is one of strings: arrays of numbers are numpy's
     return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(_plain(kind, item) for item in value)
 
 

@@ -1,6 +1,6 @@
-"""The headers of a model on the hub, without its weights: files of the right size, with holes where the weights are.
+"""The headers of a model on the hub, without its weights: sparse files of the right size, with holes instead of weights.
 
-Whatever opens a model opens these too, and checks them as strictly. The weights read as zeros and take no room on the disk.
+They are opened and checked like a complete model. The weights read as zeros and take no space on disk.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from ordito.checkpoint.gguf import read_one
-from ordito.checkpoint.safetensors import LONGEST_HEADER
+from ordito.checkpoint.safetensors import MAX_HEADER
 from ordito.checkpoint.store.hub import explained
 from ordito.checkpoint.store.names import Reference
 from ordito.checkpoint.store.variants import choose, configured
 from ordito.errors import CheckpointError, DownloadError, ModelNotFoundError, OrditoError
 
 _SMALL = ("config.json", "params.json", "model.safetensors.index.json", "modules.json", "sentence_bert_config.json")
-_MOST_SMALL = 64 << 20  # bytes of a configuration or an index; DeepSeek-V3's index has 9 MB
-_FIRST = 1 << 18  # bytes that hold most headers of safetensors at once
-_FIRST_GGUF = 4 << 20  # bytes that hold most vocabularies
-_MOST_GGUF = 256 << 20
+_MAX_SMALL = 64 << 20  # bytes of a configuration or an index; DeepSeek-V3's index has 9 MB
+_FIRST = 1 << 18  # bytes of the first request, enough for most headers of safetensors
+_FIRST_GGUF = 4 << 20  # the same for GGUF, enough for most vocabularies
+_MAX_GGUF = 256 << 20
 _CHUNK = 1 << 16
 _AT_ONCE = 8  # connections: DeepSeek-V3 comes in 163 files
 
 
 def headers(ref: Reference, folder: Path) -> Path:
-    """Write the headers of the model into `folder`, and give what to open there; of a repository without weights, the folder.
+    """Write the headers of the model into `folder`, and return the path to open there.
 
-    Raises `ModelNotFoundError` or `DownloadError`.
+    For a repository without weights only the configuration is fetched. Raises `ModelNotFoundError` or `DownloadError`.
     """
     from huggingface_hub import HfApi
 
@@ -70,22 +70,22 @@ class _Repository:
         elif name.endswith(".gguf"):
             self._gguf(name)
         elif name.rpartition("/")[2] in _SMALL:
-            if self.sizes[name] > _MOST_SMALL:
-                raise DownloadError(f"{self.ref.repo}: {name} has {self.sizes[name]} bytes, expected at most {_MOST_SMALL}")
+            if self.sizes[name] > _MAX_SMALL:
+                raise DownloadError(f"{self.ref.repo}: {name} has {self.sizes[name]} bytes, expected at most {_MAX_SMALL}")
             self._write(name, 0, self._read(name, 0, self.sizes[name]))
 
     def _safetensors(self, name: str) -> None:
-        """Eight bytes say how long the header is."""
+        """Fetch the header of a safetensors file, whose length its first 8 bytes give."""
         first = self._read(name, 0, min(_FIRST, self.sizes[name]))
-        known = min(8 + int.from_bytes(first[:8], "little"), 8 + LONGEST_HEADER, self.sizes[name])
+        known = min(8 + int.from_bytes(first[:8], "little"), 8 + MAX_HEADER, self.sizes[name])
         rest = self._read(name, len(first), known) if known > len(first) else b""
         self._write(name, 0, first + rest)
 
     def _gguf(self, name: str) -> None:
-        """Nothing says how long the header is: more is fetched until all of it was there when it was read."""
+        """Fetch the header of a GGUF file. Its length is not given, so more is fetched until it can be read completely."""
         size, known = self.sizes[name], 0
         while True:
-            more = min(max(_FIRST_GGUF, 4 * known), _MOST_GGUF, size)
+            more = min(max(_FIRST_GGUF, 4 * known), _MAX_GGUF, size)
             path = self._write(name, known, self._read(name, known, more))
             known = more
             try:
@@ -93,16 +93,16 @@ class _Repository:
                 if file.header_bytes <= known:
                     break
             except CheckpointError:
-                if known == min(_MOST_GGUF, size):
+                if known == min(_MAX_GGUF, size):
                     raise
-        # The frequencies of long contexts are data, but small, and the spec holds them.
+        # Rope scalings (`rope_freqs`, `rope_factors_*`) are tensors, but small, and part of the spec.
         for tensor in file.tensors.values():
             if tensor.name.startswith("rope_") and tensor.nbytes <= _FIRST:
                 begin = file.begins[tensor.name]
                 self._write(name, begin, self._read(name, begin, begin + tensor.nbytes))
 
     def _write(self, name: str, begin: int, data: bytes) -> Path:
-        """Put data into the file, which has its full size and holes where nothing was written."""
+        """Write data into the sparse file at offset `begin`."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if path.exists() else "w+b") as file:
@@ -112,7 +112,7 @@ class _Repository:
         return path
 
     def _read(self, name: str, begin: int, end: int) -> bytes:
-        """The bytes of a file on the hub from `begin` up to `end`; no more is taken, whatever the server sends."""
+        """The bytes of a file on the hub from `begin` up to `end`, and no more, whatever the server sends."""
         from huggingface_hub import hf_hub_url
 
         data = bytearray()
@@ -130,10 +130,10 @@ class _Repository:
 
 @contextmanager
 def _answer(url: str, begin: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """The status and the chunks of an answer, read as they come. A token is not sent on to other hosts."""
+    """The status and the chunks of the hub's response, streamed. A redirect to another host does not get the user's token."""
     from huggingface_hub import utils
 
-    tools: Any = utils  # which does not declare what it exports
+    tools: Any = utils  # its exports are not declared for type checkers
     headers = tools.build_hf_headers() | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
     session = tools.get_session()
     if hasattr(session, "stream"):  # httpx, since huggingface_hub 1

@@ -1,8 +1,8 @@
-"""Importance matrices: for each matrix of a model, how large what its columns are multiplied with is on real text.
+"""Importance matrices: for each matrix of a model, the mean square of the input of each of its columns on real text.
 
-An error in column i of W changes W x by the error times x_i, so that its square costs in the mean E[x_i²]: these are the
-weights with which quantization rounds. Files are those of llama.cpp's `llama-imatrix`, GGUF or the older .dat, and name
-tensors as GGUF does:
+An error e in column i of W changes W x by e x_i, the square of which is e² E[x_i²] in the mean: E[x_i²] is the weight of this
+column's rounding errors in quantization. Files are those of llama.cpp's `llama-imatrix`, GGUF or the older .dat, with GGUF's
+names of tensors:
 
     GGUF   <tensor>.in_sum2 (E, columns): sums of squares, of each expert; <tensor>.counts (E, 1): of how many tokens
     .dat   count i32, entries of (length i32, name, calls i32, values i32, float[values]), then calls i32, the text's name
@@ -25,14 +25,14 @@ from ordito.checkpoint.stored import DOWNLOAD_AGAIN, map_file, shown
 from ordito.errors import CheckpointError
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
-_LONGEST_NAME = 4096
+_MAX_NAME = 4096
 
 
 @dataclass(frozen=True)
 class Importance:
-    """`sums` of squares (E, columns) and `counts` (E,) by GGUF's names of tensors, E being 1 but for stacked experts.
+    """`sums` of squares (E, columns) and `counts` of tokens (E,) by GGUF's names of tensors; E is 1 except for stacked experts.
 
-    They were collected on `windows` of `context` tokens of the texts `datasets`; `file` is where they were read.
+    They were collected on `windows` of `context` tokens each of the texts `datasets`; `file` is the file's name.
     """
 
     sums: Mapping[str, NDArray[np.float32]]
@@ -51,7 +51,7 @@ class Importance:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a quantized file says of it."""
+        """The metadata of a quantized GGUF file about its importance matrix."""
         found: dict[str, Any] = {"quantize.imatrix.file": self.file, "quantize.imatrix.entries_count": len(self.sums)}
         if self.datasets:
             found["quantize.imatrix.dataset"] = self.datasets[0]
@@ -59,7 +59,7 @@ class Importance:
 
 
 def read_importance(path: Path) -> Importance:
-    """Read a file of either kind. Raises `CheckpointError` if it is damaged, or something else."""
+    """Read a file in either format. Raises `CheckpointError` if it is damaged, or not an importance matrix."""
     data = map_file(path)
     return _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(path, memoryview(data))
 
@@ -143,7 +143,7 @@ def _read_dat(path: Path, data: memoryview) -> Importance:
 
     sums, counts = {}, {}
     for _ in range(integer("the number of entries", len(data) // 12)):
-        name = some(integer("the length of a name", _LONGEST_NAME), "a name").decode("utf-8", "replace")
+        name = some(integer("the length of a name", _MAX_NAME), "a name").decode("utf-8", "replace")
         calls, width = integer("a number of calls", 2**31 - 1), integer("a number of values", len(data) // 4)
         values = np.frombuffer(some(4 * width, f"the values of {shown(name)}"), "<f4")
         sums[name] = values.reshape(1, -1).astype(np.float32)
@@ -151,7 +151,7 @@ def _read_dat(path: Path, data: memoryview) -> Importance:
     windows, datasets = 0, list[str]()
     if position < len(data):
         windows = integer("the number of windows", 2**31 - 1)
-        text = some(integer("the length of a name", _LONGEST_NAME), "the text's name").decode("utf-8", "replace")
+        text = some(integer("the length of a name", _MAX_NAME), "the text's name").decode("utf-8", "replace")
         datasets.append(text)
     return _checked(path, Importance(sums, counts, tuple(datasets), windows, 0, path.name))
 

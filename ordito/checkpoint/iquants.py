@@ -1,8 +1,9 @@
-"""The formats of ggml below 3 bits: IQ1, IQ2 and IQ3 round groups of weights to a codebook, TQ1 and TQ2 to -1, 0, 1.
+"""Decoding of ggml's codebook formats IQ1, IQ2 and IQ3, and of the ternary ones, TQ1 and TQ2.
 
-All are super-blocks of 256. In the formulas `c` is the codebook's vector, whose index is cut into a low byte `qs` and a few
-high bits, and `s` a small integer scale. IQ2 and IQ3 hold magnitudes, so every element has a sign bit besides; XXS and XS
-store 7 of 8 signs, the number of negative ones being even. Layouts and formulas are those of ggml's `ggml-quants.c`.
+All have super-blocks of 256. In the formulas `c` is a codebook vector, whose index is stored as a low byte in `qs` and a few
+high bits elsewhere, and `s` a small integer scale. The codebooks of IQ2 and IQ3 hold magnitudes, to which a sign bit for every
+element is added; XXS and XS store 7 of 8 signs, as the number of negative ones is even. Layouts and formulas are those of
+ggml's `ggml-quants.c`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from ordito.checkpoint import codebooks
 from ordito.checkpoint.unpacking import F32, U8, Blocks, scale, shift, single, unpack
 
 _HALF = np.float32(0.5)
-_DELTA = np.float32(0.125)  # by which IQ1 moves its levels -1, 0, 1 up or down
+_DELTA = np.float32(0.125)  # IQ1 shifts its levels -1, 0, 1 up or down by this
 
 
 def _even_signs() -> U8:
-    """The 128 bytes that hold an even number of ones, by their lower 7 bits."""
+    """The 128 bytes with an even number of one bits, indexed by their lower 7 bits."""
     seven = np.arange(128, dtype=np.uint8)
     ones = np.unpackbits(seven[:, None], axis=1).sum(axis=1, dtype=np.uint8)
     return seven | (ones & np.uint8(1)) << np.uint8(7)
@@ -30,23 +31,23 @@ _EVEN_SIGNS = _even_signs()
 
 
 def _fields(words: NDArray[Any], bits: int, count: int) -> NDArray[Any]:
-    """The lowest `count` fields of each word, lowest first: (n, k) words -> (n, k * count)."""
+    """The lowest `count` bit fields of each word, lowest first: (n, k) words -> (n, k * count)."""
     shifts = np.arange(0, bits * count, bits, dtype=words.dtype)
     return ((words[..., None] >> shifts) & words.dtype.type((1 << bits) - 1)).reshape(len(words), -1)
 
 
 def _vectors(out: F32, grid: codebooks.Grid, index: NDArray[Any]) -> None:
-    """out = c, without scale and sign."""
+    """out = c: the codebook vectors of `index`, without scale and sign."""
     out[...] = np.take(grid, index, axis=0).reshape(out.shape)
 
 
 def _negate(out: F32, signs: U8) -> None:
-    """The sign of element j of each 8 is bit j of its byte."""
+    """Negate the elements whose sign bit is set; bit j of each byte is the sign of element j of 8."""
     np.negative(out, out=out, where=unpack(signs, 1, 1).view(np.bool_))
 
 
 def _high_bits(low: U8, high: NDArray[Any]) -> NDArray[np.uint16]:
-    """Indexes from their low byte and the bits above it."""
+    """Codebook indices from their low bytes and the bits above."""
     return low | high.astype(np.uint16) << np.uint16(8)
 
 

@@ -1,4 +1,4 @@
-"""Small JSON files from outside: bounded, and errors that name the file."""
+"""Reading small untrusted JSON files: of bounded size, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ordito.errors import CheckpointError
 
 MAX_BYTES = 16 << 20
-"""No configuration is larger; a file that is was not made for us."""
+"""Larger than any configuration: a larger file is something else."""
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The quantizations that people publish: which encoding each tensor of a model has in them.
+"""The published quantizations (Q4_K_M, ...), which are mixes of encodings: which one each tensor of a model has.
 
-The mixes are those of `llama-quantize` (llama.cpp, src/llama-quant.cpp), so that a file is as large, and means the same, as
+They are those of `llama-quantize` (llama.cpp, src/llama-quant.cpp), so that a file of Ordito has the same encodings and size as
 others of its name.
 """
 
@@ -16,58 +16,61 @@ from ordito.spec import Attention, MixtureOfExperts, Spec
 from ordito.spec.node import Shape
 
 Rule = Callable[[int, int], str]
-"""The number of a layer and how many there are -> the encoding that a role has there."""
+"""The number of a layer and the number of layers -> the encoding of a role (such as `down`) in that layer."""
 
 
-def everywhere(encoding: str) -> Rule:
-    """One encoding on all layers."""
+def all_layers(encoding: str) -> Rule:
+    """The same encoding in all layers."""
     return lambda number, n_layers: encoding
 
 
-def where_it_matters(better: str, usual: str) -> Rule:
-    """More bits on the first and last eighth of the layers, and on every third of the others."""
+def more_bits(better: str, usual: str) -> Rule:
+    """The `better` encoding in the first and last eighth of the layers, and in every third of the others.
+
+    These layers are most sensitive to quantization: llama.cpp's `use_more_bits`.
+    """
 
     def rule(number: int, n_layers: int) -> str:
         eighth = n_layers // 8
-        suffers = number < eighth or number >= 7 * n_layers // 8 or (number - eighth) % 3 == 2
-        return better if suffers else usual
+        sensitive = number < eighth or number >= 7 * n_layers // 8 or (number - eighth) % 3 == 2
+        return better if sensitive else usual
 
     return rule
 
 
-def at_first(better: str, usual: str, *, layers: int = 0, part: int = 0) -> Rule:
-    """More bits on the first so many `layers`, or on the first 1 / `part` of them."""
+def first_layers(better: str, usual: str, *, layers: int = 0, part: int = 0) -> Rule:
+    """The `better` encoding in the first `layers` layers, or in the first 1 / `part` of them."""
     return lambda number, n_layers: better if number < (layers or n_layers // part) else usual
 
 
 @dataclass(frozen=True)
 class Mix:
-    """The encoding of most matrices, of the head, and of the roles that are treated otherwise; `number` is what GGUF calls it.
+    """A quantization: the `usual` encoding of matrices, that of the head, and the rules of roles with other encodings.
 
-    `v_shared` is that of `v` where four or more query heads share a key-value head, `informed_down` that of `down` where an
-    importance matrix is at hand, `experts` that of experts.
+    `number` is `general.file_type` in GGUF. `v_gqa` replaces `v` in models with four or more query heads for each key-value
+    head, `imatrix_down` replaces `down` if there is an importance matrix; `experts` is the encoding of experts.
     """
 
     number: int
-    most: str
+    usual: str
     head: str = "q6_k"
     v: Rule | None = None
-    v_shared: Rule | None = None
+    v_gqa: Rule | None = None
     o: Rule | None = None
     down: Rule | None = None
-    informed_down: Rule | None = None
+    imatrix_down: Rule | None = None
     experts: str | None = None
 
 
 def _k_m(number: int, usual: str) -> Mix:
-    better = where_it_matters("q6_k", usual)
+    better = more_bits("q6_k", usual)
     return Mix(number, usual, v=better, down=better)
 
 
-def _of_levels(number: int, encoding: str) -> Mix:
-    """The mixes of IQ4."""
-    first = at_first("q5_k", encoding, part=8)
-    return Mix(number, encoding, v_shared=everywhere("q5_k"), down=first, informed_down=everywhere(encoding))
+def _iq4(number: int, encoding: str) -> Mix:
+    """The mixes of IQ4_NL and IQ4_XS."""
+    first = first_layers("q5_k", encoding, part=8)
+    return Mix(number, encoding, v_gqa=all_layers("q5_k"), down=first, imatrix_down=all_layers(encoding))
 
 
 MIXES = {
@@ -79,55 +82,55 @@ MIXES = {
     "Q5_K_M": _k_m(17, "q5_k"),
     "Q5_K_S": Mix(16, "q5_k"),
     "Q5_1": Mix(9, "q5_1"),
-    "Q5_0": Mix(8, "q5_0", informed_down=at_first("q5_1", "q5_0", part=8)),
+    "Q5_0": Mix(8, "q5_0", imatrix_down=first_layers("q5_1", "q5_0", part=8)),
     "Q4_K_M": _k_m(15, "q4_k"),
-    "Q4_K_S": Mix(14, "q4_k", v=at_first("q5_k", "q4_k", layers=4), down=at_first("q5_k", "q4_k", part=8)),
+    "Q4_K_S": Mix(14, "q4_k", v=first_layers("q5_k", "q4_k", layers=4), down=first_layers("q5_k", "q4_k", part=8)),
     "Q4_1": Mix(3, "q4_1"),
-    "Q4_0": Mix(2, "q4_0", informed_down=at_first("q4_1", "q4_0", part=8)),
-    "IQ4_NL": _of_levels(25, "iq4_nl"),
-    "IQ4_XS": _of_levels(30, "iq4_xs"),
+    "Q4_0": Mix(2, "q4_0", imatrix_down=first_layers("q4_1", "q4_0", part=8)),
+    "IQ4_NL": _iq4(25, "iq4_nl"),
+    "IQ4_XS": _iq4(30, "iq4_xs"),
     "MXFP4_MOE": Mix(38, "q8_0", "q8_0", experts="mxfp4"),
-    "Q3_K_L": Mix(13, "q3_k", v=everywhere("q5_k"), o=everywhere("q5_k"), down=everywhere("q5_k")),
+    "Q3_K_L": Mix(13, "q3_k", v=all_layers("q5_k"), o=all_layers("q5_k"), down=all_layers("q5_k")),
     "Q3_K_M": Mix(
-        12, "q3_k", v=at_first("q5_k", "q4_k", layers=2), o=everywhere("q4_k"), down=at_first("q5_k", "q4_k", part=16)
+        12, "q3_k", v=first_layers("q5_k", "q4_k", layers=2), o=all_layers("q4_k"), down=first_layers("q5_k", "q4_k", part=16)
     ),
     "Q3_K_S": Mix(11, "q3_k"),
-    "Q2_K": Mix(10, "q2_k", v=everywhere("q3_k"), v_shared=everywhere("q4_k"), o=everywhere("q3_k"), down=everywhere("q3_k")),
-    "Q2_K_S": Mix(21, "q2_k", v_shared=everywhere("q4_k"), down=at_first("q4_k", "q2_k", part=8)),
+    "Q2_K": Mix(10, "q2_k", v=all_layers("q3_k"), v_gqa=all_layers("q4_k"), o=all_layers("q3_k"), down=all_layers("q3_k")),
+    "Q2_K_S": Mix(21, "q2_k", v_gqa=all_layers("q4_k"), down=first_layers("q4_k", "q2_k", part=8)),
 }
-"""From many bits to few."""
+"""The mixes by name, from most to fewest bits."""
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-"""Further names, which llama-quantize takes too."""
-_SMALLER_ROWS = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
-"""What takes the place of an encoding whose blocks are too long for a tensor's rows."""
-_WHOLE = ("embedding.positions.weight", "embedding.types.weight", ".router.weight", ".relative_bias.weight")
-"""Matrices that stay in fp32: they are small, and what they say is not to be rounded."""
+"""Further names that llama-quantize accepts."""
+_FALLBACKS = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
+"""Encoding -> the one used instead if a tensor's rows are not a multiple of its block size."""
+_FP32 = ("embedding.positions.weight", "embedding.types.weight", ".router.weight", ".relative_bias.weight")
+"""Suffixes of matrices that stay in fp32, being small and sensitive to rounding."""
 
 
 def mix_named(name: str) -> Mix:
-    """A mix by its name or alias, in small letters or capitals. Raises `OrditoError` for an unknown one."""
+    """A mix by its name or alias, in any case. Raises `OrditoError` for an unknown one."""
     if (mix := MIXES.get(ALIASES.get(name.upper(), name.upper()))) is None:
         near = did_you_mean(name.upper(), MIXES)
         raise OrditoError(f"unknown quantization {name!r}, expected one of {', '.join(MIXES)}{near}")
     return mix
 
 
-def encodings(spec: Spec, mix: Mix, *, informed: bool = False) -> dict[str, str]:
-    """The encoding of each tensor of `spec` by its canonical name; `informed` by an importance matrix."""
+def encodings(spec: Spec, mix: Mix, *, has_imatrix: bool = False) -> dict[str, str]:
+    """The encoding of each tensor of `spec` by its canonical name; `has_imatrix`: quantized with an importance matrix."""
     traits = _traits(spec)
-    return {name: _encoding(name, shape, mix, traits, informed) for name, shape in spec.tensors().items()}
+    return {name: _encoding(name, shape, mix, traits, has_imatrix) for name, shape in spec.tensors().items()}
 
 
-def for_rows_of(columns: int, encoding: str) -> str:
-    """That encoding, or what takes its place where rows are no whole number of its blocks."""
-    for instead in (encoding, _SMALLER_ROWS.get(encoding, "f16")):
+def fit_rows(columns: int, encoding: str) -> str:
+    """`encoding`, or its fallback if rows of `columns` elements are not a multiple of its block size."""
+    for instead in (encoding, _FALLBACKS.get(encoding, "f16")):
         if columns and columns % ENCODINGS[instead].block_size == 0:
             return instead
     return "f16" if columns else "f32"
 
 
 class _Traits(NamedTuple):
-    """What the mixes ask of a model: is the head the embedding, do four query heads share a key, how many experts, layers."""
+    """The properties of a model on which mixes depend; `shares`: four or more query heads share a key-value head."""
 
     tied: bool
     shares: bool
@@ -144,24 +147,24 @@ def _traits(spec: Spec) -> _Traits:
     )
 
 
-def _encoding(name: str, shape: Shape, mix: Mix, traits: _Traits, informed: bool) -> str:
-    if mix.most == "f32" or len(shape) < 2 or name.endswith((*_WHOLE, ".bias")):
+def _encoding(name: str, shape: Shape, mix: Mix, traits: _Traits, has_imatrix: bool) -> str:
+    if mix.usual == "f32" or len(shape) < 2 or name.endswith((*_FP32, ".bias")):
         return "f32"
-    encoding = mix.head if name == "head.weight" or (traits.tied and name.endswith(".tokens.weight")) else mix.most
-    return for_rows_of(shape[-1], _by_role(name, mix, traits, informed) or encoding)
+    encoding = mix.head if name == "head.weight" or (traits.tied and name.endswith(".tokens.weight")) else mix.usual
+    return fit_rows(shape[-1], _by_role(name, mix, traits, has_imatrix) or encoding)
 
 
-def _by_role(name: str, mix: Mix, traits: _Traits, informed: bool) -> str | None:
-    """The encoding of a role that is treated otherwise; None for the others."""
+def _by_role(name: str, mix: Mix, traits: _Traits, has_imatrix: bool) -> str | None:
+    """The encoding of a tensor whose role has a rule of its own, or None."""
     if mix.experts and ".experts." in name:
         return mix.experts
     number = next((int(part) for part in name.split(".") if part.isdigit()), None)
     role = name.removesuffix(".weight").rpartition(".")[2]
-    if number is None or role not in ("k", "v", "o", "down") or mix.most in ("bf16", "f16", "q8_0"):
+    if number is None or role not in ("k", "v", "o", "down") or mix.usual in ("bf16", "f16", "q8_0"):
         return None
     if role in ("k", "v", "o") and traits.experts == 8:  # attention is small beside eight experts
-        lower = mix.most in ("q2_k", "q3_k", "q4_k", "iq4_nl", "iq4_xs")
+        lower = mix.usual in ("q2_k", "q3_k", "q4_k", "iq4_nl", "iq4_xs")
         return "q8_0" if role != "o" else "q5_k" if lower else None
-    down = mix.informed_down if informed and mix.informed_down else mix.down
-    rule = {"v": mix.v_shared if mix.v_shared and traits.shares else mix.v, "o": mix.o, "down": down}.get(role)
+    down = mix.imatrix_down if has_imatrix and mix.imatrix_down else mix.down
+    rule = {"v": mix.v_gqa if mix.v_gqa and traits.shares else mix.v, "o": mix.o, "down": down}.get(role)
     return rule(number, traits.layers) if rule else None

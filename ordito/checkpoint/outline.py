@@ -1,7 +1,7 @@
-"""A model known by its headers: what it is and how it is stored, with no weight read or downloaded.
+"""A model's spec and the encodings and sizes of its tensors, from its headers: no weights are read or downloaded.
 
 A name may be a path (config.json, a folder, a file of weights), a short name of the store, a repository of the hub, or a
-model of the catalogue, of which there need be no file at all.
+model of the catalogue, for which no files are needed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ from ordito.spec import Spec
 
 @dataclass(frozen=True)
 class Held:
-    """How a file holds one tensor of the spec: its encoding, and the bytes that it takes.
-
-    Of a tensor that is stored together with others, as queries, keys and values may be, they are its part.
-    """
+    """How a file stores one tensor of the spec: its encoding and its bytes, of a fused tensor its share of them."""
 
     encoding: str
     nbytes: float
@@ -41,9 +38,10 @@ class Held:
 class Outline:
     """A model without its weights.
 
-    `origin` says where it is known from. `stored` holds every tensor of the spec by its canonical name, and is None where
-    only a configuration is known, as are `file_bytes`, the size of the files. `other_bytes` are those of tensors that the
-    spec does not use. `path` is where the model can be opened, if it is on this machine.
+    - `origin`: where it was found, for messages.
+    - `stored`: every tensor of the spec by its canonical name; None if only a configuration is known.
+    - `file_bytes`: the size of the files, or None likewise; `other_bytes`: that of tensors which the spec does not use.
+    - `path`: where the model can be opened, if it is on this machine.
     """
 
     name: str
@@ -67,9 +65,9 @@ class Outline:
 def outline(name: str | Path, progress: store.Progress | None = None) -> Outline:
     """The outline of a model by its name or path.
 
-    What is on this machine is read there; of a repository on the hub only the headers are fetched. A repository that cannot
-    be had, but is known to the catalogue, is told from there, with a warning. Raises `ModelNotFoundError`, `DownloadError`,
-    `CheckpointError` or `ConfigError`, each with one sentence that says what to do.
+    A model on this machine is read there; of a repository on the hub only the headers are fetched. If that fails and the
+    catalogue has the model, its entry is used, with an `OrditoWarning`. Raises `ModelNotFoundError`, `DownloadError`,
+    `CheckpointError` or `ConfigError`.
     """
     typed = str(name).strip()
     here = os.path.expanduser(typed)  # unlike those of Path, this and os.path.exists are quiet about what cannot be a path
@@ -80,7 +78,7 @@ def outline(name: str | Path, progress: store.Progress | None = None) -> Outline
     except ModelNotFoundError:
         if not typed:
             raise
-        # No path and no repository: the catalogue knows more names, and says which are near.
+        # Neither a path nor a repository: perhaps a model of the catalogue, which also suggests similar names.
         try:
             return _published(catalogue.find(typed))
         except ModelNotFoundError as error:
@@ -122,7 +120,7 @@ def _published(entry: catalogue.Entry) -> Outline:
 
 
 def _configured(path: Path, name: str, origin: str) -> Outline:
-    """A model of which there is but a configuration."""
+    """The outline of a model of which there is only a configuration."""
     metadata = read_object(path)
     if path.name == MISTRAL_CONFIG:
         metadata = config_from_params(metadata, str(path))
@@ -136,7 +134,7 @@ def _opened(local: store.LocalModel) -> Outline:
 
 
 def _read(path: Path, name: str, origin: str) -> Outline:
-    """The files at a path, opened and not read."""
+    """The outline of the files at a path."""
     checkpoint = open_checkpoint(path)
     return Outline(
         name=name,
@@ -152,7 +150,7 @@ def _read(path: Path, name: str, origin: str) -> Outline:
 
 
 def _configuration(path: Path) -> Path | None:
-    """The configuration that is all that there is: a file of JSON, or the one of a folder without weights."""
+    """The path of a configuration without weights: a JSON file, or that of a folder without weights; None otherwise."""
     if path.is_file():
         return path if path.suffix == ".json" else None
     alone = not any(path.glob("*.safetensors*")) and not any(path.glob("*.gguf"))
@@ -160,7 +158,7 @@ def _configuration(path: Path) -> Path | None:
 
 
 def held(checkpoint: Checkpoint) -> dict[str, Held]:
-    """How the files hold each tensor of the spec. What is stored as one is divided by the numbers in it."""
+    """How the files store each tensor of the spec; the bytes of fused tensors are divided by their numbers of elements."""
     shapes = checkpoint.spec.tensors()
     found: dict[str, Held] = {}
     for binding in checkpoint.bindings:

@@ -1,4 +1,4 @@
-"""How a folder says that its model makes embeddings: the files of sentence-transformers."""
+"""The pooling of an embedding model, from the files of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ACTIVATIONS: dict[str, Activation | None] = {
     "GELU": "gelu",
     "SiLU": "silu",
 }
-"""PyTorch's names of what may follow a dense map."""
+"""PyTorch's names of the activations that may follow a dense layer."""
 
 
 def pooling_from_folder(folder: Path) -> Pooling | None:
-    """The pooling that `modules.json` describes, or None where there is no such file.
+    """The pooling that `modules.json` describes, or None if there is no such file.
 
-    Raises `CheckpointError` for a pooling or a module that is not supported: an embedding without it would be another one.
+    Raises `CheckpointError` for an unsupported pooling or module, without which embeddings would be wrong.
     """
     if not (folder / "modules.json").is_file():
         return None
@@ -60,7 +60,7 @@ def pooling_from_folder(folder: Path) -> Pooling | None:
 
 
 def dense_tensors(folder: Path) -> SafetensorsFile:
-    """The tensors of the dense maps of a folder's pooling, by canonical name; each map has a file of its own."""
+    """The tensors of the pooling's dense layers, by canonical name; each layer has a file of its own."""
     tensors: dict[str, StoredTensor] = {}
     files = []
     modules = _modules(folder / "modules.json") if (folder / "modules.json").is_file() else []
@@ -74,7 +74,7 @@ def dense_tensors(folder: Path) -> SafetensorsFile:
 
 
 def prompts_from_folder(folder: Path) -> tuple[dict[str, str], str | None]:
-    """What stands before the texts of each kind of task, and the kind that is used if none is named."""
+    """Name of a task -> the prompt to put before its texts, and the name of the default task or None."""
     path = folder / "config_sentence_transformers.json"
     config = read_object(path) if path.is_file() else {}
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")

@@ -1,4 +1,4 @@
-"""Numbers as files store them -> float32: the block formats of ggml, and the short floats, in vectorised numpy.
+"""Decoding (dequantization) to float32 of ggml's block formats and of short floats, in vectorised numpy.
 
 A block format stores `block_size` neighbouring elements of a row together with the scales that they share. Each format
 below is a layout (a numpy structured type, in the order of the bytes in the file) and one small function that decodes many
@@ -125,7 +125,7 @@ _E2M1_DOUBLED = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 def _mxfp4(blocks: Blocks, out: F32) -> None:
     """x = 2^(e - 127) E2M1[q], one 8-bit exponent e a block (OCP Microscaling Formats 1.0); packed as Q4_0.
 
-    The doubled table wants 2^(e - 128), which is subnormal for e < 2: there the one set bit sits in the mantissa.
+    With the doubled table the scale is 2^(e - 128), which is subnormal for e < 2: its one set bit is in the mantissa then.
     """
     out[...] = lookup(_E2M1_DOUBLED, unpack(blocks["qs"], 4, 16))
     exponent = blocks["e"].astype(np.uint32)
@@ -264,8 +264,8 @@ FORMATS: dict[str, Format] = {
 def dequantize(encoding: str, data: U8) -> F32:
     """Decode all blocks of `data` (1-D, a whole number of blocks) into a fresh 1-D float32 array.
 
-    Besides the result, memory for one chunk is needed. Damaged scales (infinities, NaN) come out as IEEE arithmetic makes
-    them, without warnings: whether weights are finite is for their user to say.
+    Besides the result, memory for one chunk is needed. Damaged scales (infinities, NaN) give infinities and NaN, without
+    warnings: checking that weights are finite is left to the caller.
 
     >>> dequantize("bf16", np.array([0x80, 0x3F, 0x20, 0xC0], np.uint8))
     array([ 1. , -2.5], dtype=float32)

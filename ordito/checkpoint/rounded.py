@@ -1,4 +1,4 @@
-"""A checkpoint as it would be if its matrices were quantized: each is rounded when it is read."""
+"""A checkpoint whose tensors are quantized on the fly: each is encoded when it is read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ordito.spec.node import Shape
 
 @dataclass(frozen=True, eq=False)
 class Rounded:
-    """One of our tensors in an encoding that no file has it in; the bytes are made anew whenever they are asked for."""
+    """One of our tensors in another encoding than the files'; its bytes are computed anew on every access."""
 
     checkpoint: Checkpoint
     name: str
@@ -27,25 +27,22 @@ class Rounded:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a file would need for it."""
+        """Bytes in this encoding."""
         form = ENCODINGS[self.encoding]
         return prod(self.shape) // form.block_size * form.block_bytes
 
     @property
     def data(self) -> NDArray[np.uint8]:
-        """Its bytes, in one row."""
+        """Its bytes, (nbytes,)."""
         return encode(self.name, self.checkpoint.read(self.name), self.encoding).reshape(-1)
 
     def to_float32(self) -> NDArray[np.float32]:
-        """The values, as they are after rounding."""
+        """The values after rounding, in `shape`."""
         return StoredTensor(self.name, self.shape, self.encoding, self.data).to_float32()
 
 
 def rounded(checkpoint: Checkpoint, quantization: str) -> Checkpoint:
-    """`checkpoint` with its matrices in a quantization of `MIXES` (q4_k_m, q8_0, ...).
-
-    Raises `OrditoError` for an unknown one.
-    """
+    """`checkpoint` quantized to one of `MIXES` (q4_k_m, q8_0, ...). Raises `OrditoError` for an unknown one."""
     shapes = checkpoint.spec.tensors()
     chosen = encodings(checkpoint.spec, mix_named(quantization))
     stored = {name: Rounded(checkpoint, name, shape, chosen[name]) for name, shape in shapes.items()}
@@ -54,5 +51,5 @@ def rounded(checkpoint: Checkpoint, quantization: str) -> Checkpoint:
 
 
 def already_rounded(checkpoint: Checkpoint) -> str | None:
-    """The most frequent encoding of fewer than 8 bits, if a checkpoint has one: rounding its numbers again loses more."""
+    """The most frequent quantized encoding of a checkpoint but for q8_0, or None: quantizing such weights again loses more."""
     return next((encoding for encoding in checkpoint.encodings if encoding not in (*PLAIN, "f64", "q8_0")), None)

@@ -43,8 +43,8 @@ _DTYPES = {
 _DTYPE_OF_ENCODING = {encoding: dtype for dtype, encoding in _DTYPES.items()}
 _ENCODING_OF_NUMPY = {form.dtype.newbyteorder("="): encoding for encoding, form in ENCODINGS.items() if form.dtype is not None}
 
-LONGEST_HEADER = 100_000_000  # bytes; the specification's limit
-_MOST_DIMENSIONS = 16  # more than any model uses, fewer than numpy and torch allow
+MAX_HEADER = 100_000_000  # bytes; the specification's limit
+_MAX_DIMENSIONS = 16  # more than any model uses, fewer than numpy and torch allow
 _METADATA = "__metadata__"
 
 Tensors = Mapping[str, NDArray[Any] | StoredTensor]
@@ -54,8 +54,7 @@ Tensors = Mapping[str, NDArray[Any] | StoredTensor]
 class SafetensorsFile:
     """An opened safetensors file, or a set of shards as one.
 
-    `files` are those that hold the tensors. `unlisted` names the tensors of shards that the index does not mention; they
-    are among `tensors` all the same.
+    `files` hold the tensors. `unlisted` are the names of those of `tensors` that the index of shards does not mention.
     """
 
     path: Path
@@ -70,9 +69,9 @@ class SafetensorsFile:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose keys (and string values) are real text and appear once."""
+    """A JSON object. Raises `ValueError` for a duplicate key, or text that is not valid Unicode."""
     for key, value in pairs:
-        # JSON can spell half a surrogate pair, which cannot be printed or written again.
+        # JSON can escape half a surrogate pair, which cannot be printed or encoded.
         key.encode()
         if isinstance(value, str):
             value.encode()
@@ -89,7 +88,7 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """Strict JSON, whose outermost value is an object."""
+    """Parse strict JSON whose outermost value is an object. Raises `CheckpointError`."""
     try:
         # UnicodeError and JSONDecodeError are ValueErrors, as is the refusal of integers of thousands of digits.
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
@@ -107,7 +106,7 @@ def _is_text_table(value: object) -> bool:
 
 
 def _integers(value: object, where: str, what: str, most: int) -> tuple[int, ...]:
-    """A JSON list of at most so many integers of 0 to 2^63 - 1; true and 1.0, which Python takes for 1, are refused."""
+    """A JSON list of at most `most` integers of 0 to 2^63 - 1; true and 1.0, which are equal to 1 in Python, are refused."""
     if not isinstance(value, list) or len(value) > most:
         raise CheckpointError(f"{where}: expected {what} to be a list of at most {most} integers; {DOWNLOAD_AGAIN}")
     if not all(type(item) is int and 0 <= item < 1 << 63 for item in value):
@@ -116,7 +115,7 @@ def _integers(value: object, where: str, what: str, most: int) -> tuple[int, ...
 
 
 def _describe(entry: object, where: str) -> tuple[tuple[int, ...], str, int, int]:
-    """One entry of the header -> (shape, encoding, begin, end); the extent agrees with the shape."""
+    """One entry of the header -> (shape, encoding, begin, end), checked against each other."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: expected an object with dtype, shape and data_offsets; {DOWNLOAD_AGAIN}")
     dtype = entry["dtype"]
@@ -124,7 +123,7 @@ def _describe(entry: object, where: str) -> tuple[tuple[int, ...], str, int, int
         got = shown(dtype) if isinstance(dtype, str) else f"a JSON {type(dtype).__name__}"
         raise CheckpointError(f"{where}: got the dtype {got}, expected one of {', '.join(_DTYPES)}")
     encoding = _DTYPES[dtype]
-    shape = _integers(entry["shape"], where, "shape", _MOST_DIMENSIONS)
+    shape = _integers(entry["shape"], where, "shape", _MAX_DIMENSIONS)
     offsets = _integers(entry["data_offsets"], where, "data_offsets", 2)
     nbytes = checked_nbytes(shape, encoding, where)
     if len(offsets) != 2 or offsets[1] - offsets[0] != nbytes:
@@ -136,18 +135,18 @@ def _describe(entry: object, where: str) -> tuple[tuple[int, ...], str, int, int
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:
-    """Open one safetensors file. Raises CheckpointError for whatever is not sound, before any tensor is touched."""
+    """Open one safetensors file. Raises `CheckpointError` for a damaged one, before any tensor is read."""
     path = Path(path)
     buffer = map_file(path)
     length = int.from_bytes(buffer[:8], "little")
     left = len(buffer) - 8
-    if left < 0 or length > min(left, LONGEST_HEADER):
+    if left < 0 or length > min(left, MAX_HEADER):
         raise CheckpointError(
-            f"{path}: got a header of {length} bytes, expected at most {max(0, min(left, LONGEST_HEADER))}; the file is "
+            f"{path}: got a header of {length} bytes, expected at most {max(0, min(left, MAX_HEADER))}; the file is "
             "damaged or not a safetensors file: download it again"
         )
     header = buffer[8 : 8 + length]
-    # The specification asks for this brace, so that a file cannot be something else as well.
+    # The specification demands this brace, so that no file is valid in another format as well.
     if not header.startswith(b"{"):
         raise CheckpointError(f"{path}: the header does not begin with a brace; this is not a safetensors file")
     table = _parse_object(header, f"{path}: the header")
@@ -189,14 +188,14 @@ def _plain_name(name: str) -> bool:
 def read_sharded(index_path: Path) -> SafetensorsFile:
     """Open the shards that a `model.safetensors.index.json` names, as one.
 
-    Every tensor of the index must be in the shard that the index names, and no tensor in two shards. A tensor that the
-    index forgets is kept and reported in `unlisted`: what to do with it is for the rules of the family to say. Metadata is
-    joined, the first shard that has a key winning. The index's own `total_size` is not used: published ones are wrong.
+    Every tensor of the index must be in the shard that the index names, and no tensor in two shards. A tensor that is missing
+    in the index is kept and reported in `unlisted`: the family decides what to do with it. Metadata is merged; of duplicate
+    keys the first shard's is used. The index's `total_size` is ignored: published ones are wrong. Raises `CheckpointError`.
     """
     index_path = Path(index_path)
     buffer = map_file(index_path)
-    if len(buffer) > LONGEST_HEADER:
-        raise CheckpointError(f"{index_path}: got {len(buffer)} bytes, expected at most {LONGEST_HEADER} in an index")
+    if len(buffer) > MAX_HEADER:
+        raise CheckpointError(f"{index_path}: got {len(buffer)} bytes, expected at most {MAX_HEADER} in an index")
     weight_map = _parse_object(buffer[:], f"{index_path}: the index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not _is_text_table(weight_map):
         raise CheckpointError(f"{index_path}: expected weight_map, an object of file names; {DOWNLOAD_AGAIN}")
@@ -252,14 +251,14 @@ def _encoding(name: str, value: NDArray[Any] | StoredTensor) -> str:
 
 
 def _bytes(value: NDArray[Any] | StoredTensor, encoding: str) -> memoryview:
-    """A tensor's bytes, little-endian and row-major; copied only if they are not so already."""
+    """A tensor's bytes, little-endian and row-major; copied only if they are stored differently."""
     if isinstance(value, StoredTensor):
         return value.data.data
     return np.ascontiguousarray(value, ENCODINGS[encoding].dtype).reshape(-1).view(np.uint8).data
 
 
 def _check(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    """Refuse what the format cannot carry, and what `read_safetensors` would refuse."""
+    """Raise `CheckpointError` for what the format cannot hold, and what `read_safetensors` would refuse."""
     for text in (*tensors, *metadata, *metadata.values()):
         # Half a surrogate pair fits into a Python string, but not into UTF-8.
         if not isinstance(text, str) or text.encode("utf-8", "replace").decode() != text:
@@ -267,9 +266,9 @@ def _check(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
     if _METADATA in tensors:
         raise CheckpointError(f"{path}: a tensor cannot be named {_METADATA}, which the format keeps for itself")
     for name, value in tensors.items():
-        if len(value.shape) > _MOST_DIMENSIONS:
+        if len(value.shape) > _MAX_DIMENSIONS:
             raise CheckpointError(
-                f"{path}: tensor {shown(name)} has {len(value.shape)} dimensions, expected at most {_MOST_DIMENSIONS}"
+                f"{path}: tensor {shown(name)} has {len(value.shape)} dimensions, expected at most {_MAX_DIMENSIONS}"
             )
         _encoding(name, value)
 
@@ -285,8 +284,8 @@ def _header(tensors: Tensors, metadata: Mapping[str, str], path: Path) -> bytes:
         position = end
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > LONGEST_HEADER:
-        raise CheckpointError(f"{path}: the header would take {len(text)} bytes, expected at most {LONGEST_HEADER}")
+    if len(text) > MAX_HEADER:
+        raise CheckpointError(f"{path}: the header would take {len(text)} bytes, expected at most {MAX_HEADER}")
     return len(text).to_bytes(8, "little") + text
 
 
@@ -297,13 +296,13 @@ def _write_one(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> Non
     # Wide elements first, so that every tensor begins at a multiple of its element's size and can be used in place.
     ordered = {name: tensors[name] for name in sorted(tensors, key=width, reverse=True)}
     header = _header(ordered, metadata, path)
-    # One tensor at a time is converted, if it must be at all, so memory for one copy is needed at most.
+    # One tensor at a time is converted, if necessary, so that memory for at most one copy is needed.
     body = (_bytes(value, _encoding(name, value)) for name, value in ordered.items())
     write_atomically(path, chain([header], body))
 
 
 def _shards(tensors: Tensors, max_bytes: int) -> list[dict[str, NDArray[Any] | StoredTensor]]:
-    """Tensors in their order, cut before a shard would exceed the limit; a larger tensor has a shard of its own."""
+    """Tensors in order, split into shards of at most `max_bytes`; a larger tensor gets a shard of its own."""
     shards: list[dict[str, NDArray[Any] | StoredTensor]] = [{}]
     used = 0
     for name, value in tensors.items():
@@ -318,14 +317,14 @@ def _shards(tensors: Tensors, max_bytes: int) -> list[dict[str, NDArray[Any] | S
 def write_safetensors(
     path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None, max_shard_bytes: int | None = None
 ) -> Path:
-    """Write tensors to `path`, or, where they exceed `max_shard_bytes`, to shards with an index; returns what to open.
+    """Write tensors to `path`, or, if they exceed `max_shard_bytes`, to shards with an index. Returns the path to open.
 
     Values are numpy arrays (floats, integers, booleans), or StoredTensors, whose bytes are written as they are: that is how
     bf16 and fp8 pass through. Without `metadata`, {"format": "pt"} is written, which transformers asks for. Shards of
     `model.safetensors` are `model-00001-of-00002.safetensors`, ... and `model.safetensors.index.json`, Hugging Face's layout.
 
-    Each file is complete or absent, and the index comes last. What it replaces then goes: a single file or an index of
-    the same name, either of which other programs would read instead. Shards of an earlier, other count remain.
+    Each file is written atomically, the index last. Then a single file or an index of the same name that they replace is
+    deleted, because other programs would read it instead. Older shards of another count remain. Raises `CheckpointError`.
     """
     path = Path(path)
     metadata = {"format": "pt"} if metadata is None else metadata

@@ -26,7 +26,7 @@ from ordito.errors import CheckpointError
 DOWNLOAD_AGAIN = "the file is damaged or incomplete: download it again"
 
 # Sizes are refused from here on, so that no product of them overflows the 64-bit integers of numpy and of other readers.
-_MOST_ELEMENTS = 1 << 59
+_MAX_ELEMENTS = 1 << 59
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,13 @@ def shown(name: str) -> str:
 
 
 def checked_nbytes(shape: tuple[int, ...], encoding: str, where: str) -> int:
-    """The bytes that a tensor takes, or a CheckpointError that begins with `where` when no tensor can be like that.
+    """The bytes of a tensor. Raises `CheckpointError`, its message beginning with `where`, for an impossible shape.
 
     >>> checked_nbytes((2, 64), "q8_0", "x.gguf: tensor 'w'")
     136
     """
     form = ENCODINGS[encoding]
-    if any(size < 0 for size in shape) or prod(max(size, 1) for size in shape) >= _MOST_ELEMENTS:
+    if any(size < 0 for size in shape) or prod(max(size, 1) for size in shape) >= _MAX_ELEMENTS:
         raise CheckpointError(
             f"{where}: got the shape {list(shape)}, expected sizes of at least 0 whose product is below 2^59; " + DOWNLOAD_AGAIN
         )
@@ -85,7 +85,7 @@ def checked_nbytes(shape: tuple[int, ...], encoding: str, where: str) -> int:
 
 
 class Stored(Protocol):
-    """A tensor in a file to those who read weights, whether it is stored as one or made up of several."""
+    """A tensor in a file as readers of weights see it, whether it is stored as one tensor or as several (quantized)."""
 
     @property
     def name(self) -> str:
@@ -136,7 +136,7 @@ class StoredTensor:
         """The values as float32, in `shape`.
 
         For "f32" whose bytes are aligned this is a read-only view of the file, without a copy; for everything else it is
-        a fresh, writable array. Integers are refused: whoever expects weights there has the wrong tensor.
+        a fresh, writable array. Raises `CheckpointError` for integers, which are no weights.
         """
         if self.encoding == "f32":
             values: NDArray[np.float32] = self.data.view("<f4").astype(np.float32, copy=False)
@@ -151,7 +151,8 @@ class StoredTensor:
     def to_numpy(self) -> NDArray[Any]:
         """The values in their own type, in `shape`: a read-only view of the file (of booleans: a fresh array).
 
-        Meant for integers and booleans; f16, f32 and f64 work too. Encodings that numpy does not have are refused.
+        Meant for integers and booleans; f16, f32 and f64 work too. Raises `CheckpointError` for encodings that numpy has no
+        type for.
         """
         dtype = ENCODINGS[self.encoding].dtype
         if dtype is None:
@@ -163,7 +164,7 @@ class StoredTensor:
 
 
 def mapping(array: NDArray[Any]) -> mmap.mmap | None:
-    """The mapped file that an array is a view of, if it is one."""
+    """The memory-mapped file of which an array is a view, or None."""
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", getattr(base, "obj", None))
@@ -171,16 +172,16 @@ def mapping(array: NDArray[Any]) -> mmap.mmap | None:
 
 
 def let_go(mapped: mmap.mmap) -> None:
-    """Give back the memory that a mapped file takes; what is asked for again is read again."""
+    """Release the resident pages of a mapped file; they are read from disk again when needed."""
     if hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a whole file into memory, read-only.
+    """Map a whole file into memory, read-only. Raises `CheckpointError` for anything but a regular file.
 
-    Anything but a regular file is refused. O_NONBLOCK, because opening a FIFO would otherwise wait for a writer for ever;
-    the check comes after the opening, so that the file cannot be exchanged in between.
+    O_NONBLOCK, because opening a FIFO would otherwise wait for a writer for ever; the check follows the opening, so that
+    the file cannot be exchanged in between.
     """
     try:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -1,4 +1,4 @@
-"""The steps that block decoders share: spreading packed bytes, and scales that serve groups of elements."""
+"""The common steps of block decoders: unpacking bit fields, and applying scales to groups of elements."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Blocks = NDArray[Any]  # a 1-D structured array in one of the layouts in quants.
 
 
 def unpack(packed: U8, bits: int, run: int) -> U8:
-    """Spread the fields of packed bytes: (n, k) bytes -> (n, k * 8 / bits) small integers.
+    """Unpack the bit fields of bytes: (n, k) bytes -> (n, k * 8 / bits) small integers.
 
-    ggml cuts the packed bytes into runs. The lowest `bits` bits of a run's bytes are its first elements, in the order of
-    the bytes; the next bits of the same bytes are the elements after those, and so on:
+    ggml divides the packed bytes into runs of `run` bytes. The lowest `bits` bits of a run's bytes are its first elements, in
+    the order of the bytes; the next bits of the same bytes are the elements after those, and so on:
 
     >>> unpack(np.array([[0x51, 0x62, 0x73, 0x84]], np.uint8), bits=4, run=2).tolist()
     [[1, 2, 5, 6, 3, 4, 7, 8]]
@@ -37,13 +37,13 @@ def single(halves: NDArray[np.float16]) -> F32:
 
 
 def scale(out: F32, scale: F32) -> None:
-    """out = out * scale, where each column of `scale` (n, groups) serves an equal share of a block's elements."""
+    """out = out * scale, in place; `scale` is (n, groups), of groups of equal size in each block."""
     grouped = out.reshape(*scale.shape, -1)
     grouped *= scale[..., None]
 
 
 def shift(out: F32, minimum: F32) -> None:
-    """out = out - minimum, shared by groups as in `scale`."""
+    """out = out - minimum, in place, by groups as in `scale`."""
     grouped = out.reshape(*minimum.shape, -1)
     grouped -= minimum[..., None]
 

@@ -81,7 +81,7 @@ def _exists(name: str) -> bool:
     ref = parse(name)
     if ref.source == "package":
         return packages.present(MODELS[ref.name])
-    return ref.source == "hub" and cached.find(ref, whole=False) is not None
+    return ref.source == "hub" and cached.find(ref, with_tokenizer=False) is not None
 
 
 def _confirmed(model: str) -> bool:

@@ -60,10 +60,10 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
         f"{local.name} is in {output} as {quantization.upper()}: {size(written.nbytes)}, {bits:.2f} bits a weight "
         f"({size(checkpoint.nbytes)} before)"
     )
-    block = ENCODINGS[mix.most].block_size
+    block = ENCODINGS[mix.usual].block_size
     widths = [shape[-1] for shape in checkpoint.spec.tensors().values() if len(shape) > 1]
     if shorter := sum(width % block != 0 for width in widths):
         say(
             f"note: the rows of {shorter} of {len(widths)} matrices are not a multiple of {block}, the block size of "
-            f"{mix.most.upper()}: they are stored in encodings with smaller blocks, which take more bits"
+            f"{mix.usual.upper()}: they are stored in encodings with smaller blocks, which take more bits"
         )

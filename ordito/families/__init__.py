@@ -1,6 +1,6 @@
-"""The families: each is one file that says how its published configurations, tensors and prompts become a spec and back.
+"""The families of models: one file each, which maps published configurations and tensor names to a spec and back.
 
-To add a family is to write one such file with a module-level `FAMILY`; it is found by being here.
+A file of this folder with a module-level `FAMILY` is a family; there is no other registration.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def families() -> tuple[Family, ...]:
 
 
 def family_of(spec: Spec) -> Family:
-    """The family under whose label the spec is published. Raises `ConfigError` if there is none."""
+    """The family that publishes specs under the label `spec.architecture`. Raises `ConfigError` if there is none."""
     return _lookup({label: f for f in families() for label in f.model_types}, spec.architecture, "architecture")
 
 
 def spec_from_config(config: Mapping[str, Any], where: str = "config.json") -> Spec:
-    """The spec of a model from its config.json, as a dict.
+    """The spec of a model from its config.json, given as a dict.
 
-    Raises `ConfigError` for an architecture that no family knows, a missing key or a value that cannot be; warns
-    (`OrditoWarning`) of keys that nobody knows.
+    Raises `ConfigError` for an unknown architecture, a missing key or a value of the wrong type or range; warns
+    (`OrditoWarning`) of unknown keys.
 
     >>> spec_from_config({"model_type": "bert"}).d_model
     768
@@ -68,7 +68,10 @@ def spec_from_config(config: Mapping[str, Any], where: str = "config.json") -> S
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:
-    """A config.json that gives an equal spec. Raises `ConfigError` if the published format cannot express it."""
+    """A config.json that `spec_from_config` reads back to an equal spec.
+
+    Raises `ConfigError` if the published format cannot express it.
+    """
     config = family_of(spec).config_from_spec(spec)
     back = spec_from_config(config)
     if _shape(back) != _shape(spec):
@@ -79,12 +82,15 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def _shape(spec: Spec) -> dict[str, Any]:
-    """The spec without what other files hold: `pooling` stands in modules.json."""
+    """The spec as a dict, without what other files hold: `pooling` is in modules.json."""
     return {key: value for key, value in spec.to_dict().items() if key != "pooling"}
 
 
 def names_of(spec: Spec) -> tuple[Names, ...]:
-    """The tables of tensor names in Hugging Face's layout, the usual one first; the maps of a pooling keep our names."""
+    """The tables of tensor names in Hugging Face's layouts, the preferred one first.
+
+    The dense layers of a pooling, which have files of their own, keep their canonical names.
+    """
     family, dense = family_of(spec), spec.pooling.dense if spec.pooling else ()
     return tuple(
         replace(names, table={**names.table, **{f"{d.name}.{p}": names.usual(f"{d.name}.{p}") for d in dense for p in WEIGHTS}})
@@ -96,7 +102,7 @@ WEIGHTS = ("weight", "bias")
 
 
 def spec_from_header(header: Header) -> Spec:
-    """The spec of a model from a GGUF file's header. Raises `ConfigError` as `spec_from_config` does."""
+    """The spec of a model from a GGUF file's header. Raises `ConfigError` and warns as `spec_from_config` does."""
     label = header.metadata.get("general.architecture")
     if not isinstance(label, str):
         raise ConfigError(f"GGUF metadata: general.architecture is {label!r}, expected a string")
@@ -108,7 +114,7 @@ def spec_from_header(header: Header) -> Spec:
 
 
 def header_from_spec(spec: Spec) -> Header:
-    """The GGUF header (metadata, tensor shapes, settings kept as tensors) that gives an equal spec.
+    """A GGUF header (metadata, tensor shapes, settings stored as tensors) that is read back to an equal spec.
 
     Raises `ConfigError` if GGUF does not know the architecture or cannot express the spec.
     """
@@ -119,7 +125,7 @@ def header_from_spec(spec: Spec) -> Header:
     rope = next((leaf.rope for _, leaf in spec.attentions if leaf.rope is not None), None)
     settings = tensors_from_rope(rope) if rope else {}
     shapes |= {name: (len(values),) for name, values in settings.items()}
-    same_label = {"architecture": label}  # a GGUF label may stand for several families of one shape
+    same_label = {"architecture": label}  # one GGUF label may cover several families: `llama` is Mistral's too
     header = Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
     if _rounded(_shape(spec_from_header(header))) | same_label != _rounded(_shape(spec)) | same_label:
         raise ConfigError(f"GGUF metadata of {label!r} cannot express this spec: save as safetensors instead")
@@ -127,7 +133,7 @@ def header_from_spec(spec: Spec) -> Header:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers as far as they survive a way through other units (YaRN's factor) and 32 bits."""
+    """The same with floats at 6 digits, which survive fp32 and the conversion of YaRN's attention factor."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -136,7 +142,7 @@ def _rounded(value: Any) -> Any:
 
 
 def gguf_of(family: Family) -> GGUF:
-    """How the family stands in GGUF files. Raises `ConfigError` where that format does not know it."""
+    """The GGUF half of a family. Raises `ConfigError` if llama.cpp does not know the architecture."""
     if family.gguf is None:
         raise ConfigError(f"GGUF has no architecture for {family.title}; use safetensors instead")
     return family.gguf

@@ -1,6 +1,7 @@
 """BERT and the encoders of its shape: MiniLM, BGE, E5 (English), GTE, ...
 
-Post-norm layers that see the whole text, learned positions, token types, biases everywhere. Source: arXiv:1810.04805.
+Post-norm layers of bidirectional attention and GELU feed-forwards; token, learned position and token type embeddings, with a
+norm behind them; biases everywhere. Source: arXiv:1810.04805, section 3.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.errors import ConfigError
-from ordito.families.config import ACTIVATIONS, PUBLISHED, leaves, metadata_value
+from ordito.families.config import ACTIVATIONS, PUBLISHED, QKVO_BIAS, leaves, metadata_value
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Names
 from ordito.families.reader import IRRELEVANT, Reader
@@ -47,7 +48,10 @@ def build(
     tied: bool = True,
     pooling: Pooling | None = None,
 ) -> Spec:
-    """The spec of a BERT of these sizes; `pooler` and `masked_head` are what may stand on top."""
+    """The spec of a BERT of these sizes, with or without a pooler and a masked-language-model head.
+
+    Raises `ConfigError` if there are more heads than d_model.
+    """
 
     def norm(name: str) -> Norm:
         return Norm(name=name, kind="layer", d_model=d_model, eps=eps, bias=True)
@@ -61,7 +65,7 @@ def build(
         n_kv_heads=n_heads,
         head_dim=head_dim,
         scale=head_dim**-0.5,
-        bias=("q", "k", "v", "o"),
+        bias=QKVO_BIAS,
         causal=False,
     )
     mlp = FeedForward(d_model=d_model, d_ff=d_ff, activation=activation, gated=False, bias=True)
@@ -82,7 +86,7 @@ def build(
 
 
 def spec_from_config(config: Reader) -> Spec:
-    """config.json of `model_type: bert`; `architectures` says what stands on top of the layers."""
+    """config.json of `model_type: bert`; by `architectures` the model has a pooler or a masked-language-model head."""
     classes = config.items("architectures", None) or ["BertModel"]
     if classes[0] not in ("BertModel", "BertForMaskedLM"):
         raise config.fail("architectures", classes[0], "BertModel or BertForMaskedLM")
@@ -91,7 +95,7 @@ def spec_from_config(config: Reader) -> Spec:
     spec = build(
         vocab_size=config.size("vocab_size", 30522),
         d_model=config.size("hidden_size", 768),
-        n_layers=config.few("num_hidden_layers", 12),
+        n_layers=config.bounded("num_hidden_layers", 12),
         n_heads=config.size("num_attention_heads", 12),
         d_ff=config.size("intermediate_size", 3072),
         n_positions=config.size("max_position_embeddings", 512),
@@ -132,11 +136,11 @@ POOLINGS: dict[int, Pooling | None] = {
     2: Pooling(kind="cls", normalise=True),
     3: Pooling(kind="last", normalise=True),
 }
-"""`pooling_type` of GGUF metadata. Its readers normalise every embedding, and so do the models that it is made from."""
+"""`pooling_type` of GGUF metadata. llama.cpp normalises every embedding, as do the models that are converted to it."""
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of architecture `bert`; its files leave out what stands on top of the layers."""
+    """GGUF metadata of architecture `bert`; its files have neither pooler nor head."""
     reader = header.reader()
     reader.must_be("attention.causal", False)
     pooling = reader.count("pooling_type", 1)
@@ -149,7 +153,7 @@ def spec_from_header(header: Header) -> Spec:
     spec = build(
         vocab_size=header.shapes["token_embd.weight"][0],
         d_model=reader.size("embedding_length"),
-        n_layers=reader.few("block_count"),
+        n_layers=reader.bounded("block_count"),
         n_heads=n_heads,
         d_ff=reader.size("feed_forward_length"),
         n_positions=reader.size("context_length"),
@@ -162,7 +166,7 @@ def spec_from_header(header: Header) -> Spec:
 
 
 def pooling_type(spec: Spec) -> int:
-    """The number of a spec's pooling. Raises `ConfigError` for one that GGUF has no number for."""
+    """`pooling_type` of a spec. Raises `ConfigError` for a pooling that GGUF has no number for."""
     for number, pooling in POOLINGS.items():
         if pooling == spec.pooling:
             return number
@@ -173,7 +177,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     metadata_value(mlp.activation, "gelu", "the activation")
-    metadata_value(spec.head is not None, False, "a masked-language head")
+    metadata_value(spec.head is not None, False, "a masked-language-model head")
     metadata_value(spec.pooler is not None, False, "a pooler")
     return {
         "context_length": spec.context,
@@ -214,7 +218,7 @@ NAMES = Names(
         (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),
     ),
     ignored={
-        r"embeddings\.position_ids": "positions are counted",
+        r"embeddings\.position_ids": "positions follow from the spec",
         r"cls\.predictions\.decoder\.weight": "the head is tied to the token embedding",
         r"cls\.seq_relationship\..*": "the next-sentence head of pretraining is not part of the model",
     },
@@ -222,14 +226,14 @@ NAMES = Names(
 
 
 def names(spec: Spec) -> Names:
-    """Hugging Face's names; a head of its own has a bias of its own, and leaves the shared one unused."""
+    """Hugging Face's names; an untied head has a bias of its own, and `cls.predictions.bias` is unused."""
     if all(head.tied for head in leaves(spec, Head)):
         return NAMES
     return replace(
         NAMES,
         table={**NAMES.table, "head.bias": "cls.predictions.decoder.bias"},
         aliases=NAMES.aliases[:-1],
-        ignored={**NAMES.ignored, r"cls\.predictions\.bias": "the head of its own has another"},
+        ignored={**NAMES.ignored, r"cls\.predictions\.bias": "the untied head has a bias of its own"},
     )
 
 

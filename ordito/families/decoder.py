@@ -1,6 +1,6 @@
 """What nearly every decoder has in common: its sizes in config.json and in GGUF metadata, and a pre-norm layer.
 
-A family reads its `Sizes`, makes its layers of them, and adds what is its own.
+A family file reads the `Sizes`, builds its layers from them, and adds what is peculiar to the family.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ordito.spec import (
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The sizes of a decoder, and the parts that follow from them. `norms` are the fields that all its norms share."""
+    """The sizes of a decoder, and builders of its blocks. `norms` are the fields (of `Norm`) that all of its norms share."""
 
     vocab_size: int
     d_model: int
@@ -51,11 +51,11 @@ class Sizes:
     embedding_scale: float = 1.0
 
     def norm(self, name: str, width: int | None = None) -> Norm:
-        """A norm of the model's width, or of another."""
+        """A norm over `width` channels, by default d_model."""
         return Norm(name=name, d_model=width or self.d_model, eps=self.eps, **self.norms)
 
     def attention(self, **fields: Any) -> Attention:
-        """Attention with rope and the usual scale; `fields` say what else it has."""
+        """Attention with rope and scores scaled by head_dim ** -0.5; `fields` of `Attention` are added or replaced."""
         usual = {
             "d_model": self.d_model,
             "n_heads": self.n_heads,
@@ -67,7 +67,7 @@ class Sizes:
         return Attention(**usual | fields)
 
     def mlp(self, **fields: Any) -> FeedForward:
-        """A gated feed-forward; `fields` say what else it has."""
+        """A gated feed-forward; `fields` of `FeedForward` are added or replaced."""
         return FeedForward(
             **{"d_model": self.d_model, "d_ff": self.d_ff, "activation": self.activation, "gated": True} | fields
         )
@@ -77,7 +77,7 @@ class Sizes:
         return Chain(Residual(Chain(self.norm("attention_norm"), attention)), Residual(Chain(self.norm("mlp_norm"), mlp)))
 
     def spec(self, architecture: str, layers: Sequence[Block], **head: Any) -> Spec:
-        """The whole model of these layers; `head` are fields of its head."""
+        """The whole decoder: embedding, `layers`, final norm, head; `head` are further fields of the `Head`."""
         embedding = Embedding(vocab_size=self.vocab_size, d_model=self.d_model, scale=self.embedding_scale)
         return Spec(
             architecture=architecture,
@@ -95,13 +95,13 @@ def sizes_from_config(
     eps: str = "rms_norm_eps",
     norms: Mapping[str, Any] | None = None,
     rope: Rope | None = None,
-    rope_elsewhere: Collection[str] = (),
+    own_rope_keys: Collection[str] = (),
 ) -> Sizes:
     """The sizes in a config.json.
 
-    `defaults` are those of transformers' class under its own keys, which published files leave out; what has none there is
-    required. `eps` names the key of the norms' epsilon. A family that reads its `rope` itself gives it here; of the keys of the
-    usual one it reads those in `rope_elsewhere`.
+    `defaults` are those of transformers' configuration class, which published files rely on; a key without one is required.
+    `eps` names the key of the norms' epsilon, `theta` is the default base of the rotary frequencies. A family that reads
+    its `rope` itself passes it; one that reads further keys of the rope's object names them in `own_rope_keys`.
     """
 
     def default(key: str, otherwise: Any = REQUIRED) -> Any:
@@ -114,14 +114,14 @@ def sizes_from_config(
     return Sizes(
         vocab_size=config.size("vocab_size", default("vocab_size")),
         d_model=d_model,
-        n_layers=config.few("num_hidden_layers", default("num_hidden_layers")),
+        n_layers=config.bounded("num_hidden_layers", default("num_hidden_layers")),
         n_heads=n_heads,
         n_kv_heads=config.size("num_key_value_heads", default("num_key_value_heads", n_heads)),
         head_dim=head_dim,
         d_ff=config.size("intermediate_size", default("intermediate_size")),
         context=context,
         eps=config.real(eps, default(eps, 1e-6)),
-        rope=rope or rope_from_config(config, head_dim, context, theta, rope_elsewhere, default("partial_rotary_factor", 1.0)),
+        rope=rope or rope_from_config(config, head_dim, context, theta, own_rope_keys, default("partial_rotary_factor", 1.0)),
         activation=config.choice("hidden_act", ACTIVATIONS, default("hidden_act", "silu")),
         tied=config.flag("tie_word_embeddings", default("tie_word_embeddings", False)),
         head=has_head(config),
@@ -130,7 +130,7 @@ def sizes_from_config(
 
 
 def config_from_sizes(spec: Spec, prefix: str, *, eps: str = "rms_norm_eps") -> dict[str, Any]:
-    """The keys of config.json that `sizes_from_config` reads; `prefix` begins the name of transformers' classes."""
+    """The inverse of `sizes_from_config`; the names of transformers' classes begin with `prefix`."""
     attention, norm = leaves(spec, Attention)[0], leaves(spec, Norm)[0]
     mlp = feedforwards(spec)[0]
     rope = next((a.rope for a in leaves(spec, Attention) if a.rope), None)
@@ -155,7 +155,7 @@ def config_from_sizes(spec: Spec, prefix: str, *, eps: str = "rms_norm_eps") -> 
 def sizes_from_header(
     header: Header, reader: Reader, *, activation: Activation = "silu", norms: Mapping[str, Any] | None = None
 ) -> Sizes:
-    """The sizes in GGUF metadata, and those that show in the list of tensors alone."""
+    """The sizes in GGUF metadata; the vocabulary's size and whether the head is tied follow from the list of tensors."""
     d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
     context = reader.size("context_length")
     head_dim = reader.size("attention.key_length", None) or head_size(reader, d_model, n_heads)
@@ -164,7 +164,7 @@ def sizes_from_header(
     return Sizes(
         vocab_size=header.shapes["token_embd.weight"][0],
         d_model=d_model,
-        n_layers=reader.few("block_count"),
+        n_layers=reader.bounded("block_count"),
         n_heads=n_heads,
         n_kv_heads=reader.size("attention.head_count_kv", n_heads),
         head_dim=head_dim,
@@ -179,7 +179,7 @@ def sizes_from_header(
 
 
 def metadata_from_sizes(spec: Spec, activation: Activation = "silu") -> dict[str, Any]:
-    """The inverse of `sizes_from_header`; the label of the architecture implies the `activation`."""
+    """The inverse of `sizes_from_header`. Raises `ConfigError` for another activation than `activation`, which has no key."""
     attention, norm = leaves(spec, Attention)[0], leaves(spec, Norm)[0]
     mlp = feedforwards(spec)[0]
     rope = next((a.rope for a in leaves(spec, Attention) if a.rope), None)
@@ -201,7 +201,7 @@ def metadata_from_sizes(spec: Spec, activation: Activation = "silu") -> dict[str
 
 
 def feedforwards(spec: Spec) -> list[FeedForward]:
-    """Of each layer, its feed-forward, or an expert of its mixture; the dense ones first."""
+    """All dense feed-forwards in order, then an expert of each mixture."""
     dense = leaves(spec, FeedForward)
     experts = [mixture.expert for mixture in leaves(spec, MixtureOfExperts)]
     return dense + [expert for expert in experts if isinstance(expert, FeedForward)]

@@ -1,4 +1,4 @@
-"""DeepSeek in GGUF files, where latent attention stands as multi-query attention over the latent."""
+"""DeepSeek in GGUF files, whose metadata describe MLA as multi-query attention over the latent (k_up and v_up absorbed)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Any
 from ordito.families import experts, llama
 from ordito.families.config import leaves, metadata_value
 from ordito.families.decoder import Sizes
-from ordito.families.deepseek_shape import HEADS, V2, V3, build, scoring, slope_of, stretched_scale, whole_kv
+from ordito.families.deepseek_shape import KV_UP, V2, V3, build, kv_by_head, mscale_of, scoring, yarn_scale
 from ordito.families.family import GGUF, Header
-from ordito.families.naming import As, Both, Names, Reshaped, Transposed
+from ordito.families.naming import As, Composed, Names, Reshaped, Transposed
 from ordito.families.rope import metadata_from_rope, rope_from_header
 from ordito.spec import FeedForward, LatentAttention, MixtureOfExperts, Norm, Router, Spec, YarnScaling
 
 SOFTMAX, SIGMOID = 1, 2
+"""`expert_gating_func`."""
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `deepseek2`; files keep `attn_kv_b` whole or, since it is absorbed, in two parts."""
+    """GGUF metadata of `deepseek2`, of older files (keys and values per head) and newer ones (MLA as multi-query attention)."""
     reader = header.reader()
-    context, n_heads, n_layers = reader.size("context_length"), reader.size("attention.head_count"), reader.few("block_count")
+    context, n_heads = reader.size("context_length"), reader.size("attention.head_count")
     kv_rank, rope_dim = reader.size("attention.kv_lora_rank"), reader.size("rope.dimension_count")
     reader.get("attention.head_count_kv", None)
     key, value = reader.size("attention.key_length"), reader.size("attention.value_length")
@@ -28,12 +29,12 @@ def spec_from_header(header: Header) -> Spec:
     log_multiplier = reader.real_or_none("rope.scaling.yarn_log_multiplier")
     rope, scale = rope_from_header(header, reader, rope_dim, context), key**-0.5
     if isinstance(rope.scaling, YarnScaling) and log_multiplier:
-        scale = stretched_scale(key, rope.scaling.factor, round(10 * log_multiplier, 6))
+        scale = yarn_scale(key, rope.scaling.factor, round(10 * log_multiplier, 6))
         rope = replace(rope, scaling=replace(rope.scaling, attention_factor=1.0))
     sizes = Sizes(
         vocab_size=header.shapes["token_embd.weight"][0],
         d_model=reader.size("embedding_length"),
-        n_layers=n_layers,
+        n_layers=reader.bounded("block_count"),
         n_heads=n_heads,
         n_kv_heads=n_heads,
         head_dim=key,
@@ -53,9 +54,9 @@ def spec_from_header(header: Header) -> Spec:
         v_dim=value,
         scale=scale,
     )
-    # A file that does not say how it scores is V2's, but for one with V3's biases.
-    usual = SIGMOID if any(name.endswith(".exp_probs_b.bias") for name in header.shapes) else SOFTMAX
-    label = V3 if reader.size("expert_gating_func", usual) == SIGMOID else V2
+    # A file without the key is V2's, unless it has V3's biases on the choice of experts.
+    default = SIGMOID if any(name.endswith(".exp_probs_b.bias") for name in header.shapes) else SOFTMAX
+    label = V3 if reader.size("expert_gating_func", default) == SIGMOID else V2
     router = Router(
         **experts.counts_from_header(reader),
         scale=reader.real_or_none("expert_weights_scale", 1.0) or 1.0,
@@ -65,35 +66,35 @@ def spec_from_header(header: Header) -> Spec:
     )
     d_expert = reader.size("expert_feed_forward_length")
     shared = sizes.mlp(d_ff=d_expert * reader.size("expert_shared_count"))
-    routed = MixtureOfExperts(d_model=sizes.d_model, router=router, expert=sizes.mlp(d_ff=d_expert), shared=shared)
+    mixture = MixtureOfExperts(d_model=sizes.d_model, router=router, expert=sizes.mlp(d_ff=d_expert), shared=shared)
     n_dense = reader.count("leading_dense_block_count", 0)
     reader.must_be("nextn_predict_layers", 0)
     reader.finish({"vocab_size"})
-    return build(sizes, label, attention, sizes.mlp(), routed, n_dense)
+    return build(sizes, label, attention, sizes.mlp(), mixture, n_dense)
 
 
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
-    """The inverse of `spec_from_header`. What llama.cpp would compute otherwise than the spec says is refused."""
+    """The inverse of `spec_from_header`. Raises `ConfigError` for a spec that llama.cpp would compute differently."""
     attention, mixtures = leaves(spec, LatentAttention)[0], leaves(spec, MixtureOfExperts)
-    metadata_value(bool(mixtures), True, "layers without experts alone")
+    metadata_value(bool(mixtures), True, "a model without experts")
     metadata_value(len(spec.ahead), 0, "multi-token prediction")
-    metadata_value(leaves(spec, Norm)[0].eps, attention.norm_eps, "norms of another epsilon inside attention")
-    scaling, rope, slope = attention.rope.scaling, metadata_from_rope(attention.rope), slope_of(attention)
+    metadata_value(leaves(spec, Norm)[0].eps, attention.norm_eps, "another epsilon of the norms inside attention")
+    scaling, rope, mscale = attention.rope.scaling, metadata_from_rope(attention.rope), mscale_of(attention)
     if isinstance(scaling, YarnScaling):
-        metadata_value(scaling.attention_factor, 1.0, "a magnitude of the rotation alone")
+        metadata_value(scaling.attention_factor, 1.0, "YaRN's attention factor")
     else:
-        metadata_value(scaling, None, "a rotation that is scaled otherwise than by YaRN")
-    if slope is not None:
-        rope |= {"rope.scaling.yarn_log_multiplier": 0.1 * slope}
-        rope.pop("rope.scaling.attn_factor")  # which llama.cpp takes times that of the slope
-    routed, router, dense = mixtures[0], mixtures[0].router, leaves(spec, FeedForward)
-    assert isinstance(routed.expert, FeedForward), "DeepSeek's experts are not mixtures"
-    assert routed.shared is not None, "DeepSeek has shared experts"
+        metadata_value(scaling, None, "a rope scaling other than YaRN")
+    if mscale is not None:
+        rope |= {"rope.scaling.yarn_log_multiplier": 0.1 * mscale}
+        rope.pop("rope.scaling.attn_factor")  # llama.cpp would multiply the two
+    mixture, router, dense = mixtures[0], mixtures[0].router, leaves(spec, FeedForward)
+    assert isinstance(mixture.expert, FeedForward), "DeepSeek's experts are not mixtures"
+    assert mixture.shared is not None, "DeepSeek has shared experts"
     return {
         "context_length": spec.context,
         "embedding_length": spec.d_model,
         "block_count": spec.n_layers,
-        "feed_forward_length": (dense or [routed.expert])[0].d_ff,
+        "feed_forward_length": (dense or [mixture.expert])[0].d_ff,
         "attention.head_count": attention.n_heads,
         "attention.head_count_kv": 1,
         "attention.layer_norm_rms_epsilon": leaves(spec, Norm)[0].eps,
@@ -105,7 +106,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
         "attention.value_length_mla": attention.v_dim,
         **rope,
         **experts.metadata_from_experts(spec),
-        "expert_shared_count": routed.shared.d_ff // routed.expert.d_ff,
+        "expert_shared_count": mixture.shared.d_ff // mixture.expert.d_ff,
         "expert_weights_scale": router.scale,
         "expert_weights_norm": router.renormalise,
         "expert_gating_func": SIGMOID if router.score == "sigmoid" else SOFTMAX,
@@ -115,13 +116,14 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     }
 
 
-def names(spec: Spec, whole: bool = False) -> Names:
-    """GGUF's names: keys and values by head, keys transposed; `whole`: in one tensor, as in older files."""
+def names(spec: Spec, fused: bool = False) -> Names:
+    """GGUF's names: k_up (N, R, nope), transposed in each head, and v_up (N, v, R); `fused`: both in `attn_kv_b`, as in older
+    files."""
     attention = leaves(spec, LatentAttention)[0]
     heads, nope, value, rank = attention.n_heads, attention.nope_dim, attention.v_dim, attention.kv_rank
-    keys = Both(Transposed(), Reshaped((heads * nope, rank), (heads, nope, rank)))
+    keys = Composed(Transposed(), Reshaped((heads * nope, rank), (heads, nope, rank)))
     values = Reshaped((heads * value, rank), (heads, value, rank))
-    apart: experts.Table = {HEADS[0]: As("blk.{}.attn_k_b", keys), HEADS[1]: As("blk.{}.attn_v_b", values)}
+    separate: experts.Table = {KV_UP[0]: As("blk.{}.attn_k_b", keys), KV_UP[1]: As("blk.{}.attn_v_b", values)}
     table: experts.Table = {
         **llama.GGUF_NAMES.table,
         "layers.{}.attention.q_down": "blk.{}.attn_q_a",
@@ -129,7 +131,7 @@ def names(spec: Spec, whole: bool = False) -> Names:
         "layers.{}.attention.q_up": "blk.{}.attn_q_b",
         "layers.{}.attention.kv_down": "blk.{}.attn_kv_a_mqa",
         "layers.{}.attention.kv_norm": "blk.{}.attn_kv_a_norm",
-        **({HEADS: As("blk.{}.attn_kv_b", whole_kv(spec))} if whole else apart),
+        **({KV_UP: As("blk.{}.attn_kv_b", kv_by_head(spec))} if fused else separate),
         **experts.gguf_names(spec),
     }
     return Names(table)
@@ -141,5 +143,5 @@ DEEPSEEK2 = GGUF(
     metadata_from_spec=metadata_from_spec,
     names=names,
     label=lambda spec: "deepseek2",
-    layouts=lambda spec: (names(spec, whole=True),),
+    layouts=lambda spec: (names(spec, fused=True),),
 )

@@ -1,6 +1,8 @@
-"""DeepSeekMoE 16B: LLaMA's attention, and after a dense layer many small experts of which a few work, beside shared ones.
+"""DeepSeekMoE 16B.
 
-Its code came with its files; transformers has no class for it. Source: arXiv:2401.06066.
+LLaMA's layers; all but the first have a mixture of many small routed experts (fine-grained expert segmentation) and shared
+experts that process every token (shared expert isolation). transformers has no class of it: the published code comes with the
+checkpoint. Source: arXiv:2401.06066, section 3.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.families import experts, llama
-from ordito.families.config import leaves, metadata_value
+from ordito.families.config import QKVO_BIAS, leaves, metadata_value
 from ordito.families.decoder import (
     Sizes,
     config_from_sizes,
@@ -26,8 +28,11 @@ DEFAULTS = {"vocab_size": 102400, "max_position_embeddings": 2048}
 
 
 def build(sizes: Sizes, *, bias: bool, n_dense: int, router: Router, d_expert: int, n_shared: int) -> Spec:
-    """The spec: `n_dense` layers with a plain feed-forward, the rest with experts, `n_shared` of which always work."""
-    attention, expert = sizes.attention(bias=llama.ALL if bias else ()), sizes.mlp(d_ff=d_expert)
+    """The spec: `n_dense` layers with a dense feed-forward, then layers with routed and `n_shared` shared experts.
+
+    The shared experts are one of their joint width, which computes the same.
+    """
+    attention, expert = sizes.attention(bias=QKVO_BIAS if bias else ()), sizes.mlp(d_ff=d_expert)
     shared = sizes.mlp(d_ff=n_shared * d_expert) if n_shared else None
     mixture = MixtureOfExperts(d_model=sizes.d_model, router=router, expert=expert, shared=shared)
     plain, sparse = sizes.layer(attention, sizes.mlp()), sizes.layer(attention, mixture)
@@ -43,13 +48,13 @@ def spec_from_config(config: Reader) -> Spec:
     n_dense = config.count("first_k_dense_replace", 0)
     if n_dense >= sizes.n_layers:
         raise config.fail("first_k_dense_replace", n_dense, f"fewer than the {sizes.n_layers} layers")
-    # One chosen expert keeps its probability as it is: the published code divides by the sum of several alone.
+    # The published code renormalises the weights only if more than one expert is chosen.
     renormalise = config.flag("norm_topk_prob", False) and top_k > 1
     spec = build(
         sizes,
         bias=config.flag("attention_bias", False),
         n_dense=n_dense,
-        router=Router(n_experts=config.few("n_routed_experts"), top_k=top_k, renormalise=renormalise),
+        router=Router(n_experts=config.bounded("n_routed_experts"), top_k=top_k, renormalise=renormalise),
         d_expert=config.size("moe_intermediate_size", 1407),
         n_shared=config.count("n_shared_experts", 0),
     )
@@ -93,7 +98,7 @@ def spec_from_header(header: Header) -> Spec:
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     mixture = leaves(spec, MixtureOfExperts)[0]
-    metadata_value(mixture.router.renormalise, False, "weights of experts that sum to one")
+    metadata_value(mixture.router.renormalise, False, "the renormalisation of experts' weights")
     return metadata_from_sizes(spec) | experts.metadata_from_experts(spec) | {
         "leading_dense_block_count": len(leaves(spec, FeedForward)),
         "expert_shared_count": mixture.shared.d_ff // feedforwards(spec)[-1].d_ff if mixture.shared else 0,
@@ -107,7 +112,7 @@ NAMES = replace(
         **llama.NAMES.table,
         "layers.{}.mlp.router": "model.layers.{}.mlp.gate",
         **{f"layers.{{}}.mlp.shared.{p}": f"model.layers.{{}}.mlp.shared_experts.{p}_proj" for p in ("gate", "up", "down")},
-        **experts.one_by_one("model.layers.{}.mlp.experts.{}", "gate_proj", "up_proj", "down_proj"),
+        **experts.separate("model.layers.{}.mlp.experts.{}", "gate_proj", "up_proj", "down_proj"),
     },
 )
 

@@ -13,14 +13,14 @@ from ordito.spec import FeedForward, MixtureOfExperts, Router, Spec
 Table = dict[str | tuple[str, ...], str | As]
 
 
-def one_by_one(prefix: str, gate: str, up: str, down: str) -> Table:
-    """Tensors of each expert apart, as on the hub; `prefix` has places for the layer and the expert."""
+def separate(prefix: str, gate: str, up: str, down: str) -> Table:
+    """Names of experts whose tensors are separate, as on the hub; `prefix` has a `{}` for the layer and one for the expert."""
     names = {"gate": gate, "up": up, "down": down}
     return {f"layers.{{}}.mlp.experts.{ours}": f"{prefix}.{theirs}" for ours, theirs in names.items()}
 
 
-def all_in_one(prefix: str) -> Table:
-    """Tensors of all experts together, gate and up fused (E, 2F, D): what transformers 5 holds in memory."""
+def stacked(prefix: str) -> Table:
+    """Names of experts stacked in one tensor, gate and up fused (E, 2F, D), as in transformers 5's modules."""
     ours = "layers.{}.mlp.experts"
     return {
         (f"{ours}.gate.weight", f"{ours}.up.weight"): f"{prefix}.gate_up_proj",
@@ -29,13 +29,13 @@ def all_in_one(prefix: str) -> Table:
 
 
 def mixtral(sizes: Sizes, n_experts: int, top_k: int) -> MixtureOfExperts:
-    """Mixtral's feed-forward: the weights of the chosen experts sum to one."""
+    """Mixtral's mixture of experts: the softmax weights of the chosen experts are renormalised to sum to 1."""
     router = Router(n_experts=n_experts, top_k=top_k, renormalise=True)
     return MixtureOfExperts(d_model=sizes.d_model, router=router, expert=sizes.mlp())
 
 
 def gguf_names(spec: Spec) -> Table:
-    """Tensors of routed and shared experts in GGUF files."""
+    """Names of the router, the routed experts and the shared expert in GGUF files."""
     return {
         "layers.{}.mlp.router": "blk.{}.ffn_gate_inp",
         "layers.{}.mlp.router.choice_bias": "blk.{}.exp_probs_b.bias",
@@ -47,7 +47,7 @@ def gguf_names(spec: Spec) -> Table:
 
 def counts_from_header(reader: Reader) -> dict[str, Any]:
     """`n_experts` and `top_k` of GGUF metadata."""
-    return {"n_experts": reader.few("expert_count"), "top_k": reader.size("expert_used_count")}
+    return {"n_experts": reader.bounded("expert_count"), "top_k": reader.size("expert_used_count")}
 
 
 def metadata_from_experts(spec: Spec) -> dict[str, Any]:

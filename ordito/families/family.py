@@ -1,4 +1,4 @@
-"""What a family file gives: how published files of one architecture become a spec and back."""
+"""What a family file defines: how the published files of one architecture become a spec and back."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ordito.families.naming import Names
+from ordito.families.naming import QKV, Names
 from ordito.families.reader import Reader
 from ordito.spec import Shape, Spec
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a GGUF file without its weights: metadata, shapes, and the few small tensors that hold settings.
-
-    `shapes` are row-major. `values(name)` reads a one-dimensional tensor.
-    """
+    """A GGUF file without its weights: `metadata`, the row-major `shapes` of its tensors, and `values(name)`, which reads
+    one of the small one-dimensional tensors that hold settings (`rope_freqs`)."""
 
     metadata: Mapping[str, Any]
     shapes: Mapping[str, Shape]
@@ -24,11 +22,11 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """The architecture's label, which is also the prefix of its metadata keys."""
+        """`general.architecture`, which is also the prefix of the architecture's metadata keys."""
         return str(self.metadata["general.architecture"])
 
     def reader(self) -> Reader:
-        """The keys of the architecture itself, without their prefix."""
+        """A `Reader` of the architecture's own keys, without their prefix."""
         prefix = self.architecture + "."
         keys = {k.removeprefix(prefix): v for k, v in self.metadata.items() if k.startswith(prefix)}
         return Reader(keys, f"GGUF metadata of {self.architecture}")
@@ -36,9 +34,10 @@ class Header:
 
 @dataclass(frozen=True)
 class GGUF:
-    """A family in GGUF files: the architecture labels, metadata both ways, and the names of tensors.
+    """A family in GGUF files: its values of `general.architecture`, metadata in both directions, and the names of tensors.
 
-    `label` gives a spec's own label, where it is not the one in config.json; `layouts` are other names that files may have.
+    `label(spec)` is the value of `general.architecture` for a spec, by default `spec.architecture`; `layouts` are further
+    tables of names that files in circulation have.
     """
 
     architectures: tuple[str, ...]
@@ -50,18 +49,18 @@ class GGUF:
 
 
 FUSIONS: dict[tuple[str, ...], str] = {
-    tuple(f"layers.{{}}.attention.{part}" for part in "qkv"): "blk.{}.attn_qkv",
+    QKV: "blk.{}.attn_qkv",
     ("layers.{}.mlp.experts.gate", "layers.{}.mlp.experts.up"): "blk.{}.ffn_gate_up_exps",
 }
-"""Tensors that llama.cpp's converter fuses in any architecture if it is asked to."""
+"""Tensors that llama.cpp's converter can fuse in any architecture (an option of it)."""
 
 
-SETTINGS = {r"rope_(freqs|factors_(long|short))\.weight": "the spec holds the scaling that it gives"}
-"""Tensors of any architecture that are settings."""
+SETTINGS = {r"rope_(freqs|factors_(long|short))\.weight": "the spec holds the rope scaling that it gives"}
+"""Tensors that any architecture may have and that hold settings, not weights."""
 
 
 def with_fusions(names: Names, present: Collection[str]) -> Names:
-    """The names as they are in a GGUF file that has the names `present`: with its fusions, and the settings left out."""
+    """The names for a GGUF file with the tensors `present`: with the `FUSIONS` found there, and `SETTINGS` ignored."""
     table = dict(names.table)
     for parts, theirs in FUSIONS.items():
         ending = theirs.partition("{}")[2] + ".weight"
@@ -74,10 +73,12 @@ def with_fusions(names: Names, present: Collection[str]) -> Names:
 class Family:
     """One family: everything that the rest of Ordito needs to know about its published files.
 
-    `members` names the published models, `model_types` the values of `model_type` in config.json.
-    `spec_from_config(reader)` reads a whole config.json; `config_from_spec` writes one that gives an equal spec. `prompts`
-    are the family's prompt formats (`text.formats`), for checkpoints that bring no template: the first whose markers stand
-    in the vocabulary is the one.
+    - `name` is that of its file, `title` and `members` (the published models) are for readers.
+    - `model_types` are its values of `model_type` in config.json.
+    - `spec_from_config(reader)` reads a whole config.json; `config_from_spec` writes one that is read back to an equal spec.
+    - `names(spec)` is the table of tensor names in Hugging Face's layout; `layouts(spec)` are further ones in circulation.
+    - `prompts` are its prompt formats (`text.formats`), for checkpoints without a chat template: the first one whose special
+      tokens are all in the vocabulary is used.
     """
 
     name: str

@@ -1,8 +1,9 @@
 """Gemma 1, 2 and 3 (text).
 
-Norms multiply by 1 + w, embeddings by sqrt(d_model), the head is tied. Gemma 2 puts norms before and after each half of a
-layer, caps logits, and alternates windows; Gemma 3 replaces the caps by norms on queries and keys, has five windowed
-layers for a full one, and turns the two kinds at two speeds. Sources: arXiv:2403.08295, 2408.00118, 2503.19786.
+LLaMA's layers with a GELU gate (GeGLU), RMSNorms that multiply by 1 + w, embeddings multiplied by sqrt(d_model), and a tied
+head. Gemma 2 normalises the input and the output of each sublayer (sandwich norm), soft-caps attention scores and logits, and
+alternates sliding-window with full attention. Gemma 3 replaces soft-capping by QK-norm, has five sliding-window layers for each
+full one, and another rotary base theta in each kind. Sources: arXiv:2403.08295, 2408.00118 (section 2), 2503.19786 (section 2).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ordito.families.config import (
     FULL,
     PUBLISHED,
     SLIDING,
+    TEXT_HALF_ALIASES,
     layer_types,
     leaves,
     text_half,
@@ -30,8 +32,10 @@ from ordito.families.reader import IRRELEVANT, Reader
 from ordito.families.rope import parameters_from_rope, rope_from_config, rope_from_parameters
 from ordito.spec import Attention, FeedForward, Head, Rope, Spec
 
-COMMON = {"head_dim": 256, "rms_norm_eps": 1e-6, "tie_word_embeddings": True}
-SECOND = COMMON | {
+GEMMA2 = {
+    "head_dim": 256,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
     "vocab_size": 256000,
     "hidden_size": 2304,
     "num_hidden_layers": 26,
@@ -40,7 +44,7 @@ SECOND = COMMON | {
     "intermediate_size": 9216,
     "max_position_embeddings": 8192,
 }
-FIRST = SECOND | {
+GEMMA1 = GEMMA2 | {
     "hidden_size": 3072,
     "num_hidden_layers": 28,
     "num_attention_heads": 16,
@@ -48,14 +52,14 @@ FIRST = SECOND | {
     "intermediate_size": 24576,
 }
 DEFAULTS: dict[int, dict[str, Any]] = {
-    1: FIRST,
-    2: SECOND,
-    3: SECOND | {"vocab_size": 262208, "max_position_embeddings": 131072},
+    1: GEMMA1,
+    2: GEMMA2,
+    3: GEMMA2 | {"vocab_size": 262208, "max_position_embeddings": 131072},
 }
 """Defaults of transformers' GemmaConfig, Gemma2Config and Gemma3TextConfig, which published configs leave out."""
 CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3"}
 THETAS = {FULL: 1e6, SLIDING: 1e4}
-"""Gemma 3's two speeds."""
+"""Gemma 3's default rotary bases."""
 
 
 def spec_from_config(config: Reader) -> Spec:
@@ -68,18 +72,18 @@ def spec_from_config(config: Reader) -> Spec:
     if generation < 3:
         config.must_be("use_bidirectional_attention", False)
     ropes = _ropes(config, generation)
-    # The first files of Gemma said "gelu" in `hidden_act` and meant the tanh form, which the code has always used.
+    # The first checkpoints of Gemma have `hidden_act` "gelu", but the code has always used the tanh approximation.
     sizes = sizes_from_config(config, DEFAULTS[generation] | {"hidden_act": "gelu"}, norms=NORM, rope=ropes[FULL])
     activation = config.choice("hidden_activation", ACTIVATIONS | {"gelu": "gelu_tanh"}, "gelu_pytorch_tanh")
     sizes = replace(sizes, activation=activation, embedding_scale=sizes.d_model**0.5)
     windows: tuple[int | None, ...] = (None,) * sizes.n_layers
     if generation > 1:
         period, window = config.size("sliding_window_pattern", PERIODS[generation]), config.size("sliding_window", 4096)
-        # A two-sided window of w tokens sees w // 2 of them on each side (EmbeddingGemma).
+        # A bidirectional window of w tokens reaches w // 2 of them to each side (EmbeddingGemma).
         window = window if causal else window // 2 + 1
         windows = windows_from_config(config, sizes.n_layers, window, lambda i: (i + 1) % period != 0)
     attention_softcap = _softcap(config, "attn_logit_softcapping", 50.0) if generation == 2 else None
-    if generation == 3:  # The field was kept from Gemma 2, but Gemma 3's forward pass does not cap scores.
+    if generation == 3:  # The key was kept from Gemma 2, but Gemma 3's forward pass does not cap scores.
         config.get("attn_logit_softcapping", None)
     spec = build(
         sizes,
@@ -97,13 +101,13 @@ def spec_from_config(config: Reader) -> Spec:
 
 
 def _softcap(config: Reader, key: str, default: float | None) -> float | None:
-    """A cap whose null means none, where a missing key means the default."""
+    """A soft cap, or None if it is null; a missing key means the default."""
     cap: float | None = config.real(key, None if key in config.values else default)
     return cap
 
 
 def _ropes(config: Reader, generation: int) -> dict[str, Rope]:
-    """The rope of each kind of layer: one for both before Gemma 3, two thetas since."""
+    """The rope of each kind of layer: the same in Gemma 1 and 2, with two bases theta in Gemma 3."""
     head_dim = config.size("head_dim", 256)
     context = config.size("max_position_embeddings", DEFAULTS[generation]["max_position_embeddings"])
     parameters = config.section("rope_parameters")
@@ -143,15 +147,15 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     config |= {
         "layer_types": kinds,
         "sliding_window": window if first.causal else 2 * (window - 1),
-        # An integer in transformers, so that 256 ** -0.5 comes back as the same float.
+        # An integer in transformers: 256 ** -0.5 must come back as the same float.
         "query_pre_attn_scalar": round(first.scale**-2),
         "final_logit_softcapping": spec.head.softcap if isinstance(spec.head, Head) else None,
     }
     if spec.architecture == "gemma2":
         return config | {"attn_logit_softcapping": first.softcap}
     by_kind = {kind: parameters_from_rope(a.rope, a.head_dim) for kind, a in zip(kinds, attentions, strict=True) if a.rope}
-    spare = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in THETAS.items()}
-    return config | {"rope_parameters": spare | by_kind, "use_bidirectional_attention": not first.causal}
+    defaults = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in THETAS.items()}
+    return config | {"rope_parameters": defaults | by_kind, "use_bidirectional_attention": not first.causal}
 
 
 NAMES = replace(
@@ -164,14 +168,10 @@ NAMES = replace(
         "layers.{}.mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
         "layers.{}.mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
     },
-    aliases=(*llama.NAMES.aliases, (r"^(?:language_model\.model|model\.language_model)\.", "model."),
-             (r"^language_model\.lm_head\.", "lm_head.")),
-    ignored={
-        **llama.NAMES.ignored,
-        r"(model\.)?(vision_tower|multi_modal_projector)\..*": "images are not supported yet",
-    },
-)  # fmt: skip
-"""Since Gemma 2, `post_attention_layernorm` is what its name says; in LLaMA and Gemma 1 it stands before the feed-forward."""
+    aliases=(*llama.NAMES.aliases, *TEXT_HALF_ALIASES),
+    ignored={**llama.NAMES.ignored, r"(model\.)?(vision_tower|multi_modal_projector)\..*": "images are not supported yet"},
+)
+"""In LLaMA and Gemma 1 `post_attention_layernorm` is the norm before the feed-forward; since Gemma 2 it follows attention."""
 
 FAMILY = Family(
     name="gemma",

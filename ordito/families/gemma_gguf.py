@@ -17,14 +17,14 @@ from ordito.spec import Attention, Dense, Head, Pooling, Rope, Spec
 
 GENERATIONS = {"gemma": 1, "gemma2": 2, "gemma3": 3, "gemma-embedding": 3}
 LAYERS_OF_27B = {2: 46, 3: 62}
-"""The two 27B models scale scores by (d_model / n_heads) ** -0.5, for which GGUF has no key: llama.cpp knows them by
-their number of layers, and so must whoever reads its files."""
+"""The two 27B models scale scores by (d_model / n_heads) ** -0.5, for which llama.cpp has no key: it recognises these models by
+their number of layers, and so does every other reader of its files."""
 KINDS: dict[int, Any] = {1: "mean", 2: "cls", 3: "last"}
 """`pooling_type` of GGUF metadata."""
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `gemma`, `gemma2`, `gemma3`, `gemma-embedding`. What has no key is fixed by the label."""
+    """GGUF metadata of `gemma`, `gemma2`, `gemma3`, `gemma-embedding`. The label implies what has no key."""
     reader, generation, two_sided = header.reader(), GENERATIONS[header.architecture], "embedding" in header.architecture
     sizes = sizes_from_header(header, reader, activation="gelu_tanh", norms=NORM)
     sizes = replace(sizes, embedding_scale=sizes.d_model**0.5, head=not two_sided)
@@ -58,7 +58,7 @@ def spec_from_header(header: Header) -> Spec:
 
 
 def _pooling(header: Header, reader: Reader) -> Pooling:
-    """How EmbeddingGemma makes its vectors: the mean, two maps where the file has them, length one."""
+    """EmbeddingGemma's pooling: the mean by default, up to two dense layers if the file has them, normalised to length 1."""
     kind = KINDS.get(reader.count("pooling_type", 1), "mean")
     dense: list[Dense] = []
     for name in ("dense_2", "dense_3"):
@@ -71,7 +71,7 @@ def _pooling(header: Header, reader: Reader) -> Pooling:
 
 
 def _sliding(reader: Reader, n_layers: int, period: int) -> list[bool]:
-    """Which layers have a window: a list of flags, or every `period`-th layer full."""
+    """Which layers have a sliding window: by a list of flags, or all but every n-th, n being `period` by default."""
     pattern = reader.get("attention.sliding_window_pattern", period)
     if not isinstance(pattern, int):
         flags = [bool(flag) for flag in pattern]
@@ -87,7 +87,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     first, two_sided = attentions[0], label(spec) == "gemma-embedding"
     full = next((a for a in attentions if a.window is None), first)
     assert full.rope is not None, "a Gemma layer has rotary positions"
-    metadata_value(first.causal or two_sided, True, "two-sided attention and a head")
+    metadata_value(first.causal or two_sided, True, "bidirectional attention in a model with a head")
     metadata = metadata_from_sizes(spec, "gelu_tanh") | metadata_from_rope(full.rope)
     if generation == 1:
         return metadata
@@ -109,13 +109,13 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def label(spec: Spec) -> str:
-    """`general.architecture`: an embedder is one that looks ahead and has no head."""
+    """`general.architecture`: bidirectional models without a head are embedding models."""
     two_sided = not leaves(spec, Attention)[0].causal and spec.head is None
     return "gemma-embedding" if two_sided else spec.architecture.removesuffix("_text")
 
 
 def shifted(spec: Spec, name: str) -> Transform | None:
-    """GGUF stores norm weights as 1 + w."""
+    """GGUF stores norms' weights as 1 + w."""
     return Shifted(1.0) if name.endswith("norm.weight") else None
 
 

@@ -1,25 +1,26 @@
 """GPT-1, GPT-2 and GPT-3.
 
-Learned positions, biases everywhere, plain feed-forwards. GPT-1 puts norms after each half of a layer and has no last one;
-GPT-2 puts them before. GPT-3, of which no weights are published, alternates dense layers with ones that see a band of
-the newest tokens. Sources: Radford et al. 2018 (section 4.1) and 2019 (section 2.3), arXiv:2005.14165 (section 2.1).
+Learned absolute positions, multi-head attention and plain GELU feed-forwards with biases, LayerNorms with biases, a tied head.
+GPT-1 is post-norm; GPT-2 is pre-norm with a final norm. GPT-3, whose weights are not published, alternates dense layers with
+layers of locally banded sparse attention. Sources: Radford et al. 2018 (section 4.1) and 2019 (section 2.3), arXiv:2005.14165
+(section 2.1).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, PUBLISHED, head_size, leaves, metadata_value
+from ordito.families.config import ACTIVATIONS, PUBLISHED, QKVO_BIAS, head_size, leaves, metadata_value
 from ordito.families.family import GGUF, Family, Header
-from ordito.families.naming import As, Names, Transposed
+from ordito.families.naming import QKV, As, Names, Transposed
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.spec import Activation, Attention, Chain, Embedding, FeedForward, Head, Norm, Residual, Spec, Stack
 
-BARE = {"openai-gpt": "OpenAIGPTModel", "gpt2": "GPT2Model", "gpt3": "GPT3Model"}
+BASE_CLASSES = {"openai-gpt": "OpenAIGPTModel", "gpt2": "GPT2Model", "gpt3": "GPT3Model"}
 VOCAB, POSITIONS = {"openai-gpt": 40478, "gpt2": 50257, "gpt3": 50257}, {"openai-gpt": 512, "gpt2": 1024, "gpt3": 2048}
 BAND = 128
-"""GPT-3's band is "similar to the Sparse Transformer", its width unpublished: this is that one's on text (arXiv:1904.10509,
-section 7.2)."""
+"""Tokens. The band of GPT-3's sparse layers, "similar to the Sparse Transformer", is not published: this is the Sparse
+Transformer's on text (arXiv:1904.10509, section 7.2)."""
 IRRELEVANT_HERE = IRRELEVANT | frozenset(
     """n_ctx reorder_and_upcast_attn summary_type summary_use_proj summary_activation summary_proj_to_labels
     summary_first_dropout""".split()
@@ -42,7 +43,7 @@ def build(
     tied: bool = True,
     head: bool = True,
 ) -> Spec:
-    """The spec of a GPT of these sizes; `scales` and `bands` have an entry for each layer."""
+    """The spec of a GPT of these sizes; `scales` (of scores) and `bands` (None: dense) have an entry for each layer."""
 
     def norm(name: str) -> Norm:
         return Norm(name=name, kind="layer", d_model=d_model, eps=eps, bias=True)
@@ -54,7 +55,7 @@ def build(
             n_kv_heads=n_heads,
             head_dim=head_dim,
             scale=scale,
-            bias=("q", "k", "v", "o"),
+            bias=QKVO_BIAS,
             window=band,
         )
         mlp = FeedForward(d_model=d_model, d_ff=d_ff, activation=activation, gated=False, bias=True)
@@ -73,18 +74,17 @@ def build(
 
 
 def spec_from_config(config: Reader) -> Spec:
-    """config.json of `openai-gpt`, `gpt2`, and `gpt3`: our own label, with GPT-2's keys, `head_dim` and `attention_band`."""
+    """config.json of `openai-gpt` and `gpt2`; and of `gpt3`, our own label: GPT-2's keys, `head_dim` and `attention_band`."""
     label = config.text("model_type")
-    d_model, n_layers, n_heads = config.size("n_embd", 768), config.few("n_layer", 12), config.size("n_head", 12)
+    d_model, n_layers, n_heads = config.size("n_embd", 768), config.bounded("n_layer", 12), config.size("n_head", 12)
     head_dim = head_size(config, d_model, n_heads)
-    scales, bands = [1.0] * n_layers, [None] * n_layers
+    bands = [None] * n_layers
     if label == "gpt3":
         head_dim, band = config.size("head_dim", head_dim), config.size("attention_band", BAND)
         bands = [band if i % 2 else None for i in range(n_layers)]
     scaled = label == "openai-gpt" or config.flag("scale_attn_weights", True)
-    falling = label != "openai-gpt" and config.flag("scale_attn_by_inverse_layer_idx", False)
-    for i in range(n_layers):
-        scales[i] = (head_dim**-0.5 if scaled else 1.0) / (i + 1 if falling else 1)
+    by_layer = label != "openai-gpt" and config.flag("scale_attn_by_inverse_layer_idx", False)
+    scales = [(head_dim**-0.5 if scaled else 1.0) / (i + 1 if by_layer else 1) for i in range(n_layers)]
     if label == "openai-gpt":  # OpenAI's "gelu" is the tanh form
         activation = config.choice("afn", ACTIVATIONS | {"gelu": "gelu_tanh"}, "gelu")
     else:
@@ -104,7 +104,7 @@ def spec_from_config(config: Reader) -> Spec:
         scales=tuple(scales),
         bands=tuple(bands),
         tied=config.flag("tie_word_embeddings", True),
-        head=classes[0] != BARE[label],
+        head=classes[0] != BASE_CLASSES[label],
     )
     config.finish(IRRELEVANT_HERE)
     return spec
@@ -115,7 +115,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     label, attentions = spec.architecture, leaves(spec, Attention)
     first, mlp, norm = attentions[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
     config = {
-        "architectures": [BARE[label].replace("Model", "LMHeadModel") if spec.head else BARE[label]],
+        "architectures": [BASE_CLASSES[label].replace("Model", "LMHeadModel") if spec.head else BASE_CLASSES[label]],
         "model_type": label,
         "vocab_size": spec.vocab_size,
         "n_embd": spec.d_model,
@@ -140,10 +140,10 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `gpt2`, whose activation is the tanh form."""
+    """GGUF metadata of `gpt2`, which implies GELU's tanh approximation and the usual scale of scores."""
     reader = header.reader()
     d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
-    n_layers, head_dim = reader.few("block_count"), head_size(reader, d_model, n_heads)
+    n_layers, head_dim = reader.bounded("block_count"), head_size(reader, d_model, n_heads)
     reader.must_be("attention.head_count_kv", n_heads)
     spec = build(
         label="gpt2",
@@ -166,7 +166,7 @@ def spec_from_header(header: Header) -> Spec:
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     attention, mlp, norm = leaves(spec, Attention)[0], leaves(spec, FeedForward)[0], leaves(spec, Norm)[0]
-    metadata_value(spec.architecture, "gpt2", "any of the three but GPT-2")
+    metadata_value(spec.architecture, "gpt2", "GPT-1 and GPT-3")
     metadata_value(mlp.activation, "gelu_tanh", "the activation")
     return {
         "context_length": spec.context,
@@ -178,7 +178,6 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     }
 
 
-QKV = tuple(f"layers.{{}}.attention.{part}" for part in "qkv")
 LAYER: dict[str | tuple[str, ...], str | As] = {
     "layers.{}.attention_norm": "transformer.h.{}.ln_1",
     QKV: As("transformer.h.{}.attn.c_attn", Transposed()),
@@ -192,7 +191,7 @@ EMBEDDINGS = {"openai-gpt": ("tokens_embed", "positions_embed")}
 
 
 def names(spec: Spec) -> Names:
-    """Hugging Face's names; maps are stored (in, out), queries, keys and values in one."""
+    """Hugging Face's names; matrices are stored (in, out), and queries, keys and values fused."""
     tokens, positions = EMBEDDINGS.get(spec.architecture, ("wte", "wpe"))
     return Names(
         {
@@ -202,7 +201,7 @@ def names(spec: Spec) -> Names:
             "norm": "transformer.ln_f",
         },
         aliases=((r"^(?!transformer\.|lm_head\.)", "transformer."),),
-        ignored={r"transformer\.h\.\d+\.attn\.(masked_)?bias": "a mask, which is counted"},
+        ignored={r"transformer\.h\.\d+\.attn\.(masked_)?bias": "the causal mask, which is computed"},
     )
 
 
@@ -225,7 +224,7 @@ FAMILY = Family(
     name="gpt",
     title="GPT",
     members="GPT-1, GPT-2, GPT-3 (no weights are published)",
-    model_types=tuple(BARE),
+    model_types=tuple(BASE_CLASSES),
     spec_from_config=spec_from_config,
     config_from_spec=config_from_spec,
     names=names,

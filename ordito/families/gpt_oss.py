@@ -1,7 +1,9 @@
 """gpt-oss 20b and 120b.
 
-Every layer routes to experts whose gates are cut at a limit; windows alternate with full layers; a learned sink in each
-head's softmax takes what no key deserves; YaRN from 4,096 tokens. Source: the model card, arXiv:2508.10925, section 2.
+Pre-norm layers of grouped-query attention and a mixture of experts. Sliding-window layers alternate with full ones; the
+softmax of each head has a learned sink, a logit in its denominator that takes probability from the keys; YaRN extends the
+context from 4,096 tokens. Experts are SwiGLU with gate and linear part clamped, and 1 added to the latter. Attention, router
+and experts have biases. Source: the model card, arXiv:2508.10925, section 2.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.families import experts, llama
-from ordito.families.config import layer_types, leaves, metadata_value, widest_window, windows_from_config
+from ordito.families.config import QKVO_BIAS, layer_types, leaves, metadata_value, widest_window, windows_from_config
 from ordito.families.decoder import Sizes, config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
-from ordito.families.naming import As, Both, Interleaved, Names, Transposed
+from ordito.families.naming import QKV, As, Composed, Interleaved, Names, Transposed
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.spec import Attention, FeedForward, MixtureOfExperts, Rope, Router, Spec, YarnScaling
 
@@ -35,7 +37,7 @@ SLOPE, LIMIT = 1.702, 7.0
 
 
 def yarn(factor: float = 32.0, context: int = 4096) -> YarnScaling:
-    """The scaling of the releases; its bounds are not rounded to whole channels."""
+    """The YaRN of the releases; the bounds of its ramp are not rounded to whole channels."""
     magnitude = YarnScaling.usual_magnitude(factor)
     return YarnScaling(factor=factor, context=context, truncate=False, attention_factor=magnitude)
 
@@ -49,17 +51,17 @@ def build(
     limit: float = LIMIT,
     slope: float = SLOPE,
 ) -> Spec:
-    """The spec of a gpt-oss; `windows` has an entry for each layer."""
+    """The spec of a gpt-oss; `windows` has an entry for each layer (None: full attention)."""
     expert = sizes.mlp(activation="gelu_sigmoid", bias=True, limit=limit, up_offset=1.0, slope=slope)
     mlp = MixtureOfExperts(d_model=sizes.d_model, router=router, expert=expert)
-    bias = llama.ALL if attention_bias else ()
+    bias = QKVO_BIAS if attention_bias else ()
     return sizes.spec(
         "gpt_oss", [sizes.layer(sizes.attention(bias=bias, sinks=True, window=window), mlp) for window in windows]
     )
 
 
-def route(n_experts: int, top_k: int) -> Router:
-    """The best experts by logit; the softmax runs over theirs alone."""
+def build_router(n_experts: int, top_k: int) -> Router:
+    """The `top_k` experts with the largest logits, weighted by a softmax over these logits only."""
     return Router(n_experts=n_experts, top_k=top_k, choose_first=True, bias=True)
 
 
@@ -68,13 +70,13 @@ def spec_from_config(config: Reader) -> Spec:
     sizes = sizes_from_config(config, DEFAULTS, theta=THETA, norms=NORM)
     if config.values.get("rope_parameters") is None and config.values.get("rope_scaling") is None:
         sizes = replace(sizes, rope=Rope(dim=sizes.head_dim, theta=sizes.rope.theta, scaling=yarn()))
-    config.must_be("hidden_act", "silu")  # what stands there for the gate, whose slope has a key of its own
+    config.must_be("hidden_act", "silu")  # of the gate, x sigmoid(slope x), whose slope is `swiglu_alpha`
     window = config.size_or_none("sliding_window", 128)
     spec = build(
         sizes,
         windows_from_config(config, sizes.n_layers, window, lambda i: i % 2 == 0),
-        route(
-            config.few("num_local_experts", config.few("num_experts", 128)),
+        build_router(
+            config.bounded("num_local_experts", config.bounded("num_experts", 128)),
             config.size("num_experts_per_tok", config.size("experts_per_token", 4)),
         ),
         attention_bias=config.flag("attention_bias", True),
@@ -102,7 +104,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `gpt-oss`; the pattern of its windows and the form of its gates have no keys."""
+    """GGUF metadata of `gpt-oss`, which has no keys for the pattern of windows, the gate's limit and slope: the releases'."""
     reader = header.reader()
     sizes = sizes_from_header(header, reader, norms=NORM)
     sizes = replace(sizes, d_ff=reader.size("expert_feed_forward_length"))
@@ -113,7 +115,7 @@ def spec_from_header(header: Header) -> Spec:
     spec = build(
         sizes,
         windows,
-        route(**experts.counts_from_header(reader)),
+        build_router(**experts.counts_from_header(reader)),
         attention_bias="blk.0.attn_output.bias" in header.shapes,
     )
     reader.finish()
@@ -124,7 +126,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     mixture = leaves(spec, MixtureOfExperts)[0]
     assert isinstance(mixture.expert, FeedForward), "gpt-oss's experts are not mixtures"
-    metadata_value((mixture.expert.limit, mixture.expert.slope), (LIMIT, SLOPE), "the experts' gates")
+    metadata_value((mixture.expert.limit, mixture.expert.slope), (LIMIT, SLOPE), "the limit and slope of the experts' gates")
     metadata = metadata_from_sizes(spec, "gelu_sigmoid") | experts.metadata_from_experts(spec)
     return metadata | {"attention.sliding_window": widest_window(spec)}
 
@@ -137,7 +139,7 @@ NAMES = replace(
         "layers.{}.attention.sinks": "model.layers.{}.self_attn.sinks",
         "layers.{}.mlp.router": "model.layers.{}.mlp.router",
         (f"{EXPERTS}.gate.weight", f"{EXPERTS}.up.weight"): As(
-            "model.layers.{}.mlp.experts.gate_up_proj", Both(Transposed(), Interleaved(axis=1))
+            "model.layers.{}.mlp.experts.gate_up_proj", Composed(Transposed(), Interleaved(axis=1))
         ),
         (f"{EXPERTS}.gate.bias", f"{EXPERTS}.up.bias"): As(
             "model.layers.{}.mlp.experts.gate_up_proj_bias", Interleaved(axis=1)
@@ -150,7 +152,7 @@ ORIGINAL = Names(
     {
         "embedding.tokens": "embedding",
         "layers.{}.attention_norm.weight": "block.{}.attn.norm.scale",
-        tuple(f"layers.{{}}.attention.{part}" for part in "qkv"): "block.{}.attn.qkv",
+        QKV: "block.{}.attn.qkv",
         "layers.{}.attention.o": "block.{}.attn.out",
         "layers.{}.attention.sinks": "block.{}.attn.sinks",
         "layers.{}.mlp_norm.weight": "block.{}.mlp.norm.scale",
@@ -163,11 +165,11 @@ ORIGINAL = Names(
         "head": "unembedding",
     }
 )
-"""The names of OpenAI's own files, in the folder `original` of the releases."""
+"""The names in OpenAI's own checkpoints, in the folder `original` of the releases."""
 
 
 def gguf_names(spec: Spec) -> Names:
-    """GGUF's names; rope is not interleaved here."""
+    """GGUF's names. Rotary pairs are not interleaved as in GGUF's `llama`, so that no rows are permuted."""
     own: experts.Table = {
         "layers.{}.attention.sinks": "blk.{}.attn_sinks.weight",
         "layers.{}.mlp_norm": "blk.{}.post_attention_norm",

@@ -1,7 +1,7 @@
 """LLaMA 1, 2, 3, 3.1, 3.2 (text) and the models of the same shape: SmolLM2, DeepSeek LLM, ANITA, LLaMAntino, ...
 
-Pre-norm layers of grouped-query attention with rotary positions and a SiLU-gated feed-forward.
-Sources: arXiv:2302.13971, 2307.09288, 2407.21783.
+Pre-norm layers with RMSNorm: grouped-query attention with rotary positions (RoPE), then a SwiGLU feed-forward, both without
+biases; a final norm and the head, tied or not. Sources: arXiv:2302.13971 (section 2.2), 2307.09288, 2407.21783 (section 3.2).
 """
 
 from __future__ import annotations
@@ -9,22 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from ordito.families import experts
-from ordito.families.config import leaves
+from ordito.families.config import QKVO_BIAS, leaves
 from ordito.families.decoder import config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Interleaved, Names, Transform
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.spec import Attention, Block, FeedForward, Spec
 
-ALL = ("q", "k", "v", "o")
 DEFAULTS = {"max_position_embeddings": 2048}
 
 
 def spec_from_config(config: Reader) -> Spec:
-    """config.json of `model_type: llama`; fields as in transformers' LlamaConfig."""
+    """config.json of `model_type: llama`, as transformers' LlamaConfig."""
     sizes = sizes_from_config(config, DEFAULTS)
     config.must_be("rope_interleaved", False)
-    attention = sizes.attention(bias=ALL if config.flag("attention_bias", False) else ())
+    attention = sizes.attention(bias=QKVO_BIAS if config.flag("attention_bias", False) else ())
     mlp = sizes.mlp(bias=config.flag("mlp_bias", False))
     config.finish(IRRELEVANT)
     return sizes.spec("llama", [sizes.layer(attention, mlp)] * sizes.n_layers)
@@ -39,13 +38,13 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of architecture `llama`. Biases and an untied head show in the list of tensors alone.
+    """GGUF metadata of architecture `llama`. That there are biases or an untied head shows in the list of tensors only.
 
-    With experts it is a Mixtral; the windows of Mistral 7B v0.1 have no key.
+    A file with experts is a Mixtral. There is no key for the sliding window of Mistral 7B v0.1, which is lost.
     """
     reader = header.reader()
     sizes = sizes_from_header(header, reader)
-    attention = sizes.attention(bias=ALL if "blk.0.attn_q.bias" in header.shapes else ())
+    attention = sizes.attention(bias=QKVO_BIAS if "blk.0.attn_q.bias" in header.shapes else ())
     mlp: Block = sizes.mlp(bias="blk.0.ffn_up.bias" in header.shapes)
     label = "llama"
     if reader.count("expert_count", 0):
@@ -55,7 +54,7 @@ def spec_from_header(header: Header) -> Spec:
 
 
 def interleaved(spec: Spec, name: str) -> Transform | None:
-    """GGUF's `llama` pairs rotary channels (2i, 2i + 1): the rows of every q and k change places."""
+    """GGUF's `llama` has rotary pairs at channels (2i, 2i + 1) of each head, so the rows of q and k are permuted."""
     part = name.split(".")[-2]
     if part not in ("q", "k"):
         return None
@@ -79,7 +78,7 @@ NAMES = Names(
         "head": "lm_head",
     },
     aliases=((r"^(?=embed_tokens\.|layers\.|norm\.)", "model."),),
-    ignored={r".*\.rotary_emb\.inv_freq": "the spec gives the frequencies"},
+    ignored={r".*\.rotary_emb\.inv_freq": "the rotary frequencies follow from the spec"},
 )
 
 GGUF_NAMES = Names(

@@ -1,8 +1,9 @@
 """Llama 4 Scout and Maverick (text).
 
-Three layers turn by rope and see chunks of the text; every fourth has no positions, sees everything, and sharpens its queries
-as the text grows. One routed expert, whose input its sigmoid scales, works beside a shared one: in every layer (Scout) or
-every second (Maverick). Source: Meta's release of April 2025 and transformers' reading of it.
+iRoPE: three of four layers have rotary positions and chunked attention; every fourth has no positions (NoPE), full attention,
+and a temperature on its queries that grows with their position. A mixture of one routed expert, chosen by a sigmoid that
+scales its input, and one shared expert replaces the feed-forward in every layer (Scout) or every second (Maverick). Scout has a
+QK-norm without weights, after the rotation. Source: Meta's release of April 2025 and transformers' implementation.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.families import experts, llama
-from ordito.families.config import leaves, metadata_value, text_half
+from ordito.families.config import QKVO_BIAS, TEXT_HALF_ALIASES, layers_with, leaves, metadata_value, text_half
 from ordito.families.decoder import (
     Sizes,
     config_from_sizes,
@@ -38,14 +39,15 @@ DEFAULTS = {
 }
 """Defaults of transformers' Llama4TextConfig, which are Scout's."""
 PERIOD, STRENGTH, CHUNK = 8192, 0.1, 8192
+"""Defaults of the temperature, 1 + STRENGTH ln(1 + floor((position + 1) / PERIOD)), and of chunked attention, in tokens."""
 
 
 def build(
     sizes: Sizes,
     *,
-    turns: list[bool],
+    with_rope: list[bool],
     chunks: list[int | None],
-    routed: list[bool],
+    with_experts: list[bool],
     n_experts: int,
     top_k: int,
     d_expert: int,
@@ -53,7 +55,11 @@ def build(
     temperature: SteppedTemperature | None,
     bias: bool = False,
 ) -> Spec:
-    """The spec; for each layer, whether it turns by rope, its chunk, and whether it routes to experts."""
+    """The spec of a Llama 4.
+
+    `with_rope`, `chunks` (None: full attention) and `with_experts` have an entry for each layer. `qk_norm` and `temperature`
+    are those of the layers with and without rope respectively.
+    """
     norm = {"kind": "rms", "d_model": sizes.head_dim, "eps": sizes.eps, "weight": False}
     norms = {name: Norm(name=name, **norm) for name in ("q_norm", "k_norm")} if qk_norm else {}  # type: ignore[arg-type]
 
@@ -62,15 +68,15 @@ def build(
         expert = sizes.mlp(d_ff=d_expert)
         return MixtureOfExperts(d_model=sizes.d_model, router=router, expert=expert, shared=expert, weigh="input")
 
-    def layer(turned: bool, chunk: int | None, sparse: bool) -> Block:
-        usual: dict[str, Any] = {"bias": llama.ALL if bias else (), "chunk": chunk}
-        if turned:
-            attention = sizes.attention(**usual, **norms, norm_after_rope=qk_norm)
+    def layer(rope: bool, chunk: int | None, sparse: bool) -> Block:
+        common: dict[str, Any] = {"bias": QKVO_BIAS if bias else (), "chunk": chunk}
+        if rope:
+            attention = sizes.attention(**common, **norms, norm_after_rope=qk_norm)
         else:
-            attention = sizes.attention(**usual, rope=None, temperature=temperature)
+            attention = sizes.attention(**common, rope=None, temperature=temperature)
         return sizes.layer(attention, mixture() if sparse else sizes.mlp())
 
-    return sizes.spec("llama4_text", [layer(*row) for row in zip(turns, chunks, routed, strict=True)])
+    return sizes.spec("llama4_text", [layer(*row) for row in zip(with_rope, chunks, with_experts, strict=True)])
 
 
 def spec_from_config(config: Reader) -> Spec:
@@ -82,26 +88,27 @@ def spec_from_config(config: Reader) -> Spec:
     sizes = sizes_from_config(config, DEFAULTS, theta=500000.0)
     sizes = replace(sizes, rope=replace(sizes.rope, layout="interleaved"))
     n, step = sizes.n_layers, config.count("interleave_moe_layer_step", 1)
-    every = config.size("no_rope_layer_interval", 4)
-    turns = (config.items("no_rope_layers", None) or [(i + 1) % every != 0 for i in range(n)])[:n]
-    if len(turns) != n or not all(flag in (0, 1) for flag in turns):
-        raise config.fail("no_rope_layers", turns, f"{n} entries of 0 or 1")
-    kinds = config.items("layer_types", None) or [CHUNKED if turned else FULL for turned in turns]
+    interval = config.size("no_rope_layer_interval", 4)
+    # Despite the key's name, 1 stands for a layer with rope.
+    with_rope = (config.items("no_rope_layers", None) or [(i + 1) % interval != 0 for i in range(n)])[:n]
+    if len(with_rope) != n or not all(flag in (0, 1) for flag in with_rope):
+        raise config.fail("no_rope_layers", with_rope, f"{n} entries of 0 or 1")
+    kinds = config.items("layer_types", None) or [CHUNKED if rope else FULL for rope in with_rope]
     if len(kinds) < n or not all(kind in (CHUNKED, FULL) for kind in kinds):
         raise config.fail("layer_types", kinds, f"{n} entries of {CHUNKED!r} or {FULL!r}")
     chunk = config.size_or_none("attention_chunk_size", CHUNK)
-    sparse = config.items("moe_layers", range(step - 1, n, step) if step else ())
+    moe_layers = config.items("moe_layers", range(step - 1, n, step) if step else ())
     period, strength = config.size("floor_scale", PERIOD), config.real("attn_scale", STRENGTH)
     tuned = config.get("attn_temperature_tuning", True)
-    if tuned not in (False, True, 4):  # Llama4TextConfig's first default was 4, and meant true
+    if tuned not in (False, True, 4):  # the first default of Llama4TextConfig was 4, taken as true
         raise config.fail("attn_temperature_tuning", tuned, "true or false")
-    config.get("router_jitter_noise", None)  # noise of training alone
+    config.get("router_jitter_noise", None)  # noise in training only
     spec = build(
         sizes,
-        turns=[bool(flag) for flag in turns],
+        with_rope=[bool(flag) for flag in with_rope],
         chunks=[chunk if kind == CHUNKED else None for kind in kinds[:n]],
-        routed=[i in sparse for i in range(n)],
-        n_experts=config.few("num_local_experts", 16, least=0),
+        with_experts=[i in moe_layers for i in range(n)],
+        n_experts=config.bounded("num_local_experts", 16, least=0),
         top_k=config.count("num_experts_per_tok", 1),
         d_expert=d_expert,
         qk_norm=config.flag("use_qk_norm", True),
@@ -126,7 +133,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "architectures": ["Llama4ForCausalLM" if spec.head else "Llama4TextModel"],
         "intermediate_size": feedforwards(spec)[-1].d_ff,
         "intermediate_size_mlp": feedforwards(spec)[0].d_ff,
-        "moe_layers": routed_layers(spec),
+        "moe_layers": layers_with(spec, MixtureOfExperts),
         "no_rope_layers": [int(a.rope is not None) for a in attentions],
         "layer_types": [CHUNKED if a.chunk else FULL for a in attentions],
         "attention_chunk_size": next((a.chunk for a in attentions if a.chunk), CHUNK),
@@ -141,27 +148,22 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     return config
 
 
-def routed_layers(spec: Spec) -> list[int]:
-    """The numbers of the layers that route to experts."""
-    return [int(path.split(".")[1]) for path, leaf in spec.leaves() if isinstance(leaf, MixtureOfExperts)]
-
-
 MAVERICK_EXPERTS = 128
-"""llama.cpp knows by their number whether queries and keys are normed: Maverick's are not."""
+"""llama.cpp recognises Maverick, which has no QK-norm, by its number of experts."""
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `llama4`, which has no keys for chunks, layers without positions and temperatures."""
+    """GGUF metadata of `llama4`. There are no keys for chunks, layers without rope and temperatures: those of the releases."""
     reader = header.reader()
     sizes = sizes_from_header(header, reader)
     sizes = replace(sizes, rope=replace(sizes.rope, layout="interleaved"))
     n, step, counts = sizes.n_layers, reader.size("interleave_moe_layer_step"), experts.counts_from_header(reader)
-    turns = [(i + 1) % 4 != 0 for i in range(n)]
+    with_rope = [(i + 1) % 4 != 0 for i in range(n)]
     spec = build(
         sizes,
-        turns=turns,
-        chunks=[CHUNK if turned else None for turned in turns],
-        routed=[(i + 1) % step == 0 for i in range(n)],
+        with_rope=with_rope,
+        chunks=[CHUNK if rope else None for rope in with_rope],
+        with_experts=[(i + 1) % step == 0 for i in range(n)],
         d_expert=reader.size("expert_feed_forward_length"),
         qk_norm=counts["n_experts"] != MAVERICK_EXPERTS,
         temperature=SteppedTemperature(strength=STRENGTH, period=PERIOD, offset=1),
@@ -174,11 +176,11 @@ def spec_from_header(header: Header) -> Spec:
 
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
-    routed, dense = routed_layers(spec), leaves(spec, FeedForward)
-    metadata_value(bool(leaves(spec, Attention)[0].bias), False, "biases")
-    metadata_value(bool(routed), True, "layers without experts alone")
+    moe_layers, dense = layers_with(spec, MixtureOfExperts), leaves(spec, FeedForward)
+    metadata_value(bool(leaves(spec, Attention)[0].bias), False, "biases of the attention projections")
+    metadata_value(bool(moe_layers), True, "a model without experts")
     width = {"feed_forward_length": dense[0].d_ff} if dense else {}
-    step = {"interleave_moe_layer_step": routed[0] + 1}
+    step = {"interleave_moe_layer_step": moe_layers[0] + 1}
     return metadata_from_sizes(spec) | width | experts.metadata_from_experts(spec) | step
 
 
@@ -194,11 +196,7 @@ NAMES = replace(
         (f"{MLP}.experts.gate.weight", f"{MLP}.experts.up.weight"): As(f"{THEIRS}.experts.gate_up_proj", Transposed()),
         f"{MLP}.experts.down.weight": As(f"{THEIRS}.experts.down_proj", Transposed()),
     },
-    aliases=(
-        *llama.NAMES.aliases,
-        (r"^(?:language_model\.model|model\.language_model)\.", "model."),
-        (r"^language_model\.lm_head\.", "lm_head."),
-    ),
+    aliases=(*llama.NAMES.aliases, *TEXT_HALF_ALIASES),
     ignored={**llama.NAMES.ignored, r"(model\.)?(vision_model|multi_modal_projector)\..*": "images are not supported yet"},
 )
 

@@ -1,7 +1,9 @@
 """Mistral 7B, Nemo, Large 2, Small 3, Ministral and Ministral 3 (text), Mixtral; Minerva.
 
-LLaMA's layers, with windows over all layers (7B v0.1), over some (Ministral 8B) or none; Mixtral routes each token to 2 of 8
-experts; Ministral 3 sharpens queries beyond its training length. Sources: arXiv:2310.06825, 2401.04088.
+LLaMA's layers, with sliding-window attention in all layers (7B v0.1), in some (Ministral 8B) or in none. Mixtral replaces each
+feed-forward by 8 experts, of which every token takes 2. Ministral 3 uses YaRN, and beyond its original context multiplies
+queries by a factor that grows with their position, as Llama 4 does. Sources: arXiv:2310.06825 (section 2), 2401.04088
+(section 2).
 """
 
 from __future__ import annotations
@@ -10,7 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.families import experts, llama
-from ordito.families.config import layer_types, leaves, text_half, widest_window, windows_from_config
+from ordito.families.config import (
+    TEXT_HALF_ALIASES,
+    layer_types,
+    leaves,
+    text_half,
+    widest_window,
+    windows_from_config,
+)
 from ordito.families.decoder import (
     Sizes,
     config_from_sizes,
@@ -57,7 +66,7 @@ def spec_from_config(config: Reader) -> Spec:
     if label == "mistral3":
         return _text_of_mistral3(config)
     if label == "ministral3":
-        sizes = sizes_from_config(config, MINISTRAL3, theta=1e6, rope_elsewhere=(TEMPERATURE, "max_position_embeddings"))
+        sizes = sizes_from_config(config, MINISTRAL3, theta=1e6, own_rope_keys=(TEMPERATURE, "max_position_embeddings"))
     else:
         eps, theta = (1e-5, 1e6) if label == "mixtral" else (1e-6, 1e4)
         sizes = sizes_from_config(config, DEFAULTS | {"rms_norm_eps": eps}, theta=theta)
@@ -66,15 +75,15 @@ def spec_from_config(config: Reader) -> Spec:
     temperature = _temperature(config, sizes) if label == "ministral3" else None
     mlp: Block = sizes.mlp()
     if label == "mixtral":
-        config.get("router_jitter_noise", None)  # noise of training alone
-        mlp = experts.mixtral(sizes, config.few("num_local_experts", 8), config.size("num_experts_per_tok", 2))
+        config.get("router_jitter_noise", None)  # noise in training only
+        mlp = experts.mixtral(sizes, config.bounded("num_local_experts", 8), config.size("num_experts_per_tok", 2))
     config.finish(IRRELEVANT)
     attentions = [sizes.attention(window=window, temperature=temperature) for window in windows]
     return sizes.spec(label, [sizes.layer(attention, mlp) for attention in attentions])
 
 
 def _temperature(config: Reader, sizes: Sizes) -> SteppedTemperature | None:
-    """Ministral 3: queries grow with every multiple of the context that YaRN started from."""
+    """Ministral 3's factor on queries: 1 + beta ln(1 + floor(position / original context of YaRN))."""
     parameters = config.section("rope_parameters")
     strength = parameters.real(TEMPERATURE, None) if parameters else None
     if strength is None:
@@ -95,7 +104,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     attention, window = leaves(spec, Attention)[0], widest_window(spec)
     config = config_from_sizes(spec, CLASSES[spec.architecture]) | {"sliding_window": window}
     if spec.architecture == "ministral":
-        # transformers makes masks of the layers that it lists, so a window must be there even where none uses it.
+        # transformers builds a mask for each of `layer_types`, so a window must be given even if no layer uses it.
         return config | {"layer_types": layer_types(spec), "sliding_window": window or 4096}
     if spec.architecture == "mixtral":
         router = leaves(spec, MixtureOfExperts)[0].router
@@ -106,9 +115,9 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `mistral3`; what has neither temperature nor windows stands in files as `llama`."""
+    """GGUF metadata of `mistral3`; models without a temperature are files of `llama`."""
     reader = header.reader()
-    reader.get("rope.scaling.yarn_log_multiplier", None)  # with Ministral 3 it takes back the magnitude of its YaRN
+    reader.get("rope.scaling.yarn_log_multiplier", None)  # for Ministral 3 it cancels YaRN's attention factor: 1.0 below
     sizes = sizes_from_header(header, reader)
     scaling = sizes.rope.scaling
     strength = reader.real("attention.temperature_scale", None)
@@ -136,13 +145,9 @@ NAMES = replace(
     table={
         **llama.NAMES.table,
         "layers.{}.mlp.router": "model.layers.{}.block_sparse_moe.gate",
-        **experts.one_by_one("model.layers.{}.block_sparse_moe.experts.{}", "w1", "w3", "w2"),
+        **experts.separate("model.layers.{}.block_sparse_moe.experts.{}", "w1", "w3", "w2"),
     },
-    aliases=(
-        *llama.NAMES.aliases,
-        (r"^(?:language_model\.model|model\.language_model)\.", "model."),
-        (r"^language_model\.lm_head\.", "lm_head."),
-    ),
+    aliases=(*llama.NAMES.aliases, *TEXT_HALF_ALIASES),
     ignored={**llama.NAMES.ignored, r"(model\.)?(vision_tower|multi_modal_projector)\..*": "images are not supported yet"},
 )
 IN_MEMORY = replace(
@@ -150,9 +155,10 @@ IN_MEMORY = replace(
     table={
         **NAMES.table,
         "layers.{}.mlp.router": "model.layers.{}.mlp.gate",
-        **experts.all_in_one("model.layers.{}.mlp.experts"),
+        **experts.stacked("model.layers.{}.mlp.experts"),
     },
 )
+"""The names of transformers 5's modules, which adapters and some checkpoints follow."""
 MISTRAL = Names(
     {
         "embedding.tokens": "tok_embeddings",
@@ -166,7 +172,7 @@ MISTRAL = Names(
         "layers.{}.mlp.up": "layers.{}.feed_forward.w3",
         "layers.{}.mlp.down": "layers.{}.feed_forward.w2",
         "layers.{}.mlp.router": "layers.{}.feed_forward.gate",
-        **experts.one_by_one("layers.{}.feed_forward.experts.{}", "w1", "w3", "w2"),
+        **experts.separate("layers.{}.feed_forward.experts.{}", "w1", "w3", "w2"),
         "norm": "norm",
         "head": "output",
     },
@@ -175,7 +181,7 @@ MISTRAL = Names(
         r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm)\..*": "images are not supported yet"
     },
 )
-"""The names of Mistral's own files (params.json, consolidated.safetensors), which are Meta's."""
+"""The names in Mistral's own format (params.json, consolidated.safetensors), which are those of Meta's LLaMA code."""
 
 FAMILY = Family(
     name="mistral",

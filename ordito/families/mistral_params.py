@@ -1,6 +1,6 @@
-"""Mistral's own configuration, params.json, as the config.json that says the same.
+"""Mistral's own configuration, params.json, translated to an equivalent config.json.
 
-Fields as in mistral-inference (`TransformerArgs`) and, for YaRN and the growing queries, as vLLM reads them.
+Fields are those of mistral-inference (`TransformerArgs`); `yarn` and `llama_4_scaling` are read as vLLM does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from ordito.families.config import FULL, SLIDING
 from ordito.families.reader import Reader
 
-PLAIN = {
+RENAMED = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -28,11 +28,11 @@ IRRELEVANT = {"model_type", "max_batch_size", "use_biases", "multimodal", "visio
 
 
 def config_from_params(params: Mapping[str, Any], where: str = "params.json") -> dict[str, Any]:
-    """The config.json of a params.json. Raises `ConfigError` for biases or a layout that no Mistral has."""
+    """The config.json equivalent to a params.json. Raises `ConfigError` for what no Mistral has, such as biases."""
     reader = Reader(params, where)
     for key in ("use_biases", "causal"):
         reader.must_be(key, key == "causal")
-    config: dict[str, Any] = {PLAIN[key]: reader.get(key) for key in PLAIN if key in params}
+    config: dict[str, Any] = {RENAMED[key]: reader.get(key) for key in RENAMED if key in params}
     config |= {"model_type": "mistral", "sliding_window": None}
     context = reader.size("max_position_embeddings", reader.size("max_seq_len", 32768))
     config["max_position_embeddings"] = context
@@ -45,17 +45,17 @@ def config_from_params(params: Mapping[str, Any], where: str = "params.json") ->
         }
     if (yarn := reader.section("yarn")) is not None:
         config |= {"model_type": "ministral3", "rope_parameters": _rope(reader, yarn)}
-    reader.finish(IRRELEVANT | set(PLAIN))
+    reader.finish(IRRELEVANT | set(RENAMED))
     return config
 
 
 def _add_windows(config: dict[str, Any], reader: Reader) -> None:
-    """A window for all layers, or a list of them that repeats."""
+    """Add the sliding windows: one for all layers, or a list that is repeated over the layers (None: full attention)."""
     windows = reader.get("sliding_window", reader.get("_sliding_window", None))
     if not isinstance(windows, list):
         config["sliding_window"] = windows
         return
-    n_layers = reader.few("n_layers")
+    n_layers = reader.bounded("n_layers")
     if not windows or n_layers % len(windows):
         raise reader.fail("sliding_window", windows, f"a list that repeats within {n_layers} layers")
     kinds = [FULL if window is None else SLIDING for window in windows] * (n_layers // len(windows))
@@ -63,7 +63,7 @@ def _add_windows(config: dict[str, Any], reader: Reader) -> None:
 
 
 def _rope(reader: Reader, yarn: Reader) -> dict[str, Any]:
-    """`rope_parameters` of Ministral 3; `apply_scale` says whether YaRN's magnitude is used."""
+    """`rope_parameters` of Ministral 3; without `apply_scale` YaRN's attention factor is 1."""
     parameters = {
         "rope_type": "yarn",
         "rope_theta": reader.real("rope_theta", 1e4),
@@ -74,5 +74,5 @@ def _rope(reader: Reader, yarn: Reader) -> dict[str, Any]:
     }
     if not yarn.flag("apply_scale", True):
         parameters |= {"mscale": 1.0, "mscale_all_dim": 1.0}
-    growing = reader.section("llama_4_scaling")
-    return parameters | ({"llama_4_scaling_beta": growing.get("beta")} if growing else {})
+    temperature = reader.section("llama_4_scaling")
+    return parameters | ({"llama_4_scaling_beta": temperature.get("beta")} if temperature else {})

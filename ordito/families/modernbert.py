@@ -1,7 +1,8 @@
 """ModernBERT.
 
-An encoder with a decoder's parts: rope, gates, norms before each half of a layer, no biases; of three layers two see only
-their neighbours, and turn at another speed. Source: arXiv:2412.13663.
+An encoder with a decoder's blocks: pre-norm layers, rotary positions, GELU-gated feed-forwards (GeGLU), no biases. Two of three
+layers have local attention, a bidirectional sliding window, with another rotary base theta. Source: arXiv:2412.13663,
+section 2.1.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ordito.families.config import (
 )
 from ordito.families.family import Family
 from ordito.families.modernbert_gguf import MODERN_BERT
-from ordito.families.modernbert_shape import GATE_UP, QKV, build
-from ordito.families.naming import Names
+from ordito.families.modernbert_shape import build
+from ordito.families.naming import GATE_UP, QKV, Names
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.families.rope import parameters_from_rope, rope_from_parameters
 from ordito.spec import (
@@ -42,14 +43,14 @@ IRRELEVANT_HERE = IRRELEVANT | frozenset(
 
 
 def spec_from_config(config: Reader) -> Spec:
-    """config.json of `model_type: modernbert`; `architectures` says whether a masked-language head is on top."""
+    """config.json of `model_type: modernbert`; by `architectures` the model has a masked-language-model head or none."""
     classes = config.items("architectures", None) or ["ModernBertModel"]
     if classes[0] not in ("ModernBertModel", "ModernBertForMaskedLM"):
         raise config.fail("architectures", classes[0], "ModernBertModel or ModernBertForMaskedLM")
     d_model, n_heads = config.size("hidden_size", 768), config.size("num_attention_heads", 12)
     vocab_size, context = config.size("vocab_size", 50368), config.size("max_position_embeddings", 8192)
     every = config.size("global_attn_every_n_layers", 3)
-    # A window of w tokens is half of them on each side, and the token itself.
+    # A window of w tokens reaches w // 2 of them to each side; the token itself is counted besides.
     window = config.size("local_attention", 128) // 2 + 1
     transform = Dense(
         name="head_transform",
@@ -67,7 +68,7 @@ def spec_from_config(config: Reader) -> Spec:
         d_ff=config.size("intermediate_size", 1152),
         context=context,
         eps=config.real("norm_eps", 1e-5),
-        windows=windows_from_config(config, config.few("num_hidden_layers", 22), window, lambda i: i % every != 0),
+        windows=windows_from_config(config, config.bounded("num_hidden_layers", 22), window, lambda i: i % every != 0),
         ropes=_ropes(config, head_size(config, d_model, n_heads), context),
         activation=config.choice("hidden_activation", ACTIVATIONS, "gelu"),
         norm_bias=config.flag("norm_bias", False),
@@ -81,7 +82,7 @@ def spec_from_config(config: Reader) -> Spec:
 
 
 def _ropes(config: Reader, head_dim: int, context: int) -> dict[str, Rope]:
-    """The rope of each kind of layer."""
+    """The rope of each kind of layer, by `layer_types`' names."""
     parameters = config.section("rope_parameters") or Reader({}, config.where)
     ropes = {}
     for kind, (key, theta) in THETAS.items():
@@ -117,7 +118,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "layer_types": kinds,
         "local_attention": 2 * (window - 1),
         "rope_parameters": ropes,
-        "pad_token_id": None,  # the class's own default lies beyond a small vocabulary
+        "pad_token_id": None,  # transformers' default may be no id of a small vocabulary
     }
     if dense:
         head = leaves(spec, Head)[0]

@@ -17,17 +17,17 @@ from ordito.families.config import (
     widest_window,
 )
 from ordito.families.family import GGUF, Header
-from ordito.families.modernbert_shape import GATE_UP, QKV, build
-from ordito.families.naming import Names
+from ordito.families.modernbert_shape import build
+from ordito.families.naming import GATE_UP, QKV, Names
 from ordito.spec import Attention, FeedForward, Norm, Rope, Spec
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `modern-bert`, which leaves out every bias and what stands on top."""
+    """GGUF metadata of `modern-bert`; its files have neither biases nor a head."""
     reader = header.reader()
     d_model, n_heads = reader.size("embedding_length"), reader.size("attention.head_count")
     head_dim, context = head_size(reader, d_model, n_heads), reader.size("context_length")
-    n_layers, every = reader.few("block_count"), reader.size("attention.sliding_window_pattern", 3)
+    n_layers, every = reader.bounded("block_count"), reader.size("attention.sliding_window_pattern", 3)
     reader.must_be("attention.causal", False)
     reader.must_be("rope.scaling.type", "none")
     pooling = reader.count("pooling_type", 0)
@@ -54,7 +54,7 @@ def spec_from_header(header: Header) -> Spec:
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     attentions, mlp = leaves(spec, Attention), leaves(spec, FeedForward)[0]
-    metadata_value(spec.head is not None, False, "a masked-language head")
+    metadata_value(spec.head is not None, False, "a masked-language-model head")
     full = [i for i, attention in enumerate(attentions) if attention.window is None]
     thetas = {layer: a.rope.theta for layer, a in zip(layer_types(spec), attentions, strict=True) if a.rope}
     return {

@@ -1,10 +1,10 @@
-"""The shape of ModernBERT, which its config.json and its GGUF metadata both describe."""
+"""The architecture of ModernBERT, built for config.json (modernbert.py) and GGUF metadata (modernbert_gguf.py) alike."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ordito.families.config import FULL, SLIDING
+from ordito.families.config import FULL, QKVO_BIAS, SLIDING
 from ordito.spec import (
     Activation,
     Attention,
@@ -21,9 +21,6 @@ from ordito.spec import (
     Spec,
     Stack,
 )
-
-QKV = tuple(f"layers.{{}}.attention.{part}" for part in "qkv")
-GATE_UP = ("layers.{}.mlp.gate", "layers.{}.mlp.up")
 
 
 def build(
@@ -44,7 +41,7 @@ def build(
     head: Head | None = None,
     pooling: Pooling | None = None,
 ) -> Spec:
-    """The spec of a ModernBERT; `windows` has an entry for each layer, `ropes` one for each kind of layer."""
+    """The spec of a ModernBERT; `windows` has an entry for each layer (None: full attention), `ropes` one for each kind."""
 
     def norm(name: str) -> Norm:
         return Norm(name=name, kind="layer", d_model=d_model, eps=eps, bias=norm_bias)
@@ -56,14 +53,14 @@ def build(
             n_kv_heads=n_heads,
             head_dim=d_model // n_heads,
             scale=(d_model // n_heads) ** -0.5,
-            bias=("q", "k", "v", "o") if attention_bias else (),
+            bias=QKVO_BIAS if attention_bias else (),
             causal=False,
             window=window,
             rope=ropes[FULL if window is None else SLIDING],
         )
-        # The norm after the embedding is the first layer's as well.
-        first = attention if number == 0 else Chain(norm("attention_norm"), attention)
-        return Chain(Residual(first), Residual(Chain(norm("mlp_norm"), mlp)))
+        # The first layer has no norm before attention: its input comes from the norm after the embedding.
+        attend = attention if number == 0 else Chain(norm("attention_norm"), attention)
+        return Chain(Residual(attend), Residual(Chain(norm("mlp_norm"), mlp)))
 
     mlp = FeedForward(d_model=d_model, d_ff=d_ff, activation=activation, gated=True, bias=mlp_bias)
     stack = Stack(layers=tuple(layer(i, window) for i, window in enumerate(windows)))

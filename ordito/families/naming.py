@@ -1,17 +1,17 @@
-"""Names of tensors in other formats: one table for a family and a format, read in both directions.
+"""Names of tensors in published formats: one table for each family and format, which serves both import and export.
 
-A table maps our path of a module to theirs, `{}` standing for the number of a layer:
-`"layers.{}.attention.q": "model.layers.{}.self_attn.q_proj"`. What comes after the module (`.weight`, `.bias`) is the same
-on both sides; a key or value that is a whole tensor name is taken as it stands. Two forms say that tensors do not meet one
-for one:
+"Ours" are the canonical names and arrays of a spec, "theirs" those of the format. A table maps our path of a module to
+theirs, `{}` standing for the layer's number: `"layers.{}.attention.q": "model.layers.{}.self_attn.q_proj"`. The parameter's
+name (`.weight`, `.bias`) is the same on both sides; a key or value may also be the whole name of a tensor. Two forms are not
+one to one:
 
 | written as | their tensor |
 | --- | --- |
-| `("...q", "...k", "...v"): "...qkv"` | holds ours one below the other (fused) |
-| `"...experts.up": "...experts.{}.up_proj"` | is that of one expert: ours are all of them, stacked on a first axis |
+| `("...q", "...k", "...v"): "...qkv"` | is fused: ours concatenated along the rows |
+| `"...experts.up": "...experts.{}.up_proj"` | is that of one expert: ours has all of them, stacked on a first axis |
 
-Where the numbers differ too, a transform says how: `As("...c_fc", Transposed())` for theirs as a whole, `Names.transform` for
-one of ours. Each has an inverse, so the table imports and exports.
+Where the arrays differ too, a `Transform` says how: `As("...c_fc", Transposed())` for the whole of their tensor,
+`Names.transform` for one tensor of ours. Each has an inverse.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ from typing import Any
 from ordito.errors import SpecError
 from ordito.spec import Shape, Spec
 
+QKV = ("layers.{}.attention.q", "layers.{}.attention.k", "layers.{}.attention.v")
+GATE_UP = ("layers.{}.mlp.gate", "layers.{}.mlp.up")
+"""The maps that published formats often fuse."""
+
 
 class Transform:
-    """A change between their array and ours, with its inverse. Arrays need reshape, swapaxes and arithmetic only."""
+    """A conversion of their array to ours, with its inverse. Arrays need reshape, swapaxes, indexing and arithmetic only."""
 
     def ours(self, array: Any) -> Any:
         """Their array as ours."""
@@ -38,13 +42,13 @@ class Transform:
         raise NotImplementedError
 
     def shape(self, ours: Shape) -> Shape:
-        """The shape of theirs."""
+        """The shape of their array, from that of ours."""
         return ours
 
 
 @dataclass(frozen=True)
 class Shifted(Transform):
-    """They store `by` more than we do: GGUF stores Gemma's norm weights as 1 + w."""
+    """Theirs is ours plus the constant `by`: GGUF stores Gemma's norm weights as 1 + w."""
 
     by: float
 
@@ -59,7 +63,7 @@ class Shifted(Transform):
 
 @dataclass(frozen=True)
 class Reshaped(Transform):
-    """They count the same numbers in another shape: a gate (D,) that is our map (1, D)."""
+    """The same elements in another shape: their gate (D,) is our map (1, D)."""
 
     our_shape: Shape
     their_shape: Shape
@@ -79,7 +83,7 @@ class Reshaped(Transform):
 
 @dataclass(frozen=True)
 class Transposed(Transform):
-    """They store matrices (..., in, out), we (..., out, in): GPT-2's Conv1D. Vectors are left alone."""
+    """Their matrices are (..., in, out), ours (..., out, in): GPT-2's Conv1D. Vectors are left alone."""
 
     def ours(self, array: Any) -> Any:
         """(..., in, out) -> (..., out, in)."""
@@ -90,25 +94,25 @@ class Transposed(Transform):
         return self.ours(array)
 
     def shape(self, ours: Shape) -> Shape:
-        """The last two sizes change places."""
+        """The last two sizes swapped."""
         return (*ours[:-2], ours[-1], ours[-2]) if len(ours) > 1 else ours
 
 
 @dataclass(frozen=True)
 class Permuted(Transform):
-    """They have the same rows in another order: our row i is their row `order()[i]`.
+    """The same rows in another order: our row i is their row `order()[i]`.
 
-    It is made when rows are there to be put in order: a header may claim more of them than there is memory.
+    `order` is a function, called only when there are rows to permute: a header may claim more rows than memory could list.
     """
 
     order: Callable[[], Sequence[int]]
 
     def ours(self, array: Any) -> Any:
-        """Their rows in our order."""
+        """ours[i] = theirs[order[i]]."""
         return array[list(self.order())]
 
     def theirs(self, array: Any) -> Any:
-        """Our rows in theirs."""
+        """theirs[order[i]] = ours[i]."""
         order = self.order()
         inverse = [0] * len(order)
         for ours, theirs in enumerate(order):
@@ -118,10 +122,10 @@ class Permuted(Transform):
 
 @dataclass(frozen=True)
 class Interleaved(Transform):
-    """They alternate what we keep one below the other along `axis`, in groups of `heads`: (heads, n, 2) -> (heads, 2, n).
+    """Theirs alternates two halves that ours concatenates, along `axis` and in each of `heads` groups: (n, 2) -> (2, n).
 
-    gpt-oss alternates the rows of gate and up (`heads` = 1); rope in GGUF's `llama` pairs channels (2i, 2i + 1) of each
-    head, where we pair (i, i + H/2).
+    gpt-oss alternates the rows of gate and up (`heads` = 1); GGUF's `llama` has the rotary pairs of each head at channels
+    (2i, 2i + 1), ours are at (i, i + H/2).
     """
 
     heads: int = 1
@@ -142,8 +146,8 @@ class Interleaved(Transform):
 
 
 @dataclass(frozen=True, init=False)
-class Both(Transform):
-    """Several transforms, from theirs to ours in the order given."""
+class Composed(Transform):
+    """Several transforms, applied to theirs in the order given, and to ours in reverse."""
 
     parts: tuple[Transform, ...]
 
@@ -163,7 +167,7 @@ class Both(Transform):
         return array
 
     def shape(self, ours: Shape) -> Shape:
-        """Through all parts, the last first."""
+        """The shape after all parts, the last one first."""
         for part in reversed(self.parts):
             ours = part.shape(ours)
         return ours
@@ -171,7 +175,7 @@ class Both(Transform):
 
 @dataclass(frozen=True)
 class As:
-    """Their name and the change of the whole of their tensor."""
+    """Their name, and the transform of the whole of their tensor."""
 
     name: str
     transform: Transform
@@ -179,11 +183,11 @@ class As:
 
 @dataclass(frozen=True)
 class Binding:
-    """Tensors that hold the same numbers under both names.
+    """Tensors of ours and theirs that hold the same weights.
 
-    Either one of ours and one of theirs, or several of ours that theirs holds one below the other along `axis` (`shapes`
-    are those of ours), or one of ours that `stacked` theirs make. `whole` changes each of theirs; `each` has the change of
-    each of ours (None: the same numbers).
+    One of ours and one of theirs; or several of ours, which theirs has fused along `axis`; or one of ours, of which theirs
+    are the slices along a first axis (`stacked`). `shapes` are those of ours. `whole` transforms each of theirs, and
+    `each[i]` its part that is `ours[i]` (None: identical).
     """
 
     ours: tuple[str, ...]
@@ -196,12 +200,12 @@ class Binding:
 
     @property
     def plain(self) -> bool:
-        """Whether ours is theirs, number for number."""
+        """Whether ours and theirs are one and the same array."""
         return self.whole is None and self.each == (None,) and len(self.ours) == 1 and not self.stacked
 
     @cached_property
     def fused_shape(self) -> Shape:
-        """The shape of ours together, before any change of the whole."""
+        """The shape of all of ours, fused (or stacked), before `whole` is applied."""
         inner = [t.shape(shape) if t else shape for t, shape in zip(self.each, self.shapes, strict=True)]
         total = sum(shape[self.axis] for shape in inner) if inner[0] else 0
         return (*inner[0][: self.axis], total, *inner[0][self.axis + 1 :]) if inner[0] else ()
@@ -217,24 +221,25 @@ class Binding:
 class Names:
     """A family's table of names in one format.
 
-    `table`: our module or tensor, or a tuple of those that are fused -> theirs. `transform(spec, our_tensor_name)`: the
-    change of that tensor's numbers, if any. `aliases`: (pattern, replacement) pairs that bring the spellings of a name in
-    the wild to the one in the table. `ignored`: pattern -> why a tensor that matches it need not be read. `first`: where
-    their numbers of a stack of ours begin, if not with 0.
+    - `table`: our module or tensor, or a tuple of fused ones -> theirs.
+    - `transform(spec, name)`: the transform of our tensor of that name, if any.
+    - `aliases`: (pattern, replacement) pairs that normalise variant spellings in published files to those of the table.
+    - `ignored`: pattern -> the reason why a tensor that matches it need not be read.
+    - `offsets`: our stack -> the number that its first layer has in theirs, if not 0.
     """
 
     table: Mapping[str | tuple[str, ...], str | As]
     transform: Callable[[Spec, str], Transform | None] = lambda spec, name: None
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
-    first: Mapping[str, int] = field(default_factory=dict)
+    offsets: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def _keys(self) -> dict[str, str | tuple[str, ...]]:
         return {part: key for key in self.table for part in (key if isinstance(key, tuple) else (key,))}
 
     def bindings(self, spec: Spec) -> list[Binding]:
-        """The bindings of every tensor of `spec`. Raises `SpecError` if the format has no name for one."""
+        """The bindings of all tensors of `spec`. Raises `SpecError` if the format has no name for one of them."""
         return list(self._bindings(spec, spec.tensors()))
 
     def _bindings(self, spec: Spec, tensors: Mapping[str, Shape]) -> Iterator[Binding]:
@@ -264,7 +269,7 @@ class Names:
             )
 
     def _find(self, name: str) -> tuple[str | tuple[str, ...], str, str]:
-        """The table's key for our tensor, its layer's number, and what follows the module's name."""
+        """The key in the table of our tensor, its layer's number, and the parameter's name behind the key (`.weight`)."""
         module, _, parameter = name.rpartition(".")
         for candidate, suffix in ((name, ""), (module, f".{parameter}")):
             number = re.search(r"(?<=\.)\d+(?=\.)", candidate)
@@ -275,17 +280,17 @@ class Names:
         raise SpecError(f"this format has no name for the tensor {name!r}")
 
     def _their_number(self, name: str, number: str) -> str:
-        first = self.first.get(name.split(".")[0], 0)
-        return str(int(number) + first) if number else number
+        offset = self.offsets.get(name.split(".")[0], 0)
+        return str(int(number) + offset) if number else number
 
     def theirs(self, name: str) -> str:
-        """Their name of our tensor (of an expert's: the first's). Raises `SpecError` if there is none."""
+        """Their name of our tensor (for stacked experts, of the first one). Raises `SpecError` if there is none."""
         key, number, suffix = self._find(name)
         number, value = self._their_number(name, number), self.table[key]
         return (value.name if isinstance(value, As) else value).format(number, 0) + suffix
 
     def usual(self, name: str) -> str:
-        """The spelling of the table for a name as a file spells it."""
+        """A name in a file, normalised by `aliases` to the spelling of the table."""
         for pattern, replacement in self.aliases:
             name = re.sub(pattern, replacement, name)
         return name

@@ -1,7 +1,8 @@
 """Phi-1, Phi-1.5 and Phi-2.
 
-One norm feeds attention and feed-forward, whose results are added together; rope turns a part of each head; biases
-everywhere, the head included. Sources: arXiv:2306.11644, 2309.05463; the parallel layer is GPT-J's.
+Parallel layers, as in GPT-J: x + attention(norm(x)) + mlp(norm(x)), with one LayerNorm for both. Partial rotary positions (on
+the first channels of each head), a plain GELU feed-forward, biases everywhere, the head included. Sources: arXiv:2306.11644,
+2309.05463.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ordito.families.config import leaves
+from ordito.families.config import QKVO_BIAS, leaves
 from ordito.families.decoder import Sizes, config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
-from ordito.families.llama import ALL
-from ordito.families.naming import As, Names
+from ordito.families.naming import QKV, As, Names
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.spec import Attention, Chain, Residual, Spec, Sum
 
@@ -32,9 +32,9 @@ DEFAULTS = {
 
 
 def build(sizes: Sizes, qk_norm: bool) -> Spec:
-    """The spec of a Phi; with `qk_norm` each head's queries and keys are normed (in no release)."""
+    """The spec of a Phi; `qk_norm` adds norms on each head's queries and keys (in no release)."""
     norms = {name: sizes.norm(name, sizes.head_dim) if qk_norm else None for name in ("q_norm", "k_norm")}
-    attention, mlp = sizes.attention(bias=ALL, **norms), sizes.mlp(gated=False, bias=True)
+    attention, mlp = sizes.attention(bias=QKVO_BIAS, **norms), sizes.mlp(gated=False, bias=True)
     layer = Residual(Chain(sizes.norm("norm"), Sum(attention, mlp)))
     return sizes.spec("phi", [layer] * sizes.n_layers, bias=True)
 
@@ -50,7 +50,7 @@ def spec_from_config(config: Reader) -> Spec:
 def config_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_config`."""
     config = config_from_sizes(spec, "Phi", eps="layer_norm_eps")
-    # Without the factor the class would take its own default, so it is written even where the whole head turns.
+    # Without the key transformers' class assumes 0.5, so it is written even where all channels are rotated.
     config["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
     if config["hidden_act"] == "gelu_pytorch_tanh":
         config["hidden_act"] = "gelu_new"  # as published: the same function, computed the same way
@@ -70,7 +70,6 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     return metadata_from_sizes(spec, activation="gelu_tanh")
 
 
-QKV = tuple(f"layers.{{}}.attention.{part}" for part in "qkv")
 TABLE: dict[str | tuple[str, ...], str | As] = {
     "embedding.tokens": "model.embed_tokens",
     "layers.{}.norm": "model.layers.{}.input_layernorm",
@@ -88,7 +87,7 @@ TABLE: dict[str | tuple[str, ...], str | As] = {
 NAMES = Names(
     TABLE,
     aliases=((r"^(?=embed_tokens\.|layers\.|final_layernorm\.)", "model."),),
-    ignored={r".*\.rotary_emb\.inv_freq": "the spec gives the frequencies"},
+    ignored={r".*\.rotary_emb\.inv_freq": "the rotary frequencies follow from the spec"},
 )
 GGUF_NAMES = Names(
     {
@@ -102,14 +101,14 @@ GGUF_NAMES = Names(
         "head": "output",
     }
 )
-GGUF_APART = replace(
+GGUF_UNFUSED = replace(
     GGUF_NAMES,
     table={
         **{key: value for key, value in GGUF_NAMES.table.items() if key != QKV},
         **{f"layers.{{}}.attention.{part}": f"blk.{{}}.attn_{part}" for part in "qkv"},
     },
 )
-"""phi2 files as transformers' weights are converted, whose queries, keys and values stand apart."""
+"""The names in files converted from transformers' weights, which do not fuse queries, keys and values."""
 
 FAMILY = Family(
     name="phi",
@@ -125,7 +124,7 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_spec,
         names=lambda spec: GGUF_NAMES,
         label=lambda spec: "phi2",
-        layouts=lambda spec: (GGUF_APART,),
+        layouts=lambda spec: (GGUF_UNFUSED,),
     ),
     prompts=("phi-2",),
 )

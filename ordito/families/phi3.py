@@ -1,8 +1,8 @@
 """Phi-3 and 3.5 (mini, medium), Phi-4, Phi-4-mini; Phi-3.5-MoE.
 
-LLaMA's layers with fused maps; LongRoPE for long contexts, and in Phi-4-mini on a part of each head. The MoE has layer norms
-with biases and a router that chooses its two experts one after the other. Sources: arXiv:2404.14219, 2412.08905,
-2503.01743, 2409.12136 (SparseMixer).
+LLaMA's layers, stored with fused QKV and gate-up projections; sliding windows in some; LongRoPE for long contexts; partial
+rotary positions in Phi-4-mini. Phi-3.5-MoE has LayerNorms with biases and SparseMixer routing, which chooses the two experts of
+a token one after the other. Sources: arXiv:2404.14219 (section 2), 2412.08905, 2503.01743, 2409.12136 (SparseMixer).
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.families import experts
-from ordito.families.config import leaves, widest_window
+from ordito.families.config import QKVO_BIAS, leaves, widest_window
 from ordito.families.decoder import Sizes, config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
-from ordito.families.llama import ALL
 from ordito.families.llama import GGUF_NAMES as LLAMA_GGUF
 from ordito.families.llama import NAMES as LLAMA
-from ordito.families.naming import Names
-from ordito.families.phi import LAYER_NORM, QKV
+from ordito.families.naming import GATE_UP, QKV, Names
+from ordito.families.phi import LAYER_NORM
 from ordito.families.reader import IRRELEVANT, Reader
-from ordito.spec import Attention, Block, Head, LongRopeScaling, MixtureOfExperts, Router, Spec
+from ordito.spec import Attention, Block, Head, LongRopeScaling, MixtureOfExperts, Rope, Router, Spec
 
 PHI3 = {
     "vocab_size": 32064,
@@ -38,11 +37,12 @@ PHIMOE = PHI3 | {
     "max_position_embeddings": 131072,
 }
 """Defaults of transformers' Phi3Config and PhimoeConfig."""
-MAGNITUDES = ("short_mscale", "long_mscale")
+MSCALES = ("short_mscale", "long_mscale")
+"""Keys of LongRoPE's attention factors up to the original context and beyond it, in Phi-3.5-MoE and Phi-3-small."""
 
 
-def mixture(sizes: Sizes, n_experts: int, top_k: int, jitter: float) -> MixtureOfExperts:
-    """Phi-3.5-MoE's feed-forward."""
+def build_mixture(sizes: Sizes, n_experts: int, top_k: int, jitter: float) -> MixtureOfExperts:
+    """Phi-3.5-MoE's mixture of experts, with SparseMixer routing."""
     router = Router(n_experts=n_experts, top_k=top_k, score="sparsemixer", jitter=jitter)
     return MixtureOfExperts(d_model=sizes.d_model, router=router, expert=sizes.mlp())
 
@@ -51,13 +51,16 @@ def spec_from_config(config: Reader) -> Spec:
     """config.json of `phi3` and `phimoe`."""
     label = config.text("model_type")
     if label == "phimoe":
-        sizes = sizes_from_config(config, PHIMOE, theta=1e6, norms=LAYER_NORM, rope_elsewhere=MAGNITUDES)
-        sizes = _with_magnitudes(config, sizes)
-        bias = ALL if config.flag("attention_bias", False) else ()
+        sizes = sizes_from_config(config, PHIMOE, theta=1e6, norms=LAYER_NORM, own_rope_keys=MSCALES)
+        if isinstance(sizes.rope.scaling, LongRopeScaling):
+            parameters = config.section("rope_parameters") or config.section("rope_scaling") or Reader({}, config.where)
+            short, long = (parameters.real(key) for key in MSCALES)
+            sizes = replace(sizes, rope=with_mscales(sizes.rope, short, long))
+        bias = QKVO_BIAS if config.flag("attention_bias", False) else ()
         head: dict[str, Any] = {"bias": config.flag("lm_head_bias", False)}
-        n_experts, top_k = config.few("num_local_experts", 16), config.size("num_experts_per_tok", 2)
-        config.get("input_jitter_noise", None)  # noise of training alone
-        mlp: Block = mixture(sizes, n_experts, top_k, config.real("router_jitter_noise", 0.01))
+        n_experts, top_k = config.bounded("num_local_experts", 16), config.size("num_experts_per_tok", 2)
+        config.get("input_jitter_noise", None)  # noise in training only
+        mlp: Block = build_mixture(sizes, n_experts, top_k, config.real("router_jitter_noise", 0.01))
     else:
         sizes, bias, head = sizes_from_config(config, PHI3), (), {}
         mlp = sizes.mlp()
@@ -68,30 +71,31 @@ def spec_from_config(config: Reader) -> Spec:
     return sizes.spec(label, [sizes.layer(attention, mlp)] * sizes.n_layers, **head)
 
 
-def _with_magnitudes(config: Reader, sizes: Sizes) -> Sizes:
-    """The MoE names its attention factors; they differ below and beyond the original context."""
-    if not isinstance(sizes.rope.scaling, LongRopeScaling):
-        return sizes
-    parameters = config.section("rope_parameters") or config.section("rope_scaling") or Reader({}, config.where)
-    short, long = (parameters.real(key) for key in MAGNITUDES)
+def with_mscales(rope: Rope, short: float, long: float) -> Rope:
+    """A LongRoPE with the attention factor `short` up to the original context and `long` beyond it."""
+    assert isinstance(rope.scaling, LongRopeScaling), "only LongRoPE has two attention factors"
     beyond = long if long != short else None
-    scaling = replace(sizes.rope.scaling, attention_factor=short, long_attention_factor=beyond)
-    return replace(sizes, rope=replace(sizes.rope, scaling=scaling))
+    return replace(rope, scaling=replace(rope.scaling, attention_factor=short, long_attention_factor=beyond))
+
+
+def mscales_of(scaling: LongRopeScaling) -> dict[str, float]:
+    """The keys `MSCALES` of a LongRoPE: the inverse of `with_mscales`."""
+    long = scaling.long_attention_factor or scaling.attention_factor
+    return dict(zip(MSCALES, (scaling.attention_factor, long), strict=True))
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_config`."""
     sparse, rope = spec.architecture == "phimoe", leaves(spec, Attention)[0].rope
     config = config_from_sizes(spec, "Phimoe" if sparse else "Phi3") | {"sliding_window": widest_window(spec)}
-    config["pad_token_id"] = None  # the class's own default lies beyond a small vocabulary
+    config["pad_token_id"] = None  # transformers' default may be no id of a small vocabulary
     scaling = rope.scaling if rope else None
     if isinstance(scaling, LongRopeScaling):
         config["original_max_position_embeddings"] = scaling.context
     if not sparse:
         return config
     if isinstance(scaling, LongRopeScaling):
-        long = scaling.long_attention_factor or scaling.attention_factor
-        config["rope_parameters"] |= {"short_mscale": scaling.attention_factor, "long_mscale": long}
+        config["rope_parameters"] |= mscales_of(scaling)
     router = leaves(spec, MixtureOfExperts)[0].router
     return config | {
         "attention_bias": bool(leaves(spec, Attention)[0].bias),
@@ -103,14 +107,14 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `phi3` and `phimoe`, which leaves out the router's jitter: it is that of the release."""
+    """GGUF metadata of `phi3` and `phimoe`. There is no key for the router's jitter, which is taken to be the release's."""
     reader, label = header.reader(), header.architecture
     sizes = sizes_from_header(header, reader, norms=LAYER_NORM if label == "phimoe" else None)
-    bias = ALL if "blk.0.attn_output.bias" in header.shapes else ()
+    bias = QKVO_BIAS if "blk.0.attn_output.bias" in header.shapes else ()
     attention = sizes.attention(bias=bias, window=reader.size_or_none("attention.sliding_window", None))
     mlp: Block = sizes.mlp()
     if label == "phimoe":
-        mlp = mixture(sizes, **experts.counts_from_header(reader), jitter=0.01)
+        mlp = build_mixture(sizes, **experts.counts_from_header(reader), jitter=0.01)
     reader.finish({"expert_feed_forward_length"})
     head = {"bias": "output.bias" in header.shapes}
     return sizes.spec(label, [sizes.layer(attention, mlp)] * sizes.n_layers, **head)
@@ -121,11 +125,10 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     metadata = metadata_from_sizes(spec) | {"attention.sliding_window": widest_window(spec) or 0}
     if spec.architecture != "phimoe":
         return metadata
-    eps = metadata.pop("attention.layer_norm_epsilon")  # llama.cpp reads the key of RMS norms for these layer norms
+    eps = metadata.pop("attention.layer_norm_epsilon")  # llama.cpp reads RMSNorm's key for these LayerNorms
     return metadata | experts.metadata_from_experts(spec) | {"attention.layer_norm_rms_epsilon": eps}
 
 
-GATE_UP = ("layers.{}.mlp.gate", "layers.{}.mlp.up")
 NAMES = replace(
     LLAMA,
     table={
@@ -139,7 +142,7 @@ MOE_NAMES = replace(
     table={
         **LLAMA.table,
         "layers.{}.mlp.router": "model.layers.{}.block_sparse_moe.gate",
-        **experts.one_by_one("model.layers.{}.block_sparse_moe.experts.{}", "w1", "w3", "w2"),
+        **experts.separate("model.layers.{}.block_sparse_moe.experts.{}", "w1", "w3", "w2"),
     },
 )
 MOE_IN_MEMORY = replace(
@@ -147,13 +150,13 @@ MOE_IN_MEMORY = replace(
     table={
         **LLAMA.table,
         "layers.{}.mlp.router": "model.layers.{}.mlp.router",
-        **experts.all_in_one("model.layers.{}.mlp.experts"),
+        **experts.stacked("model.layers.{}.mlp.experts"),
     },
 )
 
 
 def gguf_names(spec: Spec) -> Names:
-    """GGUF's names; nothing is permuted."""
+    """GGUF's names. Rotary pairs are not interleaved as in GGUF's `llama`, so that no rows are permuted."""
     if spec.architecture == "phimoe":
         return Names({**LLAMA_GGUF.table, **experts.gguf_names(spec)})
     table = {key: value for key, value in LLAMA_GGUF.table.items() if key not in (*QKV, *GATE_UP)}

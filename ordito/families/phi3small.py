@@ -1,23 +1,21 @@
-"""Phi-3-small, whose files follow code of their own.
+"""Phi-3-small, of which transformers has no class: the published code comes with the checkpoint.
 
-Every second layer sees blocks of the text only: the newest ones, and of the older ones every eighth, each head others. Layer
-norms, biases everywhere, a gate cut at a limit, and widths scaled by the rules of mu-parametrisation. Sources:
-arXiv:2404.14219, section 2, and the code that is published with the model.
+Every second layer has block-sparse attention: a head attends to the newest blocks of keys and to every eighth of the older
+ones, with another offset in each head. LayerNorms, biases everywhere, a GELU gate clamped at a limit, and factors of maximal
+update parametrisation (muP) on embeddings, scores and logits. Sources: arXiv:2404.14219, section 2, and that code.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from ordito.families.config import head_size, leaves
+from ordito.families.config import QKVO_BIAS, head_size, leaves
 from ordito.families.decoder import Sizes
 from ordito.families.family import Family
-from ordito.families.llama import ALL
-from ordito.families.naming import As, Interleaved, Names, Permuted
-from ordito.families.phi import LAYER_NORM, QKV
-from ordito.families.phi3 import GATE_UP, MAGNITUDES
+from ordito.families.naming import GATE_UP, QKV, As, Interleaved, Names, Permuted
+from ordito.families.phi import LAYER_NORM
+from ordito.families.phi3 import MSCALES, mscales_of, with_mscales
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.families.rope import parameters_from_rope, rope_from_parameters
 from ordito.spec import Attention, BlockSparse, FeedForward, Head, LongRopeScaling, Norm, Rope, Spec
@@ -35,7 +33,7 @@ def spec_from_config(config: Reader) -> Spec:
     sizes = Sizes(
         vocab_size=config.size("vocab_size", 100352),
         d_model=d_model,
-        n_layers=config.few("num_hidden_layers", 32),
+        n_layers=config.bounded("num_hidden_layers", 32),
         n_heads=n_heads,
         n_kv_heads=config.size("num_key_value_heads", 8),
         head_dim=head_dim,
@@ -60,8 +58,8 @@ def spec_from_config(config: Reader) -> Spec:
     dense_every = config.size("dense_attention_every_n_layers", 2)
     mlp = sizes.mlp(bias=True, limit=config.real("gegelu_limit", 20.0), up_offset=1.0)
     layers = [
-        sizes.layer(sizes.attention(bias=ALL, scale=scale, block_sparse=None if (i + 1) % dense_every == 0 else sparse), mlp)
-        for i in range(sizes.n_layers)
+        sizes.layer(sizes.attention(bias=QKVO_BIAS, scale=scale, block_sparse=block_sparse), mlp)
+        for block_sparse in (None if (i + 1) % dense_every == 0 else sparse for i in range(sizes.n_layers))
     ]
     unused = tuple(config.items("dummy_token_indices", ()))
     spec = sizes.spec("phi3small", layers, scale=1 / config.real("mup_width_multiplier", 8.0), unused=unused)
@@ -74,12 +72,10 @@ def _rope(config: Reader, head_dim: int, context: int) -> Rope:
     scaling = config.section("rope_scaling")
     if scaling is None:
         return Rope(dim=head_dim, theta=theta)
-    rope = rope_from_parameters(scaling, head_dim, context, context, theta, elsewhere=MAGNITUDES)
+    rope = rope_from_parameters(scaling, head_dim, context, context, theta, own_keys=MSCALES)
     if not isinstance(rope.scaling, LongRopeScaling):
         raise config.fail("rope_scaling", dict(scaling.values), "LongRoPE's lists, the only form of this family")
-    short, long = (scaling.real(key, rope.scaling.attention_factor) for key in MAGNITUDES)
-    beyond = long if long != short else None
-    return replace(rope, scaling=replace(rope.scaling, attention_factor=short, long_attention_factor=beyond))
+    return with_mscales(rope, *(scaling.real(key, rope.scaling.attention_factor) for key in MSCALES))
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:
@@ -115,14 +111,12 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "dummy_token_indices": list(head.unused),
     }
     if isinstance(scaling, LongRopeScaling):
-        parameters = parameters_from_rope(first.rope, first.head_dim)
-        long = scaling.long_attention_factor or scaling.attention_factor
-        config["rope_scaling"] = parameters | {"short_mscale": scaling.attention_factor, "long_mscale": long}
+        config["rope_scaling"] = parameters_from_rope(first.rope, first.head_dim) | mscales_of(scaling)
     return config
 
 
 def grouped(attention: Attention) -> Permuted:
-    """Their rows of queries, keys and values stand by key-value head: its queries, its key, its value."""
+    """The rows of the fused QKV are ordered by key-value head: for each, its query heads, its key, its value."""
     groups, width = attention.n_kv_heads, attention.head_dim
     queries = attention.n_heads // groups
     block = (queries + 2) * width
@@ -134,7 +128,7 @@ def grouped(attention: Attention) -> Permuted:
 
 
 def names(spec: Spec) -> Names:
-    """The names of the published files."""
+    """The names in the published checkpoints."""
     return Names(
         {
             "embedding.tokens": "model.embed_tokens",
@@ -147,7 +141,7 @@ def names(spec: Spec) -> Names:
             "norm": "model.final_layernorm",
             "head": "lm_head",
         },
-        ignored={r".*\.rotary_emb\.inv_freq": "the spec gives the frequencies"},
+        ignored={r".*\.rotary_emb\.inv_freq": "the rotary frequencies follow from the spec"},
     )
 
 

@@ -1,7 +1,8 @@
-"""Qwen 1.5, 2, 2.5 and 3, dense and with experts; Qwen3-Embedding; DeepSeek's distills to Qwen.
+"""Qwen 1.5, 2, 2.5 and 3, dense and mixtures of experts; Qwen3-Embedding; DeepSeek-R1's distillations to Qwen.
 
-LLaMA's layers with biases on queries, keys and values; Qwen 3 drops them and norms each head's queries and keys instead.
-With experts: 1.5 and 2 add a shared expert behind a gate, 3 has none. Sources: arXiv:2309.16609, 2407.10671, 2505.09388.
+LLaMA's layers with biases on the query, key and value projections; Qwen 3 drops these and adds QK-norm: an RMSNorm on each
+head's queries and keys, before the rotation. Mixtures of 1.5 and 2 have a shared expert, scaled by a sigmoid gate; those of 3
+have none. Sources: arXiv:2309.16609, 2407.10671 (section 2.2), 2505.09388 (section 2).
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from ordito.families import experts, llama
-from ordito.families.config import SLIDING, layer_types, leaves, metadata_value, widest_window, windows_from_config
+from ordito.families.config import (
+    QKV_BIAS,
+    QKVO_BIAS,
+    SLIDING,
+    layer_types,
+    layers_with,
+    leaves,
+    metadata_value,
+    widest_window,
+    windows_from_config,
+)
 from ordito.families.decoder import Sizes, config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Names
@@ -28,22 +39,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Defaults of transformers' Qwen2Config, Qwen2MoeConfig, Qwen3Config and Qwen3MoeConfig."""
 EXPERTS = {
-    "qwen2_moe": {"n": 60, "k": 4, "d": 1408},
-    "qwen3_moe": {"n": 128, "k": 8, "d": 768},
+    "qwen2_moe": {"n_experts": 60, "top_k": 4, "d_expert": 1408},
+    "qwen3_moe": {"n_experts": 128, "top_k": 8, "d_expert": 768},
 }
+"""The same classes' defaults for the experts."""
 CLASSES = {"qwen2": "Qwen2", "qwen2_moe": "Qwen2Moe", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe"}
-QKV = ("q", "k", "v")
 
 
-def attention_of(sizes: Sizes, label: str, bias: tuple[str, ...], window: int | None = None) -> Attention:
-    """The attention of one layer."""
-    third = label.startswith("qwen3")
-    norms = {name: sizes.norm(name, sizes.head_dim) for name in ("q_norm", "k_norm")} if third else {}
+def build_attention(sizes: Sizes, label: str, bias: tuple[str, ...], window: int | None = None) -> Attention:
+    """The attention of one layer: with QK-norm in Qwen 3."""
+    qk_norm = label.startswith("qwen3")
+    norms = {name: sizes.norm(name, sizes.head_dim) for name in ("q_norm", "k_norm")} if qk_norm else {}
     return sizes.attention(bias=bias, window=window, **norms)
 
 
-def mixture(sizes: Sizes, router: Router, d_expert: int, d_shared: int | None) -> MixtureOfExperts:
-    """Routed experts and, where it has a width, the shared one behind its gate."""
+def build_mixture(sizes: Sizes, router: Router, d_expert: int, d_shared: int | None) -> MixtureOfExperts:
+    """Routed experts of width `d_expert` and, unless `d_shared` is None, a gated shared expert of that width."""
     return MixtureOfExperts(
         d_model=sizes.d_model,
         router=router,
@@ -59,35 +70,38 @@ def spec_from_config(config: Reader) -> Spec:
     sizes = sizes_from_config(config, DEFAULTS[label])
     windows = _windows(config, label, sizes.n_layers)
     if label == "qwen2":
-        bias: tuple[str, ...] = QKV
+        bias: tuple[str, ...] = QKV_BIAS
     elif label == "qwen2_moe":
-        bias = QKV if config.flag("qkv_bias", True) else ()
+        bias = QKV_BIAS if config.flag("qkv_bias", True) else ()
     else:
-        bias = llama.ALL if config.flag("attention_bias", False) else ()
-    sparse = _sparse_layers(config, sizes.n_layers) if label in EXPERTS else [False] * sizes.n_layers
-    experts_of = _mixture(config, label, sizes) if label in EXPERTS else None
+        bias = QKVO_BIAS if config.flag("attention_bias", False) else ()
+    mlps: list[Block] = [sizes.mlp()] * sizes.n_layers
+    if label in EXPERTS:
+        mixture = _mixture(config, label, sizes)
+        mlps = [mixture if sparse else mlp for sparse, mlp in zip(_sparse_layers(config, sizes.n_layers), mlps, strict=True)]
     config.finish(IRRELEVANT)
-    layers = []
-    for window, routed in zip(windows, sparse, strict=True):
-        mlp: Block = experts_of if routed and experts_of else sizes.mlp()
-        layers.append(sizes.layer(attention_of(sizes, label, bias, window), mlp))
-    return sizes.spec(label, layers)
+    attentions = [build_attention(sizes, label, bias, window) for window in windows]
+    return sizes.spec(label, [sizes.layer(attention, mlp) for attention, mlp in zip(attentions, mlps, strict=True)])
 
 
 def _windows(config: Reader, label: str, n_layers: int) -> tuple[int | None, ...]:
-    """Windows count only if `use_sliding_window` says so; which layers have one differs from class to class."""
+    """The sliding window of each layer, used only if `use_sliding_window` says so.
+
+    Which layers have one depends on the class of transformers: all of them in qwen3_moe, every second of the first
+    `max_window_layers` in qwen2_moe, and those from `max_window_layers` on in the dense classes.
+    """
     width = config.size_or_none("sliding_window", 4096)
     window = width if config.flag("use_sliding_window", False) else None
-    first = config.count("max_window_layers", 28)
+    bound = config.count("max_window_layers", 28)
     if label == "qwen3_moe":
         return (window,) * n_layers
     if label == "qwen2_moe":
-        return windows_from_config(config, n_layers, window, lambda i: i % 2 == 0 and i < first)
-    return windows_from_config(config, n_layers, window, lambda i: i >= first)
+        return windows_from_config(config, n_layers, window, lambda i: i % 2 == 0 and i < bound)
+    return windows_from_config(config, n_layers, window, lambda i: i >= bound)
 
 
 def _sparse_layers(config: Reader, n_layers: int) -> list[bool]:
-    """Which layers have experts: every `decoder_sparse_step`-th, but for `mlp_only_layers`."""
+    """Which layers are mixtures of experts: every `decoder_sparse_step`-th, except those in `mlp_only_layers`."""
     step, dense = config.size("decoder_sparse_step", 1), config.items("mlp_only_layers", [])
     return [(i + 1) % step == 0 and i not in dense for i in range(n_layers)]
 
@@ -95,12 +109,12 @@ def _sparse_layers(config: Reader, n_layers: int) -> list[bool]:
 def _mixture(config: Reader, label: str, sizes: Sizes) -> MixtureOfExperts:
     default = EXPERTS[label]
     router = Router(
-        n_experts=config.few("num_experts", config.few("num_local_experts", default["n"])),
-        top_k=config.size("num_experts_per_tok", default["k"]),
+        n_experts=config.bounded("num_experts", config.bounded("num_local_experts", default["n_experts"])),
+        top_k=config.size("num_experts_per_tok", default["top_k"]),
         renormalise=config.flag("norm_topk_prob", False),
     )
     d_shared = config.size("shared_expert_intermediate_size", 5632) if label == "qwen2_moe" else None
-    return mixture(sizes, router, config.size("moe_intermediate_size", default["d"]), d_shared)
+    return build_mixture(sizes, router, config.size("moe_intermediate_size", default["d_expert"]), d_shared)
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:
@@ -110,7 +124,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "use_sliding_window": SLIDING in kinds,
         "sliding_window": widest_window(spec) or 4096,
         **({} if label == "qwen3_moe" else {"layer_types": kinds}),
-        **({"decoder_sparse_step": 1, "mlp_only_layers": _dense_layers(spec)} if label in EXPERTS else {}),
+        **({"decoder_sparse_step": 1, "mlp_only_layers": layers_with(spec, FeedForward)} if label in EXPERTS else {}),
         **({"qkv_bias": bool(bias)} if label == "qwen2_moe" else {}),
         **({"attention_bias": bool(bias)} if label.startswith("qwen3") else {}),
     }
@@ -126,25 +140,21 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     return config
 
 
-def _dense_layers(spec: Spec) -> list[int]:
-    return [int(path.split(".")[1]) for path, leaf in spec.leaves() if isinstance(leaf, FeedForward)]
-
-
 def spec_from_header(header: Header) -> Spec:
     """GGUF metadata of `qwen2`, `qwen2moe`, `qwen3` and `qwen3moe`."""
     label = header.architecture.replace("moe", "_moe")
     reader = header.reader()
     sizes = sizes_from_header(header, reader)
-    reader.get("pooling_type", None)  # Qwen3-Embedding: the last token's, which its other files say as well
+    reader.get("pooling_type", None)  # Qwen3-Embedding: last-token pooling
     biased = "blk.0.attn_q.bias" in header.shapes or "blk.0.attn_qkv.bias" in header.shapes
-    bias = () if not biased else llama.ALL if "blk.0.attn_output.bias" in header.shapes else QKV
+    bias = () if not biased else QKVO_BIAS if "blk.0.attn_output.bias" in header.shapes else QKV_BIAS
     mlp: Block = sizes.mlp()
     if label in EXPERTS:
         router = Router(**experts.counts_from_header(reader), renormalise=label == "qwen3_moe")
         d_shared = reader.size("expert_shared_feed_forward_length", 5632) if label == "qwen2_moe" else None
-        mlp = mixture(sizes, router, reader.size("expert_feed_forward_length"), d_shared)
+        mlp = build_mixture(sizes, router, reader.size("expert_feed_forward_length"), d_shared)
     reader.finish()
-    return sizes.spec(label, [sizes.layer(attention_of(sizes, label, bias), mlp)] * sizes.n_layers)
+    return sizes.spec(label, [sizes.layer(build_attention(sizes, label, bias), mlp)] * sizes.n_layers)
 
 
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
@@ -152,7 +162,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     if spec.architecture not in EXPERTS:
         return metadata_from_sizes(spec)
     mixture = leaves(spec, MixtureOfExperts)[0]
-    metadata_value(mixture.router.renormalise, spec.architecture == "qwen3_moe", "the sum of the experts' weights")
+    metadata_value(mixture.router.renormalise, spec.architecture == "qwen3_moe", "the renormalisation of experts' weights")
     shared = {"expert_shared_feed_forward_length": mixture.shared.d_ff} if mixture.shared else {}
     return metadata_from_sizes(spec) | experts.metadata_from_experts(spec) | shared
 
@@ -164,16 +174,17 @@ NAMES = replace(
         "layers.{}.attention.q_norm": "model.layers.{}.self_attn.q_norm",
         "layers.{}.attention.k_norm": "model.layers.{}.self_attn.k_norm",
         "layers.{}.mlp.router": "model.layers.{}.mlp.gate",
-        **experts.one_by_one("model.layers.{}.mlp.experts.{}", "gate_proj", "up_proj", "down_proj"),
+        **experts.separate("model.layers.{}.mlp.experts.{}", "gate_proj", "up_proj", "down_proj"),
         **{f"layers.{{}}.mlp.shared.{p}": f"model.layers.{{}}.mlp.shared_expert.{p}_proj" for p in ("gate", "up", "down")},
         "layers.{}.mlp.shared_gate": "model.layers.{}.mlp.shared_expert_gate",
     },
 )
-IN_MEMORY = replace(NAMES, table={**NAMES.table, **experts.all_in_one("model.layers.{}.mlp.experts")})
+IN_MEMORY = replace(NAMES, table={**NAMES.table, **experts.stacked("model.layers.{}.mlp.experts")})
+"""The names of transformers 5's modules, which adapters and some checkpoints follow."""
 
 
 def gguf_names(spec: Spec) -> Names:
-    """Qwen's rope is not interleaved in GGUF, so nothing changes places."""
+    """GGUF's names. Rotary pairs are not interleaved as in GGUF's `llama`, so that no rows are permuted."""
     norms: experts.Table = {f"layers.{{}}.attention.{n}_norm": f"blk.{{}}.attn_{n}_norm" for n in "qk"}
     return Names({**llama.GGUF_NAMES.table, **norms, **experts.gguf_names(spec)})
 

@@ -1,8 +1,8 @@
-"""Qwen 1 (1.8B, 7B, 14B, 72B), whose files follow code of their own.
+"""Qwen 1 (1.8B, 7B, 14B, 72B), of which transformers has no class: the published code comes with the checkpoints.
 
-LLaMA's layers with biases on queries, keys and values. Beyond the length that it was trained on, queries are multiplied by a
-logarithm of their position, and the rope's theta grows in steps. Source: arXiv:2309.16609, section 3.1, and the code that is
-published with the models.
+LLaMA's layers with biases on the query, key and value projections. Beyond the training length, queries are multiplied by the
+logarithm of their position to the base of that length (LogN scaling), and the rotary base theta grows in steps (dynamic
+NTK). Source: arXiv:2309.16609, and that code.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from __future__ import annotations
 from typing import Any
 
 from ordito.families import llama
-from ordito.families.config import head_size, leaves, metadata_value
+from ordito.families.config import QKV_BIAS, QKVO_BIAS, head_size, leaves, metadata_value
 from ordito.families.decoder import Sizes, metadata_from_sizes, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
-from ordito.families.naming import Names
+from ordito.families.naming import QKV, Names
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.spec import Attention, FeedForward, LogTemperature, Norm, QwenScaling, Rope, Spec
 
-ELSEWHERE = frozenset(
+IRRELEVANT_HERE = IRRELEVANT | frozenset(
     """bf16 fp16 fp32 use_flash_attn use_cache_quantization use_cache_kernel softmax_in_fp32 onnx_safe attn_dropout_prob
     emb_dropout_prob resid_dropout_prob scale_attn_weights padding_side""".split()
 )
-"""How the published code computes, which changes nothing of what it computes."""
+"""The further keys choose how the published code computes, not what."""
 
 
 def build(sizes: Sizes, temperature: LogTemperature | None, bias: bool) -> Spec:
-    """The spec of a Qwen 1; `bias` is that of the maps that have none in the releases."""
-    attention = sizes.attention(bias=llama.ALL if bias else ("q", "k", "v"), temperature=temperature)
+    """The spec of a Qwen 1; `bias` gives one to the output projection and the feed-forward too (in no release)."""
+    attention = sizes.attention(bias=QKVO_BIAS if bias else QKV_BIAS, temperature=temperature)
     return sizes.spec("qwen", [sizes.layer(attention, sizes.mlp(bias=bias))] * sizes.n_layers)
 
 
 def spec_from_config(config: Reader) -> Spec:
-    """config.json of `model_type: qwen`. `intermediate_size` counts the rows of gate and up together."""
+    """config.json of `model_type: qwen`. `intermediate_size` is the width of gate and up together: 2 d_ff."""
     d_model, n_heads = config.size("hidden_size", 4096), config.size("num_attention_heads", 32)
     trained, head_dim = config.size("seq_length", 2048), config.size("kv_channels", None) or head_size(config, d_model, n_heads)
     config.must_be("scale_attn_weights", True)
@@ -42,7 +42,7 @@ def spec_from_config(config: Reader) -> Spec:
     sizes = Sizes(
         vocab_size=config.size("vocab_size", 151936),
         d_model=d_model,
-        n_layers=config.few("num_hidden_layers", 32),
+        n_layers=config.bounded("num_hidden_layers", 32),
         n_heads=n_heads,
         n_kv_heads=n_heads,
         head_dim=head_dim,
@@ -53,7 +53,7 @@ def spec_from_config(config: Reader) -> Spec:
         tied=config.flag("tie_word_embeddings", False),
     )
     spec = build(sizes, temperature, bias=not config.flag("no_bias", True))
-    config.finish(IRRELEVANT | ELSEWHERE)
+    config.finish(IRRELEVANT_HERE)
     return spec
 
 
@@ -89,7 +89,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `qwen`, which has no keys for what happens beyond the trained length."""
+    """GGUF metadata of `qwen`, which has no keys for LogN scaling and dynamic NTK: they are lost."""
     reader = header.reader()
     sizes = sizes_from_header(header, reader)
     spec = build(Sizes(**{**vars(sizes), "d_ff": sizes.d_ff // 2}), None, bias=False)
@@ -99,7 +99,7 @@ def spec_from_header(header: Header) -> Spec:
 
 def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
-    metadata_value(leaves(spec, Attention)[0].temperature, None, "queries that grow with their position")
+    metadata_value(leaves(spec, Attention)[0].temperature, None, "a scaling of queries by their position (LogN)")
     return metadata_from_sizes(spec) | {"feed_forward_length": 2 * leaves(spec, FeedForward)[0].d_ff}
 
 
@@ -107,7 +107,7 @@ NAMES = Names(
     {
         "embedding.tokens": "transformer.wte",
         "layers.{}.attention_norm": "transformer.h.{}.ln_1",
-        ("layers.{}.attention.q", "layers.{}.attention.k", "layers.{}.attention.v"): "transformer.h.{}.attn.c_attn",
+        QKV: "transformer.h.{}.attn.c_attn",
         "layers.{}.attention.o": "transformer.h.{}.attn.c_proj",
         "layers.{}.mlp_norm": "transformer.h.{}.ln_2",
         "layers.{}.mlp.up": "transformer.h.{}.mlp.w1",
@@ -116,14 +116,9 @@ NAMES = Names(
         "norm": "transformer.ln_f",
         "head": "lm_head",
     },
-    ignored={r"transformer\.rotary_emb\.inv_freq": "the spec gives the frequencies"},
+    ignored={r"transformer\.rotary_emb\.inv_freq": "the rotary frequencies follow from the spec"},
 )
-GGUF_NAMES = Names(
-    {
-        **{key: value for key, value in llama.GGUF_NAMES.table.items() if str(key)[-2:] not in (".q", ".k", ".v")},
-        ("layers.{}.attention.q", "layers.{}.attention.k", "layers.{}.attention.v"): "blk.{}.attn_qkv",
-    }
-)
+GGUF_NAMES = Names({**{key: value for key, value in llama.GGUF_NAMES.table.items() if key not in QKV}, QKV: "blk.{}.attn_qkv"})
 
 FAMILY = Family(
     name="qwen1",

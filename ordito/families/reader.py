@@ -1,4 +1,4 @@
-"""Reading configurations from outside: every key is typed, ranged and accounted for; none is dropped silently."""
+"""Reading untrusted configurations: the type and range of every value is checked, and no key is dropped silently."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 from ordito.errors import ConfigError, OrditoWarning, did_you_mean
 
 REQUIRED = object()
-"""The default of a key that must be there."""
+"""The default of a key that has none: it must be present."""
 
 
 class Reader:
-    """A configuration that remembers which of its keys were read.
+    """A configuration that remembers which of its keys were read, so that `finish` can warn of the others.
 
-    `where` names the source in errors. A key that is null counts as missing, as transformers treats it. Getters raise
-    `ConfigError` for a missing key without a default, for a wrong type and for a number out of range.
+    `where` names the source in errors. A key whose value is null counts as missing, as in transformers. Getters raise
+    `ConfigError` for a missing key without a default, for a wrong type and for a number out of range; they return the
+    default as it is, unchecked.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
@@ -26,7 +27,7 @@ class Reader:
         self.seen: set[str] = set()
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
-        """The raw value."""
+        """The value, unchecked."""
         self.seen.add(key)
         value = self.values.get(key)
         if value is not None:
@@ -37,20 +38,20 @@ class Reader:
         return default
 
     def fail(self, key: str, got: Any, expected: str) -> ConfigError:
-        """The error for a value that cannot be."""
+        """The error for a wrong value of `key`, for the caller to raise."""
         shown = repr(got)
         return ConfigError(f"{self.where}: {key} is {shown if len(shown) < 80 else shown[:77] + '...'}, expected {expected}")
 
     def size(self, key: str, default: Any = REQUIRED) -> Any:
-        """A whole number from 1 to 2^31 (or the default, untouched)."""
+        """A whole number from 1 to 2^31."""
         return self._number(key, default, 1)
 
     def count(self, key: str, default: Any = REQUIRED) -> Any:
-        """A whole number from 0 to 2^31 (or the default, untouched)."""
+        """A whole number from 0 to 2^31."""
         return self._number(key, default, 0)
 
-    def few(self, key: str, default: Any = REQUIRED, least: int = 1) -> Any:
-        """A whole number up to 2048 (or the default, untouched), of things that a spec writes out: layers, experts."""
+    def bounded(self, key: str, default: Any = REQUIRED, least: int = 1) -> Any:
+        """A whole number from `least` to 2048: of layers or experts, which a spec writes out one by one."""
         return self._number(key, default, least, most=2048)
 
     def _number(self, key: str, default: Any, least: int, most: int = 2**31) -> Any:
@@ -64,22 +65,22 @@ class Reader:
         return int(value)
 
     def real(self, key: str, default: Any = REQUIRED) -> Any:
-        """A finite number above zero (or the default, untouched)."""
+        """A finite number above zero."""
         value = self.get(key, default)
         if value is default:
             return value
-        # A whole number of JSON may be larger than any float.
+        # An integer of JSON may be larger than any float.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
             raise self.fail(key, value, "a finite number above zero")
         return float(value)
 
     def real_or_none(self, key: str, default: float | None = None) -> Any:
-        """A finite number above zero, or None where it is null or 0; a missing key means the default."""
+        """A finite number above zero, or None if it is null or 0; a missing key means the default."""
         value = self.get(key, None) if key in self.values else default
         return self.real(key, default) if value else None
 
     def size_or_none(self, key: str, default: int | None) -> Any:
-        """A size whose null or 0 means none, where a missing key means the default (a window that can be turned off)."""
+        """A size, or None if it is null or 0 (a window that is turned off); a missing key means the default."""
         return self.count(key, None if key in self.values else default) or None
 
     def flag(self, key: str, default: Any = REQUIRED) -> Any:
@@ -104,7 +105,7 @@ class Reader:
         return value
 
     def section(self, key: str) -> Reader | None:
-        """A nested configuration, or None if there is none."""
+        """A `Reader` of the object at `key`, or None if the key is missing."""
         value = self.get(key, None)
         if value is None:
             return None
@@ -113,20 +114,20 @@ class Reader:
         return Reader(value, f"{self.where}: {key}")
 
     def choice(self, key: str, options: Mapping[str, Any], default: Any = REQUIRED) -> Any:
-        """What the string at `key` stands for among `options`."""
+        """The value in `options` of the string at `key`."""
         value = self.text(key, default)
         if value not in options:
             raise self.fail(key, value, f"one of {', '.join(options)}{did_you_mean(str(value), options)}")
         return options[value]
 
     def must_be(self, key: str, expected: Any) -> None:
-        """Check a key whose other values would be another architecture; missing is fine."""
+        """Raise `ConfigError` for another value than `expected`, which would be another architecture; missing is fine."""
         value = self.get(key, expected)
         if value != expected:
             raise self.fail(key, value, f"{expected!r}, the only form of this family")
 
     def finish(self, irrelevant: Iterable[str] = ()) -> None:
-        """Warn (`OrditoWarning`) of every key that nobody read and that is not known to be irrelevant."""
+        """Warn (`OrditoWarning`) of every key that was not read and is not `irrelevant`."""
         unread = sorted(key for key in self.values.keys() - self.seen - set(irrelevant) if not key.startswith("_"))
         if unread:
             hints = "".join(f"{key!r}{did_you_mean(key, self.seen)}, " for key in unread).rstrip(", ")
@@ -134,7 +135,7 @@ class Reader:
 
 
 IRRELEVANT = frozenset(
-    # Bookkeeping of the files, text (bos and kin are the tokenizer's), training and generation: nothing of the shape.
+    # File bookkeeping, special tokens (which the tokenizer's files give), training and generation settings.
     """architectures model_type transformers_version torch_dtype dtype auto_map id2label label2id problem_type
     bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id decoder_start_token_id forced_bos_token_id
     forced_eos_token_id tokenizer_class prefix initializer_range initializer_factor use_cache pretraining_tp
@@ -149,4 +150,4 @@ IRRELEVANT = frozenset(
     cache_implementation transformers.js_config output_router_logits router_aux_loss_coef aux_loss_alpha seq_aux
     quantization_config""".split()
 )
-"""Keys of config.json that any family may carry and that say nothing about the shape of the model."""
+"""Keys of config.json that any family may have and that say nothing about the architecture."""

@@ -1,6 +1,7 @@
-"""RoBERTa and XLM-RoBERTa, and embedders made of them: multilingual E5, BGE-M3, ...
+"""RoBERTa and XLM-RoBERTa, and embedding models trained from them: multilingual E5, BGE-M3, ...
 
-BERT's layers; positions are counted from the row behind that of padding. Sources: arXiv:1907.11692, 1911.02116.
+BERT's layers; the first token has the position pad_token_id + 1, as fairseq, where these models come from, reserves the rows
+up to pad_token_id. Sources: arXiv:1907.11692, 1911.02116.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
 
 
 def spec_from_config(config: Reader) -> Spec:
-    """config.json of `roberta` and `xlm-roberta`; `architectures` says what stands on top of the layers."""
+    """config.json of `roberta` and `xlm-roberta`; by `architectures` the model has a pooler or a masked-language-model head."""
     label = config.text("model_type")
     bare, masked = f"{CLASSES[label]}Model", f"{CLASSES[label]}ForMaskedLM"
     classes = config.items("architectures", None) or [bare]
@@ -35,7 +36,7 @@ def spec_from_config(config: Reader) -> Spec:
         label=label,
         vocab_size=config.size("vocab_size", 30522 if label == "xlm-roberta" else 50265),
         d_model=config.size("hidden_size", 768),
-        n_layers=config.few("num_hidden_layers", 12),
+        n_layers=config.bounded("num_hidden_layers", 12),
         n_heads=config.size("num_attention_heads", 12),
         d_ff=config.size("intermediate_size", 3072),
         n_positions=rows,
@@ -71,21 +72,21 @@ NAMES = replace(
     },
     aliases=((r"^roberta\.", ""), (r"^lm_head\.decoder\.bias$", "lm_head.bias")),
     ignored={
-        r"embeddings\.position_ids": "positions are counted",
+        r"embeddings\.position_ids": "positions follow from the spec",
         r"lm_head\.decoder\.weight": "the head is tied to the token embedding",
     },
 )
 
 
 def names(spec: Spec) -> Names:
-    """Hugging Face's names; a head of its own has a bias of its own, and leaves the shared one unused."""
+    """Hugging Face's names; an untied head has a bias of its own, and `lm_head.bias` is unused."""
     if all(head.tied for head in leaves(spec, Head)):
         return NAMES
     return replace(
         NAMES,
         table={**NAMES.table, "head.bias": "lm_head.decoder.bias"},
         aliases=NAMES.aliases[:1],
-        ignored={**NAMES.ignored, r"lm_head\.bias": "the head of its own has another"},
+        ignored={**NAMES.ignored, r"lm_head\.bias": "the untied head has a bias of its own"},
     )
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions as configurations spell them: config.json before and since transformers 5, and GGUF metadata."""
+"""Rotary positions in published configurations: config.json before and since transformers 5, and GGUF metadata."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ def rope_from_config(
     head_dim: int,
     context: int,
     theta: float = 10000.0,
-    elsewhere: Collection[str] = (),
+    own_keys: Collection[str] = (),
     partial: float = 1.0,
 ) -> Rope:
-    """The rope of a model whose layers all turn alike.
+    """The rope of a model that has the same one in all layers.
 
     Reads `rope_parameters` (transformers 5: everything in one object) or `rope_theta`, `rope_scaling` and
-    `partial_rotary_factor` (before). `theta` and `partial` are the family's defaults, `elsewhere` what it reads of them itself.
+    `partial_rotary_factor` (before). `theta` and `partial` are the family's defaults, `own_keys` further keys of these objects
+    that the family reads itself. Raises `ConfigError` for an unknown scaling or a wrong value.
     """
     parameters = config.section("rope_parameters")
     scaling = config.section("rope_scaling")
@@ -41,7 +42,7 @@ def rope_from_config(
     source = parameters or scaling or Reader({}, config.where)
     outer_context = config.size("original_max_position_embeddings", None)
     original = outer_context or context
-    return rope_from_parameters(source, head_dim, original, context, top_theta, top_partial, elsewhere)
+    return rope_from_parameters(source, head_dim, original, context, top_theta, top_partial, own_keys)
 
 
 def rope_from_parameters(
@@ -51,9 +52,12 @@ def rope_from_parameters(
     context: int,
     theta: float,
     partial: float = 1.0,
-    elsewhere: Collection[str] = (),
+    own_keys: Collection[str] = (),
 ) -> Rope:
-    """The rope of one `rope_parameters` or `rope_scaling` object; `original` and `theta` hold where it is silent."""
+    """The rope of one `rope_parameters` or `rope_scaling` object.
+
+    `original` (the context before scaling), `theta` and `partial` are the defaults of its keys; `context` is the model's.
+    """
     theta = source.real("rope_theta", theta)
     part = source.real("partial_rotary_factor", partial)
     if part > 1:
@@ -61,7 +65,7 @@ def rope_from_parameters(
     dim = int(head_dim * part)
     kind = source.text("rope_type", source.text("type", "default"))
     scaling = _scaling(source, kind, original, context)
-    source.finish({"type", *elsewhere})
+    source.finish({"type", *own_keys})
     return Rope(dim=dim, theta=theta, scaling=scaling)
 
 
@@ -71,12 +75,10 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
     original = source.size("original_max_position_embeddings", original)
     if kind in ("longrope", "su") or "short_factor" in source.values:  # the first Phi-3 files called it yarn
         stretch = source.real("factor", context / original)
-        usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-        lists = {key: tuple(map(float, source.items(key))) for key in ("short_factor", "long_factor")}
-        factor = source.real("attention_factor", usual)
-        return LongRopeScaling(
-            short=lists["short_factor"], long=lists["long_factor"], context=original, attention_factor=factor
-        )
+        default = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+        short, long = (tuple(map(float, source.items(key))) for key in ("short_factor", "long_factor"))
+        factor = source.real("attention_factor", default)
+        return LongRopeScaling(short=short, long=long, context=original, attention_factor=factor)
     factor = source.real("factor")
     if kind == "linear":
         return LinearScaling(factor=factor)
@@ -86,23 +88,23 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
         low, high = source.real("low_freq_factor"), source.real("high_freq_factor")
         return Llama3Scaling(factor=factor, low_frequency=low, high_frequency=high, context=original)
     if kind == "yarn":
-        usual = _yarn_magnitude(source, factor)
+        default = _yarn_attention_factor(source, factor)
         return YarnScaling(
             factor=factor,
             context=original,
             beta_fast=source.real("beta_fast", 32.0),
             beta_slow=source.real("beta_slow", 1.0),
             truncate=source.flag("truncate", True),
-            attention_factor=source.real("attention_factor", usual),
+            attention_factor=source.real("attention_factor", default),
         )
     raise source.fail("rope_type", kind, "one of default, linear, dynamic, llama3, yarn, longrope")
 
 
-def _yarn_magnitude(source: Reader, factor: float) -> float:
-    """YaRN's magnitude, or the ratio of two of them where both slopes are given (DeepSeek)."""
+def _yarn_attention_factor(source: Reader, factor: float) -> float:
+    """YaRN's default attention factor; with `mscale` and `mscale_all_dim` (DeepSeek) the ratio of theirs."""
     usual = YarnScaling.usual_magnitude
-    slope, slope_all = source.real_or_none("mscale"), source.real_or_none("mscale_all_dim")
-    return usual(factor, slope) / usual(factor, slope_all) if slope and slope_all else usual(factor)
+    mscale, mscale_all = source.real_or_none("mscale"), source.real_or_none("mscale_all_dim")
+    return usual(factor, mscale) / usual(factor, mscale_all) if mscale and mscale_all else usual(factor)
 
 
 def parameters_from_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def parameters_from_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
                 "original_max_position_embeddings": s.context,
             }
         case DivisorScaling(divisors=divisors):
-            # Without a context beyond which they change, LongRoPE's two lists are one list of divisors.
+            # LongRoPE with equal lists for short and long sequences divides by them at any length.
             return parameters | {
                 "rope_type": "longrope",
                 "short_factor": list(divisors),
@@ -153,12 +155,12 @@ def parameters_from_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
 
 
 LLAMA3_BANDS = ((1.0, 4.0, 8192), (1.0, 1.0, 8192))
-"""low, high and original context of the published `llama3` scalings, Llama 3's and Llama 4 Scout's; GGUF keeps only the
-divisors that they give."""
+"""Low and high frequency factor and original context of the published `llama3` scalings: Llama 3's and Llama 4 Scout's. GGUF
+stores only the divisors that they give."""
 
 
 def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> Rope:
-    """The rope of a GGUF file: metadata, and the tensor `rope_freqs` (divisors of the frequencies) where there is one."""
+    """The rope of a GGUF file, by its metadata and the tensors `rope_freqs` or `rope_factors_*` (divisors of frequencies)."""
     theta = reader.real("rope.freq_base", 10000.0)
     kind = reader.text("rope.scaling.type", "none")
     factor = reader.real("rope.scaling.factor", None) or reader.real("rope.scale_linear", None)
@@ -185,7 +187,7 @@ def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> 
 
 
 def _recognise(plain: Rope, divisors: tuple[float, ...]) -> Scaling:
-    """The `llama3` scaling that gives these divisors, if published bands do; else the divisors themselves."""
+    """The `llama3` scaling with bands of `LLAMA3_BANDS` that gives these divisors, or else a scaling by the divisors."""
     frequencies = plain.frequencies(1)
     for low, high, original in LLAMA3_BANDS:
         guess = Llama3Scaling(factor=max(divisors), low_frequency=low, high_frequency=high, context=original)
@@ -198,7 +200,7 @@ def _recognise(plain: Rope, divisors: tuple[float, ...]) -> Scaling:
 
 
 def tensors_from_rope(rope: Rope) -> dict[str, list[float]]:
-    """The small tensors of a GGUF file that hold what metadata has no keys for: divisors of the frequencies."""
+    """The tensors of a GGUF file that hold a rope's divisors of frequencies, for which metadata has no keys."""
     match rope.scaling:
         case DivisorScaling(divisors=divisors):
             return {"rope_freqs.weight": list(divisors)}
@@ -211,7 +213,7 @@ def tensors_from_rope(rope: Rope) -> dict[str, list[float]]:
 
 
 def metadata_from_rope(rope: Rope) -> dict[str, Any]:
-    """The GGUF metadata of a rope, but for `tensors_from_rope`: the inverse of `rope_from_header`.
+    """The GGUF metadata of a rope: with `tensors_from_rope`, the inverse of `rope_from_header`.
 
     Raises `ConfigError` for a scaling that no key expresses.
     """

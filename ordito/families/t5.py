@@ -1,20 +1,21 @@
 """T5 (1.0, 1.1, FLAN) and Switch Transformer.
 
-An encoder reads the source, a decoder answers it; positions are learned biases on distances, one table for a stack; scores are
-not scaled, nothing has a bias. Switch replaces some feed-forwards by experts, of which each token takes the best one, as long
-as that has room. Sources: arXiv:1910.10683, 2101.03961.
+Encoder and decoder of pre-norm layers with RMSNorm, without biases; scores are not scaled. Positions are learned relative
+biases on the scores, one table for each stack. 1.0 has ReLU feed-forwards and a tied head; 1.1 and FLAN have GELU-gated ones
+(GeGLU) and an untied head. Switch replaces some feed-forwards by experts: each token goes to the best one, until that is at
+its capacity. Sources: arXiv:1910.10683 (section 2.1), 2101.03961 (section 2).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import ACTIVATIONS, PUBLISHED, leaves
+from ordito.families.config import ACTIVATIONS, PUBLISHED, layers_with, leaves
 from ordito.families.family import Family
 from ordito.families.naming import Names
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.families.t5_gguf import GGUF_T5
-from ordito.families.t5_shape import SWITCH, T5, Table, build, numbers, stack
+from ordito.families.t5_shape import SWITCH, T5, Table, build, stack_names
 from ordito.spec import (
     Activation,
     Attention,
@@ -37,18 +38,18 @@ IRRELEVANT_HERE = IRRELEVANT | frozenset(
 
 
 def sparse_layers(n_layers: int, n_sparse: int) -> list[int]:
-    """Which layers of a stack have experts, as transformers spreads `n_sparse` of them."""
+    """Which layers of a stack have experts if `n_sparse` of them do, spread over the stack as in transformers."""
     step = n_layers // n_sparse if n_sparse else n_layers
     return [i for i in range(n_layers) if step and (step == 1 or i % step == 1)]
 
 
 def spec_from_config(config: Reader) -> Spec:
-    """config.json of `t5` and `switch_transformers`; `architectures` says whether there is a decoder and a head."""
+    """config.json of `t5` and `switch_transformers`; by `architectures` there is a decoder and a head or not."""
     label = config.text("model_type")
     switch = label == SWITCH
     d_model, n_heads = config.size("d_model", 768 if switch else 512), config.size("num_heads", 12 if switch else 8)
-    n_layers, vocab_size = config.few("num_layers", 12 if switch else 6), config.size("vocab_size", 32128)
-    n_decoder = config.few("num_decoder_layers", 12 if switch else n_layers)
+    n_layers, vocab_size = config.bounded("num_layers", 12 if switch else 6), config.size("vocab_size", 32128)
+    n_decoder = config.bounded("num_decoder_layers", 12 if switch else n_layers)
     activation, gated = _activation(config, switch)
     mlp = FeedForward(d_model=d_model, d_ff=config.size("d_ff", 2048), activation=activation, gated=gated)
     encoder: list[Block] = [mlp] * n_layers
@@ -61,7 +62,7 @@ def spec_from_config(config: Reader) -> Spec:
                 layers[i] = mixture
     classes = config.items("architectures", None) or ["ForConditionalGeneration"]
     tied = config.flag("tie_word_embeddings", True)
-    # In T5 1.0 and Switch the embedding doubles as the head, scaled down; 1.1 has a head of its own.
+    # A tied head (T5 1.0, Switch) reads hidden states multiplied by d_model ** -0.5; an untied one (T5 1.1) reads them as is.
     scaled = config.flag("scale_decoder_outputs", tied)
     head = Head(d_model=d_model, vocab_size=vocab_size, tied=tied, scale=d_model**-0.5 if scaled else 1.0)
     spec = build(
@@ -85,7 +86,7 @@ def spec_from_config(config: Reader) -> Spec:
 
 
 def _activation(config: Reader, switch: bool) -> tuple[Activation, bool]:
-    """The activation, and whether it gates; "gated-gelu" has always meant the tanh form."""
+    """The activation, and whether the feed-forward is gated; "gated-gelu" has always meant GELU's tanh approximation."""
     if switch:
         return config.choice("dense_act_fn", ACTIVATIONS, "relu"), False
     text = config.text("feed_forward_proj", "relu")
@@ -98,7 +99,7 @@ def _activation(config: Reader, switch: bool) -> tuple[Activation, bool]:
 
 def _mixture(config: Reader, expert: FeedForward) -> MixtureOfExperts:
     router = Router(
-        n_experts=config.few("num_experts", 8),
+        n_experts=config.bounded("num_experts", 8),
         top_k=1,
         bias=config.flag("router_bias", False),
         capacity=config.size("expert_capacity", 64),
@@ -112,7 +113,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     mlp = leaves(spec, FeedForward)[0] if leaves(spec, FeedForward) else mixtures[0].expert
     assert isinstance(mlp, FeedForward), "Switch's experts are not mixtures"
     assert first.relative_bias is not None, "T5's positions are relative biases"
-    n_encoder = len(numbers(spec, "encoder.", Attention))
+    n_encoder = len(layers_with(spec, Attention, "encoder"))
     kind = "ForConditionalGeneration" if spec.head else "Model" if spec.encoder else "EncoderModel"
     config: dict[str, Any] = {
         "architectures": [CLASSES[label] + kind],
@@ -141,8 +142,8 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
         "num_experts": router.n_experts,
         "expert_capacity": router.capacity,
         "router_bias": router.bias,
-        "num_sparse_encoder_layers": _n_sparse(n_encoder, numbers(spec, "encoder.", MixtureOfExperts)),
-        "num_sparse_decoder_layers": _n_sparse(spec.n_layers, numbers(spec, "layers.", MixtureOfExperts)),
+        "num_sparse_encoder_layers": _n_sparse(n_encoder, layers_with(spec, MixtureOfExperts, "encoder")),
+        "num_sparse_decoder_layers": _n_sparse(spec.n_layers, layers_with(spec, MixtureOfExperts)),
     }
 
 
@@ -151,12 +152,12 @@ def _plain(activation: Activation) -> str:
 
 
 def _n_sparse(n_layers: int, sparse: list[int]) -> int:
-    """The number that spreads experts over just these layers."""
+    """The inverse of `sparse_layers`: the n_sparse that gives just these layers, or 0."""
     return next((n for n in range(1, n_layers + 2) if sparse_layers(n_layers, n) == sparse), 0)
 
 
 def _layer(ours: str) -> Table:
-    """Hugging Face's names within a layer: its sublayers are numbered, and the decoder has one more."""
+    """Hugging Face's names within a layer: its sublayers are numbered, of which the decoder has one more, cross-attention."""
     last = 2 if ours == "layers" else 1
     attention: Table = {f"attention.{part}": f"layer.0.SelfAttention.{part}" for part in "qkvo"}
     cross: Table = {f"cross.{part}": f"layer.1.EncDecAttention.{part}" for part in "qkvo"}
@@ -177,10 +178,10 @@ def _layer(ours: str) -> Table:
 
 
 def names(spec: Spec) -> Names:
-    """Hugging Face's names; what is called `wi_1` in a gated feed-forward is `wi` in a plain one."""
+    """Hugging Face's names; the up-projection is `wi_1` in a gated feed-forward and `wi` in a plain one."""
     mlps = leaves(spec, FeedForward)
     plain = not (mlps and mlps[0].gated)
-    table = stack("encoder", "encoder.block.{}", _layer) | stack("layers", "decoder.block.{}", _layer)
+    table = stack_names("encoder", "encoder.block.{}", _layer) | stack_names("layers", "decoder.block.{}", _layer)
     for key, value in table.items():
         if plain and str(key).endswith("mlp.up"):
             table[key] = str(value).replace("wi_1", "wi")
@@ -196,7 +197,7 @@ def names(spec: Spec) -> Names:
         },
         ignored={
             r"(encoder|decoder)\.embed_tokens\.weight": "a copy of the shared embedding",
-            r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "it was never used",
+            r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "transformers never uses it",
         },
     )
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ordito.families.config import leaves, metadata_value
+from ordito.families.config import layers_with, leaves, metadata_value
 from ordito.families.family import GGUF, Header
 from ordito.families.naming import Names
-from ordito.families.t5_shape import T5, Table, build, numbers, stack
+from ordito.families.t5_shape import T5, Table, build, stack_names
 from ordito.spec import Attention, Block, FeedForward, Head, Norm, RelativeBias, Spec
 
 
 def spec_from_header(header: Header) -> Spec:
-    """GGUF metadata of `t5` and `t5encoder`, whose heads are not scaled and whose distances end at 128."""
+    """GGUF metadata of `t5` and `t5encoder`. There are no keys for the activation, the scale of a tied head's input and the
+    largest distance of the relative bias: those of the releases."""
     reader = header.reader()
-    d_model, n_layers = reader.size("embedding_length"), reader.few("block_count")
-    n_decoder = reader.few("decoder_block_count", n_layers)
+    d_model, n_layers = reader.size("embedding_length"), reader.bounded("block_count")
+    n_decoder = reader.bounded("decoder_block_count", n_layers)
     gated = "enc.blk.0.ffn_gate.weight" in header.shapes
     reader.get("attention.layer_norm_epsilon", None)
     reader.must_be("attention.value_length", head_dim := reader.size("attention.key_length"))
@@ -54,7 +55,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
         "context_length": spec.context,
         "embedding_length": spec.d_model,
         "feed_forward_length": mlp.d_ff,
-        "block_count": len(numbers(spec, "encoder.", Attention)),
+        "block_count": len(layers_with(spec, Attention, "encoder")),
         **({"decoder_block_count": spec.n_layers, "decoder_start_token_id": 0} if spec.encoder else {}),
         "attention.head_count": first.n_heads,
         "attention.key_length": first.head_dim,
@@ -83,13 +84,13 @@ def names(spec: Spec) -> Names:
     return Names(
         {
             "embedding.tokens": "token_embd",
-            **stack("encoder", "enc.blk.{}", layer),
-            **stack("layers", "dec.blk.{}", layer),
+            **stack_names("encoder", "enc.blk.{}", layer),
+            **stack_names("layers", "dec.blk.{}", layer),
             "encoder_norm": "enc.output_norm",
             "norm": "dec.output_norm",
             "head": "output",
         },
-        ignored={r"dec\.blk\.\d+\.cross_attn_rel_b\.weight": "it was never used"},
+        ignored={r"dec\.blk\.\d+\.cross_attn_rel_b\.weight": "transformers never uses it"},
     )
 
 

@@ -1,4 +1,4 @@
-"""The shape of T5's models, which their config.json and their GGUF metadata both describe."""
+"""The architecture of T5 and Switch Transformer, built for config.json (t5.py) and GGUF metadata (t5_gguf.py) alike."""
 
 from __future__ import annotations
 
@@ -36,17 +36,20 @@ def build(
     decoder: list[Block],
     head: Head | None,
 ) -> Spec:
-    """The spec; `encoder` and `decoder` are the feed-forwards of their layers. Without a decoder the encoder is the body."""
+    """The spec of a T5; `encoder` and `decoder` hold the feed-forward, or mixture of experts, of each of their layers.
+
+    Without decoder layers the encoder is the body.
+    """
 
     def norm(name: str) -> Norm:
         return Norm(name=name, kind="rms", d_model=d_model, eps=eps)
 
-    def half(name: str, block: Block) -> Residual:
+    def sublayer(name: str, block: Block) -> Residual:
         return Residual(Chain(norm(f"{name}_norm"), block))
 
-    def attention(number: int, causal: bool) -> Attention:
+    def self_attention(number: int, causal: bool) -> Residual:
         relative = RelativeBias(n_buckets=bias.n_buckets, max_distance=bias.max_distance, shared=number > 0)
-        return Attention(**shape, causal=causal, relative_bias=relative)
+        return sublayer("attention", Attention(**shape, causal=causal, relative_bias=relative))
 
     shape: dict[str, Any] = {
         "d_model": d_model,
@@ -56,31 +59,26 @@ def build(
         "scale": 1.0,
     }
     cross = Attention(name="cross", causal=False, cross=True, **shape)
-    reads = [Chain(half("attention", attention(i, False)), half("mlp", mlp)) for i, mlp in enumerate(encoder)]
-    writes = [
-        Chain(half("attention", attention(i, True)), half("cross", cross), half("mlp", mlp)) for i, mlp in enumerate(decoder)
+    encoder_layers = [Chain(self_attention(i, causal=False), sublayer("mlp", mlp)) for i, mlp in enumerate(encoder)]
+    decoder_layers = [
+        Chain(self_attention(i, causal=True), sublayer("cross", cross), sublayer("mlp", mlp)) for i, mlp in enumerate(decoder)
     ]
     embedding = Embedding(vocab_size=vocab_size, d_model=d_model)
-    reader = (Stack(name="encoder", layers=tuple(reads)), norm("encoder_norm"))
+    encode = (Stack(name="encoder", layers=tuple(encoder_layers)), norm("encoder_norm"))
     if not decoder:
-        return Spec(architecture=label, context=context, body=Chain(embedding, *reader))
+        return Spec(architecture=label, context=context, body=Chain(embedding, *encode))
     return Spec(
         architecture=label,
         context=context,
-        body=Chain(embedding, Stack(layers=tuple(writes)), norm("norm")),
-        encoder=Chain(*reader),
+        body=Chain(embedding, Stack(layers=tuple(decoder_layers)), norm("norm")),
+        encoder=Chain(*encode),
         head=head,
     )
-
-
-def numbers(spec: Spec, stack: str, kind: type[Block]) -> list[int]:
-    """The layers of a stack that have such a leaf."""
-    return [int(path.split(".")[1]) for path, leaf in spec.leaves() if path.startswith(stack) and isinstance(leaf, kind)]
 
 
 Table = dict[str | tuple[str, ...], str | As]
 
 
-def stack(ours: str, theirs: str, parts: Callable[[str], Table]) -> Table:
-    """The names of all layers of a stack, from those within a layer."""
+def stack_names(ours: str, theirs: str, parts: Callable[[str], Table]) -> Table:
+    """The table of a stack of layers called `ours`, from `parts(ours)`, the table of the names within one of its layers."""
     return {f"{ours}.{{}}.{key}": f"{theirs}.{value}" for key, value in parts(ours).items()}

@@ -16,7 +16,7 @@ from ordito.checkpoint.assemble import ours_from
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.rounded import Rounded
 from ordito.checkpoint.stored import ENCODINGS, Stored, StoredTensor, mapping
-from ordito.families.naming import Binding, Both, Interleaved, Permuted, Transform
+from ordito.families.naming import Binding, Composed, Interleaved, Permuted, Transform
 from ordito.runtime import Floats
 
 KERNELS = frozenset(
@@ -129,7 +129,7 @@ def _moves_rows(change: Transform | None) -> bool:
             return True
         case Interleaved():
             return change.axis >= 0
-        case Both():
+        case Composed():
             return all(map(_moves_rows, change.parts))
     return False
 

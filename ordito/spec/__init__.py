@@ -1,4 +1,4 @@
-"""What an architecture is: blocks, combinators, checks and tensor names. Standard library only."""
+"""Architectures as data: blocks, combinators, their checks and the names of their tensors. Standard library only."""
 
 from ordito.spec.attention import (
     Attention,

@@ -1,4 +1,4 @@
-"""Attention: every kind that a published language model uses. Letters of shapes are those of `ordito.spec.blocks`."""
+"""Attention in all forms of the supported families. The letters of shapes are those of `ordito.spec.blocks`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SteppedTemperature(Temperature):
 
 @dataclass(frozen=True, kw_only=True)
 class LogTemperature(Temperature):
-    """max(1, ln(p + 1) / ln(length)), `length` being the one that was trained on: Qwen 1's "logn"."""
+    """max(1, ln(p + 1) / ln(length)), `length` being the training length: Qwen 1's LogN scaling."""
 
     length: Size
 
@@ -48,11 +48,11 @@ class LogTemperature(Temperature):
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeBias(Node):
-    """A learned number for each head and each bucket of distances, added to the scores (T5, arXiv:1910.10683, section 2.1).
+    """A learned bias on the scores for each head and bucket of distances i - j (T5, arXiv:1910.10683, section 2.1).
 
-    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`; where the layer is not
-    causal, half are for what comes before and half for what comes after. The first layer of a stack owns the table
-    (buckets, N); the others have it `shared`.
+    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`. In bidirectional layers
+    half of all buckets are for earlier keys and half for later ones. The first layer of a stack owns the table (buckets, N),
+    which the others share (`shared`).
     """
 
     n_buckets: Size
@@ -62,10 +62,10 @@ class RelativeBias(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSparse(Node):
-    """Blocks of `block` positions: a head sees the `local` newest ones, its own included, and every `stride`-th of all.
+    """Block-sparse attention (Phi-3-small, arXiv:2404.14219, section 2), in blocks of `block` positions.
 
-    Head n sees key block s from query block t iff t - s < `local`, or (s + n + 1) mod `stride` = 0: each head keeps others
-    (Phi-3-small, arXiv:2404.14219, section 2).
+    In head n, queries of block t see keys of block s <= t iff t - s < `local`, or (s + n + 1) mod `stride` = 0: the newest
+    blocks, and every `stride`-th of all, with another offset in each head.
     """
 
     block: Size
@@ -77,13 +77,16 @@ class BlockSparse(Node):
 class Attention(SameWidth):
     """Multi-head, grouped-query (G < N) or multi-query (G = 1) attention (arXiv:1706.03762, 2305.13245, 1911.02150).
 
-    scores = softcap(scale * q k), softcap(s) = c tanh(s / c); query i sees key j iff all that is set holds:
-    `causal`: j <= i; `window`: |i - j| < window (the token itself included); `chunk`: i // chunk == j // chunk.
-    `block_sparse` hides more. `sinks` adds one learned logit a head to each row of the softmax, whose probability is then
-    dropped. Positions come from `rope`, from a `relative_bias` added to the scores, or from nowhere. `temperature`
-    multiplies queries by a factor of their position. `bias` lists the projections that have one. Norms on q and k act on
-    each head, before rope or, if `norm_after_rope`, after it. With `cross`, keys and values come from the encoder's states,
-    all of which every query sees.
+    scores = softcap(scale * q k), softcap(s) = c tanh(s / c); query i sees key j iff all of these that are set hold:
+    `causal`: j <= i; `window`: |i - j| < window (the token itself included); `chunk`: i // chunk == j // chunk;
+    `block_sparse`, a further mask.
+
+    - `sinks`: a learned logit for each head is added to each row of the softmax, and its probability dropped.
+    - `rope`, or a `relative_bias` on the scores, gives the positions; with neither there are none (NoPE).
+    - `temperature` multiplies queries by a factor that depends on their position.
+    - `bias` lists the projections that have one.
+    - `q_norm` and `k_norm` are applied to each head (QK-norm), before rope, or after it if `norm_after_rope`.
+    - `cross`: keys and values are projections of the encoder's states, all of which every query sees.
     """
 
     name: str = "attention"
@@ -107,7 +110,7 @@ class Attention(SameWidth):
     cross: bool = False
 
     def check(self) -> None:
-        """Raise `SpecError` where heads, norms or rope do not fit together."""
+        """Raise `SpecError` if heads, norms, rope and masks do not fit together."""
         if self.n_heads % self.n_kv_heads:
             raise SpecError(f"{self.name}: got {self.n_heads} heads on {self.n_kv_heads} key-value heads, expected a multiple")
         for norm in (self.q_norm, self.k_norm):
@@ -122,7 +125,7 @@ class Attention(SameWidth):
 
     @property
     def span(self) -> int | None:
-        """How many tokens a query looks back on at most, its own included, or None if there is no such bound."""
+        """How many keys a query sees at most, its own token's included, or None if there is no limit."""
         return self.window or self.chunk
 
     def tensors(self) -> Iterator[tuple[str, Shape]]:
@@ -146,8 +149,8 @@ class LatentAttention(SameWidth):
     one cached latent of width `kv_rank` and one shared rotary key of width `rope_dim`.
 
     q = W_q x, or W_up norm(W_down x) if `q_rank` is set; each head's query is [nope ‖ rope]. `kv_down` gives
-    [latent ‖ rotary key]; `k_up` and `v_up` map the normed latent to each head's key (but for its rotary part) and value.
-    With `bias`, the maps from and to the width of the model have one.
+    [latent ‖ rotary key]; `k_up` and `v_up` map the normalised latent to the non-rotary part of each head's key and to its
+    value. `bias` is that of the down-projections of x and of the output projection.
     """
 
     name: str = "attention"
@@ -163,7 +166,7 @@ class LatentAttention(SameWidth):
 
     @property
     def span(self) -> None:
-        """There is no bound to how far a query looks back."""
+        """None: a query sees all earlier keys."""
 
     @property
     def q_dim(self) -> int:

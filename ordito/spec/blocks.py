@@ -1,6 +1,4 @@
-"""The leaves of a spec: the few kinds of block that every published language model is made of.
-
-Here are the plain ones; attention and feed-forwards have files of their own.
+"""The leaves of a spec: embedding, norm, dense layer and head. Attention and feed-forwards have files of their own.
 
 Letters of shapes, here and everywhere: `B` batch, `T` query tokens, `S` key positions, `D` model width, `N` query heads,
 `G` key-value heads, `H` head size, `F` feed-forward width, `E` experts, `K` experts chosen, `V` vocabulary, `R` low rank.
@@ -19,7 +17,7 @@ from ordito.spec.node import Block, Count, Shape, Size
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"]
 """`gelu` is the exact form (erf), `gelu_tanh` and `gelu_sigmoid`, x * sigmoid(slope x), approximate it (arXiv:1606.08415)."""
 GELU_SIGMOID_SLOPE = 1.702
-"""The slope with which x * sigmoid(slope x) is nearest to GELU (arXiv:1606.08415, section 2)."""
+"""The slope with which x * sigmoid(slope x) approximates GELU (arXiv:1606.08415, section 2)."""
 
 
 def linear(name: str, d_out: int, d_in: int, bias: bool) -> Iterator[tuple[str, Shape]]:
@@ -31,13 +29,13 @@ def linear(name: str, d_out: int, d_in: int, bias: bool) -> Iterator[tuple[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class SameWidth(Block):
-    """A leaf whose input and output have one width."""
+    """A leaf whose input and output have the same width."""
 
     name: str
     d_model: Size
 
     def width_after(self, width: int | None) -> int | None:
-        """`d_model`, if that is what comes in."""
+        """`d_model`, if that is the input's width."""
         if width != self.d_model:
             raise SpecError(f"{self.name}: gets width {width}, expected its d_model {self.d_model}")
         return width
@@ -47,10 +45,9 @@ class SameWidth(Block):
 class Embedding(Block):
     """Token ids to vectors: scale * tokens[id] (+ positions[position]) (+ types[0]).
 
-    `n_positions` rows of learned absolute positions (0: none), of which the first token takes the row `first_position`
-    (RoBERTa leaves the rows before to padding); `n_types` rows of token types, of which every token takes the first (BERT,
-    where one text is embedded at a time). `scale` is rounded to the weights' own type before it
-    multiplies (Gemma).
+    There are `n_positions` rows of learned absolute positions (0: none); the first token takes the row `first_position`
+    (RoBERTa reserves the rows before it). Of the `n_types` rows of token types every token takes the first (BERT, without
+    text pairs). `scale` is rounded to the data type of the weights before it multiplies (Gemma).
     """
 
     name: str = "embedding"
@@ -81,8 +78,8 @@ class Norm(SameWidth):
     """Normalisation over the last axis.
 
     `rms`: x / sqrt(mean(x^2) + eps) (arXiv:1910.07467); `layer`: (x - mean) / sqrt(var + eps) (arXiv:1607.06450).
-    The result is multiplied by (`weight_offset` + w) if there is a weight, and a bias added if there is one. Statistics
-    are taken in fp32; `scale_in_fp32` says whether the multiplication is too (Gemma), or comes after the cast back (LLaMA).
+    The result is multiplied by (`weight_offset` + w) if there is a weight, and a bias added if there is one. It is computed
+    in fp32; with `scale_in_fp32` the multiplication is too (Gemma), otherwise it follows the cast back (LLaMA).
     """
 
     name: str = "norm"
@@ -94,7 +91,7 @@ class Norm(SameWidth):
     scale_in_fp32: bool = False
 
     def tensors(self) -> Iterator[tuple[str, Shape]]:
-        """weight (D,) and bias (D,), where there are any."""
+        """weight (D,) and bias (D,), as far as the norm has them."""
         if self.weight:
             yield f"{self.name}.weight", (self.d_model,)
         if self.bias:
@@ -103,7 +100,7 @@ class Norm(SameWidth):
 
 @dataclass(frozen=True, kw_only=True)
 class Dense(Block):
-    """One linear map and, if named, an activation: BERT's pooler, the transform before a masked-language head."""
+    """A linear map and, optionally, an activation: BERT's pooler, the transform before a masked-language-model head."""
 
     name: str
     d_in: Size
@@ -116,7 +113,7 @@ class Dense(Block):
         return linear(self.name, self.d_out, self.d_in, self.bias)
 
     def width_after(self, width: int | None) -> int | None:
-        """`d_out`, if `d_in` comes in."""
+        """`d_out`, if the input's width is `d_in`."""
         if width != self.d_in:
             raise SpecError(f"{self.name}: gets width {width}, expected its d_in {self.d_in}")
         return self.d_out
@@ -126,8 +123,7 @@ class Dense(Block):
 class Head(Block):
     """Hidden states to logits over the vocabulary: softcap(scale * W h + b), softcap(z) = c tanh(z / c).
 
-    A `tied` head's W is the token embedding itself. The logits of `unused` ids are minus infinity: no token stands behind
-    them.
+    A `tied` head's W is the token embedding. The logits of `unused` ids, which stand for no token, are minus infinity.
     """
 
     name: str = "head"
@@ -140,7 +136,7 @@ class Head(Block):
     unused: tuple[Count, ...] = ()
 
     def check(self) -> None:
-        """Raise `SpecError` for a cap that is not above zero, or an unused id that is none."""
+        """Raise `SpecError` for a cap that is not above zero, or an unused id beyond the vocabulary."""
         if any(id >= self.vocab_size for id in self.unused):
             raise SpecError(f"{self.name}.unused: got the id {max(self.unused)}, expected ids below {self.vocab_size}")
         if self.softcap is not None and self.softcap <= 0:
@@ -154,7 +150,7 @@ class Head(Block):
             yield f"{self.name}.bias", (self.vocab_size,)
 
     def width_after(self, width: int | None) -> int | None:
-        """`vocab_size`, if `d_model` comes in."""
+        """`vocab_size`, if the input's width is `d_model`."""
         if width != self.d_model:
             raise SpecError(f"{self.name}: gets width {width}, expected its d_model {self.d_model}")
         return self.vocab_size

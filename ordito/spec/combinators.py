@@ -1,4 +1,4 @@
-"""How blocks are put together. Where a norm stands is composition and not a flag.
+"""How blocks are composed. Where a norm stands is a matter of composition, not a flag.
 
 | shape of a layer | written as |
 | --- | --- |
@@ -7,8 +7,8 @@
 | post-norm (GPT-1, BERT) | `Chain(Residual(attention), norm)` |
 | parallel, shared norm (Phi-1, 2) | `Residual(Chain(norm, Sum(attention, mlp)))` |
 
-Combinators have no tensors of their own and no names, but for `Stack`, which numbers its layers: a tensor's canonical
-name is its stack, its layer's number, its block's name and its own (`layers.3.attention.q.weight`).
+Combinators have no tensors of their own, and only `Stack` has a name: the canonical name of a tensor consists of those of its
+stack, the layer's number, the leaf and the tensor within it (`layers.3.attention.q.weight`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ordito.spec.node import Block, Shape
 
 @dataclass(frozen=True, init=False)
 class Parts(Block):
-    """What `Chain` and `Sum` share: parts that stand in the call, as in `Chain(norm, attention)`."""
+    """The base of `Chain` and `Sum`, whose parts are positional arguments: `Chain(norm, attention)`."""
 
     parts: tuple[Block, ...]
 
@@ -31,7 +31,7 @@ class Parts(Block):
         self.__post_init__()
 
     def check(self) -> None:
-        """Raise `SpecError` if there is nothing to combine."""
+        """Raise `SpecError` if there are no parts."""
         if not self.parts:
             raise SpecError(f"{type(self).__name__}: got no parts, expected at least one")
 
@@ -43,10 +43,10 @@ class Parts(Block):
 
 @dataclass(frozen=True, init=False)
 class Chain(Parts):
-    """One part after the other: y = f_n(... f_1(x))."""
+    """The parts one after the other: y = f_n(... f_1(x))."""
 
     def width_after(self, width: int | None) -> int | None:
-        """The width that the last part gives."""
+        """The output width of the last part."""
         for part in self.parts:
             width = part.width_after(width)
         return width
@@ -54,10 +54,10 @@ class Chain(Parts):
 
 @dataclass(frozen=True, init=False)
 class Sum(Parts):
-    """All parts on the same input, added: y = f_1(x) + ... + f_n(x)."""
+    """The sum of all parts on the same input: y = f_1(x) + ... + f_n(x)."""
 
     def width_after(self, width: int | None) -> int | None:
-        """The one width that all parts give."""
+        """The output width of all parts, which must be the same."""
         widths = {part.width_after(width) for part in self.parts}
         if len(widths) != 1:
             raise SpecError(f"Sum: got parts of widths {sorted(map(str, widths))}, expected one width")
@@ -66,7 +66,7 @@ class Sum(Parts):
 
 @dataclass(frozen=True)
 class Residual(Block):
-    """The input and what the inner block makes of it, added: y = x + f(x)."""
+    """A residual connection around a block: y = x + f(x)."""
 
     inner: Block
 
@@ -75,7 +75,7 @@ class Residual(Block):
         return self.inner.tensors()
 
     def width_after(self, width: int | None) -> int | None:
-        """The same width: a residual stream cannot change it."""
+        """The input's width, which must also be the inner block's output width."""
         after = self.inner.width_after(width)
         if after != width:
             raise SpecError(f"Residual: the inner block turns width {width} into {after}, expected the same width")
@@ -84,19 +84,19 @@ class Residual(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class Stack(Block):
-    """Numbered layers, one after the other. Each layer is written out: no reader ever computes `i % n`."""
+    """Numbered layers, one after the other. Each is written out, so that no reader computes `i % n` for a pattern."""
 
     name: str = "layers"
     layers: tuple[Block, ...]
 
     def tensors(self) -> Iterator[tuple[str, Shape]]:
-        """The tensors of all layers, each behind `name.number.`."""
+        """The tensors of all layers, their names prefixed with `name.number.`."""
         for number, layer in enumerate(self.layers):
             for name, shape in layer.tensors():
                 yield f"{self.name}.{number}.{name}", shape
 
     def width_after(self, width: int | None) -> int | None:
-        """The width that the last layer gives; an error names the layer."""
+        """The output width of the last layer; an error names the layer."""
         for number, layer in enumerate(self.layers):
             try:
                 width = layer.width_after(width)

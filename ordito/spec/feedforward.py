@@ -1,4 +1,4 @@
-"""Feed-forwards, dense and spread over experts. Letters of shapes are those of `ordito.spec.blocks`."""
+"""Feed-forwards and mixtures of experts. The letters of shapes are those of `ordito.spec.blocks`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ordito.spec.node import Node, Shape, Size
 class FeedForward(SameWidth):
     """down(act(up(x))), or, if `gated`, down(act(gate(x)) * (up(x) + `up_offset`)) (arXiv:2002.05202).
 
-    With a `limit`, gate is cut above it and up beyond it on both sides before anything else (gpt-oss, Phi-3-small).
-    `slope` is that of the sigmoid in `gelu_sigmoid`, x * sigmoid(slope x).
+    With a `limit`, gate(x) is first clamped to at most `limit` and up(x) to [-limit, limit] (gpt-oss, Phi-3-small). `slope` is
+    that of the activation `gelu_sigmoid`, x * sigmoid(slope x).
     """
 
     name: str = "mlp"
@@ -29,7 +29,7 @@ class FeedForward(SameWidth):
     slope: float = GELU_SIGMOID_SLOPE
 
     def check(self) -> None:
-        """Raise `SpecError` for a limit that is not above zero, or one without a gate."""
+        """Raise `SpecError` for a limit that is not above zero, or that of a feed-forward without a gate."""
         if self.limit is not None and (self.limit <= 0 or not self.gated):
             raise SpecError(f"{self.name}.limit: got {self.limit}, expected more than zero, on a gated feed-forward")
 
@@ -42,17 +42,17 @@ class FeedForward(SameWidth):
 
 @dataclass(frozen=True, kw_only=True)
 class Router(Node):
-    """Who of E experts works for a token, and with what weight.
+    """Which of E experts process a token, and the weight of each.
 
-    `softmax` or `sigmoid` of the router's logits gives the scores; with `choose_first` the softmax runs over the chosen
-    logits only (gpt-oss). The best `top_k` are chosen by score, plus a learned bias that counts for the choice alone if
-    `choice_bias` is set (DeepSeek-V3). With `n_groups` > 1 only experts of the best `top_groups` groups are candidates; a
-    group's score is its best (`max`, DeepSeek-V2) or the sum of its two best (`top2`, V3). `renormalise` divides the chosen
-    weights by their sum; all are multiplied by `scale`. `bias` is the router's own.
+    The scores are a `softmax` or `sigmoid` of the router's logits W x (+ b, if `bias`); with `choose_first` the softmax runs
+    over the chosen logits only (gpt-oss). The `top_k` experts of the highest scores are chosen; with `choice_bias` a learned
+    bias is added to the scores for this choice, but not for the weights (DeepSeek-V3). With `n_groups` > 1 only experts of
+    the best `top_groups` groups are candidates; a group's score is its highest (`max`, DeepSeek-V2) or the sum of its two
+    highest (`top2`, V3). `renormalise` divides the weights by their sum; all are multiplied by `scale`.
 
     `sparsemixer` chooses one expert after the other: each by the softmax over the logits that are within 2 `jitter` of the
-    best one left, relative to their size (Phi-3.5-MoE; arXiv:2310.00811, without its noise). With a `capacity` an expert
-    takes at most so many tokens of a sequence, the first that come; for the others it gives nothing (Switch).
+    best one left, relative to their size (Phi-3.5-MoE; arXiv:2310.00811, without its noise). An expert with a `capacity`
+    processes only that many tokens of a sequence, the first ones; for the others its output is zero (Switch).
     """
 
     n_experts: Size
@@ -70,7 +70,7 @@ class Router(Node):
     capacity: Size | None = None
 
     def check(self) -> None:
-        """Raise `SpecError` for unequal groups, or for more chosen than there are to choose from."""
+        """Raise `SpecError` for groups of unequal size, or if `top_k` exceeds the number of candidates."""
         if self.n_experts % self.n_groups or self.top_groups > self.n_groups:
             raise SpecError(
                 f"Router: got {self.top_groups} of {self.n_groups} groups of {self.n_experts} experts, expected equal groups"
@@ -84,12 +84,12 @@ class Router(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureOfExperts(SameWidth):
-    """Experts that a router chooses for each token, and one that always works: y = shared(x) + sum_k w_k expert_k(x).
+    """Routed experts, and optionally a shared one for every token: y = shared(x) + sum_k w_k expert_k(x).
 
-    `shared_gate` multiplies the shared expert by sigmoid(g x) (Qwen1.5-MoE). `weigh` says whether a weight multiplies the
-    expert's output or its input (Llama 4). An expert may itself be a mixture: a router over groups, each with a router over
-    its own experts (hierarchical mixture, arXiv:1701.06538, appendix B). Sources: arXiv:1701.06538, 2101.03961, 2401.04088,
-    2401.06066.
+    `shared_gate` multiplies the shared expert's output by sigmoid(g x) (Qwen1.5-MoE). By `weigh` the weight w_k multiplies
+    the expert's output, or its input (Llama 4). An expert may itself be a mixture: a router over groups, each with a router
+    over its own experts (hierarchical mixture, arXiv:1701.06538, appendix B). Sources: arXiv:1701.06538, 2101.03961,
+    2401.04088, 2401.06066.
     """
 
     name: str = "mlp"
@@ -100,7 +100,7 @@ class MixtureOfExperts(SameWidth):
     weigh: Literal["input", "output"] = "output"
 
     def check(self) -> None:
-        """Raise `SpecError` if an expert has another width than the block, or a gate nothing to gate."""
+        """Raise `SpecError` if an expert's width is not d_model, or if there is a shared gate without a shared expert."""
         for expert in (self.expert, self.shared):
             if expert is not None and expert.d_model != self.d_model:
                 raise SpecError(f"{self.name}: an expert has width {expert.d_model}, expected d_model {self.d_model}")

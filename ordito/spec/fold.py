@@ -1,4 +1,4 @@
-"""Layers -> what repeats in them: `26 x [...]`, or `5 x [5 local + 1 global] + 2 local`."""
+"""The repeating pattern of a stack's layers: `26 x [...]`, or `5 x [5 local + 1 global] + 2 local`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ordito.spec.attention import Attention
 from ordito.spec.combinators import Parts, Residual
 from ordito.spec.node import Block
 
-LONGEST_PERIOD = 64
-"""Layers. Periods are sought up to here, so that folding takes time in proportion to the layers, whatever they are."""
+MAX_PERIOD = 64
+"""Layers in the longest period that is looked for, so that folding takes linear time in the number of layers."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """`times` layers in a row that are alike. `layer` is the first of them, and `first` its number in the stack."""
+    """`times` equal layers in a row. `layer` is the first of them, and `first` its number in the stack."""
 
     first: int
     times: int
@@ -24,14 +24,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """`runs`, one after the other, `times` over. A group of one run is repeated once: the run says how often."""
+    """The sequence of `runs`, repeated `times` times. A group of a single run has `times` 1: the run counts its layers."""
 
     times: int
     runs: tuple[Run, ...]
 
     @property
     def first(self) -> int:
-        """The number of its first layer in the stack."""
+        """The number in the stack of the group's first layer."""
         return self.runs[0].first
 
     @property
@@ -41,15 +41,15 @@ class Group:
 
     @property
     def n_layers(self) -> int:
-        """Layers in all."""
+        """Layers in all repetitions."""
         return self.times * self.period
 
 
 def fold(layers: Sequence[Block]) -> tuple[Group, ...]:
-    """The layers of a stack as groups, in order: from each layer on, the period whose repetitions reach farthest.
+    """The layers of a stack as groups, in order. Each group has the period whose repetitions cover most of the layers left.
 
-    Of periods that reach equally far the shortest is taken. Layers are alike if they are equal but for
-    `RelativeBias.shared`, which says who owns a table and not what is computed.
+    Of periods that cover equally many the shortest is taken. `RelativeBias.shared`, which says which layer owns a table and
+    not what is computed, is ignored when layers are compared.
 
     >>> from ordito.spec import Norm
     >>> local, everywhere = Norm(d_model=2, kind="rms", eps=1e-6), Norm(d_model=2, kind="layer", eps=1e-6)
@@ -60,7 +60,7 @@ def fold(layers: Sequence[Block]) -> tuple[Group, ...]:
     sequence = [kinds.setdefault(alike(layer), len(kinds)) for layer in layers]
     groups, start = [], 0
     while start < len(sequence):
-        period, times = _farthest(sequence, start)
+        period, times = _best_period(sequence, start)
         runs = _runs(sequence, layers, start, start + period)
         if len(runs) == 1:
             groups.append(Group(1, (replace(runs[0], times=period * times),)))
@@ -71,7 +71,7 @@ def fold(layers: Sequence[Block]) -> tuple[Group, ...]:
 
 
 def alike(block: Block) -> Block:
-    """The block with a table of relative positions of its own, so that blocks that do the same are equal."""
+    """The block with `RelativeBias.shared` set to False, so that blocks that compute the same are equal."""
     match block:
         case Attention(relative_bias=bias) if bias is not None:
             return replace(block, relative_bias=replace(bias, shared=False))
@@ -82,10 +82,10 @@ def alike(block: Block) -> Block:
     return block
 
 
-def _farthest(sequence: list[int], start: int) -> tuple[int, int]:
-    """The period that, repeated from `start`, covers most, and how often it stands there; (1, 1) if nothing repeats."""
+def _best_period(sequence: list[int], start: int) -> tuple[int, int]:
+    """The period whose repetitions from `start` on cover most layers, and their number; (1, 1) if nothing repeats."""
     best = (1, 1)
-    for period in range(1, min(LONGEST_PERIOD, (len(sequence) - start) // 2) + 1):
+    for period in range(1, min(MAX_PERIOD, (len(sequence) - start) // 2) + 1):
         end = start + period
         while end < len(sequence) and sequence[end] == sequence[end - period]:
             end += 1

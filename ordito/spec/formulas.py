@@ -1,4 +1,4 @@
-"""How the blocks of a layer stand together, as formulas: `x + attention(norm(x))`."""
+"""The composition of a layer as formulas: `x + attention(norm(x))`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ordito.spec.feedforward import FeedForward, MixtureOfExperts
 from ordito.spec.node import Block
 
 WORDS = {Norm: "norm", LatentAttention: "latent_attention", FeedForward: "mlp", MixtureOfExperts: "experts"}
-"""What leaves are called in formulas; others have their own names."""
+"""The names of leaves in formulas; other leaves have those of the spec."""
 
 
 def formulas(layer: Block) -> list[str]:
-    """What a layer does to its input x, one formula after the other, each giving the next x.
+    """What a layer computes from its input x: formulas in order, each of which gives the x of the next.
 
     >>> from ordito.families import spec_from_config
     >>> formulas(spec_from_config({"model_type": "gpt2"}).body.parts[1].layers[0])
@@ -42,7 +42,7 @@ def _applied(block: Block, x: str) -> str:
 
 
 def word(leaf: Block) -> str:
-    """What a leaf is called in a formula."""
+    """The name of a leaf in a formula."""
     if isinstance(leaf, Attention) and leaf.cross:
         return "cross_attention"
     return WORDS[type(leaf)] if type(leaf) in WORDS else str(getattr(leaf, "name"))  # noqa: B009 - every leaf has a name

@@ -1,4 +1,4 @@
-"""`Spec`: what a model is, whole."""
+"""`Spec`: the whole architecture of a model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ordito.spec.node import Block, Node, Shape, Size, from_dict
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling(Node):
-    """How the hidden states of a text become its one embedding: the first (`cls`), their mean, or the last token's.
+    """How the hidden states of a text become its embedding: the first token's (`cls`), their mean, or the last token's.
 
-    `dense` maps follow (EmbeddingGemma has two); `normalise` then scales it to length 1. `max_tokens` is the longest text
-    that the embedding was trained on.
+    `dense` layers follow (EmbeddingGemma has two); `normalise` then scales the embedding to length 1. `max_tokens` is the
+    length of the longest texts in training.
     """
 
     kind: Literal["cls", "mean", "last"]
@@ -32,10 +32,12 @@ class Pooling(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken(Block):
-    """Multi-token prediction: what looks one more token ahead (DeepSeek-V3, arXiv:2412.19437, section 2.2).
+    """A module for multi-token prediction (MTP), which predicts one token further ahead (DeepSeek-V3, arXiv:2412.19437,
+    section 2.2).
 
     h'_i = norm(layer(W [embedding_norm(e(t_{i+1})) ‖ hidden_norm(h_i)])), from the hidden state of token i and the embedding
-    of the next one; the model's own head reads it and gives token i + 2. `tensors` are relative to its place in `Spec.ahead`.
+    of the next one; the model's own head on h'_i predicts token i + 2. Names of tensors are relative to the module's path in
+    `Spec.ahead`.
     """
 
     d_model: Size
@@ -47,11 +49,11 @@ class NextToken(Block):
 
     @property
     def parts(self) -> tuple[Block, ...]:
-        """Everything that has tensors."""
+        """All blocks of the module, in the order in which they run."""
         return (self.embedding_norm, self.hidden_norm, self.join, self.layer, self.norm)
 
     def check(self) -> None:
-        """Raise `SpecError` if the parts do not fit the width of the model."""
+        """Raise `SpecError` if the parts do not fit d_model."""
         if (self.join.d_in, self.join.d_out) != (2 * self.d_model, self.d_model):
             raise SpecError(f"NextToken.join: got {self.join.d_in} -> {self.join.d_out}, expected 2 d_model -> d_model")
         for part in (self.embedding_norm, self.hidden_norm, self.layer, self.norm):
@@ -69,14 +71,16 @@ class NextToken(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(Node):
-    """An architecture: a tree of blocks from token ids to hidden states, and what reads the hidden states.
+    """An architecture: a tree of blocks from token ids to hidden states, and the blocks that read these.
 
-    `body` turns ids (B, T) into hidden states (B, T, D), the last norm included; `head` turns those into logits (B, T, V);
-    `pooler` is BERT's, on the first token; `pooling` makes embeddings. An `encoder` turns the embedded tokens of a source
-    text, (B, S, D), into the states that the body's cross-attention looks at (T5). `ahead` predict further tokens; the model
-    works without them. `context` is the longest sequence that the model was
-    made for. `architecture` is the label under which files publish this shape (`model_type` in config.json): importing and
-    exporting need it, no reader looks at it.
+    - `body`: ids (B, T) to hidden states (B, T, D), the final norm included.
+    - `head`: hidden states to logits (B, T, V).
+    - `pooler`: BERT's dense layer on the first token's state; `pooling`: hidden states to one embedding of the text.
+    - `encoder`: the embedded tokens of the source, (B, S, D), to the states that the body's cross-attention reads (T5).
+    - `ahead`: modules for multi-token prediction, without which the model works as well.
+    - `context`: the longest sequence, in tokens, that the model is made for.
+    - `architecture`: the label of this architecture in published files (`model_type` in config.json). Only import and
+      export use it.
     """
 
     architecture: str
@@ -89,7 +93,8 @@ class Spec(Node):
     ahead: tuple[NextToken, ...] = ()
 
     def check(self) -> None:
-        """Raise `SpecError` if the widths of the tree do not meet, a name stands twice, or a part lacks what it reads."""
+        """Raise `SpecError` if widths do not match, two tensors have one name, or there is no embedding, or encoder where one
+        is read."""
         width = self.body.width_after(None)
         for reader in (self.head, self.pooler, self.encoder, *self.ahead):
             if reader is not None:
@@ -117,7 +122,7 @@ class Spec(Node):
 
     @property
     def _parts(self) -> list[tuple[str, Block]]:
-        """Everything that has tensors, with the prefix of its names."""
+        """All parts with tensors, each with the prefix of their names."""
         dense = self.pooling.dense if self.pooling else ()
         whole = [("", part) for part in (self.body, self.encoder, self.head, self.pooler, *dense) if part is not None]
         return whole + [(f"ahead.{number}.", part) for number, part in enumerate(self.ahead)]
@@ -141,7 +146,7 @@ class Spec(Node):
 
     @property
     def lm_head(self) -> Head | None:
-        """The language-model head: what `head` is, or what it ends with (BERT's comes after a transform and a norm)."""
+        """The language-model head: `head`, or its last part (in BERT it follows a dense layer and a norm)."""
         last = self.head.parts[-1] if isinstance(self.head, Chain) else self.head
         return last if isinstance(last, Head) else None
 
@@ -167,12 +172,12 @@ class Spec(Node):
 
     @property
     def attentions(self) -> list[tuple[str, Attention | LatentAttention]]:
-        """Path and block of every attention of the body, in order: those that a cache serves."""
+        """Path and block of every attention of the body, in order: those with a KV cache."""
         return [(path, leaf) for path, leaf in leaves_of(self.body, "") if isinstance(leaf, (Attention, LatentAttention))]
 
     @property
     def generates(self) -> bool:
-        """Whether the model can continue a text: it has a head, and no token looks ahead."""
+        """Whether the model can continue a text: it has a head, and all of its self-attention is causal."""
         causal = all(leaf.causal or leaf.cross for _, leaf in self.attentions if isinstance(leaf, Attention))
         return self.head is not None and causal
 
@@ -194,14 +199,14 @@ class Spec(Node):
 
 
 def expect_spec(value: object, asked: str) -> None:
-    """Refuse what is no spec, most often the name of a model. Raises `OrditoError` in the name of what was `asked`."""
+    """Raise `OrditoError`, on behalf of the function `asked`, unless `value` is a `Spec`: it is often a model's name."""
     if not isinstance(value, Spec):
         ways = "ordito.outline(name).spec, or that of a loaded model"
         raise OrditoError(f"{asked}: got {type(value).__name__}, expected a Spec: {ways}")
 
 
 def leaves_of(block: Block, prefix: str = "") -> Iterator[tuple[str, Block]]:
-    """Every leaf of one part of a spec with its path behind `prefix`, in the order in which they run."""
+    """Every leaf of one part of a spec with its path, prefixed with `prefix`, in the order in which they run."""
     match block:
         case Stack():
             for number, layer in enumerate(block.layers):

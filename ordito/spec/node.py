@@ -1,4 +1,4 @@
-"""The base of everything in a spec: frozen records that check their own fields and turn into JSON and back."""
+"""The base classes of a spec: frozen records that validate their fields and are converted to JSON and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Count = Annotated[int, 0]
 
 @dataclass(frozen=True)
 class Node:
-    """A frozen record of a spec. Its annotations are checked when it is made, so that a wrong spec cannot exist."""
+    """A frozen record of a spec. Construction checks all fields against their annotations, and raises `SpecError`."""
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
@@ -30,24 +30,24 @@ class Node:
         self.check()
 
     def check(self) -> None:
-        """Raise `SpecError` where fields that are right one by one contradict each other."""
+        """Raise `SpecError` if fields, each valid by itself, contradict each other."""
 
     def to_dict(self) -> dict[str, Any]:
-        """This record as plain JSON values: the class's name under `node`, then every field that is not at its default."""
+        """This record as JSON values: the class's name under `node`, then every field that differs from its default."""
         shown = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default}
         return {"node": type(self).__name__, **shown}
 
 
 @dataclass(frozen=True)
 class Block(Node):
-    """A piece of a model that turns hidden states (B, T, d_in) into hidden states (B, T, d_out)."""
+    """A part of a model that maps hidden states (B, T, d_in) to hidden states (B, T, d_out)."""
 
     def tensors(self) -> Iterator[tuple[str, Shape]]:
-        """Names, relative to this block's own place, and shapes of its tensors."""
+        """Names, relative to the path of this block's parent, and shapes of its tensors."""
         raise NotImplementedError
 
     def width_after(self, width: int | None) -> int | None:
-        """The width of what comes out when `width` comes in (None: token ids); `SpecError` if it does not fit."""
+        """d_out for an input of `width` channels (None: token ids). Raises `SpecError` if this block does not accept it."""
         raise NotImplementedError
 
 

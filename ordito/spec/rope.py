@@ -1,7 +1,7 @@
-"""Rotary positions: which channels turn, how fast, and how the angles stretch beyond the training length.
+"""Rotary positions (RoPE): which channels are rotated, their frequencies, and the scaling for longer contexts.
 
-Source of the base form: Su et al., RoFormer, arXiv:2104.09864. All frequencies are computed here, once, in double
-precision and without any array library, so that every reader turns by the same angles.
+Source: Su et al., RoFormer, arXiv:2104.09864. All backends take their frequencies from here, computed in double precision
+and without an array library, so that they rotate by the same angles.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ordito.spec.node import Node, Size
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling(Node):
-    """A change of the frequencies for contexts beyond the training length."""
+    """A change of the rotary frequencies for contexts beyond the training length."""
 
     def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
-        """Frequencies (radians per position) after scaling, for a sequence of `length` tokens."""
+        """The scaled frequencies (radians per position) for a sequence of `length` tokens; `inverse` are the unscaled ones."""
         raise NotImplementedError
 
     def magnitude(self, length: int) -> float:
@@ -40,7 +40,7 @@ class LinearScaling(Scaling):
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicScaling(Scaling):
-    """NTK-aware scaling that starts beyond `context`: theta grows with the length of the sequence."""
+    """Dynamic NTK-aware scaling: beyond `context` tokens theta grows with the length of the sequence."""
 
     factor: float
     context: Size
@@ -55,7 +55,7 @@ class DynamicScaling(Scaling):
 
 @dataclass(frozen=True, kw_only=True)
 class QwenScaling(Scaling):
-    """Qwen 1's NTK-aware scaling: theta grows in steps, each time the sequence doubles beyond `context`."""
+    """Qwen 1's dynamic NTK-aware scaling: theta grows in steps, at each doubling of the length beyond `context`."""
 
     context: Size
 
@@ -69,10 +69,10 @@ class QwenScaling(Scaling):
 
 @dataclass(frozen=True, kw_only=True)
 class Llama3Scaling(Scaling):
-    """Llama 3.1's bands: long waves divided by `factor`, short ones kept, a linear blend between.
+    """Llama 3.1's scaling: low frequencies are divided by `factor`, high ones kept, those between interpolated linearly.
 
     The bounds are the wavelengths `context / low_frequency` and `context / high_frequency`. With equal bounds (Llama 4
-    Scout) there is no blend, so that its 0/0 is never evaluated.
+    Scout) there is no interpolation, which would be 0/0.
     """
 
     factor: float
@@ -81,7 +81,7 @@ class Llama3Scaling(Scaling):
     context: Size
 
     def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
-        """Each frequency by the band that its wavelength 2 pi / f falls into."""
+        """Each frequency scaled by the band of its wavelength 2 pi / f."""
         return [self._band(f) for f in inverse]
 
     def _band(self, frequency: float) -> float:
@@ -96,9 +96,9 @@ class Llama3Scaling(Scaling):
 
 @dataclass(frozen=True, kw_only=True)
 class YarnScaling(Scaling):
-    """YaRN: a ramp over frequency indices from untouched to divided by `factor` (Peng et al., arXiv:2309.00071).
+    """YaRN: frequencies are kept, divided by `factor`, or blended by a ramp over their index (Peng et al., arXiv:2309.00071).
 
-    `attention_factor` is YaRN's magnitude, written out: 0.1 ln(factor) + 1 unless the model says otherwise.
+    `attention_factor` multiplies cos and sin: 0.1 ln(factor) + 1 (`usual_magnitude`) unless the model says otherwise.
     """
 
     factor: float
@@ -109,7 +109,8 @@ class YarnScaling(Scaling):
     attention_factor: float
 
     def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
-        """Blend of f and f / factor by the ramp between the indices that turn beta_fast and beta_slow times."""
+        """A blend of f and f / factor, by a ramp between the indices of the frequencies that make `beta_fast` and `beta_slow`
+        turns over `context`."""
         low, high = self._index(self.beta_fast, rope), self._index(self.beta_slow, rope)
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
@@ -122,7 +123,7 @@ class YarnScaling(Scaling):
         return scaled
 
     def _index(self, turns: float, rope: Rope) -> float:
-        """The (fractional) index of the frequency that makes `turns` turns over the original context."""
+        """The (fractional) index of the frequency that makes `turns` turns over `context`."""
         return rope.dim * math.log(self.context / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     def magnitude(self, length: int) -> float:
@@ -131,16 +132,16 @@ class YarnScaling(Scaling):
 
     @staticmethod
     def usual_magnitude(factor: float, slope: float = 1.0) -> float:
-        """0.1 slope ln(factor) + 1 (section 3.4; the slope is DeepSeek's `mscale`)."""
+        """YaRN's default attention factor, 0.1 slope ln(factor) + 1 (section 3.4; the slope is DeepSeek's `mscale`, else 1)."""
         return 0.1 * slope * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongRopeScaling(Scaling):
-    """LongRoPE: a divisor for each frequency, one list up to `context` and one beyond it (Ding et al., arXiv:2402.13753).
+    """LongRoPE: a divisor for each frequency, with separate lists for short and long sequences (Ding et al., arXiv:2402.13753).
 
-    The long list holds for *all* positions once the sequence is longer than `context`; `attention_factor` holds always,
-    unless there is a `long_attention_factor` beyond it (Phi-3.5-MoE).
+    A sequence longer than `context` uses `long` at *all* of its positions. `attention_factor` multiplies cos and sin; beyond
+    `context` a `long_attention_factor` may replace it (Phi-3.5-MoE).
     """
 
     short: tuple[float, ...]
@@ -150,7 +151,7 @@ class LongRopeScaling(Scaling):
     long_attention_factor: float | None = None
 
     def apply(self, inverse: list[float], rope: Rope, length: int) -> list[float]:
-        """f_i / short_i or f_i / long_i."""
+        """f_i / short_i, or f_i / long_i beyond `context`."""
         divisors = self.long if length > self.context else self.short
         return [f / divisor for f, divisor in zip(inverse, divisors, strict=True)]
 
@@ -174,7 +175,7 @@ class DivisorScaling(Scaling):
 
 @dataclass(frozen=True, kw_only=True)
 class Rope(Node):
-    """Rotary positions on the first `dim` channels of a head; the others pass through (partial rope).
+    """Rotary positions on the first `dim` channels of each head; the others are left as they are (partial rope).
 
     `layout` says which channels form a pair: `half` (i, i + dim/2) or `interleaved` (2i, 2i + 1).
     """
@@ -185,7 +186,7 @@ class Rope(Node):
     scaling: Scaling | None = None
 
     def check(self) -> None:
-        """Raise `SpecError` for an odd width, a theta that gives no frequencies, or lists of another length."""
+        """Raise `SpecError` for an odd `dim`, a theta of at most 1, or divisors that are not dim / 2 positive numbers."""
         if self.dim % 2:
             raise SpecError(f"Rope.dim: got {self.dim}, expected an even number, since channels turn in pairs")
         if self.theta <= 1:

@@ -1,8 +1,8 @@
-"""What one rendering of a chat template may cost: time, memory, and the size of any one value.
+"""Limits of one rendering of a chat template: its time, its memory, and the size of each value.
 
-Templates come out of downloaded files. Nothing here trusts them: each operation that makes a value has it *admitted*,
-and admission is what bounds everything else. Because no value heavier than `largest` ever exists, printing, comparing,
-hashing or sorting any value is quick, so that checking the clock between operations is enough.
+Templates come from downloaded files and are not trusted. Every new value must be *admitted*, which checks its weight. As no
+value heavier than `largest` ever exists, printing, comparing, hashing or sorting any value is quick, so that checking the clock
+between operations is enough.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ordito.errors import TemplateError
 
 SECONDS = 2.0  # an honest template takes milliseconds, so that even a busy machine does not make it fail
-LARGEST = 2_000_000  # characters in one value, beyond what the conversation itself brings
+LARGEST = 2_000_000  # characters in one value, beyond those of the conversation itself
 TOTAL = 128_000_000  # bytes made by one rendering, kept or not
 _SCALAR = 8
 _ELEMENT = 60  # bytes of a reference and of the small object behind it
@@ -27,11 +27,11 @@ _active = threading.local()
 
 
 class LimitError(TemplateError):
-    """A template that wants more than it may have."""
+    """A template that exceeds its limits."""
 
 
 class Budget:
-    """The account of one rendering of `data`; `with Budget(...):` makes it the active one of this thread."""
+    """The limits of one rendering of `data`, and what it has used; `with Budget(...):` makes it this thread's active one."""
 
     def __init__(self, data: object = None, seconds: float = SECONDS) -> None:
         self.seconds = seconds
@@ -54,34 +54,34 @@ class Budget:
         self._weights.clear()
 
     def refuse(self, why: str) -> NoReturn:
-        """Stop the rendering, for good: a filter that swallows errors meets the same one at its next step."""
+        """Raise `LimitError`, now and at every later step, in case a filter catches the first one."""
         self._refused = self._refused or f"the chat template was stopped: {why}; use another template"
         raise LimitError(self._refused)
 
     def tick(self) -> None:
-        """One step of work."""
+        """Account for one step of work. Raises `LimitError` if the time is up."""
         if self._refused:
             raise LimitError(self._refused)
         if time.monotonic() > self._deadline:
             self.refuse(f"it ran for more than {self.seconds:g} s")
 
     def charge(self, n_bytes: int) -> None:
-        """One step of work that makes so many bytes."""
+        """Account for one step of work that makes `n_bytes` bytes."""
         self.tick()
         self.left -= n_bytes
         if self.left < 0:
             self.refuse("it makes too much text or too many values")
 
     def room(self, n_chars: int) -> None:
-        """Refuse an operation before it makes a value of more than this many characters or elements."""
+        """Raise `LimitError` if an operation is about to make a value of too many characters or elements."""
         if n_chars > self.largest:
             self.refuse(f"it makes a value of {n_chars:,} characters, of at most {self.largest:,}")
 
     def weigh(self, value: object) -> int:
-        """The characters that the value would print, roughly, with every repeated reference counted again.
+        """Roughly the number of characters that the value prints, counting repeated references each time.
 
-        `x = [x, x]` thirty times over is 30 small lists that print 2^30 elements: this is the number that matters.
-        A container's weight is remembered (templates cannot change one), so that weighing costs only its own length.
+        `x = [x, x]` thirty times over makes 30 small lists that print 2^30 elements, and this is the number that matters.
+        The weight of a container is cached (templates cannot modify one), so that weighing costs only its own length.
         """
         if isinstance(value, str):
             return _SCALAR + len(value)
@@ -110,7 +110,7 @@ class Budget:
         return weight
 
     def admit(self, value: Any) -> Any:
-        """Let a new value into the rendering: pays for it, refuses a heavy one, makes lazy ones count their steps."""
+        """Account for a new value, and return it. Raises `LimitError` if it is too heavy; generators count their steps."""
         if isinstance(value, GeneratorType):
             self.charge(_ELEMENT)
             return self._counted(value)
@@ -124,7 +124,7 @@ class Budget:
         return value
 
     def text(self, value: object) -> str:
-        """What `{{ value }}` prints, paid for."""
+        """What `{{ value }}` prints, accounted for."""
         printed = value if isinstance(value, str) else str(value)
         self.charge(sys.getsizeof(printed))
         return printed
@@ -136,7 +136,7 @@ class Budget:
 
 
 def budget() -> Budget:
-    """The account of the rendering under way in this thread."""
+    """The budget of the current rendering of this thread."""
     current: Budget | None = getattr(_active, "budget", None)
     assert current is not None, "template code runs outside of a rendering"
     return current

@@ -1,7 +1,7 @@
-"""Byte-level byte-pair vocabularies (GPT-2 and its many heirs).
+"""Byte-level BPE (GPT-2 and its many successors).
 
-The `tokenizers` library cuts text into words. How words merge is read here from the table that a file holds: to copy 280,000
-merges into the library would take most of the time from a cold start to the first token, and their memory twice.
+The `tokenizers` library splits text into words. Merging is done here, with the merge table of the file: copying 280,000 merges
+into the library would take most of the time from a cold start to the first token, and twice the memory.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _ALPHABET = {byte: character for character, byte in BYTES.items()}
 
 
 class ByteLevel(Words):
-    """A vocabulary spelled in GPT-2's alphabet of bytes, and how it cuts text.
+    """The BPE encoder of a vocabulary that is spelled in GPT-2's alphabet of bytes.
 
-    `ranks` are those of merges: of `left right`, with what is `between` the halves, or of their unions where that is empty.
+    `ranks` are the ranks of merges, keyed by the left and right part joined by `between`: "left right", or, if it is empty,
+    the merged token itself (tiktoken).
     """
 
     def __init__(self, vocabulary: Vocabulary, ranks: Mapping[str, int], pre: PreTokenizer, between: str = " ") -> None:
@@ -38,7 +39,7 @@ class ByteLevel(Words):
         self._every, self._typed = map(self._matcher, (vocabulary.added, vocabulary.added - vocabulary.control))
 
     def tokenizer(self, special: Special, chat_template: str | None) -> Tokenizer:
-        """It as a tokenizer, which the library writes."""
+        """The tokenizer of this vocabulary, whose files the library writes."""
         return Tokenizer(
             self.vocabulary,
             self.encode,
@@ -49,20 +50,20 @@ class ByteLevel(Words):
         )
 
     def encode(self, text: str, parse_special: bool) -> list[int]:
-        """Token ids of a text, in which control tokens are read only with `parse_special`."""
+        """Token ids of a text. Control tokens in it are parsed only with `parse_special`."""
         parts = (self._every if parse_special else self._typed).split(text)
         with as_tokenizer_error("the vocabulary cannot spell this text"):
             return [id for part in parts for id in ([part] if isinstance(part, int) else self.ids(self._words(part)))]
 
     def word_ids(self, word: str) -> list[int]:
-        """Ids of a word. A byte that has no token is left out."""
+        """Token ids of a word. A byte without a token is left out."""
         ids, symbols = self.vocabulary.ids, spelled(word.encode())
         if self.pre.ignore_merges and symbols in ids:
             return [ids[symbols]]
         return [ids[part] for part in merged(filter(ids.__contains__, symbols), self._rank)]
 
     def library(self) -> Library:
-        """The same vocabulary for the library. Raises `TokenizerError` where its merges do not hold together."""
+        """The same vocabulary for the library. Raises `TokenizerError` if its merges are inconsistent."""
         library = library_of(self.vocabulary.ids, self._pairs(), self.pre)
         library.add_tokens(added_tokens(self.vocabulary))
         return library
@@ -76,13 +77,13 @@ class ByteLevel(Words):
             text = self._normalizer.normalize_str(text)
         if len(text) < LONG:
             return [word for word, _ in self._splitter.pre_tokenize_str(text)]
-        # The library lets other threads run in batches only, and those are for whole tokenizers.
+        # The library releases the GIL only when it encodes batches, which only whole tokenizers do.
         (found,) = self._in_batches.encode_batch([text], add_special_tokens=False)
         return [text[start:end] for start, end in found.offsets]
 
     @cached_property
     def _in_batches(self) -> Library:
-        """A tokenizer whose tokens are words, whatever they are."""
+        """A library tokenizer that only splits text into words."""
         library = Library(models.WordLevel({"": 0}, ""))
         library.pre_tokenizer = self._splitter
         return library
@@ -91,10 +92,10 @@ class ByteLevel(Words):
         return self.ranks.get(f"{left}{self.between}{right}")
 
     def _pairs(self) -> list[tuple[str, str]]:
-        """The merges, best first.
+        """The merges as pairs, best first.
 
-        Of a table of unions every way to cut one in two is listed; only one of them ever comes up, as what happens within a
-        token does not depend on what stands around it.
+        For a table keyed by merged tokens, all ways to split one into two tokens are listed. Only one of them ever occurs,
+        because merging within a token does not depend on its surroundings.
         """
         best = sorted(self.ranks, key=self.ranks.__getitem__)
         if self.between:
@@ -104,7 +105,7 @@ class ByteLevel(Words):
 
 
 def library_of(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], pre: PreTokenizer) -> Library:
-    """A vocabulary in the library. Raises `TokenizerError` where its merges do not hold together."""
+    """A library tokenizer of the vocabulary. Raises `TokenizerError` if its merges are inconsistent."""
     with as_tokenizer_error("the vocabulary does not hold together"):
         library = Library(models.BPE(dict(ids), list(merges), ignore_merges=pre.ignore_merges))
     library.normalizer = normalizers.NFC() if pre.nfc else None
@@ -121,7 +122,7 @@ def _splits(pre: PreTokenizer) -> list[Any]:
 
 
 def halves(merge: str) -> tuple[str, str]:
-    """The halves of a merge `left right`; where the left one begins with a space, the next one is between them."""
+    """The two parts of a merge "left right"; a space at the beginning belongs to the left one. Raises `TokenizerError`."""
     left, space, right = merge[1:].partition(" ")
     if not space:
         raise TokenizerError(f"GGUF metadata: tokenizer.ggml.merges has {merge[:40]!r}, expected a pair: 'left right'")

@@ -1,8 +1,9 @@
-"""SentencePiece's compiled character maps: which characters are replaced before pieces are looked for.
+"""SentencePiece's compiled character maps, which normalise text before it is segmented into pieces.
 
-A map (`precompiled_charsmap`) is the size of a double array in bytes, the array, and the replacements, each ended by a zero
-byte. The array is a trie over UTF-8 bytes: a unit of 32 bits holds its label (bits 0-7), whether a key ends there (8), and
-where its children are (10-30, times 256 if bit 9 is set); the unit of an ended key holds the place of its replacement.
+A map (`precompiled_charsmap`) consists of the size of a double array in bytes, the array, and the replacements, each
+terminated by a zero byte. The array is a trie over UTF-8 bytes: a unit of 32 bits holds its label (bits 0-7), whether a key
+ends there (8), and the offset of its children (10-30, times 256 if bit 9 is set); the value unit of a key holds the offset of
+its replacement.
 Source: `darts.h` of Darts-clone; Kudo and Richardson, arXiv:1808.06226, section 3.
 """
 
@@ -13,12 +14,12 @@ import struct
 from ordito.errors import TokenizerError
 
 _KEY, _REPLACEMENT = 128, 1_024
-"""Characters and bytes that a key and its replacement have at most: of Unicode's normal forms some twenty. A map that goes
-round in circles, or makes much of little, ends there."""
+"""Largest number of characters in a key and of bytes in its replacement (those of Unicode's normal forms have some twenty), in
+case the trie of an untrusted map has cycles, or a replacement no end."""
 
 
 class Charsmap:
-    """Replaces the longest key of the map at each place of a text, and leaves other characters as they are."""
+    """Replaces the longest key of the map at each position of a text, and leaves other characters as they are."""
 
     def __init__(self, compiled: bytes) -> None:
         size = int.from_bytes(compiled[:4], "little")
@@ -28,7 +29,7 @@ class Charsmap:
         self.replacements = compiled[4 + size :]
 
     def replace(self, text: str) -> str:
-        """The text with every key replaced, from left to right. Raises `TokenizerError` if the map leads nowhere."""
+        """The text with every key replaced, from left to right. Raises `TokenizerError` if the map is damaged."""
         parts: list[str] = []
         place = 0
         while place < len(text):
@@ -38,7 +39,7 @@ class Charsmap:
         return "".join(parts)
 
     def _longest(self, text: str, place: int) -> tuple[int, str]:
-        """How many characters the longest key at `place` has, and its replacement."""
+        """The number of characters of the longest key at `place` (0 if there is none), and its replacement."""
         found, value = 0, 0
         node = self._children(0)
         for end in range(place, min(len(text), place + _KEY)):

@@ -1,6 +1,6 @@
-"""Conversations -> prompts: messages are checked, then written by a chat template inside the sandbox.
+"""Conversations to prompts: messages are checked, then rendered by a chat template in the sandbox.
 
-Loading this module costs no Jinja: it comes with the first template.
+This module does not import Jinja, which the first template does.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 _PROBE = "warp-and-weft"
 _PROBE_SECONDS = 0.5
 _END = "warp-and-weft-end "
-"""Stands behind a message that is to be continued, while its template writes it."""
+"""A marker appended to a message that is to be continued, to find its end in the rendered prompt."""
 _EFFORTS = ("low", "medium", "high")
 
 
 def thinking_options(thinking: bool | str | None) -> dict[str, Any]:
-    """The variables by which templates know whether the model is to think, and how hard; none for the model's own habit.
+    """The template variables that turn reasoning on or off and set its effort; {} (the model's default) for None.
 
-    Raises `TemplateError` for what is neither a yes or no nor an effort.
+    Raises `TemplateError` for anything but True, False and an effort.
     """
     if thinking is None:
         return {}
@@ -70,9 +70,9 @@ class ChatTemplate:
 
     @classmethod
     def for_tokenizer(cls, tokenizer: Tokenizer, formats: Iterable[str] = FORMATS, named: str | None = None) -> ChatTemplate:
-        """The tokenizer's own template, or else the first of `formats` whose markers are among its control and added ones.
+        """The tokenizer's own template, or else the first of `formats` whose markers are all control or added tokens.
 
-        `named` asks for one of `FORMATS` instead, as for models whose format no token shows (Alpaca's). Raises
+        `named` chooses one of `FORMATS` instead, for models whose format cannot be recognised by tokens (Alpaca's). Raises
         `TemplateError` if there is none: the model was not trained on conversations.
         """
         source = tokenizer.chat_template
@@ -104,10 +104,10 @@ class ChatTemplate:
     ) -> str:
         """The prompt, as transformers would render it.
 
-        `options` are further variables that the template knows (`enable_thinking`, `reasoning_effort`, `documents`, ...).
-        With `continue_final_message` the prompt ends where the content of the last message does. `guarded` marks what callers
-        say where it spells a control token (`Tokenizer.guarded`). Raises `TemplateError` for a conversation that is not one,
-        that the template refuses, or whose tools or calls it would leave out.
+        `options` are further variables of the template (`enable_thinking`, `reasoning_effort`, `documents`, ...). With
+        `continue_final_message` the prompt ends with the content of the last message. `guarded` (`Tokenizer.guarded`) is
+        applied to all text of the caller, so that it cannot spell control tokens. Raises `TemplateError` for an invalid
+        conversation, one that the template refuses, and tools or calls that it would leave out.
         """
         conversation, offered = self._adapted(check_messages(messages)), check_tools(tools)
         extra = {name: plain_data(value, name) for name, value in options.items()}
@@ -125,12 +125,12 @@ class ChatTemplate:
 
     @functools.cached_property
     def style(self) -> Style:
-        """How the model marks its thoughts and its calls."""
+        """How the model marks its reasoning and its tool calls."""
         return style_of(self.source)
 
     @functools.cached_property
     def knows_tools(self) -> bool:
-        """Whether the template tells the model of tools."""
+        """Whether the template renders tools."""
         tool = {"type": "function", "function": {"name": _PROBE, "description": "", "parameters": {"type": "object"}}}
         variables = {**self._tokens, "messages": [{"role": "user", "content": "?"}], "add_generation_prompt": True}
         try:
@@ -150,11 +150,11 @@ class ChatTemplate:
             raise TemplateError(f"the chat template failed{_line(error)}: {_said(error)}") from None
 
     def _adapted(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The messages in the shape that this template can read: many know only strings as content, some only parts."""
+        """The messages in the form that this template can render: many support only strings as content, some only parts."""
         if self.style.tools is not None and self.style.tools.name == "mistral":
             messages = [with_short_ids(message) for message in messages]
         if _calls(messages):
-            messages = [self._called(m) if m.get("tool_calls") else m for m in messages]
+            messages = [self._with_call_form(m) if m.get("tool_calls") else m for m in messages]
         if any(isinstance(m.get("content"), list) for m in messages) and not self._reads_parts:
             return [m | {"content": _joined(m["content"])} if "content" in m else m for m in messages]
         if any(isinstance(m.get("content"), str) for m in messages) and not self._reads_strings and self._reads_parts:
@@ -164,8 +164,8 @@ class ChatTemplate:
             ]
         return messages
 
-    def _called(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message with its calls, and an empty content, in a shape that this template writes; as it is if there is none."""
+    def _with_call_form(self, message: dict[str, Any]) -> dict[str, Any]:
+        """A message with tool calls in a form that this template renders, or unchanged if there is no such form."""
         shapes = sorted(self._call_shapes, key=lambda shape: shape[0] != message.get("content"))
         if not shapes:
             return message
@@ -180,7 +180,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def _call_shapes(self) -> list[tuple[str | None, bool]]:
-        """How a message that only calls a tool may look: its content, and whether the arguments are JSON text."""
+        """The supported forms of a message with calls only: its content, and whether the arguments are JSON text."""
         shapes: list[tuple[str | None, bool]] = []
         for as_text in (False, True):
             arguments = json.dumps({"thread": _PROBE}) if as_text else {"thread": _PROBE}
@@ -199,7 +199,7 @@ class ChatTemplate:
         return self._carries({"role": "user", "content": _PROBE})
 
     def _carries(self, message: dict[str, Any]) -> bool:
-        """Whether a message of this shape comes through. A template beyond its limits is not asked again."""
+        """Whether the template renders the content of a message of this form. Raises `LimitError` if it exceeds its limits."""
         from ordito.text.budget import LimitError
 
         opening = [{"role": "user", "content": "?"}] if message["role"] == "assistant" else []
@@ -210,12 +210,12 @@ class ChatTemplate:
             raise
         except TemplateError:
             return False
-        # Python's spelling of a mapping or of nothing is what comes of a shape that the template does not know.
+        # A template that does not support the form prints Python's representation of a mapping or of None.
         return _PROBE in text and not any(odd in text for odd in ("'text'", "'thread'", "None"))
 
 
 def _with_end(message: dict[str, Any]) -> dict[str, Any]:
-    """A message that is to be continued, with a mark behind what it says."""
+    """A message that is to be continued, with `_END` appended. Raises `TemplateError` for one that cannot be continued."""
     content = message.get("content")
     if message["role"] != "assistant" or message.get("tool_calls") or content in (None, []):
         raise TemplateError("only what an assistant says can be continued: the last message must have a content, and no calls")
@@ -228,7 +228,7 @@ def _up_to_end(text: str) -> str:
     before, found, after = text.rpartition(_END.rstrip())
     if not found:
         raise TemplateError("this model's chat template leaves out the message that is to be continued")
-    # A template that took away the space behind the mark would take away that behind the message.
+    # If the template has stripped the space behind the marker, it would have stripped spaces at the end of the message too.
     return before if after.startswith(" ") else before.rstrip()
 
 

@@ -1,4 +1,4 @@
-"""Reading the files of a tokenizer: each as a whole, and none that is larger than a tokenizer can be."""
+"""Reading the untrusted files of a tokenizer, with bounds on their size."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
-"""What belongs to a tokenizer in a folder, and is read by transformers too."""
+"""The files of a tokenizer in a model's folder that transformers reads, too."""
 
 MAX_BYTES = 128 << 20
 """The largest published tokenizer files have some 35 MB."""
 
 MAX_TOKENS = 1 << 22
-"""More than any published vocabulary has, by ten times: a single id must not decide how much memory is taken."""
+"""Largest id plus one: ten times that of any published vocabulary, so that a single wrong id cannot exhaust memory."""
 
 MAX_TOKEN = 16_384
 """Characters of a token; the longest of published vocabularies have a few hundred."""
@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """A UTF-8 file's lines, of which the last may end or not."""
+    """A UTF-8 file's lines; the last one may lack its newline."""
     text = read_text(path)
     if text.count("\n") > MAX_TOKENS:
         raise TokenizerError(f"{path}: has {text.count(chr(10)):,} lines, expected at most {MAX_TOKENS:,}")
@@ -75,7 +75,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def listed(ids: dict[str, int], what: str) -> list[str]:
-    """The tokens by id, "" where an id has none. Raises `TokenizerError` for what is no vocabulary."""
+    """A vocabulary as a list of tokens by id, "" for unused ids. Raises `TokenizerError` for an id or token out of bounds."""
     for token, id in ids.items():
         if type(id) is not int or not 0 <= id < MAX_TOKENS:
             raise TokenizerError(
@@ -91,7 +91,7 @@ def listed(ids: dict[str, int], what: str) -> list[str]:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Bring the files of a tokenizer to another folder as they are."""
+    """Copy the files of a tokenizer to another folder."""
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (source / name).is_file() and source.resolve() != target.resolve():

@@ -1,4 +1,4 @@
-"""The filters and functions that chat templates have: Jinja's harmless ones, and bounded forms of those that can grow.
+"""The filters and functions of chat templates: Jinja's harmless ones, and bounded versions of those that can be expensive.
 
 Behaviour follows transformers: `tojson` neither escapes HTML nor non-ASCII text, `strftime_now`, `raise_exception`.
 """
@@ -32,7 +32,7 @@ _WIDE = re.compile(r"\d{5}(\d|\.)*[hlL]*[a-zA-Z%]|%[#0\- +]*\d*\.?\*")
 
 
 def bounded_join(current: Budget, separator: str, parts: Iterable[Any]) -> str:
-    """`separator.join(parts)`, refused before it is made if it is too long."""
+    """`separator.join(parts)`; raises `LimitError`, before the text is made, if it is too long."""
     texts: list[Any] = []
     total = 0
     for part in parts:
@@ -45,21 +45,21 @@ def bounded_join(current: Budget, separator: str, parts: Iterable[Any]) -> str:
 
 
 def bounded_replace(current: Budget, text: str, old: str, new: str, count: int = -1) -> str:
-    """`text.replace(old, new, count)`, refused before it is made if it is too long."""
+    """`text.replace(old, new, count)`; raises `LimitError`, before the text is made, if it may be too long."""
     current.room(len(text) + text.count(old) * max(0, len(new) - len(old)))
     replaced: str = current.admit(text.replace(old, new, count))
     return replaced
 
 
 def bounded_search(current: Budget, text: str, *arguments: Any) -> None:
-    """Refuse to search or strip `text` if it takes the product of its length and that of what is looked for."""
+    """Raise `LimitError` if a search in `text` that takes time proportional to the product of both lengths is too slow."""
     longest = max((len(argument) for argument in arguments if isinstance(argument, str)), default=0)
     if len(text) * longest > 100 * current.largest:
         current.refuse("it searches a long text backwards for another long text")
 
 
 def bounded_percent(current: Budget, text: str, values: Any) -> str:
-    """`text % values`, refused before it is made if a width is huge or the values, as often as named, are too long."""
+    """`text % values`; raises `LimitError`, before the text is made, for a huge width or if it may be too long."""
     if _WIDE.search(text):
         current.refuse("it formats with a width of more than 9,999")
     widest = max((int(n) for n in re.findall(r"\d{1,4}", text)), default=0)
@@ -136,12 +136,12 @@ def _narrow(width: int) -> None:
 
 
 def raise_exception(message: object) -> NoReturn:
-    """What a template calls to refuse a conversation: its own words reach the user."""
+    """The function by which a template refuses a conversation: its message is shown to the user."""
     raise TemplateError(f"the chat template refuses this conversation: {str(message)[:1000]}")
 
 
 def strftime_now(format: str) -> str:
-    """Today, as the template wants it written; no padding widths, which the C library would honour."""
+    """The current date and time in the template's format; padding widths, which the C library would honour, are refused."""
     if len(format) > 200 or re.search(r"%[^a-zA-Z%]*\d", format):
         budget().refuse("it formats a date with a width")
     return datetime.now().strftime(format)
@@ -152,9 +152,9 @@ def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
 
 
 class _Namespace(Namespace):
-    """Jinja's namespace, without names that begin with an underscore, and printed without what it holds.
+    """Jinja's namespace, without names that begin with an underscore, and printed without its contents.
 
-    Its contents can change after it was admitted, so that printing them could not be bounded.
+    These can change after it was admitted, so that printing them could not be bounded.
     """
 
     def __init__(*args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers of model folders, whichever files they bring: tokenizer.json first, else what it would be made from."""
+"""The tokenizer of a model's folder: from tokenizer.json if there is one, else from the files of the original tokenizer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ordito.text.from_ranks import is_ranks, read_ranks
 from ordito.text.from_sentencepiece import read_sentencepiece
 from ordito.text.from_tekken import read_tekken
 from ordito.text.from_wordpieces import read_wordpieces
-from ordito.text.library import as_tokenizer_error, cutter
+from ordito.text.library import as_tokenizer_error, encoder
 from ordito.text.settings import Settings
 from ordito.text.tokenizer import Tokenizer
 from ordito.text.vocabulary import Kind, Vocabulary
 
 
 def read_folder(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder."""
+    """The tokenizer of a folder. Raises `TokenizerError` if there is none, or it is damaged."""
     for name, reader in READERS.items():
         for path in sorted(folder.glob(name), reverse=True):
             if path.is_file():
@@ -47,7 +47,7 @@ def _read_json(path: Path, settings: Settings) -> Tokenizer:
     start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), len(full))
     return Tokenizer(
         vocabulary,
-        cutter(library),
+        encoder(library),
         settings.special(vocabulary, full[:start], full[start + len(plain) :]),
         strips_space=strips_space,
         chat_template=settings.chat_template,
@@ -72,11 +72,11 @@ READERS: dict[str, Callable[[Path, Settings], Tokenizer]] = {
     "vocab.json": read_merges,
     "vocab.txt": read_wordpieces,
 }
-"""The files that a tokenizer is read from, and how; the first that is there."""
+"""File of a tokenizer -> its reader, in order of preference."""
 
 
 def decoding(decoder: Any) -> tuple[Kind, bool]:
-    """How a decoder of tokenizer.json turns tokens into text, and whether it strips a first space."""
+    """The kind of vocabulary that the decoder of a tokenizer.json implies, and whether it strips the first space of a text."""
     steps = decoder.get("decoders", []) if isinstance(decoder, dict) and decoder.get("type") == "Sequence" else [decoder]
     by_type = {step.get("type"): step for step in steps if isinstance(step, dict)}
     if "ByteLevel" in by_type:

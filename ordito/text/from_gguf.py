@@ -24,7 +24,7 @@ from ordito.text.vocabulary import ENDS, Vocabulary
 
 
 def read_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer in a GGUF file's metadata."""
+    """The tokenizer in a GGUF file's metadata. Raises `TokenizerError` if there is none, or it is of an unknown kind."""
     fields = _Fields(metadata)
     model = fields.text("model")
     readers = {"gpt2": _byte_level, "llama": _merged, "t5": _unigram, "bert": _wordpiece}
@@ -55,7 +55,7 @@ class _Fields:
             )
         types = self.numbers("token_type", NORMAL)
         self.added = frozenset(np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED))).tolist())
-        # Some files mark the end of a turn as a token that users may write; nobody means `<|im_end|>` as text.
+        # Some files give end-of-turn tokens such as `<|im_end|>` the type of user-defined ones; they are control tokens.
         self.control = frozenset(
             i for i in self.added if types[i] == CONTROL or (self.tokens[i] in ENDS and self.tokens[i].startswith("<|"))
         )
@@ -117,7 +117,7 @@ def _byte_level(fields: _Fields) -> Tokenizer:
     merges = fields.get("merges", None)
     if not isinstance(merges, list) or set(map(type, merges)) - {str}:
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of strings, expected one")
-    # At once where no token holds a space, as it is nearly always; one by one where that fails.
+    # All merged tokens in one operation, which fails if a token contains a space (rare); then one by one.
     unions = "\n".join(merges).replace(" ", "").split("\n") if merges else []
     if not all(map(vocabulary.ids.__contains__, unions)):
         unions = ["".join(halves(merge)) for merge in merges]
@@ -131,7 +131,7 @@ def _byte_level(fields: _Fields) -> Tokenizer:
 
 
 def _wordpiece(fields: _Fields) -> Tokenizer:
-    """BERT's vocabulary, which GGUF spells with `▁` before words instead of `##` inside them."""
+    """BERT's vocabulary, which GGUF spells with `▁` at the beginning of words instead of `##` at their continuations."""
     whole = fields.control | {id for id in (fields.id("unknown"), fields.id("mask")) if id is not None}
     tokens = [
         token if i in whole or re.fullmatch(r"\[.*\]", token) else token[1:] if token.startswith(SPACE) else "##" + token
@@ -150,7 +150,7 @@ def _wordpiece(fields: _Fields) -> Tokenizer:
 
 
 def _merged(fields: _Fields) -> Tokenizer:
-    """SentencePiece's byte-pair vocabularies (LLaMA, Gemma), whose pieces have scores instead of merges."""
+    """SentencePiece's BPE vocabularies (LLaMA, Gemma), which have scores of pieces instead of merges."""
     normalization = Normalization(add_dummy_prefix=fields.flag("add_space_prefix", True))
     return _scored(fields, "bpe", fields.id("unknown"), normalization, fields.special(True))
 

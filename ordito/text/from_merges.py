@@ -1,4 +1,4 @@
-"""Tokenizers of `vocab.json` and `merges.txt`: GPT-2, RoBERTa, CodeGen (Phi-1, Phi-2), Qwen2, and GPT-1."""
+"""Tokenizers from `vocab.json` and `merges.txt`: GPT-2, RoBERTa, CodeGen (Phi-1, Phi-2), Qwen2, and GPT-1."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ordito.text.vocabulary import WORD_END, Vocabulary
 
 @dataclass(frozen=True)
 class _Class:
-    """What a tokenizer class of transformers implies: how text is cut first, roles, and what every text gets."""
+    """What a tokenizer class of transformers implies: its pre-tokenizer (None: GPT-1's), the default tokens of roles, and
+    whether every text is wrapped in CLS and SEP."""
 
     pre: PreTokenizer | None
     roles: dict[str, str] = field(default_factory=dict)
@@ -36,7 +37,7 @@ CLASSES = {
     "Qwen2Tokenizer": _Class(replace(PRE_TOKENIZERS["qwen2"], nfc=True), dict.fromkeys(("eos", "pad"), "<|endoftext|>")),
     "RobertaTokenizer": _Class(PRE_TOKENIZERS["gpt-2"], _ROBERTA, wraps=True),
 }
-"""The classes that are read, by their names in tokenizer_config.json."""
+"""The supported classes, by their names in tokenizer_config.json."""
 
 
 def read_merges(path: Path, settings: Settings) -> Tokenizer:
@@ -76,7 +77,7 @@ def read_merges(path: Path, settings: Settings) -> Tokenizer:
 
 
 def _gpt1(ids: dict[str, int], merges: list[tuple[str, str]], unknown: str, what: str) -> Library:
-    """GPT-1's vocabulary: lower-cased words cut as BERT cuts them, merged from characters, `</w>` at their ends."""
+    """GPT-1's tokenizer: BPE on lower-cased words, split as BERT's, with `</w>` at their ends."""
     with as_tokenizer_error(f"{what}: the vocabulary does not hold together"):
         library = Library(models.BPE(ids, merges, unk_token=unknown, end_of_word_suffix=WORD_END))
     library.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -86,7 +87,7 @@ def _gpt1(ids: dict[str, int], merges: list[tuple[str, str]], unknown: str, what
 
 
 def _merges(path: Path) -> list[tuple[str, str]]:
-    """The pairs of merges.txt, best first. Its first line may name a version."""
+    """The pairs of merges.txt, best first. Its first line may give a version."""
     pairs = []
     for number, line in enumerate(read_lines(path), 1):
         if not line or line.startswith("#version"):

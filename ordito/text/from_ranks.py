@@ -1,7 +1,7 @@
-"""Tokenizers of rank files (tiktoken): Llama 3 and 4 (`tokenizer.model`), Qwen 1 (`qwen.tiktoken`).
+"""Tokenizers from tiktoken's rank files: Llama 3 and 4 (`tokenizer.model`), Qwen 1 (`qwen.tiktoken`).
 
-Such a file has a token in base64 and its rank, which is its id, on each line. Everything else about the tokenizer is known
-only from the code that was published with the model: how text is cut, and the control tokens behind the last rank.
+Each line of such a file has a token in base64 and its rank, which is its id. The pattern that splits text and the control
+tokens, whose ids follow the last rank, are only in the code that was published with the model.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ordito.text.tokenizer import Tokenizer
 from ordito.text.vocabulary import Vocabulary
 
 MAX_RANKED = 1_024
-"""Bytes of a token with a rank; published ones have at most 512. Reading takes time in the square of it."""
+"""Bytes of the longest token; published ones have at most 512. Reading takes quadratic time in it."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the code published with a rank file says of it. `control` tokens follow the last rank."""
+    """The facts about a rank file that only the published code has; the ids of `control` tokens follow the last rank."""
 
     pre: PreTokenizer
     control: Sequence[str]
@@ -68,17 +68,17 @@ PUBLISHED = {
     151_643: Published(PreTokenizer((QWEN2,), ignore_merges=True, nfc=True), _QWEN1, {"eos": "<|endoftext|>"}),
     200_000: Published(PreTokenizer((O200K,), ignore_merges=True), _LLAMA4, _META | {"pad": "<|finetune_right_pad|>"}),
 }
-"""Llama 3, Qwen 1 and Llama 4, by the number of their ranks. Source: the llama-models package; Qwen's tokenization_qwen.py."""
+"""Llama 3, Qwen 1 and Llama 4, by their numbers of ranks. Sources: the llama-models package; Qwen's tokenization_qwen.py."""
 
 
 def is_ranks(data: bytes) -> bool:
-    """Whether a `tokenizer.model` is a rank file and no SentencePiece model."""
+    """Whether a `tokenizer.model` is a rank file, not a SentencePiece model."""
     token, space, rank = data[: 2 * MAX_RANKED].partition(b"\n")[0].rstrip().partition(b" ")
     return bool(token and space) and rank.isdigit()
 
 
 def read_ranks(path: Path, settings: Settings) -> Tokenizer:
-    """The tokenizer of a rank file."""
+    """The tokenizer of a rank file. Raises `TokenizerError` for an unknown or damaged one."""
     ranks = dict(_rank(line, number, path) for number, line in enumerate(read_lines(path), 1) if line)
     if len(ranks) not in PUBLISHED:
         known = ", ".join(f"{n:,}" for n in PUBLISHED)
@@ -88,7 +88,7 @@ def read_ranks(path: Path, settings: Settings) -> Tokenizer:
         )
     published = PUBLISHED[len(ranks)]
     control = dict(enumerate(published.control, len(ranks)))
-    # A tokenizer_config.json renames reserved tokens that later models use.
+    # For later models a tokenizer_config.json gives names to reserved tokens.
     control |= {id: token.content for id, token in settings.added.items() if id >= len(ranks)}
     return ranked_tokenizer(ranks, control, published.pre, published.roles, settings, path)
 
@@ -101,7 +101,7 @@ def ranked_tokenizer(
     settings: Settings,
     path: Path,
 ) -> Tokenizer:
-    """A tokenizer of tokens with ranks, which are ids here, and of control tokens; every text begins with BOS, if there is one.
+    """A tokenizer of tokens, whose ids are their ranks, and control tokens. Every text begins with BOS, if there is one.
 
     Raises `TokenizerError` if ids collide or a byte has no token.
     """
@@ -113,13 +113,13 @@ def ranked_tokenizer(
         raise TokenizerError(f"{path}: the byte {missing[0]} has no token, expected one for each of the 256")
     vocabulary = Vocabulary("byte-level", listed(ids, str(path)), frozenset(control), frozenset(control))
     bos = settings.role("bos", roles.get("bos"))
-    # tiktoken merges two neighbours if their union has a rank.
+    # tiktoken merges two neighbours if the merged token has a rank.
     special = settings.special(vocabulary, [ids.get(bos)] if bos else [], defaults=roles)
     return ByteLevel(vocabulary, merges, pre, between="").tokenizer(special, settings.chat_template)
 
 
 def decoded(token: str, what: str) -> bytes:
-    """A token that is written in base64."""
+    """The bytes of a token in base64. Raises `TokenizerError`."""
     try:
         found = base64.b64decode(token, validate=True)
     except (binascii.Error, ValueError):

@@ -1,7 +1,7 @@
-"""Tokenizers of SentencePiece's model files: LLaMA, Mistral, Gemma (`tokenizer.model`), T5, XLM-RoBERTa.
+"""Tokenizers from SentencePiece's model files: LLaMA, Mistral, Gemma (`tokenizer.model`), T5, XLM-RoBERTa.
 
-A file is a protocol buffer, `ModelProto` in sentencepiece_model.proto: pieces with scores and types, how the model was
-trained, and how text is normalized. How T5 and XLM-RoBERTa number the pieces stands in the code of transformers.
+A file is a protocol buffer, `ModelProto` in sentencepiece_model.proto: pieces with scores and types, the settings of training
+and of the normalization. T5 and XLM-RoBERTa number pieces differently: the source for that is the code of transformers.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ordito.text.vocabulary import Vocabulary
 _ALGORITHMS: dict[int, Algorithm] = {1: "unigram", 2: "bpe"}
 _TRAINED = {"model_type": (3, 1), "suffix": (24, 0), "unk": (40, 0), "bos": (41, 1), "eos": (42, 2), "pad": (43, -1)}
 _SWITCHES = {"add_dummy_prefix": (3, 1), "remove_extra_whitespaces": (4, 1), "escape_whitespaces": (5, 1)}
-"""Fields of `TrainerSpec` and of `NormalizerSpec`, and what they are where a file leaves them out."""
+"""Fields of `TrainerSpec` and of `NormalizerSpec`: name -> (number, default)."""
 
 _CLASS_OF_FILE = {"spiece.model": "T5Tokenizer", "sentencepiece.bpe.model": "XLMRobertaTokenizer"}
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
-# Gemma's file has these as user-defined pieces; nobody means them as text.
+# Gemma's file has these as user-defined pieces, but they are control tokens.
 _TURNS = frozenset(["<start_of_turn>", "<end_of_turn>"])
 
 
 def read_sentencepiece(path: Path, settings: Settings) -> Tokenizer:
-    """The tokenizer of a model file and of the settings beside it."""
+    """The tokenizer of a model file and the settings beside it. Raises `TokenizerError`."""
     scored, roles = parse(read_bytes(path), str(path))
     wanted = _CLASS_OF_FILE.get(path.name)
     name = (settings.tokenizer_class or wanted or "LlamaTokenizer").replace("MT5", "T5")
@@ -70,7 +70,7 @@ def _copy(path: Path, target: Path) -> None:
 
 
 def parse(data: bytes, what: str) -> tuple[Scored, dict[str, str]]:
-    """A model file's pieces, and those that have a role. Raises `TokenizerError` for anything else than such a file."""
+    """The pieces of a model file, and role -> piece. Raises `TokenizerError` for anything but such a file."""
     pieces: list[str] = []
     scores: list[float] = []
     types: list[int] = []
@@ -139,13 +139,13 @@ def _message(value: Value, what: str) -> bytes:
 
 
 def _extended(scored: Scored, pieces: list[str], scores: list[float], types: list[int]) -> Scored:
-    """The vocabulary with other pieces, of which one may be the unknown one."""
+    """The vocabulary with other pieces, scores and types."""
     unknown = next((id for id, type in enumerate(types) if type == UNKNOWN), None)
     return replace(scored, pieces=pieces, scores=scores, types=types, unknown=unknown)
 
 
 def _fairseq(scored: Scored) -> Scored:
-    """XLM-RoBERTa's numbering: four tokens of fairseq in place of the file's first three, and `<mask>` at the end."""
+    """XLM-RoBERTa's numbering: fairseq's four tokens instead of the file's first three, and `<mask>` at the end."""
     return _extended(
         scored,
         [*_FAIRSEQ, *scored.pieces[3:], "<mask>"],
@@ -155,7 +155,7 @@ def _fairseq(scored: Scored) -> Scored:
 
 
 def _with_sentinels(scored: Scored, settings: Settings, path: Path) -> Scored:
-    """T5's sentinels behind all pieces, the last one first."""
+    """The vocabulary with T5's sentinels appended, the last one first."""
     count = settings.config.get("extra_ids", 100)
     if type(count) is not int or not 0 <= count <= 10_000:
         raise TokenizerError(f"{path.parent}: extra_ids is {str(count)[:40]}, expected 0 to 10,000")
@@ -169,7 +169,7 @@ def _with_sentinels(scored: Scored, settings: Settings, path: Path) -> Scored:
 
 
 def _with_added(scored: Scored, settings: Settings) -> Scored:
-    """The vocabulary with the tokens that the settings add behind it; ids in between that nobody has are unused."""
+    """The vocabulary with the added tokens of the settings; unassigned ids between are of the type UNUSED."""
     size = max(len(scored.pieces), max(settings.added, default=-1) + 1)
     more = size - len(scored.pieces)
     pieces, types = [*scored.pieces, *[""] * more], [*scored.types, *[UNUSED] * more]

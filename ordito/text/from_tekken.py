@@ -1,7 +1,7 @@
-"""Tokenizers of `tekken.json`: Mistral NeMo, Mistral Small and later, as Mistral publishes them.
+"""Tokenizers from Mistral's own `tekken.json`: Mistral NeMo, Mistral Small and later ones.
 
-The file holds tokens with ranks in base64, the pattern that cuts text, and control tokens, which come before all others:
-an id is a rank plus the number of control tokens. Source: the mistral-common package.
+The file holds tokens in base64 with their ranks, the pattern that splits text, and control tokens, which have the first ids:
+other ids are ranks plus the number of control tokens. Source: the mistral-common package.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _OLD = (
     "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS] [IMG] "
     "<pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]"
 ).split()
-"""The control tokens of the first files, which do not list them."""
+"""The control tokens of the oldest files, which do not list them."""
 
 _ROLES = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 
 
 def read_tekken(path: Path, settings: Settings) -> Tokenizer:
-    """The tokenizer of a tekken.json."""
+    """The tokenizer of a tekken.json. Raises `TokenizerError` for a damaged one."""
     data = read_object(path)
     config = data.get("config")
     config = config if isinstance(config, dict) else {}

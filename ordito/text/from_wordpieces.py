@@ -1,4 +1,4 @@
-"""Tokenizers of `vocab.txt`: BERT and its heirs, one token a line."""
+"""WordPiece tokenizers from `vocab.txt`, one token per line: BERT and its successors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ordito.text.tokenizer import Tokenizer
 from ordito.text.vocabulary import Vocabulary
 
 ROLES = {role: f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
-"""BERT's names for tokens with a role."""
+"""Role -> BERT's default token."""
 
 
 def read_wordpieces(path: Path, settings: Settings) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""The `tokenizers` library behind our face: its errors as ours, its tokenizers as ours, and its files written."""
+"""Adapter to the `tokenizers` library: its errors, its tokenizers and its files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ordito.text.tokenizer import Special, Tokenizer
 from ordito.text.vocabulary import Vocabulary
 
 LONG = 1 << 14
-"""Characters of a text whose cutting takes so long that other threads are to go on meanwhile."""
+"""Characters from which on a text is encoded with the GIL released, so that other threads can run meanwhile."""
 
 
 @contextmanager
 def as_tokenizer_error(what: str) -> Iterator[None]:
-    """Whatever the library raises, as our error: bare Exceptions, and panics, which are no Exceptions at all."""
+    """Turn errors of the library into `TokenizerError`: bare Exceptions, and Rust panics, which are BaseExceptions."""
     try:
         yield
     except (TokenizerError, KeyboardInterrupt, SystemExit, MemoryError):
@@ -32,23 +32,23 @@ def as_tokenizer_error(what: str) -> Iterator[None]:
         raise TokenizerError(f"{what} ({' '.join(str(error).split())[:200]})") from None
 
 
-def cutter(library: Library) -> Callable[[str, bool], list[int]]:
-    """A library tokenizer as the function that `Tokenizer` wants."""
-    # Whether control tokens are read is a setting of the library's object: another thread must not change it between
-    # here and the encoding, or what a user typed would become a control token.
+def encoder(library: Library) -> Callable[[str, bool], list[int]]:
+    """The function `encode(text, parse_special)` of a library tokenizer, for `Tokenizer`."""
+    # Whether control tokens are parsed is a setting of the library's object. Another thread must not change it before
+    # the text is encoded, or a user's text might become a control token.
     lock = threading.Lock()
 
-    def cut(text: str, parse_special: bool) -> list[int]:
+    def encode(text: str, parse_special: bool) -> list[int]:
         with lock, as_tokenizer_error("the vocabulary cannot spell this text"):
             library.encode_special_tokens = not parse_special
             if len(text) < LONG:
                 ids: list[int] = library.encode(text, add_special_tokens=False).ids
-            else:  # the library lets other threads run in batches only
+            else:  # the library releases the GIL only for batches
                 (batch,) = library.encode_batch([text], add_special_tokens=False)
                 ids = batch.ids
         return ids
 
-    return cut
+    return encode
 
 
 def with_library(
@@ -61,14 +61,14 @@ def with_library(
     chat_template: str | None = None,
     write: Callable[[Path, Tokenizer], None] | None = None,
 ) -> Tokenizer:
-    """A tokenizer that cuts text with `library`, to which the vocabulary's added tokens are given.
+    """A tokenizer that encodes with `library`, to which the vocabulary's added tokens are added.
 
-    `write` is left out where there are no files to copy: then tokenizer.json is written.
+    Without `write`, which copies the files that it came from, a tokenizer.json is written.
     """
     library.add_tokens(list(added_tokens(vocabulary) if added is None else added))
     return Tokenizer(
         vocabulary,
-        cutter(library),
+        encoder(library),
         special,
         strips_space=strips_space,
         chat_template=chat_template,
@@ -105,7 +105,7 @@ def write_library(folder: Path, tokenizer: Tokenizer, library: Library) -> None:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that is complete or absent."""
+    """Write a file atomically."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     write(unfinished)
     os.replace(unfinished, path)

@@ -1,4 +1,4 @@
-"""Tokens that are matched whole, whatever stands around them."""
+"""Matching of added tokens in a text, before it is encoded."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Set
 
 
 class Matcher:
-    """Finds tokens in a text: the leftmost first, the longest among those that begin together.
+    """Finds tokens in a text: the leftmost first, of several at the same position the longest.
 
-    Tokens in `lstrip` and `rstrip` take the white space before and behind them with them.
+    Tokens in `lstrip` and `rstrip` also consume the white space before and behind them.
     """
 
     def __init__(self, names: Mapping[str, int], lstrip: Set[int] = frozenset(), rstrip: Set[int] = frozenset()) -> None:

@@ -1,4 +1,4 @@
-"""Conversations and tools as callers give them -> plain data that is safe to hand to a template."""
+"""Validation of conversations and tools, and their conversion to plain data that is safe in a template."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
 
 MAX_DEPTH = 128
-"""Levels of lists and mappings in data from outside; templates and schemas have a handful."""
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates and servers call it, the common name first
-# Words that templates compare, where they stand under "role" or "type".
+"""Largest nesting of untrusted lists and mappings; templates and schemas use a handful of levels."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # its keys in templates and servers, the most common first
+# Values of "role" and "type" that templates compare with constants.
 _WORDS = frozenset({*ROLES, "text", "object", "array", "string", "number", "integer", "boolean", "null"})
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The conversation as plain data, or a `TemplateError` that says which message is wrong and how.
+    """The conversation as plain data. Raises `TemplateError`, which says which message is wrong and how.
 
-    Arguments of tool calls become mappings, as templates expect them, also where they came as JSON text, as servers send
-    them; an empty `tool_calls` goes.
+    Arguments of tool calls given as JSON text, as servers send them, become mappings, which templates expect; an empty
+    `tool_calls` is removed.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise TemplateError(f"a conversation must be a list of messages, got {type(messages).__name__}")
@@ -34,7 +34,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def check_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | None:
-    """The tools as plain data; none where the list is empty. `TemplateError` for one that is no function with a name."""
+    """The tools as plain data, None for an empty list. Raises `TemplateError` for one that is no function with a name."""
     if not tools:
         return None
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
@@ -81,7 +81,7 @@ def _check_message(message: Message, where: str) -> dict[str, Any]:
         raise TemplateError(f"{where}: only an assistant calls tools, got tool_calls in a message of role {role}")
     else:
         plain["tool_calls"] = _check_calls(plain["tool_calls"], where)
-    # Templates read the assistant's reasoning under one of several names, and clients send it under any of them.
+    # Templates and clients use several keys for the assistant's reasoning: it is given under the two that templates read.
     reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
 
@@ -105,7 +105,7 @@ def _check_calls(calls: Any, where: str) -> list[dict[str, Any]]:
 
 
 def with_short_ids(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with ids of calls that have nine letters and digits, which Mistral's templates insist on."""
+    """The message with ids of calls shortened to nine letters and digits, which Mistral's templates require."""
     changed = dict(message)
     if isinstance(message.get("tool_call_id"), str):
         changed["tool_call_id"] = _short_id(message["tool_call_id"])
@@ -124,7 +124,7 @@ def _named(function: dict[str, Any]) -> bool:
 
 
 def _arguments(value: Any) -> dict[str, Any] | None:
-    """The arguments of a call, which may be JSON text or missing; None for what they cannot be."""
+    """The arguments of a call, which may be JSON text or missing, as a mapping; None if they are invalid."""
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else {}
@@ -134,7 +134,7 @@ def _arguments(value: Any) -> dict[str, Any] | None:
 
 
 def deeper_than(value: Any, levels: int) -> bool:
-    """Whether plain data has lists and mappings in more than so many levels; found without recursion."""
+    """Whether plain data has more than `levels` nested levels of lists and mappings; computed without recursion."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -146,19 +146,19 @@ def deeper_than(value: Any, levels: int) -> bool:
 
 
 def guard_message(message: dict[str, Any], guarded: Callable[[str], str]) -> dict[str, Any]:
-    """The message with `guard` on all that it says."""
+    """The message with `guard` applied to everything but its role."""
     kept = {key: item if key == "role" else guard(item, guarded) for key, item in message.items()}
     content = message.get("content")
     if isinstance(content, list):
         whole = "".join(part["text"] for part in content)
-        # Parts that are written one after another may spell together what none of them spells.
+        # Consecutive parts may together spell a control token that none of them spells alone.
         if guarded(whole) != "".join(part["text"] for part in kept["content"]):
             kept["content"] = [{"type": "text", "text": guarded(whole)}]
     return kept
 
 
 def guard(value: Any, guarded: Callable[[str], str]) -> Any:
-    """The value with `guarded` applied to every string in it, keys as well, but for roles and types that are known words."""
+    """The value with `guarded` applied to every string in it, keys included, except known values of "role" and "type"."""
     if isinstance(value, str):
         return guarded(value)
     if isinstance(value, dict):
@@ -170,7 +170,10 @@ def guard(value: Any, guarded: Callable[[str], str]) -> Any:
 
 
 def plain_data(value: object, where: str) -> Any:
-    """The value rebuilt from JSON's types: an object with methods of its own must not reach a template."""
+    """The value rebuilt from JSON's types, so that no object with methods of its own reaches a template.
+
+    Raises `TemplateError` for other types.
+    """
     if value is None or isinstance(value, bool):
         return value
     for kind in (str, int, float):

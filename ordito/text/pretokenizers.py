@@ -1,7 +1,7 @@
-"""How byte-level vocabularies cut text into words before merging: the patterns that GGUF names in `tokenizer.ggml.pre`.
+"""Pre-tokenizers of byte-level BPE: the patterns that split text into words, by their names in `tokenizer.ggml.pre` of GGUF.
 
-Patterns are facts of the published vocabularies (their tokenizer.json and tekken.json files); names are those of llama.cpp's
-table, of which the Llama, Qwen, DeepSeek, Mistral, Phi, OLMo, gpt-oss and SmolLM families and their like are here.
+Patterns are those of the published tokenizer.json and tekken.json files; names are llama.cpp's. Of its table those of the
+Llama, Qwen, DeepSeek, Mistral, Phi, OLMo, gpt-oss and SmolLM families and similar ones are here.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _DEEPSEEK_LETTERS = (
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """Patterns that are applied one after the other; what a pattern does not match stays together.
+    """Patterns that are applied one after the other; text between the matches of a pattern is kept together.
 
-    `ignore_merges`: a word that is a token itself is not cut up (Llama 3). `adds_bos` holds where a file does not say.
-    `nfc`: text is brought to Unicode's composed form first (Qwen).
+    `ignore_merges`: a word that is itself a token is not split (Llama 3). `adds_bos` is the default of GGUF's key.
+    `nfc`: text is first normalised to Unicode's NFC (Qwen).
     """
 
     patterns: tuple[str, ...]

@@ -1,7 +1,7 @@
 """The wire format of protocol buffers, as far as a SentencePiece model needs it.
 
-A message is a row of fields: a key (number and wire type as one varint), then a varint, 4 bytes, 8 bytes, or a length and so
-many bytes. Nothing is copied or allocated by a number in the file. Source: protobuf.dev, "Encoding".
+A message is a sequence of fields: a key (number and wire type as one varint), then a varint, 4 bytes, 8 bytes, or a length and
+that many bytes. No memory is allocated by an unchecked number of the file. Source: protobuf.dev, "Encoding".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Value = int | bytes
 
 
 def fields(message: bytes) -> Iterator[tuple[int, Value]]:
-    """Number and value of each field. Raises `TokenizerError` where the message breaks off or has a deprecated group."""
+    """Number and value of each field. Raises `TokenizerError` if the message is truncated or has a deprecated group."""
     place = 0
     while place < len(message):
         key, place = _varint(message, place)
@@ -37,7 +37,7 @@ def fields(message: bytes) -> Iterator[tuple[int, Value]]:
 
 
 def _varint(message: bytes, place: int) -> tuple[int, int]:
-    """Seven bits a byte, the lowest first, while the high bit says that more follow; at most ten bytes."""
+    """The varint at `place` and the position behind it: 7 bits per byte, lowest first, the high bit set if more follow."""
     value = 0
     for i, byte in enumerate(message[place : place + 10]):
         value |= (byte & 0x7F) << 7 * i

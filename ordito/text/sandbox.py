@@ -1,9 +1,9 @@
-"""The room in which chat templates run: Jinja's immutable sandbox, as transformers sets it up, with a budget.
+"""The sandbox of chat templates: Jinja's immutable one, configured as in transformers, with a budget of time and memory.
 
-Jinja's sandbox keeps a template away from Python; it does not bound what the template costs. Here the syntax tree is
-rewritten before it is compiled, so that each loop step, comparison, literal, slice and concatenation passes the budget,
-and operators, calls, filters, tests and attribute look-ups pass it through the sandbox's own hooks.
-Attributes are allowed by name, by type: what is not listed does not exist.
+Jinja's sandbox keeps templates from reaching Python, but does not limit their cost. Here the syntax tree is rewritten before it
+is compiled, so that each loop step, comparison, literal, slice and concatenation is charged to the budget; operators, calls,
+filters, tests and attribute look-ups are charged in the sandbox's hooks. Attributes are allowed by type and name: others do
+not exist.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MAX_SOURCE = 60_000  # characters; the longest published template has a third of
 _MAX_COMPARISONS = 8  # in one chain: a < b < c
 _MAX_BITS = 4096  # of an integer
 
-# Names that no template can write, since they have a space: the steps that the rewriting puts in.
+# Names of the filters that the rewriting inserts. They contain a space, so that no template can write them.
 _TICK, _SPEND, _ADMIT, _CONCAT, _KEY = "step tick", "step spend", "step admit", "step concat", "step key"
 
-# Methods of strings that may compare every character of the string with every one of their argument.
+# Methods of strings that may take time proportional to the product of the lengths of string and argument.
 _SLOW = frozenset({"rfind", "rindex", "rsplit", "rpartition", "strip", "lstrip", "rstrip"})
 
 _ALLOWED_NODES = (
@@ -65,7 +65,7 @@ _SAFE_ATTRIBUTES: dict[type, frozenset[str]] = {
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same filter or test, whose every use is a step and whose result is admitted."""
+    """The filter or test, with each call charged to the budget and its result admitted."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -91,7 +91,7 @@ def _concat(parts: tuple[Any, ...]) -> str:
 
 
 def _key(value: Any) -> Any:
-    # Hashing a tuple walks all of it: a dictionary of many heavy tuples would take minutes in one step.
+    # Hashing a tuple hashes all of its elements: a dictionary of many heavy tuples would take minutes in one step.
     if value is None or isinstance(value, str | int | float | Undefined):
         return value
     return budget().refuse(f"it uses a {type(value).__name__} as a dictionary key")
@@ -104,7 +104,7 @@ def _finalize(context: Context, value: Any) -> str:
 
 
 class _Rewriting(NodeTransformer):
-    """Puts the budget's steps into a syntax tree, and refuses the tags that chat templates have no use for."""
+    """Inserts the budget's steps into a syntax tree. Raises `TemplateError` for tags that chat templates do not need."""
 
     def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(node, _ALLOWED_NODES):
@@ -161,7 +161,7 @@ def _step(name: str, argument: nodes.Node, near: nodes.Node) -> nodes.Filter:
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what the assistant wrote; for the text it is only a scope of its own."""
+    """`{% generation %}` marks the assistant's text for training; in rendering it is only a scope."""
 
     tags: set[str] = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
 

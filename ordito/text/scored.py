@@ -1,4 +1,4 @@
-"""Vocabularies of scored pieces as tokenizers: what SentencePiece's model files and GGUF files of its kind have in common."""
+"""Tokenizers of SentencePiece's scored pieces, from its model files or from GGUF."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ordito.text.unigram import LikelyPieces
 from ordito.text.vocabulary import Vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-"""Types of pieces. User-defined ones are matched whole in any text; control tokens only where templates write them."""
+"""Types of pieces. User-defined ones are matched whole in any text, control tokens only in text of templates."""
 
 Algorithm = Literal["bpe", "unigram"]
 
@@ -41,7 +41,7 @@ class Scored:
             raise TokenizerError("the vocabulary's scores hold something that is no finite number")
 
     def engine(self, vocabulary: Vocabulary) -> Pieces:
-        """What cuts text into the pieces of `vocabulary`. None is cut into control tokens, whatever their type says."""
+        """The encoder of text to pieces of `vocabulary`; control tokens are never among them, whatever their type is."""
         kinds = (NORMAL, USER_DEFINED, UNUSED) if self.algorithm == "bpe" else (NORMAL, USER_DEFINED)
         known = {byte: id for byte in range(256) if (id := vocabulary.ids.get(f"<0x{byte:02X}>")) is not None}
         unwritten = frozenset(np.flatnonzero(~np.isin(self.types, kinds)).tolist()) | vocabulary.control
@@ -110,9 +110,9 @@ def scored_tokenizer(
 
 
 def scored_library(scored: Scored, vocabulary: Vocabulary) -> Library:
-    """The same vocabulary for the library: its unigram model, or a merge table.
+    """The same vocabulary for the `tokenizers` library: a unigram model, or BPE with a merge table.
 
-    The library's normalization differs from SentencePiece's in corners: it applies the map of characters to whole graphemes.
+    In rare cases the library's normalization differs from SentencePiece's: it applies the character map to whole graphemes.
     """
     if scored.algorithm == "unigram":
         model = models.Unigram(list(zip(scored.pieces, scored.scores, strict=True)), scored.unknown, bool(scored.ids(BYTE)))
@@ -133,7 +133,7 @@ def scored_library(scored: Scored, vocabulary: Vocabulary) -> Library:
 
 
 def _merges(scored: Scored, vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """A merge for each way to cut a piece in two, best piece first."""
+    """A merge for each way to split a piece into two pieces, the best piece first."""
     ids = vocabulary.ids
     merges = []
     for piece, id in ids.items():

@@ -1,9 +1,9 @@
-"""SentencePiece's way from text to pieces: normalization, then words of `▁`, then the pieces of each word.
+"""SentencePiece: normalization of text, splitting into words that begin with `▁`, and segmentation of words into pieces.
 
-How a word is cut depends on the algorithm: `MergedPieces` here (byte-pair encoding with scores), `LikelyPieces` in
-unigram.py. Source: Kudo and Richardson, arXiv:1808.06226, and the behaviour of the sentencepiece library and of llama.cpp,
-whose ids these are. Written here because building a merge table for a library from 262,144 scored pieces would cost seconds
-at every start, and because the library approximates the normalization.
+The algorithm of segmentation is `MergedPieces` (BPE with scores) here, or `LikelyPieces` (unigram) in unigram.py. Source: Kudo
+and Richardson, arXiv:1808.06226, and the sentencepiece library and llama.cpp, which give the same ids. It is implemented here
+because building a merge table for the `tokenizers` library from 262,144 scored pieces would take seconds at every start, and
+because that library only approximates the normalization.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SPACE = "▁"
 
 @dataclass(frozen=True)
 class Normalization:
-    """What happens to a text before pieces are looked for in it, under the names of SentencePiece's `NormalizerSpec`."""
+    """The normalization of a text before segmentation, with the names of SentencePiece's `NormalizerSpec`."""
 
     precompiled_charsmap: bytes = b""
     add_dummy_prefix: bool = True
@@ -36,11 +36,11 @@ class Normalization:
 
     @cached_property
     def charsmap(self) -> Charsmap | None:
-        """The map of characters; most byte-pair vocabularies have none."""
+        """The character map, or None, as in most BPE vocabularies."""
         return Charsmap(self.precompiled_charsmap) if self.precompiled_charsmap else None
 
     def __call__(self, text: str, defined: Matcher, dummy: bool = True) -> str:
-        """The normalized text, in which what `defined` finds stands as it was; `dummy=False` adds no prefix or suffix."""
+        """The normalized text. Matches of `defined` are not changed by the character map; `dummy=False` adds no `▁`."""
         blank = text == ""
         if self.charsmap is not None:
             names = {id: name for name, id in defined.names.items()}
@@ -56,9 +56,9 @@ class Normalization:
 
 
 class Pieces(Words):
-    """A vocabulary of scored pieces, which encodes normalized text.
+    """An encoder of normalized text to scored pieces.
 
-    `unknown` stands for what no piece spells, unless the vocabulary has `byte_pieces` (`<0xE2>` and so on, by byte).
+    Characters without a piece become `unknown`, or the `byte_pieces` of their UTF-8 bytes (`<0xE2>`, ...) if there are some.
     """
 
     def __init__(
@@ -73,21 +73,21 @@ class Pieces(Words):
         self.byte_pieces = byte_pieces or {}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a normalized text. Characters in a row that cannot be spelled are one unknown token."""
-        ids = self.ids(self._cut.split(text))
+        """Token ids of a normalized text. Consecutive unknown characters become one unknown token."""
+        ids = self.ids(self._boundary.split(text))
         if self.unknown is None or self.unknown not in ids:
             return ids
         return [id for id, run in groupby(ids) for _ in (run if id != self.unknown else [id])]
 
     @abstractmethod
     def segment(self, word: str) -> list[str]:
-        """A word, cut into pieces and into characters that no piece spells."""
+        """A word as pieces, and single characters without a piece."""
 
     @cached_property
-    def _cut(self) -> re.Pattern[str]:
-        """Where one word ends and the next begins, so that each can be cut up alone.
+    def _boundary(self) -> re.Pattern[str]:
+        """The boundaries of words, which can be segmented independently.
 
-        That is before a `▁`, except after those few characters that some piece has before a `▁` (Gemma: `>▁</`).
+        These are before each `▁`, except after the few characters that precede a `▁` within some piece (Gemma: `>▁</`).
         """
         characters = np.frombuffer("\0".join(self.pieces).encode("utf-32-le", "replace"), np.uint32)
         joining = set(map(chr, set(characters[:-1][characters[1:] == ord(SPACE)].tolist()))) - {SPACE, "\0"}
@@ -106,10 +106,10 @@ class Pieces(Words):
 
 
 class MergedPieces(Pieces):
-    """Byte-pair encoding: two neighbours may merge if their union is a piece, that of the best score first."""
+    """BPE with scores: two neighbours may merge if together they are a piece, the one of the highest score first."""
 
     def segment(self, word: str) -> list[str]:
-        """A word, cut into pieces and into characters that no piece spells."""
+        """A word as pieces, and single characters without a piece."""
         return merged(word, self._rank)
 
     def _rank(self, left: str, right: str) -> float | None:

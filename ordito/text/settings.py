@@ -1,4 +1,4 @@
-"""What the JSON files beside a vocabulary say of it: its class, added tokens, roles, switches, and the chat template."""
+"""A tokenizer's settings in JSON files beside its vocabulary: class, added tokens, roles, switches, chat template."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _CLASSES = {
     "t5": "T5Tokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
-"""The tokenizer class of a model type, for old folders in which only config.json says what the model is."""
+"""`model_type` of config.json -> tokenizer class, for old folders that do not name the class."""
 
 
 class Settings:
-    """The settings of a folder: tokenizer_config.json and the older files that it replaced."""
+    """The settings of a folder: tokenizer_config.json, and the older files that it replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Settings:
 
     @cached_property
     def tokenizer_class(self) -> str:
-        """The class that transformers gives the tokenizer, without `Fast`; "" if nothing says so."""
+        """The tokenizer's class in transformers, without `Fast`; "" if unknown."""
         name = self.config.get("tokenizer_class")
         if not isinstance(name, str) or name in ("PreTrainedTokenizerFast", "TokenizersBackend"):
             model_type = read_object(self.folder / "config.json").get("model_type")
@@ -47,19 +47,19 @@ class Settings:
         return name.removesuffix("Fast")
 
     def flag(self, key: str, default: bool) -> bool:
-        """A switch."""
+        """The switch at `key`, or the default if it is missing."""
         value = self.config.get(key)
         return value if isinstance(value, bool) else default
 
     def role(self, name: str, default: str | None = None) -> str | None:
-        """The token with a role such as `bos`."""
+        """The token of a role such as `bos`, or None."""
         value = self.config.get(f"{name}_token", default)
         value = value.get("content") if isinstance(value, dict) else value
         return value if isinstance(value, str) else None
 
     @cached_property
     def control(self) -> frozenset[str]:
-        """Tokens that the settings name as special: those with a role, and others."""
+        """The tokens that the settings call special: those of roles, and additional ones."""
         found = {self.role(name) for name in _ROLES}
         for key in ("additional_special_tokens", "extra_special_tokens"):
             others = self.config.get(key) or []
@@ -69,7 +69,7 @@ class Settings:
 
     @cached_property
     def added(self) -> dict[int, AddedToken]:
-        """Tokens that the settings add to the vocabulary, or take out of it to be matched whole, by id."""
+        """Id -> token, of the added tokens: new ones, and those of the vocabulary that are to be matched whole."""
         found: dict[int, AddedToken] = {}
         for id, token in self._added():
             content = token.get("content")
@@ -93,7 +93,7 @@ class Settings:
                 yield id, {"content": content}
 
     def tokens(self, vocabulary: Vocabulary, lstrip: Set[str] = frozenset()) -> list[AddedToken]:
-        """The vocabulary's added tokens as the library wants them. `lstrip` ones take white space before them with them."""
+        """The vocabulary's added tokens for the library. Those in `lstrip` also consume the white space before them."""
         roles = [value for value in self.config.values() if isinstance(value, dict)]
         lstrip = lstrip | {str(role.get("content")) for role in roles if role.get("lstrip") is True}
         found = self.added
@@ -110,9 +110,9 @@ class Settings:
         suffix: Sequence[int | None] = (),
         defaults: Mapping[str, str] | None = None,
     ) -> Special:
-        """The tokens with a role; every text gets `prefix` and `suffix`, unless `add_bos_token` and its like say otherwise.
+        """The tokens of roles; every text gets `prefix` and `suffix`, unless `add_bos_token` or `add_eos_token` change them.
 
-        `defaults` are the roles that the tokenizer's class gives where the files are silent.
+        `defaults` are the tokens that the tokenizer's class gives to roles which the files do not name.
         """
 
         def id_of(role: str) -> int | None:
@@ -131,7 +131,7 @@ class Settings:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The template of conversations."""
+        """The chat template, of several the default one, or None."""
         if (path := self.folder / "chat_template.jinja").is_file():
             return read_text(path)
         template = read_object(self.folder / "chat_template.json").get("chat_template", self.config.get("chat_template"))

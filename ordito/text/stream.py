@@ -1,4 +1,4 @@
-"""Token ids -> text that can be shown at once: never half a character, never part of a stop string."""
+"""Streaming detokenization: text that can be shown at once, without incomplete characters or parts of stop strings."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from collections.abc import Callable, Sequence
 
 
 class Detokenizer:
-    """Text of tokens that arrive one by one.
+    """The text of tokens that arrive one by one.
 
-    Law: the pieces joined are what decoding all ids at once gives, for any ids. `bytes_of` gives the bytes that a token
-    adds; `strip` says that the text's first space is a mark of the vocabulary and not text (SentencePiece), `strip_end` the
-    same of its last space (GPT-1).
+    Invariant: all pieces joined are equal to decoding all ids at once, for any ids. `bytes_of` gives the bytes of a token;
+    `strip` removes the text's first space, which SentencePiece adds, `strip_end` its last one, which GPT-1 adds.
     """
 
     def __init__(self, bytes_of: Callable[[int], bytes], strip: bool = False, strip_end: bool = False) -> None:
         self.bytes_of, self.strip, self.strip_end = bytes_of, strip, strip_end
         self.held = ""
-        # Incomplete UTF-8 waits for its other bytes; what can never be completed becomes U+FFFD.
+        # Incomplete UTF-8 is held until its other bytes arrive; invalid UTF-8 becomes U+FFFD.
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """The text that is certain now."""
+        """Add a token; returns the text that is complete now."""
         return self._text(self.bytes_of(token_id), final=False)
 
     def flush(self) -> str:
-        """The rest, when no more tokens come."""
+        """The rest of the text, after the last token."""
         return self._text(b"", final=True)
 
     def _text(self, data: bytes, final: bool) -> str:
@@ -39,9 +38,9 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Lets text through up to the first stop string; holds back an ending that may be the beginning of one.
+    """Passes text on up to the first stop string; holds back an ending that may be the beginning of one.
 
-    What comes out does not depend on how the text was cut into pieces. `found` is the stop string that ended it.
+    The output does not depend on how the text is divided into pieces. `found` is the stop string that ended it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -50,9 +49,9 @@ class StopStrings:
         self.found: str | None = None
 
     def push(self, text: str) -> tuple[str, bool]:
-        """The text that is certain now, and whether a stop string has ended it."""
+        """Add text; returns the text that can be shown now, and whether a stop string has ended it."""
         self.held += text
-        # The stop string that is complete first ends the text; of several, the one that began first.
+        # The stop string that is complete first ends the text; of several, the one that begins first.
         found = [(place + len(stop), place, stop) for stop in self.stops if (place := self.held.find(stop)) >= 0]
         if found:
             _, place, self.found = min(found)
@@ -63,11 +62,11 @@ class StopStrings:
         return shown, False
 
     def flush(self) -> str:
-        """What was held back, when no more text comes."""
+        """The text held back, after the last piece."""
         shown, self.held = self.held, ""
         return shown
 
     def _begun(self, stop: str) -> int:
-        """How many characters at the end could be the beginning of `stop`."""
+        """The number of characters at the end that may be the beginning of `stop`."""
         longest = min(len(stop) - 1, len(self.held))
         return next((n for n in range(longest, 0, -1) if self.held.endswith(stop[:n])), 0)

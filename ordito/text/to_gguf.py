@@ -1,7 +1,7 @@
 """Tokenizers as GGUF metadata (`tokenizer.ggml.*`), the inverse of from_gguf.py.
 
-GGUF knows vocabularies by a few names and switches, which stand for behaviour that other formats spell out. Which of them
-mean this tokenizer is found by trying: what is written is read back, and must cut a corpus of awkward texts alike.
+GGUF describes a tokenizer by a few names and switches, where other formats spell out its behaviour. Those that describe a given
+tokenizer are found by trial: metadata are read back, and must encode a corpus of difficult texts to the same ids.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ordito.text.sentencepiece import SPACE
 from ordito.text.tokenizer import Tokenizer
 
 FIRST_NAMES = ("qwen2", "llama-bpe", "smollm", "gpt-2", "tekken", "gpt-4o", "deepseek-llm", "deepseek-v3")
-"""The names of pre-tokenizers that are tried first: of several that mean the same, the best known; those that cut digits
-apart before those that do not, since a vocabulary without numbers of several digits cannot tell them from each other.
+"""The names of pre-tokenizers that are tried first: of several with the same meaning the best known; those that split digits
+before those that do not, since a vocabulary without tokens of several digits cannot distinguish them.
 """
 
 TEXTS = (
@@ -46,9 +46,9 @@ TEXTS = (
 
 
 def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
-    """The keys `tokenizer.*` that give this tokenizer, with unused tokens up to `vocab_size`, the rows of the embedding.
+    """The keys `tokenizer.*` of this tokenizer, padded with unused tokens to `vocab_size`, the rows of the embedding.
 
-    Raises `TokenizerError` if GGUF has no words for it.
+    Raises `TokenizerError` if GGUF cannot express it; warns (`OrditoWarning`) if only its NFC normalization is lost.
     """
     kinds = {"byte-level": _byte_level, "sentencepiece": _pieces, "wordpiece": _wordpiece}
     if tokenizer.vocabulary.kind not in kinds:
@@ -64,7 +64,7 @@ def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
             return metadata
         if nearly is None and _alike(found, tokenizer, composed):
             nearly = metadata
-    if nearly is not None:  # as all GGUF files of Qwen are: nothing in them says that text is to be composed
+    if nearly is not None:  # as in all GGUF files of Qwen: there is no key for NFC normalization
         warnings.warn(
             "GGUF cannot say that text is brought to Unicode's composed form first: text that is not will have other ids",
             OrditoWarning,
@@ -82,7 +82,7 @@ def _alike(one: Tokenizer, other: Tokenizer, texts: Sequence[str]) -> bool:
 
 
 def _common(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
-    """What all kinds share: tokens, their types, and the roles of some."""
+    """The keys that all kinds have: tokens, their types, and the ids of roles."""
     special, vocabulary = tokenizer.special, tokenizer.vocabulary
     padding = range(len(vocabulary.tokens), vocab_size)
     types = [
@@ -128,7 +128,7 @@ def _byte_level(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any
 
 
 def _patterns(before: Any) -> Iterator[str]:
-    """The patterns by which the library cuts text into words."""
+    """The patterns by which the library splits text into words."""
     if isinstance(before, dict):
         pattern = before.get("pattern")
         if isinstance(pattern, dict) and "Regex" in pattern:
@@ -165,7 +165,7 @@ def _pieces(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any]]:
             listed = [float(score) for _, score in model["vocab"]]
             scores = listed + [0.0] * (len(tokens) - len(listed))
         else:
-            # A piece is worth the more, the earlier its merge.
+            # The earlier the merge of a piece, the higher its score.
             ranks = {left + right: rank for rank, (left, right) in reversed(list(enumerate(_merges(model))))}
             algorithm, charsmap = "bpe", b""
             scores = [-float(ranks[token]) if token in ranks else -1e6 for token in tokens]
@@ -185,7 +185,7 @@ def _pieces(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any]]:
 
 
 def _charsmap(normalizer: Any) -> bytes:
-    """The map of characters among the library's normalizers."""
+    """The character map among the library's normalizers, or b""."""
     if isinstance(normalizer, dict):
         if normalizer.get("type") == "Precompiled":
             return base64.b64decode(normalizer.get("precompiled_charsmap", ""))
@@ -196,7 +196,7 @@ def _charsmap(normalizer: Any) -> bytes:
 
 
 def _wordpiece(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any]]:
-    """BERT's vocabulary, which GGUF spells with `▁` before words instead of `##` inside them."""
+    """BERT's vocabulary, which GGUF spells with `▁` at the beginning of words instead of `##` at their continuations."""
     vocabulary, unknown = tokenizer.vocabulary, tokenizer.unk_id
     whole = vocabulary.control | vocabulary.added | ({unknown} if unknown is not None else set())
     tokens = [

@@ -1,4 +1,4 @@
-"""Text <-> token ids."""
+"""`Tokenizer`: text to token ids and back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ordito.text.stream import Detokenizer
 from ordito.text.vocabulary import Vocabulary, ends
 
 GUARD = "\ue0ff"
-"""A private character that marks where a user's text would otherwise spell a control token; see `guarded`."""
+"""A private-use character inserted into a user's text where it would spell a control token; see `guarded`."""
 
 
 @dataclass(frozen=True)
 class Special:
-    """The tokens with a role, and which of them every text gets."""
+    """The tokens of roles; `prefix` and `suffix` are added to every text (BOS, or [CLS] and [SEP])."""
 
     bos: int | None = None
     eos: int | None = None
@@ -30,11 +30,12 @@ class Special:
 
 
 class Tokenizer:
-    """A vocabulary and the way in which it cuts text.
+    """A vocabulary and its encoder.
 
-    `cut(text, parse_special)` gives the ids of a text without the tokens that every text gets. `strips_space`: the first
-    space of a decoded text is a mark and not text. `write(folder, tokenizer)` writes the files of `to_folder`. `engine` is
-    what cuts, for those who write it in another format: a tokenizer of the `tokenizers` library, or scored pieces.
+    `cut(text, parse_special)` gives the ids of a text without the prefix and suffix of every text. `strips_space`: the first
+    space of a decoded text was added by the encoder and is removed. `write(folder, tokenizer)` writes the files of
+    `to_folder`. `engine` is the encoder for conversion to other formats: a `ByteLevel`, `Scored` pieces, or a tokenizer of
+    the `tokenizers` library.
     """
 
     def __init__(
@@ -87,12 +88,12 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int | None:
-        """The token that fills up rows."""
+        """The padding token."""
         return self.special.pad
 
     @property
     def unk_id(self) -> int | None:
-        """The token for what cannot be spelled."""
+        """The token for text that no other token spells."""
         return self.special.unk
 
     @property
@@ -122,9 +123,9 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of `text`.
 
-        `add_special_tokens` gives it what every text gets (BOS, or [CLS] and [SEP]). Only with `parse_special` does the
-        text of a control token become that token: leave it off for what users type. Raises `TokenizerError` for text that
-        is not Unicode (lone surrogates).
+        `add_special_tokens` adds the prefix and suffix of every text (BOS, or [CLS] and [SEP]). Only with `parse_special`
+        does text that spells a control token become that token: leave it off for text of users. Raises `TokenizerError` for
+        text that is not valid Unicode (lone surrogates).
         """
         try:
             text.encode("utf-8")
@@ -134,25 +135,25 @@ class Tokenizer:
         return [*self.special.prefix, *ids, *self.special.suffix] if add_special_tokens else ids
 
     def least(self, text: str) -> int:
-        """Tokens that a text has at least, known without cutting it: 0 where the vocabulary may spell any length with one."""
+        """A lower bound of a text's number of tokens, without encoding it; 0 if one token may spell a text of any length."""
         if self.vocabulary.kind != "byte-level":
             return 0
         return len(text.replace(GUARD, "").encode("utf-8", "replace")) // self._longest
 
     @cached_property
     def _longest(self) -> int:
-        """Bytes of the longest token as it is spelled: what it stands for has no more, as each byte is a character there."""
+        """UTF-8 bytes of the longest token's spelling, in which each byte that it stands for is one character."""
         return max(len(token.encode("utf-8", "replace")) for token in self.vocabulary.tokens)
 
     def encode_chat(self, rendered: str) -> list[int]:
-        """Token ids of a rendered conversation: control tokens are read, but not across a `GUARD`; BOS stands once."""
+        """Token ids of a rendered conversation. Control tokens are parsed, but not across a `GUARD`; BOS is added only once."""
         parts = rendered.split(GUARD)
         ids = [id for part in parts for id in self.encode(part, add_special_tokens=False, parse_special=True)]
         prefix = self.special.prefix
         return ids if ids[: len(prefix)] == list(prefix) else [*prefix, *ids]
 
     def guarded(self, text: str) -> str:
-        """`text` with a `GUARD` inside whatever spells a control token, so that `encode_chat` reads it as plain text."""
+        """`text` with a `GUARD` inside whatever spells a control token, so that `encode_chat` takes it for plain text."""
         names, lengths, firsts = self._control_names
         parts, done = [], 0
         for found in firsts.finditer(text):
@@ -164,23 +165,23 @@ class Tokenizer:
 
     @cached_property
     def _control_names(self) -> tuple[frozenset[str], list[int], re.Pattern[str]]:
-        """The control tokens as text, how long they are, and how they begin."""
+        """The control tokens' spellings, their lengths, and a pattern of their first characters."""
         names = frozenset(token for id in self.special_ids if len(token := self.token(id)) > 1)
         firsts = "".join(sorted({re.escape(name[0]) for name in names}))
         return names, sorted(set(map(len, names))), re.compile(f"[{firsts}]" if firsts else "(?!)")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of token ids; invalid UTF-8 becomes U+FFFD."""
         spelled = self.token_bytes if skip_special_tokens else self.vocabulary.bytes_of
         text = b"".join(spelled(int(id)) for id in ids).decode("utf-8", "replace")
         text = text.removesuffix(" ") if self._ends_in_space else text
         return text.removeprefix(" ") if self.strips_space else text
 
     def streamer(self) -> Detokenizer:
-        """A detokenizer for one answer, without control tokens."""
+        """A streaming detokenizer for one answer, which leaves out control tokens."""
         return Detokenizer(self.token_bytes, self.strips_space, self._ends_in_space)
 
     @property
     def _ends_in_space(self) -> bool:
-        """Whether each word brings the space behind it, so that the last one is no text."""
+        """Whether tokens that end a word include the space behind it (GPT-1), which is removed at the end of a text."""
         return self.vocabulary.kind == "word-ends"

@@ -1,7 +1,5 @@
-"""Tools for models whose chat template knows none: told of and called in words, in Hermes's format.
-
-Their template renders the conversation as ever; what it cannot say stands in the text of its messages.
-"""
+"""Tools for models whose chat template does not support them: tools, calls and results are put into the text of messages, in
+Hermes's format."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ Call a function only if it helps; else answer in words."""
 
 
 def with_tool_words(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """The conversation with its tools in the system's message, its calls in the assistant's, and its results in the user's."""
+    """The conversation with tools in the system message, calls in the assistant's messages, and results in the user's."""
     told = [_in_words(message) for message in messages]
     if not tools:
         return told

@@ -1,6 +1,6 @@
-"""SentencePiece's unigram language model: the pieces whose probabilities multiply to the most.
+"""SentencePiece's unigram language model: the most probable segmentation of a word into pieces.
 
-Scores are log-probabilities; the best way to cut a word's first n characters follows from the best ways to cut fewer
+Scores are log probabilities; the best segmentation of a word's first n characters follows from those of shorter prefixes
 (Viterbi). Source: Kudo, arXiv:1804.10959, and the behaviour of the sentencepiece library.
 """
 
@@ -12,11 +12,11 @@ from itertools import pairwise
 
 from ordito.text.sentencepiece import Pieces
 
-_PENALTY = 10.0  # how much less likely an unknown character is than the least likely piece
+_PENALTY = 10.0  # the score of an unknown character is lower than the lowest score of a piece by this
 
 
 class LikelyPieces(Pieces):
-    """Encodes with a unigram vocabulary. User-defined pieces get scores with which they win wherever they stand."""
+    """Encodes with a unigram vocabulary. User-defined pieces get scores so high that they are always chosen."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class LikelyPieces(Pieces):
         self.scores = [won.get(id, score) for id, score in enumerate(scores)]
 
     def segment(self, word: str) -> list[str]:
-        """A word, cut into pieces and into characters that no piece spells."""
+        """A word as pieces, and single characters without a piece."""
         best: list[float | None] = [0.0, *[None] * len(word)]
         begins = [0] * (len(word) + 1)
         for start in range(len(word)):
             so_far = best[start]
-            assert so_far is not None, "every character can be cut off alone"
+            assert so_far is not None, "every character can be a piece of its own"
             lengths = self._lengths.get(word[start], ())
             for end in [start + length for length in lengths if start + length <= len(word)]:
                 id = self.pieces.get(word[start:end])
@@ -53,14 +53,14 @@ class LikelyPieces(Pieces):
 
     @staticmethod
     def _better(best: list[float | None], begins: list[int], start: int, end: int, score: float) -> None:
-        """Keep the way over `start` to `end` if none before was as likely."""
+        """Update the best segmentation up to `end` by one whose last piece begins at `start`, if its score is higher."""
         known = best[end]
         if known is None or score > known:
             best[end], begins[end] = score, start
 
     @cached_property
     def _lengths(self) -> dict[str, list[int]]:
-        """How many characters the pieces with a given first character have."""
+        """First character -> the lengths of the pieces that begin with it."""
         lengths: dict[str, set[int]] = {}
         for piece in self.pieces:
             if piece:

@@ -1,4 +1,4 @@
-"""A vocabulary: what each token is, which tokens control, and what bytes each adds to a text."""
+"""A vocabulary: its tokens, which of them are control tokens, and the bytes of each token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from ordito.errors import TokenizerError
 
 Kind = Literal["byte-level", "sentencepiece", "wordpiece", "word-ends"]
-"""How tokens spell text; `word-ends` is GPT-1's way, `</w>` at the end of each word."""
+"""How tokens spell text; `word-ends` is GPT-1's spelling, with `</w>` at the end of each word."""
 
 WORD_END = "</w>"
 
@@ -19,11 +19,10 @@ ENDS = frozenset(
     """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <EOT>
     <|end_of_text|> <eos> <｜end▁of▁sentence｜> <|eot|> <|eom|>""".split()
 )
-"""Tokens that end an answer wherever they are control tokens: the list that llama.cpp keeps, for the families here,
-and Llama 4's."""
+"""Control tokens that end an answer: llama.cpp's list, as far as the families here have them, and Llama 4's."""
 
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
-# BERT's decoder writes these without the space that stands before other words.
+# BERT's decoder writes no space before these.
 _CLINGING = frozenset([".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"])
 
 
@@ -37,7 +36,7 @@ def ends(names: Set[str]) -> frozenset[str]:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in of each byte: itself where it is printable in Latin-1, else a character from U+0100 on."""
+    """GPT-2's printable character -> byte: printable Latin-1 characters stand for themselves, others follow from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
@@ -48,7 +47,8 @@ BYTES = byte_alphabet()
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens by id. `control` ids are written by the model and templates, never by users; `added` ids are matched whole."""
+    """Tokens by id. `control` tokens come from the model and templates only, never from users' text; `added` tokens are matched
+    whole, before the text is split."""
 
     kind: Kind
     tokens: Sequence[str]
@@ -67,7 +67,7 @@ class Vocabulary:
         return self.tokens[id]
 
     def bytes_of(self, id: int) -> bytes:
-        """The bytes that a token adds to a text, control tokens spelled out."""
+        """The bytes of a token in a text; a control token is spelled out."""
         token = self.token(id)
         if id in self.control:
             return token.encode()

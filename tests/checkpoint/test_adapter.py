@@ -1,4 +1,4 @@
-"""What is no adapter, or not one of this base, is refused in one sentence."""
+"""Adapters are read as written; invalid ones, and those of another base, are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def refused(folder, message, base=None):
     assert "\n" not in str(caught.value)
 
 
-def test_what_was_written_is_read(adapter, base):
+def test_round_trip(adapter, base):
     read = open_adapter(adapter)
     assert read.base == "org/base"
     merged = adapted(base, read)
@@ -106,13 +106,13 @@ def test_what_was_written_is_read(adapter, base):
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', expected a start that leaves the base as it is"),
     ],
 )
-def test_configurations_that_cannot_be_are_refused(adapter, config, message):
+def test_invalid_configurations_are_refused(adapter, config, message):
     change(adapter, config)
     refused(adapter, message)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '{"r": ' + "9" * 5000 + "}", '{"r": 3}'])
-def test_a_configuration_that_is_none_is_refused(adapter, content):
+def test_a_file_that_is_no_configuration_is_refused(adapter, content):
     (adapter / CONFIG).write_text(content)
     refused(adapter, "adapter_config.json")
 
@@ -132,7 +132,7 @@ def test_a_configuration_that_is_none_is_refused(adapter, content):
         ({A: None, B: None}, "holds no tensors"),
     ],
 )
-def test_tensors_that_are_no_adapter_are_refused(adapter, tensors, message):
+def test_tensors_that_form_no_adapter_are_refused(adapter, tensors, message):
     change(adapter, tensors=tensors)
     refused(adapter, message)
 
@@ -163,12 +163,12 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(adapter):
     refused(adapter, r"safetensors\.torch\.save_file")
 
 
-def test_weights_that_are_missing_are_told_of(adapter):
+def test_missing_weights_are_reported(adapter):
     (adapter / WEIGHTS).unlink()
     refused(adapter, "there is no such file")
 
 
-def test_unknown_keys_are_told_of(adapter):
+def test_unknown_keys_are_reported(adapter):
     change(adapter, {"use_doras": True})
     with pytest.warns(OrditoWarning, match="'use_doras'; did you mean use_dora"):
         open_adapter(adapter)
@@ -179,7 +179,7 @@ def test_a_pattern_of_modules_from_outside_is_not_run(adapter):
     assert open_adapter(adapter).changes.keys() == {O_PROJ}
 
 
-def test_the_dearest_patterns_that_are_allowed_end_soon(adapter):
+def test_the_slowest_allowed_patterns_are_quick(adapter):
     name = "a" * 400
     dearest = "a*a*" + "a?" * 8 + "b"
     change(
@@ -209,7 +209,7 @@ def test_parts_of_a_fused_map_are_written_as_one(adapter, base):
         assert np.allclose(merged.read(f"{name}.weight"), expected, atol=1e-5)
 
 
-def test_the_map_of_one_expert_is_merged_and_stacked_with_others_that_do_nothing(adapter, tmp_path):
+def test_the_change_of_one_expert_is_merged_and_stacked_with_zero_changes_of_others(adapter, tmp_path):
     config = {"model_type": "mixtral", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
     spec = spec_from_config(config | {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 3})
     write_folder(tmp_path / "moe", spec, {name: floats(*shape) for name, shape in spec.tensors().items()})
@@ -224,7 +224,7 @@ def test_the_map_of_one_expert_is_merged_and_stacked_with_others_that_do_nothing
     assert np.array_equal(stacked.merged(base.read(name)), expected)
 
 
-def test_what_the_hub_has_no_form_for_is_not_written(adapter):
+def test_changes_without_a_form_on_the_hub_are_not_written(adapter):
     plain = LowRank(floats(2, 8), floats(8, 2), 1.0)
     dora = LowRank(floats(2, 8), floats(8, 2), 1.0, floats(8))
     with pytest.raises(OrditoError, match="need magnitudes, or none"):

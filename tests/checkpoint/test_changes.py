@@ -1,4 +1,4 @@
-"""What became of the weights between two checkpoints of one shape."""
+"""The differences between the weights of two checkpoints of the same architecture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_only_what_changed(tmp_path):
     assert sum(c.relative for name, c in found.items() if name not in ("layers.1.mlp.up.weight", "norm.weight")) == 0.0
 
 
-def test_layers_are_lines(tmp_path):
+def test_the_table_has_a_row_for_each_layer(tmp_path):
     before, after = weights(), weights()
     for name in ("gate", "up", "down"):
         after[f"layers.0.mlp.{name}.weight"] = before[f"layers.0.mlp.{name}.weight"] * np.float32(1.25)
@@ -45,7 +45,7 @@ def test_layers_are_lines(tmp_path):
     assert rows["layer 1"]["mlp"] == rows["layer 0"]["attention"] == rows["outside of layers"]["embedding"] == "="
 
 
-def test_what_is_not_finite_is_said(tmp_path):
+def test_weights_that_are_not_finite_are_reported(tmp_path):
     before, after = weights(), weights()
     after["layers.0.mlp.up.weight"][0] = math.nan
     after["layers.0.attention.q.weight"][0] = math.inf

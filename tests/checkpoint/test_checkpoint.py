@@ -1,4 +1,4 @@
-"""Every tensor of a file has a place or a reason; every tensor of the spec has a file's."""
+"""Every tensor of a file is mapped or ignored for a reason; every tensor of the spec is in the file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def change(folder, **tensors):
     write_safetensors(path, {name: value for name, value in now.items() if value is not None})
 
 
-def test_what_was_written_is_read(folder):
+def test_round_trip(folder):
     checkpoint = open_checkpoint(folder)
     assert checkpoint.spec == SPEC
     assert all(np.array_equal(array, weights()[name]) for name, array in checkpoint)
@@ -98,7 +98,7 @@ def test_buffers_of_old_files_are_ignored_with_a_reason(folder):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '{"model_type": "llama"}', '{"model_type": "zebra"}'])
-def test_a_config_that_is_none_is_refused(folder, content):
+def test_a_file_that_is_no_config_is_refused(folder, content):
     (folder / "config.json").write_text(content)
     with pytest.raises((CheckpointError, ConfigError)):
         open_checkpoint(folder)
@@ -111,7 +111,7 @@ def test_a_giant_config_is_not_read(folder):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "absent.gguf"])
-def test_what_is_no_weights_file_is_refused(tmp_path, name):
+def test_files_that_hold_no_weights_are_refused(tmp_path, name):
     if "absent" not in name:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(CheckpointError):
@@ -121,7 +121,7 @@ def test_what_is_no_weights_file_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     "pooling", [Pooling(kind="mean", normalise=True, max_tokens=9), Pooling(kind="cls"), Pooling(kind="last")]
 )
-def test_pooling_makes_the_round_trip(tmp_path, pooling):
+def test_pooling_round_trip(tmp_path, pooling):
     from dataclasses import replace
 
     spec = replace(SPEC, pooling=pooling)
@@ -139,7 +139,7 @@ def test_pooling_makes_the_round_trip(tmp_path, pooling):
         ([{"type": "x.Pooling", "path": "p"}], {}, "pools by"),
     ],
 )
-def test_poolings_that_are_not_known_are_refused(folder, modules, pooling, message):
+def test_unknown_poolings_are_refused(folder, modules, pooling, message):
     (folder / "modules.json").write_text(modules if isinstance(modules, str) else json.dumps(modules))
     (folder / "p").mkdir()
     (folder / "p" / "config.json").write_text(json.dumps(pooling))

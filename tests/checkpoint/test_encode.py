@@ -1,4 +1,4 @@
-"""Blocks of few bits: what is written is what readers decode, and no simple rounding comes nearer."""
+"""Quantization: other readers decode the same values, and no simple rounding has a smaller error."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def loss(encoding, x, importance=None):
 
 
 @pytest.mark.parametrize("encoding", BLOCKS)
-def test_the_loss_is_that_of_so_many_bits(encoding):
+def test_the_error_is_that_of_the_number_of_bits(encoding):
     assert 0 < loss(encoding, normal()) <= LOSSES[encoding]
 
 
 @pytest.mark.parametrize("encoding", BLOCKS)
-def test_what_others_decode(encoding):
+def test_the_gguf_package_decodes_the_same(encoding):
     data = encode("w", normal(), encoding)
     theirs = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[encoding.upper()])
     assert np.array_equal(theirs, decoded(encoding, data, normal().shape).astype(np.float32))
@@ -94,7 +94,7 @@ def test_awkward_numbers(encoding):
 
 @settings(max_examples=40, deadline=None)
 @given(encoding=st.sampled_from(BLOCKS), seed=st.integers(0, 10**6), scale=st.sampled_from([0.1, 1.0, 1e3]))
-def test_rounding_again_loses_less_than_half_of_the_first_time(encoding, seed, scale):
+def test_requantizing_loses_less_than_half_of_the_first_time(encoding, seed, scale):
     x = decoded(encoding, encode("w", normal(2, 256, seed) * np.float32(scale), encoding), (2, 256)).astype(np.float32)
     assert loss(encoding, x) <= 0.5 * LOSSES[encoding]
 
@@ -108,7 +108,7 @@ def test_experts_have_importances_of_their_own():
     assert np.array_equal(both[1], encode("w", x[1], "q4_k", importance[1]))
 
 
-def test_columns_that_were_never_used():
+def test_columns_of_importance_zero():
     importance = np.zeros(512, np.float32)
     assert np.array_equal(encode("w", normal(), "q4_k", importance), encode("w", normal(), "q4_k"))
     importance[5] = 1
@@ -137,7 +137,7 @@ def test_mistakes():
 
 
 @pytest.mark.parametrize("encoding", PLAIN)
-def test_plain_numbers_keep_what_is_none(encoding):
+def test_plain_encodings_keep_nan_and_infinity(encoding):
     x = np.array([[np.nan, np.inf, -np.inf, 1.0]], np.float32)
     assert np.array_equal(decoded(encoding, encode("w", x, encoding), x.shape), x, equal_nan=True)
 

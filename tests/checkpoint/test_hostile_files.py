@@ -1,4 +1,4 @@
-"""Files that lie: each is refused with a CheckpointError, without reading past the file or allocating what it claims."""
+"""Hostile files: each is refused with a CheckpointError, without reading past its end or allocating what it claims."""
 
 from __future__ import annotations
 

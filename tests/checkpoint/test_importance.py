@@ -36,7 +36,7 @@ def dat(entries, tail=b""):
     return b"".join(parts) + tail
 
 
-def test_there_and_back(tmp_path):
+def test_round_trip(tmp_path):
     write_importance(tmp_path / "x.gguf", some())
     back = read_importance(tmp_path / "x.gguf")
     assert (back.datasets, back.windows, back.context, back.file) == (("book.txt",), 1, 512, "x.gguf")
@@ -67,7 +67,7 @@ def test_the_older_format(tmp_path):
     assert (found.datasets, found.windows) == (("wiki",), 9)
 
 
-def test_what_is_none(tmp_path):
+def test_files_that_are_no_importance_matrix_are_refused(tmp_path):
     path = tmp_path / "x"
     for data, message in (
         (b"", "empty"),

@@ -121,7 +121,7 @@ def test_published_sizes():
     assert ordito.account(spec).parameters.total == 12_247_782_400
 
 
-def test_what_does_not_fit_is_said():
+def test_what_does_not_fit_is_refused():
     with pytest.raises(ordito.errors.ConfigError, match="repeats within 2 layers"):
         config_from_params(PARAMS | {"sliding_window": [1, 2, 3]})
     with pytest.raises(ordito.errors.ConfigError, match="use_biases"):

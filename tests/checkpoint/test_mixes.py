@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ordito import catalogue
-from ordito.checkpoint.mixes import MIXES, encodings, for_rows_of, mix_named
+from ordito.checkpoint.mixes import MIXES, encodings, fit_rows, mix_named
 from ordito.checkpoint.quants import FORMATS
 from ordito.errors import OrditoError
 from ordito.families import spec_from_config
@@ -23,19 +23,19 @@ def test_every_mix_has_encodings_that_exist(name):
     assert all(found[tensor] == "f32" for tensor, shape in spec().tensors().items() if len(shape) == 1)
 
 
-def test_importance_changes_what_is_spared():
+def test_an_importance_matrix_changes_the_mix():
     down = next(name for name in spec().tensors() if name.endswith("down.weight"))
     assert encodings(spec(), MIXES["IQ4_XS"])[down] == "q5_k"
-    assert encodings(spec(), MIXES["IQ4_XS"], informed=True)[down] == "iq4_xs"
+    assert encodings(spec(), MIXES["IQ4_XS"], has_imatrix=True)[down] == "iq4_xs"
     assert encodings(spec(), MIXES["Q4_0"])[down] == "q4_0"
-    assert encodings(spec(), MIXES["Q4_0"], informed=True)[down] == "q4_1"
+    assert encodings(spec(), MIXES["Q4_0"], has_imatrix=True)[down] == "q4_1"
 
 
 def test_rows_that_no_superblock_divides():
-    assert for_rows_of(576, "q4_k") == "q5_0"
-    assert for_rows_of(576, "iq4_xs") == "iq4_nl"
-    assert for_rows_of(100, "q4_k") == "f16"
-    assert for_rows_of(0, "q4_k") == "f32"
+    assert fit_rows(576, "q4_k") == "q5_0"
+    assert fit_rows(576, "iq4_xs") == "iq4_nl"
+    assert fit_rows(100, "q4_k") == "f16"
+    assert fit_rows(0, "q4_k") == "f32"
 
 
 def test_experts_alone():

@@ -1,4 +1,4 @@
-"""What is known of a model from its headers: every byte of its files has a place, and no weight is read."""
+"""Outlines of models from their headers: every byte of the files is accounted for, and no weight is read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_folder(folder):
     assert overhead == 8 + struct.unpack("<Q", (folder / "model.safetensors").read_bytes()[:8])[0]
 
 
-def test_what_the_model_does_not_use_is_counted_apart(folder):
+def test_unused_tensors_are_counted_separately(folder):
     change(folder, **{"model.rotary_emb.inv_freq": np.ones(4, np.float32)})
     assert sums(outline(folder))[1] == 16
 
@@ -83,7 +83,7 @@ def test_a_model_of_the_catalogue():
     assert account(found.spec).parameters.total == 8_030_261_248
 
 
-def test_names_that_are_nothing():
+def test_unknown_names():
     with pytest.raises(ModelNotFoundError, match="did you mean"):
         outline("llama-3-8bb")
     with pytest.raises(ModelNotFoundError, match=r"no model 'nosuchname'; .* a path, or a hub repository .* smollm2"):
@@ -168,7 +168,7 @@ def test_a_repository_without_weights(hub, folder):  # noqa: F811
     assert (found.spec, found.format, found.stored) == (SPEC, "config", None)
 
 
-def test_what_the_hub_refuses_is_told_from_the_catalogue(hub):  # noqa: F811
+def test_the_catalogue_is_used_where_the_hub_refuses(hub):  # noqa: F811
     name = "meta-llama/Meta-Llama-3-8B"
     hub.repos[name] = {"main": "0" * 40}
     hub.errors[name] = (403, "GatedRepo")

@@ -55,7 +55,7 @@ def test_codebooks_are_those_of_gguf(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_chunks_do_not_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_does_not_depend_on_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = random_blocks(name, 37)
     whole = dequantize(name, raw)
     monkeypatch.setattr(quants, "CHUNK", 5 * FORMATS[name].block_size)

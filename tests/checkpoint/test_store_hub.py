@@ -1,4 +1,4 @@
-"""The hub, played by a server of our own; and the cache that people already have."""
+"""Downloads from a fake hub, and the models in the user's Hugging Face cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that the user has as files."""
+"""Models at local paths."""
 
 from __future__ import annotations
 

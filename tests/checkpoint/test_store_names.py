@@ -1,4 +1,4 @@
-"""What a user may type, and what is said when it means nothing."""
+"""Parsing of model names, and the errors for invalid ones."""
 
 from __future__ import annotations
 

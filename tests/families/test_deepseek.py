@@ -1,4 +1,4 @@
-"""DeepSeek: what its files say in several ways, what they cannot say, and the cache of latent attention."""
+"""DeepSeek: variants of its published files, what they cannot express, the cache of MLA, and multi-token prediction."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ V2 = V3 | {"model_type": "deepseek_v2", "topk_method": "group_limited_greedy"}
 
 @settings(deadline=None)
 @given(st.floats(0.01, 5.0), st.floats(1.05, 100.0), st.integers(1, 99))
-def test_any_slope_makes_the_round_trip(slope, factor, nope_dim):
-    scaling = YARN | {"factor": factor, "mscale": slope, "mscale_all_dim": slope}
+def test_round_trip_of_any_mscale(mscale, factor, nope_dim):
+    scaling = YARN | {"factor": factor, "mscale": mscale, "mscale_all_dim": mscale}
     made = spec_from_config(V3 | {"qk_nope_head_dim": nope_dim, "rope_scaling": scaling})
     assert spec_from_config(config_from_spec(made)) == made
 
 
-def test_a_slope_is_written_as_it_was_read():
+def test_an_mscale_is_written_as_it_was_read():
     scaling = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
     written = config_from_spec(spec_from_config(V2 | {"rope_scaling": scaling}))["rope_parameters"]
     assert (written["mscale"], written["mscale_all_dim"], written["attention_factor"]) == (0.707, 0.707, 1.0)
@@ -80,9 +80,9 @@ def test_the_cache_holds_a_latent_and_a_rotary_key(layers, kv_rank, half_rope, b
     made = spec_from_config(V3 | sizes)
     cache = Transformer(made).new_cache(batch, 7)
     assert len(cache.slots) == layers
-    numbers = sum(store[0, 0].numel() for pair in cache.slots for store in pair)
-    assert numbers == layers * (kv_rank + 2 * half_rope)
-    assert account.count(made).kv_bytes_per_token == 2 * numbers
+    elements = sum(store[0, 0].numel() for pair in cache.slots for store in pair)
+    assert elements == layers * (kv_rank + 2 * half_rope)
+    assert account.count(made).kv_bytes_per_token == 2 * elements
 
 
 @pytest.mark.parametrize("config", [V2, V3, V2 | {"q_lora_rank": None, "topk_method": "greedy"}])
@@ -95,7 +95,7 @@ def test_gguf_header_to_spec_and_back(config):
     ("change", "message"),
     [
         ({"rms_norm_eps": 1e-5}, "epsilon"),
-        ({"rope_scaling": YARN}, "magnitude"),
+        ({"rope_scaling": YARN}, "attention factor"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "YaRN"),
         ({"num_nextn_predict_layers": 1}, "multi-token"),
         ({"first_k_dense_replace": 3}, "experts"),
@@ -103,12 +103,12 @@ def test_gguf_header_to_spec_and_back(config):
         ({"rope_interleave": False}, "cannot express"),
     ],
 )
-def test_what_llama_cpp_would_compute_otherwise_is_refused(change, message):
+def test_what_llama_cpp_would_compute_differently_is_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         header_from_spec(spec_from_config(V3 | change))
 
 
-def test_a_header_that_does_not_say_how_it_scores():
+def test_a_header_without_expert_gating_func():
     for config in (V2, V3):
         made = spec_from_config(config)
         header = header_from_spec(made)
@@ -116,8 +116,8 @@ def test_a_header_that_does_not_say_how_it_scores():
         assert spec_from_header(Header(metadata, header.shapes, header.values)) == made
 
 
-def test_the_order_of_rows_is_not_written_out_before_they_are_there():
-    """A header may claim more heads than there is memory for; that the tensors have them is seen later."""
+def test_the_permutation_of_rows_is_not_listed_when_names_are_made():
+    """A header may claim more heads than memory could list; only later are they compared with the tensors."""
     claimed = spec_from_config(V3 | {"num_attention_heads": 2**18, "num_key_value_heads": 2**18})
     tracemalloc.start()
     try:
@@ -128,21 +128,21 @@ def test_the_order_of_rows_is_not_written_out_before_they_are_there():
         tracemalloc.stop()
 
 
-def test_both_layouts_of_gguf_hold_the_same_numbers():
+def test_both_layouts_of_gguf_hold_the_same_weights():
     made = spec_from_config(V3)
     gguf = gguf_of(family_of(made))
     random = np.random.default_rng(0)
     ours = {name: random.standard_normal(shape).astype(np.float32) for name, shape in made.tensors().items()}
     attention = leaves(made, spec.LatentAttention)[0]
-    apart, whole = (
+    separate, fused = (
         {name: array for binding in names.bindings(made) for name, array in theirs_from(binding, ours)}
         for names in (gguf.names(made), *gguf.layouts(made))
     )
-    # Head h of the whole: the key's rows (nope, R), then the value's (v, R); apart, the key's are transposed.
-    heads = whole["blk.0.attn_kv_b.weight"].reshape(attention.n_heads, -1, attention.kv_rank)
-    assert np.array_equal(apart["blk.0.attn_k_b.weight"], heads[:, : attention.nope_dim].swapaxes(1, 2))
-    assert np.array_equal(apart["blk.0.attn_v_b.weight"], heads[:, attention.nope_dim :])
-    for names, file in ((gguf.names(made), apart), *((names, whole) for names in gguf.layouts(made))):
+    # Each head of the fused tensor has its key's rows (nope, R), then its value's (v, R); attn_k_b has the key transposed.
+    heads = fused["blk.0.attn_kv_b.weight"].reshape(attention.n_heads, -1, attention.kv_rank)
+    assert np.array_equal(separate["blk.0.attn_k_b.weight"], heads[:, : attention.nope_dim].swapaxes(1, 2))
+    assert np.array_equal(separate["blk.0.attn_v_b.weight"], heads[:, attention.nope_dim :])
+    for names, file in ((gguf.names(made), separate), *((names, fused) for names in gguf.layouts(made))):
         for binding in names.bindings(made):
             for name, array in ours_from(binding, [file[theirs] for theirs in binding.theirs]).items():
                 assert np.array_equal(array, ours[name])
@@ -168,24 +168,24 @@ def test_a_wrong_config_says_what_is_wrong(config, message):
 
 
 @torch.no_grad()
-def test_two_tokens_ahead():
+def test_multi_token_prediction_of_two_tokens():
     torch.manual_seed(0)
     made = spec_from_config(V3 | {"num_nextn_predict_layers": 2})
     module, ids = Transformer(made).eval(), torch.randint(0, 61, (2, 9))
     for parameter in module.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
-    guesses = module.look_ahead(ids, module.hidden(ids))
-    assert [tuple(guess.shape) for guess in guesses] == [(2, 8, 61), (2, 7, 61)]
-    # A guess hangs on the tokens up to the one that it reads, and on no later one.
+    predictions = module.look_ahead(ids, module.hidden(ids))
+    assert [tuple(logits.shape) for logits in predictions] == [(2, 8, 61), (2, 7, 61)]
+    # Logits depend on the tokens up to the one whose embedding the module reads, and on no later one.
     other = ids.clone()
     other[:, 5] = (other[:, 5] + 1) % 61
-    for k, (guess, changed) in enumerate(zip(guesses, module.look_ahead(other, module.hidden(other)), strict=True)):
+    for k, (logits, changed) in enumerate(zip(predictions, module.look_ahead(other, module.hidden(other)), strict=True)):
         seen = 5 - (k + 1)
-        assert torch.allclose(guess[:, :seen], changed[:, :seen], atol=1e-5)
-        assert not torch.allclose(guess[:, seen], changed[:, seen], atol=1e-3)
+        assert torch.allclose(logits[:, :seen], changed[:, :seen], atol=1e-5)
+        assert not torch.allclose(logits[:, seen], changed[:, seen], atol=1e-3)
 
 
-def test_parameters_ahead_are_those_of_a_layer_and_three_norms_and_a_map():
+def test_an_mtp_module_has_the_parameters_of_a_layer_three_norms_and_a_linear_map():
     made = spec_from_config(V3 | {"num_nextn_predict_layers": 1})
     layer = sum(prod(shape) for name, shape in made.tensors().items() if name.startswith("layers.2.") and "bias" not in name)
     assert account.count(made).ahead_parameters == layer + 3 * 40 + 2 * 40 * 40

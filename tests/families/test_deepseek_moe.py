@@ -1,6 +1,6 @@
-"""DeepSeekMoE has no class in transformers: held against LLaMA's layers there, with the mixtures of DeepSeek V2.
+"""DeepSeekMoE has no class in transformers: it is compared with LLaMA's layers there, with the mixtures of DeepSeek V2.
 
-V2 kept this mixture as it was, where it routes greedily, does not scale and has no renormalised weights.
+V2's mixture computes the same if it routes greedily, and neither scales nor renormalises the weights.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def reference(config):
 
 
 def published(model):
-    """The tensors under their published names: each expert apart."""
+    """The tensors under their published names, each expert's separate."""
     for name, tensor in model.state_dict().items():
         prefix, _, part = name.rpartition(".experts.")
         if part == "gate_up_proj":
@@ -94,7 +94,7 @@ def test_logits(change, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{}, {"norm_topk_prob": True, "n_shared_experts": None, "tie_word_embeddings": True}])
-def test_config_makes_the_round_trip(change):
+def test_config_round_trip(change):
     made = spec_from_config(TINY | change)
     assert spec_from_config(config_from_spec(made)) == made
 
@@ -102,7 +102,7 @@ def test_config_makes_the_round_trip(change):
 def test_gguf_header_to_spec_and_back():
     made = spec_from_config(TINY)
     assert spec_from_header(header_from_spec(made)) == made
-    with pytest.raises(ConfigError, match="sum to one"):
+    with pytest.raises(ConfigError, match="renormalisation"):
         header_from_spec(spec_from_config(TINY | {"norm_topk_prob": True}))
 
 

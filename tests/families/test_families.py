@@ -118,7 +118,7 @@ def test_rope_permutation_has_an_inverse(heads, half, width, flat):
     change = Interleaved(heads)
     assert np.array_equal(change.theirs(change.ours(array)), array)
     assert np.array_equal(change.ours(change.theirs(array)), array)
-    # Channel i of a head and its partner i + H/2 stand side by side on their side.
+    # Channels i and i + H/2 of a head, a pair, are neighbours in theirs.
     assert change.theirs(array).reshape(heads, half, 2, -1)[0, 0, 1, 0] == array.reshape(heads, 2, half, -1)[0, 1, 0, 0]
 
 
@@ -135,7 +135,7 @@ def test_an_unknown_key_is_reported():
         spec_from_config(LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0, "beta_quick": 1}})
 
 
-def test_bookkeeping_keys_are_not():
+def test_bookkeeping_keys_are_not_reported():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         spec_from_config(
@@ -252,7 +252,7 @@ def test_a_spec_that_the_format_cannot_express_is_refused():
         config_from_spec(changed)
 
 
-def test_gguf_has_no_key_for_ropes_that_stretch():
+def test_gguf_has_no_key_for_dynamic_rope_scaling():
     made = spec_from_config(LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 2.0}})
     with pytest.raises(ConfigError, match="DynamicScaling"):
         header_from_spec(made)
@@ -279,7 +279,7 @@ def test_a_family_is_found_by_being_there(tmp_path, monkeypatch):
         families.families.cache_clear()
 
 
-# One configuration of each kind that files can have: of the catalogue, which tests/test_catalogue.py holds true.
+# One published configuration of each model_type, from the catalogue, whose configurations tests/test_catalogue.py checks.
 KINDS = {entry.config["model_type"]: entry.config for entry in catalogue.models() if entry.config}
 WRONG = (
     st.none()

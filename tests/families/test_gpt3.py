@@ -1,4 +1,4 @@
-"""GPT-3, of which no weights are published: transformers' GPT-2 layers, every second one under the mask of a band."""
+"""GPT-3, of which no weights are published: compared with transformers' GPT-2, every second layer masked to a band."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_logits_are_those_of_gpt2_with_bands(band, tmp_path):
     expected = model.lm_head(model.transformer.ln_f(hidden))
     module = load_transformer(open_checkpoint(tmp_path / "gpt3"))
     assert float((module(ids) - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
-    assert float((module(ids) - model(ids).logits).abs().max()) > 1e-3, "the band is not felt"
+    assert float((module(ids) - model(ids).logits).abs().max()) > 1e-3, "the band makes no difference"
 
 
 def test_sizes_of_the_paper():
-    """Table 2.1 of arXiv:2005.14165: the heads of the 1.3B model are wider than its width over their number."""
+    """Table 2.1 of arXiv:2005.14165: head_dim of the 1.3B model is larger than d_model / n_heads."""
     spec = spec_from_config({"model_type": "gpt3", "n_embd": 2048, "n_layer": 24, "n_head": 24, "head_dim": 128})
     assert spec_from_config(config_from_spec(spec)) == spec
     windows = [attention.window for _, attention in spec.attentions]

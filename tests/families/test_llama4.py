@@ -1,4 +1,4 @@
-"""Llama 4: the patterns of its layers, and what GGUF fixes."""
+"""Llama 4: the patterns of its layers, and what has no key in GGUF."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TINY = {
 SCOUT = {"factor": 16.0, "high_freq_factor": 1.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192}
 
 
-def test_every_fourth_layer_sees_everything_and_has_no_positions():
+def test_every_fourth_layer_has_full_attention_and_no_positions():
     attentions = leaves(spec_from_config(TINY), Attention)
     assert [a.rope is None for a in attentions] == [a.chunk is None for a in attentions] == [False, False, False, True] * 2
     assert (
@@ -44,12 +44,12 @@ def test_every_fourth_layer_sees_everything_and_has_no_positions():
         ({"moe_layers": []}, []),
     ],
 )
-def test_which_layers_route(change, routed):
+def test_which_layers_have_experts(change, routed):
     made = spec_from_config(TINY | change)
     assert [int(path.split(".")[1]) for path, leaf in made.leaves() if isinstance(leaf, MixtureOfExperts)] == routed
 
 
-def test_the_first_releases_said_4_and_meant_true():
+def test_attn_temperature_tuning_4_means_true():
     assert spec_from_config(TINY | {"attn_temperature_tuning": 4}) == spec_from_config(TINY)
 
 
@@ -74,12 +74,12 @@ def test_gguf_header_to_spec_and_back(change):
         {"attention_bias": True},
     ],
 )
-def test_what_gguf_fixes_is_refused(change):
+def test_what_gguf_has_no_key_for_is_refused(change):
     with pytest.raises(ConfigError, match="GGUF"):
         header_from_spec(spec_from_config(TINY | change))
 
 
-def test_a_gguf_file_without_chunks_is_another_model():
+def test_a_gguf_file_without_chunks_is_refused():
     header = header_from_spec(spec_from_config(TINY))
     metadata = {**header.metadata, "llama4.attention.sliding_window": 0}
     with pytest.raises(ConfigError, match="sliding_window"):

@@ -1,4 +1,4 @@
-"""An architecture that no family reads: the error says which is nearest and what is strange about it."""
+"""An architecture that no family reads: the error names the nearest family, and what that does not know."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_keys_are_named():
         spec_from_config(llama | {"model_type": "loom", "weft": 3, "shuttle_speed": 0.5})
 
 
-def test_experts_lead_to_a_family_that_has_them():
+def test_a_config_with_experts_is_nearest_to_a_family_with_experts():
     qwen = transformers.Qwen3MoeConfig(**SIZES, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2).to_dict()
     with pytest.raises(ConfigError, match=r"nearest is Qwen \(qwen3_moe\), which knows all of its keys"):
         spec_from_config(qwen | {"model_type": "loom"})
@@ -54,6 +54,6 @@ def test_tensors_are_named(tmp_path):
     assert "CONTRIBUTING.md" in said
 
 
-def test_nothing_alike_is_said_too():
+def test_without_a_similar_family_none_is_named():
     with pytest.raises(ConfigError, match=r"'loom', which no family here reads; CONTRIBUTING"):
         spec_from_config({"model_type": "loom", "warp": 1})

@@ -1,4 +1,4 @@
-"""Phi-3-small has no class in transformers: its numbers are held against its published formulas, written out here."""
+"""Phi-3-small has no class in transformers: its logits are compared with the published formulas, written out here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CONFIG = {
 
 
 def visible(head, length, config):
-    """Who sees whom in a sparse layer, position by position."""
+    """The mask (length, length) of one head of a block-sparse layer."""
     block, local, stride = (config[f"blocksparse_{k}"] for k in ("block_size", "num_local_blocks", "vert_stride"))
     rows = [
         [j <= i and (i // block - j // block < local or (j // block + head + 1) % stride == 0) for j in range(length)]
@@ -61,7 +61,7 @@ def reference(state, ids, config):
     def linear(x, name):
         return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
-    def turn(x):
+    def rotate(x):
         a, b = x.chunk(2, dim=-1)
         return x * cos + torch.cat((-b, a), dim=-1) * sin
 
@@ -71,7 +71,7 @@ def reference(state, ids, config):
         layer = f"model.layers.{i}"
         qkv = linear(norm(x, f"{layer}.input_layernorm"), f"{layer}.self_attn.query_key_value")
         qkv = qkv.view(length, groups, per + 2, width)
-        q, k, v = turn(qkv[:, :, :-2].flatten(1, 2)), turn(qkv[:, :, -2]), qkv[:, :, -1]
+        q, k, v = rotate(qkv[:, :, :-2].flatten(1, 2)), rotate(qkv[:, :, -2]), qkv[:, :, -1]
         outputs = []
         for head in range(heads):
             scores = q[:, head] @ k[:, head // per].T * config["mup_attn_multiplier"] / width
@@ -107,7 +107,7 @@ def test_logits_are_those_of_the_published_formulas(change, length, tmp_path):
         assert float((logits - expected)[finite].abs().max()) <= 1e-5 * float(expected[finite].abs().max())
 
 
-def test_config_makes_the_round_trip():
+def test_config_round_trip():
     lists = {"short_factor": [1.0 + i / 10 for i in range(8)], "long_factor": [2.0 + i for i in range(8)]}
     scaling = {"type": "su", **lists, "original_max_position_embeddings": 32, "short_mscale": 1.1, "long_mscale": 1.2}
     for change in ({}, {"rope_scaling": scaling}, {"dense_attention_every_n_layers": 3}):

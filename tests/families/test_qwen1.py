@@ -1,4 +1,4 @@
-"""Qwen 1 has no class in transformers: its numbers are held against its published formulas, written out here."""
+"""Qwen 1 has no class in transformers: its logits are compared with the published formulas, written out here."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def reference(state, ids, config):
     alpha = 1.0
     if config.get("use_dynamic_ntk", True):
         alpha = max(2 ** math.ceil(math.log2(length / trained) + 1) - 1, 1)
-    turning = int(width * config.get("rotary_pct", 1.0))
-    theta = config["rotary_emb_base"] * alpha ** (turning / (turning - 2))
-    angles = torch.outer(torch.arange(length).double(), theta ** (-torch.arange(0, turning, 2).double() / turning))
+    rotary_dim = int(width * config.get("rotary_pct", 1.0))
+    theta = config["rotary_emb_base"] * alpha ** (rotary_dim / (rotary_dim - 2))
+    angles = torch.outer(torch.arange(length).double(), theta ** (-torch.arange(0, rotary_dim, 2).double() / rotary_dim))
     cos, sin = (torch.cat((f(angles), f(angles)), dim=-1)[:, None] for f in (torch.cos, torch.sin))
     logn = torch.tensor([math.log(i) / math.log(trained) if i > trained else 1.0 for i in range(1, length + 1)]).double()
 
@@ -46,15 +46,15 @@ def reference(state, ids, config):
     def linear(x, name):
         return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
-    def turn(x):
-        a, b = x[..., : turning // 2], x[..., turning // 2 : turning]
-        return torch.cat((x[..., :turning] * cos + torch.cat((-b, a), dim=-1) * sin, x[..., turning:]), dim=-1)
+    def rotate(x):
+        a, b = x[..., : rotary_dim // 2], x[..., rotary_dim // 2 : rotary_dim]
+        return torch.cat((x[..., :rotary_dim] * cos + torch.cat((-b, a), dim=-1) * sin, x[..., rotary_dim:]), dim=-1)
 
     x = state["transformer.wte.weight"][ids]
     for i in range(config["num_hidden_layers"]):
         layer = f"transformer.h.{i}"
         q, k, v = linear(norm(x, f"{layer}.ln_1"), f"{layer}.attn.c_attn").view(length, 3, heads, width).unbind(1)
-        q, k = turn(q), turn(k)
+        q, k = rotate(q), rotate(k)
         if config.get("use_logn_attn", True):
             q = q * logn[:, None, None]
         scores = torch.einsum("thd,shd->hts", q, k) / width**0.5
@@ -84,13 +84,13 @@ def test_logits_are_those_of_the_published_formulas(change, length, tmp_path):
     assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
-def test_config_makes_the_round_trip():
+def test_config_round_trip():
     for change in ({}, {"use_dynamic_ntk": False}, {"use_logn_attn": False}, {"no_bias": False, "rotary_pct": 0.6}):
         spec = families.spec_from_config(CONFIG | change)
         assert families.spec_from_config(families.config_from_spec(spec)) == spec
 
 
-def test_gguf_holds_what_it_can():
+def test_gguf_round_trip_without_logn_and_dynamic_ntk():
     plain = families.spec_from_config(CONFIG | {"use_dynamic_ntk": False, "use_logn_attn": False})
     header = families.header_from_spec(plain)
     assert header.metadata["qwen.feed_forward_length"] == 120

@@ -622,7 +622,7 @@ def state(**changes):
         (bnb_4bit()[0], {"x.weight.quant_map": torch.ones(15)}, BNB, r"expected the shape \[16\]"),
         (bnb_4bit()[0], {"x.weight.nested_quant_map": torch.ones(255)}, BNB, r"expected the shape \[256\]"),
         (bnb_int8(), {"x.SCB": torch.ones(41)}, BNB, r"expected the shape \[40\]"),
-        (bnb_int8(), {"x.weight_format": torch.tensor(1, dtype=torch.uint8)}, BNB, "expected rows"),
+        (bnb_int8(), {"x.weight_format": torch.tensor(1, dtype=torch.uint8)}, BNB, "expected row-major"),
         (
             mxfp4(),
             {"experts.gate_up_proj_scales": torch.ones(3, 6, 3, dtype=torch.uint8)},

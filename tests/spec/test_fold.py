@@ -1,4 +1,4 @@
-"""Folding: what repeats in the layers of a stack."""
+"""Folding: the repeating pattern of a stack's layers."""
 
 import time
 
@@ -52,7 +52,7 @@ def test_numbers_are_those_of_the_stack():
     assert [run.first for run in groups[1].runs] == [3, 5]
 
 
-def test_who_owns_the_table_of_relative_positions_makes_no_difference():
+def test_sharing_the_table_of_a_relative_bias_is_ignored():
     def layer(shared: bool) -> Block:
         bias = RelativeBias(n_buckets=32, max_distance=128, shared=shared)
         attention = Attention(d_model=8, n_heads=2, n_kv_heads=2, head_dim=4, scale=1.0, relative_bias=bias)
@@ -92,7 +92,7 @@ def test_published_models(name, expected):
 
 
 @pytest.mark.parametrize("pattern", [list(range(10_000)), [0] * 10_000, ([0] * 200 + [1]) * 50])
-def test_takes_time_in_proportion_to_the_layers(pattern):
+def test_folding_takes_linear_time(pattern):
     stack = [Norm(d_model=2, kind="rms", eps=float(kind)) for kind in pattern]
     start = time.perf_counter()
     groups = fold(stack)

@@ -1,4 +1,4 @@
-"""Where norms stand in a layer, in a formula."""
+"""Layers as formulas, which show where norms stand."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ POST = Chain(Residual(attention()), norm("attention_norm"), Residual(mlp()), nor
 PARALLEL = Residual(Chain(norm("attention_norm"), Sum(attention(), mlp())))
 
 
-def test_names_follow_the_place_in_the_tree():
+def test_names_follow_the_path_in_the_tree():
     names = model(PRE, PARALLEL).tensors()
     assert names["embedding.tokens.weight"] == (11, D)
     assert names["layers.0.attention.q.weight"] == (24, D)
@@ -63,7 +63,7 @@ def test_an_untied_head_and_biases_have_tensors():
 
 
 @pytest.mark.parametrize("layer", [PRE, POST, PARALLEL], ids=["pre-norm", "post-norm", "parallel"])
-def test_json_gives_an_equal_spec(layer):
+def test_json_round_trip(layer):
     made = model(layer, layer)
     assert Spec.from_json(made.to_json()) == made
     assert hash(Spec.from_json(made.to_json())) == hash(made)
@@ -104,7 +104,7 @@ def test_impossible_attention_is_refused(change, message):
         ),
     ],
 )
-def test_parts_that_do_not_meet_are_refused(body, message):
+def test_parts_that_do_not_fit_are_refused(body, message):
     with pytest.raises(SpecError, match=message):
         Spec(architecture="toy", context=8, body=body())
 
@@ -138,7 +138,7 @@ def test_specs_are_frozen():
         model(PRE).context = 5
 
 
-def test_a_two_sided_attention_does_not_generate():
+def test_a_model_with_bidirectional_attention_does_not_generate():
     assert model(PRE).generates
     assert not model(Residual(attention(causal=False))).generates
     assert not model(PRE, head=None).generates
@@ -178,7 +178,7 @@ def test_frequencies_fall_from_one(dim, theta):
 
 
 def test_equal_llama3_bands_do_not_divide_by_zero():
-    # Llama 4 Scout: low = high = 1, where a blend would be 0 / 0.
+    # Llama 4 Scout: low = high = 1, where the interpolation would be 0 / 0.
     scaling = spec.Llama3Scaling(factor=16.0, low_frequency=1.0, high_frequency=1.0, context=8192)
     plain, scaled = Rope(dim=128, theta=5e5).frequencies(1), Rope(dim=128, theta=5e5, scaling=scaling).frequencies(1)
     assert {round(a / b, 9) for a, b in zip(plain, scaled, strict=True)} == {1.0, 16.0}

@@ -90,7 +90,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
-def test_an_answer_means_the_same_however_it_is_cut(case, data):
+def test_parsing_does_not_depend_on_how_text_is_divided(case, data):
     name, text, (said, thought, calls) = CASES[case]
     raw = text.encode()
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(raw) - 1)), max_size=12)))
@@ -148,7 +148,7 @@ def test_calls_are_text_where_no_tools_were_offered():
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_a_stop_string_ends_what_is_said_but_not_a_thought(data):
+def test_a_stop_string_ends_text_but_not_reasoning(data):
     raw = b"<think>one STOP two</think>three STOP four"
     cuts = sorted(data.draw(st.sets(st.integers(1, len(raw) - 1), max_size=12)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
@@ -193,7 +193,7 @@ def test_channels(header):
 
 
 @pytest.mark.parametrize("name", ["qwen3", "chatml", "harmony"])
-def test_what_goes_on_keeps_its_first_space(name):
+def test_a_continued_answer_keeps_its_first_space(name):
     marks = HARMONY if name == "harmony" else ()
     assert read([" ", "is", "\n"], style(name), marks, begun=True, tools=["f"])[0] == Answer(" is\n", "", ())
     if name != "harmony":
@@ -218,7 +218,7 @@ def test_the_space_that_marks_a_word_is_text_where_an_answer_goes_on():
 @pytest.mark.parametrize(
     ("name", "begun"), [("qwen3", '\n{"na'), ("mistral-v3", '[{"na'), ("llama-3.1", '{"na'), ("deepseek-v3", "functi")]
 )
-def test_a_call_that_is_cut_before_its_name_is_no_text(name, begun):
+def test_a_call_truncated_before_its_name_is_dropped(name, begun):
     marker = style(name).tools.begin[0]
     for pieces in ([marker], [marker, begun]):
         for must_call in (False, True):
@@ -227,7 +227,7 @@ def test_a_call_that_is_cut_before_its_name_is_no_text(name, begun):
             assert joined([*parts, *reader.flush(cut=True)]) == Answer("", "", ())
 
 
-def test_an_answer_that_must_call_says_nothing():
+def test_an_answer_that_must_call_has_no_text():
     reader = answer_reader(tokenizer := Letters(), style("llama-3.1"), tools=["f"], must_call=True)
     parts = [part for id in tokenizer.ids(['{"name": ']) for part in reader.push(id)]
     assert joined([*parts, *reader.flush(cut=True)]) == Answer("", "", ())

@@ -1,4 +1,4 @@
-"""Compiled maps of characters; what they do to text is held in test_from_sentencepiece.py."""
+"""Compiled character maps; test_from_sentencepiece.py compares their effect on text with the library's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def test_the_longest_key_is_replaced():
 
 
 @pytest.mark.parametrize("table", [b"", b"\1\0\0\0", b"\x08\0\0\0abcd", b"\2\0\0\0ab"])
-def test_a_table_that_is_not_there_is_refused(table):
+def test_a_truncated_table_is_refused(table):
     with pytest.raises(TokenizerError, match="begins with a table"):
         Charsmap(table)
 
 
-def test_a_map_that_leads_nowhere_is_refused():
+def test_a_damaged_map_is_refused():
     size = int.from_bytes(CHARSMAP[:4], "little")
     with pytest.raises(TokenizerError, match="no replacement"):
         Charsmap(CHARSMAP[: 4 + size] + b"endless" * 1_000).replace("ﬁ")

@@ -172,7 +172,7 @@ def test_calls_have_the_shape_that_the_template_reads(written):
     assert ChatTemplate(source).render(messages) == '{"a": "è"} f'
 
 
-def test_tools_that_the_template_leaves_out_are_no_secret():
+def test_tools_that_the_template_leaves_out_are_refused():
     template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(TemplateError, match="leaves tools out"):
         template.render(CONVERSATIONS[0], tools=TOOLS)
@@ -189,11 +189,11 @@ def test_tools_that_the_template_leaves_out_are_no_secret():
         ("high", {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"}),
     ],
 )
-def test_thinking_is_asked_for_by_every_name(thinking, options):
+def test_thinking_sets_the_variables_of_all_templates(thinking, options):
     assert thinking_options(thinking) == options
 
 
 @pytest.mark.parametrize("thinking", ["much", 3, ""])
-def test_odd_wishes_to_think_are_refused(thinking):
+def test_invalid_thinking_options_are_refused(thinking):
     with pytest.raises(TemplateError, match="thinking must be"):
         thinking_options(thinking)

@@ -65,12 +65,12 @@ def test_the_record_is_what_the_published_templates_say(name):
     assert {title: PROMPTS[name][title] for title in kept} == kept
 
 
-def test_families_name_formats_that_there_are():
+def test_families_name_existing_formats():
     named = {name for family in families() for name in family.prompts}
     assert named <= set(FORMATS)
 
 
-def test_every_format_is_held_to_a_source():
+def test_every_format_is_compared_with_a_source():
     assert set(FORMATS) - set(SOURCES) == {"alpaca", "camoscio", "fauno", "phi-2"}  # held below
     assert set(PROMPTS) == set(SOURCES)
 
@@ -99,7 +99,7 @@ def test_formats_without_a_template_follow_their_papers(name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_developers_speak_for_the_system(name):
+def test_developer_messages_become_system_messages(name):
     spoken = [rendered(name, {"messages": [{"role": role, "content": "S."}, ROME]}) for role in ("developer", "system")]
     assert spoken[0] == spoken[1]
 
@@ -133,7 +133,7 @@ CONTROL = {
 
 
 @pytest.mark.parametrize("name", CONTROL)
-def test_formats_are_known_by_control_tokens(name):
+def test_formats_are_recognised_by_control_tokens(name):
     assert format_for(CONTROL[name].split()) == name
 
 

@@ -1,4 +1,4 @@
-"""Vocabularies of GGUF files beside those with published ids: unigram ones, and every named way to cut text."""
+"""Vocabularies of GGUF files without published test vectors: unigram ones, and every named pre-tokenizer."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_words_are_cut_as_the_model_cuts_them(name):
 
 
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
-def test_no_way_loses_text(name):
+def test_no_pre_tokenizer_loses_text(name):
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENIZERS[name].patterns]
     for text in (*NASTY, TEXT):
         assert "".join(word for word, _ in pre_tokenizers.Sequence(splits).pre_tokenize_str(text)) == text

@@ -64,7 +64,7 @@ def test_attacks_end_in_an_error(attack):
 @pytest.mark.parametrize(
     "source", ["{{ '{0.__class__}'.format('') }}", "{{ raise_exception.__globals__ }}", "{{ namespace.__init__ }}"]
 )
-def test_insides_are_not_there(source):
+def test_internal_attributes_do_not_exist(source):
     assert ChatTemplate(source).render(USER) == ""
 
 

@@ -46,7 +46,7 @@ def test_strings_stay_small(attack):
 
 @pytest.mark.parametrize("text", ["'{0.__class__}'", "('{0.__class__}'|safe)", "('{0[__class__]}'|safe)"])
 @pytest.mark.parametrize("value", ["namespace", "messages", "''"])
-def test_formats_reach_no_insides(text, value):
+def test_formats_reach_no_internal_attributes(text, value):
     template = ChatTemplate("{{ " + text + ".format(" + value + ") }}")
     try:
         assert template.render(USER) == ""

@@ -11,7 +11,7 @@ pieces_of_bytes = st.lists(
 
 
 @given(pieces_of_bytes, st.booleans())
-def test_the_pieces_are_the_whole(pieces, strip):
+def test_the_pieces_joined_are_the_whole_text(pieces, strip):
     detokenizer = Detokenizer(lambda i: pieces[i], strip)
     streamed = "".join(detokenizer.push(i) for i in range(len(pieces))) + detokenizer.flush()
     whole = b"".join(pieces).decode("utf-8", "replace")

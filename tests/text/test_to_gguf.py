@@ -81,7 +81,7 @@ def test_word_pieces(lowercase, tmp_path):
     assert found.encode("a")[-1] == 3
 
 
-def test_the_rows_of_the_embedding_are_filled_up(tmp_path):
+def test_the_vocabulary_is_padded_to_the_rows_of_the_embedding(tmp_path):
     tokenizer = folder_of(byte_level("smollm"), tmp_path)
     found = back(tokenizer, extra=5)
     assert found.vocab_size == tokenizer.vocab_size + 5
@@ -111,7 +111,7 @@ def test_added_tokens_and_the_template(pair):
     assert found.chat_template == tokenizer.chat_template == "{{ messages[0].content }}"
 
 
-def test_composed_text_is_all_that_gguf_knows(tmp_path):
+def test_nfc_normalization_is_lost_with_a_warning(tmp_path):
     library = byte_level("qwen2")
     library.normalizer = normalizers.NFC()
     tokenizer = folder_of(library, tmp_path)
@@ -121,7 +121,7 @@ def test_composed_text_is_all_that_gguf_knows(tmp_path):
     assert found.encode("perche\u0301") != tokenizer.encode("perche\u0301")
 
 
-def test_what_gguf_has_no_words_for(tmp_path):
+def test_what_gguf_cannot_express(tmp_path):
     library = trained(
         models.BPE(),
         trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),

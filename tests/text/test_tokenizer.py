@@ -132,7 +132,7 @@ def test_byte_level_cuts_as_its_library_does(gguf_byte_level, pre, unspelled):
     check()
 
 
-def test_a_word_without_end_takes_no_time_in_its_square(gguf_byte_level):
+def test_a_very_long_word_takes_no_quadratic_time(gguf_byte_level):
     ours = Tokenizer.from_gguf(gguf_byte_level)
     assert ours.decode(ours.encode("the" * 50_000)) == "the" * 50_000
 
@@ -181,7 +181,7 @@ def test_users_cannot_write_control_tokens(gguf_byte_level):
     assert end in ours.end_ids
 
 
-def test_bos_stands_once():
+def test_bos_is_added_once():
     ours = Tokenizer.from_gguf(gguf_sentencepiece())
     assert ours.encode("the")[0] == 1
     assert ours.encode("the", add_special_tokens=False)[0] != 1
@@ -230,7 +230,7 @@ def test_wrong_metadata_says_what_is_wrong(gguf_byte_level, change, message):
 
 
 @pytest.mark.parametrize("id", [10**7, 2**32 - 1])
-def test_one_id_does_not_decide_how_much_memory_is_taken(tmp_path, id):
+def test_one_large_id_does_not_exhaust_memory(tmp_path, id):
     model = {"type": "WordLevel", "vocab": {"a": id}, "unk_token": "a"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
     with pytest.raises(TokenizerError, match=f"the id {id:,}"):
@@ -271,7 +271,7 @@ def test_a_word_that_cannot_be_spelled_is_our_error(tmp_path):
         Tokenizer.from_folder(tmp_path).encode("zebra")
 
 
-def test_half_a_character_is_refused(gguf_byte_level):
+def test_a_lone_surrogate_is_refused(gguf_byte_level):
     with pytest.raises(TokenizerError, match="surrogate"):
         Tokenizer.from_gguf(gguf_byte_level).encode("a\ud800")
 

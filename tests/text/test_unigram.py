@@ -1,4 +1,4 @@
-"""The most likely way to cut a word, against trying every way."""
+"""The most probable segmentation of a word, compared with trying all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def every_way(word):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_way_is_likelier(seed):
+def test_no_segmentation_is_more_probable(seed):
     choose = random.Random(seed)
     pieces = {}
     for _ in range(15):

@@ -1,4 +1,4 @@
-"""What tokens are and add: bytes, ends of answers, and vocabularies that lie."""
+"""Bytes of tokens, tokens that end answers, matching of added tokens, and hostile vocabularies."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_no_text_merges_into_a_control_token():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_words_apart_are_merged_as_words_together(seed):
+def test_words_are_merged_independently_of_each_other(seed):
     """Cutting at spaces changes no id, whatever the pieces: against merging all of the text at once."""
     choose = random.Random(seed)
     alphabet = ["a", "b", ">", "▁", "é"]

@@ -1,10 +1,10 @@
-"""Safetensors that other libraries quantized: the tensors that make up one weight, read as that weight.
+"""Safetensors that other libraries quantized: the several tensors of a quantized weight are read as one weight.
 
-`config.json` names the library under `quantization_config`. Each library has a file here, with one function that takes the
-tensors which belong together (`X.qweight`, `X.scales`, ...) and gives one tensor under the plain name, `X.weight`. All else,
-such as the modules that were left as they are, passes through. Nothing is decoded before it is asked for.
+`config.json` names the method under `quantization_config`. Each method has a file here, with one function that combines the
+tensors of a weight (`X.qweight`, `X.scales`, ...) to one tensor under the plain name, `X.weight`. All others, of modules that
+are not quantized, are passed through. Weights are decoded only when they are read.
 
-Values are those of the library: computed as it computes them, then rounded to the type in which it keeps its scales.
+Decoded values are the library's: computed with the same formula, then rounded to the data type of its scales.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _METHODS: dict[str, Callable[[Parts, Reader], Iterator[QuantizedTensor]]] = {
 def read_quantized(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any], where: str) -> dict[str, Stored]:
     """The tensors of a model under their plain names. `config` is all of config.json, `where` its path for messages.
 
-    Raises `CheckpointError` for a method that is not known and for tensors that do not fit together, `ConfigError` for
-    settings that cannot be.
+    Raises `CheckpointError` for an unknown method and for tensors that do not fit together, `ConfigError` for impossible
+    settings.
     """
     section = Reader(config, where).section("quantization_config")
     if section is None:
         return dict(tensors)
-    # The first files of bitsandbytes did not name it.
+    # The first files of bitsandbytes did not name the method.
     unnamed = "bitsandbytes" if {"load_in_4bit", "load_in_8bit"} & section.values.keys() else "none"
     method = section.text("quant_method", unnamed)
     if method not in _METHODS:

@@ -1,4 +1,4 @@
-"""(q - zero) * scale: the formula of every method with evenly spaced levels, over rows of groups."""
+"""(q - zero) * scale: affine dequantization, the formula of every method with evenly spaced levels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from ordito.checkpoint.unpacking import F32, U8, scale, shift, unpack
 
 _CHUNK = 1 << 18  # elements at a time, for the reason given in quants.py
-_ROWS = 32  # rows at a time are a multiple of it, so that no packed word is cut
+_ROWS = 32  # slices are multiples of this many rows, so that no packed word is split
 
 
 def fields(packed: U8, bits: int) -> U8:
-    """Integers of 1 to 8 bits that lie end to end, lowest bits first: (n, k) bytes -> (n, k * 8 / bits)."""
+    """Unpack contiguous bit fields of 1 to 8 bits, lowest bits first: (n, k) bytes -> (n, k * 8 / bits) integers."""
     if 8 % bits == 0:
         return unpack(packed, bits, 1)
     stream = np.unpackbits(packed, axis=1, bitorder="little")
@@ -24,7 +24,7 @@ def fields(packed: U8, bits: int) -> U8:
 
 
 def rounded(values: F32, encoding: str) -> F32:
-    """The nearest numbers that a shorter float type has, ties to even: what a library that computes in it would get."""
+    """Values rounded to a shorter float type, ties to even, as a library that computes in it gets them."""
     if encoding == "f16":
         return values.astype(np.float16).astype(np.float32)
     if encoding == "bf16":
@@ -35,7 +35,7 @@ def rounded(values: F32, encoding: str) -> F32:
 
 
 def row_slices(rows: int, columns: int) -> Iterator[slice]:
-    """A matrix in parts of whole rows, small enough for a core's cache."""
+    """Slices of whole rows, small enough for a core's cache."""
     step = -(-_CHUNK // columns // _ROWS) * _ROWS
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
@@ -50,8 +50,8 @@ def affine(
 ) -> F32:
     """The matrix (q - zero) * scale of `shape`, rounded to `encoding`.
 
-    `integers` gives some rows of q; `zeros` and `scales` are (rows, groups). Column i belongs to the group `group_of[i]`;
-    None means that the groups are equal runs of columns.
+    `integers` gives q for a slice of rows; `zeros` and `scales` are (rows, groups). Column i belongs to the group
+    `group_of[i]`; None: groups are consecutive columns of equal number.
     """
     out = np.empty(shape, np.float32)
     for rows in row_slices(*shape):
@@ -70,5 +70,5 @@ def affine(
 
 
 def runs(columns: int, size: int) -> NDArray[np.intp] | None:
-    """The group of every column, for groups of `size` of which the last may be shorter."""
+    """`group_of` for groups of `size` consecutive columns, the last one possibly shorter; None if all are equal."""
     return None if columns % size == 0 else np.arange(columns) // size

@@ -22,7 +22,7 @@ from ordito.checkpoint.unpacking import F32, U8
 from ordito.errors import CheckpointError
 from ordito.families.reader import Reader
 
-_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # the nibble in which output j of eight is
+_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # the nibble that holds output j of eight
 
 
 def awq(parts: Parts, config: Reader) -> Iterator[QuantizedTensor]:

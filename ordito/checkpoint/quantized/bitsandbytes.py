@@ -1,7 +1,7 @@
 """bitsandbytes: NF4 and FP4 (QLoRA, https://arxiv.org/abs/2305.14314), and int8 (https://arxiv.org/abs/2208.07339).
 
 4 bits, `X` being the weight's plain name:
-    X                    codes of the weight in one row, two a byte, the first in the high half
+    X                    codes of the flattened weight, two per byte, the first in the high nibble
     X.quant_map          f32 (16,)       code -> value
     X.absmax             f32 (blocks,)   scale of each `blocksize` elements; or uint8 codes, with these three:
     X.nested_quant_map   f32 (256,)      code -> value
@@ -33,13 +33,13 @@ from ordito.errors import CheckpointError
 from ordito.families.reader import Reader
 
 _SUFFIX = ".quant_state.bitsandbytes__"
-_LONGEST_STATE = 1 << 16  # bytes; states have a few hundred
+_MAX_STATE = 1 << 16  # bytes; states have a few hundred
 _DTYPES = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
-_ANY = ("u8", "i8", "f16", "bf16", "f32")  # `bnb_4bit_quant_storage` lets any type carry the bytes
+_ANY = ("u8", "i8", "f16", "bf16", "f32")  # the type in which `bnb_4bit_quant_storage` stores the bytes
 
 
 def bitsandbytes(parts: Parts, config: Reader) -> Iterator[QuantizedTensor]:
-    """Weights of `quant_method: bitsandbytes`; what the file holds tells whether they have 4 bits or 8."""
+    """Weights of `quant_method: bitsandbytes`; whether they have 4 or 8 bits follows from the names of their tensors."""
     for kind in ("nf4", "fp4"):
         for base in parts.bases(_SUFFIX + kind):
             yield _four_bits(parts, base, kind)
@@ -48,18 +48,18 @@ def bitsandbytes(parts: Parts, config: Reader) -> Iterator[QuantizedTensor]:
 
 
 def _state(parts: Parts, name: str) -> Reader:
-    """The JSON that lies in a tensor of bytes."""
+    """The JSON object in a tensor of bytes."""
     tensor = parts.take(name, ("u8",), (1,))
     where = f"{parts.where}: tensor {shown(name)}"
     try:
-        if tensor.nbytes > _LONGEST_STATE:
+        if tensor.nbytes > _MAX_STATE:
             raise ValueError(f"it has {tensor.nbytes} bytes")
         values = json.loads(tensor.data.tobytes())
         if not isinstance(values, dict):
             raise ValueError(f"it is a {type(values).__name__}")
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{where}: expected a JSON object of at most {_LONGEST_STATE} bytes ({error}); {DOWNLOAD_AGAIN}"
+            f"{where}: expected a JSON object of at most {_MAX_STATE} bytes ({error}); {DOWNLOAD_AGAIN}"
         ) from None
     return Reader(values, where)
 
@@ -117,12 +117,12 @@ def _times_blocks(values: F32, scales: F32, size: int) -> F32:
 def _eight_bits(parts: Parts, base: str) -> QuantizedTensor:
     weight = parts.take(f"{base}.weight", ("i8",), (2,))
     scale = parts.take(f"{base}.SCB", FLOATS, (1,))
-    order = parts.take_if_there(f"{base}.weight_format", ("u8",), (0, 1))
+    order = parts.take_optional(f"{base}.weight_format", ("u8",), (0, 1))
     parts.check(scale, weight.shape[0])
     if order is not None and order.data.any():
         raise CheckpointError(
-            f"{parts.where}: tensor {shown(weight.name)} lies in an order made for one GPU, expected rows (weight_format 0); "
-            "save the model again with a recent bitsandbytes"
+            f"{parts.where}: tensor {shown(weight.name)} is stored in a layout for one GPU, expected row-major "
+            "(weight_format 0); save the model again with a recent bitsandbytes"
         )
 
     def decode() -> F32:

@@ -46,12 +46,12 @@ def compressed_tensors(parts: Parts, config: Reader) -> Iterator[QuantizedTensor
     for base in parts.bases(".weight_scale"):
         weight = parts.take(f"{base}.weight", ("f8_e4m3", "i8"), (2, 3))
         scale = parts.take(f"{base}.weight_scale", FLOATS, (0, 1, 2, 3))
-        zero = parts.take_if_there(f"{base}.weight_zero_point", ("i8",), (0, 1, 2, 3))
+        zero = parts.take_optional(f"{base}.weight_zero_point", ("i8",), (0, 1, 2, 3))
         yield scaled(parts, weight, scale, block, zero)
 
 
 def _objects(config: Reader) -> list[Mapping[str, object]]:
-    """The groups of `config_groups`, each of which says how some modules are quantized."""
+    """The groups of `config_groups`, each with the quantization settings of some modules."""
     groups = config.get("config_groups", {})
     if not isinstance(groups, Mapping) or not all(isinstance(group, Mapping) for group in groups.values()):
         raise config.fail("config_groups", groups, "an object of objects")
@@ -61,11 +61,11 @@ def _objects(config: Reader) -> list[Mapping[str, object]]:
 def _packed(parts: Parts, base: str, configured: set[int]) -> QuantizedTensor:
     packed = parts.take(f"{base}.weight_packed", ("i32",), (2,))
     scale = parts.take(f"{base}.weight_scale", FLOATS, (0, 1, 2))
-    zero = parts.take_if_there(f"{base}.weight_zero_point", ("i32",), (2,))
+    zero = parts.take_optional(f"{base}.weight_zero_point", ("i32",), (2,))
     stated = parts.take(f"{base}.weight_shape", ("i32", "i64"), (1,))
     parts.check(stated, 2)
     rows, columns = (int(size) for size in stated.to_numpy())
-    # Which modules are of which group is told by patterns of names; the width of the words tells it too.
+    # Groups are assigned to modules by patterns of names, which are not needed: the tensor's width gives the bits.
     fitting = {b for b in configured if 1 <= b <= 8 and columns > 0 and packed.shape == (rows, ceil(columns * b / 32))}
     if len(fitting) != 1:
         widths = " or ".join(map(str, sorted(configured)))

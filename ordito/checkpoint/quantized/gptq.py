@@ -3,12 +3,12 @@
     qweight  int32 (in * bits / 32, out)      integers of one output, packed along the inputs
     qzeros   int32 (groups, out * bits / 32)  the group's zero points, packed along the outputs
     scales   float (groups, out)
-    g_idx    int32 (in,)                      the group of every input: not runs if columns were sorted (`desc_act`)
+    g_idx    int32 (in,)                      the group of every input: not consecutive if columns were sorted (`desc_act`)
 
     weight[o, i] = (q[i, o] - zero[g_idx[i], o]) * scale[g_idx[i], o]
 
-The first format stores zero - 1, modulo 2^bits; "gptq_v2" stores zero. Symmetric models store their zeros all the same.
-The layout is that of GPTQModel's `nn_modules/qlinear`, the wrapping that of AutoGPTQ's `qlinear_cuda.py`.
+The format "gptq" stores zero - 1, modulo 2^bits; "gptq_v2" stores zero. Symmetric models store their zeros as well.
+The layout is that of GPTQModel's `nn_modules/qlinear`, the wrap-around that of AutoGPTQ's `qlinear_cuda.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BITS = (2, 3, 4, 8)
 
 def gptq(parts: Parts, config: Reader) -> Iterator[QuantizedTensor]:
     """Weights of `quant_method: gptq`."""
-    # Modules may differ from the rule (`dynamic`), so that the bits are those which the shapes tell.
+    # Some modules may have other settings (`dynamic`), so the bits are taken from the shapes.
     usual = config.size("bits")
     group_size = None if config.get("group_size", -1) == -1 else config.size("group_size")
     first = config.choice("checkpoint_format", {"gptq": True, "gptq_v2": False}, "gptq")
@@ -38,7 +38,7 @@ def gptq(parts: Parts, config: Reader) -> Iterator[QuantizedTensor]:
         qweight = parts.take(f"{base}.qweight", ("i32",), (2,))
         qzeros = parts.take(f"{base}.qzeros", ("i32",), (2,))
         scales = parts.take(f"{base}.scales", FLOATS, (2,))
-        g_idx = parts.take_if_there(f"{base}.g_idx", ("i32", "i64"), (1,))
+        g_idx = parts.take_optional(f"{base}.g_idx", ("i32", "i64"), (1,))
         groups, outputs = scales.shape
         parts.check(qweight, qweight.shape[0], outputs)
         bits = next((b for b in (usual, *_BITS) if b in _BITS and ceil(outputs * b / 32) == qzeros.shape[1]), 0)

@@ -1,6 +1,6 @@
 """MXFP4 (OCP Microscaling Formats 1.0) as gpt-oss stores its experts: `quant_method: mxfp4`.
 
-    X_blocks  uint8 (experts, rows, columns / 32, 16)   E2M1 codes, two a byte, the first in the low half
+    X_blocks  uint8 (experts, rows, columns / 32, 16)   E2M1 codes, two per byte, the first in the low nibble
     X_scales  uint8 (experts, rows, columns / 32)       exponents of 2, plus 127
 
 The weight is X, (experts, columns, rows): transposed, as transformers' `convert_moe_packed_tensors` makes it.
@@ -18,7 +18,7 @@ from ordito.checkpoint.stored import StoredTensor
 from ordito.checkpoint.unpacking import F32
 from ordito.families.reader import Reader
 
-# Twice the values of E2M1, so that the largest exponent, halved in return, is still a finite float32.
+# Twice the values of E2M1: scales are halved in return, so that the largest, 2^128, is a finite float32.
 _E2M1_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, -0.0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The tensors that make up one quantized weight, and the weight itself."""
+"""A quantized weight, and the file's tensors of which it consists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLOATS = ("f16", "bf16", "f32")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedTensor:
-    """A weight that a file stores as several tensors. To a reader it is one `Stored` tensor of the plain name and shape."""
+    """A weight that a file stores as several tensors, read as one `Stored` tensor of the plain name and shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,34 +25,34 @@ class QuantizedTensor:
     decode: Callable[[], F32] = field(repr=False)
 
     def to_float32(self) -> F32:
-        """The values in `shape`, decoded afresh."""
-        # Damaged scales come out as IEEE arithmetic makes them, as those of `dequantize` do.
+        """The values in `shape`, decoded on every call."""
+        # Damaged scales give infinities and NaN without warnings, as in `dequantize`.
         with np.errstate(all="ignore"):
             return self.decode()
 
 
 class Parts:
-    """A file's tensors, from which the parts of quantized weights are taken one by one; `left` are the others."""
+    """A file's tensors, from which those of quantized weights are removed one by one; `left` are the remaining ones."""
 
     def __init__(self, tensors: Mapping[str, StoredTensor], where: str) -> None:
         self.left: dict[str, StoredTensor] = dict(tensors)
         self.where = where
 
     def bases(self, suffix: str) -> list[str]:
-        """The beginnings of the names that end in `suffix`."""
+        """The names that end in `suffix`, without it."""
         return [name.removesuffix(suffix) for name in self.left if name.endswith(suffix)]
 
     def take(self, name: str, encodings: tuple[str, ...], dimensions: tuple[int, ...]) -> StoredTensor:
-        """Remove a tensor that must be there, in one of the encodings and with one of the numbers of dimensions."""
-        tensor = self.take_if_there(name, encodings, dimensions)
+        """Remove and return a tensor. Raises `CheckpointError` if it is missing or has another encoding or rank."""
+        tensor = self.take_optional(name, encodings, dimensions)
         if tensor is None:
             raise CheckpointError(
                 f"{self.where}: tensor {shown(name)} is missing, which a quantized weight needs; {DOWNLOAD_AGAIN}"
             )
         return tensor
 
-    def take_if_there(self, name: str, encodings: tuple[str, ...], dimensions: tuple[int, ...]) -> StoredTensor | None:
-        """The same for a tensor that may be absent."""
+    def take_optional(self, name: str, encodings: tuple[str, ...], dimensions: tuple[int, ...]) -> StoredTensor | None:
+        """The same for a tensor that may be missing: None then."""
         tensor = self.left.pop(name, None)
         if tensor is None:
             return None
@@ -63,17 +63,17 @@ class Parts:
         return tensor
 
     def discard(self, *suffixes: str) -> None:
-        """Leave out tensors that do not concern weights: the scales of activations."""
+        """Remove the tensors that have one of these suffixes and do not concern weights: the scales of activations."""
         self.left = {name: tensor for name, tensor in self.left.items() if not name.endswith(suffixes)}
 
     def error(self, tensor: StoredTensor, expected: str) -> CheckpointError:
-        """For a part that does not fit the others."""
+        """The error for a tensor that does not fit the others."""
         return CheckpointError(
             f"{self.where}: tensor {shown(tensor.name)} is {tensor.encoding} of the shape {list(tensor.shape)}, "
             f"expected {expected}; {DOWNLOAD_AGAIN}"
         )
 
     def check(self, tensor: StoredTensor, *shape: int) -> None:
-        """Raise unless the tensor has this shape."""
+        """Raise `CheckpointError` unless the tensor has this shape."""
         if tensor.shape != shape:
             raise self.error(tensor, f"the shape {list(shape)}")

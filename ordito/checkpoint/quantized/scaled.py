@@ -1,4 +1,4 @@
-"""Weights in 8 bits beside a grid of scales: one for the tensor, one a row, one a group of a row, or one a block."""
+"""8-bit weights with scales: one per tensor, per row, per group of a row, or per block."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def scaled(
     block: tuple[int, int] | None = None,
     zero: StoredTensor | None = None,
 ) -> QuantizedTensor:
-    """(weight - zero) * scale. `weight` is a matrix, or several of one shape; `zero` has the shape of `scale`.
+    """(weight - zero) * scale. `weight` is a matrix, or a stack of matrices; `zero` has the shape of `scale`.
 
-    `block` is the (rows, columns) that one scale serves, where it serves neither a row nor all; blocks at the ends may be
-    partial. Without it, the scales of a row serve equal groups of its columns.
+    `block` is the (rows, columns) of a scale's block, if it is neither a row nor the tensor; the last blocks may be partial.
+    Without it, the scales of a row are those of equal groups of its columns.
     """
     *several, rows, columns = weight.shape
     count = prod(several)
@@ -66,5 +66,5 @@ def scaled(
 
 
 def _values(data: NDArray[np.uint8], encoding: str) -> NDArray[Any]:
-    """8-bit integers or floats, one a byte."""
+    """8-bit integers or floats from their bytes."""
     return data.view(np.int8) if encoding == "i8" else dequantize(encoding, data.reshape(-1)).reshape(data.shape)

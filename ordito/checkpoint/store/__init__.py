@@ -1,4 +1,4 @@
-"""Models by name: find, download, list, remove and verify them, wherever they come from."""
+"""Models by name: find, download, list, remove and verify them, from packages, the Hugging Face hub or local paths."""
 
 from ordito.checkpoint.store.actions import installed, locate, pull, remove, verify
 from ordito.checkpoint.store.names import DEFAULT_MODEL, LocalModel, Reference, parse

@@ -1,4 +1,4 @@
-"""The verbs on model names, over all three sources."""
+"""What can be done with a model name, for all three sources: local paths, Python packages and the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from ordito.errors import DownloadError, ModelNotFoundError, OrditoError, did_yo
 
 
 def locate(name: str, *, progress: Progress | None = None, offline: bool = False) -> LocalModel:
-    """Find a model on this disk, or download it unless `offline`; the network is asked only for what is not there."""
+    """Find a model on this machine, or download it unless `offline`. The network is used only if it is not there.
+
+    Raises `ModelNotFoundError` or `DownloadError`.
+    """
     ref = parse(name)
-    if found := _find(ref, whole=not (offline or _stays_offline(ref))):
+    if found := _find(ref, with_tokenizer=not (offline or _stays_offline(ref))):
         return found
     if offline or _stays_offline(ref):
         why = "" if offline else " and HF_HUB_OFFLINE is set"
@@ -25,8 +28,8 @@ def locate(name: str, *, progress: Progress | None = None, offline: bool = False
     try:
         return pull(name, progress=progress)
     except OrditoError:
-        # What lacks only its tokenizer is better than nothing, when the rest cannot be had.
-        if (found := _find(ref, whole=False)) and progress:
+        # If the download fails, a model that lacks only its tokenizer is better than nothing.
+        if (found := _find(ref, with_tokenizer=False)) and progress:
             progress.note(f"{ref.name} has no tokenizer on this machine, and it could not be downloaded")
         if found:
             return found
@@ -34,7 +37,10 @@ def locate(name: str, *, progress: Progress | None = None, offline: bool = False
 
 
 def pull(name: str, *, progress: Progress | None = None, force: bool = False) -> LocalModel:
-    """Download a model unless it is there; `force` downloads and checks it again (of a hub branch the newest state)."""
+    """Download a model unless it is there; `force` downloads and checks it again (the newest commit of a hub branch).
+
+    Raises `ModelNotFoundError` or `DownloadError`.
+    """
     ref, progress = parse(name), progress or Silent()
     if ref.path is not None:
         return inspect(ref.path)
@@ -48,7 +54,7 @@ def pull(name: str, *, progress: Progress | None = None, force: bool = False) ->
 
 
 def installed() -> list[LocalModel]:
-    """Every complete model that a name finds without the network: the shipped ones first, then the hub's cache."""
+    """Every complete model that `locate` finds without the network: shipped ones first, then those in the hub's cache."""
     return list(_installed())
 
 
@@ -60,25 +66,28 @@ def _installed() -> Iterator[LocalModel]:
 
 
 def remove(name: str) -> int:
-    """Delete a pulled model and return the bytes that this freed; files of the user's own are left alone."""
+    """Delete a downloaded model and return the number of bytes freed.
+
+    Raises `ModelNotFoundError` if it is not there, or for a path: the user's own files are not deleted.
+    """
     ref = parse(name)
     if ref.path is not None:
         raise ModelNotFoundError(f"{ref.path} was not pulled by Ordito and is not removed; delete the file yourself")
     if ref.source == "package":
         if packages.present(MODELS[ref.name]):
             return packages.remove(MODELS[ref.name], Silent())
-    elif cached.find(ref, whole=False):
+    elif cached.find(ref, with_tokenizer=False):
         with locked(str(ref.repo), Silent()):
             return cached.remove(ref)
     raise _absent(ref)
 
 
 def verify(name: str) -> LocalModel:
-    """Read every byte of a pulled model again and compare checksums; DownloadError names the files that differ."""
+    """Compare the checksums of a downloaded model's files. Raises `DownloadError`, which names a file that differs."""
     ref = parse(name)
     if ref.path is not None:
         raise ModelNotFoundError(f"{ref.path} was not pulled by Ordito, so there is no checksum to compare it with")
-    found = _find(ref, whole=False)
+    found = _find(ref, with_tokenizer=False)
     if found is None:
         raise _absent(ref)
     wrong = packages.damaged(MODELS[ref.name]) if ref.source == "package" else cached.damaged(found)
@@ -88,10 +97,10 @@ def verify(name: str) -> LocalModel:
     return found
 
 
-def _find(ref: Reference, whole: bool) -> LocalModel | None:
+def _find(ref: Reference, with_tokenizer: bool) -> LocalModel | None:
     if ref.path is not None:
         return inspect(ref.path)
-    return packages.find(MODELS[ref.name]) if ref.source == "package" else cached.find(ref, whole)
+    return packages.find(MODELS[ref.name]) if ref.source == "package" else cached.find(ref, with_tokenizer)
 
 
 def _stays_offline(ref: Reference) -> bool:

@@ -1,4 +1,4 @@
-"""The Hugging Face cache as it lies on disk: what people already downloaded, found without asking the network."""
+"""Models in the Hugging Face cache on this machine, found without the network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def repo_folder(repo: str) -> Path:
 
 
 def commit_of(ref: Reference) -> str | None:
-    """The commit that the asked revision stands for, as far as the cache knows."""
+    """The commit of the reference's revision (a branch, tag or commit), or None if the cache does not have it."""
     assert ref.repo is not None, ref
     folder, revision = repo_folder(ref.repo), ref.revision or "main"
     try:
@@ -44,24 +44,24 @@ def commit_of(ref: Reference) -> str | None:
     return None
 
 
-def find(ref: Reference, whole: bool = True) -> LocalModel | None:
-    """The model in the cache; `whole` asks for a vocabulary beside safetensors too, without which it can only be shown."""
+def find(ref: Reference, with_tokenizer: bool = True) -> LocalModel | None:
+    """The model in the cache, or None. `with_tokenizer`: safetensors count only with a tokenizer's files beside them."""
     commit = commit_of(ref)
     if commit is None or not COMMIT.fullmatch(commit):
         return None
     assert ref.repo is not None, ref
     snapshot = repo_folder(ref.repo) / "snapshots" / commit
     try:
-        return _read(snapshot, ref.repo, ref.quant, whole, ref.name)
+        return _read(snapshot, ref.repo, ref.quant, with_tokenizer, ref.name)
     except ModelNotFoundError:
         return None
 
 
-def _read(snapshot: Path, repo: str, quant: str | None, whole: bool, name: str) -> LocalModel:
+def _read(snapshot: Path, repo: str, quant: str | None, with_tokenizer: bool, name: str) -> LocalModel:
     files = sizes_below(snapshot)
     chosen = choose(files, repo, quant)
-    # Other programs fetch single files. A model card tells that somebody fetched all, and that there is no vocabulary.
-    partial = whole and not has_vocabulary(files) and "README.md" not in files
+    # Other programs download single files. A model card shows that all were downloaded, and that there is no tokenizer.
+    partial = with_tokenizer and not has_vocabulary(files) and "README.md" not in files
     if chosen.main == "." and (partial or missing_shards(snapshot, files)):
         raise ModelNotFoundError(f"{repo} is not complete in the cache")
     licence = licence_of(snapshot)
@@ -90,7 +90,7 @@ def licence_of(snapshot: Path) -> str | None:
 
 
 def notice_of(licence: str | None, repo: str, snapshot: Path) -> str | None:
-    """A word about licences that ask more of the user than the well-known open ones."""
+    """A notice about a licence that is not one of the well-known open ones, or None."""
     if licence is None or licence.casefold().startswith(_OPEN_LICENCES):
         return None
     return f"{repo} is under the licence {licence!r}, whose terms you accept by using it: see {snapshot / 'README.md'}."
@@ -111,7 +111,7 @@ def snapshots() -> Iterator[tuple[str, Path, str | None]]:
 
 
 def installed() -> Iterator[LocalModel]:
-    """Every model of the cache that could be read, each under the name that finds it again."""
+    """Every complete model of the cache, each under a name by which `find` finds it."""
     for repo, snapshot, ref in snapshots():
         revision = "" if ref == "main" else f"@{ref or snapshot.name[:12]}"
         sets = [one for one in gguf_sets(sizes_below(snapshot)) if one.complete]
@@ -120,13 +120,13 @@ def installed() -> Iterator[LocalModel]:
         for quant in names or [""]:
             try:
                 name = f"{repo}:{quant}{revision}" if quant else repo + revision
-                yield _read(snapshot, repo, quant or None, whole=True, name=name)
+                yield _read(snapshot, repo, quant or None, with_tokenizer=True, name=name)
             except ModelNotFoundError:
                 continue
 
 
 def remove(ref: Reference) -> int:
-    """Delete a snapshot the way huggingface_hub does; beside other GGUF files of the snapshot only the one named."""
+    """Delete a snapshot with huggingface_hub, or, if it holds several GGUF models, only the one named. Returns bytes freed."""
     from huggingface_hub import scan_cache_dir
 
     commit = commit_of(ref)
@@ -156,7 +156,7 @@ def remove(ref: Reference) -> int:
 
 
 def damaged(model: LocalModel) -> list[str]:
-    """Files whose bytes do not have the checksum that their blob is named by: sha256 if large, git's if small."""
+    """Messages about files whose checksum is not the one that their blob is named by: SHA-256 if large, git's if small."""
     wrong = []
     folder = model.path if model.path.is_dir() else model.path.parent
     for name in sorted(sizes_below(folder)) if model.path.is_dir() else _parts(model.path):

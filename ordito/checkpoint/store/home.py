@@ -1,4 +1,4 @@
-"""Our folder on disk: where it is, its locks, its free space, and how a folder gets there whole or not at all."""
+"""Ordito's folder: where it is, its locks, free space, and the atomic installation of a model's folder in it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def home() -> Path:
 
 
 def models_folder() -> Path:
-    """Complete models, one folder each."""
+    """The folder of complete models, each of which has a folder of its own."""
     return home() / "models"
 
 
 def downloads_folder() -> Path:
-    """Locks, and what unfinished pulls left behind: everything in it may be deleted while nothing runs."""
+    """The folder of locks and unfinished downloads. Everything in it may be deleted while no process downloads."""
     return home() / "downloads"
 
 
 @contextmanager
 def locked(what: str, progress: Progress) -> Iterator[None]:
-    """Hold the pull lock of one model; whoever comes second says so and waits. The lock dies with its process."""
+    """Hold the download lock of one model; wait, with a note, while another process holds it. A lock ends with its process."""
     from filelock import FileLock, Timeout
 
     name = what.replace("/", "--")
@@ -65,13 +65,13 @@ def _made(folder: Path) -> Path:
 
 
 def unwritable(folder: Path, error: OSError) -> DownloadError:
-    """The operating system said no."""
+    """The error for an operating system's error below `folder`."""
     reason = error.strerror or str(error)
     return DownloadError(f"cannot write below {folder}: {reason}; make it writable or set ORDITO_HOME to another folder")
 
 
 def need_space(folder: Path, need: int, what: str) -> None:
-    """Refuse before the first byte, not after the last that fits."""
+    """Raise `DownloadError` if the disk of `folder` has less than `need` bytes (and a margin) free."""
     there = folder
     while not there.exists():
         there = there.parent
@@ -100,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def install_folder(complete: Path, target: Path, aside: Path) -> None:
-    """Put a complete folder in place by renaming; an older one is moved aside and deleted afterwards."""
+    """Move the folder `complete` to `target` by renaming; an older one is first moved to `aside`, and deleted afterwards."""
     _made(target.parent)
     if target.exists():
         os.replace(target, aside)
@@ -110,7 +110,7 @@ def install_folder(complete: Path, target: Path, aside: Path) -> None:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes in all files below; files that vanish meanwhile count nothing."""
+    """Bytes of all files below a folder; files that disappear meanwhile count as 0."""
     return sum(sizes_below(folder).values())
 
 

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: choose the files of a repository and bring them into huggingface_hub's own cache."""
+"""Downloads from the Hugging Face hub: the files of a model are chosen and fetched into huggingface_hub's own cache."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ERO
 
 
 def offline() -> bool:
-    """Whether the user told huggingface_hub to stay off the network."""
+    """Whether the user has forbidden huggingface_hub to use the network (HF_HUB_OFFLINE)."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def pull(ref: Reference, progress: Progress, force: bool) -> tuple[LocalModel, bool]:
-    """Bring the model into the cache; and whether that was needed. `force` asks the hub anew and fetches every file."""
+    """Download the model into the cache unless it is there; returns it, and whether it was downloaded.
+
+    `force` looks up the revision again and fetches every file.
+    """
     assert ref.repo is not None, ref
     if not force and (found := cached.find(ref)):
         return found, False
@@ -41,7 +44,7 @@ def pull(ref: Reference, progress: Progress, force: bool) -> tuple[LocalModel, b
         except Exception as error:  # of several HTTP libraries, by version: none may reach the user as a traceback
             raise explained(error, ref) from error
     at_commit = Reference(name=ref.name, source="hub", repo=ref.repo, quant=ref.quant, revision=commit)
-    found = cached.find(at_commit, whole=False)
+    found = cached.find(at_commit, with_tokenizer=False)
     if found is None:
         raise DownloadError(f"{ref.name} was downloaded and is still incomplete; run `ordito pull --force {ref.name}`")
     return found, True
@@ -56,7 +59,7 @@ def _fetch(ref: Reference, progress: Progress, force: bool) -> str:
     files = {one.rfilename: one.size or 0 for one in info.siblings or []}
     chosen = choose(files, repo, ref.quant)
     if chosen.others and not ref.quant:
-        progress.note(_told(repo, chosen, files))
+        progress.note(_choice_note(repo, chosen, files))
     snapshot = cached.repo_folder(repo) / "snapshots" / commit
     wanted = [name for name in chosen.files if force or not (snapshot / name).exists()]
     sizes = [files[name] for name in wanted]
@@ -70,7 +73,7 @@ def _fetch(ref: Reference, progress: Progress, force: bool) -> str:
             done += size
             progress.advance(done)
     if not cached.COMMIT.fullmatch(revision := ref.revision or "main"):
-        # Only a download under its name makes the cache remember where the branch or tag points; the file is there.
+        # The cache records the commit of a branch or tag only on a download by that name; the file is there already.
         _download(repo, min(chosen.files, key=files.__getitem__), revision, cache, force=False)
     return commit
 
@@ -82,20 +85,23 @@ def _download(repo: str, name: str, revision: str, cache: Path, force: bool) -> 
 
 
 def _sweep(blobs: Path) -> None:
-    """Delete what killed downloads left a day ago. Names with a random part only: the others can still be resumed."""
+    """Delete files of downloads killed more than a day ago whose names have a random part: the others can be resumed."""
     for path in blobs.glob("*.????????.incomplete"):
         with suppress(OSError):
             if path.stat().st_mtime < time.time() - 86_400:
                 path.unlink()
 
 
-def _told(repo: str, chosen: Choice, files: dict[str, int]) -> str:
+def _choice_note(repo: str, chosen: Choice, files: dict[str, int]) -> str:
     size = megabytes(sum(files[name] for name in chosen.files))
     return f"{repo}: chose {chosen.tag or chosen.main} ({size}); there are also {', '.join(sorted(chosen.others))}"
 
 
 def _measure(blobs: Path, before: int, size: int) -> Callable[[], int]:
-    """Bytes of the file under way, which is the one that grew lately; killed downloads may have left others."""
+    """A function that gives the bytes downloaded: `before`, and those of the current file.
+
+    That is the one that was written to since the call; killed downloads may have left others.
+    """
     began = time.time() - 1
 
     def measure() -> int:
@@ -114,7 +120,7 @@ def _measure(blobs: Path, before: int, size: int) -> Callable[[], int]:
 
 @contextmanager
 def _bars_hidden() -> Iterator[None]:
-    """One bar is enough: ours."""
+    """Disable huggingface_hub's progress bars, as ours shows the same."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if are_progress_bars_disabled():
@@ -128,10 +134,10 @@ def _bars_hidden() -> Iterator[None]:
 
 
 def explained(error: Exception, ref: Reference) -> OrditoError:
-    """What the hub's errors mean to the user, in a sentence each."""
+    """The error to raise for an exception of huggingface_hub, with one sentence that says what to do."""
     from huggingface_hub import errors
 
-    repo, again = ref.repo, "then try again"  # whatever it was: `ordito explain` fetches only headers, `ordito pull` all
+    repo, again = ref.repo, "then try again"  # names no command: `ordito explain` fetches only headers, `ordito pull` all
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if isinstance(error, errors.GatedRepoError):

@@ -1,4 +1,4 @@
-"""Models that the user has as files: which one a path means, and why not when it means none."""
+"""Models at local paths: which model a path stands for, or why it stands for none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ordito.errors import ModelNotFoundError, did_you_mean
 
 
 def inspect(path: Path) -> LocalModel:
-    """The model at a path: a .gguf file (or any part of a split one), a .safetensors file, a folder with one model."""
+    """The model at a path: a .gguf file (or any part of a split one), a .safetensors file, a folder with one model.
+
+    Raises `ModelNotFoundError` for anything else, and for an incomplete model.
+    """
     if os.path.isdir(path):  # unlike Path.is_dir, quiet about names that are too long
         return _folder(path)
     if not os.path.isfile(path):
@@ -84,7 +87,7 @@ def _of_folder(folder: Path, files: Mapping[str, int]) -> LocalModel:
 
 
 def missing_shards(folder: Path, files: Mapping[str, int]) -> list[str]:
-    """The files that an index of shards names and that are not there."""
+    """The missing ones of the files that an index of shards names."""
     index = folder / "model.safetensors.index.json"
     if "model.safetensors" in files or not index.is_file():
         return []

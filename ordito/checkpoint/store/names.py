@@ -1,4 +1,4 @@
-"""What a user typed, understood: a path, a short name, or a repository of the Hugging Face hub."""
+"""Parsing of model names: a path, a short name, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WEIGHTS = (".gguf", ".safetensors", ".safetensors.index.json", ".bin", ".pt", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A name that was understood; nothing has been looked for yet."""
+    """A parsed model name. Whether the model exists has not been checked."""
 
     name: str
     """The canonical spelling: of an alias its short name, of a path its absolute form."""
@@ -42,21 +42,21 @@ class LocalModel:
     """A model on this disk, ready to be read."""
 
     name: str
-    """What `locate` finds it under again."""
+    """The name by which `locate` finds it."""
     path: Path
     """A .gguf file (of a split set the first), or a folder with config.json and safetensors."""
     source: Source
     licence: str | None = None
     licence_notice: str | None = None
-    """What the licence wants the user to be told."""
+    """A notice that the licence requires to be shown to the user."""
     size: int
     """Bytes of the files of the model."""
     fetched: bool = False
-    """Whether this very call downloaded it: the moment to show the notice."""
+    """Whether this call downloaded it, so that the notice is due."""
 
 
 def parse(name: str) -> Reference:
-    """Understand a model name without looking further than whether a path exists.
+    """Parse a model name; the only look-up is whether a path exists. Raises `ModelNotFoundError` for an impossible name.
 
     In this order: a short name (`smollm2`; for a folder of that name say `./smollm2`), a path that exists or can be
     nothing else, `org/name[:quant][@revision]`, where `quant` is a tag such as Q4_K_M or the name of a .gguf file.
@@ -92,7 +92,7 @@ def _looks_like_path(typed: str) -> bool:
 
 
 def _hub_fault(match: re.Match[str]) -> str | None:
-    """Why the hub would never accept the name, which is found out without asking it."""
+    """The reason why a name is invalid on the hub, or None."""
     for part in match["repo"].split("/"):
         if part[0] in "-." or part[-1] in "-." or "--" in part or ".." in part or len(part) > 96:
             return f"{part!r} is no legal part of a repository name"

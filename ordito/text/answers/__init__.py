@@ -1,4 +1,4 @@
-"""What a model writes -> what it says, thinks and calls, as it comes, token by token."""
+"""Parsing of answers, token by token, into text, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -37,8 +37,11 @@ def answer_reader(
     must_call: bool = False,
     stops: Sequence[str] = (),
 ) -> AnswerReader:
-    """What reads answers of a style. `thinking`: the prompt ended inside a thought; `begun`: in the middle of what is said, or
-    of that thought; `tools`: the names that were offered, one of which the answer may have to call."""
+    """A parser of answers in a style.
+
+    `thinking`: the prompt ends inside reasoning; `begun`: it ends in the middle of the answer's text, or of its reasoning;
+    `tools`: the names of the tools offered; `must_call`: the answer must call one of them.
+    """
     reader: AnswerReader
     if style.channels:
         reader = ChannelReader(tokenizer, begun=begun, tools=tools, stops=stops)

@@ -12,7 +12,7 @@ from ordito.text.tokenizer import Tokenizer
 
 
 class ChannelReader(AnswerReader):
-    """Reads messages in channels: analysis is a thought, what goes to a function is a call, all else is said."""
+    """Parses messages in channels: `analysis` is reasoning, a message to a function is a call, everything else is text."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Calls written as JSON, read character by character, so that text is never taken for the end of a call that it stands in."""
+"""Incremental parsing of tool calls in JSON, character by character, so that text within a string never ends a call."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ Event = tuple[Literal["name", "arguments"], str]
 
 
 class Body(Protocol):
-    """What reads the inside of a call, character by character."""
+    """An incremental parser of a call's body."""
 
     @property
     def done(self) -> bool:
         """Whether all of it came."""
 
     def push(self, c: str) -> list[Event]:
-        """What the next character brings. Raises `ValueError` for one that cannot stand there."""
+        """The events that the next character completes. Raises `ValueError` for an invalid character."""
 
 
 class JsonValue:
-    """Follows one JSON value: `push` tells of each character whether it is the value's last, or (False) one behind a scalar."""
+    """Tracks one JSON value: `push` says of each character whether it is inside, the value's last, or behind a scalar."""
 
     def __init__(self) -> None:
         self.depth, self.in_string, self.escaped, self.begun = 0, False, False, False
         self.scalar = False
 
     def push(self, c: str) -> Literal["inside", "last", "behind"]:
-        """Where `c` stands. Raises `ValueError` for a character that no value begins with."""
+        """The position of `c`. Raises `ValueError` for a character with which no value begins."""
         if self.in_string:
             if self.escaped:
                 self.escaped = False
@@ -56,10 +56,9 @@ class JsonValue:
 
 
 class JsonCalls:
-    """One object {"name": ..., "arguments": {...}}, or a list of them. `push` gives events, `done` says that all of it came.
+    """Parses one object {"name": ..., "arguments": {...}}, or a list of them.
 
-    Arguments that come before the name wait for it; arguments in a string are taken out of it. Raises `ValueError` for a
-    character that cannot stand where it does.
+    Arguments that precede the name are held until it comes; arguments given as JSON text are decoded.
     """
 
     def __init__(self) -> None:
@@ -111,7 +110,7 @@ class JsonCalls:
         events: list[Event] = []
         if where != "behind" and (self.raw or not c.isspace()):
             self.raw.append(c)
-            # An object streams as it comes; a string has to be whole before it can be taken out of its quotes.
+            # An object is streamed as it comes; a string must be complete before it can be decoded.
             if self.key in ("arguments", "parameters") and self.raw[0] in "{[":
                 events = self._arguments(c)
         if where != "inside":
@@ -147,9 +146,9 @@ class JsonCalls:
 
 
 class NamedCall:
-    """A name and then its arguments, as Mistral and DeepSeek write calls: `read_name(head)` finds the name in what comes first.
+    """Parses a name and then the arguments, as Mistral and DeepSeek write calls.
 
-    The head ends where the arguments' first brace stands. Raises `ValueError` where it holds no name.
+    The head, up to the first brace of the arguments, contains the name, divided by one of the `separators` from the rest.
     """
 
     def __init__(self, separators: tuple[str, ...]) -> None:
@@ -186,7 +185,7 @@ class NamedCall:
 
 
 class MistralCalls:
-    """Mistral's calls: a JSON list up to version 7, a name and its arguments from 11 on."""
+    """Parses Mistral's calls: a JSON list up to tokenizer version 7, a name and its arguments from version 11 on."""
 
     def __init__(self) -> None:
         self.inner: JsonCalls | NamedCall | None = None

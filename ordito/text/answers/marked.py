@@ -1,4 +1,4 @@
-"""Answers whose thoughts and calls stand between markers: `<think>`, `<tool_call>` and their like."""
+"""Answers with reasoning and tool calls between markers: `<think>`, `<tool_call>` and the like."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ordito.text.tokenizer import Tokenizer
 
 
 class MarkedReader(AnswerReader):
-    """Reads answers by the markers of a `Style`. Markers that are no tokens are known by their text, where they can stand.
+    """Parses answers by the markers of a `Style`. Markers that are not tokens are recognised by their text.
 
-    `thinking`: the prompt ended inside a thought; `begun`: in the middle of what is said, or of that thought. `tools`: names of
-    those that were offered, None where no call is looked for.
+    `thinking`: the prompt ends inside reasoning; `begun`: in the middle of text, or of that reasoning. `tools`: the names of
+    the tools offered, None if calls are not parsed.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class MarkedReader(AnswerReader):
         super().__init__(tokenizer, style.markers, stops, begun)
         self.think, self.tools, self.offered = style.think, style.tools if tools is not None else None, tools or ()
         self.state = "think" if thinking else "start" if (self.think or self.tools) and not begun else "say"
-        self.buffer = ""  # text that is not understood yet
+        self.buffer = ""  # text that has not been parsed yet
         self.space = ""  # white space that is left out if nothing of its kind follows
         self.begun = begun  # a thought, or what is said, has its first character
         self.raw: str | None = None  # what may turn out to be no call; None once it is one
@@ -174,7 +174,7 @@ class MarkedReader(AnswerReader):
         return True
 
     def _no_call(self, c: str) -> bool:
-        """What looked like a call is text; of one whose name is out already, only what comes now."""
+        """Treat what looked like a call as text; if its name has been emitted already, only what follows."""
         text = c if self.raw is None else self.raw
         self._enter("say")
         self._say(text)
@@ -199,6 +199,6 @@ class MarkedReader(AnswerReader):
 
 
 def _begun(text: str, marker: str) -> int:
-    """How many characters at the end of `text` could be the beginning of `marker`."""
+    """The number of characters at the end of `text` that may be the beginning of `marker`."""
     longest = min(len(marker) - 1, len(text))
     return next((n for n in range(longest, 0, -1) if text.endswith(marker[:n])), 0)

@@ -1,4 +1,4 @@
-"""The pieces that an answer comes in."""
+"""The parts in which an answer is streamed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Said:
 
 @dataclass(frozen=True)
 class Thought:
-    """Text of the model's thinking."""
+    """Text of the model's reasoning."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool begins, the `index`th of the answer; its arguments follow."""
+    """The beginning of a tool call, number `index` of the answer; its arguments follow."""
 
     index: int
     id: str
@@ -31,7 +31,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Arguments:
-    """More of the arguments of a call: JSON text, whole when all of them are joined."""
+    """A piece of the arguments of a call; all pieces joined are JSON text."""
 
     index: int
     text: str
@@ -42,7 +42,7 @@ Part = Said | Thought | Call | Arguments
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as a whole: its text, its thinking, and its calls as (id, name, arguments as JSON text)."""
+    """A whole answer: its text, its reasoning, and its calls as (id, name, arguments as JSON text)."""
 
     text: str
     thinking: str
@@ -50,7 +50,7 @@ class Answer:
 
 
 def joined(parts: Iterable[Part]) -> Answer:
-    """All pieces of an answer, or those so far, as one."""
+    """The answer that consists of `parts`, all of them or those so far."""
     said, thoughts = [], []
     calls: dict[int, Call] = {}
     arguments: dict[int, list[str]] = {}

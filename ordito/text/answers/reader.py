@@ -1,4 +1,4 @@
-"""Token ids -> parts of an answer: what the ways of writing answers have in common."""
+"""The base class of the parsers of answers: token ids to parts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _ID_CHARACTERS = string.ascii_letters + string.digits
 
 
 class AnswerReader(ABC):
-    """Reads one answer, token by token; what comes out does not depend on how its text was cut into tokens.
+    """Parses one answer, token by token; the result does not depend on how its text is divided into tokens.
 
-    A marker that is a token of the vocabulary is known by its id, so that text which spells it is text. A stop string ends
-    the answer in what is said, and is then `stopped`. Where the prompt has `begun` it, its first space is text.
+    A marker that is a token is recognised by its id, so that text which spells it remains text. A stop string in the text for
+    the user ends the answer, and is then in `stopped`. If the prompt has `begun` the answer, its first space is kept.
     """
 
     def __init__(self, tokenizer: Tokenizer, markers: Iterable[str], stops: Sequence[str], begun: bool = False) -> None:
@@ -27,7 +27,7 @@ class AnswerReader(ABC):
             self.detokenizer.strip = False
         self.marks = {id: marker for marker in markers if (id := _marker_id(tokenizer, marker)) is not None}
         self.stopped: str | None = None
-        self.silent = False  # nothing is said: what is not thought is part of a call
+        self.silent = False  # no text for the user: everything but reasoning belongs to a call
         self.calls = 0
         self.parts: list[Part] = []
 
@@ -49,7 +49,7 @@ class AnswerReader(ABC):
         """No more comes: what was held back is what it looks like, but for a call that was `cut` off before it had a name."""
 
     def push(self, id: int) -> list[Part]:
-        """The parts that are certain now."""
+        """Add a token; returns the parts that are complete now."""
         if id in self.marks:
             self.text(self.detokenizer.flush())
             self.mark(self.marks[id])
@@ -58,7 +58,7 @@ class AnswerReader(ABC):
         return self._taken()
 
     def flush(self, cut: bool = False) -> list[Part]:
-        """The rest, when no more tokens come; `cut`: though the model had more to write."""
+        """The rest, after the last token; `cut`: the answer was truncated."""
         self.text(self.detokenizer.flush())
         self.end(cut)
         self.out(Said(self.stops.flush()))
@@ -82,7 +82,7 @@ class AnswerReader(ABC):
         self.out(Arguments(self.calls - 1, text))
 
     def out(self, part: Part) -> None:
-        """Add a part; text goes to the part before it where that is of its kind."""
+        """Add a part, joined to the last one if that is of the same kind."""
         last = self.parts[-1] if self.parts else None
         if isinstance(part, Call):
             self.parts.append(part)
@@ -99,7 +99,7 @@ class AnswerReader(ABC):
 
 
 def new_call_id() -> str:
-    """An id of a call: nine letters and digits, which is what Mistral's templates want."""
+    """A random id of a call: nine letters and digits, as Mistral's templates require."""
     return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
 
 

@@ -1,4 +1,4 @@
-"""The form of a call, as a grammar: for answers that must call a tool."""
+"""Grammars of tool calls, for answers that must call a tool."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def call_rules(style: Style, template: str, tools: Sequence[Mapping[str, Any]], 
 
 
 def _closed(parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """A tool's parameters, and no others unless it takes them."""
+    """The schema of a tool's parameters, which excludes others unless it allows them."""
     if parameters and "properties" not in parameters:
         return parameters
     return {"type": "object", "properties": {}, "additionalProperties": False, **(parameters or {})}

@@ -1,4 +1,4 @@
-"""How a model marks what it thinks and calls: read off its chat template."""
+"""How a model marks its reasoning and its tool calls, recognised by its chat template."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ordito.text.answers.json_calls import Body, JsonCalls, MistralCalls, NamedC
 
 @dataclass(frozen=True)
 class ToolStyle:
-    """How calls are written: a marker, what `body` reads, and a marker; between calls, `skipped` may stand.
+    """The format of calls: a `begin` marker, a body that the parser `body()` reads, an `end` marker.
 
-    `inner` markers part a call's name from its arguments. Where `bare`, an answer can also begin with a call, without a
-    marker. Where `loose`, semicolons and the quotes of a code block may stand behind one.
+    `skipped` markers may occur between calls; `inner` ones separate a call's name from its arguments. `bare`: an answer may
+    also begin with a call without a marker. `loose`: semicolons and backquotes may follow a call.
     """
 
     name: str
@@ -28,7 +28,7 @@ class ToolStyle:
 
 @dataclass(frozen=True)
 class Style:
-    """The markers of a model: what its thinking stands between, and how it calls. `channels`: gpt-oss's harmony format."""
+    """The markers of a model: those around its reasoning, and those of calls. `channels`: gpt-oss's Harmony format."""
 
     think: tuple[str, str] | None = None
     tools: ToolStyle | None = None
@@ -63,15 +63,15 @@ TOOL_STYLES = (
     ToolStyle("phi-4-mini", ("<|tool_call|>",), ("<|/tool_call|>",), JsonCalls),
     ToolStyle("llama-3", ("<|python_tag|>",), (), JsonCalls, bare=True, loose=True),
 )
-"""The first whose begin marker a template holds is the model's; Llama's stands last, since it needs none."""
+"""A model's style is the first one whose begin marker is in its template; Llama's is last, since it needs none."""
 
 
 PLAIN = Style()
-"""What is written is what is said."""
+"""No markers: the whole answer is text."""
 
 
 def style_of(template: str) -> Style:
-    """The style that a chat template's source shows; tools are asked for in Hermes's where it knows none.
+    """The style of a chat template's source, with Hermes's format of calls if it does not support tools.
 
     >>> style_of("{{ '<think>' }} <tool_call>").tools.name
     'hermes'
