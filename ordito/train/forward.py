@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ordito.nn.feedforward import Routing, recorded
+from ordito.nn.feedforward import Routing, record_routings
 from ordito.nn.transformer import Transformer
 from ordito.train.batch import PADDING, Batch
 
@@ -22,7 +22,7 @@ class Forward:
     @cached_property
     def hidden_BTD(self) -> Tensor:
         """Hidden states after the last norm."""
-        with recorded(self.module) as self._routings:
+        with record_routings(self.module) as self._routings:
             return self.module.hidden(self.batch.ids_BT, documents=self.batch.documents_BT)
 
     @cached_property
@@ -46,8 +46,8 @@ class Forward:
     def head_parameters(self) -> list[nn.Parameter]:
         """What `module.project` computes with: the head's own parameters, those that it is lent, and maps beside them."""
         head: Any = self.module.head
-        lent = [] if head.weight is not None else [lender.weight for lender in head.lender]
-        return [*head.parameters(), *lent, *(p for beside in head.beside for p in beside.parameters())]
+        lent = [] if head.weight is not None else [table.weight for table in head.tied_to]
+        return [*head.parameters(), *lent, *(p for adapter in head.adapters for p in adapter.parameters())]
 
     def last_states(self) -> list[Tensor]:
         """Of each example, the hidden states of the last token of each of its texts, (texts, D)."""

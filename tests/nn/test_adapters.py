@@ -154,7 +154,7 @@ def test_names_and_modules_that_cannot_be_are_refused():
         adapters.use("its")
     with pytest.raises(OrditoError, match="no such module; did you mean layers.0.attention.q"):
         adapters.add("b", {"layers.0.attention.qq": change})
-    with pytest.raises(OrditoError, match="which is a Norm"):
+    with pytest.raises(OrditoError, match="it is a Norm"):
         adapters.add("c", {"norm": change})
     with pytest.raises(OrditoError, match=r"'head\.bias' is no tensor of the base; did you mean head\.weight"):
         adapters.add("e", {}, {"head.bias": np.zeros(23, np.float32)})

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ordito import _core
 from ordito.nn import lean
-from ordito.nn.lean import rms_norm, silu_gate, turn
+from ordito.nn.lean import rms_norm, rotate_heads, silu_gate
 
 RUNTIME = pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are not those of OpenMP's runtime here")
 
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch):
-    monkeypatch.setattr("ordito.nn.products.WORTH", 0)
+    monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 0)
 
 
 def near(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -36,7 +36,7 @@ def wide(tensors: list[Tensor]) -> list[Tensor]:
 @pytest.fixture(params=[pytest.param("runtime", marks=RUNTIME), "pytorch"])
 def way(request, monkeypatch):
     if request.param == "pytorch":
-        monkeypatch.setattr(lean, "computes", lambda *given: False)
+        monkeypatch.setattr(lean, "use_runtime", lambda *given: False)
 
 
 @pytest.mark.usefixtures("way")
@@ -73,7 +73,7 @@ def test_a_gate_is_the_written_out_one(dtype):
 def test_heads_are_turned_by_their_tokens_angles(interleaved):
     (x,) = leaves((2, 3, 11, 20))
     angles = torch.randn(2, 1, 11, 6, generator=torch.Generator().manual_seed(1))
-    y = turn(x.transpose(1, 2).contiguous().transpose(1, 2), angles.cos(), angles.sin(), interleaved)
+    y = rotate_heads(x.transpose(1, 2).contiguous().transpose(1, 2), angles.cos(), angles.sin(), interleaved)
     assert y is not None
     y.square().mul(torch.arange(20)).sum().backward()
     (x_,) = wide([x])
@@ -91,6 +91,6 @@ def test_heads_are_turned_by_their_tokens_angles(interleaved):
 @RUNTIME
 def test_without_gradients_nothing_is_turned_here():
     x, angles = torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 2)
-    assert turn(x, angles, angles, False) is not None
+    assert rotate_heads(x, angles, angles, False) is not None
     with torch.no_grad():
-        assert turn(x, angles, angles, False) is None
+        assert rotate_heads(x, angles, angles, False) is None

@@ -12,7 +12,7 @@ from torch import Tensor
 from ordito import _core
 from ordito.nn.attention import probabilities
 from ordito.nn.fused_attention import can_attend, fused_attention
-from ordito.nn.products import KINDS, computes, linear
+from ordito.nn.products import KINDS, linear, use_runtime
 from ordito.train.likelihood import _ByPyTorch, _ByRuntime
 
 pytestmark = pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are not those of OpenMP's runtime here")
@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch):
-    monkeypatch.setattr("ordito.nn.products.WORTH", 0)
+    monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 0)
 
 
 def near(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -62,7 +62,7 @@ def everywhere(monkeypatch):
 def test_a_linear_map_and_its_gradients_are_those_of_pytorch(kind, bias):
     x, w, b = (random(*shape, seed=i).requires_grad_() for i, shape in enumerate([(2, 21, 40), (70, 40), (70,)]))
     with torch.autocast("cpu", kind, enabled=kind != torch.float32):
-        assert computes(kind, x, w)
+        assert use_runtime(kind, x, w)
         y = linear(x, w, b if bias else None)
     assert y.dtype == kind
     y.float().square().sum().backward()
@@ -79,17 +79,17 @@ def test_a_linear_map_and_its_gradients_are_those_of_pytorch(kind, bias):
 def test_where_no_gradient_is_wanted_pytorch_computes():
     x, w = random(5, 8), random(6, 8)
     with torch.no_grad():
-        assert not computes(torch.float32, x, w)
+        assert not use_runtime(torch.float32, x, w)
         assert torch.equal(linear(x, w), F.linear(x, w))
-    assert not computes(torch.float64, x.double(), w.double())
-    assert not computes(torch.float32, x.to("meta"), w)
+    assert not use_runtime(torch.float64, x.double(), w.double())
+    assert not use_runtime(torch.float32, x.to("meta"), w)
 
 
 def test_small_tensors_are_pytorchs(monkeypatch):
     x, w = random(5, 8), random(6, 8)
-    assert computes(torch.float32, x, w)
-    monkeypatch.setattr("ordito.nn.products.WORTH", 41)
-    assert not computes(torch.float32, x, w)
+    assert use_runtime(torch.float32, x, w)
+    monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 41)
+    assert not use_runtime(torch.float32, x, w)
 
 
 @HALF

@@ -23,7 +23,7 @@ from ordito.checkpoint.checkpoint import open_checkpoint, with_own_head
 from ordito.errors import OrditoWarning
 from ordito.nn import Transformer
 from ordito.nn.adapter import Adapters
-from ordito.nn.nf4 import BLOCK, LEVELS, SCALES, Nf4, quantized
+from ordito.nn.nf4 import BLOCK, LEVELS, SCALES, Nf4, quantize_blocks
 from ordito.nn.runtime import load_transformer
 from ordito.train.adapters import NAME, attach, load_nf4, merged, write
 from ordito.train.settings import LowRankSettings
@@ -260,7 +260,7 @@ def test_codes_are_those_of_bitsandbytes(shape, dtype):
     frozen = Nf4(weight)
     assert torch.equal(frozen.codes, codes.flatten())
     assert torch.equal(LEVELS, state.code)
-    _, scales = quantized(weight.flatten(), LEVELS, BLOCK)
+    _, scales = quantize_blocks(weight.flatten(), LEVELS, BLOCK)
     assert torch.equal(scales, state.absmax)
 
 
@@ -270,12 +270,12 @@ def test_scales_are_those_of_bitsandbytes():
     codes, state = bnb.quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
     frozen = Nf4(weight)
     assert torch.equal(frozen.mean, state.offset)
-    assert torch.equal(frozen.largest, state.state2.absmax)
+    assert torch.equal(frozen.absmax, state.state2.absmax)
     # bitsandbytes' CPU code finds the nearest level by a table that is not exact: in one of some hundred it takes the next.
     assert (frozen.scale_codes != state.absmax).float().mean() <= 0.005
     assert (frozen.scale_codes.int() - state.absmax.int()).abs().max() <= 1
-    shares = (state.absmax.new_tensor(0).float() + quantized(weight.flatten(), LEVELS, BLOCK)[1] - frozen.mean) / (
-        frozen.largest.repeat_interleave(256)[: len(frozen.scale_codes)]
+    shares = (state.absmax.new_tensor(0).float() + quantize_blocks(weight.flatten(), LEVELS, BLOCK)[1] - frozen.mean) / (
+        frozen.absmax.repeat_interleave(256)[: len(frozen.scale_codes)]
     )
     nearest = (shares[:, None] - SCALES).abs().amin(dim=1)
     assert ((SCALES[frozen.scale_codes.int()] - shares).abs() - nearest).max() <= 1e-7

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ordito.errors import OrditoError
 from ordito.nn import Transformer
-from ordito.nn.capacity import fits
+from ordito.nn.capacity import within_capacity
 from ordito.nn.feedforward import MixtureOfExperts
 from ordito.spec import Attention, Chain, Embedding, FeedForward, Head, Norm, Residual, Router, Spec, Stack
 from ordito.spec import MixtureOfExperts as Mixture
@@ -27,9 +27,9 @@ from ordito.train.routing import (
     balance,
     balance_of_transformers,
     choices,
-    moved_bias,
     probabilities,
     sequence_balance,
+    updated_bias,
     with_routing,
 )
 from ordito.train.terms import next_token
@@ -117,7 +117,7 @@ def test_probabilities_and_z():
 
 
 def test_the_bias_goes_against_the_counts():
-    moved = moved_bias(torch.tensor([0.5, 0.0, 0.0, 0.0]), torch.tensor([6, 1, 3, 2]), 0.1)
+    moved = updated_bias(torch.tensor([0.5, 0.0, 0.0, 0.0]), torch.tensor([6, 1, 3, 2]), 0.1)
     assert moved.tolist() == pytest.approx([0.4, 0.1, 0.0, 0.1])
 
 
@@ -225,7 +225,7 @@ def test_room_is_the_brute_force_one():
                     slots.sort(key=lambda slot: -float(weights[slot]))
                 for slot in slots[: room[text]]:
                     expected[slot] = 1.0
-        assert torch.equal(fits(chosen, texts, room, E, by), expected)
+        assert torch.equal(within_capacity(chosen, texts, room, E, by), expected)
         assert 0 < float(expected.mean()) < 1
 
 
