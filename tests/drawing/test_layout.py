@@ -1,4 +1,4 @@
-"""Where things stand in the pictures of all published models: nothing overlaps, everything fits, all of it on a slide."""
+"""The layout of all published models: nothing overlaps, everything fits into its box and on a slide."""
 
 from __future__ import annotations
 

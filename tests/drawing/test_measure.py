@@ -1,4 +1,4 @@
-"""Widths of texts: read from the font, and right where a text is rendered."""
+"""Text widths, read from the font, against rendered texts."""
 
 from __future__ import annotations
 
