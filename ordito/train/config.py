@@ -1,4 +1,4 @@
-"""What a run is told: typed settings from a file, from `--set key=value`, or from Python, all in one record."""
+"""The configuration of a run: typed settings from a YAML file, from `--set key=value`, or from Python."""
 
 from __future__ import annotations
 
@@ -83,22 +83,22 @@ class Config(Settings):
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """The folder of the run."""
         return Path(self.output)
 
     def to_yaml(self) -> str:
-        """Every value, expanded, as YAML that reads back as the same record."""
+        """All settings, defaults included, as YAML that reads back as the same configuration."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every value as plain data; the task's settings stand under its name."""
+        """All settings as plain data; those of the task under its name."""
         values = self.model_dump(mode="json")
         settings = values.pop("settings")
         return values | ({self.objective: settings} if settings else {})
 
 
 def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
-    """The record of values (nested, as YAML gives them), with `key=value` laid over them in turn.
+    """The configuration of nested `values`, as YAML gives them, overridden by each `key=value` of `sets` in turn.
 
     Raises `ConfigError`, which names the setting, what was got and what was expected.
     """
@@ -111,7 +111,7 @@ def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
     kind = kind_named(name)
     fields = Config.model_fields | {name: None}
     for text in sets:
-        _lay(tree, text, fields, kind.settings)
+        _override(tree, text, fields, kind.settings)
     for key in tree:
         if key not in fields or key == "settings":
             raise ConfigError(f"unknown setting {key!r}, expected one of ordito train --settings{did_you_mean(key, fields)}")
@@ -123,7 +123,7 @@ def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
 
 
 def mapping_from_yaml(text: str, where: str) -> dict[str, Any]:
-    """A YAML file's settings. Raises `ConfigError` if it has none."""
+    """The settings of a YAML text, which `where` names in errors. Raises `ConfigError` if it is not a mapping."""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -136,22 +136,22 @@ def mapping_from_yaml(text: str, where: str) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A file of settings. Raises `ConfigError` if it cannot be read."""
+    """The settings of a YAML file. Raises `ConfigError` if it cannot be read."""
     try:
         return mapping_from_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _lay(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[Settings]) -> None:
-    """Lay `a.b=value` over a tree of settings."""
+def _override(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[Settings]) -> None:
+    """Set `a.b=value` in a tree of settings, in place. Raises `ConfigError` for an unknown name."""
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
         raise ConfigError(f"--set {text!r:.80}: expected key=value")
     first, *rest = key.split(".")
     if first not in fields:
-        # A setting of the objective may be said without its name in front.
+        # Settings of the objective may be named without the objective's name as a prefix.
         if not rest and first in own.model_fields:
             first, rest = str(tree["objective"]), [first]
         else:
@@ -159,15 +159,15 @@ def _lay(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[S
                 f"--set {key}: there is no such setting; ordito train --settings lists them"
                 f"{did_you_mean(first, [*fields, *own.model_fields])}"
             )
-    here, (*groups, last) = tree, [first, *rest]
+    node, (*groups, last) = tree, [first, *rest]
     for group in groups:
-        below = here.get(group)
-        here[group] = here = dict(below) if isinstance(below, Mapping) else {}
-    here[last] = _value(value)
+        child = node.get(group)
+        node[group] = node = dict(child) if isinstance(child, Mapping) else {}
+    node[last] = _value(value)
 
 
 def _value(text: str) -> Any:
-    """A value of the command line, read as YAML reads one; what looks like a number of Python's is a number (1e-4)."""
+    """A value of the command line, parsed as YAML, but numbers as Python does: 1e-4 is a string in YAML 1.1."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -183,7 +183,7 @@ def _value(text: str) -> Any:
 
 
 def _listed(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with a,b,c made a list where a list is expected."""
+    """The tree with texts a,b,c split into lists where the field is a list."""
     made = dict(tree)
     for name, field in model.model_fields.items():
         if name not in made:
@@ -213,7 +213,7 @@ def _checked(model: type[Any], values: Mapping[str, Any], before: str) -> Any:
 
 
 def described(model: type[BaseModel], before: str = "") -> Iterable[tuple[str, str, str]]:
-    """Every setting: its name, its default, and what it does."""
+    """(name, default, description) of every setting."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -1,4 +1,4 @@
-"""Groups of settings: of adapters, Muon, mixtures of experts, processes; each task has one of its own."""
+"""Groups of settings: adapters, Muon, mixtures of experts, parallelism. Those of a task are in the task's file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MuonSettings(Settings):
 
 
 class MoeSettings(Settings):
-    """Of mixtures of experts; everything is off at first."""
+    """Mixtures of experts; everything is off by default."""
 
     balance: float = Field(0.0, ge=0, description="Weight of the load-balancing loss of a batch (Switch: 0.01).")
     hf_compatible: bool = Field(
@@ -60,7 +60,7 @@ class MoeSettings(Settings):
 
 
 class ParallelSettings(Settings):
-    """Of runs of several processes (`torchrun`); their number is a multiple of tensor times expert, data is the rest."""
+    """Runs of several processes (`torchrun`): their number is data * expert * tensor, of which data follows from the others."""
 
     data: Literal["shard", "replicate"] = Field(
         "shard", description="Weights and optimizer divided over the data's processes (FSDP2), or whole in each."

@@ -31,7 +31,7 @@ from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.feedforward import Experts, FeedForward, MixtureOfExperts, Router, StackedLinear
 from ordito.train.config import Config
 from ordito.train.experts import expert_parallel
-from ordito.train.placement import divided_along, here, is_divided, whole
+from ordito.train.placement import full, is_sharded, local, sharded_along
 from ordito.train.processes import DATA, EXPERT, TENSOR, Processes
 from ordito.train.subject import Subject
 from ordito.train.task import Task
@@ -70,7 +70,7 @@ class Sharding:
             saved = {p for p in module.parameters() if p.requires_grad} if subject.adapters is not None else set()
             _shard_over_data(module, mesh[DATA], saved)
         trained = subject.parameters()
-        over_data = [parameter for parameter in trained.values() if DATA not in divided_along(parameter)]
+        over_data = [parameter for parameter in trained.values() if DATA not in sharded_along(parameter)]
         return cls(subject, processes, sharded, tuple(over_data), tuple(trained[name] for name in own_heads if name in trained))
 
     def sum_gradients(self) -> None:
@@ -89,13 +89,13 @@ class Sharding:
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         squares: dict[tuple[str, ...], float] = {}
         for grad in grads:
-            axes = divided_along(grad)
-            squares[axes] = squares.get(axes, 0.0) + float(here(grad).double().square().sum())
+            axes = sharded_along(grad)
+            squares[axes] = squares.get(axes, 0.0) + float(local(grad).double().square().sum())
         norm = math.sqrt(sum(self.processes.sum_along(axes, value) for axes, value in squares.items()))
         factor = min(1.0, most / (norm + 1e-6))
         if factor < 1:
             for grad in grads:
-                here(grad).mul_(factor)
+                local(grad).mul_(factor)
         return norm
 
     def undo(self) -> None:
@@ -104,8 +104,8 @@ class Sharding:
         if isinstance(module, FSDPModule):
             module.reshard()
         for name, parameter in list(module.named_parameters()):
-            if is_divided(parameter):
-                gathered = whole(parameter.detach())
+            if is_sharded(parameter):
+                gathered = full(parameter.detach())
                 if self.processes.first:
                     owner, _, leaf = name.rpartition(".")
                     setattr(module.get_submodule(owner), leaf, nn.Parameter(gathered, parameter.requires_grad))
@@ -223,4 +223,4 @@ def _sum(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
         if there:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(here(parameter.grad), group=group)
+            dist.all_reduce(local(parameter.grad), group=group)
