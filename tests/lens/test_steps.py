@@ -134,12 +134,12 @@ SETTINGS = {
         "factor": 8.0, "context": 64, "beta_fast": 16.0, "beta_slow": 2.0, "truncate": False, "attention_factor": 1.2,
     }),
 }  # fmt: skip
-"""Kind -> how a block is made of it, one of it, and another value of every field: alone, or behind what it needs to count."""
+"""Kind -> (a function that makes a block of it, an instance, other values of every field, with prerequisites if needed)."""
 NO_COMPUTATION = {"name": "what a block is called", "shared": "which layer owns a table that all of them read"}
 
 
 def text(thing, where=HERE):
-    """What is said of a block, or of a pooling."""
+    """The steps of a block, or of a pooling, as text."""
     if isinstance(thing, Pooling):
         whole = Spec(architecture="none", context=16, body=Embedding(vocab_size=5, d_model=8), pooling=thing)
         steps = [step for section in sections(whole, where) for step in section.steps]

@@ -1,4 +1,4 @@
-"""Norms, gates and rotations against their written-out forms in fp64, with their gradients, by PyTorch and by the runtime."""
+"""RMSNorm, SwiGLU and rotary embeddings with gradients, by PyTorch and by the runtime, against explicit formulas in fp64."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def way(request, monkeypatch):
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("to", [torch.float32, torch.bfloat16])
-def test_a_norm_is_the_written_out_one(to):
+def test_rms_norm_equals_the_explicit_formula(to):
     x, weight = leaves((2, 70, 33), (33,))
     y = rms_norm(x, weight, 1e-5, to)
     y.float().square().sum().backward()
@@ -56,7 +56,7 @@ def test_a_norm_is_the_written_out_one(to):
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gate_is_the_written_out_one(dtype):
+def test_silu_gate_equals_the_explicit_formula(dtype):
     gate, up = leaves((3, 5, 70), (3, 5, 70), dtype=dtype)
     y = silu_gate(gate, up)
     y.float().square().sum().backward()
@@ -70,7 +70,7 @@ def test_a_gate_is_the_written_out_one(dtype):
 
 @RUNTIME
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_heads_are_turned_by_their_tokens_angles(interleaved):
+def test_heads_are_rotated_by_the_angles_of_their_tokens(interleaved):
     (x,) = leaves((2, 3, 11, 20))
     angles = torch.randn(2, 1, 11, 6, generator=torch.Generator().manual_seed(1))
     y = rotate_heads(x.transpose(1, 2).contiguous().transpose(1, 2), angles.cos(), angles.sin(), interleaved)
@@ -89,7 +89,7 @@ def test_heads_are_turned_by_their_tokens_angles(interleaved):
 
 
 @RUNTIME
-def test_without_gradients_nothing_is_turned_here():
+def test_without_gradients_rotate_heads_returns_none():
     x, angles = torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 2)
     assert rotate_heads(x, angles, angles, False) is not None
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Adapters in training against PEFT's: forward, gradients, steps of AdamW, merge and files, of the same numbers."""
+"""Adapters in training against PEFT from the same values: forward, gradients, AdamW steps, merging and files."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_forward_gradients_and_steps_are_pefts(case, tmp_path):
     assert all(parameter.grad is None for parameter in module.parameters() if not parameter.requires_grad)
 
 
-def test_merged_is_pefts_and_what_was_merged_is_as_before(case):
+def test_merged_equals_peft_and_the_base_is_restored(case):
     folder, base, kind, changes = case
     module, adapters = ours(folder, kind, changes)
     model, beside = theirs(folder, base), logits(module)
@@ -177,7 +177,7 @@ def test_merged_is_pefts_and_what_was_merged_is_as_before(case):
     assert torch.equal(logits(module), beside)
 
 
-def test_what_peft_writes_is_read_merged_and_beside(case, tmp_path):
+def test_adapters_of_peft_load_merged_and_attached(case, tmp_path):
     folder, base, *_ = case
     model = theirs(folder, base)
     expected = output(model, IDS)
@@ -226,7 +226,7 @@ def test_a_tied_embedding_that_is_saved_stays_one_with_the_head_and_peft_reads_b
     assert error(logits(whole), logits(module)) <= TOLERANCE
 
 
-def test_trained_adapters_are_loaded_merged_and_beside_and_switched(folder, tmp_path):
+def test_trained_adapters_load_merged_and_attached_and_can_be_switched(folder, tmp_path):
     expected = {}
     for name, kind in {"one": "lora", "two": "dora"}.items():
         module = load_transformer(open_checkpoint(folder))
@@ -285,7 +285,7 @@ def test_scales_are_those_of_bitsandbytes():
 
 
 @pytest.mark.parametrize("base", ["llama", BIASED, "qwen2_moe"])
-def test_loaded_into_nf4_is_put_into_it_after_loading(base, tmp_path):
+def test_loading_into_nf4_equals_quantizing_after_loading(base, tmp_path):
     saved(base, tmp_path)
     chosen = settings(saved=("layers.1.attention.o",))
     found = []
@@ -300,7 +300,7 @@ def test_loaded_into_nf4_is_put_into_it_after_loading(base, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["llama", BIASED, "qwen2_moe"])
-def test_beside_nf4_is_peft_beside_the_dequantized_base(base, tmp_path):
+def test_adapters_of_nf4_equal_peft_on_the_dequantized_base(base, tmp_path):
     """Forward, gradients and merge of a base in NF4 are those of the same weights in fp32."""
     saved(base, tmp_path / "base")
     module, adapters = ours(tmp_path, "qlora", {"targets": LINEAR})

@@ -1,4 +1,4 @@
-"""Mixtures of experts in training, held against transformers: gradients, losses of routers, capacity, upcycling."""
+"""Mixtures of experts in training against transformers: gradients, router losses, capacity, upcycling."""
 
 from __future__ import annotations
 

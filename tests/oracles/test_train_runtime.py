@@ -1,4 +1,4 @@
-"""Training by the runtime's products, attention, norms and losses, which small models do without, against transformers."""
+"""Training with the runtime's kernels, which small models do not use by default, against transformers."""
 
 from __future__ import annotations
 
