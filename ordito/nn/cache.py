@@ -10,7 +10,7 @@ from torch import Tensor
 from ordito.errors import ContextError
 
 MARGIN = 64
-"""Tokens that sliding-window layers keep beyond their window: by so many the cache can be rewound without a new prefill."""
+"""Tokens that sliding-window layers keep beyond their window: the cache can be rewound by that many without a new prefill."""
 
 
 class Cache:

@@ -111,7 +111,7 @@ def merged(module: Transformer, adapters: Adapters) -> dict[str, Tensor]:
         warnings.warn("the adapter changes nothing: what is merged is the base", OrditoWarning, stacklevel=2)
     elif any(isinstance(part, Nf4) for part in module.modules()):
         warnings.warn(
-            f"the adapter was trained beside weights in NF4 and is merged into these, dequantized; it moves them by "
+            f"the adapter was trained on NF4 weights and is merged into these, dequantized; it changes them by "
             f"{moved / norm:.2%} of their norm",
             OrditoWarning,
             stacklevel=2,

@@ -26,20 +26,20 @@ class Config(Settings):
     output: str = Field(description="Folder of the run.")
     settings: Any = Field(None, description="The task's own settings, under its name.")
 
-    scratch: bool = Field(False, description="Begin with random weights of the model's architecture.")
+    scratch: bool = Field(False, description="Start from random weights of the model's architecture.")
     tokenizer: str | None = Field(
         None, description="A folder or GGUF file whose tokenizer is used; the model's own if not given."
     )
-    prompt_format: str | None = Field(None, description="Format of conversations, where it is not to be the model's own.")
-    seed: int = Field(0, ge=0, lt=2**32, description="All that is random is a function of it.")
+    prompt_format: str | None = Field(None, description="Prompt format of conversations; the model's own if not given.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of all randomness.")
 
-    length: int = Field(512, ge=2, le=1 << 20, description="Most tokens of a row.")
-    pack: bool = Field(True, description="Put several short texts in one row; they see nothing of each other.")
+    length: int = Field(512, ge=2, le=1 << 20, description="Tokens of a row, at most.")
+    pack: bool = Field(True, description="Put several short texts in one row; they do not attend to each other.")
     stream: bool = Field(False, description="Read the data while training, a shard at a time, instead of all of it first.")
-    batch_size: int = Field(8, ge=1, le=1 << 20, description="Rows of one optimizer step, over all processes.")
+    batch_size: int = Field(8, ge=1, le=1 << 20, description="Rows of an optimizer step, over all processes.")
     micro_batch: int | None = Field(None, ge=1, description="Rows of one forward pass; chosen by length if not given.")
-    epochs: float = Field(1.0, gt=0, le=10_000, description="Times that the data is read.")
-    steps: int | None = Field(None, ge=1, description="Optimizer steps; takes the place of epochs.")
+    epochs: float = Field(1.0, gt=0, le=10_000, description="Passes over the data.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
     max_time: float | None = Field(None, gt=0, description="Minutes after which the run saves and stops.")
 
     lr: float = Field(2e-4, ge=0, lt=100, description="Peak learning rate.")
@@ -55,7 +55,7 @@ class Config(Settings):
     clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; none if 'none'.")
     muon: MuonSettings = MuonSettings()
 
-    adapter: Literal["none", "lora", "dora", "qlora"] = Field("none", description="Train maps beside frozen weights.")
+    adapter: Literal["none", "lora", "dora", "qlora"] = Field("none", description="Train low-rank maps, with frozen weights.")
     lora: LowRankSettings = LowRankSettings()
     moe: MoeSettings = MoeSettings()
     new_tokens: str | None = Field(None, description="A file of tokens, one a line, that the vocabulary is extended by.")
@@ -63,15 +63,17 @@ class Config(Settings):
         "pieces", description="What rows of new tokens begin as: the mean of their old pieces' rows, or of all rows."
     )
 
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of products; weights stay in float32.")
-    recompute: bool = Field(False, description="Compute layers again in the backward pass instead of keeping them.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of matrix products; weights stay in float32."
+    )
+    recompute: bool = Field(False, description="Activation checkpointing: compute layers again in the backward pass.")
     compile: bool = Field(False, description="torch.compile: faster after a minute or two.")
     parallel: ParallelSettings = ParallelSettings()
-    threads: int | None = Field(None, ge=1, le=1024, description="Of PyTorch; its own choice if not given.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Threads of PyTorch; its default if not given.")
 
-    eval_data: tuple[str, ...] = Field((), description="Data that is not trained on, as data.")
+    eval_data: tuple[str, ...] = Field((), description="Held-out data, in the forms of data.")
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; at the end in any case.")
-    eval_rows: int = Field(256, ge=1, description="Most rows of one evaluation.")
+    eval_rows: int = Field(256, ge=1, description="Rows of an evaluation, at most.")
     patience: int | None = Field(None, ge=1, description="Evaluations without a better loss after which the run stops.")
     sample_every: int | None = Field(None, ge=1, description="Steps between samples.")
     samples: tuple[str, ...] = Field((), description="Prompts that are answered as samples.")

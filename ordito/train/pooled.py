@@ -14,7 +14,7 @@ from ordito.train.forward import Forward
 def pooled(forward: Forward, pooling: Pooling, rows: int | None = None) -> Tensor:
     """The vector of each text of each example, (N, D'): pooled, then through the spec's dense layers; not normalised.
 
-    With `rows`, so many rows of the batch are computed at a time, and their activations are recomputed in the backward pass,
+    With `rows`, that many rows of the batch are computed at a time, and their activations are recomputed in the backward pass,
     with the same random numbers, so that a batch of any size fits. Gradients are those of the whole batch (GradCache,
     arXiv:2101.06983).
     """

@@ -118,7 +118,7 @@ def everywhere(error: E) -> E:
 
 
 def said_elsewhere(error: OrditoError) -> bool:
-    """Whether rank 0 prints this error."""
+    """Whether this process leaves it to rank 0 to print this error."""
     return started()[0] > 0 and getattr(error, "everywhere", False)
 
 

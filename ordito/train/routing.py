@@ -196,7 +196,7 @@ def _check(module: Transformer, mixtures: list[MixtureOfExperts], settings: MoeS
         raise OrditoError(f"{first}: the experts of this {label} model are mixtures themselves, whose routers are not balanced")
     if settings.bias_speed and not all(mixture.router.block.choice_bias for mixture in mixtures):
         raise OrditoError(
-            f"moe.bias_speed: the routers of this {label} model have no bias of choice (DeepSeek-V3's have): use moe.balance"
+            f"moe.bias_speed: the routers of this {label} model have no choice bias (DeepSeek-V3's have): use moe.balance"
         )
     if settings.bias_speed and not all(mixture.router.weight.requires_grad for mixture in mixtures):
         raise OrditoError("moe.bias_speed: the routers are frozen, and an adapter does not keep their bias: leave it at 0")

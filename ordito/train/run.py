@@ -143,7 +143,7 @@ class Run:
         if saved is not None:
             trainer.restore(saved)
         journal.resume(trainer.done)
-        self.listener.says(f"going on behind step {trainer.done} of {trainer.total}")
+        self.listener.says(f"resuming after step {trainer.done} of {trainer.total}")
         return Best(**saved.state["best"]) if saved is not None else Best()
 
     def _finish(self, trainer: Trainer, journal: Journal, stopped: str | None, best: Best) -> Result:

@@ -124,8 +124,7 @@ def _check_run(subject: Subject, task: Task, config: Config, processes: Processe
         raise ConfigError("compile=true is for one process: set compile=false, or leave torchrun out")
     if subject.adapters is not None and (parallel.tensor > 1 or parallel.expert > 1):
         raise ConfigError(
-            "parallel: beside adapters the base is divided over data alone: set parallel.tensor=1 and parallel.expert=1, or "
-            "adapter=none"
+            "parallel: an adapter allows sharding over data only: set parallel.tensor=1 and parallel.expert=1, or adapter=none"
         )
 
 

@@ -58,7 +58,7 @@ class Task:
     - `objective` is minimised; `metrics` are measured in evaluations only, without gradient.
     - `packs`: several examples may be packed into a row. `splits`: a text that is too long is split, not truncated.
       `chats`: it trains on conversations. `whole`: an optimizer step is one batch (contrastive losses need all of it).
-    - `heads` are modules that are trained and saved beside the transformer; `predictor` makes predictions with them.
+    - `heads` are modules that are trained and saved with the transformer; `predictor` makes predictions with them.
     - `after_step` runs after each optimizer step.
     - `settings` are those that were given, completed by what was found in the data (classes, say); the run saves them.
     - `rewrite(examples, step)` replaces the examples of an optimizer step (counted from 0) before they are batched: by what the

@@ -305,7 +305,7 @@ def test_adapters_of_nf4_equal_peft_on_the_dequantized_base(base, tmp_path):
     saved(base, tmp_path / "base")
     module, adapters = ours(tmp_path, "qlora", {"targets": LINEAR})
     write(adapters, tmp_path / "adapter", module.spec, "")
-    with pytest.warns(OrditoWarning, match=r"trained beside weights in NF4 .* moves them by \d+\.\d\d% of their norm"):
+    with pytest.warns(OrditoWarning, match=r"trained on NF4 weights .* changes them by \d+\.\d\d% of their norm"):
         tensors = merged(module, adapters)
     with adapters.using(None):
         plain = {

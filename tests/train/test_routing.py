@@ -267,7 +267,7 @@ def test_settings_without_effect_on_the_model_are_refused():
     assert with_routing(objective, model(dense=True), MoeSettings()) == objective
     with pytest.raises(OrditoError, match=r"moe\.z is for mixtures of experts, but this tiny model has none"):
         with_routing(objective, model(dense=True), MoeSettings(z=0.1))
-    with pytest.raises(OrditoError, match="have no bias of choice"):
+    with pytest.raises(OrditoError, match="have no choice bias"):
         with_routing(objective, model(), MoeSettings(bias_speed=0.1))
     with pytest.raises(OrditoError, match="the routers are frozen"):
         with_routing(objective, model(**V3).requires_grad_(False), MoeSettings(bias_speed=0.1))

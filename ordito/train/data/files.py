@@ -33,7 +33,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class File:
-    """A file whose name ends in .jsonl, .json or .txt (each also with .gz behind it), or in .parquet."""
+    """A file whose name ends in .jsonl, .json or .txt (each also with .gz appended), or in .parquet."""
 
     path: Path
 

@@ -56,7 +56,7 @@ class Order:
         return [self._row(row) for row in order[self._bounds[batch] : self._bounds[batch + 1]]]
 
     def steps(self, epochs: float) -> int:
-        """Optimizer steps of so many epochs, at least one."""
+        """Optimizer steps of `epochs` epochs, at least one."""
         return max(1, round(epochs * self.steps_per_epoch))
 
     @property

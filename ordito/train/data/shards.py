@@ -29,7 +29,7 @@ FORMAT = "ordito-shards-1"
 HEADER = "shards.json"
 MOST_EXAMPLES = 1 << 17
 MOST_TOKENS = 1 << 25
-"""A shard is full when it has so many examples, or so many tokens."""
+"""A shard is full when it has that many examples or tokens."""
 
 _EXTRA = "beside."
 
