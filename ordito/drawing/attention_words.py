@@ -1,4 +1,4 @@
-"""Attention in words: who looks at what, with how many heads, and how it knows where things stand."""
+"""Descriptions of attention: mask, heads, positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ordito.spec import Attention, LatentAttention, LogTemperature, SteppedTempe
 
 
 def attention_title(block: Attention) -> str:
-    """Multi-head, grouped-query or multi-query, or cross-attention."""
+    """The kind of attention: multi-head, grouped-query, multi-query or cross-attention."""
     if block.cross:
         return "Cross-attention"
     if block.n_kv_heads == block.n_heads:
@@ -21,7 +21,7 @@ def attention_title(block: Attention) -> str:
 
 
 def attention_facts(block: Attention) -> tuple[Fact, ...]:
-    """Its settings."""
+    """The settings of an attention."""
     on = "" if block.n_kv_heads == block.n_heads else f" on {block.n_kv_heads} kv head{'s' * (block.n_kv_heads > 1)}"
     facts = [Fact("heads", f"{block.n_heads}{on}"), Fact("head_dim", f"{block.head_dim}"), Fact("sees", sees(block))]
     if block.rope is not None:
@@ -63,7 +63,7 @@ def latent_facts(block: LatentAttention) -> tuple[Fact, ...]:
 
 
 def sees(block: Attention) -> str:
-    """What a query looks at."""
+    """The mask of an attention."""
     if block.cross:
         return "the whole source"
     limits = []

@@ -11,19 +11,19 @@ from ordito.drawing.words import Label, Leaf
 from ordito.spec import MixtureOfExperts
 
 TITLE, FACT = 15.0, 14.0
-"""Sizes of type, px."""
+"""Font sizes, px."""
 STEP = 20.0
-"""From one line of facts to the next, px."""
+"""Line height of facts, px."""
 SIDE = 18.0
-"""Between the edge and the text, px: room for a sign."""
+"""Padding between edge and text, px, with room for `SIGN`."""
 SLACK = 1.04
-"""Other fonts may be so much wider than ours."""
+"""Factor for text widths: a viewer's fallback font may be wider than ours."""
 SIGN = "≠"
-"""Stands before what differs, for those who do not see the colour."""
+"""Marks differences for viewers who cannot see the colour."""
 
 
 def box(label: Label, room: float, block: Leaf | None = None) -> Figure:
-    """The box of a block, `room` px wide. Its picture is drawn where the block has one."""
+    """The box of a block, `room` px wide, with the picture of `block` if it has one."""
     inner = room - 2 * SIDE + 6
     size = "" if not label.parameters else brief(label.parameters)
     sign = f"{SIGN} " if label.new else ""
@@ -51,7 +51,7 @@ def box(label: Label, room: float, block: Leaf | None = None) -> Figure:
 
 
 def _facts(facts: tuple[Fact, ...], room: float, drawn: Figure | None) -> tuple[float, list[Mark]]:
-    """The facts under a title, beside a picture if there is one, and the height that the box comes to."""
+    """The facts under a title, left of a picture if there is one, and the height of the box that they need."""
     marks: list[Mark] = []
     keys = max((SLACK * width(fact.key, FACT) + 10 for fact in facts if fact.key), default=0.0)
     y, below = 23.0 + STEP + 1, 0.0
@@ -69,7 +69,7 @@ def _facts(facts: tuple[Fact, ...], room: float, drawn: Figure | None) -> tuple[
 
 
 def _value(fact: Fact, x: float, y: float, lines: list[str]) -> list[Mark]:
-    """The lines of a value. What differs is set bold, in its colour, behind a sign in the margin."""
+    """The lines of a value. A difference is bold and coloured, with `SIGN` in the margin."""
     fill = "new" if fact.new else "text" if fact.key else "quiet"
     marks: list[Mark] = [Text(x, y + i * STEP, line, FACT, fill, fact.new) for i, line in enumerate(lines)]
     if fact.new:

@@ -1,4 +1,4 @@
-"""A card: one kind of layer, or a module that looks ahead, with its title."""
+"""Cards: one kind of layer, or a multi-token prediction module, with a title."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ordito.spec import NextToken
 ROOM = 354.0
 """Width of a box, px."""
 PAD, HEADER, TAIL = 14.0, 62.0, 22.0
-"""Around what is on a card, of its title, and of the arrows into and out of it, px."""
+"""Padding of a card, height of its title, and length of the arrows into and out of it, px."""
 
 
 def layer_card(kind: Kind, describe: Describe, d_model: int, new_wiring: bool) -> Figure:
@@ -31,7 +31,7 @@ def layer_card(kind: Kind, describe: Describe, d_model: int, new_wiring: bool) -
 
 
 def ahead_card(times: int, module: NextToken, kind: Kind, describe: Describe) -> Figure:
-    """The card of modules that look ahead: two norms side by side, joined, then a layer."""
+    """The card of a multi-token prediction module: two norms in parallel, joined, then a layer."""
     half = (ROOM - BETWEEN) / 2
     inputs = [
         (name, box(replace(describe(place, norm), parameters=None), half))
@@ -53,7 +53,7 @@ def ahead_card(times: int, module: NextToken, kind: Kind, describe: Describe) ->
 
 
 def _joined(figures: list[Figure]) -> Piece:
-    """Figures of one height side by side, whose ends meet above them."""
+    """Figures of the same height in parallel, whose outputs are joined above them."""
     meet, marks, x = 26.0, list[Mark](), 0.0
     width, high = sum(figure.width for figure in figures) + BETWEEN * (len(figures) - 1), meet + figures[0].height
     for figure in figures:
@@ -66,7 +66,7 @@ def _joined(figures: list[Figure]) -> Piece:
 
 @dataclass(frozen=True)
 class Heading:
-    """What stands at the top of a card. `new` marks its note."""
+    """The title of a card, and a note, which `new` marks as a difference."""
 
     title: str
     note: str
@@ -76,7 +76,7 @@ class Heading:
 
 
 def _card(content: Piece, heading: Heading, gives: str = "") -> Figure:
-    """A card with a title; what comes in from below and goes on above is written beside the arrow if it is given."""
+    """A card with a title; `gives` is the text beside the arrow that leaves it."""
     figure, tail = content.figure, TAIL if gives else 12.0
     wide, top = figure.width + 2 * PAD, HEADER + tail
     high, spine = top + figure.height + tail, PAD + figure.spine

@@ -1,4 +1,4 @@
-"""The whole model as a column, from token ids below to what it gives above, its layers folded."""
+"""The whole model as a column, from token ids at the bottom to its outputs at the top, with folded layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ordito.drawing.box import box
 from ordito.drawing.layer import GAP as ARROW
-from ordito.drawing.layer import Describe, Piece, beside, chain
+from ordito.drawing.layer import Describe, Piece, chain, parallel
 from ordito.drawing.plan import Kind, Plan, Repeat, Stage
 from ordito.drawing.rows import folded
 from ordito.drawing.scene import Figure, Text
@@ -19,7 +19,7 @@ ROOM = 250.0
 
 @dataclass(frozen=True)
 class Column:
-    """A column, the height at which an encoder's states enter its layers, and those of an embedding and its tied head."""
+    """A column, the y at which an encoder's states enter its layers, and the y of an embedding and of its tied head."""
 
     figure: Figure
     entry: float
@@ -34,7 +34,7 @@ def decoder(plan: Plan, describe: Describe, new_rows: frozenset[str]) -> Column:
         pieces.extend(_outlet(plan.outlets[0], describe))
         blocks.extend(plan.outlets[0])
     elif plan.outlets:
-        row, _ = beside([chain(_outlet(outlet, describe)) for outlet in plan.outlets])
+        row, _ = parallel([chain(_outlet(outlet, describe)) for outlet in plan.outlets])
         pieces.append(Piece(row, False))
     else:
         pieces.append(caption("hidden states"))
@@ -59,7 +59,7 @@ def encoder(plan: Plan, describe: Describe, new_rows: frozenset[str]) -> Piece:
 
 
 def caption(text: str, room: float = ROOM) -> Piece:
-    """A word at an end of a column."""
+    """The text at an end of a column."""
     return Piece(Figure(room, 18, (Text(room / 2, 14, text, 14, "quiet", anchor="middle"),), room / 2), True)
 
 

@@ -1,4 +1,4 @@
-"""Two plans -> what is marked in a drawing of both: what one says and the other does not."""
+"""Two plans -> the marks of their differences: titles and facts of one that the other lacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ordito.spec import Chain, Residual, Stack, Sum
 
 @dataclass(frozen=True)
 class Differences:
-    """What differs in one plan from another: the labels of its column and of each of its kinds, with their marks."""
+    """The differences of a plan from another: functions that give the marked labels of its column and of each kind of layer."""
 
     column: Describe
     layers: tuple[Describe, ...]
@@ -23,7 +23,7 @@ class Differences:
 
 
 def none(plan: Plan) -> Differences:
-    """Nothing marked: the plan alone."""
+    """No differences, for a plan that is drawn alone."""
 
     def plain(place: str, block: Leaf) -> Label:
         return label(block)
@@ -32,7 +32,7 @@ def none(plan: Plan) -> Differences:
 
 
 def differences(plan: Plan, other: Plan) -> Differences:
-    """What differs in `plan` from `other`. Each layer is compared with the one that is most like it over there."""
+    """The differences of `plan` from `other`. Each kind of layer is compared with the most similar one of `other`."""
     known = [_labels(kind.layer) for kind in other.drawn]
     nearest = [_nearest(_labels(kind.layer), known) for kind in plan.drawn]
     return Differences(
@@ -46,7 +46,7 @@ def differences(plan: Plan, other: Plan) -> Differences:
 
 
 def _marking(theirs: dict[str, Label]) -> Describe:
-    """Labels in which marked is what their counterparts lack."""
+    """A function that gives labels, marking titles and facts that differ from those of the same role in `theirs`."""
 
     def describe(place: str, block: Leaf) -> Label:
         own, counterpart = label(block), theirs.get(role(place, block))
@@ -86,13 +86,13 @@ def _column_labels(plan: Plan) -> dict[str, Label]:
 
 
 def _nearest(own: dict[str, Label], known: list[dict[str, Label]]) -> int | None:
-    """The number of the layer that shares most with one, the first of such; None where there is none."""
+    """The index of the first layer that agrees most with `own`; None if there are none."""
     agreements = [_agreement(own, theirs) for theirs in known]
     return agreements.index(max(agreements)) if agreements else None
 
 
 def _agreement(own: dict[str, Label], theirs: dict[str, Label]) -> int:
-    """How many titles and facts two layers share."""
+    """The number of titles and facts that two layers have in common."""
     shared = own.keys() & theirs.keys()
     return sum((own[name].title == theirs[name].title) + len(set(own[name].facts) & set(theirs[name].facts)) for name in shared)
 

@@ -21,18 +21,18 @@ from ordito.errors import OrditoError, SpecError
 from ordito.spec import Spec, expect_spec
 
 LONGEST_TITLE = 80
-"""Characters of a title that are shown."""
+"""Characters of a title that are shown, at most."""
 MOST_BLOCKS = 400
-"""Blocks in a layer, and outside the layers; a picture of more would show nothing."""
+"""Blocks in a layer, and outside the layers, at most: a picture of more could not be read."""
 MOST_PARAMETERS = 10**18
-"""Beyond, numbers are absurd, and longer than boxes."""
+"""Parameters at most: larger numbers do not fit into the boxes."""
 
 
 def draw(*specs: Spec, titles: Sequence[str] | None = None) -> Drawing:
-    """The drawing of an architecture, or of two beside each other with what differs marked.
+    """The drawing of an architecture, or of two side by side with their differences marked.
 
-    `titles` stand above them; without, the architectures' own labels do. Raises `OrditoError` for another number of
-    specs or titles, and for anything but specs. What is too much to draw raises `SpecError` when it is drawn.
+    `titles` default to the names of the architectures. Raises `OrditoError` for another number of specs or titles, and for
+    arguments that are not specs. Specs that are too large raise `SpecError` when they are drawn.
 
     >>> from ordito.spec import Embedding
     >>> spec = Spec(architecture="tiny", context=8, body=Embedding(vocab_size=10, d_model=4))
@@ -61,7 +61,7 @@ class Drawing:
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:
-        """What is drawn of each architecture. Raises `SpecError` if it is too much to draw."""
+        """The plan of each architecture. Raises `SpecError` if it is too large to draw."""
         with _drawable(self.titles):
             plans = tuple(plan(spec) for spec in self.specs)
             for title, spec, each in zip(self.titles, self.specs, plans, strict=True):
@@ -70,7 +70,7 @@ class Drawing:
 
     @cached_property
     def figure(self) -> Figure:
-        """The picture as rectangles, lines and texts in their places. Raises `SpecError` if there is too much to draw."""
+        """The picture as rectangles, lines and texts with coordinates. Raises `SpecError` if it is too large to draw."""
         plans = self.plans
         with _drawable(self.titles):
             marked = [none(plans[0])] if len(plans) == 1 else [differences(p, q) for p, q in (plans, plans[::-1])]
@@ -91,16 +91,16 @@ class Drawing:
         return png(self.svg(theme), scale)
 
     def text(self) -> str:
-        """The architectures in compact text, one line a step."""
+        """The architectures as compact text, one line per step."""
         with _drawable(self.titles):
             return "\n\n".join(
                 text(each, title, summary(spec)) for each, title, spec in zip(self.plans, self.titles, self.specs, strict=True)
             )
 
     def save(self, path: str | Path, theme: str = "light", scale: float = 2.0) -> None:
-        """Write the picture to a file, by its ending .svg or .png; the file is complete or as it was before.
+        """Write the picture to a file, atomically; its ending .svg or .png selects the format.
 
-        Raises `OrditoError` for another ending, and for a place that cannot be written to.
+        Raises `OrditoError` for another ending, or if the file cannot be written.
         """
         path = Path(path)
         match path.suffix.lower():
@@ -112,18 +112,18 @@ class Drawing:
                 raise OrditoError(f"{path}: got the ending {ending or '(none)'!r}, expected .svg or .png")
 
     def _repr_svg_(self) -> str:
-        """What notebooks show."""
+        """The picture, for notebooks."""
         return self.svg()
 
     def _facts(self, number: int) -> tuple[tuple[str, bool], ...]:
-        """What stands under a title, each with whether the other architecture has it otherwise."""
+        """The facts under a title, each with a flag whether the other architecture differs in it."""
         facts, *others = [summary(spec) for spec in (self.specs[number], *self.specs[:number], *self.specs[number + 1 :])]
         return tuple((fact, any(fact not in other for other in others)) for fact in facts)
 
 
 @contextmanager
 def _drawable(titles: tuple[str, ...]) -> Iterator[None]:
-    """Says what is wrong where an architecture is too deep for recursion."""
+    """Raise a `RecursionError` as a `SpecError`: an architecture may be nested too deeply."""
     try:
         yield
     except RecursionError:
@@ -131,7 +131,7 @@ def _drawable(titles: tuple[str, ...]) -> Iterator[None]:
 
 
 def _check_size(title: str, spec: Spec, drawn: Plan) -> None:
-    """Raise `SpecError` for a picture that would show nothing."""
+    """Raise `SpecError` for an architecture that is too large to draw."""
     if totals(spec)[0] > MOST_PARAMETERS:
         raise SpecError(f"{title}: its sizes are too large to draw, expected at most {MOST_PARAMETERS:.0e} parameters")
     columns = [*drawn.body, *drawn.encoder, *(block for outlet in drawn.outlets for block in outlet)]
@@ -142,6 +142,6 @@ def _check_size(title: str, spec: Spec, drawn: Plan) -> None:
 
 
 def _title(title: str) -> str:
-    """A title on one line, without control characters, and cut to a sane length."""
+    """A title on one line, without control characters, truncated to `LONGEST_TITLE`."""
     clean = " ".join("".join(c if c.isprintable() else " " for c in title[: 4 * LONGEST_TITLE]).split())
     return clean if len(clean) <= LONGEST_TITLE else clean[: LONGEST_TITLE - 1] + "…"

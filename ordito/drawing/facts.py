@@ -1,4 +1,4 @@
-"""A fact about a block: one setting, in words."""
+"""A fact about a block: one setting and its value, as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feed-forwards and mixtures of experts in words."""
+"""Descriptions of feed-forward networks and mixtures of experts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SCORES = {"softmax": "softmax", "sigmoid": "sigmoid", "sparsemixer": "SparseMixe
 
 
 def feed_forward_title(block: FeedForward) -> str:
-    """The kind of feed-forward, by the name that papers give it."""
+    """The kind of feed-forward, by its usual name (SwiGLU, GeGLU, MLP)."""
     return f"{(GATED if block.gated else PLAIN)[block.activation]} feed-forward"
 
 
 def feed_forward_facts(block: FeedForward) -> tuple[Fact, ...]:
-    """Its settings."""
+    """The settings of a feed-forward."""
     facts = [Fact("d_ff", f"{block.d_ff:,}")]
     if block.activation == "gelu_sigmoid":
         facts.append(Fact("GELU", f"x · sigmoid({number(block.slope)} x)"))
@@ -41,7 +41,7 @@ def feed_forward_facts(block: FeedForward) -> tuple[Fact, ...]:
 
 
 def mixture_facts(block: MixtureOfExperts) -> tuple[Fact, ...]:
-    """Its settings."""
+    """The settings of a mixture."""
     working = parameters(block) - idle(block)
     facts = [
         Fact("experts", f"{block.router.top_k:,} of {block.router.n_experts:,} for a token"),
@@ -88,5 +88,5 @@ def _expert(block: FeedForward | MixtureOfExperts) -> str:
 
 
 def _particulars(block: FeedForward | MixtureOfExperts) -> tuple[Fact, ...]:
-    """What an expert's line does not say."""
+    """Settings of an expert that its summary leaves out."""
     return feed_forward_facts(block)[1:] if isinstance(block, FeedForward) else ()

@@ -1,4 +1,4 @@
-"""Small pictures inside blocks: who sees whom, and a router over experts."""
+"""Small pictures inside blocks: attention masks, and a router with experts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ CELLS = 12
 CELL = 5.0
 """Side of a cell, px."""
 MOST_EXPERTS = 8
-"""Experts that are drawn one by one, two less beside a shared one; of more, the first ones and the last."""
+"""Experts that are drawn at most, two fewer beside a shared one; of more, the first ones and the last."""
 
 
 def mask(block: Attention | LatentAttention) -> Figure:
-    """Which keys (to the right) each query (downwards) sees: the pattern, not to scale."""
+    """The attention mask of queries (downwards) and keys (to the right): its pattern, not to scale."""
     side = CELLS * CELL
     marks: list[Mark] = [Rect(0, 0, side, side, "page", "attention.edge", line=0.8)]
     for query in range(CELLS):
@@ -27,7 +27,7 @@ def mask(block: Attention | LatentAttention) -> Figure:
 
 
 def _sees(block: Attention | LatentAttention, query: int, key: int) -> bool:
-    """As the block does, with a window of 4, chunks of 4, and blocks of one position of which 2 and every 4th are seen."""
+    """With a window of 4, chunks of 4, and sparse blocks of one position, of which the last 2 and every 4th are visible."""
     if isinstance(block, LatentAttention):
         return key <= query
     sparse = block.block_sparse is None or query - key < 2 or (key + 1) % 4 == 0
@@ -37,7 +37,7 @@ def _sees(block: Attention | LatentAttention, query: int, key: int) -> bool:
 
 
 def experts(block: MixtureOfExperts, room: float) -> Figure:
-    """A router under the experts, those that it chooses filled, and a shared one beside them; `room` px wide."""
+    """A router below the experts, the chosen ones filled, and a shared one beside them; `room` px wide."""
     names, chosen = _drawn(block.router.n_experts, block.router.top_k, MOST_EXPERTS - 2 * (block.shared is not None))
     gap, wide, high = 6.0, 29.0, 26.0
     last = max(wide, 9.0 * len(names[-1]) + 8)
@@ -89,7 +89,7 @@ def _drawn(n: int, top_k: int, most: int) -> tuple[list[str], set[int]]:
 
 
 def plus(x: float, y: float) -> tuple[Mark, ...]:
-    """A circle in which what comes in is added."""
+    """The circle of an addition."""
     return (
         Rect(x - 9, y - 9, 18, 18, "page", "line", 9, 1.5),
         Line(((x - 5, y), (x + 5, y))),
@@ -98,6 +98,6 @@ def plus(x: float, y: float) -> tuple[Mark, ...]:
 
 
 def picture(block: Block | Pooling) -> Figure | None:
-    """The mask of an attention over its own tokens."""
+    """The mask of a self-attention; None for other blocks."""
     own = isinstance(block, LatentAttention) or (isinstance(block, Attention) and not block.cross)
     return mask(block) if own and isinstance(block, (Attention, LatentAttention)) else None

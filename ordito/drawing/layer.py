@@ -1,4 +1,4 @@
-"""A layer as a picture, from below to above: boxes on a spine, residual paths around them, and where they join."""
+"""The picture of a layer, bottom to top: boxes on a vertical spine, residual paths around them, and their additions."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ordito.spec import Block, Chain, Norm, Residual, Stack, Sum
 GAP = 20.0
 """Length of an arrow between boxes, px."""
 ASIDE = 24.0
-"""How far a residual path runs from the boxes that it passes, px."""
+"""Distance of a residual path from the boxes that it bypasses, px."""
 BETWEEN = 22.0
-"""Between branches side by side, px."""
+"""Gap between parallel branches, px."""
 SMALL = 13.0
-"""Size of type beside arrows, px."""
+"""Font size of text beside arrows, px."""
 PLUS = 9.0
-"""Radius of a plus, px."""
+"""Radius of the circle of an addition, px."""
 
 Describe = Callable[[str, Leaf], Label]
-"""The label of a leaf in its place, which is the combinators above it."""
+"""(place, leaf) -> label. A place is the path of combinators above the leaf."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A figure, and how it is met: whether an arrow ends at its lower edge, and whether a plus is its upper end.
+    """A figure with its connections: `solid` if an arrow ends at its lower edge, `joins` if its upper end is an addition.
 
-    `gives` is written beside the arrow that leaves it.
+    `gives` is the text beside the arrow that leaves it.
     """
 
     figure: Figure
@@ -54,13 +54,13 @@ def piece(block: Block, describe: Describe, room: float, place: str = "") -> Pie
 
 
 def role(place: str, leaf: Leaf) -> str:
-    """What a leaf is to its layer: its name, and for a norm where it stands as well."""
+    """The role of a leaf in its layer: its name, and for a norm also its place."""
     name = str(getattr(leaf, "name", type(leaf).__name__))
     return f"{place}{name}" if isinstance(leaf, Norm) else name
 
 
 def chain(pieces: list[Piece]) -> Piece:
-    """The first piece lowest, an arrow from each to the next."""
+    """Pieces bottom to top, with an arrow from each to the next."""
     spine = max(p.figure.spine for p in pieces)
     width = spine + max(p.figure.width - p.figure.spine for p in pieces)
     height = sum(p.figure.height for p in pieces) + GAP * (len(pieces) - 1)
@@ -92,8 +92,8 @@ def _residual(inner: Piece) -> Piece:
 
 
 def _sum(pieces: list[Piece]) -> Piece:
-    """Side by side on one input. The rightmost comes into the plus from its right, the others from below."""
-    row, tops = beside(pieces)
+    """Parallel branches of one input, added: the rightmost enters the addition from the right, the others from below."""
+    row, tops = parallel(pieces)
     spine, above = row.spine, 2 * PLUS + 34
     marks = list(moved(row.marks, 0, above))
     for i, (x, top) in enumerate(tops):
@@ -106,8 +106,8 @@ def _sum(pieces: list[Piece]) -> Piece:
     return Piece(Figure(row.width, above + row.height, tuple(marks), spine), False, True)
 
 
-def beside(pieces: list[Piece]) -> tuple[Figure, list[tuple[float, float]]]:
-    """Pieces on one input that forks below them, and where each of them ends."""
+def parallel(pieces: list[Piece]) -> tuple[Figure, list[tuple[float, float]]]:
+    """Parallel pieces of one input, which forks below them, and the upper end (x, y) of each."""
     width = sum(p.figure.width for p in pieces) + BETWEEN * (len(pieces) - 1)
     bottom = max(p.figure.height for p in pieces)
     spine, fork, height = width / 2, bottom + 14, bottom + 20

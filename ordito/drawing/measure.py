@@ -1,4 +1,4 @@
-"""How wide a text is: the advances of the font that the drawings are rendered with, read from its file."""
+"""Text widths, from the advance widths in the font file with which drawings are rendered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms in words."""
+"""Descriptions of norms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def norm_title(norm: Norm) -> str:
 
 
 def norm_settings(norm: Norm) -> str:
-    """Everything else that is set."""
+    """All other settings of a norm."""
     settings = [f"ε {number(norm.eps)}"]
     if not norm.weight:
         settings.append("no weight")

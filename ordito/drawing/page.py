@@ -15,34 +15,34 @@ from ordito.drawing.plan import MOST_KINDS, Plan
 from ordito.drawing.scene import Figure, Line, Mark, Text, moved
 
 MARGIN, GAP, HEADER = 28.0, 22.0, 72.0
-"""Around a page, between what stands on it, and of its title, px."""
+"""Margin of a page, gap between its parts, and height of its title, px."""
 SLIDE = (1920.0, 1080.0)
-"""What a page should fit well, px."""
+"""The slide that a page is laid out for, px."""
 TITLE, SUBTITLE = 27.0, 15.0
-"""Sizes of type, px."""
+"""Font sizes, px."""
 DOT = "\u00a0\u00a0·\u00a0\u00a0"
-"""Between facts, in spaces that SVG does not run together."""
+"""The separator of facts, with no-break spaces, which SVG does not collapse."""
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A title and what stands under it, each with whether it differs from the other architecture."""
+    """A title, and the facts under it, each with a flag whether it differs from the other architecture."""
 
     title: str
     facts: tuple[tuple[str, bool], ...]
 
 
 def page(plan: Plan, heading: Heading, marked: Differences, d_model: int) -> Figure:
-    """One architecture: title, columns, cards."""
+    """The page of one architecture: title, columns, cards."""
     columns, cards = _columns(plan, marked), _cards(plan, marked, d_model)
-    body = min((_joined(columns, cards, rows) for rows in range(1, max(1, len(cards)) + 1)), key=shrinking)
+    body = min((_side_by_side(columns, cards, rows) for rows in range(1, max(1, len(cards)) + 1)), key=shrinking)
     wide = max(body.width, 560.0, SLACK * _subtitle_width(heading))
     marks = (*moved(_heading(heading, wide), MARGIN, MARGIN), *moved(body.marks, MARGIN, MARGIN + HEADER))
     return Figure(wide + 2 * MARGIN, body.height + HEADER + 2 * MARGIN, marks)
 
 
 def together(pages: Sequence[Figure]) -> Figure:
-    """Pages side by side, or one below the other where that is the better use of a slide, and what the sign means."""
+    """Pages side by side or one below the other, whichever fits a slide better, with a legend of `SIGN`."""
     wide, high = sum(p.width for p in pages), sum(p.height for p in pages)
     across = Figure(wide, max(p.height for p in pages), ())
     down = Figure(max(p.width for p in pages), high, ())
@@ -63,20 +63,20 @@ def together(pages: Sequence[Figure]) -> Figure:
 
 
 def shrinking(figure: Figure) -> float:
-    """By how much a figure must be divided to fit a slide."""
+    """The factor by which a figure must be shrunk to fit a slide."""
     return max(figure.width / SLIDE[0], figure.height / SLIDE[1])
 
 
 def _columns(plan: Plan, marked: Differences) -> Figure:
-    """The column of the model, and before it that of its encoder, whose states go to the layers of the model."""
+    """The column of the model, with that of its encoder on the left, and an arrow from there to the model's layers."""
     column = decoder(plan, marked.column, marked.rows)
     body = _tied(column)
     if not plan.encoder:
         return body
     source = encoder(plan, marked.column, marked.rows).figure
-    apart, high = 58.0, max(source.height + 18, body.height)
+    spacing, high = 58.0, max(source.height + 18, body.height)
     left, right = high - source.height, high - body.height
-    x, middle = source.width + apart, source.width + apart / 2
+    x, middle = source.width + spacing, source.width + spacing / 2
     entry = right + column.entry
     crossing = ((source.spine, left), (source.spine, left - 18), (middle, left - 18), (middle, entry), (x, entry))
     marks = (*moved(source.marks, 0, left), *moved(body.marks, x, right), Line(crossing, arrow=True))
@@ -84,7 +84,7 @@ def _columns(plan: Plan, marked: Differences) -> Figure:
 
 
 def _tied(column: Column) -> Figure:
-    """The column with a broken line from the embedding to the head that is tied to it."""
+    """The column, with a dashed line from the embedding to a tied head."""
     figure = column.figure
     if column.tie is None:
         return figure
@@ -94,7 +94,7 @@ def _tied(column: Column) -> Figure:
 
 
 def _cards(plan: Plan, marked: Differences, d_model: int) -> list[Figure]:
-    """The kinds of layers, then the modules that look ahead."""
+    """Cards of the kinds of layers, then of multi-token prediction modules."""
     drawn = zip(plan.drawn, marked.layers, marked.wirings, strict=True)
     cards = [layer_card(kind, describe, d_model, new) for kind, describe, new in drawn]
     cards += [ahead_card(times, module, plan.kinds[kind], marked.column) for times, module, kind in plan.ahead[:MOST_KINDS]]
@@ -104,8 +104,8 @@ def _cards(plan: Plan, marked: Differences, d_model: int) -> list[Figure]:
     return cards
 
 
-def _joined(columns: Figure, cards: list[Figure], rows: int) -> Figure:
-    """The columns, and the cards in so many rows beside them."""
+def _side_by_side(columns: Figure, cards: list[Figure], rows: int) -> Figure:
+    """The columns, and the cards beside them in `rows` rows."""
     if not cards:
         return columns
     per_row = -(-len(cards) // rows)
@@ -133,7 +133,7 @@ def _heading(heading: Heading, wide: float) -> list[Mark]:
 
 
 def _subtitle(heading: Heading) -> list[tuple[str, bool]]:
-    """The facts, those in a row that are marked alike as one text, so that no font can pull them apart."""
+    """The facts; adjacent ones with the same flag are one text, so that their spacing does not depend on the font."""
     runs = groupby(heading.facts, key=lambda fact: fact[1])
     return [(DOT.join(f"{SIGN} {fact}" if new else fact for fact, _ in facts), new) for new, facts in runs]
 

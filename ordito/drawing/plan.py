@@ -1,4 +1,4 @@
-"""A spec -> what is drawn of it: columns of blocks and folded layers, and the distinct kinds of layers."""
+"""A spec -> the plan of its drawing: columns of blocks and folded layers, and the distinct kinds of layers."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from ordito.spec.combinators import Parts
 from ordito.spec.fold import alike
 
 MOST_KINDS = 6
-"""Kinds of layers that are drawn and compared; the others are counted."""
+"""Kinds of layers that are drawn and compared at most; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A distinct layer: its letter, in what it differs from the others in a few words, and how many there are of it.
+    """A distinct layer: its letter, a short `name` of its differences from the others, and the number of such layers.
 
-    `side` is `encoder` or `decoder` where there are both.
-    Modules that look ahead are not counted: `times` is 0 where only they have such a layer.
+    `side` is `encoder` or `decoder` in an encoder-decoder. Layers of multi-token prediction are not counted: `times` is 0 for a
+    kind that only they have.
     """
 
     letter: str
@@ -49,31 +49,31 @@ class Kind:
 
     @property
     def parameters(self) -> int:
-        """Of one such layer."""
+        """Parameters of one such layer."""
         return parameters(self.layer)
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """Groups of layers: each is repeated so many times, and holds so many of a kind (its number in the plan) in a row."""
+    """Folded layers: groups (times, runs), each a sequence of runs (number of layers, index of their kind in the plan)."""
 
     groups: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
 
 
 Stage = Block | Repeat
-"""What stands in a column: a leaf, or folded layers."""
+"""A part of a column: a leaf, or folded layers."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is drawn. `outlets` read the hidden states side by side: head, pooler, embedding."""
+    """The parts of a drawing. `outlets` read the hidden states in parallel: head, pooler, embedding."""
 
     body: tuple[Stage, ...]
     encoder: tuple[Stage, ...]
     outlets: tuple[tuple[Block | Pooling, ...], ...]
     kinds: tuple[Kind, ...]
     ahead: tuple[tuple[int, NextToken, int], ...]
-    """Kinds of modules that look ahead: how many, the first of them, and the kind of its layer."""
+    """Kinds of multi-token prediction modules: their number, the first of them, and the index of its layer's kind."""
 
     @property
     def drawn(self) -> tuple[Kind, ...]:
@@ -101,14 +101,14 @@ def plan(spec: Spec) -> Plan:
 
 
 class _Kinds:
-    """The distinct layers met so far, with how often."""
+    """The distinct layers found so far, with their counts."""
 
     def __init__(self) -> None:
         self.numbers: dict[Block, int] = {}
         self.times: list[int] = []
 
     def number(self, layer: Block, times: int) -> int:
-        """The number of a layer's kind, which is new or has `times` more of it."""
+        """The index of a layer's kind, which is added if new; its count grows by `times`."""
         number = self.numbers.setdefault(alike(layer), len(self.numbers))
         if number == len(self.times):
             self.times.append(0)
@@ -116,7 +116,7 @@ class _Kinds:
         return number
 
     def stages(self, block: Block) -> tuple[Stage, ...]:
-        """A block from below to above; what is not a leaf and not a stack counts as a layer of its own."""
+        """The stages of a block, bottom to top; a block that is neither a leaf nor a stack counts as one layer."""
         stages: list[Stage] = []
         for part in flat(block):
             if isinstance(part, (Stack, Residual, Sum)):
@@ -135,7 +135,7 @@ class _Kinds:
         )
 
     def named(self) -> tuple[Kind, ...]:
-        """The kinds, in the order in which they were met."""
+        """The kinds, in order of occurrence."""
         leaves = [leaves_of(layer) for layer in self.numbers]
         traits = [(_side(each), _reach(each), _experts(each)) for each in leaves]
         side, *differing = [len(set(trait)) > 1 for trait in zip(*traits, strict=True)] or [False]
@@ -191,5 +191,5 @@ def leaves_of(block: Block) -> list[Block]:
 
 
 def flat(block: Block) -> list[Block]:
-    """The parts of a chain, those of chains within it in their place."""
+    """The parts of a chain, nested chains flattened."""
     return [leaf for part in block.parts for leaf in flat(part)] if isinstance(block, Chain) else [block]

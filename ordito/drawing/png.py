@@ -1,4 +1,4 @@
-"""SVG -> PNG, by resvg, with the font that the layout was measured with and no other."""
+"""SVG -> PNG by resvg, with the font with which the layout was measured."""
 
 from __future__ import annotations
 

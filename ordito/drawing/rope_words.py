@@ -1,4 +1,4 @@
-"""Rotary positions in words."""
+"""Descriptions of rotary position embeddings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ordito.spec import (
 
 
 def rope_facts(rope: Rope, head_dim: int) -> list[Fact]:
-    """The base, which channels turn, and how the angles stretch."""
+    """The base, the rotated channels, and the scaling of the frequencies."""
     part = f" on {rope.dim} of {head_dim}" if rope.dim != head_dim else ""
     pairs = ", interleaved" if rope.layout == "interleaved" else ""
     facts = [Fact("rope", f"θ {number(rope.theta)}{part}{pairs}")]
@@ -26,7 +26,7 @@ def rope_facts(rope: Rope, head_dim: int) -> list[Fact]:
 
 
 def scaling(by: Scaling) -> str:
-    """A scaling with its settings."""
+    """A frequency scaling with its settings."""
     match by:
         case LinearScaling():
             return f"linear, ÷ {number(by.factor)}"

@@ -1,4 +1,4 @@
-"""Folded layers as rows: a badge for their kind, how many, and a frame around those that are repeated together."""
+"""Folded layers as rows: a badge with the letter of their kind, their number, and a frame around repeated groups."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from ordito.drawing.plan import Kind, Repeat
 from ordito.drawing.scene import Figure, Line, Mark, Rect, Text, moved
 
 ROW, BETWEEN, ARROW = 36.0, 8.0, 14.0
-"""Height of a row, between two in a frame, and from one group to the next, px."""
+"""Height of a row, gap between rows of a frame, and gap between groups, px."""
 TIMES, PAD = 52.0, 8.0
-"""Within a frame: room for `10 ×` on its left, and around its rows, px."""
+"""Padding of a frame: on its left, for `10 ×`, and around its rows, px."""
 MOST_ROWS = 12
-"""Rows that are drawn; the layers of the others are counted."""
+"""Rows that are drawn at most; the layers of the others are counted."""
 
 
 def folded(repeat: Repeat, kinds: tuple[Kind, ...], room: float, new_rows: frozenset[str]) -> Figure:
-    """Groups of layers, the first lowest, `room` px wide; rows that the other architecture lacks are marked."""
+    """Groups of layers, bottom to top, `room` px wide; rows in `new_rows` are marked."""
     figures, drawn = list[Figure](), 0
     for number, (times, runs) in enumerate(repeat.groups):
         if drawn + len(runs) > MOST_ROWS:
@@ -36,12 +36,12 @@ def folded(repeat: Repeat, kinds: tuple[Kind, ...], room: float, new_rows: froze
 
 
 def row_name(times: int, kind: Kind) -> str:
-    """What stands on a row of layers: how many, and of which kind."""
+    """The text of a row of layers: their number and kind."""
     return f"{times:,} × {kind.name}" if kind.name else f"{times:,} {'layer' if times == 1 else 'layers'}"
 
 
 def layers_row(name: str, letter: str, room: float, new: bool = False) -> Figure:
-    """One row: a badge, and what it stands for."""
+    """One row: a badge and its name."""
     text = cut(f"{SIGN} {name}" if new else name, 14, (room - 60) / SLACK, True)
     frame = Rect(0, 0, room, ROW, "layer.fill", "new" if new else "layer.edge", 7, 2.2 if new else 1.2, dash=new)
     marks = (frame, *badge(24, ROW / 2, letter), Text(44, ROW / 2 + 5, text, 14, "new" if new else "text", True))
@@ -49,7 +49,7 @@ def layers_row(name: str, letter: str, room: float, new: bool = False) -> Figure
 
 
 def badge(x: float, y: float, letter: str) -> tuple[Mark, ...]:
-    """The letter of a kind of layer in a disc around a point."""
+    """The letter of a kind of layer in a disc centred at a point."""
     wide = max(22.0, width(letter, 13, True) + 12)
     return (
         Rect(x - wide / 2, y - 11, wide, 22, "badge", radius=11),
@@ -58,7 +58,7 @@ def badge(x: float, y: float, letter: str) -> tuple[Mark, ...]:
 
 
 def _frame(times: int, rows: list[Figure], room: float) -> Figure:
-    """Rows in a frame, the first lowest, and how often they are repeated."""
+    """Rows in a frame, bottom to top, and the number of repetitions."""
     high = 2 * PAD + len(rows) * (ROW + BETWEEN) - BETWEEN
     label = Text(TIMES / 2, high / 2 + 6, f"{times:,} ×", 16, "text", True, "middle")
     marks: list[Mark] = [Rect(0, 0, room, high, "group", "group.edge", 10), label]
@@ -73,7 +73,7 @@ def _frame(times: int, rows: list[Figure], room: float) -> Figure:
 
 
 def _stacked(figures: list[Figure], room: float) -> Figure:
-    """Figures from below to above, with arrows between."""
+    """Figures bottom to top, with arrows between them."""
     y = high = sum(figure.height for figure in figures) + ARROW * (len(figures) - 1)
     marks: list[Mark] = []
     for i, figure in enumerate(figures):

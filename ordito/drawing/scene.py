@@ -1,4 +1,4 @@
-"""What a drawing is made of: rectangles, lines and texts, with the part they play in place of colours. All lengths in px."""
+"""The primitives of a drawing: rectangles, lines and texts, with names of theme colours. All lengths in px."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Text:
 
     @property
     def width(self) -> float:
-        """As rendered with our font."""
+        """The width as rendered with our font."""
         return width(self.text, self.size, self.bold)
 
     @property
     def left(self) -> float:
-        """Where it begins."""
+        """The x of its left end."""
         return self.x - {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor] * self.width
 
 
@@ -63,7 +63,7 @@ Mark = Rect | Line | Text
 
 @dataclass(frozen=True)
 class Figure:
-    """Marks in a box of their own, from (0, 0) to (`width`, `height`). `spine` is the x at which data enters and leaves."""
+    """Marks in a local box from (0, 0) to (`width`, `height`). `spine` is the x at which data enter and leave."""
 
     width: float
     height: float
@@ -72,7 +72,7 @@ class Figure:
 
 
 def moved(marks: Iterable[Mark], dx: float, dy: float) -> tuple[Mark, ...]:
-    """The marks in another place."""
+    """The marks, shifted."""
     return tuple(_moved(mark, dx, dy) for mark in marks)
 
 

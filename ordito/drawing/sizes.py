@@ -1,4 +1,4 @@
-"""Parameters of blocks, and numbers as people read them."""
+"""Parameter counts of blocks, and number formatting."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ordito.spec.combinators import Parts
 
 
 def parameters(block: Block) -> int:
-    """Learned numbers in a block, the biases by which experts are balanced left out: a rule sets them.
+    """Learned parameters of a block. Choice biases of routers are left out: a rule updates them, not gradients.
 
-    A table of relative positions that a layer has is left out too, since the layers of its stack share it.
+    A table of relative position biases is left out too, since all layers of its stack share it.
     """
     unlearned = (".choice_bias", ".relative_bias.weight")
     return sum(prod(shape) for name, shape in block.tensors() if not name.endswith(unlearned))
 
 
 def idle(block: Block) -> int:
-    """Parameters in a block that do not work for a token: those of the experts that routers leave out."""
+    """Parameters of a block that are not active for a token: those of the experts that are not chosen."""
     if not isinstance(block, MixtureOfExperts):
         return 0
     router = block.router
@@ -27,7 +27,7 @@ def idle(block: Block) -> int:
 
 
 def totals(spec: Spec) -> tuple[int, int, int]:
-    """Parameters in all, those that work for one token, and those of the modules that look ahead, counted apart."""
+    """Total parameters, those active for one token, and those of multi-token prediction, which the first two leave out."""
     learned = [(name, prod(shape)) for name, shape in spec.tensors().items() if not name.endswith(".choice_bias")]
     ahead = sum(n for name, n in learned if name.startswith("ahead."))
     total = sum(n for _, n in learned) - ahead
@@ -35,7 +35,7 @@ def totals(spec: Spec) -> tuple[int, int, int]:
 
 
 def summary(spec: Spec) -> list[str]:
-    """A model in a line: parameters, layers (those of an encoder first), width, context."""
+    """The facts of a model: parameters, layers (an encoder's first), width, context."""
     total, active, ahead = totals(spec)
     sizes = [f"{total:,} parameters" + (f" ({brief(active)} active)" if active != total else "")]
     if ahead:
@@ -54,7 +54,7 @@ def _layers(block: Block) -> Iterator[Block]:
 
 
 def brief(n: int) -> str:
-    """A count in three digits.
+    """A count with three significant digits.
 
     >>> [brief(n) for n in (512, 23_040, 41_943_040, 999_600, 8_030_261_248)]
     ['512', '23.0K', '41.9M', '1.00M', '8.03B']
@@ -68,7 +68,7 @@ def brief(n: int) -> str:
 
 
 def number(x: float) -> str:
-    """A number of a formula, without digits that say nothing.
+    """A number in a formula, rounded to five or six significant digits.
 
     >>> [number(x) for x in (500000.0, 0.1, 1e-06, 0.08838834764831845, 73.32121111929344)]
     ['500,000', '0.1', '1e-06', '0.088388', '73.3212']

@@ -1,4 +1,4 @@
-"""A figure -> SVG 1.1: attributes only, no style sheets, markers, scripts or fonts, so that every reader shows the same."""
+"""A figure -> SVG 1.1: attributes only, no style sheets, markers, scripts or fonts, so that all viewers show the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def svg(figure: Figure, theme: str, title: str) -> str:
-    """The figure as a document, on the background of the theme."""
+    """The figure as an SVG document, with the colours of a theme."""
     paint = colours(theme)
     size = f'width="{_n(figure.width)}" height="{_n(figure.height)}" viewBox="0 0 {_n(figure.width)} {_n(figure.height)}"'
     lines = [

@@ -1,4 +1,4 @@
-"""A plan as compact text: one line a step, layers folded as `26 x [...]`. ASCII, so that it goes anywhere."""
+"""A plan as compact text: one line per step, layers folded as `26 x [...]`. ASCII, for any terminal."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ordito.spec import Block, Chain, Norm, Residual, Stack, Sum
 COLUMNS = 100
 """Width of a line, in characters."""
 MOST_GROUPS = 12
-"""Groups of layers, and kinds in a group, that are written out; the others are counted."""
+"""Groups of layers, and kinds in a group, that are written out at most; the others are counted."""
 LONGEST_NAME = 40
-"""Characters of a block's name."""
+"""Characters of a block's name that are shown, at most."""
 _ASCII = str.maketrans(
     {"×": "x", "→": "->", "θ": "theta", "ε": "eps", "√": "sqrt ", "÷": "/", "–": "-", "≤": "<=", "·": "*", "…": "..."}
 )
 
 
 def text(plan: Plan, title: str, facts: list[str]) -> str:
-    """The architecture that a plan describes."""
+    """The text of a plan, under a title and facts."""
     rows: list[tuple[str, str]] = []
     if plan.encoder:
         rows += [("source:", ""), ("embedding", "the same"), *_stages(plan.encoder, plan), ("target:", "")]
@@ -46,7 +46,7 @@ def text(plan: Plan, title: str, facts: list[str]) -> str:
 
 
 def expression(block: Block, x: str = "x") -> str:
-    """What a block computes from x, in the names of its parts.
+    """The expression that a block computes from x, in the names of its parts.
 
     >>> from ordito.spec import Dense
     >>> expression(Residual(Dense(name="mlp", d_in=4, d_out=4)))
@@ -92,7 +92,7 @@ def _folded(repeat: Repeat, kinds: tuple[Kind, ...]) -> str:
 
 
 def _layer(layer: Block) -> list[tuple[str, str]]:
-    """Each step of a layer with what its blocks are, and the kinds of norm at the end."""
+    """Each step of a layer with the description of its blocks, and its distinct norms at the end."""
     steps: list[tuple[str, list[Block]]] = []
     for part in layer.parts if isinstance(layer, Chain) else (layer,):
         if isinstance(part, Norm) and steps:
@@ -121,7 +121,7 @@ def _facts(of: Label, titled: bool = True) -> str:
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:
-    """Two columns; what does not fit in the second goes on below itself."""
+    """Two columns; the second is wrapped."""
     left = min(44, max((len(name) for name, words in rows if words), default=0)) + 2
     lines = []
     for name, words in rows:

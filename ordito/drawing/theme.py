@@ -1,4 +1,4 @@
-"""The colours of the two themes, by the part that they play. Each kind of block has a fill, an edge and a colour of text."""
+"""The colours of the two themes, by role. Each kind of block has a fill and an edge."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ THEMES = {"light": _LIGHT, "dark": _DARK}
 
 
 def colours(theme: str) -> dict[str, str]:
-    """The colours of a theme. Raises `OrditoError` for one that there is not."""
+    """The colours of a theme, by role. Raises `OrditoError` for an unknown theme."""
     if theme not in THEMES:
         raise OrditoError(unknown("theme", theme, THEMES))
     return THEMES[theme]

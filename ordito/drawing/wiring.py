@@ -1,4 +1,4 @@
-"""Where the norms of a layer stand, in the field's words."""
+"""The placement of a layer's norms and branches, by its usual names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _words(block: Block) -> list[str]:
 
 
 def _inside(parts: list[Block]) -> list[str]:
-    """Of the parts of a residual branch."""
+    """The names for the parts of a residual branch."""
     before, after = isinstance(parts[0], Norm), len(parts) > 1 and isinstance(parts[-1], Norm)
     names = {(True, True): ["sandwich norms"], (True, False): ["pre-norm"], (False, True): ["norm after the block"]}
     parallel = ["branches in parallel"] * any(isinstance(part, Sum) for part in parts)

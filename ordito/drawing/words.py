@@ -1,4 +1,4 @@
-"""Blocks in words: what a block is called, and every setting of it that changes what is computed."""
+"""Descriptions of blocks: their names, and every setting that changes what they compute."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ordito.spec import (
 )
 
 Colour = Literal["embedding", "norm", "attention", "mlp", "mixture", "dense", "head", "layer"]
-"""The kinds of block that have a colour of their own."""
+"""The kinds of blocks that have colours in the themes."""
 
 LONGEST_NAME = 80
-"""Characters of a name that are looked at."""
+"""Characters of a block's name that are shown, at most."""
 Leaf = Block | Pooling
-"""What has words of its own."""
+"""A block or a pooling: what `label` describes."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is written on a block. `new` says that the architecture it is compared with has nothing in its place."""
+    """The text on a block. `new` says that the architecture it is compared with has no such block in its place."""
 
     colour: Colour
     title: str
@@ -45,7 +45,7 @@ class Label:
 
 
 def label(block: Leaf) -> Label:
-    """The words for a leaf of a spec."""
+    """The label of a leaf of a spec."""
     match block:
         case Pooling():
             return Label("dense", "Pooling", _pooling(block))

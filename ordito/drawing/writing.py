@@ -1,4 +1,4 @@
-"""Files that are complete or as they were before."""
+"""Atomic writes of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ordito.errors import OrditoError
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file. Raises `OrditoError` where that is not possible."""
+    """Write a file by renaming a complete temporary one. Raises `OrditoError` if it cannot be written."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         unfinished.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Looking inside a running model: what every module gave for a text, and one token followed through all of it."""
+"""Looking inside a running model: activations of every module on a text, and a trace of one token through all steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Recording", "Trace", "record", "trace"]
 
 
 def __getattr__(name: str) -> Any:
-    """What needs PyTorch is imported when it is first used."""
+    """Names that need PyTorch are imported on first use."""
     if name in ("Recording", "record"):
         return getattr(importlib.import_module("ordito.lens.recording"), name)
     raise AttributeError(f"module 'ordito.lens' has no attribute {name!r}")

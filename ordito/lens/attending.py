@@ -1,4 +1,4 @@
-"""The steps of attention, in every kind that a spec can describe, and of DeepSeek's latent form."""
+"""The steps of every kind of attention that a spec can describe, and of DeepSeek's multi-head latent attention (MLA)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ordito.spec import (
 
 
 def attention(block: Attention, path: str, x: str, out: str, where: Where) -> list[Step]:
-    """Queries, keys and values; norms and positions; scores, their softmax, and what is read by it."""
+    """The steps of an attention: projections, norms and positions, scores, softmax, values, output."""
     n, g, h = block.n_heads, block.n_kv_heads, block.head_dim
     source, step = "s" if block.cross else x, partial(_step, path)
 
@@ -29,7 +29,7 @@ def attention(block: Attention, path: str, x: str, out: str, where: Where) -> li
         bias = f" + b_{name}" if name in block.bias else ""
         matrix = f"W_{name}: {heads * h:,} x {block.d_model:,}"
         of_source = ("s: the encoder's state of each token of the source",) if block.cross and name == "k" else ()
-        # Of cross-attention the recording has the keys of the source's tokens, not of this one.
+        # A recording of cross-attention has keys of the source's tokens, none of this token.
         at = None if block.cross and name != "q" else name
         return step(f"{name} = W_{name} {of}{bias}", matrix, *of_source, shape=(heads, h), at=at)
 
@@ -42,16 +42,16 @@ def attention(block: Attention, path: str, x: str, out: str, where: Where) -> li
     if block.temperature is not None:
         factor = temperature(block.temperature, where.position)
         steps.append(step(f"q = {factor} q", "p: the position of the query", shape=(n, h)))
-    steps = _met(steps, path, "q") if block.cross else _met(_met(steps, path, "q"), path, "k")
+    steps = _final(steps, path, "q") if block.cross else _final(_final(steps, path, "q"), path, "k")
     if where.caches:
-        steps.append(step("keep k and v", kept(block)))
+        steps.append(step("keep k and v", cached(block)))
     s = f"{number(block.scale)} q·k_j"
     if block.softcap is not None:
         s = f"{number(block.softcap)} tanh({s} / {number(block.softcap)})"
     if block.relative_bias is not None:
         s += " + b[bucket(p - j)]"
     biased = buckets(block.relative_bias, n, block.causal) if block.relative_bias is not None else []
-    steps.append(step(f"s_j = {s}", *seen(block, where), *shared(n, g), *biased))
+    steps.append(step(f"s_j = {s}", *visible(block, where), *grouped(n, g), *biased))
     softmax = ["a = softmax(s)"]
     if block.sinks:
         sink = "sink: a learned number for each head, which takes its share and gives nothing"
@@ -66,7 +66,7 @@ def attention(block: Attention, path: str, x: str, out: str, where: Where) -> li
 
 
 def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) -> list[Step]:
-    """Queries, the latent that keys and values come from, and attention as everywhere."""
+    """The steps of MLA: queries, the latent from which keys and values are computed, and attention."""
     n, r, turned = block.n_heads, block.kv_rank, block.rope.dim
     b = " + b" if block.bias else ""
     d, step = f"{block.d_model:,}", partial(_step, path)
@@ -101,7 +101,7 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
     steps += [
         step("k = [W_kup c | k_r]", up, shape=(n, block.q_dim), at="", what="k"),
         step("v = W_vup c", f"W_vup: {n * block.v_dim:,} x {r}", shape=(n, block.v_dim), at="", what="v"),
-        step(f"s_j = {number(block.scale)} q·k_j", *_here("j <= p", where, None, causal=True)),
+        step(f"s_j = {number(block.scale)} q·k_j", *_with_range("j <= p", where, None, causal=True)),
         step("a = softmax(s)", shape=(n, where.length) if where.length else (), at="", what="weights"),
         step("y = sum_j a_j v_j", shape=(n, block.v_dim), at="", what="heads"),
         step(
@@ -115,19 +115,19 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
 
 
 def _step(path: str, formula: str, *notes: str, shape: Shape = (), at: str | None = None, what: str = "output") -> Step:
-    """A step of the attention at `path`; what is recorded is `what` of its part `at`, or of itself where that is empty."""
+    """A step of the attention at `path`; its recording key is `what` of submodule `at` (of the attention itself if empty)."""
     recorded = None if at is None else (f"{path}.{at}".rstrip("."), what)
     return Step(path=path, formula=formula, notes=notes, shape=shape, recorded=recorded)
 
 
-def _met(steps: list[Step], path: str, symbol: str) -> list[Step]:
-    """The steps, of which the last that gives `symbol` is told where a recording has it as queries meet keys."""
+def _final(steps: list[Step], path: str, symbol: str) -> list[Step]:
+    """The steps; the last that computes `symbol` gets the recording key of its final value, as attention reads it."""
     last = max(number for number, step in enumerate(steps) if step.formula.startswith(f"{symbol} = "))
     return [replace(step, recorded=(path, symbol)) if number == last else step for number, step in enumerate(steps)]
 
 
 def _norms(block: Attention) -> list[tuple[str, str, list[str], int, str]]:
-    """The norms on q and k: symbol, formula, notes, heads, and where they are."""
+    """The norms of q and k: symbol, formula, notes, heads, submodule."""
     found = []
     pairs = (("q", block.q_norm, block.n_heads, "q_norm"), ("k", block.k_norm, block.n_kv_heads, "k_norm"))
     for symbol, norm, heads, at in pairs:
@@ -137,23 +137,23 @@ def _norms(block: Attention) -> list[tuple[str, str, list[str], int, str]]:
     return found
 
 
-def shared(n: int, g: int) -> list[str]:
-    """Which keys and values a head reads."""
+def grouped(n: int, g: int) -> list[str]:
+    """A note on the key-value head that each query head reads."""
     if n == g:
         return []
     return ["all heads read the same k and v" if g == 1 else f"head n reads k and v number n // {n // g}"]
 
 
-def kept(block: Attention) -> str:
-    """What the cache keeps."""
+def cached(block: Attention) -> str:
+    """A note on what the KV cache keeps."""
     if block.cross:
         return "of the source once, for all tokens of the answer"
     shape = dimensions((block.n_kv_heads, block.head_dim))
     return f"{shape}, twice: {2 * block.n_kv_heads * block.head_dim:,} numbers a token"
 
 
-def seen(block: Attention, where: Where) -> list[str]:
-    """Which positions j the token at p looks at."""
+def visible(block: Attention, where: Where) -> list[str]:
+    """Notes on the positions j that the token at p attends to."""
     if block.cross:
         return ["j: every token of the source"]
     rules = ["j <= p"] if block.causal else []
@@ -161,7 +161,7 @@ def seen(block: Attention, where: Where) -> list[str]:
         rules.append(f"p - j < {block.window}" if block.causal else f"|p - j| < {block.window}")
     if block.chunk is not None:
         rules.append(f"p // {block.chunk} = j // {block.chunk}")
-    notes = _here(", ".join(rules) or "every position", where, block, causal=block.causal)
+    notes = _with_range(", ".join(rules) or "every position", where, block, causal=block.causal)
     if (sparse := block.block_sparse) is not None:
         notes.append(
             f"of blocks of {sparse.block}: head n sees the newest {sparse.local}, its own too, and block B if "
@@ -170,8 +170,8 @@ def seen(block: Attention, where: Where) -> list[str]:
     return notes
 
 
-def _here(rules: str, where: Where, block: Attention | None, *, causal: bool) -> list[str]:
-    """The rule, and the positions that it gives for this token."""
+def _with_range(rules: str, where: Where, block: Attention | None, *, causal: bool) -> list[str]:
+    """The rule of the mask, and the range of positions that it gives for this token."""
     if where.position is None or where.length is None:
         return [f"sees {rules}"]
     p, first, last = where.position, 0, where.position if causal else where.length - 1
@@ -183,7 +183,7 @@ def _here(rules: str, where: Where, block: Attention | None, *, causal: bool) ->
 
 
 def rope(block: Rope, where: Where, width: int) -> list[str]:
-    """How far which channels turn."""
+    """Notes on a rotary embedding: channel pairs, frequencies, scaling, angles."""
     half = block.dim // 2
     pair = f"(i, i + {half})" if block.layout == "half" else "(2i, 2i + 1)"
     notes = [f"channels {pair} turn by p · f_i", f"f_i = {number(block.theta)} ^ (-2i / {block.dim})"]
@@ -212,7 +212,7 @@ def _setting(name: str, value: object) -> str:
 
 
 def temperature(scaling: Temperature, position: int | None) -> str:
-    """The factor on queries."""
+    """The formula of the factor on queries."""
     match scaling:
         case SteppedTemperature():
             p = f"(p + {scaling.offset})" if scaling.offset else "p"
@@ -225,7 +225,7 @@ def temperature(scaling: Temperature, position: int | None) -> str:
 
 
 def buckets(bias: RelativeBias, n_heads: int, causal: bool) -> list[str]:
-    """How the distance of two tokens finds its learned number."""
+    """Notes on how the distance of two tokens selects a learned bias."""
     one_side = bias.n_buckets if causal else bias.n_buckets // 2
     sides = "behind the token" if causal else "on each side"
     return [

@@ -1,4 +1,4 @@
-"""The steps of feed-forwards and of mixtures of experts."""
+"""The steps of feed-forward networks and of mixtures of experts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ordito.units import plural
 
 
 def feed_forward(block: FeedForward, path: str, x: str, out: str, where: Where) -> list[Step]:
-    """The maps up, what stands between, and the map down."""
+    """The steps of a feed-forward: up-projections, activation, down-projection."""
     b, up_shape = " + b" if block.bias else "", f"{block.d_ff:,} x {block.d_model:,}"
     steps = []
     for name, symbol in (("gate", "g"), ("up", "u")) if block.gated else (("up", "u"),):
@@ -24,7 +24,7 @@ def feed_forward(block: FeedForward, path: str, x: str, out: str, where: Where) 
     cut = [] if block.limit is None else [f"first g = min(g, {number(block.limit)}), u cut to ±{number(block.limit)}"]
     inner = Step(
         path=path,
-        formula=f"t = {between(block)}",
+        formula=f"t = {hidden(block)}",
         notes=(*cut, activation(block)),
         shape=(block.d_ff,),
         recorded=(f"{path}.down", "input"),
@@ -39,8 +39,8 @@ def feed_forward(block: FeedForward, path: str, x: str, out: str, where: Where) 
     return [*steps, inner, down]
 
 
-def between(block: FeedForward, g: str = "g", u: str = "u") -> str:
-    """What stands between the maps of a feed-forward."""
+def hidden(block: FeedForward, g: str = "g", u: str = "u") -> str:
+    """The formula of the hidden activations of a feed-forward."""
     if not block.gated:
         return f"{block.activation}({u})"
     return f"{block.activation}({g}) · " + (f"({u} + {number(block.up_offset)})" if block.up_offset else u)
@@ -57,25 +57,25 @@ ACTIVATIONS: dict[Activation, str] = {
 
 
 def activation(block: FeedForward) -> str:
-    """What the activation is."""
+    """The definition of the activation."""
     return ACTIVATIONS[block.activation].format(slope=number(block.slope))
 
 
 def expert(block: FeedForward | MixtureOfExperts, x: str) -> list[str]:
-    """What one expert computes of x, in a line; an expert that is a mixture says how it chooses, too."""
+    """Notes on what one expert computes of x; of an expert that is a mixture, its routing too."""
     if isinstance(block, MixtureOfExperts):
         each = [f"each expert is a mixture of {block.router.n_experts} of its own", *choice(block.router, x)]
         shared = ["a shared expert of its own", *expert(block.shared, x)] if block.shared else []
         return [*each, *expert(block.expert, x), *shared]
     b = " + b" if block.bias else ""
     up = f"W_up {x}{b}"
-    inner = between(block, f"W_gate {x}{b}", f"({up})" if b and block.gated and not block.up_offset else up)
+    inner = hidden(block, f"W_gate {x}{b}", f"({up})" if b and block.gated and not block.up_offset else up)
     cut = f", gate and up cut at {number(block.limit)}" if block.limit is not None else ""
     return [f"expert({x}) = W_down ({inner}){b}", f"{block.d_ff:,} wide{cut}", activation(block)]
 
 
 def choice(router: Router, x: str) -> list[str]:
-    """How a router chooses and weighs, as formulas and words, in order."""
+    """Formulas and notes on how a router chooses and weighs experts, in order."""
     r = f"r = W_r {x}{' + b' if router.bias else ''}"
     if router.score == "sparsemixer":
         said = [
@@ -102,7 +102,7 @@ def choice(router: Router, x: str) -> list[str]:
 
 
 def mixture(block: MixtureOfExperts, path: str, x: str, out: str, where: Where) -> list[Step]:
-    """Who works for the token, what they make of it, and what the shared expert adds."""
+    """The steps of a mixture: routing, the shared expert, and the weighted sum of the chosen experts."""
     router = block.router
     steps = [
         Step(

@@ -1,4 +1,4 @@
-"""Arrays of a recording -> the few numbers of them that are told."""
+"""Summaries of recorded arrays: the few numbers of each that a trace shows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHOWN = 4
-"""Values of a vector that are told one by one."""
+"""Leading values of a vector that are shown."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is told of one result."""
+    """A summary of one result."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values with stable keys."""
@@ -23,7 +23,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Vector(Numbers):
-    """A vector: the root of its mean square, its smallest and its largest value, and the first few; of finite ones alone."""
+    """A vector: root mean square, minimum, maximum and the first few of its finite values."""
 
     rms: float
     low: float
@@ -32,16 +32,16 @@ class Vector(Numbers):
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Vector:
-        """Of an array of any shape, read row by row."""
+        """The summary of an array of any shape, in row-major order."""
         flat = values[np.isfinite(values)].astype(np.float64)
         return cls(rms(flat), float(flat.min()), float(flat.max()), tuple(map(float, flat[:SHOWN])))
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one head looks at most: a position and its probability. `entropy` (bits) is 0 where it looks at nothing else.
+    """The attention of one head: the position with the largest weight, that weight, and the entropy of all weights in bits.
 
-    `sink` is the probability that a learned sink takes, 0 where there is none.
+    `sink` is the weight of a learned sink, 0 without one.
     """
 
     position: int
@@ -52,7 +52,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Looks(Numbers):
-    """What every head looks at; `mean` is that of the probabilities over heads, of the position where it is largest."""
+    """The attention of all heads; `position` has the largest mean weight over heads, which is `mean`."""
 
     heads: tuple[Look, ...]
     position: int
@@ -60,7 +60,7 @@ class Looks(Numbers):
 
     @classmethod
     def of(cls, weights_NS: NDArray[Any]) -> Looks:
-        """Of the probabilities of one query, (N, S)."""
+        """The summary of the attention weights of one query, (N, S)."""
         mean_S = weights_NS.mean(axis=0)
         most = int(mean_S.argmax())
         return cls(tuple(map(_look, weights_NS.astype(np.float64))), most, float(mean_S[most]))
@@ -68,7 +68,7 @@ class Looks(Numbers):
 
 def _look(weights_S: NDArray[Any]) -> Look:
     sink = max(0.0, 1.0 - float(weights_S.sum()))
-    sink = sink if sink > 1e-5 else 0.0  # less is rounding
+    sink = sink if sink > 1e-5 else 0.0  # smaller values are rounding errors
     shares = np.append(weights_S[weights_S > 0], sink if sink else [])
     best = int(weights_S.argmax())
     return Look(best, float(weights_S[best]), abs(float(-(shares * np.log2(shares)).sum())), sink)
@@ -76,27 +76,27 @@ def _look(weights_S: NDArray[Any]) -> Look:
 
 @dataclass(frozen=True)
 class Choice(Numbers):
-    """The experts that were chosen for the token, the heaviest first, and their weights."""
+    """The experts chosen for the token, by descending weight, and their weights."""
 
     experts: tuple[int, ...]
     weights: tuple[float, ...]
 
     @classmethod
     def of(cls, experts_K: NDArray[Any], weights_K: NDArray[Any]) -> Choice:
-        """Of one token's experts and weights, each (K,)."""
+        """The summary of one token's experts and weights, (K,) each."""
         order = (-weights_K).argsort(kind="stable")
         return cls(tuple(int(e) for e in experts_K[order]), tuple(float(w) for w in weights_K[order]))
 
 
 @dataclass(frozen=True)
 class Sum(Vector):
-    """The residual stream after an addition; `change` is the size of what was added over that of what was there, if any."""
+    """The residual stream after an addition; `change` is the RMS of what was added over that of the stream before."""
 
     change: float | None
 
     @classmethod
     def after(cls, before: NDArray[Any], after: NDArray[Any]) -> Sum:
-        """Of the stream before and after."""
+        """The summary from the stream before and after."""
         vector = Vector.of(after)
         size = rms(before)
         change = rms(after.astype(np.float64) - before) / size if size else None
@@ -105,7 +105,7 @@ class Sum(Vector):
 
 @dataclass(frozen=True)
 class Guess(Numbers):
-    """A token, and its probability."""
+    """A predicted token and its probability."""
 
     id: int
     text: str
@@ -113,7 +113,7 @@ class Guess(Numbers):
 
 
 def rms(values: NDArray[Any]) -> float:
-    """The root of the mean square."""
+    """The root mean square."""
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 

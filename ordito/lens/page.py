@@ -1,4 +1,4 @@
-"""A trace as text for people, 100 columns wide: first the whole of one layer, then a line for each, then the end."""
+"""A trace as text, 100 columns wide: one layer of each stack in full, then a table of all layers, then the predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ordito.lens.tracing import Token, Trace
 
 WIDTH, SHAPE, NUMBERS, FORMULA = 100, 10, 28, 24
 TOKENS = 24
-"""Tokens of the text that are listed."""
+"""Tokens of the text that are listed, at most."""
 LEGEND = (
     "x is the residual stream; h, o, m are what the blocks of a layer make of it; p is the token's position, j those that "
     "it looks at; sizes of matrices are out x in."
@@ -30,10 +30,10 @@ NUMBERED = (
 
 
 def lines(trace: Trace, layer: int | None = None) -> list[str]:
-    """The page, line by line.
+    """The lines of the page.
 
-    With numbers, the first layer of each stack (or `layer`) is shown in full, and every layer has a line. Without, layers
-    that are alike are shown once, or `layer` alone. Raises `OrditoError` for a layer that is not there.
+    With values, the first layer of each stack (or `layer`) is shown in full, and every layer has a row of a table. Without,
+    equal layers are shown once, or `layer` alone. Raises `OrditoError` for a layer out of range.
     """
     depth = 1 + max((section.layer for section in trace.sections if section.layer is not None), default=-1)
     if layer is not None and not 0 <= layer < depth:
@@ -63,7 +63,7 @@ def _title(trace: Trace) -> Iterator[str]:
 
 
 def _bare(trace: Trace, layer: int | None) -> Iterator[list[str]]:
-    """Without numbers: each kind of layer once, and of its blocks those that no earlier one has."""
+    """Without values: each distinct layer once, with a reference for blocks that were shown before."""
     shown: dict[object, str] = {}
     for section, numbers in trace.folded():
         if numbers and layer is not None and layer not in numbers:
@@ -80,12 +80,12 @@ def _bare(trace: Trace, layer: int | None) -> Iterator[list[str]]:
 
 
 def _measured(trace: Trace, layer: int | None) -> Iterator[list[str]]:
-    """With numbers: one layer of each stack whole, and a line for each."""
+    """With values: one layer of each stack in full, and a table of all its layers."""
     for in_stack, run in groupby(trace.sections, key=lambda section: (section.layer is not None, section.encoder)):
         sections = list(run)
         whole = sections if not in_stack[0] else [section for section in sections if section.layer == (layer or 0)]
         for section in whole:
-            # The decoder of an encoder-decoder reads its own first token: positions are not those of the text.
+            # The decoder of an encoder-decoder has its own tokens: positions there are not those of the text.
             own = trace.spec.encoder is not None and not section.encoder
             yield [*_heading(section, ()), *_steps(section.steps, () if own else trace.tokens, _names(section), NUMBERS)]
         if in_stack[0]:
@@ -99,13 +99,13 @@ def _heading(section: Section, numbers: Sequence[int]) -> list[str]:
 
 
 def _names(section: Section) -> int:
-    """The width of the column with the names of blocks."""
+    """The width of the column of block names."""
     return max(len(step.block) for step in section.steps)
 
 
-def _steps(steps: Iterable[Step], tokens: Sequence[Token], names: int, beside: int) -> Iterator[str]:
-    """The steps as rows: block (`names` wide), formula with its notes, shape, and `beside` columns of numbers."""
-    room = WIDTH - names - SHAPE - beside - 5
+def _steps(steps: Iterable[Step], tokens: Sequence[Token], names: int, values: int) -> Iterator[str]:
+    """The steps as rows: block (`names` wide), formula with its notes, shape, and numbers (`values` wide, 0 for none)."""
+    room = WIDTH - names - SHAPE - values - 5
     last = None
     for step in steps:
         name = "+" if isinstance(step, Addition) else "" if step.path == last else step.block
@@ -117,7 +117,7 @@ def _steps(steps: Iterable[Step], tokens: Sequence[Token], names: int, beside: i
         for note in notes:
             text += wrap(note, room, initial_indent="  ", subsequent_indent="    ")
         shape = dimensions(step.shape)
-        rows = zip_longest(text, [shape], told(step.numbers) if beside else [], fillvalue="")
+        rows = zip_longest(text, [shape], told(step.numbers) if values else [], fillvalue="")
         for number, (formula, size, numbers) in enumerate(rows):
             yield f"  {name if not number else '':{names}} {formula:{room}} {size:>{SHAPE}}  {numbers}".rstrip()
         if isinstance(step.numbers, Looks):
@@ -125,7 +125,7 @@ def _steps(steps: Iterable[Step], tokens: Sequence[Token], names: int, beside: i
 
 
 def told(numbers: Numbers | None) -> list[str]:
-    """Numbers in two short lines."""
+    """Numbers as at most a few short lines."""
     match numbers:
         case Sum(change=change):
             by = "" if change is None else f", changed by {percent(change)}"
@@ -143,7 +143,7 @@ def _values(vector: Vector) -> str:
 
 
 def _heads(heads: Sequence[Look], tokens: Sequence[Token], indent: int) -> Iterator[str]:
-    """What each head looks at, two heads a line."""
+    """The attention of each head, as many heads per line as fit."""
     cells = []
     for number, look in enumerate(heads):
         sink = f", sink {100 * look.sink:.0f}%" if look.sink else ""
@@ -184,7 +184,7 @@ def _every_layer(trace: Trace, sections: Sequence[Section]) -> list[str]:
 
 
 def short(value: float) -> str:
-    """A number to three digits.
+    """A number with three significant digits.
 
     >>> short(0.0469), short(-234.6), short(1217.8)
     ('0.0469', '-235', '1,218')
@@ -193,7 +193,7 @@ def short(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share for people.
+    """A share in per cent.
 
     >>> percent(0.0884), percent(0.31), percent(10.12)
     ('8.8%', '31%', '1,012%')
@@ -202,10 +202,10 @@ def percent(share: float) -> str:
 
 
 def place(position: int, tokens: Sequence[Token]) -> str:
-    """A position and the token that stands there, if it is known."""
+    """A position and the text of its token, if known."""
     return f"{position} {said(tokens[position].text)}" if position < len(tokens) else str(position)
 
 
 def said(text: str) -> str:
-    """A token's text between quotes, with nothing in it that could drive a terminal, and not too long."""
+    """A token's text in quotes, control characters escaped, at most 20 characters."""
     return repr(text if len(text) <= 20 else text[:19] + "…")

@@ -8,7 +8,7 @@ from ordito.units import plural
 
 
 def embedding(block: Embedding, path: str, x: str, out: str, where: Where) -> list[Step]:
-    """The row of the token, scaled, and the rows of its position and type."""
+    """One step: the scaled embedding of the token, plus those of its position and type."""
     factor = f"{number(block.scale)} " if block.scale != 1.0 else ""
     terms = [f"{factor}E[id]"]
     notes = [f"E: {block.vocab_size:,} x {block.d_model:,}, a row for each token"]
@@ -27,7 +27,7 @@ def embedding(block: Embedding, path: str, x: str, out: str, where: Where) -> li
 
 
 def normalised(block: Norm, x: str) -> tuple[str, str | None]:
-    """The formula of a norm, and what it cannot say."""
+    """The formula of a norm, and a note on its precision or None."""
     eps = number(block.eps)
     y = f"{x} / sqrt(mean({x}^2) + {eps})" if block.kind == "rms" else f"({x} - mean({x})) / sqrt(var({x}) + {eps})"
     if block.weight:
@@ -66,7 +66,7 @@ def dense(block: Dense, path: str, x: str, out: str, where: Where) -> list[Step]
 
 
 def head(block: Head, path: str, x: str, out: str, where: Where) -> list[Step]:
-    """Logits, and what becomes of them."""
+    """One step: logits, their soft cap and unused rows."""
     matrix = "E" if block.tied else "W"
     z = f"{number(block.scale)} {matrix} {x}" if block.scale != 1.0 else f"{matrix} {x}"
     z += " + b" if block.bias else ""

@@ -1,6 +1,6 @@
-"""What every module of a model takes and gives while it reads a text: forward hooks on the pass that inference takes.
+"""Recording the inputs and outputs of every module in an inference pass, by forward hooks.
 
-Nothing of the model is written a second time here, and a model that is not recorded does not know of it.
+The model's code is neither repeated nor changed for it.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from ordito.model import Model
 
 Place = tuple[str, str]
-"""A canonical path, and what of it."""
+"""(canonical path of a module, name of the array)."""
 
 
 @dataclass(frozen=True)
 class Recording(Mapping[Place, Floats]):
-    """(path, what) -> array, fp32, in the order in which the model computed them; the first axis is that of `positions`.
+    """(path, what) -> array, fp32, in order of computation; the first axis is that of `positions`.
 
     Paths are those of the modules, hence of `Spec.leaves()` and of the tensors' names: `layers.3`, `layers.3.attention.q`.
 
     | what | of | shape |
     | --- | --- | --- |
-    | `input`, `output` | every module of one tensor, so a layer's are the residual stream | (T, ...) |
-    | `q`, `k`, `v` | an attention, as they meet: after norms and rope | (T, N, H), (T, G, H), (T, G, H) |
-    | `weights` | an attention: probabilities of all keys; with sinks they sum to less than 1 | (T, N, S) |
-    | `heads` | an attention: each head's sum, before the output projection | (T, N, H) |
-    | `weights`, `experts` | a router: the chosen experts, and what each counts | (T, K) |
+    | `input`, `output` | every module; of a layer, the residual stream before and after it | (T, ...) |
+    | `q`, `k`, `v` | an attention, after norms and rope | (T, N, H), (T, G, H), (T, G, H) |
+    | `weights` | an attention: the weights of all keys; with sinks they sum to less than 1 | (T, N, S) |
+    | `heads` | an attention: each head's output, before the output projection | (T, N, H) |
+    | `weights`, `experts` | a router: the weights and indices of the chosen experts | (T, K) |
 
-    A pooler reads the first token, whatever the positions. Of cross-attention `k` and `v` are those of the whole source;
-    `source` is the recording of the encoder that read it. The experts of a hierarchical mixture are not looked into.
+    A pooler reads the first token, whatever the positions. `k` and `v` of cross-attention are those of the whole source;
+    `source` is the recording of the encoder. Modules inside the experts of a hierarchical mixture are not recorded.
     """
 
     positions: tuple[int, ...]
@@ -68,10 +68,10 @@ def record(
     *,
     positions: Sequence[int] | None = None,
 ) -> Recording:
-    """Read a text and keep what every module gave, of the tokens at `positions` alone if they are named.
+    """Run a model on a text and record every module, for all tokens or those at `positions`.
 
-    An encoder-decoder reads `source_ids` first, of which everything is kept. Raises `OrditoError` for ids or positions that
-    the model does not have.
+    An encoder-decoder reads `source_ids` first, of which all tokens are recorded. Raises `OrditoError` for ids or positions out
+    of range, and for missing or unexpected `source_ids`.
     """
     module = transformer_of(model)
     ids_T = checked_ids(token_ids, module.spec.vocab_size)
@@ -84,27 +84,27 @@ def record(
     source, read = None, None
     with torch.inference_mode():
         if source_ids is not None:
-            all_of_it = _Notes(module, tuple(range(len(source_ids))))
-            with all_of_it.taken():
+            encoder_hooks = _Recorder(module, tuple(range(len(source_ids))))
+            with encoder_hooks.attached():
                 read = module.encode(torch.tensor([checked_ids(source_ids, module.spec.vocab_size)]))
-            source = Recording(all_of_it.rows, all_of_it.values)
-        notes = _Notes(module, rows)
-        with notes.taken():
+            source = Recording(encoder_hooks.rows, encoder_hooks.values)
+        hooks = _Recorder(module, rows)
+        with hooks.attached():
             hidden_BTD = module.hidden(torch.tensor([ids_T]), source=read)
         if module.spec.head is not None:
             chosen_BTD = hidden_BTD[:, list(rows)]
-            notes.rows = tuple(range(len(rows)))
-            with notes.taken():
+            hooks.rows = tuple(range(len(rows)))
+            with hooks.attached():
                 module.project(chosen_BTD)
         if module.spec.pooler is not None:
-            notes.rows = (0,)
-            with notes.taken():
+            hooks.rows = (0,)
+            with hooks.attached():
                 module.pool(hidden_BTD)
-    return Recording(rows, notes.values, source)
+    return Recording(rows, hooks.values, source)
 
 
 def transformer_of(model: Model | Transformer) -> Transformer:
-    """The PyTorch module of a model: its runtime's own, or one of the same checkpoint."""
+    """The PyTorch module of a model: that of its runtime, or a new one from its checkpoint."""
     if isinstance(model, Transformer):
         return model
     found = getattr(model.runtime, "module", None)
@@ -123,22 +123,22 @@ def logit_lens(model: Model | Transformer, stream_LD: Floats) -> Floats:
     return floats_of(module.logit_lens(torch.from_numpy(stream_LD).to(dtype)))
 
 
-class _Notes:
-    """What is written down of one pass, of the tokens `rows`."""
+class _Recorder:
+    """Forward hooks that copy arrays of the tokens `rows` to `values`."""
 
     def __init__(self, module: Transformer, rows: tuple[int, ...]) -> None:
         self.module, self.rows = module, rows
         self.values: dict[Place, Floats] = {}
         crossing = [path for path, leaf in module.spec.attentions if isinstance(leaf, Attention) and leaf.cross]
-        self.of_the_source = {f"{path}.{name}" for path in crossing for name in "kv"}
+        self.cross_inputs = {f"{path}.{name}" for path in crossing for name in "kv"}
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Hooks on every module for as long as this lasts."""
+    def attached(self) -> Iterator[None]:
+        """Hooks on every module, until the context ends."""
         handles = [
-            module.register_forward_hook(partial(self._note, path), with_kwargs=True)
+            module.register_forward_hook(partial(self._record, path), with_kwargs=True)
             for path, module in self.module.named_modules()
-            if path and not isinstance(module, RelativeBias)  # what it gives is in the scores
+            if path and not isinstance(module, RelativeBias)  # its output is part of the scores
         ]
         try:
             yield
@@ -146,43 +146,43 @@ class _Notes:
             for handle in handles:
                 handle.remove()
 
-    def _note(self, path: str, module: nn.Module, inputs: tuple[Any, ...], settings: dict[str, Any], output: Any) -> None:
+    def _record(self, path: str, module: nn.Module, inputs: tuple[Any, ...], settings: dict[str, Any], output: Any) -> None:
         match module:
             case Attend():
-                self._note_attention(path.rpartition(".")[0], inputs, settings, output)
+                self._record_attention(path.rpartition(".")[0], inputs, settings, output)
             case Router():
-                self.values[path, "weights"], self.values[path, "experts"] = map(self._kept, output)
+                self.values[path, "weights"], self.values[path, "experts"] = map(self._selected, output)
             case _:
-                keep = _whole if path in self.of_the_source else self._kept
+                keep = _all_rows if path in self.cross_inputs else self._selected
                 if inputs[0].is_floating_point():
                     self.values[path, "input"] = keep(inputs[0])
                 self.values[path, "output"] = keep(output)
 
-    def _note_attention(self, path: str, inputs: tuple[Any, ...], settings: dict[str, Any], output: Tensor) -> None:
+    def _record_attention(self, path: str, inputs: tuple[Any, ...], settings: dict[str, Any], output: Tensor) -> None:
         q_BNTH, k_BGSH, v_BGSH, visible_B1TS, scale = inputs
-        rows, cross = list(self.rows), f"{path}.k" in self.of_the_source
+        rows, cross = list(self.rows), f"{path}.k" in self.cross_inputs
         if (bias_BNTS := settings.get("bias_BNTS")) is not None:
             settings = settings | {"bias_BNTS": bias_BNTS[:, :, rows]}
         weights = probabilities(q_BNTH[:, :, rows], k_BGSH, visible_B1TS[:, :, rows], scale, **settings)
-        self.values[path, "q"] = self._kept(q_BNTH)
+        self.values[path, "q"] = self._selected(q_BNTH)
         for name, tensor in (("k", k_BGSH), ("v", v_BGSH)):
-            self.values[path, name] = _whole(tensor) if cross else self._kept(tensor)
-        self.values[path, "weights"] = _whole(weights)
-        self.values[path, "heads"] = self._kept(output)
+            self.values[path, name] = _all_rows(tensor) if cross else self._selected(tensor)
+        self.values[path, "weights"] = _all_rows(weights)
+        self.values[path, "heads"] = self._selected(output)
 
-    def _kept(self, tensor: Tensor) -> Floats:
-        """The rows to keep of (B, T, ...), (B, N, T, H), or (T, ...) of the one sequence."""
-        values = _whole(tensor)
+    def _selected(self, tensor: Tensor) -> Floats:
+        """The recorded rows, (rows, ...), of (1, T, ...), (1, N, T, H) or (T, ...)."""
+        values = _all_rows(tensor)
         return values if self.rows == tuple(range(len(values))) else values[list(self.rows)]
 
 
-def _whole(tensor: Tensor) -> Floats:
-    """The one sequence of (B, T, ...), (B, N, T, H), which turns to (T, N, H), or (T, ...)."""
+def _all_rows(tensor: Tensor) -> Floats:
+    """All rows: (1, T, ...) as (T, ...), (1, N, T, H) as (T, N, H), (T, ...) as it is."""
     if tensor.ndim == 4:
         return _array(tensor[0].transpose(0, 1))
     return _array(tensor[0] if tensor.ndim == 3 else tensor)
 
 
 def _array(tensor: Tensor) -> Floats:
-    """A tensor of numbers in fp32, or of whole numbers as it is."""
+    """An array in fp32 of a floating-point tensor; integers keep their dtype."""
     return floats_of(tensor) if tensor.is_floating_point() else tensor.cpu().numpy()

@@ -1,4 +1,4 @@
-"""What a trace is made of: steps, each a formula with this model's numbers, in sections, one a layer."""
+"""The steps of a trace: formulas with the settings of a model, and the recorded values."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Where:
-    """The token that is followed: its position, and how many tokens there are; None where there is no text.
+    """The traced token: its position, and the number of tokens of the text; None without a text.
 
-    `source_length` counts the tokens of the text that an encoder read; `caches` says whether what attention keeps is needed
-    again, for a next token.
+    `source_length` is the number of tokens of an encoder's text; `caches` says whether keys and values are cached.
     """
 
     position: int | None = None
@@ -27,11 +26,11 @@ class Where:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing that is computed for the token.
+    """One computation for the traced token.
 
-    `path` is the canonical path of its block; `formula` has the numbers of this model in it, and `notes` say what a formula
-    cannot; `shape` is that of the result, for the one token; `recorded` says where a recording has the result; `numbers` are
-    what was found there.
+    `path` is the canonical path of its block; `formula` contains the model's settings, and `notes` add what it cannot express;
+    `shape` is that of the result for this token; `recorded` is the key of the result in a `Recording`; `numbers` summarise its
+    values.
     """
 
     path: str
@@ -43,7 +42,7 @@ class Step:
 
     @property
     def block(self) -> str:
-        """The last part of the path: what the block is called in its layer."""
+        """The last part of the path: the block's name in its layer."""
         return self.path.rpartition(".")[2]
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,14 +58,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Addition(Step):
-    """What a block made of the residual stream is added to it. `before` is where a recording has the stream without it."""
+    """The addition of a block's output to the residual stream. `before` is the key of the stream before it in a recording."""
 
     added: str
     before: tuple[str, str] | None = None
 
 
 def number(value: float) -> str:
-    """A number of a formula: whole ones with commas, others to six digits.
+    """A number in a formula: integers with commas, others with six significant digits.
 
     >>> number(10000.0), number(0.125), number(1e-06)
     ('10,000', '0.125', '1e-06')
@@ -75,7 +74,7 @@ def number(value: float) -> str:
 
 
 def dimensions(shape: Shape) -> str:
-    """A shape for people.
+    """A shape as text.
 
     >>> dimensions((9, 64))
     '9 x 64'

@@ -1,4 +1,4 @@
-"""Spec -> everything that is computed for one token, step by step, without weights. Standard library only."""
+"""Spec -> all steps that are computed for one token, without values. Standard library only."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ SYMBOLS: dict[type[Block], str] = {
     MixtureOfExperts: "m",
     Norm: "h",
 }
-"""What the output of a block is called on a branch of the residual stream; on the stream itself it is x."""
+"""Symbols of block outputs on a branch; the residual stream itself is x."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Steps that belong together: a layer, or what stands before, between and after layers.
+    """The steps of a layer, or of the blocks before, between or after layers.
 
-    `layer` is the layer's number, `block` its tree; `encoder` says that the token is one of the source. `guess` is the token
-    that the model would find most probable if its layers ended here.
+    `layer` is the layer's index, `block` its tree; `encoder` says that the token is one of the source. `guess` is the logit
+    lens: the most probable token if the layers ended here.
     """
 
     path: str
@@ -70,16 +70,16 @@ class Section:
 
     @property
     def title(self) -> str:
-        """What the section is called: its layer, or its first block."""
+        """The name of the section: its layer, or its first block."""
         name = self.path if self.layer is None else f"layer {self.layer}"
         return f"encoder {name}" if self.encoder and not name.startswith("encoder") else name
 
 
 def sections(spec: Spec, where: Where, source: Where | None = None) -> list[Section]:
-    """All steps of the token at `where`, section by section, in the order in which they are computed.
+    """All steps of the token at `where`, in order of computation.
 
-    Of an encoder-decoder they begin with those of a token of the text that the encoder reads, at `source`. Multi-token
-    prediction is left out: the next token does not need it.
+    For an encoder-decoder, the steps of the encoder's token at `source` come first. Multi-token prediction is left out: the
+    next token does not need it.
     """
     found = []
     if spec.encoder is not None:
@@ -98,9 +98,9 @@ def sections(spec: Spec, where: Where, source: Where | None = None) -> list[Sect
 
 
 def _sections(block: Block, prefix: str, where: Where, *, encoder: bool = False) -> Iterator[Section]:
-    """The sections of a tree that begins with token ids or with the residual stream."""
+    """The sections of a tree whose input are token ids or the residual stream."""
     together: list[Step] = []
-    for part in _chained(block):
+    for part in _flatten(block):
         if isinstance(part, Stack):
             if together:
                 yield Section(path=together[0].path, steps=tuple(together), encoder=encoder)
@@ -108,22 +108,22 @@ def _sections(block: Block, prefix: str, where: Where, *, encoder: bool = False)
             for number, layer in enumerate(part.layers):
                 path = f"{part.name}.{number}"
                 steps, _ = _walk(layer, f"{path}.", "x", where, branch=False)
-                yield Section(path=path, steps=_joined(steps, path), layer=number, block=layer, encoder=encoder)
+                yield Section(path=path, steps=_link_additions(steps, path), layer=number, block=layer, encoder=encoder)
         else:
             steps, _ = _walk(part, prefix, "x", where, branch=False)
             together += steps
     if together:
-        yield Section(path=together[0].path, steps=_joined(together, ""), encoder=encoder)
+        yield Section(path=together[0].path, steps=_link_additions(together, ""), encoder=encoder)
 
 
-def _chained(block: Block) -> Iterator[Block]:
-    """The parts of chains within chains, in order."""
+def _flatten(block: Block) -> Iterator[Block]:
+    """The parts of a chain, nested chains flattened."""
     for part in block.parts if isinstance(block, Chain) else (block,):
-        yield from _chained(part) if isinstance(part, Chain) else (part,)
+        yield from _flatten(part) if isinstance(part, Chain) else (part,)
 
 
 def _walk(block: Block, prefix: str, x: str, where: Where, *, branch: bool) -> tuple[list[Step], str]:
-    """The steps of a tree that reads the symbol x, and the symbol of what it gives."""
+    """The steps of a tree whose input has the symbol `x`, and the symbol of its output."""
     match block:
         case Chain():
             steps = []
@@ -148,7 +148,7 @@ def _walk(block: Block, prefix: str, x: str, where: Where, *, branch: bool) -> t
 
 
 def _kinds(block: Block) -> str:
-    """What a branch adds to the stream, in words."""
+    """A short name of what a branch adds to the stream."""
     match block:
         case Chain():
             return next((kind for part in block.parts if (kind := _kinds(part)) != "norm"), "norm")
@@ -167,10 +167,10 @@ def _kinds(block: Block) -> str:
     return str(getattr(block, "name", type(block).__name__))
 
 
-def _joined(steps: list[Step], layer: str) -> tuple[Step, ...]:
-    """The steps, with each addition told where a recording has the stream before and after it.
+def _link_additions(steps: list[Step], layer: str) -> tuple[Step, ...]:
+    """The steps, with the recording keys of the residual stream before and after each addition.
 
-    The stream after an addition is what the next block takes, or what the layer gives.
+    The stream after an addition is the input of the next block, or the output of the layer.
     """
     joined, before = [], (layer, "input")
     for number, step in enumerate(steps):
@@ -186,7 +186,7 @@ def _joined(steps: list[Step], layer: str) -> tuple[Step, ...]:
 
 
 def _pooling(block: Pooling) -> Iterator[Step]:
-    """How the hidden states become the embedding of the text."""
+    """The steps from hidden states to the embedding of the text."""
     how = {"cls": "e = x of the first token", "mean": "e = mean of x over all tokens", "last": "e = x of the last token"}
     limit = (f"texts of up to {plural(block.max_tokens, 'token')}",) if block.max_tokens else ()
     yield Step(path="pooling", formula=how[block.kind], notes=limit)

@@ -1,4 +1,4 @@
-"""One token followed through a model: every step with its formula and shape and, where there are weights, its numbers."""
+"""Tracing one token through a model: every step with its formula and shape and, given weights and a text, its values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ordito.text.tokenizer import Tokenizer
 
 GUESSES = 5
-"""Most probable tokens that are told."""
+"""Number of predicted tokens in a trace."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,11 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """A token on its way through a model.
+    """The steps of one token through a model.
 
-    `tokens` is the text and `position` the token that is followed, None where there is no text: then there are no numbers.
-    Of an encoder-decoder they are the source's; the decoder's own token is the one that every answer starts with. `guesses`
-    are the most probable tokens: the next ones, or, if the model looks at both sides (`generates` is False), those at this
-    place.
+    `tokens` are those of the text and `position` is the index of the traced one, None without a text: then there are no
+    numbers. Of an encoder-decoder they belong to the source; the decoder's traced token is its start token. `guesses` are the
+    most probable next tokens, or, if attention is bidirectional (`generates` is False), those at this position.
     """
 
     spec: Spec
@@ -51,11 +50,11 @@ class Trace:
 
     @property
     def has_numbers(self) -> bool:
-        """Whether weights were there and a text was read."""
+        """Whether the trace has values: it was made with weights and a text."""
         return self.position is not None
 
     def folded(self) -> list[tuple[Section, tuple[int, ...]]]:
-        """The sections without numbers: layers of a stack that are alike once, with the numbers of all of them."""
+        """The sections without values: equal layers of a stack once, with the indices of all of them."""
         kinds: dict[Any, tuple[Section, list[int]]] = {}
         for section in self.sections:
             key = (section.encoder, section.path if section.block is None else alike(section.block))
@@ -64,7 +63,7 @@ class Trace:
         return [(section, tuple(numbers)) for section, numbers in kinds.values()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values with stable keys. Without numbers, layers that are alike stand there once."""
+        """The trace as plain JSON values with stable keys. Without values, equal layers occur once."""
         every = [(section, () if section.layer is None else (section.layer,)) for section in self.sections]
         return {
             "name": self.name,
@@ -76,21 +75,21 @@ class Trace:
         }
 
     def _repr_html_(self) -> str:
-        """The page, for notebooks."""
+        """The text page as HTML, for notebooks."""
         from ordito.lens.page import lines
 
         return f"<pre>{escape(chr(10).join(lines(self)))}</pre>"
 
 
 def trace(model: Model | Spec, text: str | None = None, *, token: int | None = None, name: str | None = None) -> Trace:
-    """Follow one token of `text` through a model: the last one, or the one at position `token`, counted from 0.
+    """Trace one token of `text` through a model: the last one, or the one at position `token`, counted from 0.
 
-    Tokens that the tokenizer puts behind every text of an encoder ([SEP], </s>) are not its last. The numbers are those of
-    the pass that inference takes. Without a text there are formulas and shapes alone. A spec has no tokenizer: a text is then
-    not read, and an `OrditoWarning` says so. `name` is what the model is called on the page.
+    For encoders, the tokens that the tokenizer appends to every text ([SEP], </s>) do not count as the last. Values are those
+    of an inference pass. Without a text, the trace has formulas and shapes only. A spec has no tokenizer: a text is then
+    ignored, with an `OrditoWarning`. `name` is the model's name on the page.
 
-    Raises `OrditoError` for what is no model, an empty text, a `token` that is not there or weights that give no numbers,
-    `ContextError` for a text beyond the context, `MissingDependencyError` for one without PyTorch, which its numbers need.
+    Raises `OrditoError` for an argument that is not a model, an empty text, a `token` out of range or NaN activations,
+    `ContextError` for a text longer than the context, `MissingDependencyError` for a text without PyTorch.
     """
     if text == "":
         raise OrditoError("the text to follow is empty, expected at least one character")
@@ -104,7 +103,7 @@ def trace(model: Model | Spec, text: str | None = None, *, token: int | None = N
     if not hasattr(model, "checkpoint"):
         raise OrditoError(f"trace: got {type(model).__name__}, expected a model (ordito.load(name)) or its spec")
     name = name or model.checkpoint.path.name
-    return _formulas(model.spec, name) if text is None else _followed(model, text, token, name)
+    return _formulas(model.spec, name) if text is None else _traced(model, text, token, name)
 
 
 def _formulas(spec: Spec, name: str) -> Trace:
@@ -112,7 +111,7 @@ def _formulas(spec: Spec, name: str) -> Trace:
     return Trace(spec=spec, sections=tuple(sections(spec, where)), name=name)
 
 
-def _followed(model: Model, text: str, token: int | None, name: str) -> Trace:
+def _traced(model: Model, text: str, token: int | None, name: str) -> Trace:
     from ordito.engine.backends import check_settings
 
     check_settings("torch", None, None)
@@ -146,7 +145,7 @@ def _followed(model: Model, text: str, token: int | None, name: str) -> Trace:
 
 
 def _place(ids: Sequence[int], token: int | None, suffix: Sequence[int]) -> int:
-    """The position of the token that is followed."""
+    """The position of the token to trace."""
     if not ids:
         raise OrditoError("the text has no tokens, expected at least one")
     if token is None:
@@ -158,7 +157,7 @@ def _place(ids: Sequence[int], token: int | None, suffix: Sequence[int]) -> int:
 
 
 def _with_numbers(section: Section, recording: Recording, place: int) -> Section:
-    """The section with what the recording has of each step. Of an encoder everything is recorded, of others one token."""
+    """The section with the recorded values of each step. Of an encoder all tokens are recorded, else the traced one only."""
     values, row = (recording.source, place) if section.encoder else (recording, 0)
     assert values is not None, "an encoder's section without a recording of the encoder"
     return replace(section, steps=tuple(_numbered(step, values, row) for step in section.steps))
@@ -172,13 +171,13 @@ def _numbered(step: Step, recording: Recording, row: int) -> Step:
     if step.recorded is None or step.recorded not in recording:
         return step
     values, path = recording[step.recorded][row], step.recorded[0]
-    # -inf is the logit of a token that is never said; anything else that is not finite comes from a fault.
+    # -inf is the logit of unused vocabulary rows; any other value that is not finite comes from damaged weights.
     if np.isnan(values).any() or np.isposinf(values).any():
         where = " ".join(step.recorded)
         raise OrditoError(f"the model gives no numbers from {where} on: its weights are damaged, take another copy of it")
     numbers: Numbers
     if isinstance(step, Addition):
-        assert step.before is not None, "an addition that does not say what it adds to"
+        assert step.before is not None, "an addition without the place of the stream before it"
         numbers = Sum.after(recording[step.before][row], values)
     elif (path, "experts") in recording:
         numbers = Choice.of(recording[path, "experts"][row], values)
@@ -190,7 +189,7 @@ def _numbered(step: Step, recording: Recording, row: int) -> Step:
 
 
 def _with_guesses(model: Model, found: list[Section], recording: Recording) -> list[Section]:
-    """The layers with what the model would say after each."""
+    """The layers with their logit lens: the most probable token if the layers ended there."""
     import numpy as np
 
     from ordito.lens.numbers import best
@@ -198,12 +197,12 @@ def _with_guesses(model: Model, found: list[Section], recording: Recording) -> l
 
     layers = [section.path for section in found if section.layer is not None and not section.encoder]
     logits_LV = logit_lens(model, np.stack([recording[path, "output"][0] for path in layers]))
-    said = {path: best(logits_V, 1)[0] for path, logits_V in zip(layers, logits_LV, strict=True)}
-    return [replace(s, guess=_guess(model.tokenizer, *said[s.path])) if s.path in said else s for s in found]
+    predicted = {path: best(logits_V, 1)[0] for path, logits_V in zip(layers, logits_LV, strict=True)}
+    return [replace(s, guess=_guess(model.tokenizer, *predicted[s.path])) if s.path in predicted else s for s in found]
 
 
 def _with_embedding(model: Model, section: Section, text: str) -> Section:
-    """The pooling with the embedding of the text."""
+    """The section of the pooling, with the values of the text's embedding."""
     from ordito.embed.pool import embed
     from ordito.lens.numbers import Vector
 
@@ -219,7 +218,7 @@ def _guess(tokenizer: Tokenizer, id: int, probability: float) -> Guess:
 
 
 def token_text(tokenizer: Tokenizer, id: int) -> str:
-    """What a token adds to a text; the name of a control token, and of one that is no text by itself."""
+    """The text of a token; the name of a control token, or of a token without text."""
     if id >= tokenizer.vocab_size:
         return f"<{id}>"
     return tokenizer.token_bytes(id).decode("utf-8", "replace") or tokenizer.token(id)

@@ -1,7 +1,7 @@
-"""Adapters beside a frozen transformer: low-rank maps that are added to linear maps as they compute (LoRA, DoRA).
+"""Adapters of a frozen transformer: low-rank updates of linear maps (LoRA, arXiv:2106.09685; DoRA, arXiv:2402.09353).
 
-The transformer keeps its modules, its tensors and their names. A linear map that is adapted knows what lies beside it
-(`Linear.beside`); `Adapters` holds the maps, several of one transformer by name, and says which of them are on.
+The transformer keeps its modules, its parameters and their names. `Adapters` holds the low-rank maps of several adapters by
+name, and attaches those of the active one to the linear maps that they change (`Linear.adapters`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from ordito.errors import OrditoError, did_you_mean
 from ordito.nn.arrays import floats_of
 from ordito.nn.feedforward import Router, StackedLinear
 from ordito.nn.nf4 import Nf4Linear, Nf4StackedLinear
-from ordito.nn.norm import Beside, Linear, Table
+from ordito.nn.norm import AdapterFunction, Linear, Table
 from ordito.nn.transformer import Head, Transformer
 
 
 class LowRankMap(nn.Module):
-    """`LowRank` beside a linear map: a (R, in), b (out, R), magnitude (out,); beside E stacked maps each with an axis E before.
+    """`LowRank` as a module, of a linear map: a (R, in), b (out, R), magnitude (out,) for DoRA; of E stacked maps, each with a
+    first axis E.
 
-    In training a share `dropout` of what the maps of low rank see is dropped; ids of tokens are not.
+    In training, `dropout` is the probability that an element of the input of `a` is dropped; token ids are not.
     """
 
     def __init__(self, change: LowRank, dtype: torch.dtype, dropout: float = 0.0) -> None:
@@ -38,17 +39,19 @@ class LowRankMap(nn.Module):
         self.magnitude = None if change.magnitude is None else _parameter(change.magnitude, dtype)
 
     def forward(self, x: Tensor, y: Tensor, weight: Callable[[], Tensor], bias: Tensor | None = None) -> Tensor:
-        """W' x + bias, (n, out), of y = W x + bias, in whose memory it is made; an embedding's x are ids (n,), its weight is W
-        transposed."""
-        return self._changed(self.a, self.b, self.magnitude, x, y, weight, bias)
+        """W' x + bias, (n, out), from y = W x + bias, which may be overwritten. `weight` returns W (out, in).
 
-    def each(self) -> list[Beside]:
-        """What lies beside each of E stacked maps."""
+        Of an embedding, x are token ids (n,), and `weight` returns its table (V, D), W transposed.
+        """
+        return self._apply_low_rank(self.a, self.b, self.magnitude, x, y, weight, bias)
+
+    def per_expert(self) -> list[AdapterFunction]:
+        """The adapter of each of E stacked maps."""
         magnitudes = [None] * len(self.a) if self.magnitude is None else self.magnitude.unbind()
         parts = zip(self.a.unbind(), self.b.unbind(), magnitudes, strict=True)
-        return [partial(self._changed, a, b, magnitude) for a, b, magnitude in parts]
+        return [partial(self._apply_low_rank, a, b, magnitude) for a, b, magnitude in parts]
 
-    def _changed(
+    def _apply_low_rank(
         self,
         a: Tensor,
         b: Tensor,
@@ -59,23 +62,23 @@ class LowRankMap(nn.Module):
         bias: Tensor | None,
     ) -> Tensor:
         drops = self.training and self.dropout > 0 and not self.embedding
-        seen = F.dropout(x, self.dropout) if drops else x
-        low = (F.embedding(seen, a.T) if self.embedding else F.linear(seen, a)).to(y.dtype)
+        dropped = F.dropout(x, self.dropout) if drops else x
+        low = (F.embedding(dropped, a.T) if self.embedding else F.linear(dropped, a)).to(y.dtype)
         if magnitude is None:
             return y.addmm_(low, b.T.to(y.dtype), alpha=self.scaling)
         w = weight()
-        gain = (magnitude / self._norms(a, b, w)).to(y.dtype)
+        gain = (magnitude / self._row_norms(a, b, w)).to(y.dtype)
         if drops:
-            # As in PEFT: W sees all of x once, and in what the gain adds it sees what B A sees.
-            return y + torch.addmm((gain - 1) * F.linear(seen, w), low, (gain[:, None] * b).T, alpha=self.scaling)
+            # As in PEFT: y + (gain - 1) W d + gain s B A d, with d = dropout(x); only y sees x without dropout.
+            return y + torch.addmm((gain - 1) * F.linear(dropped, w), low, (gain[:, None] * b).T, alpha=self.scaling)
         y.addmm_(low, b.T.to(y.dtype), alpha=self.scaling)
         return gain * y if bias is None else torch.addcmul((1 - gain) * bias, y, gain)
 
     @torch.no_grad()
-    def _norms(self, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-        """Of the rows of W + s B A, (out,): |w|^2 + 2 s b A w + s^2 b A A^T b^T of a row w, which never makes the sum itself.
+    def _row_norms(self, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        """Norms of the rows of W + s B A, (out,), without computing that matrix.
 
-        They count as constants when gradients are taken, as in DoRA's paper (arXiv:2402.09353, section 4.3).
+        For rows w and b: |w|^2 + 2 s b A w^T + s^2 b A A^T b^T. Constants to autograd, as in DoRA's paper (section 4.3).
         """
         w, s = weight.T if self.embedding else weight, self.scaling
         own = torch.linalg.vector_norm(w, dim=1, dtype=torch.float32).square()
@@ -84,21 +87,21 @@ class LowRankMap(nn.Module):
         return (own + 2 * s * cross + s * s * added).clamp(min=0).sqrt().to(b.dtype)
 
     def change(self) -> LowRank:
-        """What it is now, as arrays."""
+        """The current values as a `LowRank` of fp32 arrays."""
         a, b = floats_of(self.a), floats_of(self.b)
         return LowRank(a, b, self.scaling, None if self.magnitude is None else floats_of(self.magnitude), self.embedding)
 
 
 class Adapters(nn.Module):
-    """The adapters of one transformer: `add` them by name, then `use` one, or none.
+    """The adapters of one transformer, which is frozen: `add` them by name, then `use` one, or none.
 
-    Parameters are named by adapter and canonical module: `NAME.layers.0.attention.q.a`. What takes the place of the base's
-    own tensors (`saved`) is exchanged when the adapter is switched on, and back when it is switched off.
+    Parameters are named by adapter and canonical module: `NAME.layers.0.attention.q.a`. Tensors that replace those of the base
+    (`saved`, PEFT's modules_to_save) are swapped in when the adapter becomes active, and out when it is no longer.
     """
 
     def __init__(self, transformer: Transformer) -> None:
         super().__init__()
-        self.transformer = [transformer.requires_grad_(False)]  # a list, so that the base's parameters are not ours
+        self.transformer = [transformer.requires_grad_(False)]  # in a list, so that its parameters are not registered
         self.active: str | None = None
         self._maps: dict[str, dict[str, LowRankMap]] = {}
         self._saved: dict[str, dict[str, nn.Parameter]] = {}
@@ -106,7 +109,7 @@ class Adapters(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Of the adapters that were added."""
+        """Names of the adapters."""
         return list(self._maps)
 
     def add(
@@ -116,10 +119,10 @@ class Adapters(nn.Module):
         saved: Mapping[str, np.ndarray] | None = None,
         dropout: float = 0.0,
     ) -> None:
-        """Add an adapter, switched off: `changes` by canonical module, `saved` by canonical tensor.
+        """Add an adapter without activating it: `changes` by canonical name of the module, `saved` by that of the tensor.
 
-        One array that is saved under two names is one parameter (a tied embedding and head). Raises `OrditoError` if the name
-        is taken or cannot be one, or if a module cannot have a map beside it.
+        An array that is saved under two names becomes one parameter (tied embedding and head). Raises `OrditoError` if the name
+        is taken or not an identifier, if a module or tensor is unknown or cannot be changed, or if a shape differs.
         """
         if name in self._maps or not name.isidentifier() or hasattr(self, name):
             raise OrditoError(f"{name!r} cannot be the name of another adapter, expected a word that is not {self.names}")
@@ -134,55 +137,55 @@ class Adapters(nn.Module):
         self._saved[name] = {path: once[id(array)] for path, array in (saved or {}).items()}
         self.add_module(name, tree := nn.Module())
         for path, low_rank in self._maps[name].items():
-            _plant(tree, path, low_rank)
+            _set_nested(tree, path, low_rank)
         for path, parameter in self._saved[name].items():
-            _plant(tree, path, parameter)
+            _set_nested(tree, path, parameter)
         table = f"{base.spec.embedding.name}.tokens.weight"
         if table in self._saved[name] and base.spec.tied:
             # The head shares the base's table, not the adapter's.
             self._saved[name].setdefault("head.weight", base.get_parameter(table))
 
     def use(self, name: str | None) -> None:
-        """Switch to the adapter of this name; None switches to the base as it is. Raises `OrditoError` if there is none."""
+        """Activate the adapter of this name, or, with None, only the base. Raises `OrditoError` for an unknown name."""
         if name is not None and name not in self._maps:
             raise OrditoError(f"there is no adapter {name!r}{did_you_mean(name, self._maps)}; there are {self.names}")
         base = self.transformer[0]
         if self.active is not None:
             for path in self._maps[self.active]:
-                _lay(base, path)
+                _attach(base, path)
             for path, parameter in self._base.items():
-                _put(base, path, parameter)
+                _swap_parameter(base, path, parameter)
             self._base = {}
         if name is not None:
             for path, low_rank in self._maps[name].items():
-                _lay(base, path, low_rank)
+                _attach(base, path, low_rank)
             for path, parameter in self._saved[name].items():
-                self._base[path] = _put(base, path, parameter)
+                self._base[path] = _swap_parameter(base, path, parameter)
         self.active = name
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[None]:
-        """`use` for a while."""
-        before = self.active
+        """`use`, until the context ends."""
+        previous = self.active
         self.use(name)
         try:
             yield
         finally:
-            self.use(before)
+            self.use(previous)
 
     def changes(self, name: str) -> dict[str, LowRank]:
-        """The changes of an adapter as they are now, by canonical module."""
+        """The current low-rank changes of an adapter, by canonical name of the module."""
         return {path: low_rank.change() for path, low_rank in self._maps[name].items()}
 
     def saved(self, name: str) -> dict[str, np.ndarray]:
-        """The tensors of an adapter that take the place of the base's, as they are now, by canonical name."""
+        """The current tensors of an adapter that replace those of the base, fp32, by canonical name."""
         once = {id(parameter): floats_of(parameter) for parameter in self._saved[name].values()}
         return {path: once[id(parameter)] for path, parameter in self._saved[name].items()}
 
     def merged(self, name: str) -> dict[str, Tensor]:
-        """The weights of the base that an adapter changes, with its changes, in fp32, by canonical name. The base stays.
+        """The weights that an adapter changes, merged with its changes, fp32, by canonical name. The base is not modified.
 
-        A head that was tied has a weight of its own then, `head.weight`, if it or the embedding is changed.
+        A tied head is untied, as `head.weight`, if it or the embedding is changed.
         """
         base = self.transformer[0]
         with self.using(None):
@@ -199,27 +202,27 @@ class Adapters(nn.Module):
 
     @contextmanager
     def merging(self) -> Iterator[None]:
-        """While this lasts, the adapter that is on is merged into the base, which is faster; then all is as it was, to the bit.
+        """Merge the active adapter into the base until the context ends, which is faster; then restore the base, to the bit.
 
-        Maps beside NF4 stay beside it.
+        Maps of NF4 weights stay attached.
         """
         base, name = self.transformer[0], self.active
-        assert name is not None, "no adapter is on"
+        assert name is not None, "no adapter is active"
         merged = {path: tensor for path, tensor in self.merged(name).items() if path not in self._saved[name]}
-        before: dict[str, nn.Parameter | None] = {}
+        originals: dict[str, nn.Parameter | None] = {}
         for path, tensor in merged.items():
             module = path.removesuffix(".weight")
             if not isinstance(base.get_submodule(module), (Nf4Linear, Nf4StackedLinear)):
                 dtype = next(base.parameters()).dtype
-                before[path] = _put(base, path, nn.Parameter(tensor.to(dtype), requires_grad=False))
-                _lay(base, module)
+                originals[path] = _swap_parameter(base, path, nn.Parameter(tensor.to(dtype), requires_grad=False))
+                _attach(base, module)
         try:
             yield
         finally:
-            for path, parameter in before.items():
+            for path, parameter in originals.items():
                 module = path.removesuffix(".weight")
-                _put(base, path, parameter)
-                _lay(base, module, *([self._maps[name][module]] if module in self._maps[name] else []))
+                _swap_parameter(base, path, parameter)
+                _attach(base, module, *([self._maps[name][module]] if module in self._maps[name] else []))
 
 
 def _check_fits(base: Transformer, path: str, change: LowRank) -> None:
@@ -227,36 +230,36 @@ def _check_fits(base: Transformer, path: str, change: LowRank) -> None:
     module = modules.get(path)
     if not isinstance(module, (Linear, StackedLinear, Table, Head)) or isinstance(module, Router):
         kind = "no such module" if module is None else f"a {type(module).__name__}"
-        raise OrditoError(f"nothing can lie beside {path!r}, which is {kind}{did_you_mean(path, modules)}; merge the adapter")
+        raise OrditoError(f"{path!r} cannot have an adapter, it is {kind}{did_you_mean(path, modules)}; merge the adapter")
     shapes = base.spec.tensors()
-    shape = shapes.get(f"{path}.weight", shapes[f"{base.spec.embedding.name}.tokens.weight"])  # a tied head's
+    shape = shapes.get(f"{path}.weight", shapes[f"{base.spec.embedding.name}.tokens.weight"])  # a tied head has the embedding's
     if change.shape != (shape[::-1] if change.embedding else shape):
         raise OrditoError(f"the change of {path!r} is of {change.shape}, but the base's weight is of {shape}")
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """Of a map or a table; of a tied head, the one that it is lent."""
-    weight = module.lender[0].weight if isinstance(module, Head) and module.weight is None else module.weight
+    """The weight of a linear map, a table or a head; of a tied head, that of the embedding."""
+    weight = module.tied_to[0].weight if isinstance(module, Head) and module.weight is None else module.weight
     assert isinstance(weight, Tensor)
     return weight
 
 
-def _lay(base: Transformer, path: str, *maps: LowRankMap) -> None:
+def _attach(base: Transformer, path: str, *maps: LowRankMap) -> None:
     module: Any = base.get_submodule(path)
-    module.beside = maps
+    module.adapters = maps
 
 
-def _put(base: Transformer, path: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-    """Exchange a parameter of the base for another, and return the one that was there."""
+def _swap_parameter(base: Transformer, path: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    """Replace a parameter of the base, and return the previous one."""
     module, _, name = path.rpartition(".")
     owner = base.get_submodule(module)
-    before: nn.Parameter | None = getattr(owner, name)
+    previous: nn.Parameter | None = getattr(owner, name)
     setattr(owner, name, parameter)
-    return before
+    return previous
 
 
-def _plant(tree: nn.Module, path: str, leaf: nn.Module | nn.Parameter) -> None:
-    """Give a module or a parameter its place in a tree of modules."""
+def _set_nested(tree: nn.Module, path: str, leaf: nn.Module | nn.Parameter) -> None:
+    """Set a module or parameter at a dotted path below `tree`, adding the modules on the way."""
     *branches, last = path.split(".")
     for branch in branches:
         if not hasattr(tree, branch):

@@ -1,4 +1,4 @@
-"""Attention: one implementation for every kind that a spec can describe, and DeepSeek's latent form."""
+"""Attention: one implementation of every multi-head, grouped-query and cross-attention of a spec, and DeepSeek's MLA."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Attention(nn.Module):
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of each token, its keys and its values; the source's stand apart (`Cache.source`)."""
+        """Shapes of what the cache keeps per token: keys and values. Those of an encoder's states are in `Cache.source`."""
         if self.block.cross:
             return (0,), (0,)
         shape = (self.block.n_kv_heads, self.block.head_dim)
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         B, T, _ = x_BTD.shape
         b = self.block
-        q_BNTH = self._place(self.q(x_BTD).view(B, T, b.n_heads, b.head_dim).transpose(1, 2), self.q_norm, step)
+        q_BNTH = self._norm_and_rope(self.q(x_BTD).view(B, T, b.n_heads, b.head_dim).transpose(1, 2), self.q_norm, step)
         if b.temperature is not None:
             q_BNTH = q_BNTH * step.temperature(b.temperature)
         k_BGSH, v_BGSH = self._source(step) if b.cross else self._keys_and_values(x_BTD, step)
@@ -56,7 +56,7 @@ class Attention(nn.Module):
             q_BNTH,
             k_BGSH,
             v_BGSH,
-            step.visible(b)[..., -k_BGSH.shape[2] :],  # a windowed layer keeps the last keys only
+            step.visible(b)[..., -k_BGSH.shape[2] :],  # the cache of a sliding-window layer keeps only the last keys
             b.scale,
             softcap=b.softcap,
             sinks_N=self.sinks,
@@ -65,15 +65,15 @@ class Attention(nn.Module):
         return self.o(y_BNTH.transpose(1, 2).reshape(B, T, -1))
 
     def _keys_and_values(self, x_BTD: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Of all tokens that are there, the cached ones included, each (B, G, S, H)."""
+        """Keys and values of all tokens so far, cached ones included, (B, G, S, H) each."""
         k_BTGH, v_BTGH = self._project(x_BTD)
-        k_BSGH, v_BSGH = self._place(k_BTGH.transpose(1, 2), self.k_norm, step).transpose(1, 2), v_BTGH
+        k_BSGH, v_BSGH = self._norm_and_rope(k_BTGH.transpose(1, 2), self.k_norm, step).transpose(1, 2), v_BTGH
         if step.cache is not None:
             k_BSGH, v_BSGH = step.cache.append(self.slot, k_BSGH, v_BSGH)
         return k_BSGH.transpose(1, 2), v_BSGH.transpose(1, 2)
 
     def _source(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Of the encoder's states, each (B, G, S, H): made once for a cache, which then has them."""
+        """Keys and values of the encoder's states, (B, G, S, H) each; computed once per cache, which keeps them."""
         found = step.cache.source.get(self.slot) if step.cache is not None else None
         if found is None:
             assert step.source_BSD is not None, "cross-attention needs a source"
@@ -84,20 +84,20 @@ class Attention(nn.Module):
         return found
 
     def _project(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values before norm and rope, each (B, S, G, H)."""
+        """Keys and values before norm and rope, (B, S, G, H) each."""
         shape = (*x_BSD.shape[:2], self.block.n_kv_heads, self.block.head_dim)
         return self.k(x_BSD).view(shape), self.v(x_BSD).view(shape)
 
-    def _place(self, x: Tensor, norm: Norm | None, step: Step) -> Tensor:
-        """Norm and rope of queries or keys, in the order that the spec says."""
+    def _norm_and_rope(self, x_BNTH: Tensor, norm: Norm | None, step: Step) -> Tensor:
+        """Queries or keys (B, N or G, T, H) after their norm and rope, in the order that the spec says."""
         b = self.block
         if norm is not None and not b.norm_after_rope:
-            x = norm(x)
+            x_BNTH = norm(x_BNTH)
         if b.rope is not None:
-            x = rotate(x, b.rope, step)
+            x_BNTH = rotate(x_BNTH, b.rope, step)
         if norm is not None and b.norm_after_rope:
-            x = norm(x)
-        return x
+            x_BNTH = norm(x_BNTH)
+        return x_BNTH
 
 
 def attend(
@@ -111,17 +111,18 @@ def attend(
     sinks_N: Tensor | None = None,
     bias_BNTS: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale q k + bias) v over the visible keys, (B, N, T, H); query head n reads key-value head n // (N / G).
+    """softmax(scale q k^T + bias) v over the visible keys, (B, N, T, H); query head n reads key-value head n // (N / G).
 
-    The runtime does it in training on CPUs, and else PyTorch's fused kernel where it can: it knows neither caps nor sinks,
-    which take the written-out way.
+    A `softcap` c turns scores into c tanh(score / c) before the bias (Gemma 2, arXiv:2408.00118); `sinks_N` is the score, per
+    head, of one more key without a value (gpt-oss). In training on CPUs the native runtime computes it, otherwise PyTorch's
+    fused kernel, or, with a soft cap or sinks, which that lacks, the explicit formula (`probabilities`).
     """
     if bias_BNTS is None and visible_B1TS.shape[1] == 1 and can_attend(q_BNTH, k_BGSH, v_BGSH):
         return fused_attention(q_BNTH, k_BGSH, v_BGSH, visible_B1TS, scale, softcap, sinks_N)
     N, G = q_BNTH.shape[1], k_BGSH.shape[1]
     if softcap is None and sinks_N is None:
         if N != G and torch.is_grad_enabled():
-            # On CPUs the fused kernel has no gradient for shared keys, and what takes its place is three times slower.
+            # On CPUs the fused kernel has no backward pass with enable_gqa; PyTorch's fallback is three times slower than this.
             k_BGSH, v_BGSH, G = k_BGSH.repeat_interleave(N // G, dim=1), v_BGSH.repeat_interleave(N // G, dim=1), N
         if bias_BNTS is not None:
             visible_B1TS = bias_BNTS.masked_fill(~visible_B1TS, float("-inf"))
@@ -140,7 +141,7 @@ def probabilities(
     sinks_N: Tensor | None = None,
     bias_BNTS: Tensor | None = None,
 ) -> Tensor:
-    """How much each query looks at each key, (B, N, T, S), fp32; with sinks, a row sums to less than 1."""
+    """Attention weights of each query over the keys, (B, N, T, S), fp32; with sinks, a row sums to less than 1."""
     N, G = q_BNTH.shape[1], k_BGSH.shape[1]
     scores_BNTS = (q_BNTH @ k_BGSH.repeat_interleave(N // G, dim=1).transpose(-1, -2)) * scale
     if softcap is not None:
@@ -155,39 +156,43 @@ def probabilities(
 
 
 class Attend(nn.Module):
-    """`attend` as a module, so that hooks see queries, keys and values as they meet."""
+    """`attend` as a module, so that forward hooks can see its queries, keys and values."""
 
     def forward(self, *tensors: Any, **settings: Any) -> Tensor:
-        """What `attend` gives for the same arguments."""
+        """`attend` with the same arguments."""
         return attend(*tensors, **settings)
 
 
 class RelativeBias(Table):
-    """`spec.RelativeBias`: the table (buckets, N) and its reading for one step."""
+    """`spec.RelativeBias` (T5, arXiv:1910.10683): a table (buckets, N) of biases by distance."""
 
     def __init__(self, block: spec.RelativeBias, n_heads: int, causal: bool) -> None:
         super().__init__(block.n_buckets, n_heads)
         self.block, self.causal = block, causal
 
     def forward(self, step: Step) -> Tensor:  # type: ignore[override]
-        """What is added to the scores, (B, N, T, S)."""
+        """The bias that is added to the scores, (B, N, T, S)."""
         behind_BTS = step.q_positions_BT[:, :, None] - step.k_positions_BS[:, None, :]
         return super().forward(self._bucket(behind_BTS)).permute(0, 3, 1, 2)
 
     def _bucket(self, behind: Tensor) -> Tensor:
-        """The bucket of each distance; `behind` is positive where the key comes before the query."""
+        """The bucket of each distance, int64, of the shape of `behind`, which is positive where a key precedes the query.
+
+        Half of the buckets are for exact distances, the others for ranges that grow logarithmically up to `max_distance`.
+        """
         n = self.block.n_buckets if self.causal else self.block.n_buckets // 2
         after = torch.zeros_like(behind) if self.causal else (behind < 0).long() * n
         distance = behind.clamp(min=0) if self.causal else behind.abs()
         exact = n // 2
-        # The logarithm in fp32, as the trained models took it: in another precision, distances on an edge change buckets.
+        # In fp32, as the models were trained: in another precision, distances at an edge would fall into another bucket.
         ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.block.max_distance / exact)
         far = (exact + (ratio * (n - exact)).long()).clamp(max=n - 1)
         return after + torch.where(distance < exact, distance, far)
 
 
 class LatentAttention(nn.Module):
-    """`spec.LatentAttention`, in the plain form: keys and values of all heads are made from the latent at every step."""
+    """`spec.LatentAttention` (MLA, DeepSeek-V2, arXiv:2405.04434, section 2.1), without absorbing k_up and v_up into q and o:
+    keys and values of all heads are computed from the cached latents at every step."""
 
     slot: int
 
@@ -213,7 +218,7 @@ class LatentAttention(nn.Module):
 
     @property
     def cache_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of each token, its latent and its rotary key."""
+        """Shapes of what the cache keeps per token: the latent and the rotary key that all heads share."""
         return (self.block.kv_rank,), (self.block.rope.dim,)
 
     def forward(self, x_BTD: Tensor, step: Step) -> Tensor:

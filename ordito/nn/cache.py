@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that were already read."""
+"""The KV cache."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from ordito.errors import ContextError
 
 MARGIN = 64
-"""Tokens that windowed layers keep beyond their window, so that a few can be taken back without reading again."""
+"""Tokens that sliding-window layers keep beyond their window: the cache can be rewound by that many without a new prefill."""
 
 
 class Cache:
-    """Room for `capacity` tokens of B sequences: their positions, and two tensors for each attention.
+    """A KV cache for `capacity` tokens of B sequences: their positions (B, capacity), and two tensors per attention (a slot).
 
-    An attention says what it keeps of a token (`cache_shapes`): keys and values (G, H), or a latent and its rotary key.
-    Rows of unequal length share one clock: padding takes a place, at position -1, and is never seen. `source` holds what each
-    cross-attention keeps of the encoder's states, by its slot.
+    `shapes` are the `cache_shapes` of each attention: keys and values (G, H), or a latent (R,) and a rotary key. All rows have
+    the same length: padding takes a place too, with position -1, and is masked. `source` holds the keys and values of an
+    encoder's states, by slot of the cross-attention.
 
-    `spans` says how many tokens each attention looks back on at most (None: on all); of these it keeps no more than that, a
-    margin, and `piece`, the most tokens that are read at once. Only sequences without padding can be cut so.
+    `spans` is how many tokens each attention sees at most (None: all). A slot with a span keeps that many tokens, `MARGIN`
+    more, and room for `chunk` new ones, the most that one forward pass may add. Such a cache cannot hold padded sequences.
     """
 
     def __init__(
@@ -32,26 +32,26 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
         spans: Sequence[int | None] = (),
-        piece: int = 1,
+        chunk: int = 1,
     ) -> None:
         self.capacity, self.length, self.padded = capacity, 0, False
         self.source: dict[int, tuple[Tensor, Tensor]] = {}
         self.positions_BS = torch.full((batch, capacity), -1, dtype=torch.long, device=device)
-        # Not set to zeros: what is not written takes no memory, and is never read.
         self.spans = list(spans) or [None] * len(shapes)
-        self.starts = [0] * len(shapes)  # the place of the first token that each slot still has
-        rooms = [capacity if span is None else span - 1 + MARGIN + piece for span in self.spans]
+        self.starts = [0] * len(shapes)  # index of the first token that each slot still holds
+        # empty, not zeros: pages that are not written take no memory, and places without a token are never read.
+        rooms = [capacity if span is None else span - 1 + MARGIN + chunk for span in self.spans]
         self.slots = [
             tuple(torch.empty(batch, room, *shape, dtype=dtype, device=device) for shape in pair)
             for pair, room in zip(shapes, rooms, strict=True)
         ]
 
     def counts(self) -> Tensor:
-        """How many tokens of each row are cached, padding left out, (B,)."""
+        """Cached tokens per row without padding, (B,)."""
         return (self.positions_BS >= 0).sum(dim=1)
 
     def extend(self, positions_BT: Tensor, *, padded: bool = False) -> Tensor:
-        """Take places for T new tokens, `padded` if some are not there; returns the positions of all keys, (B, S).
+        """Add the positions (B, T) of new tokens, `padded` if some are padding; returns the positions of all keys, (B, S).
 
         Raises `ContextError` beyond the capacity.
         """
@@ -63,9 +63,9 @@ class Cache:
         return self.positions_BS[:, :end]
 
     def append(self, slot: int, *new: Tensor) -> tuple[Tensor, ...]:
-        """Store what one attention keeps of the new tokens, each (B, T, ...); returns all that it has, (B, S, ...).
+        """Store the keys and values of new tokens in a slot, (B, T, ...) each; returns all that it holds, (B, S, ...) each.
 
-        What lies beyond its span may be gone: they are then the last S keys of those that there are.
+        In a slot with a span, these may be the last S tokens only. Call `extend` first.
         """
         before = self.length - new[0].shape[1]
         held, span = before - self.starts[slot], self.spans[slot]
@@ -80,7 +80,7 @@ class Cache:
         return tuple(store[:, :end] for store in self.slots[slot])
 
     def grow(self, capacity: int) -> None:
-        """Make room for more tokens, keeping what is there; one slot at a time, so that little is there twice."""
+        """Raise the capacity, keeping all tokens; slot by slot, so that only one slot is in memory twice at a time."""
         room = self.positions_BS.new_full((self.positions_BS.shape[0], capacity - self.capacity), -1)
         self.positions_BS = torch.cat((self.positions_BS, room), dim=1)
         for number, pair in enumerate(self.slots):
@@ -94,7 +94,7 @@ class Cache:
         return grown
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` places; or all, if a window no longer has what it would look back on from there."""
+        """Truncate to the first `length` places, or to none if a slot with a span has dropped tokens that it then needs."""
         spans = zip(self.starts, self.spans, strict=True)
         if any(span is not None and start > max(0, length - span + 1) for start, span in spans):
             length = 0

@@ -1,4 +1,4 @@
-"""Room at the experts of a mixture: which of the tokens that chose an expert it takes."""
+"""Expert capacity: which of the tokens that are routed to an expert it processes, and which it drops."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ import torch
 from torch import Tensor
 
 
-def texts_of(positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """The text of each token, numbered over all rows from 1, (B * T,), padding as 0; and the tokens of each, (texts + 1,)."""
+def number_texts(positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of each token's text, (B * T,), and the length of each text, (texts + 1,), from positions (B, T).
+
+    Texts are numbered from 1 over all rows; padding is text 0.
+    """
     positions = positions_BT.flatten()
     texts_T = torch.where(positions >= 0, (positions == 0).cumsum(0), 0)
     return texts_T, texts_T.bincount()
 
 
-def fits(chosen_TK: Tensor, texts_T: Tensor, capacities: Tensor, n_experts: int, by_TK: Tensor | None = None) -> Tensor:
-    """1.0 where an expert has room for a token, else 0.0, (T, K): it takes `capacities[text]` tokens of each text.
+def within_capacity(
+    chosen_TK: Tensor, texts_T: Tensor, capacities: Tensor, n_experts: int, by_TK: Tensor | None = None
+) -> Tensor:
+    """1.0 where a token is within its chosen expert's capacity, 0.0 where it is dropped, (T, K), fp32.
 
-    The first have room, or with `by_TK` those of which that is largest, and the first of equals.
+    An expert processes `capacities[text]` tokens of each text: the first ones, or, with `by_TK`, those with the largest values
+    there, and the first of equal ones.
     """
-    asked = (texts_T[:, None] * n_experts + chosen_TK).flatten()
+    # Expert e of text t is queue t * E + e; a token is kept if fewer than the capacity are ahead of it in its queue.
+    queue = (texts_T[:, None] * n_experts + chosen_TK).flatten()
     if by_TK is None:
-        queue = asked.argsort(stable=True)
+        order = queue.argsort(stable=True)
     else:
-        order = by_TK.flatten().argsort(descending=True, stable=True)
-        queue = order[asked[order].argsort(stable=True)]
-    sizes = asked.bincount()
-    ahead = torch.empty_like(asked)
-    ahead[queue] = torch.arange(len(asked), device=asked.device) - (sizes.cumsum(0) - sizes)[asked[queue]]
+        by_priority = by_TK.flatten().argsort(descending=True, stable=True)
+        order = by_priority[queue[by_priority].argsort(stable=True)]
+    sizes = queue.bincount()
+    ahead = torch.empty_like(queue)
+    ahead[order] = torch.arange(len(queue), device=queue.device) - (sizes.cumsum(0) - sizes)[queue[order]]
     return (ahead.view_as(chosen_TK) < capacities[texts_T, None]).to(torch.float32)

@@ -1,7 +1,7 @@
-"""Norms, gates and rotations that keep less for the backward pass than their steps, one by one, would.
+"""RMSNorm, SwiGLU's gate and rotary embeddings as autograd functions that save less for the backward pass.
 
-They make it again there. On CPUs the runtime computes them row by row (cpp/training_rows.hpp), elsewhere PyTorch in a few
-steps.
+Only their inputs are saved; intermediate results are computed again in the backward pass. On CPUs the native runtime computes
+them row by row (cpp/training_rows.hpp), elsewhere PyTorch does.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ordito import _core
-from ordito.nn.products import KINDS, computes
+from ordito.nn.products import KINDS, use_runtime
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in fp32, (..., D); the result has `dtype`."""
-    by_runtime = computes(x.dtype, x, weight) and weight.dtype == torch.float32 and dtype in KINDS
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, (..., D), computed in fp32 and returned in `dtype`."""
+    by_runtime = use_runtime(x.dtype, x, weight) and weight.dtype == torch.float32 and dtype in KINDS
     way = _RmsNormRows if by_runtime else _RmsNorm
     y: Tensor = way.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
     return y
@@ -72,7 +72,7 @@ class _RmsNormRows(Function):
 
 def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, (..., F)."""
-    way = _SiluGateRows if computes(gate.dtype, gate, up) and gate.dtype == up.dtype else _SiluGate
+    way = _SiluGateRows if use_runtime(gate.dtype, gate, up) and gate.dtype == up.dtype else _SiluGate
     y: Tensor = way.apply(gate, up)  # type: ignore[no-untyped-call]
     return y
 
@@ -109,35 +109,37 @@ class _SiluGateRows(Function):
         return grad_gate, grad_up
 
 
-def turn(x_BNTH: Tensor, cos_B1TP: Tensor, sin_B1TP: Tensor, interleaved: bool) -> Tensor | None:
-    """The first 2 P channels of every head turned by angles, of the type of x; the others pass through.
+def rotate_heads(x_BNTH: Tensor, cos_B1TP: Tensor, sin_B1TP: Tensor, interleaved: bool) -> Tensor | None:
+    """Rotary embedding of the first 2 P channels of every head, in the dtype of x; the other channels pass through.
 
-    Pairs are (p, p + P), or (2 p, 2 p + 1) where they are `interleaved`. None where the runtime does not do it.
+    Channels are rotated in pairs (p, p + P), or (2 p, 2 p + 1) if `interleaved`. Returns None where the native runtime cannot
+    compute it.
     """
-    if not (computes(x_BNTH.dtype, x_BNTH) and cos_B1TP.dtype == torch.float32 and x_BNTH.stride(-1) == 1):
+    if not (use_runtime(x_BNTH.dtype, x_BNTH) and cos_B1TP.dtype == torch.float32 and x_BNTH.stride(-1) == 1):
         return None
     angles = cos_B1TP[:, 0].contiguous(), sin_B1TP[:, 0].contiguous()
-    y: Tensor = _Turn.apply(x_BNTH, *angles, interleaved)  # type: ignore[no-untyped-call]
+    y: Tensor = _RotateHeads.apply(x_BNTH, *angles, interleaved)  # type: ignore[no-untyped-call]
     return y
 
 
-class _Turn(Function):
+class _RotateHeads(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.interleaved = interleaved
-        return _turned(x.detach(), cos, sin, interleaved, back=False)
+        return _rotated(x.detach(), cos, sin, interleaved, back=False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _turned(upstream, cos, sin, ctx.interleaved, back=True), None, None, None
+        return _rotated(upstream, cos, sin, ctx.interleaved, back=True), None, None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, back: bool) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, back: bool) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
-    y = torch.empty(len(x), x.shape[2], x.shape[1], x.shape[3], dtype=x.dtype).transpose(1, 2)  # as maps read and write it
+    # Laid out as (B, T, N, H), which the linear maps before and after read and write.
+    y = torch.empty(len(x), x.shape[2], x.shape[1], x.shape[3], dtype=x.dtype).transpose(1, 2)
     angles = cos.expand(len(x), -1, -1), sin.expand(len(x), -1, -1)
     _core.rotate_heads(x, *angles, interleaved, back, y, torch.get_num_threads())
     return y

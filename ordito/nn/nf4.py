@@ -1,10 +1,10 @@
-"""Weights of 4 bits beneath adapters (QLoRA, https://arxiv.org/abs/2305.14314): NF4 with doubly quantized scales.
+"""NF4: frozen 4-bit weights beneath adapters, with double quantization of the scales (QLoRA, arXiv:2305.14314).
 
-    w[i] = LEVELS[code[i]] * scale[i // 64]                    a code has 4 bits, the first of a byte is its high half
-    scale[j] = SCALES[c[j]] * largest[j // 256] + mean         a scale has 8 bits, the mean is that of the tensor's scales
+    w[i] = LEVELS[code[i]] * scale[i // 64]              codes of 4 bits, the first of two in the high half of a byte
+    scale[j] = SCALES[c[j]] * absmax[j // 256] + mean    codes of 8 bits; `mean` is the mean of the tensor's scales
 
-The codes are those of bitsandbytes, bit for bit (its `backends/default/ops.py`, `functional.py`): an element is divided by the
-largest magnitude of its block and takes the nearest level. Together that is 4.13 bits an element instead of 32.
+An element is divided by the largest magnitude (absmax) of its block, which is the scale, and rounded to the nearest level. The
+codes are those of bitsandbytes, bit for bit (its `backends/default/ops.py`, `functional.py`): 4.13 bits per element in all.
 """
 
 from __future__ import annotations
@@ -22,61 +22,61 @@ from ordito.nn.feedforward import StackedLinear
 from ordito.nn.norm import Linear
 
 BLOCK = 64
-"""Elements that share a scale."""
+"""Elements per scale."""
 SCALE_BLOCK = 256
-"""Scales that share a scale of their own."""
-PIECE = 1 << 18
-"""Elements that are turned at once, so that what is made on the way stays small."""
-SMALLEST = 1e-38
-"""What a block of zeros is divided by."""
+"""Scales per scale of the second quantization."""
+CHUNK = 1 << 18
+"""Elements that are quantized or dequantized at once, which bounds the memory of intermediate results."""
+MIN_SCALE = 1e-38
+"""The divisor of a block of zeros."""
 
 LEVELS = torch.tensor(
     [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
      -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
      0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
 )  # fmt: skip
-"""Quantiles of the normal distribution, 0 among them (16,), fp32 (appendix E of the paper)."""
+"""The levels of NF4, ascending, (16,), fp32: quantiles of the normal distribution, and 0 (appendix E of the paper)."""
 
 
 def _scale_levels() -> Tensor:
-    """Levels of the scales, (256,), ascending ("dynamic" 8 bits, https://arxiv.org/abs/1511.04561).
+    """Levels of the scales, ascending, (256,), fp32: the 8-bit dynamic data type (arXiv:1511.04561).
 
-    Of each sign and decade 10^-6 ... 1 the middles of equal parts of [0.1, 1], twice as many in each decade as in the one
-    before; and 0 and 1.
+    For each sign and each decade 10^-6 ... 1: the centres of equal parts of [0.1, 1] times the decade, twice as many as in the
+    decade before; and 0 and 1.
     """
     levels = [0.0, 1.0]
     for decade in range(7):
         edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
-        middles = (10.0 ** (decade - 6) * ((edges[:-1] + edges[1:]) / 2.0)).tolist()
-        levels += middles + [-middle for middle in middles]
+        centres = (10.0 ** (decade - 6) * ((edges[:-1] + edges[1:]) / 2.0)).tolist()
+        levels += centres + [-centre for centre in centres]
     return torch.tensor(sorted(levels), dtype=torch.float32)
 
 
 SCALES = _scale_levels()
-PAIRS = torch.stack((LEVELS.repeat_interleave(16), LEVELS.repeat(16)), dim=1).view(torch.int64).flatten()
-"""What a byte stands for, (256,): two values, read as one number of 8 bytes, since that many are then found at once."""
+LEVEL_PAIRS = torch.stack((LEVELS.repeat_interleave(16), LEVELS.repeat(16)), dim=1).view(torch.int64).flatten()
+"""The two fp32 levels of each byte of codes, seen as one int64, (256,): one look-up dequantizes two elements."""
 
 
-def quantized(values: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Codes (n,), uint8, and the largest magnitude of each block, fp32, of values (n,); the last block may be shorter."""
-    parts = [_quantized(part, levels.to(values.device), block) for part in torch.split(values, PIECE)]
-    return torch.cat([codes for codes, _ in parts]), torch.cat([largest for _, largest in parts])
+def quantize_blocks(values: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Codes (n,), uint8, and absmax of each block, fp32, of values (n,); the last block may be shorter."""
+    parts = [_quantize_chunk(part, levels.to(values.device), block) for part in torch.split(values, CHUNK)]
+    return torch.cat([codes for codes, _ in parts]), torch.cat([absmax for _, absmax in parts])
 
 
-def _quantized(values: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def _quantize_chunk(values: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tensor]:
     whole = len(values) // block * block
     blocks, rest = values[:whole].float().view(-1, block), values[whole:].float()
-    largest = blocks.abs().amax(dim=1)
-    shares = (blocks * (1.0 / largest.clamp(min=SMALLEST))[:, None]).flatten()
+    absmax = blocks.abs().amax(dim=1)
+    shares = (blocks * (1.0 / absmax.clamp(min=MIN_SCALE))[:, None]).flatten()
     if len(rest):
-        # A division here and a reciprocal above, as bitsandbytes has it: the last bit may decide for a level.
-        last = rest.abs().max().clamp(min=SMALLEST)
-        largest, shares = torch.cat((largest, last[None])), torch.cat((shares, rest / last))
+        # A division here but a reciprocal above, as in bitsandbytes: the last bit of the quotient may decide on the level.
+        last = rest.abs().max().clamp(min=MIN_SCALE)
+        absmax, shares = torch.cat((absmax, last[None])), torch.cat((shares, rest / last))
     codes = torch.bucketize(shares.clamp(-1, 1), (levels[:-1] + levels[1:]) / 2, out_int32=True)
-    return codes.to(torch.uint8), largest
+    return codes.to(torch.uint8), absmax
 
 
-def blockwise(values: Tensor, scales: Tensor, block: int) -> Tensor:
+def scale_blocks(values: Tensor, scales: Tensor, block: int) -> Tensor:
     """values[i] * scales[i // block], (n,), in place; the last block may be shorter."""
     whole = len(values) // block * block
     values[:whole].view(-1, block).mul_(scales[: whole // block, None])
@@ -85,42 +85,42 @@ def blockwise(values: Tensor, scales: Tensor, block: int) -> Tensor:
 
 
 class Nf4(nn.Module):
-    """A frozen weight (out, in) in NF4. Its codes are no part of a state dict: they come of the base's weights."""
+    """A frozen weight (out, in) in NF4. Its codes are not in the state dict: they are computed from the base's weights."""
 
     codes: Tensor
     scale_codes: Tensor
-    largest: Tensor
+    absmax: Tensor
     mean: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.shape, self.dtype = tuple(weight.shape), weight.dtype
-        codes, scales = quantized(weight.detach().flatten(), LEVELS, BLOCK)
+        codes, scales = quantize_blocks(weight.detach().flatten(), LEVELS, BLOCK)
         high, low = F.pad(codes, (0, len(codes) % 2), value=7).view(-1, 2).unbind(1)
         mean = scales.mean()
-        scale_codes, largest = quantized(scales - mean, SCALES, SCALE_BLOCK)
-        found = {"codes": (high << 4) | low, "scale_codes": scale_codes, "largest": largest, "mean": mean}
+        scale_codes, absmax = quantize_blocks(scales - mean, SCALES, SCALE_BLOCK)
+        found = {"codes": (high << 4) | low, "scale_codes": scale_codes, "absmax": absmax, "mean": mean}
         for name, tensor in found.items():
             self.register_buffer(name, tensor, persistent=False)
 
     def weight(self) -> Tensor:
-        """The weight (out, in), made anew at every call."""
+        """The weight (out, in), dequantized anew at every call."""
         device = self.codes.device
         scales = SCALES.to(device).index_select(0, self.scale_codes.int())
-        scales = blockwise(scales, self.largest, SCALE_BLOCK).add_(self.mean)
+        scales = scale_blocks(scales, self.absmax, SCALE_BLOCK).add_(self.mean)
         pairs = torch.empty(len(self.codes), dtype=torch.int64, device=device)
-        for codes, found in zip(torch.split(self.codes, PIECE), torch.split(pairs, PIECE), strict=True):
-            torch.index_select(PAIRS.to(device), 0, codes.int(), out=found)
+        for codes, found in zip(torch.split(self.codes, CHUNK), torch.split(pairs, CHUNK), strict=True):
+            torch.index_select(LEVEL_PAIRS.to(device), 0, codes.int(), out=found)
         values = pairs.view(torch.float32)[: prod(self.shape)]
-        return blockwise(values, scales, BLOCK).view(self.shape).to(self.dtype)
+        return scale_blocks(values, scales, BLOCK).view(self.shape).to(self.dtype)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """W x + bias, (..., in) -> (..., out), of which only the codes are kept for the backward pass."""
-        y: Tensor = _Frozen.apply(x, self, bias)  # type: ignore[no-untyped-call]
+        """W x + bias, (..., in) -> (..., out). The backward pass dequantizes W again: only codes are kept for it."""
+        y: Tensor = _Nf4Linear.apply(x, self, bias)  # type: ignore[no-untyped-call]
         return y
 
 
-class _Frozen(Function):
+class _Nf4Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, frozen: Nf4, bias: Tensor | None) -> Tensor:
         ctx.frozen, ctx.dtype = frozen, x.dtype
@@ -133,7 +133,7 @@ class _Frozen(Function):
 
 
 class Nf4Linear(Linear):
-    """A linear map whose weight is kept in NF4; `weight` makes it anew."""
+    """A linear map with a frozen NF4 weight."""
 
     def __init__(self, linear: Linear) -> None:
         nn.Module.__init__(self)
@@ -142,17 +142,17 @@ class Nf4Linear(Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """(out, in), made anew at every call."""
+        """(out, in), dequantized anew at every call."""
         return self.frozen.weight()
 
-    def plain(self, x: Tensor) -> Tensor:
-        """W x + b, without what lies beside it."""
+    def base(self, x: Tensor) -> Tensor:
+        """W x + b, without adapters."""
         y: Tensor = self.frozen(x, self.bias)
         return y
 
 
 class Nf4StackedLinear(StackedLinear):
-    """Stacked linear maps whose weights are kept in NF4, each apart; `weight` makes them anew."""
+    """Stacked linear maps with frozen NF4 weights, each quantized by itself."""
 
     def __init__(self, maps: StackedLinear) -> None:
         nn.Module.__init__(self)
@@ -161,18 +161,18 @@ class Nf4StackedLinear(StackedLinear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """(E, out, in), made anew at every call."""
+        """(E, out, in), dequantized anew at every call."""
         return torch.stack([frozen.weight() for frozen in self._frozen])
 
-    def plain(self) -> Callable[[int, Tensor], Tensor]:
-        """(e, x (n, in)) -> (n, out), by the e-th map, without what lies beside it."""
+    def base(self) -> Callable[[int, Tensor], Tensor]:
+        """A function (e, x (n, in)) -> (n, out): x through the e-th map, without adapters."""
         return lambda e, x_n: self._frozen[e].forward(x_n, None if self.bias is None else self.bias[e])
 
 
 def quantize_linears(module: nn.Module, paths: list[str]) -> None:
-    """Put NF4 in the place of the weights of linear maps, one after another, so that no more than one is there twice.
+    """Replace the linear maps at `paths` by NF4 ones, one at a time, so that at most one weight is in memory twice.
 
-    Those that are in NF4 already are left alone.
+    Maps that are NF4 already are left alone.
     """
     for path in paths:
         owner, _, name = path.rpartition(".")
@@ -180,5 +180,5 @@ def quantize_linears(module: nn.Module, paths: list[str]) -> None:
         if isinstance(found, (Nf4Linear, Nf4StackedLinear)):
             continue
         assert isinstance(found, (Linear, StackedLinear)), f"{path} is a {type(found).__name__}"
-        made = Nf4StackedLinear(found) if isinstance(found, StackedLinear) else Nf4Linear(found)
-        setattr(module.get_submodule(owner), name, made.train(found.training))
+        quantized = Nf4StackedLinear(found) if isinstance(found, StackedLinear) else Nf4Linear(found)
+        setattr(module.get_submodule(owner), name, quantized.train(found.training))

@@ -1,4 +1,4 @@
-"""Linear maps, tables, norms and activations. Made without values: `Transformer` sets them, or a checkpoint."""
+"""Linear maps, tables, norms and activations. Parameters are made uninitialised; `Transformer` or a checkpoint sets them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ordito.nn.step import Step
 
 
 def gelu_sigmoid(x: Tensor, slope: float = spec.GELU_SIGMOID_SLOPE) -> Tensor:
-    """x * sigmoid(slope x), (...)."""
+    """x * sigmoid(slope * x), (...): an approximation of GELU (arXiv:1606.08415, section 2)."""
     return x * torch.sigmoid(slope * x)
 
 
@@ -29,47 +29,50 @@ ACTIVATIONS: dict[spec.Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
-Beside = Callable[[Tensor, Tensor, Callable[[], Tensor], Tensor | None], Tensor]
-"""What lies beside a map: (x (n, in), y = W x + b (n, out), how W is had, b) -> another y, in whose memory it may be made."""
+AdapterFunction = Callable[[Tensor, Tensor, Callable[[], Tensor], Tensor | None], Tensor]
+"""An adapter of a linear map: (x (n, in), y = W x + b (n, out), a function that returns W, b) -> the changed y (n, out).
+
+It may write into y.
+"""
 
 
 class Linear(nn.Linear):
-    """A linear map y = W x (+ b) whose values are set later. Adapters may lie `beside` it."""
+    """A linear map y = W x (+ b), uninitialised, with the active `adapters` (LoRA), if any."""
 
-    beside: tuple[Beside, ...] = ()
+    adapters: tuple[AdapterFunction, ...] = ()
 
     def reset_parameters(self) -> None:
-        """Nothing: values that are about to be replaced cost time."""
+        """Do nothing: the values are about to be replaced."""
 
-    def plain(self, x: Tensor) -> Tensor:
-        """W x + b, without what lies beside it."""
+    def base(self, x: Tensor) -> Tensor:
+        """W x + b, without adapters."""
         return linear(x, self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if not self.beside:
-            return self.plain(x)
+        if not self.adapters:
+            return self.base(x)
         x_ni = x.reshape(-1, self.in_features)
-        y_no = self.plain(x_ni)
-        for adapt in self.beside:
+        y_no = self.base(x_ni)
+        for adapt in self.adapters:
             y_no = adapt(x_ni, y_no, lambda: self.weight, self.bias)
         return y_no.view(*x.shape[:-1], self.out_features)
 
 
 class Table(nn.Embedding):
-    """Rows of vectors whose values are set later. Adapters may lie `beside` it."""
+    """An embedding table (rows, D), uninitialised, with the active `adapters` (LoRA), if any."""
 
-    beside: tuple[Beside, ...] = ()
+    adapters: tuple[AdapterFunction, ...] = ()
 
     def reset_parameters(self) -> None:
-        """Nothing: values that are about to be replaced cost time."""
+        """Do nothing: the values are about to be replaced."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., D)."""
-        if not self.beside:
+        if not self.adapters:
             return super().forward(ids)
         rows_nD = super().forward(ids.flatten())
-        for adapt in self.beside:
+        for adapt in self.adapters:
             rows_nD = adapt(ids.flatten(), rows_nD, lambda: self.weight, None)
         return rows_nD.view(*ids.shape, self.embedding_dim)
 
@@ -84,14 +87,14 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(block.d_model)) if block.bias else None
 
     def initialise(self) -> None:
-        """Set the weight so that it changes nothing."""
+        """Set the scale to one and the bias to zero."""
         if self.weight is not None:
             nn.init.constant_(self.weight, 1.0 - self.block.weight_offset)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
-        """Normalise the last axis of x, (..., D); under autocast the result has the type of the products that it goes into."""
+        """Normalise x over its last axis, (..., D); under autocast the result has the dtype of the matrix products after it."""
         b = self.block
         if b.kind == "rms" and self.weight is not None and not b.bias and x.dtype == torch.float32 and torch.is_grad_enabled():
             scale = self.weight + b.weight_offset if b.weight_offset else self.weight

@@ -1,7 +1,7 @@
-"""Linear maps in training on CPUs, by products of our own (cpp/product.hpp) where they are faster than PyTorch's.
+"""Linear maps in training on CPUs, by the native runtime's matrix product (cpp/product.hpp) where it is faster than PyTorch's.
 
-What comes in is rounded as it is packed, so that no copy of the weights in another type is made, and the gradient of a weight
-is summed up in fp32 straight into its own type.
+Inputs are rounded while they are packed into panels, so that no copy of the weights in another dtype is made. The gradient of
+a weight is accumulated in fp32 and written in the weight's dtype.
 """
 
 from __future__ import annotations
@@ -19,60 +19,63 @@ from torch.autograd.function import once_differentiable
 from ordito import _core
 
 KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-"""The types that products are of, and what the runtime calls them."""
-WORTH = 1 << 16
-"""Numbers of a tensor from which on a call of the runtime costs less than it saves."""
+"""The dtypes that products are computed in, and the runtime's names of them."""
+MIN_ELEMENTS = 1 << 16
+"""Elements of a tensor from which on calling the runtime pays."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """W x + b, (..., in) -> (..., out), in the type that autocast asks for, as `torch.nn.functional.linear` does it.
+    """W x + b, (..., in) -> (..., out), in the dtype of autocast while it is on, as `torch.nn.functional.linear`.
 
-    Its gradient can be taken once; where none is wanted, and wherever PyTorch is as fast, PyTorch computes.
+    Differentiable once. PyTorch computes it where no gradient is recorded, or where PyTorch is as fast.
     """
     kind = product_type(x)
-    if not (computes(kind, x, weight) and (kind != torch.float32 or _mkl_is_slow())):
+    if not (use_runtime(kind, x, weight) and (kind != torch.float32 or _mkl_is_slow())):
         return F.linear(x, weight, bias)
     y_no: Tensor = _Linear.apply(x.flatten(0, -2), weight, bias, kind)  # type: ignore[no-untyped-call]
     return y_no.view(*x.shape[:-1], len(weight))
 
 
 def product_type(x: Tensor) -> torch.dtype:
-    """The type of products with x: that of autocast while it is on, or its own."""
+    """The dtype of matrix products with x: that of autocast while it is on, else its own."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def computes(kind: torch.dtype, *tensors: Tensor) -> bool:
-    """Whether gradients are wanted, and the runtime has products of this kind that can read them, the first not a small one."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or tensors[0].numel() < WORTH:
+def use_runtime(kind: torch.dtype, *tensors: Tensor) -> bool:
+    """Whether the native runtime should compute an operation in dtype `kind` on these tensors.
+
+    It should if gradients are recorded, it has kernels of this dtype, it can read the tensors, and the first is large enough.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or tensors[0].numel() < MIN_ELEMENTS:
         return False
-    return _there(kind) and all(map(_plain, tensors))
+    return _has_kernels(kind) and all(map(_readable, tensors))
 
 
 def product(a: Tensor, b: Tensor, kind: torch.dtype, to: torch.dtype) -> Tensor:
-    """A B, (m, n), of (m, k) and (k, n) rounded to `kind`, summed up in fp32 and then of the type `to`."""
+    """A B, (m, n), of (m, k) and (k, n), both rounded to `kind`, accumulated in fp32 and returned in the dtype `to`."""
     c = torch.empty(len(a), b.shape[1], dtype=to)
-    _core.multiply(KINDS[kind], _along_an_axis(a), _along_an_axis(b), c, torch.get_num_threads())
+    _core.multiply(KINDS[kind], _with_unit_stride(a), _with_unit_stride(b), c, torch.get_num_threads())
     return c
 
 
-def _along_an_axis(x: Tensor) -> Tensor:
+def _with_unit_stride(x: Tensor) -> Tensor:
     return x if 1 in x.stride() else x.contiguous()
 
 
-def _plain(x: Tensor) -> bool:
-    """Whether a tensor's numbers lie in this machine's memory, all of them, as they are."""
+def _readable(x: Tensor) -> bool:
+    """Whether the runtime can read the elements in memory: an ordinary CPU tensor, no `DTensor` or other subclass."""
     return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype in KINDS
 
 
 @cache
-def _there(kind: torch.dtype) -> bool:
+def _has_kernels(kind: torch.dtype) -> bool:
     return kind in KINDS and _core.has_products(KINDS[kind]) and _core.has_team()
 
 
 @cache
 def _mkl_is_slow(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether fp32 products are Intel's library's, on a processor of somebody else: half as fast there as they could be."""
+    """Whether PyTorch uses MKL on a processor that is not Intel's, where fp32 products reach half of the possible speed."""
     try:
         return bool(torch.backends.mkl.is_available()) and "GenuineIntel" not in cpuinfo.read_text()  # type: ignore[no-untyped-call]
     except OSError:  # not Linux

@@ -20,13 +20,13 @@ from ordito.spec import MixtureOfExperts, Spec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FIRST_CAPACITY = 256
-"""Tokens that a session has room for at first; room doubles when it is used up."""
+"""Capacity of a new sequence's cache, in tokens; it doubles whenever it is exceeded."""
 CHUNK = 512
-"""Tokens of a prompt that are read at once: what a layer computes for them need not grow with the prompt."""
+"""Tokens of a prompt that are prefilled at once, so that the memory of activations does not grow with the prompt."""
 
 
 def load_transformer(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Transformer:
-    """The module of a checkpoint's spec with the checkpoint's weights."""
+    """The module of a checkpoint's spec with the checkpoint's weights in `dtype`, in evaluation mode."""
     with torch.device("meta"):
         module = Transformer(checkpoint.spec)
     weights = {name: torch.from_numpy(_owned(array)).to(dtype) for name, array in checkpoint}
@@ -35,12 +35,12 @@ def load_transformer(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32)
 
 
 def _owned(array: np.ndarray) -> np.ndarray:
-    """The array itself, or a copy of a read-only one: PyTorch writes where it likes."""
+    """The array itself, or a copy if it is read-only, which PyTorch tensors cannot be."""
     return array if array.flags.writeable else array.copy()
 
 
 class TorchSession:
-    """A sequence in a PyTorch cache."""
+    """A sequence with its KV cache."""
 
     def __init__(self, module: Transformer, source: Source | None = None) -> None:
         self.module, self.source = module, source
@@ -53,12 +53,12 @@ class TorchSession:
         return self.cache.length
 
     def feed(self, token_ids: Sequence[int], greatest: int = 0) -> Floats:
-        """Read more tokens; returns the logits (V,) that follow the last of them, all of them whatever is asked."""
+        """Read more tokens; returns the logits (V,) after the last of them. `greatest` is ignored: all V are returned."""
         return self.read(token_ids, [len(token_ids) - 1])[0]
 
     @torch.inference_mode()
     def read(self, token_ids: Sequence[int], wanted: Sequence[int]) -> Floats:
-        """Read more tokens; returns the logits (wanted, V) that follow some of them."""
+        """Read more tokens; returns the logits (len(wanted), V) after those at the indices `wanted`, which ascend."""
         ids = list(token_ids)
         needed = self.cache.length + len(ids)
         if needed > self.cache.capacity:
@@ -72,17 +72,17 @@ class TorchSession:
                 rows = [row - start for row in wanted if start <= row < start + size]
                 found.append(floats_of(self.module.project(hidden[0, rows])))
             return np.concatenate(found)
-        except BaseException:  # Ctrl-C between two layers, too: places without keys must not count as read
+        except BaseException:  # also Ctrl-C between two layers: places whose keys are not written must not count as cached
             self.cache.rewind(before)
             raise
 
     @torch.inference_mode()
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` tokens; or all, where windows no longer hold what came before them."""
+        """Truncate to the first `length` tokens, or to none if sliding windows no longer hold the tokens before that place."""
         self.cache.rewind(length)
 
     def fork(self, length: int) -> TorchSession:
-        """A copy that begins with the first `length` tokens, or with none, where windows no longer hold what came before."""
+        """A copy of the first `length` tokens, or an empty one if sliding windows no longer hold those before that place."""
         other = copy.copy(self)
         other.cache = copy.deepcopy(self.cache)
         other.rewind(length)
@@ -90,13 +90,16 @@ class TorchSession:
 
 
 def reads_whole(module: Transformer) -> bool:
-    """Whether what comes later in a text changes what came before: rope stretches with the text, or experts fill up."""
-    fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in module.spec.leaves())
-    return module.stretches or fills
+    """Whether a prompt must be read in one forward pass, because its length changes the results of its earlier tokens.
+
+    It does if rotary frequencies depend on the length, or if experts have a capacity.
+    """
+    limited = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in module.spec.leaves())
+    return module.rope_depends_on_length or limited
 
 
 class TorchRuntime:
-    """A checkpoint as a PyTorch module on the CPU; an `adapter` lies beside it under the name `adapter`, switched on."""
+    """A checkpoint as a PyTorch module on the CPU; an `adapter` is attached under the name `adapter`, and active."""
 
     spared = 0
 
@@ -115,7 +118,7 @@ class TorchRuntime:
             self.adapters.use("adapter")
 
     def session(self, source: Sequence[int] | None = None) -> TorchSession:
-        """An empty sequence, which grows as it is fed; of an encoder-decoder, one that answers the `source`."""
+        """An empty sequence; of an encoder-decoder, one that answers the `source`."""
         return TorchSession(self.module, self._encoded(source))
 
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> TorchSession:
@@ -125,7 +128,10 @@ class TorchRuntime:
         return self.session(source)
 
     def step(self, parts: Sequence[tuple[TorchSession, Sequence[int]]], wanted: Sequence[int], greatest: int = 0) -> Floats:
-        """Read more tokens of several sequences, one after another; all logits (wanted, V) after those rows of what is read."""
+        """Read more tokens of several sequences, one after another; returns all logits (len(wanted), V).
+
+        `wanted` are ascending indices into the tokens of all `parts`, concatenated: the logits after these are returned.
+        """
         found, start = [], 0
         for sequence, ids in parts:
             rows = [row - start for row in wanted if start <= row < start + len(ids)]
@@ -139,7 +145,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
-        """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
+        """Logits (T, V) after each token; of an encoder-decoder, as an answer to the `source`."""
         return floats_of(self.module(torch.tensor([list(token_ids)]), source=self._encoded(source))[0])
 
     @torch.inference_mode()
@@ -163,7 +169,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def transform(self, vectors_ND: Floats) -> Floats:
-        """Vectors (N, D) through the dense maps of the model's pooling, (N, D')."""
+        """Pooled vectors (N, D) through the dense layers that follow the pooling, (N, D')."""
         return floats_of(self.module.transform(torch.from_numpy(vectors_ND)))
 
     @torch.inference_mode()
@@ -171,7 +177,7 @@ class TorchRuntime:
         return None if source is None else self.module.encode(torch.tensor([list(source)]))
 
     def weights(self) -> dict[str, Floats]:
-        """Every tensor of the model under its canonical name, in fp32. Raises `OrditoError` while an adapter is on."""
+        """Every tensor of the model under its canonical name, in fp32. Raises `OrditoError` while an adapter is active."""
         if self.adapters.active is not None:
-            raise OrditoError("an adapter lies beside the weights, which are not its own: load it with merge=True")
+            raise OrditoError("the weights do not include the adapter that is attached: load it with merge=True")
         return {name: floats_of(tensor) for name, tensor in self.module.state_dict().items()}

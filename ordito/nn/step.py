@@ -8,21 +8,22 @@ import torch
 from torch import Tensor
 
 from ordito.nn.cache import Cache
-from ordito.nn.lean import turn
+from ordito.nn.lean import rotate_heads
 from ordito.spec import Attention, BlockSparse, Rope, Temperature
 
 PADDING = -1
-"""The position of a token that is not there: it is seen by nobody, whatever side of the text it stands on."""
+"""The position of padding, on either side of a text: no query attends to it."""
 
 
 @dataclass
 class Step:
-    """One forward pass over T new tokens, seeing S key positions (the cached ones and the new ones).
+    """One forward pass: queries of T new tokens attend to S keys, those of cached tokens and of the new ones.
 
-    Positions alone say who sees whom, so that rows of unequal length, padding on either side and cached keys need no
-    cases of their own. Masks, angles, temperatures and relative biases are made once and shared by the layers that want the
-    same. `source_BSD` are an encoder's states, `source_valid_BS` says which of them are there. With `documents_BT` several
-    texts share a row, each with positions of its own, and see nothing of each other.
+    Masks follow from positions alone, so that rows of unequal length, padding on either side and cached keys are not special
+    cases. Masks, rotary angles, temperatures and relative biases are computed once and shared by all layers with the same
+    settings. `source_BSD` are an encoder's hidden states, `source_valid_BS` is false at their padding. `documents_BT` numbers
+    the texts of packed rows, which do not attend to each other; each has positions of its own. `length` is the number of
+    positions, past ones included; `dtype` is that of activations.
     """
 
     q_positions_BT: Tensor
@@ -39,7 +40,7 @@ class Step:
     temperatures: dict[Temperature, Tensor] = field(default_factory=dict)
 
     def visible(self, block: Attention) -> Tensor:
-        """Who sees whom in `block`, (B, 1 or N, T, S), true where query t may look at key s."""
+        """The attention mask of `block`, (B, 1 or N, T, S), bool: true where query t attends to key s."""
         if block.cross:
             valid_BS = self.source_valid_BS
             if valid_BS is None:
@@ -57,7 +58,7 @@ class Step:
         sparse: BlockSparse | None = None,
         heads: int = 1,
     ) -> Tensor:
-        """The mask of one kind of attention, (B, 1, T, S), or (B, N, T, S) where each head has its own."""
+        """The self-attention mask of these settings, bool, (B, 1, T, S), or (B, N, T, S) if `sparse`: each head has its own."""
         key = (causal, window, chunk, sparse, heads)
         if key not in self.masks:
             q_B1T1, k_B11S = self.q_positions_BT[:, None, :, None], self.k_positions_BS[:, None, None, :]
@@ -74,19 +75,19 @@ class Step:
                 head_N11 = torch.arange(heads, device=seen.device)[:, None, None]
                 q_block, k_block = q_B1T1 // sparse.block, k_B11S // sparse.block
                 seen = seen & ((q_block - k_block < sparse.local) | ((k_block + head_N11 + 1) % sparse.stride == 0))
-            # A padded query sees everything: what it computes is never used, but a row without keys would be NaN.
+            # Padded queries attend to everything: their output is never used, but softmax over no key would give NaN.
             self.masks[key] = seen | (q_B1T1 < 0)
         return self.masks[key]
 
     def temperature(self, scaling: Temperature) -> Tensor:
-        """The factors of the new tokens' queries, (B, 1, T, 1)."""
+        """The factors that scale the queries of the new tokens, (B, 1, T, 1)."""
         if scaling not in self.temperatures:
             factors = torch.tensor([scaling.factor(p) for p in range(self.length)], device=self.q_positions_BT.device)
             self.temperatures[scaling] = factors[self.q_positions_BT.clamp(min=0)][:, None, :, None].to(self.dtype)
         return self.temperatures[scaling]
 
     def cos_sin(self, rope: Rope) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles of the new tokens, each (B, 1, T, dim / 2), in fp32 until the last."""
+        """Cosines and sines of the rotary angles of the new tokens, (B, 1, T, dim / 2) each, computed in fp32, in `dtype`."""
         if rope not in self.angles:
             frequencies = torch.tensor(rope.frequencies(self.length), dtype=torch.float32, device=self.q_positions_BT.device)
             angles = self.q_positions_BT[:, None, :, None].float() * frequencies
@@ -96,9 +97,9 @@ class Step:
 
 
 def rotate(x_BNTH: Tensor, rope: Rope, step: Step) -> Tensor:
-    """Turn the first `rope.dim` channels of every head by its token's angles; the others pass through."""
+    """Rotary position embedding (RoFormer, arXiv:2104.09864) of x (B, N, T, H); channels beyond `rope.dim` pass through."""
     cos, sin = step.cos_sin(rope)
-    by_runtime = turn(x_BNTH, cos, sin, rope.layout != "half")
+    by_runtime = rotate_heads(x_BNTH, cos, sin, rope.layout != "half")
     if by_runtime is not None:
         return by_runtime
     turned, kept = x_BNTH[..., : rope.dim], x_BNTH[..., rope.dim :]

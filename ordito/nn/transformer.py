@@ -1,4 +1,4 @@
-"""A spec as a PyTorch module: the readable reference, for training, for GPUs, and for other readers to be held against."""
+"""A spec as a PyTorch module: the readable reference, for training, for GPUs, and to test other backends against."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ordito.errors import ContextError, SpecError
 from ordito.nn.attention import Attention, LatentAttention
 from ordito.nn.cache import Cache
 from ordito.nn.feedforward import FeedForward, MixtureOfExperts
-from ordito.nn.norm import Beside, Dense, Norm, Table
+from ordito.nn.norm import AdapterFunction, Dense, Norm, Table
 from ordito.nn.products import linear
 from ordito.nn.step import PADDING, Step
 
@@ -42,24 +42,24 @@ class Embedding(nn.Module):
 
 
 class Head(nn.Module):
-    """`spec.Head`. A tied head is lent the embedding's weight by `Transformer`, so that it is one parameter under one name."""
+    """`spec.Head`. A tied head uses the embedding's weight (`tied_to`), so that it is one parameter under one name."""
 
-    beside: tuple[Beside, ...] = ()
+    adapters: tuple[AdapterFunction, ...] = ()
 
     def __init__(self, block: spec.Head) -> None:
         super().__init__()
         self.block = b = block
         self.weight = None if b.tied else nn.Parameter(torch.empty(b.vocab_size, b.d_model))
         self.bias = nn.Parameter(torch.empty(b.vocab_size)) if b.bias else None
-        self.lender: list[nn.Embedding] = []  # a list, so that the embedding is not registered a second time
+        self.tied_to: list[nn.Embedding] = []  # set by `Transformer`; a list, so that the embedding is not registered twice
 
     def forward(self, hidden_BTD: Tensor, step: Step | None = None) -> Tensor:
         """(..., D) -> (..., V)."""
-        weight = self.lender[0].weight if self.weight is None else self.weight
+        weight = self.tied_to[0].weight if self.weight is None else self.weight
         scaled = hidden_BTD if self.block.scale == 1.0 else hidden_BTD * self.block.scale
         rows_nD = scaled.reshape(-1, scaled.shape[-1])
         logits_nV = linear(rows_nD, weight, self.bias)
-        for adapt in self.beside:
+        for adapt in self.adapters:
             logits_nV = adapt(rows_nD, logits_nV, lambda: weight, self.bias)
         logits = logits_nV.view(*scaled.shape[:-1], len(weight))
         cap = self.block.softcap
@@ -84,9 +84,10 @@ MODULES: dict[type[spec.Block], type[nn.Module]] = {
 
 
 class Tree(nn.Module):
-    """A block and everything below it. Leaves are submodules under their own names; combinators are read as they stand.
+    """A block and all blocks within it. Leaf blocks are submodules, under their own names; combinators are interpreted.
 
-    With `recompute` a stack's layers keep nothing but what comes into each, and are computed again in the backward pass.
+    With `recompute`, the layers of a stack use activation checkpointing: each saves only its input, and is computed again in
+    the backward pass.
     """
 
     recompute = False
@@ -107,7 +108,7 @@ class Tree(nn.Module):
                 self.add_module(block.name, nn.ModuleList(Tree(layer) for layer in block.layers))
             case _:
                 if type(block) not in MODULES:
-                    raise SpecError(f"PyTorch has no reading of {type(block).__name__}")
+                    raise SpecError(f"there is no PyTorch module for the block {type(block).__name__}")
                 self.add_module(block.name, MODULES[type(block)](block))  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
@@ -138,24 +139,24 @@ class Tree(nn.Module):
 
 @dataclass(frozen=True)
 class Source:
-    """What an encoder made of a text: states (B, S, D), and which of them are there (None: all)."""
+    """An encoder's hidden states (B, S, D), and a mask (B, S), bool, false at padding (None: no padding)."""
 
     states_BSD: Tensor
     valid_BS: Tensor | None = None
 
 
 class NextToken(nn.Module):
-    """`spec.NextToken`."""
+    """`spec.NextToken`: a module of multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2)."""
 
     def __init__(self, block: spec.NextToken) -> None:
         super().__init__()
-        self.tree = [Tree(part) for part in block.parts]  # a list: the parts' own names are what the state dict has
+        self.tree = [Tree(part) for part in block.parts]  # in a list: the state dict has the names of the parts only
         for tree in self.tree:
             for name, module in tree.named_children():
                 self.add_module(name, module)
 
     def forward(self, embedded_BTD: Tensor, hidden_BTD: Tensor, step: Step) -> Tensor:
-        """Embeddings of the tokens after those of the hidden states, and these -> their hidden states, (B, T, D)."""
+        """Hidden states (B, T, D) from those of the previous depth and the embeddings of the next tokens, both (B, T, D)."""
         embedding_norm, hidden_norm, join, layer, norm = self.tree
         both = torch.cat((embedding_norm(embedded_BTD, step), hidden_norm(hidden_BTD, step)), dim=-1)
         return norm(layer(join(both, step), step), step)
@@ -164,10 +165,10 @@ class NextToken(nn.Module):
 class Transformer(Tree):
     """A whole model. The names in its `state_dict` are exactly those of `spec.tensors()`.
 
-    Token ids are (B, T), int64. `valid` (B, T), bool, is false where a row is padded, on either side; without it every
-    token counts. With a `cache` the tokens follow those that it holds. A model with an encoder needs a `source`: what
-    `encode` gives, or nothing but a cache that has read one. `documents` (B, T) packs several texts into a row: tokens of one
-    number are one text, which sees nothing of the others; -1 is padding.
+    Token ids are (B, T), int64. `valid` (B, T), bool, is the attention mask: false at padding, on either side; None means no
+    padding. With a `cache`, the tokens follow those that it holds. A model with an encoder needs a `source`, which `encode`
+    returns, unless its cache has one already. `documents` (B, T) numbers the texts of packed rows, which do not attend to each
+    other; -1 is padding.
     """
 
     def __init__(self, model: spec.Spec) -> None:
@@ -182,15 +183,15 @@ class Transformer(Tree):
         if model.ahead:
             self.ahead = nn.ModuleList(NextToken(block) for block in model.ahead)
         for head in (m for m in self.modules() if isinstance(m, Head)):
-            head.lender.append(self.get_submodule(model.embedding.name).tokens)  # type: ignore[arg-type]
-        self.stretches = any(leaf.rope and leaf.rope.depends_on_length for _, leaf in model.attentions)
+            head.tied_to.append(self.get_submodule(model.embedding.name).tokens)  # type: ignore[arg-type]
+        self.rope_depends_on_length = any(leaf.rope and leaf.rope.depends_on_length for _, leaf in model.attentions)
         if not next(self.parameters()).is_meta:
             self.initialise()
 
     def initialise(self, std: float = 0.02) -> None:
-        """Random weights to train from: matrices N(0, std^2), vectors zero, norms neutral (GPT-2's choice).
+        """Random weights to train from: matrices N(0, std^2), vectors 0, scales of norms 1, as GPT-2.
 
-        On the meta device nothing is set: the module then waits for a checkpoint's tensors.
+        Not called on the meta device, where a checkpoint's tensors are loaded instead.
         """
         for parameter in self.parameters():
             if parameter.ndim > 1:
@@ -201,19 +202,19 @@ class Transformer(Tree):
             if isinstance(module, Norm):
                 module.initialise()
 
-    def new_cache(self, batch: int, capacity: int, piece: int | None = None) -> Cache:
+    def new_cache(self, batch: int, capacity: int, chunk: int | None = None) -> Cache:
         """An empty cache for `capacity` tokens of `batch` sequences.
 
-        With `piece`, the most tokens that are read at once, windowed layers keep little more than their windows: for
-        sequences without padding.
+        With `chunk`, the most tokens that a forward pass may add, sliding-window layers keep little more than their windows;
+        such a cache cannot hold padded sequences.
         """
         shapes = [attention.cache_shapes for attention in self.attentions]
-        spans = [] if piece is None else [attention.block.span for attention in self.attentions]
+        spans = [] if chunk is None else [attention.block.span for attention in self.attentions]
         weight = next(self.parameters())
-        return Cache(shapes, batch, capacity, weight.dtype, weight.device, spans, piece or 1)
+        return Cache(shapes, batch, capacity, weight.dtype, weight.device, spans, chunk or 1)
 
     def encode(self, ids_BT: Tensor, *, valid: Tensor | None = None) -> Source:
-        """Read a source text: the encoder's states (B, S, D). Raises `SpecError` if the model has no encoder."""
+        """The encoder's hidden states (B, S, D) of a source text. Raises `SpecError` if the model has no encoder."""
         if self.spec.encoder is None:
             raise SpecError(f"this {self.spec.architecture} model has no encoder")
         step = self._step(ids_BT, valid, None)
@@ -229,7 +230,10 @@ class Transformer(Tree):
         source: Source | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, D), after the last norm where there is one. Rows at padded places mean nothing."""
+        """Hidden states (B, T, D), after the final norm if there is one; at padding they are meaningless.
+
+        Raises `SpecError` if the model has an encoder but gets no source, `ContextError` for more tokens than positions.
+        """
         if self.spec.encoder is not None and source is None and not (cache and cache.source):
             raise SpecError(f"this {self.spec.architecture} model answers a source text: give it to the encoder first")
         step = self._step(ids_BT, valid, cache, source) if documents is None else self._packed(documents)
@@ -239,10 +243,10 @@ class Transformer(Tree):
         """Logits (..., V) of hidden states (..., D). Raises `SpecError` if the model has no head."""
         if self.spec.head is None:
             raise SpecError(f"this {self.spec.architecture} model has no language-model head: it gives hidden states only")
-        return self._run(self.spec.head, hidden_BTD, None)  # nothing in a head looks at the step
+        return self._run(self.spec.head, hidden_BTD, None)  # a head does not use the step
 
     def logit_lens(self, stream_BTD: Tensor) -> Tensor:
-        """Logits (..., V) of residual-stream states (..., D) as if the layers ended there: the last norm, then the head.
+        """Logits (..., V) of residual-stream states (..., D) of any layer: final norm, then head (nostalgebraist, 2020).
 
         Raises `SpecError` if the model has no head.
         """
@@ -253,22 +257,22 @@ class Transformer(Tree):
         return self.project(stream_BTD)
 
     def pool(self, hidden_BTD: Tensor) -> Tensor:
-        """BERT's pooled output (B, D): the pooler's map of the first token. Raises `SpecError` if there is none."""
+        """BERT's pooled output (B, D): the pooler of the first token's state. Raises `SpecError` if there is no pooler."""
         if self.spec.pooler is None:
             raise SpecError(f"this {self.spec.architecture} model has no pooler")
         return self._run(self.spec.pooler, hidden_BTD[:, 0], None)
 
     def transform(self, vectors_ND: Tensor) -> Tensor:
-        """Vectors (N, D) through the dense maps of the spec's pooling, (N, D')."""
+        """Pooled vectors (N, D) through the dense layers that follow the pooling, (N, D')."""
         y_ND = vectors_ND.to(next(self.parameters()).dtype)
         for dense in self.spec.pooling.dense if self.spec.pooling else ():
             y_ND = self._run(dense, y_ND, None)
         return y_ND
 
     def look_ahead(self, ids_BT: Tensor, hidden_BTD: Tensor) -> list[Tensor]:
-        """Logits (B, T - k - 1, V) of the k-th further token, from each of the multi-token prediction modules in turn.
+        """Logits (B, T - k - 1, V) of each multi-token prediction module k = 0, 1, ..., from ids and hidden states of T tokens.
 
-        Position i of the k-th (k = 0, 1, ...) guesses token i + k + 2 from tokens up to i + k + 1.
+        Position i of module k predicts token i + k + 2 from the tokens up to i + k + 1.
         """
         logits, embedding = [], getattr(self, self.spec.embedding.name)
         for number, module in enumerate(getattr(self, "ahead", ())):
@@ -285,7 +289,7 @@ class Transformer(Tree):
         return self.project(self.hidden(ids_BT, valid=valid, cache=cache, source=source))
 
     def _packed(self, documents_BT: Tensor) -> Step:
-        """A step over rows of several texts: positions begin anew where the number of the document changes."""
+        """The step of packed rows: positions start at 0 again where the number of the document changes."""
         places_BT = torch.arange(documents_BT.shape[1], device=documents_BT.device).expand_as(documents_BT)
         begins = torch.ones_like(documents_BT, dtype=torch.bool)
         begins[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
@@ -311,8 +315,8 @@ class Transformer(Tree):
             valid = torch.ones_like(ids_BT, dtype=torch.bool) if valid is None else valid
             seen_B1 = cache.counts()[:, None] if cache is not None else 0
             positions_BT = torch.where(valid, valid.long().cumsum(dim=1) - 1 + seen_B1, PADDING)
-            # Only ropes that stretch need the longest row, and asking for it makes the device wait.
-            length = int(positions_BT.max()) + 1 if self.stretches else past + new
+            # Only ropes whose frequencies depend on the length need that of the longest row: reading it waits for the device.
+            length = int(positions_BT.max()) + 1 if self.rope_depends_on_length else past + new
         self._check_length(length)
         keys_BS = positions_BT if cache is None else cache.extend(positions_BT, padded=valid is not None)
         weight = next(self.parameters())

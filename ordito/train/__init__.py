@@ -27,7 +27,7 @@ _HOMES = {
     "planned": "plan",
     "predict": "prediction",
 }
-"""Public name -> its module, imported when the name is first used: what needs no PyTorch here starts without."""
+"""Public name -> its module, imported when the name is first used, so that `ordito.train` imports without PyTorch."""
 
 __all__ = ["Config", "Plan", "Result", "config_from", "fit", "planned", "predict"]
 

@@ -1,4 +1,4 @@
-"""Adapters in training: fresh maps beside a frozen base, written as PEFT's files, or merged for export."""
+"""Adapters in training: LoRA, DoRA and QLoRA of a frozen base, written as PEFT's files, or merged for export."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ordito.train.settings import LowRankSettings
 Kind = Literal["lora", "dora", "qlora"]
 
 NAME = "trained"
-"""Of the adapter that `attach` makes."""
+"""The name of the adapter that `attach` makes."""
 
 
 def attach(module: Transformer, settings: LowRankSettings, kind: Kind, seed: int) -> Adapters:
-    """Freeze a transformer and lay fresh maps beside it, which change nothing yet; qlora first puts its linear maps into NF4.
+    """Freeze a transformer and attach a new adapter, which changes nothing yet; qlora first quantizes its linear maps to NF4.
 
-    A is uniform in +-1 / sqrt(in) and B zero, DoRA's magnitudes are the norms of the rows of W; beside an embedding A is zero
-    and B standard normal (PEFT's starts). Each map's numbers depend on the seed and its own name alone. Raises `ConfigError` if
-    a target names nothing, is also saved, or cannot be written for PEFT, which is better known before training than after.
+    Initial values are PEFT's: A uniform in +-1 / sqrt(in) and B zero, DoRA's magnitudes the norms of the rows of W; for an
+    embedding, A zero and B standard normal. Those of a map depend only on the seed and its name. Raises `ConfigError` if a
+    target names no module or is also saved, or, before training rather than after, if PEFT's format cannot hold the adapter.
     """
     spec, table = module.spec, f"{module.spec.embedding.name}.tokens"
     saved = _saved(module, settings.saved)
@@ -49,10 +49,10 @@ def attach(module: Transformer, settings: LowRankSettings, kind: Kind, seed: int
     }
     chosen = _chosen(known, layers, settings.targets, "targets")
     if both := [path for path in chosen if f"{path}.weight" in saved]:
-        raise ConfigError(f"lora: {both[0]} is among targets and saved: it is trained whole, or by a map beside it, not both")
+        raise ConfigError(f"lora: {both[0]} is among targets and saved: it is trained whole, or by a low-rank map, not both")
     scaling = settings.alpha / (math.sqrt(settings.rank) if settings.root else settings.rank)
     changes = {
-        path: _fresh(known[path], path, settings.rank, scaling, seed, dora=kind == "dora") for path in known if path in chosen
+        path: _initial(known[path], path, settings.rank, scaling, seed, dora=kind == "dora") for path in known if path in chosen
     }
     _check_writable(changes, spec)
     if kind == "qlora":
@@ -64,7 +64,7 @@ def attach(module: Transformer, settings: LowRankSettings, kind: Kind, seed: int
 
 
 def load_nf4(checkpoint: Checkpoint, settings: LowRankSettings) -> Transformer:
-    """The module of a checkpoint as `attach` makes it for qlora, of which no more than one tensor is ever there in full.
+    """The module of a checkpoint, quantized to NF4 as `attach` does for qlora, with at most one full-precision map at a time.
 
     Raises as `attach` and the checkpoint's reading do.
     """
@@ -79,8 +79,8 @@ def load_nf4(checkpoint: Checkpoint, settings: LowRankSettings) -> Transformer:
 
 
 def write(adapters: Adapters, folder: Path, spec: Spec, base_name: str) -> None:
-    """Write the adapter that is on as PEFT's folder. Raises as `write_adapter` does."""
-    assert adapters.active is not None, "no adapter is on"
+    """Write the active adapter as PEFT's folder. Raises as `write_adapter` does."""
+    assert adapters.active is not None, "no adapter is active"
     task = "SEQ_2_SEQ_LM" if spec.encoder else "CAUSAL_LM" if spec.head else "FEATURE_EXTRACTION"
     changes = changes_by_theirs(adapters.changes(adapters.active), spec)
     saved = saved_by_theirs(adapters.saved(adapters.active), spec)
@@ -92,13 +92,13 @@ def _has_experts(spec: Spec) -> bool:
 
 
 def merged(module: Transformer, adapters: Adapters) -> dict[str, Tensor]:
-    """Every tensor of the model by canonical name, in fp32, with the adapter that is on merged in; nothing is changed here.
+    """Every tensor of the model by canonical name, fp32, with the active adapter merged in; the module is not modified.
 
-    A tied head that the adapter parts from its embedding is `head.weight` (`with_own_head` makes such a spec). Warns
-    (`OrditoWarning`) of an adapter that changes nothing, and of weights that had to be taken from NF4.
+    A tied head that then differs from the embedding is `head.weight` (`with_own_head` gives such a spec). Warns
+    (`OrditoWarning`) if the adapter changes nothing, or if the base weights are dequantized from NF4.
     """
     name = adapters.active
-    assert name is not None, "no adapter is on"
+    assert name is not None, "no adapter is active"
     changed = adapters.merged(name)
     with adapters.using(None):
         tensors = {path: _tensor(module, path) for path in module.spec.tensors()}
@@ -111,7 +111,7 @@ def merged(module: Transformer, adapters: Adapters) -> dict[str, Tensor]:
         warnings.warn("the adapter changes nothing: what is merged is the base", OrditoWarning, stacklevel=2)
     elif any(isinstance(part, Nf4) for part in module.modules()):
         warnings.warn(
-            f"the adapter was trained beside weights in NF4 and is merged into these, dequantized; it moves them by "
+            f"the adapter was trained on NF4 weights and is merged into these, dequantized; it changes them by "
             f"{moved / norm:.2%} of their norm",
             OrditoWarning,
             stacklevel=2,
@@ -129,7 +129,7 @@ def _tensor(module: Transformer, path: str) -> Tensor:
 
 
 def _layer_maps(module: Transformer) -> list[str]:
-    """The linear maps of all layers, experts' included, without routers; transformers has no modules that look ahead."""
+    """The linear maps of all layers, experts' included, without routers, and without `ahead`, which transformers lacks."""
     return [
         path
         for path, part in module.named_modules()
@@ -138,7 +138,7 @@ def _layer_maps(module: Transformer) -> list[str]:
 
 
 def _chosen(known: Iterable[str], layers: Iterable[str], targets: Iterable[str], setting: str) -> set[str]:
-    """The modules that targets mean: all maps of the layers (linear), or a part of a name between dots (q, mlp, layers.3)."""
+    """Modules that `targets` match: all maps of the layers (linear), or a part of a name between dots (q, mlp, layers.3)."""
     known, found = list(known), set[str]()
     for target in targets:
         means = set(layers) if target == "linear" else {path for path in known if f".{target}." in f".{path}."}
@@ -153,7 +153,7 @@ def _chosen(known: Iterable[str], layers: Iterable[str], targets: Iterable[str],
 
 
 def _saved_modules(module: Transformer, names: Iterable[str]) -> set[str]:
-    """The modules that are trained whole."""
+    """The modules that are trained whole (PEFT's modules_to_save)."""
     owners = list(dict.fromkeys(path.rpartition(".")[0] for path in module.spec.tensors()))
     return _chosen([*owners, "head"] if module.spec.tied else owners, (), names, "saved")
 
@@ -169,8 +169,8 @@ def _saved(module: Transformer, names: Iterable[str]) -> dict[str, np.ndarray]:
     return saved
 
 
-def _fresh(part: nn.Module, path: str, rank: int, scaling: float, seed: int, *, dora: bool) -> LowRank:
-    """A map that changes nothing yet."""
+def _initial(part: nn.Module, path: str, rank: int, scaling: float, seed: int, *, dora: bool) -> LowRank:
+    """The initial low-rank map of a module, which changes nothing (see `attach`)."""
     weight, embedding = weight_of(part).detach(), isinstance(part, Table)
     *experts, d_out, d_in = weight.T.shape if embedding else weight.shape
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:7], "big"))

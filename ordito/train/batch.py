@@ -13,11 +13,11 @@ from torch import Tensor
 from ordito.train.examples import Example, Text
 
 PADDING = -1
-"""The document of a token that is not there."""
+"""The document number of padding."""
 
 
 class Place(NamedTuple):
-    """Where a text stands in a batch: its row, and its first token and the one behind its last."""
+    """The place of a text in a batch: tokens [begin, end) of a row."""
 
     row: int
     begin: int
@@ -26,10 +26,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of texts, (B, T): token ids; which tokens are learned; the number of each token's document, -1 for padding.
+    """Rows of texts, (B, T): token ids, int64; the loss mask, bool; the document number of each token, -1 for padding.
 
-    Tokens see their own document only, and positions begin anew in each. `places` has the texts of each example in order,
-    `labels_E` the examples' labels, `beside` what stands beside the tokens, (B, T, ...).
+    Tokens attend to their own document only, and positions start at 0 in each. `places` are the places of each example's texts,
+    `labels_E` the examples' labels, fp32, `extra` the further arrays of the texts, (B, T, ...).
     """
 
     ids_BT: Tensor
@@ -37,29 +37,29 @@ class Batch:
     documents_BT: Tensor
     places: Sequence[Sequence[Place]]
     labels_E: Tensor
-    beside: dict[str, Tensor]
+    extra: dict[str, Tensor]
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that are there, without padding."""
+        """Tokens without padding."""
         return int((self.documents_BT != PADDING).sum())
 
     @property
     def n_learned(self) -> int:
-        """Tokens that are learned: what losses over tokens are divided by."""
+        """Tokens with a loss: the divisor of losses over tokens."""
         return int(self.learn_BT.sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on another device."""
+        """The batch on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("ids_BT", "learn_BT", "documents_BT", "labels_E")}
-        return replace(self, **moved, beside={name: tensor.to(device) for name, tensor in self.beside.items()})
+        return replace(self, **moved, extra={name: tensor.to(device) for name, tensor in self.extra.items()})
 
 
 def collate(examples: Sequence[Example], length: int | None = None, rows: Sequence[Sequence[int]] | None = None) -> Batch:
     """A batch of examples, padded on the right to the longest row, or to `length`.
 
-    `rows` packs: each row lists the examples whose texts stand in it one behind the other; without it every text has a row of
-    its own.
+    `rows` packs several texts into a row: for each row, the indices of the examples whose texts it concatenates. Without it,
+    every text has a row.
     """
     if rows is None:
         listed = [[(e, t)] for e, example in enumerate(examples) for t in range(len(example.texts))]
@@ -71,7 +71,7 @@ def collate(examples: Sequence[Example], length: int | None = None, rows: Sequen
     B = len(listed)
     ids, learn = np.zeros((B, T), np.int64), np.zeros((B, T), np.bool_)
     documents = np.full((B, T), PADDING, np.int64)
-    beside = _room_beside(examples, B, T)
+    extra = _empty_extra(examples, B, T)
     places = [[Place(0, 0, 0)] * len(example.texts) for example in examples]
     for b, row in enumerate(listed):
         begin = 0
@@ -80,14 +80,14 @@ def collate(examples: Sequence[Example], length: int | None = None, rows: Sequen
             place = Place(b, begin, begin + len(text))
             ids[b, begin : place.end], learn[b, begin : place.end] = text.ids, text.learn
             documents[b, begin : place.end] = number
-            for name, array in text.beside.items():
-                beside[name][b, begin : place.end] = array
+            for name, array in text.extra.items():
+                extra[name][b, begin : place.end] = array
             places[e][t], begin = place, place.end
     labels = torch.tensor([example.label for example in examples], dtype=torch.float32)
-    made = {name: torch.from_numpy(array) for name, array in beside.items()}
-    return Batch(torch.from_numpy(ids), torch.from_numpy(learn), torch.from_numpy(documents), places, labels, made)
+    extras = {name: torch.from_numpy(array) for name, array in extra.items()}
+    return Batch(torch.from_numpy(ids), torch.from_numpy(learn), torch.from_numpy(documents), places, labels, extras)
 
 
-def _room_beside(examples: Sequence[Example], B: int, T: int) -> dict[str, np.ndarray]:
+def _empty_extra(examples: Sequence[Example], B: int, T: int) -> dict[str, np.ndarray]:
     first: Text = examples[0].texts[0]
-    return {name: np.zeros((B, T, *array.shape[1:]), array.dtype) for name, array in first.beside.items()}
+    return {name: np.zeros((B, T, *array.shape[1:]), array.dtype) for name, array in first.extra.items()}

@@ -1,4 +1,4 @@
-"""The best evaluation of a run so far, and when it is enough."""
+"""The best evaluation of a run so far, for early stopping."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass
 class Best:
-    """The lowest `eval_loss` so far and its step, None before the first; `waited` evaluations have since not been better.
+    """The lowest `eval_loss` so far and its step (None before the first), and the number of evaluations `waited` since.
 
-    `enough`: so many that the run has ended before its last step.
+    `enough`: the run was stopped early because `waited` reached its patience.
     """
 
     loss: float | None = None
@@ -20,7 +20,7 @@ class Best:
     enough: bool = False
 
     def improved(self, record: Mapping[str, Any]) -> bool:
-        """Take note of a step's numbers; whether they hold an evaluation that is the best so far."""
+        """Update from the metrics of a step; returns whether they contain the best evaluation so far."""
         loss = record.get("eval_loss")
         if loss is None:
             return False

@@ -1,12 +1,12 @@
-"""Conversations as texts to learn from: what the model is fed before each of its turns, and what it is to say then.
+"""Conversations as texts with loss masks: for each assistant turn, the prompt that the model gets, and the answer to learn.
 
-The border between the two is found by rendering: the prompt of a turn is what `ordito run` would feed the model, the messages
-before it and the template's opening of an answer; the turn is what the template writes behind that. So no template needs marks
-of its own (`{% generation %}`), and no token straddles the border, the place where the model takes over.
+The border between them is found by rendering: the prompt of a turn is what `ordito run` would feed the model, that is, the
+messages before it with `add_generation_prompt`; the answer is what the template renders after that. So templates need no
+`{% generation %}` marks, and no token spans the border, where the model begins to generate.
 
-Many templates write a turn otherwise once others follow: they drop its thoughts, or have no token that ends it. Each turn is
-learned as the model would write it in answer to its own prompt, so such a conversation becomes several texts; turns that stand
-token for token in the text of a later one share it.
+Many templates render a turn differently once others follow: without its reasoning, or without an end token. Each turn is
+learned as the model would generate it after its own prompt, so a conversation may become several texts; a turn whose tokens are
+a prefix of the text of a later turn shares that text.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _LEADS = ("\n", "a", ".")
 
 @dataclass(frozen=True)
 class Writer:
-    """Conversations with these tools (None for no tools), as a model's template writes them and its tokenizer cuts them."""
+    """Renders conversations with a model's chat template, and `tools` if there are any, and encodes them with its tokenizer."""
 
     template: ChatTemplate
     tokenizer: Tokenizer
     tools: Messages | None = None
 
     def texts(self, messages: Messages, learn: Learn = "assistant", first: int = 0) -> tuple[Text, ...]:
-        """The texts of a conversation, of which the tokens that the assistant says, and that end its turns, are learned.
+        """The texts of a conversation; learned are the tokens of the assistant's turns, the end token of each included.
 
-        The messages before number `first` are given, whoever says them. Raises `TemplateError` for a conversation that is none
-        or that the template refuses, `OrditoError` if nothing of it would be learned.
+        Messages before index `first` are context only. Raises `TemplateError` for an invalid conversation, or one that the
+        template refuses, `OrditoError` if nothing of it would be learned.
         """
         checked = check_messages(messages)
         turns = [i for i, message in enumerate(checked) if message["role"] == "assistant" and i >= first]
         if learn == "all":
             closed = turns[-1:] == [len(checked) - 1]
-            return (Text.of(self._turn(checked)[0] if closed else self.tokenizer.encode_chat(self._written(checked))),)
+            return (Text.of(self._turn(checked)[0] if closed else self.tokenizer.encode_chat(self._rendered(checked))),)
         if not turns:
             raise OrditoError("has no message of the role assistant: nothing would be learned")
         found: list[tuple[list[int], list[bool]]] = []
@@ -61,35 +61,35 @@ class Writer:
         return tuple(Text.of(ids, marks) for ids, marks in reversed(found))
 
     def _turn(self, messages: Messages) -> tuple[list[int], int]:
-        """The token ids of a conversation up to the end of its last message, the assistant's, and where that turn begins."""
+        """Token ids of a conversation whose last message is the assistant's, and the index at which that answer begins."""
         prompt, said = self._parts(messages)
         before = self.tokenizer.encode_chat(prompt)
         ids = _continued(before, prompt, said, self.tokenizer.encode_chat)
         ends = [n + 1 for n in range(len(before), len(ids)) if ids[n] in self.tokenizer.end_ids]
-        if ends:  # the first behind which nothing more is said: some formats end a thought, or a text, with such a token too
+        if ends:  # up to the first end token that only white space follows: some formats also end reasoning with such a token
             return ids[: next((end for end in ends if not self.tokenizer.decode(ids[end:]).strip()), ends[-1])], len(before)
-        # What stands behind the last words here leads over to the next message, which the model is not to write.
+        # White space after the last words belongs to the next message: the model is not to generate it.
         return _ended(_continued(before, prompt, said.rstrip(), self.tokenizer.encode_chat), self.tokenizer), len(before)
 
     def _parts(self, messages: Messages) -> tuple[str, str]:
-        """The prompt of the last message, and what is said in answer to it, with whatever the template writes behind.
+        """The rendered conversation as the prompt of its last message, and the answer with whatever the template adds to it.
 
-        A thought that is opened, or closed at once, for a model that is or is not to think belongs to the prompt.
+        Reasoning tags that the template opens, or opens and closes, in a generation prompt belong to the prompt.
         """
-        text = self._written(messages)
+        text = self._rendered(messages)
         prompts = list(self._prompts(messages[:-1]))
         if fitting := [prompt for prompt in prompts if text.startswith(prompt)]:
             longest = max(fitting, key=len)
             return longest, text[len(longest) :]
-        # The template opens its answers otherwise than it writes them: the border is where any answer would begin.
-        probe = self._written([*messages[:-1], {"role": "assistant", "content": _PROBE}])
+        # The template renders answers differently from its generation prompts: take the place where any content begins.
+        probe = self._rendered([*messages[:-1], {"role": "assistant", "content": _PROBE}])
         place = probe.find(_PROBE)
         if place < 0 or not text.startswith(probe[:place]):
             raise TemplateError("the chat template writes this answer unlike its prompts, so that its beginning is not known")
         return self._thinking(messages[-1], prompts, text[place:]) or (text[:place], text[place:])
 
     def _thinking(self, message: Mapping[str, Any], prompts: Sequence[str], words: str) -> tuple[str, str] | None:
-        """Prompt and answer for templates that open a thought, or close it, for the model, but write none, as DeepSeek-R1's."""
+        """Prompt and answer for templates that have reasoning tags in generation prompts but not in answers (DeepSeek-R1)."""
         think = self.template.style.think
         if think is None:
             return None
@@ -102,14 +102,14 @@ class Writer:
         return None
 
     def _prompts(self, messages: Messages) -> Iterator[str]:
-        """What the model may be fed before it answers: as it is used to, told to think, and told not to."""
+        """The generation prompts that the model may get: by default, with thinking on, and with thinking off."""
         for thinking in (None, True, False) if self.template.style.think is not None else (None,):
             try:
-                yield self._written(messages, add_generation_prompt=True, **thinking_options(thinking))
-            except TemplateError:  # some refuse a conversation in which no one has asked yet
+                yield self._rendered(messages, add_generation_prompt=True, **thinking_options(thinking))
+            except TemplateError:  # some templates refuse a conversation without a user message
                 continue
 
-    def _written(self, messages: Messages, add_generation_prompt: bool = False, **options: Any) -> str:
+    def _rendered(self, messages: Messages, add_generation_prompt: bool = False, **options: Any) -> str:
         return self.template.render(
             messages,
             tools=self.tools,
@@ -120,7 +120,7 @@ class Writer:
 
 
 def text_of_completion(prompt: str, completion: str, tokenizer: Tokenizer) -> Text:
-    """A plain text and what follows it, which is learned, with the token that ends a text.
+    """A plain-text prompt and its completion, which is learned, with the end token.
 
     Raises `OrditoError` if there is nothing to learn.
     """
@@ -136,10 +136,10 @@ def text_of_completion(prompt: str, completion: str, tokenizer: Tokenizer) -> Te
 
 
 def _continued(before: list[int], prompt: str, said: str, encode: Callable[[str], list[int]]) -> list[int]:
-    """The ids of a prompt, `before`, and of what is said behind it, which the model says token by token once it was fed those.
+    """The ids of a prompt, `before`, followed by those of the answer `said`, without a token that spans the border.
 
-    Where the two would merge at the border, what is said is read behind a character with which it does not: alone, a
-    vocabulary may put a space before its first word.
+    If prompt and answer merge at the border, the answer is encoded after a character with which it does not merge: encoded
+    alone, some tokenizers would add a space before its first word.
     """
     whole = encode(prompt + said)
     if whole[: len(before)] == before:
@@ -156,7 +156,7 @@ def _ended(ids: list[int], tokenizer: Tokenizer) -> list[int]:
 
 
 def _thought(message: Mapping[str, Any], think: tuple[str, str]) -> str:
-    """What the assistant thought, which may also stand in front of what it says, between marks."""
+    """The assistant's reasoning: `reasoning_content`, or what precedes the closing tag in `content`."""
     before, mark, _ = str(message.get("content") or "").partition(think[1])
     thought = message.get("reasoning_content") or (before.split(think[0])[-1] if mark else "")
     return str(thought).strip("\n")

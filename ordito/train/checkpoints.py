@@ -1,4 +1,4 @@
-"""The state of a run on disk: complete or absent, checked when it is read, and no more of them than asked for."""
+"""Training checkpoints: written atomically, verified by checksums when read, and pruned to the newest few."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "sta
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run between two steps: how many are done, what is trained, the optimizers' tensors, the rest as JSON values."""
+    """The state of a run after `step` steps: trained weights, tensors of the optimizers, and the rest as JSON values."""
 
     step: int
     weights: Mapping[str, Tensor]
@@ -35,13 +35,13 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The checkpoints of a run: folders `step-NNNNNNNN`, of which the newest `keep` stay, and one that is protected."""
+    """The checkpoints of a run: folders `step-NNNNNNNN`, of which the newest `keep` are kept, and a protected one."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
     def steps(self) -> list[int]:
-        """Of the checkpoints that are there, in order."""
+        """The steps of the existing checkpoints, ascending."""
         names = [path.name for path in self.folder.glob("step-*") if (path / STATE).is_file()]
         return sorted(int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdigit())
 
@@ -50,10 +50,10 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}"
 
     def save(self, snapshot: Snapshot, protected: int | None = None) -> Path:
-        """Write a checkpoint; it appears under its name when all of it is on the disk, and then older ones go.
+        """Write a checkpoint to a temporary folder, rename it when it is complete, and then delete older ones.
 
-        That of the step `protected` stays. Raises `CheckpointError` if it cannot be written; those that were there are then as
-        they were.
+        That of the step `protected` is never deleted. Raises `CheckpointError` if it cannot be written; existing checkpoints
+        are then unchanged.
         """
         with self._writing(snapshot.step) as unfinished:
             for name, tensors in ((WEIGHTS, snapshot.weights), (OPTIMIZER, snapshot.optimizer)):
@@ -64,11 +64,11 @@ class Checkpoints:
 
     @contextmanager
     def _writing(self, step: int) -> Iterator[Path]:
-        """An empty folder for what is not complete yet, which is gone afterwards."""
+        """An empty temporary folder, which is deleted at the end of the context unless it was renamed."""
         unfinished = self._unfinished(step)
-        with self._told(step):
+        with self._os_errors(step):
             try:
-                for left in self.folder.glob(".unfinished-*"):  # what a killed process left behind
+                for left in self.folder.glob(".unfinished-*"):  # left by killed processes
                     shutil.rmtree(left, ignore_errors=True)
                 unfinished.mkdir(parents=True)
                 yield unfinished
@@ -76,15 +76,15 @@ class Checkpoints:
                 shutil.rmtree(unfinished, ignore_errors=True)
 
     @contextmanager
-    def _told(self, step: int) -> Iterator[None]:
-        """An `OSError` is a `CheckpointError`."""
+    def _os_errors(self, step: int) -> Iterator[None]:
+        """Raise an `OSError` as a `CheckpointError`."""
         try:
             yield
         except OSError as error:
             raise CheckpointError(f"{self.path(step)}: cannot be written ({error.strerror or error})") from None
 
     def _complete(self, snapshot: Snapshot) -> None:
-        """Give what was written its checksums and its name."""
+        """Write the checksums and the state, and rename the folder."""
         final, unfinished = self.path(snapshot.step), self._unfinished(snapshot.step)
         sums = {path.name: _checksum(path) for path in sorted(unfinished.iterdir())}
         text = json.dumps({"step": snapshot.step, "files": sums, **snapshot.state}, indent=2) + "\n"
@@ -97,9 +97,9 @@ class Checkpoints:
         return self.folder / f".unfinished-{step:08d}"
 
     def load(self, step: int, like: Mapping[str, Tensor] | None = None) -> Snapshot:
-        """One checkpoint; what several processes wrote is divided as the parameters `like` are (`distributed_checkpoints`).
+        """Read a checkpoint; a sharded one (`distributed_checkpoints`) is sharded as the parameters `like`.
 
-        Raises `CheckpointError`, which names the file, if it is not what was written.
+        Raises `CheckpointError`, which names the file, if it is damaged.
         """
         path = self.path(step)
         try:
@@ -119,9 +119,9 @@ class Checkpoints:
         return Snapshot(state["step"], _tensors(path / WEIGHTS), _tensors(path / OPTIMIZER), state)
 
     def newest(self, like: Mapping[str, Tensor] | None = None) -> Snapshot | None:
-        """The newest checkpoint that is sound, with a warning about each that is not; None if there is none at all.
+        """The newest intact checkpoint, with a warning about each damaged one before it; None if there are no checkpoints.
 
-        Raises `CheckpointError` if there are some and none is sound.
+        Raises `CheckpointError` if all are damaged.
         """
         steps, first = self.steps(), None
         for step in reversed(steps):

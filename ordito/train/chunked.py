@@ -1,7 +1,7 @@
-"""Sums over rows of logits without ever holding the logits of all rows.
+"""Losses over logits in chunks of rows, so that the logits of all rows are never in memory.
 
-The logits of a batch are its largest tensor by far (tokens x vocabulary). A sum over tokens can be taken a few rows at a
-time, and its gradient with it: what stays is the gradient of the hidden states and of the head, and no logits.
+The logits of a batch are by far its largest tensor (tokens x vocabulary). A loss that sums over tokens is computed a chunk of
+rows at a time, together with its gradient: only the gradients of the hidden states and of the head are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch.autograd import Function
 from ordito.nn.products import product_type
 
 BYTES = 1 << 26
-"""Of logits that are held at once: fewer would add up the gradient of the head more often, which is as large as the head."""
+"""Bytes of logits per chunk. Smaller chunks would accumulate the gradient of the head, which is as large as the head, more
+often."""
 
 
 def chunked_sum(
@@ -27,10 +28,10 @@ def chunked_sum(
     *aligned: Tensor,
     rows: int | None = None,
 ) -> Tensor:
-    """loss(project(hidden), *aligned), a sum over the n rows, taken `rows` at a time, or as many as make `BYTES` of logits.
+    """loss(project(hidden), *aligned), fp32, a sum over n rows, in chunks of `rows` rows, by default of `BYTES` of logits.
 
-    `parameters` are those that `project` uses; `aligned` are tensors of n rows that go with them. Without rows it is a zero
-    that hangs on all of the graph: processes that sum their gradients must have the same ones.
+    `parameters` are those of `project`; `aligned` are tensors of n rows, split with the hidden states. For n = 0 it is a zero
+    that depends on all of them, so that in every process the same parameters have gradients.
     """
     if rows is None:
         rows = max(64, BYTES // (product_type(hidden_nD).itemsize * max(len(parameters[0]), 1))) if parameters else 256
@@ -39,7 +40,7 @@ def chunked_sum(
         return 0.0 * torch.stack([hidden_nD.sum(), *(parameter.sum() for parameter in wanted)]).sum()
     if not torch.is_grad_enabled() or not (hidden_nD.requires_grad or wanted):
         with torch.no_grad():
-            sums = [loss(project(h), *rest) for h, *rest in _pieces(rows, hidden_nD, *aligned)]
+            sums = [loss(project(h), *rest) for h, *rest in _chunks(rows, hidden_nD, *aligned)]
             return torch.stack(sums).sum()
     total: Tensor = _ChunkedSum.apply(  # type: ignore[no-untyped-call]
         loss, project, rows, len(wanted), hidden_nD, *wanted, *aligned
@@ -47,7 +48,7 @@ def chunked_sum(
     return total
 
 
-def _pieces(rows: int, *tensors: Tensor) -> Any:
+def _chunks(rows: int, *tensors: Tensor) -> Any:
     return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
@@ -59,11 +60,11 @@ class _ChunkedSum(Function):
         grad_hidden = torch.empty_like(hidden_nD)
         grads: list[Tensor | None] = [None] * n_parameters
         begin = 0
-        for h, *rest in _pieces(rows, hidden_nD, *aligned):
+        for h, *rest in _chunks(rows, hidden_nD, *aligned):
             with torch.enable_grad():
-                piece = h.detach().requires_grad_()
-                part = loss(project(piece), *rest)
-                found = torch.autograd.grad(part, (piece, *parameters), allow_unused=True)
+                chunk = h.detach().requires_grad_()
+                part = loss(project(chunk), *rest)
+                found = torch.autograd.grad(part, (chunk, *parameters), allow_unused=True)
             total += part.detach()
             grad_hidden[begin : begin + len(h)] = 0 if found[0] is None else found[0]
             begin += len(h)

@@ -1,4 +1,4 @@
-"""What a run is told: typed settings from a file, from `--set key=value`, or from Python, all in one record."""
+"""The configuration of a run: typed settings from a YAML file, from `--set key=value`, or from Python."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Config(Settings):
     output: str = Field(description="Folder of the run.")
     settings: Any = Field(None, description="The task's own settings, under its name.")
 
-    scratch: bool = Field(False, description="Begin with random weights of the model's architecture.")
+    scratch: bool = Field(False, description="Start from random weights of the model's architecture.")
     tokenizer: str | None = Field(
         None, description="A folder or GGUF file whose tokenizer is used; the model's own if not given."
     )
-    prompt_format: str | None = Field(None, description="Format of conversations, where it is not to be the model's own.")
-    seed: int = Field(0, ge=0, lt=2**32, description="All that is random is a function of it.")
+    prompt_format: str | None = Field(None, description="Prompt format of conversations; the model's own if not given.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of all randomness.")
 
-    length: int = Field(512, ge=2, le=1 << 20, description="Most tokens of a row.")
-    pack: bool = Field(True, description="Put several short texts in one row; they see nothing of each other.")
+    length: int = Field(512, ge=2, le=1 << 20, description="Tokens of a row, at most.")
+    pack: bool = Field(True, description="Put several short texts in one row; they do not attend to each other.")
     stream: bool = Field(False, description="Read the data while training, a shard at a time, instead of all of it first.")
-    batch_size: int = Field(8, ge=1, le=1 << 20, description="Rows of one optimizer step, over all processes.")
+    batch_size: int = Field(8, ge=1, le=1 << 20, description="Rows of an optimizer step, over all processes.")
     micro_batch: int | None = Field(None, ge=1, description="Rows of one forward pass; chosen by length if not given.")
-    epochs: float = Field(1.0, gt=0, le=10_000, description="Times that the data is read.")
-    steps: int | None = Field(None, ge=1, description="Optimizer steps; takes the place of epochs.")
+    epochs: float = Field(1.0, gt=0, le=10_000, description="Passes over the data.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
     max_time: float | None = Field(None, gt=0, description="Minutes after which the run saves and stops.")
 
     lr: float = Field(2e-4, ge=0, lt=100, description="Peak learning rate.")
@@ -55,7 +55,7 @@ class Config(Settings):
     clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; none if 'none'.")
     muon: MuonSettings = MuonSettings()
 
-    adapter: Literal["none", "lora", "dora", "qlora"] = Field("none", description="Train maps beside frozen weights.")
+    adapter: Literal["none", "lora", "dora", "qlora"] = Field("none", description="Train low-rank maps, with frozen weights.")
     lora: LowRankSettings = LowRankSettings()
     moe: MoeSettings = MoeSettings()
     new_tokens: str | None = Field(None, description="A file of tokens, one a line, that the vocabulary is extended by.")
@@ -63,15 +63,17 @@ class Config(Settings):
         "pieces", description="What rows of new tokens begin as: the mean of their old pieces' rows, or of all rows."
     )
 
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of products; weights stay in float32.")
-    recompute: bool = Field(False, description="Compute layers again in the backward pass instead of keeping them.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of matrix products; weights stay in float32."
+    )
+    recompute: bool = Field(False, description="Activation checkpointing: compute layers again in the backward pass.")
     compile: bool = Field(False, description="torch.compile: faster after a minute or two.")
     parallel: ParallelSettings = ParallelSettings()
-    threads: int | None = Field(None, ge=1, le=1024, description="Of PyTorch; its own choice if not given.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Threads of PyTorch; its default if not given.")
 
-    eval_data: tuple[str, ...] = Field((), description="Data that is not trained on, as data.")
+    eval_data: tuple[str, ...] = Field((), description="Held-out data, in the forms of data.")
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; at the end in any case.")
-    eval_rows: int = Field(256, ge=1, description="Most rows of one evaluation.")
+    eval_rows: int = Field(256, ge=1, description="Rows of an evaluation, at most.")
     patience: int | None = Field(None, ge=1, description="Evaluations without a better loss after which the run stops.")
     sample_every: int | None = Field(None, ge=1, description="Steps between samples.")
     samples: tuple[str, ...] = Field((), description="Prompts that are answered as samples.")
@@ -83,22 +85,22 @@ class Config(Settings):
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """The folder of the run."""
         return Path(self.output)
 
     def to_yaml(self) -> str:
-        """Every value, expanded, as YAML that reads back as the same record."""
+        """All settings, defaults included, as YAML that reads back as the same configuration."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every value as plain data; the task's settings stand under its name."""
+        """All settings as plain data; those of the task under its name."""
         values = self.model_dump(mode="json")
         settings = values.pop("settings")
         return values | ({self.objective: settings} if settings else {})
 
 
 def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
-    """The record of values (nested, as YAML gives them), with `key=value` laid over them in turn.
+    """The configuration of nested `values`, as YAML gives them, overridden by each `key=value` of `sets` in turn.
 
     Raises `ConfigError`, which names the setting, what was got and what was expected.
     """
@@ -111,7 +113,7 @@ def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
     kind = kind_named(name)
     fields = Config.model_fields | {name: None}
     for text in sets:
-        _lay(tree, text, fields, kind.settings)
+        _override(tree, text, fields, kind.settings)
     for key in tree:
         if key not in fields or key == "settings":
             raise ConfigError(f"unknown setting {key!r}, expected one of ordito train --settings{did_you_mean(key, fields)}")
@@ -123,7 +125,7 @@ def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
 
 
 def mapping_from_yaml(text: str, where: str) -> dict[str, Any]:
-    """A YAML file's settings. Raises `ConfigError` if it has none."""
+    """The settings of a YAML text, which `where` names in errors. Raises `ConfigError` if it is not a mapping."""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -136,22 +138,22 @@ def mapping_from_yaml(text: str, where: str) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A file of settings. Raises `ConfigError` if it cannot be read."""
+    """The settings of a YAML file. Raises `ConfigError` if it cannot be read."""
     try:
         return mapping_from_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _lay(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[Settings]) -> None:
-    """Lay `a.b=value` over a tree of settings."""
+def _override(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[Settings]) -> None:
+    """Set `a.b=value` in a tree of settings, in place. Raises `ConfigError` for an unknown name."""
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
         raise ConfigError(f"--set {text!r:.80}: expected key=value")
     first, *rest = key.split(".")
     if first not in fields:
-        # A setting of the objective may be said without its name in front.
+        # Settings of the objective may be named without the objective's name as a prefix.
         if not rest and first in own.model_fields:
             first, rest = str(tree["objective"]), [first]
         else:
@@ -159,15 +161,15 @@ def _lay(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[S
                 f"--set {key}: there is no such setting; ordito train --settings lists them"
                 f"{did_you_mean(first, [*fields, *own.model_fields])}"
             )
-    here, (*groups, last) = tree, [first, *rest]
+    node, (*groups, last) = tree, [first, *rest]
     for group in groups:
-        below = here.get(group)
-        here[group] = here = dict(below) if isinstance(below, Mapping) else {}
-    here[last] = _value(value)
+        child = node.get(group)
+        node[group] = node = dict(child) if isinstance(child, Mapping) else {}
+    node[last] = _value(value)
 
 
 def _value(text: str) -> Any:
-    """A value of the command line, read as YAML reads one; what looks like a number of Python's is a number (1e-4)."""
+    """A value of the command line, parsed as YAML, but numbers as Python does: 1e-4 is a string in YAML 1.1."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -183,7 +185,7 @@ def _value(text: str) -> Any:
 
 
 def _listed(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with a,b,c made a list where a list is expected."""
+    """The tree with texts a,b,c split into lists where the field is a list."""
     made = dict(tree)
     for name, field in model.model_fields.items():
         if name not in made:
@@ -213,7 +215,7 @@ def _checked(model: type[Any], values: Mapping[str, Any], before: str) -> Any:
 
 
 def described(model: type[BaseModel], before: str = "") -> Iterable[tuple[str, str, str]]:
-    """Every setting: its name, its default, and what it does."""
+    """(name, default, description) of every setting."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -1,8 +1,7 @@
-"""Checkpoints of several processes, each of which writes what it holds; any number of processes takes them up.
+"""Sharded checkpoints: each process writes its shards, and a run with any number of processes can resume from them.
 
-Tensors are written by `torch.distributed.checkpoint` as safetensors, pieces of one tensor with their places in it; nothing
-in them is code, and they lie in the same folders, as complete or absent and as checked, as those of one process. All
-processes must see the same folder.
+`torch.distributed.checkpoint` writes safetensors files with the shards of each tensor and their offsets; they contain no
+code. Folders, checksums and the all-or-nothing write are those of `Checkpoints`. All processes must see the same folder.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _PARTS = ("weights", "optimizer")
 
 
 class DistributedCheckpoints(Checkpoints):
-    """`Checkpoints` that several processes write together. What one fails in, all raise."""
+    """`Checkpoints` that several processes write together. If one process fails, all raise its error."""
 
     def __init__(self, folder: Path, keep: int, processes: Processes) -> None:
         super().__init__(folder, keep)
         self.processes = processes
-        _storage()  # what is missing is said before training, not after
+        _storage()  # a missing package should be reported before training
 
     def save(self, snapshot: Snapshot, protected: int | None = None) -> Path:
         """See `Checkpoints`."""
@@ -42,7 +41,7 @@ class DistributedCheckpoints(Checkpoints):
                 write(self._unfinished(step), snapshot)
             except OSError as error:
                 raise everywhere(CheckpointError(f"{self.path(step)}: cannot be written ({error})")) from None
-            with self.processes.together(), self._told(step):
+            with self.processes.together(), self._os_errors(step):
                 if self.processes.first:
                     self._complete(snapshot)
         if self.processes.first:
@@ -51,7 +50,7 @@ class DistributedCheckpoints(Checkpoints):
 
 
 def write(folder: Path, snapshot: Snapshot) -> None:
-    """Write the pieces that this process holds; all processes do so at once. Raises `OSError` in all of them if one cannot."""
+    """Write the shards of this process; all processes must call it together. Raises `OSError` in all of them if one fails."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -68,9 +67,9 @@ def write(folder: Path, snapshot: Snapshot) -> None:
 
 
 def read(folder: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights and the optimizers' tensors of a folder: divided as the parameters `like` are, whole without these.
+    """Weights and optimizer tensors of a folder, sharded as the parameters `like`; those that have no such parameter are whole.
 
-    In a run of several processes all come at once. Raises `CheckpointError` if the files are not what was written.
+    All processes of a run must call it together. Raises `CheckpointError` if the files are not what was written.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -78,9 +77,9 @@ def read(folder: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     reader = _storage()[0](str(folder))
     try:
         known = reader.read_metadata().state_dict_metadata
-        tensors = {key: _room(key, facts.size, facts.properties.dtype, like) for key, facts in known.items()}
+        tensors = {key: _empty(key, facts.size, facts.properties.dtype, like) for key, facts in known.items()}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a single process reads alone
+            warnings.simplefilter("ignore")  # about reading without a process group
             load(tensors, storage_reader=reader)
     except (OSError, ValueError, KeyError, CheckpointException) as error:
         raise CheckpointError(f"{folder}: is damaged ({type(error).__name__}: {error})") from None
@@ -91,8 +90,8 @@ def read(folder: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     return weights, optimizer
 
 
-def _room(key: str, shape: torch.Size, dtype: torch.dtype, like: Mapping[str, Tensor]) -> Tensor:
-    """Where a tensor goes: that of a parameter, or of an optimizer about it, is divided as the parameter is."""
+def _empty(key: str, shape: torch.Size, dtype: torch.dtype, like: Mapping[str, Tensor]) -> Tensor:
+    """An empty tensor to read into; that of a parameter, or of its optimizer state, is sharded as the parameter."""
     part, _, path = key.partition("/")
     name = path if part == _PARTS[0] else path.rpartition("/")[0]
     if name in like and like[name].shape == shape:

@@ -1,4 +1,4 @@
-"""What is learned from, as tokens: texts, and examples made of them."""
+"""Training data as tokens: texts with their loss masks, and examples made of texts."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Token ids (T,), int32, and which of them are learned (T,), bool: predicted from the tokens before them.
+    """Token ids (T,), int32, and the loss mask `learn` (T,), bool: true for tokens that are learned, that is, have a loss.
 
-    The first token has nothing before it and is never learned. `beside` holds more for each token, (T, ...): what a teacher
-    said of it, say.
+    The first token is predicted from nothing and never has a loss. `extra` holds further arrays (T, ...), a row per token: a
+    teacher's predictions, for instance.
     """
 
     ids: NDArray[np.int32]
     learn: NDArray[np.bool_]
-    beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, array in (("learn", self.learn), *self.beside.items()):
+        for name, array in (("learn", self.learn), *self.extra.items()):
             assert len(array) == len(self.ids), f"{name} has {len(array)} rows for {len(self.ids)} tokens"
         if len(self.learn) and self.learn[0]:
             self.learn[0] = False
 
     @classmethod
-    def of(cls, ids: Sequence[int], learn: Sequence[bool] | bool = True, **beside: NDArray[Any]) -> Text:
-        """A text of plain lists; `learn` may be one answer for all tokens."""
+    def of(cls, ids: Sequence[int], learn: Sequence[bool] | bool = True, **extra: NDArray[Any]) -> Text:
+        """A text from plain lists; `learn` may be one value for all tokens."""
         marks = np.full(len(ids), learn) if isinstance(learn, bool) else np.array(learn, dtype=np.bool_)
-        return cls(np.array(ids, dtype=np.int32), marks, beside)
+        return cls(np.array(ids, dtype=np.int32), marks, extra)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,9 +40,9 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Texts that belong together, in the order that their task gives them (one; two to compare; a choice of many), and a label.
+    """The texts of one training example, in an order that the task defines (one text, two to compare, choices), and a label.
 
-    The `label` is a class, the number of the right choice, or a score; NaN where the texts are all that there is.
+    The `label` is the index of a class or of the right choice, or a score; NaN for tasks without labels.
     """
 
     texts: tuple[Text, ...]

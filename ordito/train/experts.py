@@ -1,9 +1,9 @@
-"""Experts divided among processes: every process routes all of its rows' tokens, computes its run of experts, and all share.
+"""Expert parallelism: each process of a group has a contiguous range of the experts.
 
-Rows of tokens come sorted by expert, so that what one process computes is one piece of them: nothing has to be summed, and
-the outputs are, to the bit, those of a process that has all experts. What is sent is K rows a token and layer in each
-direction; the all-to-all of GShard (arXiv:2006.16668) sends less where processes read different tokens, which here the axis
-of data is for.
+All processes of the group have the same tokens and route all of them; each computes the rows of its own experts and broadcasts
+the outputs to the others. Rows are sorted by expert, so the rows of a process are contiguous: nothing is summed, and outputs
+are, to the bit, those of a process with all experts. K rows per token and layer are sent in each direction. The all-to-all of
+GShard (arXiv:2006.16668) would send less if the processes read different tokens, which here only those along the data axis do.
 """
 
 from __future__ import annotations
@@ -17,54 +17,55 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def divided(
-    each: Callable[[Tensor, Sequence[int]], Tensor], group: Any, n_experts: int, x: Tensor, counts: Sequence[int]
+def expert_parallel(
+    grouped: Callable[[Tensor, Sequence[int]], Tensor], group: Any, n_experts: int, x: Tensor, counts: Sequence[int]
 ) -> Tensor:
-    """`Experts.each` where every process of a group has n_experts / its size of the experts, in the order of their ranks.
+    """`Experts.grouped` on all experts, by a group of processes of which each has n_experts / size, in the order of ranks.
 
-    The same rows x (n, in), `counts[e]` of them for expert e, come in all processes, and so does the result, (n, out).
+    All processes call it with the same rows x (n, in), `counts[e]` of them for expert e, and get the same result (n, out);
+    `grouped` computes a process's own experts.
     """
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    here = n_experts // size
-    ends = [0, *accumulate(sum(counts[begin : begin + here]) for begin in range(0, n_experts, here))]
-    pieces = [slice(begin, end) for begin, end in pairwise(ends)]
-    mine: Tensor = _Mine.apply(x, pieces, rank, group)  # type: ignore[no-untyped-call]
-    made = each(mine, counts[rank * here : (rank + 1) * here])
-    everything: Tensor = _All.apply(made, pieces, rank, group)  # type: ignore[no-untyped-call]
-    return everything
+    local = n_experts // size
+    ends = [0, *accumulate(sum(counts[begin : begin + local]) for begin in range(0, n_experts, local))]
+    parts = [slice(begin, end) for begin, end in pairwise(ends)]
+    own: Tensor = _Scatter.apply(x, parts, rank, group)  # type: ignore[no-untyped-call]
+    outputs = grouped(own, counts[rank * local : (rank + 1) * local])
+    gathered: Tensor = _Gather.apply(outputs, parts, rank, group)  # type: ignore[no-untyped-call]
+    return gathered
 
 
-def _gathered(piece: Tensor, pieces: Sequence[slice], rank: int, group: Any) -> Tensor:
-    """The rows of all processes, of which each has one piece."""
-    rows = piece.new_empty(pieces[-1].stop, *piece.shape[1:])
-    rows[pieces[rank]] = piece
-    for owner, place in enumerate(pieces):
-        if place.stop > place.start:
-            dist.broadcast(rows[place], group=group, group_src=owner)
+def _all_gather(own: Tensor, parts: Sequence[slice], rank: int, group: Any) -> Tensor:
+    """The rows of all processes; each has those of one part, of unequal sizes."""
+    rows = own.new_empty(parts[-1].stop, *own.shape[1:])
+    rows[parts[rank]] = own
+    for owner, part in enumerate(parts):
+        if part.stop > part.start:
+            dist.broadcast(rows[part], group=group, group_src=owner)
     return rows
 
 
-class _Mine(Function):
-    """One piece of rows that every process has."""
+class _Scatter(Function):
+    """This process's part of rows that every process has; its gradient is gathered from all."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, pieces: Sequence[slice], rank: int, group: Any) -> Tensor:
-        ctx.place = (pieces, rank, group)
-        return x[pieces[rank]].clone()
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        return _gathered(upstream, *ctx.place), None, None, None
-
-
-class _All(Function):
-    """The rows of all, of which every process then has the same use."""
-
-    @staticmethod
-    def forward(ctx: Any, piece: Tensor, pieces: Sequence[slice], rank: int, group: Any) -> Tensor:
-        ctx.mine = pieces[rank]
-        return _gathered(piece, pieces, rank, group)
+    def forward(ctx: Any, x: Tensor, parts: Sequence[slice], rank: int, group: Any) -> Tensor:
+        ctx.place = (parts, rank, group)
+        return x[parts[rank]].clone()
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        return upstream[ctx.mine].contiguous(), None, None, None
+        return _all_gather(upstream, *ctx.place), None, None, None
+
+
+class _Gather(Function):
+    """The rows of all processes. Its gradient is this process's part: all processes have the same upstream gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, parts: Sequence[slice], rank: int, group: Any) -> Tensor:
+        ctx.part = parts[rank]
+        return _all_gather(own, parts, rank, group)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return upstream[ctx.part].contiguous(), None, None, None

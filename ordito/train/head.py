@@ -1,4 +1,4 @@
-"""A head for texts: a linear map from the one hidden state that has read all of a text."""
+"""A head for texts: a linear map of one hidden state that attends to the whole text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ordito.train.forward import Forward
 from ordito.train.losses import IMPOSSIBLE
 
 STD = 0.02
-"""Of its first weights, as in the published code of GPT-1."""
+"""Standard deviation of its initial weights, as in the published code of GPT-1."""
 
 
 class TextHead(nn.Module):
-    """W dropout(h) + b: scores of a text from its state. The texts of an example lose the same channels (GPT-1's code)."""
+    """Scores W dropout(h) + b of a text. All texts of an example have the same dropout mask, as in GPT-1's code."""
 
     def __init__(self, d_model: int, n_scores: int, *, dropout: float, seed: int) -> None:
         super().__init__()
@@ -32,29 +32,29 @@ class TextHead(nn.Module):
         return scores
 
 
-def sees_all(module: Transformer) -> bool:
-    """Whether tokens see those behind them, so that the first has read the whole text (BERT)."""
+def is_bidirectional(module: Transformer) -> bool:
+    """Whether self-attention is bidirectional (BERT), so that the first token attends to the whole text."""
     return any(isinstance(leaf, Attention) and not leaf.causal and not leaf.cross for _, leaf in module.spec.attentions)
 
 
-def read_states(forward: Forward) -> Tensor:
-    """Of each text of each example the state that has read all of it, (E, C, D); zeros where an example has fewer than C.
+def text_states(forward: Forward) -> Tensor:
+    """For each text of each example, a hidden state that attends to all of it, (E, C, D); zeros beyond an example's texts.
 
-    It is the last token's, or, where tokens see all of a text, the first one's, through the pooler where there is one.
+    It is that of the last token, or, with bidirectional attention, of the first, through the pooler if there is one.
     """
     batch, module = forward.batch, forward.module
     places = [place for example in batch.places for place in example]
     rows = torch.tensor([place.row for place in places])
-    tokens = torch.tensor([place.begin if sees_all(module) else place.end - 1 for place in places])
+    tokens = torch.tensor([place.begin if is_bidirectional(module) else place.end - 1 for place in places])
     states_ND = forward.hidden_BTD[rows, tokens]
-    if sees_all(module) and module.spec.pooler is not None:
+    if is_bidirectional(module) and module.spec.pooler is not None:
         states_ND = module.pool(states_ND[:, None])
     return nn.utils.rnn.pad_sequence(list(torch.split(states_ND, [len(example) for example in batch.places])), batch_first=True)
 
 
 def scores_of_choices(head: TextHead, forward: Forward) -> Tensor:
     """A score of each of an example's texts, (E, C); `IMPOSSIBLE` where an example has fewer."""
-    scores_EC = head(read_states(forward))[..., 0].float()
+    scores_EC = head(text_states(forward))[..., 0].float()
     counts_E1 = torch.tensor([[len(example)] for example in forward.batch.places], device=scores_EC.device)
     missing_EC = torch.arange(scores_EC.shape[1], device=scores_EC.device) >= counts_E1
     return scores_EC.masked_fill(missing_EC, IMPOSSIBLE)
@@ -62,5 +62,5 @@ def scores_of_choices(head: TextHead, forward: Forward) -> Tensor:
 
 def scores_of_classes(head: TextHead, forward: Forward) -> Tensor:
     """A score of each class, (E, classes), from the sum of the states of an example's texts."""
-    scores: Tensor = head(read_states(forward).sum(dim=1, keepdim=True))[:, 0].float()
+    scores: Tensor = head(text_states(forward).sum(dim=1, keepdim=True))[:, 0].float()
     return scores

@@ -1,4 +1,4 @@
-"""The token microscope: batches token by token as the model is trained on them, and what is wrong with them."""
+"""The token microscope: training batches token by token, with their loss masks, and checks for common mistakes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text as Line
 
 ROWS = 4
-"""Rows that are shown."""
+"""Rows to show by default."""
 
 _ROLE = re.compile(r"(user|human|assistant|model|bot|system|developer|tool|inst)")
 _HEADER = re.compile(rf"\s*{_ROLE.pattern}\b")
@@ -31,7 +31,7 @@ _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True)
 class Inspection:
-    """Batches as they are, of which `text` shows the first rows, and sentences about what is wrong with them."""
+    """Batches, the first rows of which `text` shows, and sentences about the problems found in them."""
 
     batches: Sequence[Batch]
     tokenizer: Tokenizer
@@ -51,18 +51,18 @@ class Inspection:
 
 
 def inspect(batches: Batch | Sequence[Batch], tokenizer: Tokenizer, length: int | None = None) -> Inspection:
-    """Look at batches through the tokenizer that they were made with.
+    """Check batches, with the tokenizer that encoded them.
 
-    `length` is the most that a row may hold, where texts are cut off; without it, the length of each batch.
+    `length` is the row length at which texts were truncated; without it, the length of each batch.
     """
     listed = [batches] if isinstance(batches, Batch) else list(batches)
     texts = [text for batch in listed for text in _texts(batch, length)]
-    found = [problem for look in LOOKS for problem in look(texts, tokenizer)]
-    return Inspection(listed, tokenizer, tuple(found))
+    problems = [problem for check in CHECKS for problem in check(texts, tokenizer)]
+    return Inspection(listed, tokenizer, tuple(problems))
 
 
-class Seen(NamedTuple):
-    """A text of a batch: its ids (T,), which of them are learned (T,), and whether it ends where a full row ends."""
+class TextView(NamedTuple):
+    """A text of a batch: its ids (T,), its loss mask (T,), and whether it ends at the end of a full row."""
 
     ids: list[int]
     learn: list[bool]
@@ -70,32 +70,32 @@ class Seen(NamedTuple):
 
     @property
     def all_learned(self) -> bool:
-        """Whether every token that can be learned is."""
+        """Whether every token but the first has a loss."""
         return len(self.ids) > 1 and all(self.learn[1:])
 
 
-def _texts(batch: Batch, length: int | None) -> Iterator[Seen]:
+def _texts(batch: Batch, length: int | None) -> Iterator[TextView]:
     full = length or batch.ids_BT.shape[1]
     for example in batch.places:
         for row, begin, end in example:
             ids, learn = batch.ids_BT[row, begin:end].tolist(), batch.learn_BT[row, begin:end].tolist()
-            yield Seen(ids, learn, end == full)
+            yield TextView(ids, learn, end == full)
 
 
-Texts = Sequence[Seen]
+Texts = Sequence[TextView]
 
 
-def _some(texts: Texts, wrong: Callable[[Seen], bool], what: str) -> Iterator[str]:
-    """One sentence about all the texts of which it is true."""
+def _some(texts: Texts, wrong: Callable[[TextView], bool], what: str) -> Iterator[str]:
+    """At most one sentence, for all texts that are `wrong`."""
     numbers = [number for number, text in enumerate(texts) if wrong(text)]
     if numbers:
         yield f"{what} in {len(numbers)} of {len(texts)} texts, first in text {numbers[0]}"
 
 
 def no_end(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
-    """Nothing teaches the model to stop."""
+    """No end token has a loss, so the model does not learn to stop."""
 
-    def wrong(text: Seen) -> bool:
+    def wrong(text: TextView) -> bool:
         learned = {id for id, learn in zip(text.ids, text.learn, strict=True) if learn}
         return bool(learned) and not text.at_end and not learned & tokenizer.end_ids
 
@@ -103,31 +103,31 @@ def no_end(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def truncated(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
-    """An answer is cut off by the length of the rows. A text that is learned whole may be a piece of a longer one."""
+    """An answer is truncated at the row length. Texts that are learned whole are left out: they may be split on purpose."""
 
-    def wrong(text: Seen) -> bool:
+    def wrong(text: TextView) -> bool:
         return text.at_end and text.learn[-1] and not text.all_learned and text.ids[-1] not in tokenizer.end_ids
 
     return _some(texts, wrong, "the answer is cut off at the length of the row (set a greater length)")
 
 
 def doubled_start(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
-    """The template writes a start token, and the tokenizer another."""
+    """Two start tokens: one from the chat template, one from the tokenizer."""
     start = tokenizer.bos_id
 
-    def wrong(text: Seen) -> bool:
+    def wrong(text: TextView) -> bool:
         return start is not None and text.ids[:2] == [start, start]
 
     return _some(texts, wrong, "the start token stands twice")
 
 
 def nothing_learned(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
-    """A text costs time and teaches nothing."""
+    """A text without any loss."""
     return _some(texts, lambda text: not any(text.learn), "nothing is learned")
 
 
 def leaked(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
-    """What others than the assistant say is learned."""
+    """Tokens of other roles than the assistant have a loss."""
     whole, part = [], []
     for text in texts:
         roles = roles_of(text.ids, tokenizer)
@@ -144,31 +144,31 @@ def _marked(texts: Texts, marks: Sequence[bool], what: str) -> Iterator[str]:
 
 
 def unknown(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
-    """The vocabulary cannot spell what is said."""
+    """Unknown tokens: the vocabulary cannot spell the text."""
     return _some(texts, lambda text: tokenizer.unk_id is not None and tokenizer.unk_id in text.ids, "there are unknown tokens")
 
 
 def repeated(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
-    """The same text stands there several times."""
+    """Duplicate texts."""
     counts = Counter(tuple(text.ids) for text in texts)
     return _some(texts, lambda text: counts[tuple(text.ids)] > 1, "the same text stands more than once,")
 
 
 def padded(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
-    """Padding was put into the text itself, where it is attended to."""
+    """Padding tokens inside the text, where they are attended to."""
     pad = tokenizer.pad_id
     return _some(texts, lambda text: pad is not None and text.ids[-2:] == [pad, pad], "padding counts as part of the document")
 
 
-LOOKS = (no_end, truncated, doubled_start, nothing_learned, leaked, unknown, repeated, padded)
-"""What is looked for: each look gives a sentence for what it finds."""
+CHECKS = (no_end, truncated, doubled_start, nothing_learned, leaked, unknown, repeated, padded)
+"""The checks: each yields a sentence for each problem that it finds."""
 
 
 def roles_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str | None]:
-    """Who says each token of a conversation, as far as its control tokens show; None outside of conversations.
+    """The role of each token of a conversation, as far as control tokens show it; None outside of turns.
 
-    A role is named by a control token (`<|user|>`, `[INST]`) or stands behind one (`<|im_start|>user`), and ends with the
-    token that ends its turn.
+    A role is named by a control token (`<|user|>`, `[INST]`) or follows one (`<|im_start|>user`), and lasts until the token
+    that ends its turn.
     """
     roles: list[str | None] = []
     role: str | None = None
@@ -189,7 +189,7 @@ def roles_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str | None]:
 
 
 def _row(number: int, batch: Batch, b: int, tokenizer: Tokenizer) -> Iterator[Line]:
-    """A row: a line for its head, one for each document, and one for each stretch that is learned or not, by role."""
+    """The lines of a row: a header, one line per document, and one per run of tokens with the same role and loss mask."""
     from rich.text import Text as Line
 
     ids, learn = batch.ids_BT[b].tolist(), batch.learn_BT[b].tolist()
@@ -223,7 +223,7 @@ def _style(id: int, learned: bool, tokenizer: Tokenizer) -> str:
 
 
 def shown(id: int, tokenizer: Tokenizer) -> str:
-    """A token as it is shown: white space made visible, bytes that are no text in hexadecimal."""
+    """A token for display: white space as symbols, bytes that are not UTF-8 in hexadecimal."""
     data = tokenizer.vocabulary.bytes_of(id)
     try:
         text = data.decode("utf-8")

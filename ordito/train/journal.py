@@ -1,4 +1,4 @@
-"""What is kept of a run beside its weights: a line of numbers for each step, TensorBoard's files, a plot of the loss."""
+"""The log of a run: a JSON line of metrics per step, TensorBoard files, a plot of the loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRICS, PLOT = "metrics.jsonl", "loss.svg"
 
 
 class Journal:
-    """`metrics.jsonl`, where each step's line is on the disk before the next step begins, and what is drawn of it."""
+    """Writes `metrics.jsonl`, synced to disk after each step, the plot, and TensorBoard files if asked for."""
 
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
         self.folder, self.path = folder, folder / METRICS
@@ -25,12 +25,12 @@ class Journal:
         self._board = _board(folder / "tensorboard") if tensorboard else None
 
     def resume(self, step: int) -> None:
-        """Take up the journal behind `step`: lines of later steps were of weights that are gone."""
+        """Read the journal and drop the lines after `step`: those steps will be run again."""
         self.records = [record for record in read_metrics(self.path) if record["step"] <= step]
         write_atomically(self.path, [(json.dumps(record) + "\n").encode() for record in self.records])
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """The numbers of one step."""
+        """Add the metrics of one step."""
         self.records.append(dict(record))
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -47,34 +47,34 @@ class Journal:
             write_atomically(self.folder / PLOT, [loss_plot(self.records).encode()])
 
     def close(self) -> None:
-        """Draw, and let go of files."""
+        """Draw the losses, and close files."""
         self.draw()
         if self._board is not None:
             self._board.close()
 
 
-class Unwritten(Journal):
-    """What a process that does not write keeps of the run: the records, in memory."""
+class MemoryJournal(Journal):
+    """The journal of a process that writes no files: records in memory only."""
 
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
         self.records: list[dict[str, Any]] = []
 
     def resume(self, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """The numbers of one step."""
+        """Add the metrics of one step."""
         self.records.append(dict(record))
 
     def draw(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run so far; a last line that a killed process left half is passed over."""
+    """The records of a run so far; lines that a killed process left incomplete are skipped."""
     if not path.is_file():
         return []
     found = []

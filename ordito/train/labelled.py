@@ -1,4 +1,4 @@
-"""Labelled texts: what records of classification, pairs and choices hold, and how their parts become one row of tokens."""
+"""Records of classification, text pairs and multiple choice, and their input formats as token sequences (GPT-1)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ordito.train.task import Record
 PAIRS = (("premise", "hypothesis"), ("text_a", "text_b"), ("sentence1", "sentence2"))
 """Fields of a record that hold two texts."""
 CONTEXTS = ("context", "premise", "question")
-"""Fields that stand before a choice, in this order, those that there are."""
+"""Fields that precede a choice, joined in this order if the record has several."""
 SEPARATORS = ("[SEP]", "<sep>", "<|sep|>", "<$>")
-"""Control tokens that stand between texts, where a vocabulary has one."""
+"""Control tokens that serve as the delimiter, if the vocabulary has one of them."""
 MOST_CLASSES = 1000
 UNKNOWN = "-1"
-"""How published sets write a label that nobody knows."""
+"""The label that published data sets give to examples without one."""
 
 Parts = tuple[str, ...]
-"""Pieces of one text, between which the delimiter stands."""
+"""The parts of one input, which the delimiter separates."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Frame:
     length: int
 
     def text(self, parts: Parts) -> Text:
-        """One row, all of which the auxiliary objective learns. Where it is too long, the longest part is cut at its end."""
+        """The token sequence of `parts`, all of it with a loss for the auxiliary language model.
+
+        If it is too long, the longest part is truncated, with a warning. Raises `OrditoError` if the parts do not fit at all.
+        """
         encoded = [self.tokenizer.encode(part, add_special_tokens=False) for part in parts]
         room = self.length - len(self.start) - len(self.extract) - len(self.delimiter) * (len(parts) - 1)
         if room < len(parts):
@@ -59,11 +62,11 @@ class Frame:
 def frame(
     kind: str, tokenizer: Tokenizer, length: int, start: str | None, delimiter: str | None, extract: str | None, *, pairs: bool
 ) -> Frame:
-    """The tokens around texts: those that are named, or the tokenizer's own.
+    """The frame with the named tokens, or with those of the tokenizer where none is named.
 
-    Its own start is what begins every text, or its BOS; without either there is none. The extract token is what ends every
-    text, or EOS; the delimiter, which only `pairs` need, what ends every text ([SEP]) or one of `SEPARATORS`. Raises
-    `OrditoError` if there is none.
+    The tokenizer's start token is the prefix that it adds to every text, else BOS, else none. Its extract token is the suffix
+    that it adds, else EOS. Its delimiter, which only `pairs` need, is that suffix ([SEP]), else one of `SEPARATORS`. Raises
+    `OrditoError` if a token that is needed does not exist.
     """
     special = tokenizer.special
     starts = special.prefix or (() if special.bos is None else (special.bos,))
@@ -99,12 +102,12 @@ def _id(tokenizer: Tokenizer, setting: str, name: str) -> int:
 
 
 def one_text(record: Record) -> list[Parts]:
-    """{"text"}."""
+    """The text of a record {"text"}."""
     return [(text_of(record, "text"),)]
 
 
 def a_pair(record: Record) -> list[Parts]:
-    """Two texts, in their order."""
+    """The two texts of a record, in their order. Raises `OrditoError` if it has not the fields of `PAIRS`."""
     for names in PAIRS:
         if all(name in record for name in names):
             return [tuple(text_of(record, name) for name in names)]
@@ -112,7 +115,7 @@ def a_pair(record: Record) -> list[Parts]:
 
 
 def both_orders(record: Record) -> list[Parts]:
-    """Two texts, in both orders."""
+    """The two texts of a record, in both orders: similarity is symmetric."""
     ((a, b),) = a_pair(record)
     return [(a, b), (b, a)]
 
@@ -127,7 +130,7 @@ def each_choice(record: Record) -> list[Parts]:
 
 
 def label_of(record: Record) -> str:
-    """The label of a record as text. Raises `OrditoError` if it has none, or the one that means unknown."""
+    """The label of a record as text. Raises `OrditoError` if it has none, or `UNKNOWN`."""
     label = record.get("label", record.get("score"))
     if label is None or str(label) == UNKNOWN:
         raise OrditoError(f"has no label: got {label!r} under 'label', leave such records out")
@@ -135,7 +138,7 @@ def label_of(record: Record) -> str:
 
 
 def score_of(record: Record) -> float:
-    """The label as a number."""
+    """The score or label of a record as a number. Raises `OrditoError` if it is none."""
     label = record.get("score", record.get("label"))
     if isinstance(label, bool) or not isinstance(label, int | float):
         raise OrditoError(f"has no score: got {label!r} under 'score' or 'label', expected a number")
@@ -143,7 +146,7 @@ def score_of(record: Record) -> float:
 
 
 def choice_of(record: Record) -> float:
-    """The number of the right choice, from 0; the label may be the choice itself."""
+    """The index of the right choice, from 0; the label may also be the text of that choice. Raises `OrditoError` otherwise."""
     texts, label = [choice for _, choice in each_choice(record)], record.get("label")
     if label in texts:
         return float(texts.index(label))
@@ -153,9 +156,9 @@ def choice_of(record: Record) -> float:
 
 
 def classes_of(records: Iterable[tuple[str, Record]]) -> tuple[str, ...]:
-    """The labels of records and their places, numbers in their order, others by the alphabet.
+    """The distinct labels of (place, record) pairs, sorted: numbers first, by value, then texts.
 
-    Raises `OrditoError` for a record without one, and for fewer than two classes.
+    Raises `OrditoError` for a record without a label, and for fewer than two or more than `MOST_CLASSES` classes.
     """
     found: set[str] = set()
     for place, record in records:

@@ -1,4 +1,4 @@
-"""A tokenizer learned from text, by byte-pair encoding (arXiv:1508.07909) of bytes as in GPT-2, and how well one fits."""
+"""Training a tokenizer: byte-level byte-pair encoding (arXiv:1508.07909) as in GPT-2; and the fertility of tokenizers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONTROL = (PAD, START, END, TURN, TURN_END)
 """The control tokens of every tokenizer that is learned here; they have the first ids, padding is 0."""
 
 PATTERN = QWEN2
-"""How text is cut before it is merged: GPT-4's pattern as Llama 3 and Qwen 2 have it, with every digit by itself."""
+"""The pre-tokenization pattern: GPT-4's as in Qwen 2, where every digit is a token by itself."""
 
 _WORD = re.compile(r"\w+")
 _LINES = re.compile(r"(?<=\n)(?=\S)")
@@ -76,24 +76,24 @@ def learn(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) ->
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, long ones cut where the pattern would cut them anyway, so that all cores have something to do."""
+    """The texts, long ones split where the pattern splits them anyway, so that all cores have something to do."""
     for text in texts:
         yield from _LINES.split(text) if len(text) > _LONG else (text,)
 
 
 def texts_of(sources: Sequence[str], field: str = "text") -> Iterator[str]:
-    """What the records of files say: their text under `field`, or all messages of their conversations.
+    """The texts of the records of files: `field` of each, or the contents of all messages of its conversation.
 
     Raises `OrditoError`, which names the place, for a record that has neither.
     """
     for place, record in read_records(sources):
         try:
-            yield from _said(record, field)
+            yield from _texts_of_record(record, field)
         except OrditoError as error:
             raise OrditoError(f"{place}: {error}") from None
 
 
-def _said(record: Record, field: str) -> Iterator[str]:
+def _texts_of_record(record: Record, field: str) -> Iterator[str]:
     if isinstance(text := record.get(field), str):
         yield text
         return
@@ -104,7 +104,7 @@ def _said(record: Record, field: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Fertility:
-    """How many tokens a text takes: the fewer a word, the more of it a context holds (arXiv:2012.15613, section 3.2)."""
+    """Counts of a text: the fewer tokens per word, the more text fits into a context (arXiv:2012.15613, section 3.2)."""
 
     tokens: int
     words: int
@@ -122,7 +122,7 @@ class Fertility:
 
 
 def fertility(texts: Iterable[str], tokenizers: Mapping[str, Tokenizer]) -> dict[str, Fertility]:
-    """The fertility of several tokenizers, by name, on the same texts, without what every text gets."""
+    """The fertility of tokenizers, by name, on the same texts, without the special tokens that are added to every text."""
     tokens = dict.fromkeys(tokenizers, 0)
     words = size = 0
     for text in texts:

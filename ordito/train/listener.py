@@ -1,4 +1,4 @@
-"""Who is told how a run goes."""
+"""Callbacks of a run: progress for the user."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """Told of a run as it goes."""
+    """Callbacks of a run, as transformers' TrainerCallback."""
 
     def says(self, message: str) -> None:
-        """What is being done, in a clause."""
+        """What the run is doing, in a clause."""
 
     def begins(self, trainer: Trainer) -> None:
-        """The first step is about to be made."""
+        """Before the first step."""
 
     def stepped(self, record: Mapping[str, Any]) -> None:
-        """The numbers of a step."""
+        """After each step, with its metrics."""
 
     def sampled(self, step: int, prompt: str, text: str) -> None:
-        """What the model writes by now."""
+        """After each sample: the model's answer to a prompt."""
 
     def ends(self, result: Result) -> None:
-        """The run is over, or has stopped."""
+        """At the end of a run that is finished or stopped."""
 
 
 class Quiet:
-    """Says nothing."""
+    """Ignores all callbacks."""
 
     def says(self, message: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def begins(self, trainer: Trainer) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stepped(self, record: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def sampled(self, step: int, prompt: str, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def ends(self, result: Result) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,4 +1,7 @@
-"""The loop: optimizer steps until the last one, each a function of the weights, the seed and its number."""
+"""The training step: gradients over micro-batches, clipping, the optimizers; evaluation; state for checkpoints.
+
+A step is a function of the weights, the optimizers' states, the seed and the number of the step.
+"""
 
 from __future__ import annotations
 
@@ -21,26 +24,26 @@ from ordito.train.config import Config
 from ordito.train.data.prepare import Rows
 from ordito.train.examples import Example
 from ordito.train.forward import Forward
-from ordito.train.optimizers import fast_bfloat16, optimizers, put_tensors, set_rate, tensors_of
+from ordito.train.optimizers import fast_bfloat16, load_tensors, optimizers, set_rate, tensors_of
 from ordito.train.processes import Processes, everywhere
 from ordito.train.schedules import share_of_peak
-from ordito.train.subject import Subject, put
+from ordito.train.subject import Subject, load_weights
 from ordito.train.task import Task
 
 if TYPE_CHECKING:
     from ordito.train.sharding import Sharding
 
 MICRO_TOKENS = 2048
-"""Tokens of one forward pass, unless a run says otherwise: enough to keep products busy, and few enough to hold little."""
+"""Tokens of a micro-batch by default: enough for efficient matrix products, few enough for little activation memory."""
 
 
 class NotFiniteError(OrditoError):
-    """A loss or gradient that is infinite or NaN; the weights are those before the step."""
+    """A loss or gradient is infinite or NaN; the weights are those before the step."""
 
 
 @dataclass(eq=False)
 class Trainer:
-    """One run in memory: the subject, its task and optimizers, and where it stands (`done` optimizer steps of `total`)."""
+    """A run in memory: the model, its task, data and optimizers, after `done` of `total` optimizer steps."""
 
     config: Config
     subject: Subject
@@ -73,7 +76,7 @@ class Trainer:
         self.subject.train()
         batches = self.batches(self.done)
         nothing = {term.name: 0.0 for _, term in self.task.objective.terms}
-        counts = self.processes.sums(_added([nothing, *(self.task.objective.counts(batch) for batch in batches)]))
+        counts = self.processes.sums(_sum([nothing, *(self.task.objective.counts(batch) for batch in batches)]))
         size = {"tokens": sum(batch.n_tokens for batch in batches), "learned": sum(batch.n_learned for batch in batches)}
         sums: dict[str, Tensor | float] = {**nothing}
         missing = self._missing_passes(len(batches))
@@ -93,8 +96,8 @@ class Trainer:
         if self.sharding is not None:
             self.sharding.sum_gradients()
         found = self.processes.sums({name: float(total) for name, total in sums.items()})
-        norm = self._norm()
-        numbers = self._numbers(found, counts)
+        norm = self._clip_gradients()
+        numbers = self._losses(found, counts)
         if not all(math.isfinite(value) for value in (norm, *numbers.values())):
             self._clear_gradients()
             raise everywhere(NotFiniteError(f"step {self.done + 1}: {_what_is_not_finite(norm, numbers)}"))
@@ -132,12 +135,12 @@ class Trainer:
             with self.autocast():
                 forward = Forward(self.subject.module, batch.to(self.device))
                 totals = self.task.objective.totals(forward) | {n: term.total(forward) for n, term in measured.items()}
-            sums = _added([sums, {name: float(total) for name, total in totals.items()}])
+            sums = _sum([sums, {name: float(total) for name, total in totals.items()}])
             own = {name: float(term.count(batch)) for name, term in measured.items()}
-            counts = _added([counts, self.task.objective.counts(batch) | own])
+            counts = _sum([counts, self.task.objective.counts(batch) | own])
         self._dummy_passes(missing, backward=False)
         sums, counts = self.processes.sums(sums), self.processes.sums(counts)
-        numbers = self._numbers(sums, counts)
+        numbers = self._losses(sums, counts)
         return {f"eval_{name}": value for name, value in numbers.items()} | {
             f"eval_{name}": sums[name] / max(counts[name], 1e-9) for name in measured
         }
@@ -149,8 +152,8 @@ class Trainer:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Set weights, optimizers and step to those of a checkpoint."""
-        put(self.parameters, snapshot.weights)
-        put_tensors(self.optimizers, self.parameters, snapshot.optimizer)
+        load_weights(self.parameters, snapshot.weights)
+        load_tensors(self.optimizers, self.parameters, snapshot.optimizer)
         self.done = snapshot.step
 
     def batches(self, step: int) -> list[Batch]:
@@ -173,12 +176,12 @@ class Trainer:
         return collate(examples, rows=[range(a, b) for a, b in pairwise(starts)])
 
     def _missing_passes(self, batches: int) -> int:
-        """How many passes fewer than the busiest process this one makes, where all must take part: FSDP2 gathers weights."""
+        """How many more passes another process makes: FSDP2 gathers weights in each, so all must make the same number."""
         sharded = self.sharding is not None and self.sharding.sharded
         return self.processes.most(batches) - batches if sharded else 0
 
     def _dummy_passes(self, passes: int, backward: bool) -> None:
-        """Run passes over some example whose gradients are zero, so that the other processes are not kept waiting."""
+        """Run passes with zero gradients on any example, to take part in the collectives of the other processes' passes."""
         if not passes:
             return
         self.subject.train(False)
@@ -190,8 +193,8 @@ class Trainer:
                 nothing = 0.0 * torch.stack([total.float() for total in totals.values() if total.requires_grad]).sum()
                 nothing.backward()  # type: ignore[no-untyped-call]
 
-    def _norm(self) -> float:
-        """The norm of the gradient, before it is cut to `clip`."""
+    def _clip_gradients(self) -> float:
+        """Clip the norm of the gradient to `clip`; returns the norm before."""
         most = math.inf if self.config.clip is None else self.config.clip
         if self.sharding is not None:
             return self.sharding.clip(self.parameters.values(), most)
@@ -201,15 +204,15 @@ class Trainer:
         for parameter in self.parameters.values():
             parameter.grad = None
 
-    def _numbers(self, sums: dict[str, float], counts: dict[str, float]) -> dict[str, float]:
-        """The loss and, where there are several, its terms."""
+    def _losses(self, sums: dict[str, float], counts: dict[str, float]) -> dict[str, float]:
+        """The loss and, if it has several, its terms, each divided by its count."""
         terms = self.task.objective.terms
         each = {term.name: sums[term.name] / max(counts[term.name], 1e-9) for _, term in terms}
         whole = sum(weight * each[term.name] for weight, term in terms)
         return {"loss": whole} | (each if len(terms) > 1 else {})
 
 
-def _added(numbers: Iterable[dict[str, float]]) -> dict[str, float]:
+def _sum(numbers: Iterable[dict[str, float]]) -> dict[str, float]:
     total: dict[str, float] = {}
     for one in numbers:
         for name, value in one.items():

@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors: sums over rows, in fp32, which the caller divides."""
+"""Losses as pure functions of tensors. All are sums over rows, in fp32; the caller divides them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from ordito.train.likelihood import token_losses
 
 IMPOSSIBLE = -1e4
-"""What a logit of -inf is taken for: its probability is zero all the same, and nothing becomes NaN."""
+"""A stand-in for logits of -inf: the probability is 0 too, but sums and differences do not become NaN."""
 
 
 def cross_entropy(logits_nV: Tensor, targets_n: Tensor, weights_n: Tensor | None = None) -> Tensor:
-    """sum_i w_i (logsumexp_v z_iv - z_i,target): the negative log-likelihood of the targets, a sum; w is 1 if not given."""
+    """sum_i w_i (logsumexp_v z_iv - z_i,target), the summed negative log-likelihood of the targets; w is 1 by default."""
     losses_n = token_losses(logits_nV, targets_n)
     return losses_n.sum() if weights_n is None else (losses_n * weights_n).sum()
 
@@ -63,22 +63,22 @@ def distillation(student_nV: Tensor, teacher_nV: Tensor, beta: float, temperatur
 def distillation_of_top(student_nV: Tensor, ids_nK: Tensor, teacher_nJ: Tensor, beta: float, temperature: float) -> Tensor:
     """`distillation` from what `top_of` kept of a teacher at this temperature: K tokens and the rest as one, J = K + 1.
 
-    The divergence is that of J outcomes: never above that of all tokens, equal to it when all are kept. (Renormalising the K
-    instead would teach that nothing else can come.)
+    The divergence is that of J outcomes: never above that of all tokens, and equal to it if all are kept. (Renormalising the
+    K probabilities instead would teach the student that no other token can follow.)
     """
     student = _kept(log_probabilities(student_nV, temperature), ids_nK)
     return temperature**2 * divergence(student, teacher_nJ, beta)
 
 
 def top_of(logits_nV: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """The k most probable tokens (n, K); their log-probabilities, and that of all others together behind them, (n, K + 1)."""
+    """The k most probable tokens (n, K), and their log-probabilities, followed by that of all others together, (n, K + 1)."""
     logs_nV = log_probabilities(logits_nV, temperature)
     ids_nK = logs_nV.topk(k, dim=-1).indices
     return ids_nK, _kept(logs_nV, ids_nK)
 
 
 def _kept(logs_nV: Tensor, ids_nK: Tensor) -> Tensor:
-    # Summed up, not taken from 1: what is left may be far smaller than the rounding of 1.
+    # logsumexp of the others, not log(1 - sum of the kept): the rest may be smaller than the rounding error of 1.
     rest_n1 = logs_nV.scatter(1, ids_nK, IMPOSSIBLE).logsumexp(dim=-1, keepdim=True)
     return torch.cat((logs_nV.gather(1, ids_nK), rest_n1), dim=-1)
 
@@ -94,9 +94,9 @@ def similarities(queries_ED: Tensor, candidates_CD: Tensor) -> Tensor:
 
 
 def info_nce(cosines_EC: Tensor, targets_E: Tensor, scale: float, left_out_EC: Tensor | None = None) -> Tensor:
-    """sum_i -log(exp(s cos(q_i, c_target)) / sum_j exp(s cos(q_i, c_j))): the right candidate among all (arXiv:1807.03748).
+    """sum_i -log(exp(s cos(q_i, c_target)) / sum_j exp(s cos(q_i, c_j))), s = `scale` = 1 / temperature (arXiv:1807.03748).
 
-    `left_out_EC` marks candidates that are no negatives of a query. scale = 1 / temperature.
+    `left_out_EC` masks candidates that are not negatives of a query.
     """
     logits_EC = scale * cosines_EC
     return cross_entropy(logits_EC if left_out_EC is None else logits_EC.masked_fill(left_out_EC, IMPOSSIBLE), targets_E)

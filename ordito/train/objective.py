@@ -1,4 +1,4 @@
-"""What is minimised: terms, each a sum over a batch and the count that it is divided by, and weighted sums of them."""
+"""Objectives: weighted sums of loss terms, each a sum over a batch and the count that divides it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ordito.train.forward import Forward
 
 @dataclass(frozen=True)
 class Term:
-    """A loss: `total` sums it over a batch, `count` says by what it is divided, before anything is computed.
+    """A loss term: `total` sums it over a batch, `count` is the batch's part of the divisor, known before the forward pass.
 
-    Sums and counts of a whole optimizer step, over all its micro-batches and processes, are divided only at the end: then
-    accumulated gradients are those of one large batch.
+    The divisor is the count of the whole optimizer step, over all micro-batches and processes, so that accumulated gradients
+    are those of one large batch.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Objective:
 
     @classmethod
     def of(cls, term: Term) -> Objective:
-        """One term, as it is."""
+        """An objective of one term, with weight 1."""
         return cls(((1.0, term),))
 
     def __add__(self, other: Objective) -> Objective:
@@ -42,15 +42,15 @@ class Objective:
         return replace(self, terms=tuple((weight * before, term) for before, term in self.terms))
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """What each term is divided by, of this batch alone."""
+        """The count of each term in this batch."""
         return {term.name: float(term.count(batch)) for _, term in self.terms}
 
     def totals(self, forward: Forward) -> dict[str, Tensor]:
-        """The sum of each term over this batch, not divided yet."""
+        """The sum of each term over this batch."""
         return {term.name: term.total(forward) for _, term in self.terms}
 
     def loss(self, totals: dict[str, Tensor], counts: dict[str, float]) -> Tensor:
-        """sum_k weight_k total_k / count_k; a term that counts nothing adds nothing."""
+        """sum_k weight_k total_k / count_k; a term whose count is 0 adds nothing."""
         parts = [weight * totals[term.name] / max(counts[term.name], 1e-9) for weight, term in self.terms]
         loss = parts[0]
         for part in parts[1:]:

@@ -1,4 +1,4 @@
-"""How much arithmetic a run takes, and how much of it this machine could do."""
+"""Model FLOPs utilisation (MFU): the arithmetic of a training step against the peak of this machine."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PASSES = 12
 
 
 def training_flops(spec: Spec, tokens: int, length: int, learned: int, frozen: bool) -> float:
-    """Floating-point operations of an optimizer step over `tokens` in texts of `length`, `learned` of them with logits.
+    """FLOPs of an optimizer step on `tokens` tokens in texts of `length`; logits are computed for `learned` of them.
 
-    The backward pass takes twice the forward pass: once for what came in, once for the weights; the second falls away where
-    they are frozen. What is computed again (recompute) is not counted, as papers do not (arXiv:2204.02311, appendix B).
+    The backward pass takes as many as the forward pass for the gradients of inputs, and again as many for those of weights,
+    unless these are frozen. Recomputation is not counted, as in the definition of MFU (PaLM, arXiv:2204.02311, appendix B).
     """
     flops = account(spec).flops
     texts = tokens / max(1, length)
@@ -33,7 +33,7 @@ def training_flops(spec: Spec, tokens: int, length: int, learned: int, frozen: b
 
 
 def measured_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations a second of a large matrix product in this type: the best of several, measured now."""
+    """Floating-point operations per second of a large matrix product in `dtype`: the best of several, measured now."""
     a = torch.randn(_SIZE, _SIZE, device=device).to(dtype)
     best = 0.0
     for _ in range(_PASSES):
@@ -45,7 +45,7 @@ def measured_peak(dtype: torch.dtype, device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a step costs, beside what the machine can do: `peak` in operations a second, for products in `kind`."""
+    """The cost of a step and the `peak` of the machine, in FLOP/s, for matrix products in the dtype named `kind`."""
 
     spec: Spec
     length: int
@@ -55,7 +55,7 @@ class Effort:
 
     @classmethod
     def of(cls, trainer: Trainer) -> Effort:
-        """That of a run; the machine is measured now."""
+        """The effort of a run; the machine's peak is measured now."""
         module, device = trainer.subject.module, trainer.device
         with trainer.autocast():
             kind = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
@@ -65,10 +65,10 @@ class Effort:
 
     @property
     def said(self) -> str:
-        """In a clause."""
+        """A clause for the user."""
         return f"products in {self.kind}; this machine's peak is {self.peak / 1e9:,.0f} GFLOP/s"
 
     def share(self, record: Mapping[str, Any]) -> float:
-        """The part of the peak that a step reached."""
+        """The MFU of a step, from its metrics: the share of the peak that it reached."""
         flops = training_flops(self.spec, record["tokens"], self.length, record["learned"], self.frozen)
         return flops / record["seconds"] / self.peak

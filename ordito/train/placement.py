@@ -1,4 +1,4 @@
-"""Where tensors are that processes divide (`DTensor`); in a run of one process, nothing of this does anything."""
+"""Helpers for tensors that may be sharded (`DTensor`); ordinary tensors pass through unchanged."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Tensor)
 
 
-def is_divided(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether it is a `DTensor`, which a single process does without importing."""
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is a `DTensor`, tested without importing torch.distributed."""
     return hasattr(tensor, "device_mesh")
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, of which every process has a part; they must all ask for it."""
-    return tensor.full_tensor() if is_divided(tensor) else tensor
+def full(tensor: Tensor) -> Tensor:
+    """The full tensor, gathered from all processes, which must all call it."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def here(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process has, in its memory."""
-    return tensor.to_local() if is_divided(tensor) else tensor
+def local(tensor: Tensor) -> Tensor:
+    """The local shard of a tensor; it shares the tensor's memory."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
-def placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor divided as another of its shape is; every process has all of it. One of another shape stays whole."""
-    if not is_divided(like) or is_divided(tensor) or tensor.shape != like.shape:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor, complete in every process, sharded as `like`; returned as it is if the shapes differ."""
+    if not is_sharded(like) or is_sharded(tensor) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def divided_along(tensor: Tensor) -> tuple[str, ...]:
-    """The axes of the mesh along which processes have other parts of a tensor."""
-    if not is_divided(tensor):
+def sharded_along(tensor: Tensor) -> tuple[str, ...]:
+    """Names of the mesh axes along which a tensor is sharded."""
+    if not is_sharded(tensor):
         return ()
     names = zip(tensor.device_mesh.mesh_dim_names or (), tensor.placements, strict=True)
     return tuple(name for name, placement in names if not placement.is_replicate())
 
 
-def alike(tensors: Iterable[T]) -> list[list[T]]:
-    """Tensors by the mesh that they are divided over, each in order: one operation takes no others together."""
+def by_mesh(tensors: Iterable[T]) -> list[list[T]]:
+    """Tensors grouped by device mesh, in order: fused operations cannot mix meshes."""
     found: dict[object, list[T]] = {}
     for tensor in tensors:
-        found.setdefault(tensor.device_mesh if is_divided(tensor) else None, []).append(tensor)
+        found.setdefault(tensor.device_mesh if is_sharded(tensor) else None, []).append(tensor)
     return list(found.values())

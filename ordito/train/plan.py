@@ -1,4 +1,4 @@
-"""What a run would do, before it does it: its steps, the memory of each phase, and the time, after one measured step."""
+"""Dry run: the steps, time and memory of a run, from measured optimizer steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ordito.units import size
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it is made. Bytes are those of the whole process at its most in each phase; seconds of one step."""
+    """The forecast of a run: `phases` are peak bytes of the process in each phase, `seconds` those of one step."""
 
     steps: int
     rows: int
@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """The most bytes that the process holds at once."""
+        """Peak memory of the process, in bytes."""
         return max(self.phases.values())
 
     @property
@@ -74,20 +74,20 @@ ADVICE = (
 
 
 def planned(config: Config) -> Plan:
-    """Measure one step of a run, in a process of its own and a folder that is gone afterwards.
+    """Measure two steps of a run, in a process of its own and a temporary folder.
 
-    The phases are what the operating system says of the process's memory: with the weights in it, in the forward and backward
-    pass, when the optimizer moves, when a checkpoint is written. Raises as the run itself would.
+    The phases are peaks of the process's resident memory: after loading, in the forward and backward pass, in the optimizer, in
+    a later step, and in writing a checkpoint. Raises as the run itself would.
     """
     with tempfile.TemporaryDirectory(prefix="ordito-plan-") as folder:
         tried = config.model_copy(update={"output": folder})
         context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_measure, args=(tried, there))
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_measure, args=(tried, sender))
         process.start()
-        there.close()
+        sender.close()
         try:
-            found = here.recv()
+            found = receiver.recv()
         except EOFError:
             raise OrditoError(
                 f"the measured step ended its process: there is not enough memory. Try {'; '.join(ADVICE)}"
@@ -119,7 +119,7 @@ def _measured(config: Config) -> dict[str, Any]:
     phases["forward and backward"] = _peak()
     trainer.update_weights()
     phases["the optimizer"] = _peak()
-    # The second step is like those of the run: in the first, memory is had and caches are filled.
+    # The second step is like the later ones; the first also allocates memory and fills caches.
     record = trainer.step()
     phases["a later step"] = _peak()
     folder = Checkpoints(config.folder / CHECKPOINTS, config.keep).save(trainer.snapshot())
@@ -140,7 +140,7 @@ def _measured(config: Config) -> dict[str, Any]:
 
 
 def _peak() -> int:
-    """The most bytes that this process held since it was last asked."""
+    """Peak resident memory of this process since the last call, in bytes (Linux)."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     Path("/proc/self/clear_refs").write_text("5")
     return 1024 * int(lines["VmHWM"].split()[0])

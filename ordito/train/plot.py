@@ -1,4 +1,4 @@
-"""The curve of a run, as SVG."""
+"""The loss curve of a run, as SVG."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _finite(value: object) -> bool:
 
 
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A running mean, over about a thirtieth of the run, that begins at the first value and not at zero."""
+    """An exponential moving average over about a thirtieth of the run, which starts at the first value."""
     keep, mean, found = 1 - 1 / max(1.0, len(points) / 30), None, []
     for x, y in points:
         mean = y if mean is None else keep * mean + (1 - keep) * y
@@ -71,7 +71,7 @@ def _line(points: Sequence[tuple[float, float]], width: float, opacity: float) -
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Some five round numbers between two ends."""
+    """About five round numbers between `low` and `high`."""
     if not high > low:
         return [low]
     rough = (high - low) / 5

@@ -1,4 +1,4 @@
-"""Texts of a batch as vectors, as embedding makes them, with gradient."""
+"""Pooled embeddings of the texts of a batch, differentiable."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ordito.train.forward import Forward
 
 
 def pooled(forward: Forward, pooling: Pooling, rows: int | None = None) -> Tensor:
-    """One vector for each text of each example, in order, (N, D'): pooled, then through the spec's dense maps; not normalised.
+    """The vector of each text of each example, (N, D'): pooled, then through the spec's dense layers; not normalised.
 
-    `rows` is how many rows of the batch are computed at once. What a layer computes is then not kept but computed again, with
-    the same random numbers, when the gradient of the vectors is known, so that a batch of any size fits: GradCache
-    (arXiv:2101.06983), whose gradients are those of the whole batch.
+    With `rows`, that many rows of the batch are computed at a time, and their activations are recomputed in the backward pass,
+    with the same random numbers, so that a batch of any size fits. Gradients are those of the whole batch (GradCache,
+    arXiv:2101.06983).
     """
     batch = forward.batch
     places = [place for example in batch.places for place in example]
@@ -24,16 +24,16 @@ def pooled(forward: Forward, pooling: Pooling, rows: int | None = None) -> Tenso
     if rows is None or rows >= B:
         return forward.module.transform(_pool(forward.hidden_BTD, places, pooling))
 
-    def piece(begin: int, mine: list[Place]) -> Tensor:
-        T = max(place.end for place in mine)
+    def chunk(begin: int, own: list[Place]) -> Tensor:
+        T = max(place.end for place in own)
         span = (slice(begin, begin + rows), slice(0, T))
-        return _pool(forward.module.hidden(batch.ids_BT[span], documents=batch.documents_BT[span]), mine, pooling)
+        return _pool(forward.module.hidden(batch.ids_BT[span], documents=batch.documents_BT[span]), own, pooling)
 
     vectors, order = [], []
     for begin in range(0, B, rows):
         numbers = [number for number, place in enumerate(places) if begin <= place.row < begin + rows]
-        mine = [places[number]._replace(row=places[number].row - begin) for number in numbers]
-        vectors.append(checkpoint(piece, begin, mine, use_reentrant=False))
+        own = [places[number]._replace(row=places[number].row - begin) for number in numbers]
+        vectors.append(checkpoint(chunk, begin, own, use_reentrant=False))
         order += numbers
     vectors_ND = torch.cat(vectors)[torch.tensor(order).argsort().to(batch.ids_BT.device)]
     return forward.module.transform(vectors_ND)

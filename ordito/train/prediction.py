@@ -1,4 +1,4 @@
-"""What a trained head says of new records."""
+"""Predictions of a trained head on new records."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ordito.train.subject import HEADS
 from ordito.train.task import Context, Predictor, Record, Task, kind_named
 
 BATCH = 32
-"""Records that go through the model together."""
+"""Records per forward pass."""
 
 
 def trained(folder: str | Path) -> tuple[Transformer, Task]:
-    """The model and the task of a run that is done, with its heads. Raises `OrditoError` if the run has none.
+    """The model and the task of a finished run, with its trained heads. Raises `OrditoError` if the run has no heads.
 
     >>> predict(*trained("out"), [{"text": "a fine loom"}])  # doctest: +SKIP
     """
@@ -42,10 +42,10 @@ def trained(folder: str | Path) -> tuple[Transformer, Task]:
 
 
 def predict(module: Transformer, task: Task, records: Sequence[Record]) -> tuple[list[str | int | float], list[list[float]]]:
-    """Of each record the answer, and the probabilities that it was chosen by.
+    """The answer to each record, and the probabilities that it has the largest of.
 
-    The answer is a class, the number of a choice, or a score, which then stands in the place of probabilities. Labels of the
-    records are not looked at. Raises `OrditoError` for a task without a head, or a record that it cannot read.
+    An answer is a class, the index of a choice, or, of a regression, a score, which is also its only "probability". Labels of
+    records are ignored. Raises `OrditoError` for a task without a head, or a record that it cannot read.
     """
     predictor = task.predictor
     if predictor is None:

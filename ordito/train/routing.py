@@ -1,8 +1,8 @@
-"""Training mixtures of experts: terms that keep the experts equally busy, and the bias that does so without a term.
+"""Training mixtures of experts: load-balancing losses, the z-loss of routers, and loss-free balancing by a bias.
 
-Losses of routers are sums over tokens (or texts) of one layer; terms take their mean over the layers. The gradient of a
-balance reaches a router through its probabilities alone: shares of choices are counted. The routers of the layers that a
-forward pass runs through count; those of mixtures inside experts are refused, for they are not recorded.
+Losses are sums over the tokens (or texts) of one layer; terms are their means over layers. The gradient of a balancing loss
+reaches a router through its probabilities alone: counts of choices have no gradient. Mixtures inside experts are refused:
+their routers are not recorded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ordito.train.settings import MoeSettings
 
 
 def probabilities(logits_TE: Tensor, score: str) -> Tensor:
-    """What a router gives each expert, rows that sum to one, (T, E): a softmax, or sigmoids by their sum (DeepSeek-V3)."""
+    """Router probabilities (T, E), whose rows sum to one: softmax, or sigmoids divided by their sum (DeepSeek-V3)."""
     if score != "sigmoid":
         return logits_TE.softmax(dim=-1)
     scores_TE = logits_TE.sigmoid()
@@ -36,10 +36,10 @@ def choices(chosen_TK: Tensor, n_experts: int) -> Tensor:
 
 
 def balance(probabilities_TE: Tensor, choices_E: Tensor, top_k: int) -> Tensor:
-    """T E sum_e f_e P_e: f_e is the share of the T K choices that fell on e, P_e its mean probability.
+    """T E sum_e f_e P_e, where f_e is the share of the T K choices that fell on expert e, and P_e its mean probability.
 
-    Over T it is 1 where both are even, E where all fell on one. Sources: arXiv:2101.03961, section 2.2, equations 4 to 6;
-    with K > 1 the choices are counted as in Megatron's and OLMoE's (arXiv:2409.02060).
+    Divided by T, it is 1 if both are uniform, and E if all choices fell on one expert (arXiv:2101.03961, section 2.2, equations
+    4 to 6). With K > 1 the choices are counted as in Megatron's and OLMoE's (arXiv:2409.02060).
     """
     n_tokens, n_experts = probabilities_TE.shape
     return n_experts / (top_k * max(n_tokens, 1)) * (choices_E * probabilities_TE.sum(dim=0)).sum()
@@ -48,8 +48,8 @@ def balance(probabilities_TE: Tensor, choices_E: Tensor, top_k: int) -> Tensor:
 def sequence_balance(probabilities_TE: Tensor, texts_T: Tensor, n_texts: int, top_k: int) -> Tensor:
     """The sum over texts of E sum_e f_e P_e, each over the tokens of one text (arXiv:2412.19437, equations 17 to 20).
 
-    `texts_T` numbers the text of each token from 0. As in the paper f_e counts the K most probable, which with a bias of
-    choice are not always the chosen ones.
+    `texts_T` is the index of each token's text, from 0. As in the paper, f_e counts the K most probable experts, which with a
+    choice bias are not always the chosen ones.
     """
     n_experts = probabilities_TE.shape[1]
     best_TE = torch.zeros_like(probabilities_TE).scatter_(1, probabilities_TE.topk(top_k, dim=-1).indices, 1.0)
@@ -60,28 +60,28 @@ def sequence_balance(probabilities_TE: Tensor, texts_T: Tensor, n_texts: int, to
 
 
 def balance_of_transformers(logits_LTE: Tensor, choices_E: Tensor) -> Tensor:
-    """T times `load_balancing_loss_func` of transformers: choices and probabilities are added up over layers, then multiplied.
+    """T times `load_balancing_loss_func` of transformers, which sums choices and probabilities over layers first.
 
-    Over T it is `top_k` where both are even. Layers that each prefer another expert look even to it.
+    Divided by T, it is `top_k` if both are uniform. Layers that each prefer a different expert look balanced to it.
     """
     n_layers, n_tokens, n_experts = logits_LTE.shape
     P_E = logits_LTE.softmax(dim=-1).sum(dim=(0, 1)) / n_layers
     return n_experts / (n_layers * max(n_tokens, 1)) * (choices_E * P_E).sum()
 
 
-def moved_bias(bias_E: Tensor, choices_E: Tensor, speed: float) -> Tensor:
-    """b_e + speed sign(mean count - count_e): who was asked too often is asked less (arXiv:2408.15664, algorithm 1)."""
+def updated_bias(bias_E: Tensor, choices_E: Tensor, speed: float) -> Tensor:
+    """b_e + speed * sign(mean count - count_e): lowers the bias of overloaded experts (arXiv:2408.15664, algorithm 1)."""
     return bias_E + speed * (choices_E.sum() - len(choices_E) * choices_E).sign()
 
 
 def with_routing(objective: Objective, module: Transformer, settings: MoeSettings) -> Objective:
-    """The objective with what the settings add for the mixtures of a module, whose capacity is set as well.
+    """The objective plus the routing losses of `settings`; also sets the capacity factor of the module's mixtures.
 
-    Of a model with mixtures `expert_load` is measured beside it, with weight 0: how much more than its share the busiest
-    expert does, mean over layers. In training its counts are what `after_step` moves the biases by.
+    Models with mixtures get a further term of weight 0, `expert_load`: the load of the busiest expert over the mean load, mean
+    over layers. In training, its counts are those by which `after_step` updates the choice biases.
 
-    Sums of `z` and `sequence_balance` do not depend on how a step is cut into micro-batches. `balance` does, as nearly
-    everywhere: it is a product of two means of a micro-batch, and steps take the mean of these products by tokens.
+    `z` and `sequence_balance` do not depend on how a step is divided into micro-batches. `balance` does, as in most trainers:
+    it is a product of two means over a micro-batch, and a step takes the mean of these products, weighted by tokens.
 
     Raises `OrditoError` if the settings ask for what the model does not have.
     """
@@ -92,38 +92,38 @@ def with_routing(objective: Objective, module: Transformer, settings: MoeSetting
     for mixture in mixtures:
         mixture.capacity_factor, mixture.keep = settings.capacity_factor, settings.keep
     weighted = [
-        (settings.balance, _balance_of_transformers() if settings.hf_compatible else over_layers("balance", _balance)),
-        (settings.z, over_layers("router_z", lambda one: z_loss(one.logits_TE))),
+        (settings.balance, _balance_of_transformers() if settings.hf_compatible else mean_over_layers("balance", _balance)),
+        (settings.z, mean_over_layers("router_z", lambda routing: z_loss(routing.logits_TE))),
         (settings.sequence_balance, _sequence_balance()),
     ]
-    load = over_layers("expert_load", _counted if settings.bias_speed else _load)
+    load = mean_over_layers("expert_load", _load_and_count if settings.bias_speed else _load)
     return objective + Objective((*((weight, term) for weight, term in weighted if weight), (0.0, load)))
 
 
 @torch.no_grad()
 def after_step(module: nn.Module, settings: MoeSettings) -> None:
-    """Move the routers' biases by the choices since the last step, of all processes, and forget these.
+    """Update the routers' choice biases from the counts of this step, summed over all processes, and reset the counts.
 
-    Between steps nothing is kept but the biases, which are parameters of the module.
+    The biases are parameters of the module, so checkpoints between steps need no counts.
     """
     if not settings.bias_speed:
         return
     for router in (part for part in module.modules() if isinstance(part, Router)):
         bias_E, choices_E = router.choice_bias, router.choices_E
-        assert bias_E is not None, "with_routing refuses routers without a bias of choice"
+        assert bias_E is not None, "with_routing refuses routers without a choice bias"
         if choices_E is None:
             choices_E = torch.zeros_like(bias_E, dtype=torch.int64)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(choices_E)
-        bias_E.copy_(moved_bias(bias_E, choices_E, settings.bias_speed))
+        bias_E.copy_(updated_bias(bias_E, choices_E, settings.bias_speed))
         router.choices_E = None
 
 
-def over_layers(name: str, loss: Callable[[Routing], Tensor]) -> Term:
-    """A term: the mean over layers of a loss that sums over tokens, by the tokens that are there."""
+def mean_over_layers(name: str, loss: Callable[[Routing], Tensor]) -> Term:
+    """A term: the mean over layers of a loss that sums over tokens, divided by the number of tokens."""
 
     def total(forward: Forward) -> Tensor:
-        return torch.stack([loss(one) for one in forward.routings]).mean()
+        return torch.stack([loss(routing) for routing in forward.routings]).mean()
 
     return Term(name, total, _count_tokens)
 
@@ -132,15 +132,15 @@ def _count_tokens(batch: Batch) -> float:
     return batch.n_tokens
 
 
-def _balance(one: Routing) -> Tensor:
-    block = one.router.block
-    return balance(probabilities(one.logits_TE, block.score), choices(one.chosen_TK, block.n_experts), block.top_k)
+def _balance(routing: Routing) -> Tensor:
+    block = routing.router.block
+    return balance(probabilities(routing.logits_TE, block.score), choices(routing.chosen_TK, block.n_experts), block.top_k)
 
 
 def _balance_of_transformers() -> Term:
     def total(forward: Forward) -> Tensor:
-        logits_LTE = torch.stack([one.logits_TE for one in forward.routings])
-        chosen = torch.stack([one.chosen_TK for one in forward.routings])
+        logits_LTE = torch.stack([routing.logits_TE for routing in forward.routings])
+        chosen = torch.stack([routing.chosen_TK for routing in forward.routings])
         return balance_of_transformers(logits_LTE, choices(chosen, logits_LTE.shape[-1]))
 
     return Term("balance", total, _count_tokens)
@@ -148,39 +148,39 @@ def _balance_of_transformers() -> Term:
 
 def _sequence_balance() -> Term:
     def total(forward: Forward) -> Tensor:
-        begins_BT, there_BT = _begins(forward.batch), forward.batch.documents_BT != PADDING
-        texts_T = begins_BT.flatten().cumsum(0)[there_BT.flatten()] - 1
+        begins_BT, valid_BT = _begins(forward.batch), forward.batch.documents_BT != PADDING
+        texts_T = begins_BT.flatten().cumsum(0)[valid_BT.flatten()] - 1
 
-        def loss(one: Routing) -> Tensor:
-            of_experts_TE = probabilities(one.logits_TE, one.router.block.score)
-            return sequence_balance(of_experts_TE, texts_T, int(begins_BT.sum()), one.router.block.top_k)
+        def loss(routing: Routing) -> Tensor:
+            probabilities_TE = probabilities(routing.logits_TE, routing.router.block.score)
+            return sequence_balance(probabilities_TE, texts_T, int(begins_BT.sum()), routing.router.block.top_k)
 
-        return torch.stack([loss(one) for one in forward.routings]).mean()
+        return torch.stack([loss(routing) for routing in forward.routings]).mean()
 
     return Term("sequence_balance", total, lambda batch: float(_begins(batch).sum()))
 
 
 def _begins(batch: Batch) -> Tensor:
-    """Where a text begins, (B, T)."""
+    """True at the first token of each text, (B, T)."""
     documents_BT = batch.documents_BT
     begins_BT = documents_BT != PADDING
     begins_BT[:, 1:] &= documents_BT[:, 1:] != documents_BT[:, :-1]
     return begins_BT
 
 
-def _load(one: Routing) -> Tensor:
-    """T times the choices that fell on the busiest expert, over the mean: 1 where all are even."""
-    block = one.router.block
-    return choices(one.chosen_TK, block.n_experts).max() * (block.n_experts / block.top_k)
+def _load(routing: Routing) -> Tensor:
+    """T times the load of the busiest expert over the mean load; divided by T, it is 1 if all are equally busy."""
+    block = routing.router.block
+    return choices(routing.chosen_TK, block.n_experts).max() * (block.n_experts / block.top_k)
 
 
-def _counted(one: Routing) -> Tensor:
-    """`_load`; what is chosen in training is kept for the bias."""
-    router = one.router
+def _load_and_count(routing: Routing) -> Tensor:
+    """`_load`; in training, also adds the choices to `Router.choices_E`, for the update of the bias."""
+    router = routing.router
     if router.training:
-        found_E = choices(one.chosen_TK, router.block.n_experts)
+        found_E = choices(routing.chosen_TK, router.block.n_experts)
         router.choices_E = found_E if router.choices_E is None else router.choices_E + found_E
-    return _load(one)
+    return _load(routing)
 
 
 def _check(module: Transformer, mixtures: list[MixtureOfExperts], settings: MoeSettings) -> None:
@@ -196,7 +196,7 @@ def _check(module: Transformer, mixtures: list[MixtureOfExperts], settings: MoeS
         raise OrditoError(f"{first}: the experts of this {label} model are mixtures themselves, whose routers are not balanced")
     if settings.bias_speed and not all(mixture.router.block.choice_bias for mixture in mixtures):
         raise OrditoError(
-            f"moe.bias_speed: the routers of this {label} model have no bias of choice (DeepSeek-V3's have): use moe.balance"
+            f"moe.bias_speed: the routers of this {label} model have no choice bias (DeepSeek-V3's have): use moe.balance"
         )
     if settings.bias_speed and not all(mixture.router.weight.requires_grad for mixture in mixtures):
         raise OrditoError("moe.bias_speed: the routers are frozen, and an adapter does not keep their bias: leave it at 0")

@@ -1,4 +1,4 @@
-"""A run step after step, with its evaluations and checkpoints: what `ordito train` and `ordito.train.fit` do."""
+"""A training run: steps, evaluations, samples, checkpoints and resuming, for `ordito train` and `ordito.train.fit`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ordito.train.best import Best
 from ordito.train.checkpoints import Checkpoints
 from ordito.train.config import Config, config_from, read_settings
 from ordito.train.examples import Example
-from ordito.train.journal import Journal, Unwritten
+from ordito.train.journal import Journal, MemoryJournal
 from ordito.train.listener import Listener, Quiet
 from ordito.train.loop import NotFiniteError, Trainer
 from ordito.train.processes import Processes, everywhere, joined
@@ -26,12 +26,12 @@ from ordito.train.subject import Subject
 RUN = "run.yaml"
 CHECKPOINTS = "checkpoints"
 _FREE = frozenset({"max_time", "keep", "save_every", "output", "threads", "tensorboard", "micro_batch", "parallel"})
-"""Settings that a resumed run may have otherwise: no number that it computes is another for them, but for rounding."""
+"""Settings that may change when a run is resumed: they do not change its results, but for rounding."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: its steps, the last numbers, where it is, and why it stopped early (None: it is done)."""
+    """How a run ended: its steps, the metrics of the last one, its folder, and why it stopped early (None: it did not)."""
 
     steps: int
     metrics: Mapping[str, Any]
@@ -44,15 +44,15 @@ def fit(objective: str | Config, *, resume: bool = False, listener: Listener | N
 
     >>> ordito.train.fit("sft", model="smollm2", data="chats.jsonl", output="out", lr=1e-4)  # doctest: +SKIP
 
-    With `resume` a run goes on where its newest checkpoint is, to the same numbers as if it had never stopped. Raises
-    `OrditoError` with one sentence.
+    With `resume` a run continues from its newest checkpoint, to the same numbers as without the interruption. Raises
+    `OrditoError` if it cannot start or continue.
     """
     config = objective if isinstance(objective, Config) else config_from({"objective": objective, **values})
     return Run(config, listener or Quiet()).go(resume)
 
 
 class Run:
-    """One run in its folder, alone or with other processes."""
+    """A run in its folder, in one or several processes."""
 
     def __init__(self, config: Config, listener: Listener) -> None:
         self.config, self.listener = config, listener
@@ -60,7 +60,7 @@ class Run:
         self.checkpoints = Checkpoints(config.folder / CHECKPOINTS, config.keep)
 
     def go(self, resume: bool) -> Result:
-        """All of it, with the other processes if there are some, for which the first writes and speaks."""
+        """Run to the end; of several processes, the first writes files and reports."""
         with joined(self.config.parallel) as self.processes:
             if self.processes.mesh is not None:
                 from ordito.train.distributed_checkpoints import DistributedCheckpoints
@@ -75,9 +75,9 @@ class Run:
             self._check_folder(resume)
         trainer, evaluated = set_up(self.config, self.listener, self.processes)
         self.config = trainer.config
-        made = Journal if self.processes.first else Unwritten
+        journal_type = Journal if self.processes.first else MemoryJournal
         with self.processes.together():
-            journal = made(self.config.folder, self.config.tensorboard)
+            journal = journal_type(self.config.folder, self.config.tensorboard)
             if self.processes.first:
                 self._write_settings()
         best = self._resume(trainer, journal) if resume else Best()
@@ -89,7 +89,7 @@ class Run:
         return self._finish(trainer, journal, stopped, best)
 
     def _loop(self, trainer: Trainer, evaluated: Sequence[Example], journal: Journal, stops: Stops, best: Best) -> str | None:
-        """Step after step; returns why it ended before the last one."""
+        """Train until the last step, or until a reason to stop, which is returned."""
         config = self.config
         every = config.save_every or max(1, trainer.total // 10)
         self.listener.begins(trainer)
@@ -115,7 +115,7 @@ class Run:
         return None
 
     def _step(self, trainer: Trainer, best: Best) -> dict[str, Any]:
-        """One step; where it comes to no number, the weights before it are saved."""
+        """One step; if its loss is not finite, the weights before it are saved."""
         try:
             return trainer.step()
         except NotFiniteError as error:
@@ -138,16 +138,16 @@ class Run:
             raise everywhere(CheckpointError(f"{error}; {kept}. Make room, then go on: {command}")) from None
 
     def _resume(self, trainer: Trainer, journal: Journal) -> Best:
-        """Go on from the newest sound checkpoint, or from the beginning where none was written yet."""
+        """Restore the newest intact checkpoint; without any, start from the beginning."""
         saved = self.checkpoints.newest(trainer.parameters)
         if saved is not None:
             trainer.restore(saved)
         journal.resume(trainer.done)
-        self.listener.says(f"going on behind step {trainer.done} of {trainer.total}")
+        self.listener.says(f"resuming after step {trainer.done} of {trainer.total}")
         return Best(**saved.state["best"]) if saved is not None else Best()
 
     def _finish(self, trainer: Trainer, journal: Journal, stopped: str | None, best: Best) -> Result:
-        """Write what others load, unless the run is to go on."""
+        """Export the model, or the best one with `patience`, unless the run is to be resumed."""
         config, done = self.config, trainer.done
         if stopped is None or best.enough:
             if config.patience and best.step is not None and best.step != done:
@@ -174,14 +174,14 @@ class Run:
                 file.write(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
 
     def _check_folder(self, resume: bool) -> None:
-        """A run is begun in a folder that has none, or goes on with the settings that it was begun with."""
+        """Refuse to start in the folder of another run, or to resume with other settings than those of its `run.yaml`."""
         path = self.config.folder / RUN
         if not path.is_file():
             return
         if not resume:
             raise OrditoError(f"{self.config.folder}: holds a run already: go on with --resume, or choose another output")
         begun = config_from(read_settings(path))
-        # What a task found in its data when the run began (classes) stays found.
+        # Keep the settings that the task derived from its data at the start (classes).
         own = type(begun.settings)()
         if self.config.settings == own and begun.objective == self.config.objective:
             self.config = self.config.model_copy(update={"settings": begun.settings})

@@ -1,15 +1,15 @@
-"""What a model in training writes by now: the most probable tokens after a prompt."""
+"""Samples of a model in training: greedy answers to prompts."""
 
 from __future__ import annotations
 
-from ordito.train.rollout import write
+from ordito.train.rollout import generate
 from ordito.train.subject import Subject
 
 
 def sample(subject: Subject, prompt: str, most: int) -> str:
-    """The answer to a prompt, at most so many tokens; in a conversation where the model has a chat template.
+    """The greedy answer to a prompt, at most `most` tokens, through the chat template if the model is trained on conversations.
 
-    Nothing of the run is changed: no random number is drawn.
+    The state of the run does not change: no random number is drawn.
     """
     tokenizer, ends = subject.tokenizer, subject.tokenizer.end_ids
     if subject.template is not None and subject.talks:
@@ -17,5 +17,5 @@ def sample(subject: Subject, prompt: str, most: int) -> str:
         ids = tokenizer.encode_chat(subject.template.render([message], guarded=tokenizer.guarded))
     else:
         ids = [id for id in tokenizer.encode(prompt) if id != tokenizer.eos_id]
-    found = write(subject.module, [ids], [()], max_tokens=most, end_ids=ends, vocab_size=tokenizer.vocab_size, temperature=0)
+    found = generate(subject.module, [ids], [()], max_tokens=most, end_ids=ends, vocab_size=tokenizer.vocab_size, temperature=0)
     return tokenizer.decode(found[0])

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step: a share of the peak, as transformers' schedulers give it."""
+"""Learning rate schedules, as factors of the peak; those of transformers' schedulers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def warmup_steps(config: Config, total: int) -> int:
 
 
 def share_of_peak(config: Config, step: int, total: int) -> float:
-    """The factor of the learning rate in the optimizer step `step` (0, 1, ...) of `total`.
+    """The learning rate of optimizer step `step` (0, 1, ...) of `total`, as a factor of its peak.
 
-    It rises from 0 over the warm-up; then it stays (constant), falls along half a cosine or a line to `final`, or stays and
-    falls along a line over the last `decay` of all steps (wsd, arXiv:2404.06395).
+    Linear warm-up from 0; then constant, half a cosine or a line to `final`, or (wsd, warmup-stable-decay, arXiv:2404.06395)
+    constant with a linear decay over the last share `decay` of all steps.
     """
     warm = warmup_steps(config, total)
     if step < warm:

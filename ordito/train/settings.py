@@ -1,4 +1,4 @@
-"""Groups of settings: of adapters, Muon, mixtures of experts, processes; each task has one of its own."""
+"""Groups of settings: adapters, Muon, mixtures of experts, parallelism. Those of a task are in the task's file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Settings(BaseModel):
 class LowRankSettings(Settings):
     """Adapters: LoRA (arXiv:2106.09685), DoRA (2402.09353) and QLoRA (2305.14314)."""
 
-    rank: int = Field(16, ge=1, le=4096, description="Rank r of the maps beside the weights.")
+    rank: int = Field(16, ge=1, le=4096, description="Rank r of the maps.")
     alpha: float = Field(32.0, gt=0, description="Scaling is alpha / r.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs that are dropped in training.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability that an input element is dropped in training.")
     root: bool = Field(False, description="Scaling is alpha / sqrt(r) instead (rsLoRA, arXiv:2312.03732).")
     targets: tuple[str, ...] = Field(
         ("linear",),
@@ -42,28 +42,28 @@ class MuonSettings(Settings):
 
 
 class MoeSettings(Settings):
-    """Of mixtures of experts; everything is off at first."""
+    """Mixtures of experts; everything is off by default."""
 
     balance: float = Field(0.0, ge=0, description="Weight of the load-balancing loss of a batch (Switch: 0.01).")
     hf_compatible: bool = Field(
-        False, description="The load-balancing loss is that of transformers: layers first, top_k at least."
+        False, description="Use the load-balancing loss of transformers: summed over layers first, at least top_k."
     )
     sequence_balance: float = Field(
         0.0, ge=0, description="Weight of the load-balancing loss of each text (DeepSeek-V3: 0.0001)."
     )
     z: float = Field(0.0, ge=0, description="Weight of the routers' z-loss (ST-MoE: 0.001).")
-    bias_speed: float = Field(0.0, ge=0, description="Step of the bias of choice, where routers have one (DeepSeek-V3: 0.001).")
+    bias_speed: float = Field(0.0, ge=0, description="Update rate of routers' choice bias (DeepSeek-V3: 0.001).")
     capacity_factor: float | None = Field(
-        None, gt=0, description="An expert takes at most so many times its even share of a text; all that come if not given."
+        None, gt=0, description="Tokens of a text per expert, at most, over the even share; no limit if not given."
     )
-    keep: Literal["first", "likeliest"] = Field("first", description="Which tokens an expert takes if it cannot take all.")
+    keep: Literal["first", "likeliest"] = Field("first", description="Which tokens an expert keeps if it cannot process all.")
 
 
 class ParallelSettings(Settings):
-    """Of runs of several processes (`torchrun`); their number is a multiple of tensor times expert, data is the rest."""
+    """Runs of several processes (`torchrun`): their number is data * expert * tensor, of which data follows from the others."""
 
     data: Literal["shard", "replicate"] = Field(
-        "shard", description="Weights and optimizer divided over the data's processes (FSDP2), or whole in each."
+        "shard", description="Weights and optimizer states sharded along the data axis (FSDP2), or replicated."
     )
-    tensor: int = Field(1, ge=1, le=1024, description="Processes that divide heads and channels of each layer.")
-    expert: int = Field(1, ge=1, le=1024, description="Processes that divide the experts of each mixture.")
+    tensor: int = Field(1, ge=1, le=1024, description="Processes that share heads and channels of each layer.")
+    expert: int = Field(1, ge=1, le=1024, description="Processes that share the experts of each mixture.")

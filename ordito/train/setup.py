@@ -1,4 +1,4 @@
-"""Everything up to the first step of a run: the model, its task, the data, what divides them over processes."""
+"""Everything before the first step of a run: the model, the task, the data, and their division among processes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from ordito.train.sharding import Sharding
 
 DATA = "data"
-"""Folder of the prepared examples, below the run's."""
+"""The folder of prepared examples, inside the run's."""
 
 
 def set_up(config: Config, listener: Listener, processes: Processes | None = None) -> tuple[Trainer, list[Example]]:
-    """A trainer before its first step, and the examples that it is evaluated on; without `processes` in this one alone.
+    """A trainer before its first step, and its evaluation examples; without `processes`, of this process alone.
 
-    The trainer's configuration has the settings that the task found out in its data. Raises `OrditoError` in all processes if
-    one meets it.
+    The trainer's configuration includes settings that the task derived from its data (classes). Raises `OrditoError` in all
+    processes if one fails.
     """
     processes = processes or Processes()
     keep_freed_memory()
@@ -58,7 +58,7 @@ def set_up(config: Config, listener: Listener, processes: Processes | None = Non
 def examples(
     config: Config, sources: Sequence[str], task: Task, subject: Subject, listener: Listener, *, stream: bool
 ) -> Dataset:
-    """The examples of sources, prepared once and kept below the run's folder."""
+    """The examples of sources, prepared once and cached in the run's folder."""
     named = ", ".join(sources)
     found = prepare(
         sources,
@@ -75,16 +75,16 @@ def examples(
 
 
 def _task(config: Config, subject: Subject) -> Task:
-    """The task, with what is added for mixtures of experts."""
+    """The task, with the losses and bias updates of mixtures of experts."""
     kind = kind_named(config.objective)
     task = kind.build(config.settings, Context(config, subject.module, subject.tokenizer, subject.template))
     subject.heads, subject.chats = task.heads, task.chats
-    more = task.after_step
+    own_after_step = task.after_step
 
     def after() -> None:
         after_step(subject.module, config.moe)
-        if more is not None:
-            more()
+        if own_after_step is not None:
+            own_after_step()
 
     return replace(task, objective=with_routing(task.objective, subject.module, config.moe), after_step=after)
 
@@ -98,7 +98,7 @@ def _sharding(config: Config, subject: Subject, task: Task, processes: Processes
 
 
 def _fingerprint(subject: Subject, *parts: str) -> str:
-    """What tokens depend on, in a word: the vocabulary, how it cuts, the chat template, the task."""
+    """A hash of all that the tokens of examples depend on: vocabulary, tokenization of a probe text, chat template, task."""
     tokenizer, template = subject.tokenizer, subject.template
     probe = "Il filo dell'ordito, 1234 threads;  naïve café\n\n\tüß 你好 🧵"
     facts = (tokenizer.vocabulary.tokens, tokenizer.special, tokenizer.encode(probe), template and template.source, parts)

@@ -1,4 +1,4 @@
-"""What ends a run before its last step: a signal, a file, the clock."""
+"""Stopping a run before its last step: by a signal, by a file, or by time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STOP_FILE = "STOP"
 
 
 class Stops:
-    """Asks to stop are noted, and heeded between two steps, so that what is written is whole."""
+    """Requests to stop: recorded when they come, and acted on between two steps, so that files are complete."""
 
     def __init__(self, folder: Path, minutes: float | None) -> None:
         self.file = folder / STOP_FILE
@@ -33,7 +33,7 @@ class Stops:
 
     @contextmanager
     def listening(self) -> Iterator[Stops]:
-        """Heed SIGINT and SIGTERM; a second SIGINT interrupts at once, as it does elsewhere."""
+        """Handle SIGINT and SIGTERM in this context (in the main thread only); a second SIGINT interrupts at once."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return

@@ -1,4 +1,4 @@
-"""What is trained: a transformer with its tokenizer, where it comes from, and how it is written when it is done."""
+"""The model in training: its transformer and tokenizer, how they are opened before a run and exported after it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ordito.text.tokenizer import Tokenizer
 from ordito.train.adapters import attach, load_nf4, merged
 from ordito.train.adapters import write as write_adapters
 from ordito.train.config import Config
-from ordito.train.placement import placed
+from ordito.train.placement import shard_like
 from ordito.train.vocabulary import Rows, extend, read_tokens
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ HEADS = "heads.safetensors"
 
 @dataclass(eq=False)
 class Subject:
-    """A model in training. `origin` is what its files said; `adapters` and `heads` are trained beside the module.
+    """A model in training: its module, `adapters` of it, and `heads` on top of it.
 
-    `base` is the name that it was opened by; `chats` whether conversations are what it is trained on; `merge` whether adapters
-    end up in the weights.
+    `origin` is the checkpoint that it was loaded from, and `base` the name of that; `chats` says whether it is trained on
+    conversations, `merge` whether the export has the adapter merged into the weights.
     """
 
     module: Transformer
@@ -59,48 +59,48 @@ class Subject:
 
     @property
     def spec(self) -> Spec:
-        """What the model is."""
+        """The model's spec."""
         return self.module.spec
 
     @property
     def talks(self) -> bool:
-        """Whether it is trained on conversations, or its base was: a base model may have a format that it never saw."""
+        """Whether it, or its base, is trained on conversations; a base model may have a prompt format that it never saw."""
         return self.chats or self.tokenizer.chat_template is not None
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Everything that is trained, by name: `adapter.` and `heads.` stand before what is not the transformer's own."""
+        """All trainable parameters by name; those of an adapter have the prefix `adapter.`, those of heads `heads.`."""
         owners: dict[str, nn.Module] = {"": self.module, "heads.": self.heads}
         if self.adapters is not None:
-            # Tensors that an adapter trains whole stand in the module, too.
+            # Tensors that an adapter trains whole (`saved`) are also parameters of the module: they are listed once.
             owners = {"heads.": self.heads, "adapter.": self.adapters}
         return {
-            before + name: parameter
-            for before, owner in owners.items()
+            prefix + name: parameter
+            for prefix, owner in owners.items()
             for name, parameter in owner.named_parameters()
             if parameter.requires_grad
         }
 
     def matrices(self) -> frozenset[str]:
-        """The names of the layers' linear maps, without head, tables and routers."""
+        """Names of the weights of linear maps, without head, embedding tables and routers."""
         kinds = (nn.Linear, StackedLinear)
         maps = ((name, module) for name, module in self.module.named_modules() if isinstance(module, kinds))
         return frozenset(f"{name}.weight" for name, module in maps if not isinstance(module, (Router, Head)))
 
     def train(self, mode: bool = True) -> None:
-        """Dropout and the like on, or off."""
+        """Set training or evaluation mode (dropout) of all parts."""
         for part in (self.module, self.heads, self.adapters):
             if part is not None:
                 part.train(mode)
 
     def compile(self) -> None:
-        """Have PyTorch compile the layers: alike ones once."""
+        """`torch.compile` every layer by itself: equal layers are compiled once."""
         for part in self.module.modules():
             if isinstance(part, nn.ModuleList):
                 for layer in part:
                     layer.compile()
 
     def export(self, folder: Path) -> None:
-        """Write what others load: a folder in Hugging Face's layout, or PEFT's adapter; heads beside it.
+        """Write the model as a Hugging Face folder, or its adapter as PEFT's, with the tokenizer, and heads in `HEADS`.
 
         Raises `OrditoError` if it cannot be written.
         """
@@ -108,16 +108,16 @@ class Subject:
             write_adapters(self.adapters, folder, self.spec, self.base)
             self.tokenizer.to_folder(folder)
         else:
-            weights, spec = self._whole()
+            weights, spec = self._merged()
             write(folder, replace(self.origin, spec=spec), weights, self.tokenizer)
         if self.chats and self.template is not None and self.tokenizer.chat_template is None:
-            # Its base never saw its format used; now it has been trained on it.
+            # The base had no chat template; now the model is trained on this one.
             write_atomically(folder / "chat_template.jinja", [self.template.source.encode()])
         if len(self.heads):
             write_safetensors(folder / HEADS, {name: floats_of(tensor) for name, tensor in self.heads.state_dict().items()})
 
-    def _whole(self) -> tuple[dict[str, np.ndarray], Spec]:
-        """Every tensor of the model, an adapter merged in, and the spec that they are of."""
+    def _merged(self) -> tuple[dict[str, np.ndarray], Spec]:
+        """Every tensor of the model, fp32, with the adapter merged in, and their spec (whose head may be untied)."""
         if self.adapters is None:
             return {name: floats_of(tensor) for name, tensor in self.module.state_dict().items()}, self.spec
         tensors = merged(self.module, self.adapters)
@@ -165,7 +165,7 @@ def _trained(config: Config) -> tuple[Checkpoint, Path]:
 
 
 def _scratch(config: Config) -> tuple[Checkpoint, Path]:
-    """A checkpoint without tensors: an architecture, and the metadata of its files."""
+    """A checkpoint without tensors: the spec and metadata of a model that is trained from scratch."""
     known = outline(config.model)
     path = known.path or Path(config.model)
     folder = path if path.is_dir() else path.parent
@@ -184,7 +184,7 @@ def _tokenizer(config: Config, checkpoint: Checkpoint, path: Path) -> Tokenizer:
 
 
 def _with_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer, config: Config) -> Checkpoint:
-    """An architecture with as many rows in its embedding as the tokenizer has tokens."""
+    """The checkpoint with as many rows of the embedding as the tokenizer has tokens; one from GGUF as it is."""
     size = tokenizer.vocab_size
     if checkpoint.spec.vocab_size == size or checkpoint.format == "gguf":
         return checkpoint
@@ -209,11 +209,11 @@ def _extend(subject: Subject, file: Path, rows: Rows) -> None:
     subject.origin = replace(subject.origin, spec=extended.module.spec)
 
 
-def put(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
-    """Set parameters to what a checkpoint holds of them. Raises `OrditoError` if the two are not of one run."""
+def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Set parameters to the weights of a checkpoint. Raises `OrditoError` if their names differ."""
     if parameters.keys() != weights.keys():
         odd = sorted(parameters.keys() ^ weights.keys())
         raise OrditoError(f"the checkpoint is of another model: {odd[0]} is in one of them only")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(placed(weights[name], parameter))
+            parameter.copy_(shard_like(weights[name], parameter))

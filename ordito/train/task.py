@@ -38,7 +38,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Predictor:
-    """How a trained task predicts: `read` makes an example of a record without its label, `probabilities` runs a batch.
+    """How a trained task predicts: `read` makes an example of a record, whose label is ignored; `probabilities` runs a batch.
 
     The latter gives one tensor per example: over `classes` or, where these are empty, over the example's choices; with
     `regression` the score alone, (1,).
@@ -57,8 +57,8 @@ class Task:
     - `read` makes an example of a record, or raises `OrditoError` with what is wrong with it, in a clause.
     - `objective` is minimised; `metrics` are measured in evaluations only, without gradient.
     - `packs`: several examples may be packed into a row. `splits`: a text that is too long is split, not truncated.
-      `chats`: it trains on conversations. `whole`: all examples of an optimizer step must be in one batch (contrast).
-    - `heads` are modules that are trained and saved beside the transformer; `predictor` makes predictions with them.
+      `chats`: it trains on conversations. `whole`: an optimizer step is one batch (contrastive losses need all of it).
+    - `heads` are modules that are trained and saved with the transformer; `predictor` makes predictions with them.
     - `after_step` runs after each optimizer step.
     - `settings` are those that were given, completed by what was found in the data (classes, say); the run saves them.
     - `rewrite(examples, step)` replaces the examples of an optimizer step (counted from 0) before they are batched: by what the

@@ -1,4 +1,4 @@
-"""A teacher of distillation: a frozen model with the student's tokens, asked in every step or once for all data."""
+"""The teacher of a distillation: a frozen model with the student's vocabulary, run in every step or once over all data."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ordito.text.tokenizer import Tokenizer
 from ordito.train.examples import Text
 from ordito.train.losses import top_of
 
-IDS, LOGS = "teacher_ids", "teacher_logs"
-"""What stands beside tokens: the teacher's most probable ones, and what `top_of` says of them."""
+IDS, LOGPROBS = "teacher_ids", "teacher_logs"
+"""Arrays of a text that hold the teacher's predictions: its top tokens, and the log-probabilities that `top_of` gives."""
 
 ROWS = 256
-"""Rows of logits that are held at once."""
+"""Rows of logits in memory at once."""
 
 
 @dataclass(eq=False)
 class Teacher:
-    """A frozen model, loaded when it is first asked: what it said of prepared data is kept, and it then need not come."""
+    """A frozen model, loaded when it is first used: data whose predictions are stored already do not need it."""
 
     name: str
     student: Tokenizer
@@ -36,7 +36,7 @@ class Teacher:
 
     @cached_property
     def module(self) -> Transformer:
-        """Its weights take no gradient. Raises `OrditoError` if its tokens are others than the student's."""
+        """The teacher, without gradients. Raises `OrditoError` if its vocabulary is not the student's."""
         checkpoint = open_checkpoint(store.locate(self.name).path)
         check_tokens(self.student, load_tokenizer(checkpoint), self.name)
         module = load_transformer(checkpoint, self.dtype)
@@ -45,7 +45,7 @@ class Teacher:
 
     @torch.no_grad()
     def hidden(self, ids_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """Its hidden states (B, T, D'), where the ids are."""
+        """Its hidden states (B, T, D'), on the device of the ids."""
         return self.module.to(ids_BT.device).hidden(ids_BT, documents=documents_BT)
 
     @torch.no_grad()
@@ -55,9 +55,9 @@ class Teacher:
 
 
 def check_tokens(student: Tokenizer, teacher: Tokenizer, name: str) -> None:
-    """Raise `OrditoError` unless every id is the same token for both: else a teacher is heard about other words.
+    """Raise `OrditoError` unless every id is the same token in both vocabularies.
 
-    Only what pads a model's table beyond the tokenizer may differ; sizes alone say nothing.
+    Tokens are compared, not sizes alone; only the padding of the embedding beyond the tokenizer's tokens may differ.
     """
     ours, theirs = student.vocabulary.tokens, teacher.vocabulary.tokens
     for id, (own, other) in enumerate(zip(ours, theirs, strict=False)):
@@ -73,15 +73,15 @@ def check_tokens(student: Tokenizer, teacher: Tokenizer, name: str) -> None:
         )
 
 
-def heard(text: Text, teacher: Teacher, top_k: int, temperature: float, V: int) -> Text:
-    """A text with what the teacher says of each token before it comes; of the first, nothing."""
+def with_teacher(text: Text, teacher: Teacher, top_k: int, temperature: float, V: int) -> Text:
+    """A text with the teacher's top `top_k` predictions of each token from those before it; zeros for the first token."""
     k = min(top_k, V)
-    ids, logs = np.zeros((len(text), k), np.int32), np.zeros((len(text), k + 1), np.float32)
+    ids, logprobs = np.zeros((len(text), k), np.int32), np.zeros((len(text), k + 1), np.float32)
     if len(text) > 1:
         hidden_TD = teacher.hidden(torch.from_numpy(text.ids.astype(np.int64))[None])[0, :-1]
         for begin in range(0, len(hidden_TD), ROWS):
-            some = hidden_TD[begin : begin + ROWS]
-            ids_nK, logs_nJ = top_of(teacher.project(some)[:, :V], k, temperature)
-            here = slice(begin + 1, begin + 1 + len(some))
-            ids[here], logs[here] = ids_nK.numpy(), logs_nJ.numpy()
-    return replace(text, beside={**text.beside, IDS: ids, LOGS: logs})
+            chunk_nD = hidden_TD[begin : begin + ROWS]
+            ids_nK, logprobs_nJ = top_of(teacher.project(chunk_nD)[:, :V], k, temperature)
+            place = slice(begin + 1, begin + 1 + len(chunk_nD))
+            ids[place], logprobs[place] = ids_nK.numpy(), logprobs_nJ.numpy()
+    return replace(text, extra={**text.extra, IDS: ids, LOGPROBS: logprobs})

@@ -1,4 +1,4 @@
-"""Terms that several tasks share."""
+"""Loss terms that several tasks share, and their divisors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ordito.train.objective import Term
 
 
 def next_token() -> Term:
-    """-sum log p(token | what came before it) over the learned tokens, by their number."""
+    """Next-token loss: -sum log p(token | tokens before it) over learned tokens, divided by their number."""
 
     def total(forward: Forward) -> Tensor:
         return chunked_sum(cross_entropy, forward.module.project, forward.before_nD, forward.head_parameters, forward.targets_n)
@@ -22,9 +22,9 @@ def next_token() -> Term:
 
 
 def language_model_by_text() -> Term:
-    """-mean log p(token | what came before it) over the learned tokens of each text, by the number of texts.
+    """The mean next-token loss of each text's learned tokens, summed over texts and divided by their number.
 
-    Short texts then weigh as much as long ones: GPT-1's auxiliary objective (Radford et al. 2018, section 3.2; the published
+    Short texts weigh as much as long ones: GPT-1's auxiliary objective (Radford et al. 2018, section 3.2; the published
     code divides each row by its own tokens first).
     """
 
@@ -38,7 +38,7 @@ def language_model_by_text() -> Term:
 
 
 def _weights_by_text(batch: Batch) -> Tensor:
-    """1 / the learned tokens of the text that a token stands in, (B, T)."""
+    """For each token, 1 / the number of learned tokens of its text, (B, T)."""
     weights_BT = torch.zeros_like(batch.learn_BT, dtype=torch.float32)
     for place in (place for example in batch.places for place in example):
         span = (place.row, slice(place.begin, place.end))
@@ -47,16 +47,16 @@ def _weights_by_text(batch: Batch) -> Tensor:
 
 
 def count_learned(batch: Batch) -> float:
-    """Tokens that are learned."""
+    """The learned tokens of a batch."""
     return batch.n_learned
 
 
 def count_examples(batch: Batch) -> float:
-    """Examples of a batch."""
+    """The examples of a batch."""
     return len(batch.places)
 
 
 def count_texts(batch: Batch) -> float:
-    """Texts of all examples of a batch, those left out that have nothing to learn."""
+    """The texts of a batch that have learned tokens."""
     places = (place for example in batch.places for place in example)
     return sum(bool(batch.learn_BT[place.row, place.begin : place.end].any()) for place in places)

@@ -1,4 +1,4 @@
-"""A dense model as a mixture of experts that computes the same, to train on from (sparse upcycling, arXiv:2212.05055)."""
+"""Sparse upcycling (arXiv:2212.05055): a dense model as a mixture of experts with the same outputs, for further training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ordito.spec.combinators import Parts
 Floats = NDArray[np.float32]
 
 TARGETS = {"llama": "mixtral", "mistral": "mixtral", "qwen2": "qwen2_moe", "qwen3": "qwen3_moe"}
-"""The architecture of a dense model -> that of the same layers with experts."""
+"""The architecture of a dense model -> its MoE counterpart."""
 SHARED = frozenset({"qwen2_moe"})
-"""Architectures that always have a shared expert. It is a copy, too, and gives half of the output: its gate is sigmoid(0)."""
+"""Architectures that always have a shared expert: it is a copy too, with half of the output, since its gate is sigmoid(0)."""
 STD = 0.02
-"""Standard deviation of the routers' first weights."""
+"""Standard deviation of the routers' initial weights."""
 
 
 def upcycle(
@@ -34,16 +34,16 @@ def upcycle(
     every: int = 1,
     seed: int = 0,
 ) -> tuple[Spec, Mapping[str, Floats]]:
-    """A dense model whose feed-forwards become `n_experts` copies, `top_k` of which work for a token.
+    """The spec and weights of a dense model whose feed-forwards become `n_experts` copies, `top_k` of them active per token.
 
-    The weights of the chosen sum to one, so that the model gives the same logits as before, whatever its routers choose;
-    these are N(0, 0.02^2), a function of the `seed`. `every` n-th layer is changed. With a `granularity` g each copy is cut
-    into g experts of d_ff / g, which begin with one row of the router, so that all g of a copy are chosen together (virtual
+    Router weights of the chosen experts sum to one, so the logits are those of the dense model, whatever the routers choose;
+    these start as N(0, 0.02^2), depending on `seed`. Only `every` n-th layer is changed. With a `granularity` g, each copy is
+    split into g experts of d_ff / g, whose router rows are equal at first, so that all g of a copy are chosen together (virtual
     groups, arXiv:2410.07524): the model has g `n_experts` experts and chooses g `top_k`. The paper spreads the factor g over
-    all maps of an expert; here it stands in the last alone, where it is exact.
+    all maps of an expert; here only the last map has it, where it is exact.
 
-    Tensors are made when they are asked for; those of copies are views. Raises `OrditoError` if no published architecture
-    holds such a mixture.
+    Tensors are computed when they are read; copies are views. Raises `OrditoError` if no published architecture can express
+    the mixture.
     """
     _check(spec, n_experts, top_k, granularity, every)
     router = Router(n_experts=n_experts * granularity, top_k=top_k * granularity, renormalise=True)
@@ -60,7 +60,7 @@ def upcycle(
             name=dense.name, d_model=dense.d_model, router=router, expert=expert, shared=shared, shared_gate=shared is not None
         )
 
-    new = replace(spec, architecture=target, body=_changed(spec.body, mixture, every))
+    new = replace(spec, architecture=target, body=_with_mixtures(spec.body, mixture, every))
     try:
         config_from_spec(new)
     except ConfigError as error:
@@ -80,11 +80,11 @@ def upcycle(
             made[f"{path}.experts.{part}.weight"] = partial(_copies, dense, n_experts, granularity, part == "down", share)
             made[f"{path}.shared.{part}.weight"] = dense
         made[f"{path}.shared_gate.weight"] = partial(_zeros, leaf.d_model)
-    return new, _Made({name: made[name] for name in new.tensors()})
+    return new, _LazyTensors({name: made[name] for name in new.tensors()})
 
 
-class _Made(Mapping[str, Floats]):
-    """Tensors by name, each made when it is asked for."""
+class _LazyTensors(Mapping[str, Floats]):
+    """Tensors by name, each computed when it is read."""
 
     def __init__(self, made: Mapping[str, Callable[[], Floats]]) -> None:
         self._made = made
@@ -100,7 +100,7 @@ class _Made(Mapping[str, Floats]):
 
 
 def _router(n_experts: int, d_model: int, granularity: int, seed: tuple[int, int]) -> Floats:
-    """Weights (E g, D): a row for each copy, the same for all its parts."""
+    """Router weights (E g, D): a row per copy, repeated for its g parts."""
     rows = STD * np.random.default_rng(seed).standard_normal((n_experts, d_model), dtype=np.float32)
     return np.repeat(rows, granularity, axis=0)
 
@@ -111,26 +111,27 @@ def _zeros(d_model: int) -> Floats:
 
 
 def _copies(dense: Callable[[], Floats], n_experts: int, granularity: int, down: bool, share: float) -> Floats:
-    """`share` times a map, cut along F and copied: (F, D) -> (E g, F / g, D), or of `down` (D, F) -> (E g, D, F / g)."""
+    """`share` times a weight, split along F and copied: (F, D) -> (E g, F / g, D), or of `down` (D, F) -> (E g, D, F / g)."""
     parts = np.stack(np.split(dense(), granularity, axis=1 if down else 0))
     scaled = parts if share == 1.0 else parts * np.float32(share)
     return np.broadcast_to(scaled, (n_experts, *scaled.shape)).reshape(n_experts * granularity, *scaled.shape[1:])
 
 
-def _changed(block: Block, mixture: Callable[[FeedForward], Block], every: int) -> Block:
-    """The block with the feed-forwards of every n-th layer of its stacks changed."""
+def _with_mixtures(block: Block, mixture: Callable[[FeedForward], Block], every: int) -> Block:
+    """The block with the feed-forwards of every n-th layer of its stacks replaced by mixtures."""
     match block:
         case FeedForward():
             return mixture(block)
         case Residual():
-            return Residual(_changed(block.inner, mixture, every))
+            return Residual(_with_mixtures(block.inner, mixture, every))
         case Stack():
             layers = (
-                layer if (number + 1) % every else _changed(layer, mixture, every) for number, layer in enumerate(block.layers)
+                layer if (number + 1) % every else _with_mixtures(layer, mixture, every)
+                for number, layer in enumerate(block.layers)
             )
             return replace(block, layers=tuple(layers))
         case Parts():
-            return type(block)(*(_changed(part, mixture, every) for part in block.parts))
+            return type(block)(*(_with_mixtures(part, mixture, every) for part in block.parts))
     return block
 
 

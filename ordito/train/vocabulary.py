@@ -1,4 +1,4 @@
-"""New tokens for a trained model: ids behind the old ones, and rows that begin where the old spelling of the token was."""
+"""Extending the vocabulary of a trained model: new ids after the old ones, with initial embeddings from existing rows."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ordito.text.tokenizer import Tokenizer
 from ordito.text.vocabulary import ENDS
 
 Rows = Literal["pieces", "mean"]
-"""What a new token's rows are: the mean of the rows of the pieces by which it was spelled, or of all tokens there are."""
+"""Initial rows of a new token: the mean of the rows of the tokens that spelled it before, or of all tokens."""
 
 
 @dataclass(frozen=True)
 class Extended:
-    """A model and a tokenizer that know new tokens, and the ids of all that were asked for, those known before included."""
+    """A model and a tokenizer with new tokens, and the ids of all requested tokens, those that existed before included."""
 
     module: Transformer
     tokenizer: Tokenizer
@@ -37,12 +37,12 @@ class Extended:
 
 
 def extend(module: Transformer, tokenizer: Tokenizer, tokens: Iterable[str], rows: Rows = "pieces") -> Extended:
-    """A model and its tokenizer with further tokens; ids and rows of the old ones stay, as do tokens that are there already.
+    """A model and its tokenizer with further tokens. Ids and rows of old tokens do not change; existing tokens are skipped.
 
-    Rows of the embedding beyond the tokenizer's tokens are used up before the embedding grows. With rows of the mean of its
-    pieces a new token begins as what the model knows of it; `mean` of all rows keeps a new token from outweighing the old
-    ones, whose logits are then nearly what they were (Hewitt 2021, "Initializing New Word Embeddings"). Raises
-    `TokenizerError` for tokens that cannot be added, `OrditoError` if the tokenizer is not the model's.
+    Padding rows of the embedding beyond the tokenizer's tokens are used before the embedding grows. With `pieces`, a new token
+    starts as the mean of the tokens that spelled it; with `mean`, as the mean of all rows, which keeps new tokens from taking
+    probability from old ones (Hewitt 2021, "Initializing New Word Embeddings"). Raises `TokenizerError` for tokens that cannot
+    be added, `OrditoError` if the tokenizer is not the model's.
     """
     asked = list(dict.fromkeys(tokens))
     new = [token for token in asked if token not in tokenizer.vocabulary.ids]
@@ -61,15 +61,15 @@ def extend(module: Transformer, tokenizer: Tokenizer, tokens: Iterable[str], row
 
 
 def read_tokens(file: Path) -> list[str]:
-    """The tokens of a file, one a line; spaces belong to them. Raises `TokenizerError` if it cannot be read."""
+    """The tokens of a file, one per line, spaces included. Raises `TokenizerError` if it cannot be read."""
     return [line for line in read_lines(file) if line]
 
 
 def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
-    """The tokenizer with further tokens, which are matched whole in any text, ids behind the old ones.
+    """The tokenizer with further tokens, whose ids follow the old ones; they are matched whole, before the text is split.
 
-    Those of the shape `<|...|>`, and those known to end a turn, become control tokens. Raises `TokenizerError` for a token
-    that is empty, too long or there already.
+    Tokens of the form `<|...|>`, and known end-of-turn tokens, become control tokens. Raises `TokenizerError` for a token that
+    is empty, too long or in the vocabulary already.
     """
     for token in tokens:
         if not token.strip() or len(token) > MAX_TOKEN or token in tokenizer.vocabulary.ids:
@@ -105,13 +105,13 @@ def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
 
 
 def _library(tokenizer: Tokenizer) -> Library:
-    """A tokenizer of the library of its own, that cuts as this one does."""
+    """A new tokenizer of the `tokenizers` library that encodes as this one does. Raises `TokenizerError` if there is none."""
     engine = tokenizer.engine
     if isinstance(engine, Library):
         return Library.from_str(engine.to_str())
     if isinstance(engine, ByteLevel):
         return engine.library()
-    assert isinstance(engine, Scored), "a tokenizer is the library's, a table of merges, or scored pieces"
+    assert isinstance(engine, Scored), "expected a tokenizer of the library, of BPE merges, or of scored pieces"
     library = scored_library(engine, tokenizer.vocabulary)
     if any(
         library.encode(text, add_special_tokens=False).ids != tokenizer.encode(text, add_special_tokens=False)
@@ -127,7 +127,7 @@ _PLAIN = tuple(text for text in TEXTS if "<" not in text)
 
 
 def _with_rows(module: Transformer, first: int, sources: Sequence[Sequence[int]]) -> Transformer:
-    """The module with rows from `first` on, each the mean of old rows: of the embedding, and of a head of its own."""
+    """The module with new rows from index `first` on, each the mean of its `sources`, in the embedding and an untied head."""
     size = max(module.spec.vocab_size, first + len(sources))
     spec = with_vocabulary(module.spec, size, first + len(sources))
     state = module.state_dict()
@@ -143,7 +143,7 @@ def _with_rows(module: Transformer, first: int, sources: Sequence[Sequence[int]]
 
 
 def _grown(rows: Tensor, size: int, first: int, sources: Sequence[Sequence[int]]) -> Tensor:
-    """Rows (V, ...) as (size, ...), those from `first` on the means of their sources."""
+    """Rows (V, ...) grown to (size, ...); row `first` + i is the mean of the rows sources[i]."""
     grown = torch.cat((rows, rows.new_zeros(size - len(rows), *rows.shape[1:])))
     for i, ids in enumerate(sources):
         grown[first + i] = rows[list(ids)].float().mean(dim=0).to(rows.dtype)
@@ -151,7 +151,7 @@ def _grown(rows: Tensor, size: int, first: int, sources: Sequence[Sequence[int]]
 
 
 def with_vocabulary(spec: Spec, size: int, used: int) -> Spec:
-    """The spec with `size` rows in embedding and head, of which the first `used` stand for tokens."""
+    """The spec with `size` rows in embedding and head, of which the first `used` are tokens and the others padding."""
     head = spec.head if spec.head is None else _resized(spec.head, size, used)
     return replace(spec, body=_resized(spec.body, size, used), head=head)
 

@@ -1,4 +1,4 @@
-"""`ordito.draw`: what it gives, what it says of folded layers and differences, and what it does with hostile input."""
+"""`ordito.draw`: outputs, folded layers, differences, and hostile input."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ def test_the_layers_of_gemma_3_are_folded():
         ("BERT base uncased", ["all tokens, both ways", "Pooler", "one vector of 768"]),
     ],
 )  # fmt: skip
-def test_what_is_particular_to_a_model_is_written(name, shown):
+def test_special_settings_of_models_are_written(name, shown):
     drawn = words(draw(published(name)))
     missing = set(shown) - {*drawn, *drawn[1].split(DOT)}
     assert not missing
 
 
-def test_alike_architectures_have_no_marks():
+def test_equal_architectures_have_no_marks():
     spec = published("Gemma 3 1B")
     marked = [
         mark
@@ -154,7 +154,7 @@ def test_embeddings_are_compared_too():
     }
 
 
-def test_a_block_that_is_not_there_is_marked_whole():
+def test_a_block_that_the_other_lacks_is_marked_as_a_whole():
     drawing = draw(published("Llama 3 8B"), published("Gemma 2 2B"), titles=["a", "b"])
     half = drawing.figure.width / 2
     whole = [mark for mark in drawing.figure.marks if isinstance(mark, Text) and mark.text == "≠ RMSNorm"]
@@ -203,7 +203,7 @@ def test_save(tmp_path, ending):
         ("x.png", {"scale": 1e9}, "scale: got 1000000000.0, expected 0.1 to 10"),
     ],
 )
-def test_what_cannot_be_saved_is_said_and_nothing_is_left(tmp_path, name, options, message):
+def test_a_failed_save_raises_and_leaves_no_file(tmp_path, name, options, message):
     with pytest.raises(OrditoError) as error:
         draw(published("GPT-2 small")).save(tmp_path / name, **options)
     assert str(error.value).endswith(message)
@@ -223,7 +223,7 @@ def test_numbers_of_architectures_and_titles(count, titles):
         draw(*[published("GPT-2 small")] * count, titles=titles)
 
 
-def test_what_is_no_spec_is_refused():
+def test_arguments_that_are_not_specs_are_refused():
     with pytest.raises(OrditoError, match="draw: got str, expected a Spec"):
         draw("gpt2")
 
@@ -286,7 +286,7 @@ def test_sizes_beyond_all_numbers_are_refused():
             made()
 
 
-def test_two_of_ten_thousand_kinds_are_compared_in_no_time():
+def test_comparing_ten_thousand_kinds_is_fast():
     start = time.perf_counter()
     draw(variants(5_000), variants(4_000)).svg()
     assert time.perf_counter() - start < 20
@@ -298,7 +298,7 @@ def test_a_model_without_layers_is_drawn():
     assert "0 layers" in draw(replace(spec, body=Chain(embedding, replace(stack, layers=()), norm))).svg()
 
 
-def test_several_readers_of_the_hidden_states_stand_side_by_side():
+def test_several_outlets_are_drawn_in_parallel():
     bert = published("BERT base uncased")
     head = Head(d_model=768, vocab_size=30522, tied=True, bias=True)
     drawing = draw(replace(bert, head=head, pooling=Pooling(kind="mean")))

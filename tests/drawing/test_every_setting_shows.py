@@ -46,10 +46,10 @@ from ordito.spec.node import _hints
 
 D = 24
 SILENT = {
-    (Spec, "architecture"),  # a label for files, which no reader looks at
-    (RelativeBias, "shared"),  # who owns a table
+    (Spec, "architecture"),  # a label for files, without effect on the computation
+    (RelativeBias, "shared"),  # which module owns the table
 }
-"""Fields that say nothing about what is computed; names of blocks are others."""
+"""Fields without effect on the computation, besides names of blocks."""
 SAMPLES: dict[type, Node] = {
     Norm: Norm(name="q_norm", d_model=8, kind="layer", eps=1e-4),
     Rope: Rope(dim=8, theta=5000.0),
@@ -61,7 +61,7 @@ SAMPLES: dict[type, Node] = {
     Dense: Dense(name="sample", d_in=D, d_out=D),
     Pooling: Pooling(kind="mean"),
 }
-"""What an empty field is filled with."""
+"""Values for fields that are None."""
 
 
 def norm(name: str, width: int = D) -> Norm:
@@ -124,7 +124,7 @@ WITHOUT_EFFECT = {
     (Router, "jitter"): "sparsemixer",
     (Router, "choose_first"): "mixture",
 }
-"""Fields that work only together with others, and a model in which they do."""
+"""Fields that have an effect only together with others, and a model in which they have."""
 
 
 def others(value: Any, hint: Any) -> Iterator[Any]:
@@ -155,7 +155,7 @@ def _accepts(hint: Any, kind: type) -> bool:
 
 
 def changed(node: Any) -> Iterator[tuple[type, str, Any]]:
-    """Every node that differs from this one in one field, its own or one of a node within: (class, field, the whole)."""
+    """Every variant of a node with one field changed, its own or of a node within it: (class, field, variant)."""
     if isinstance(node, tuple):
         for i, item in enumerate(node):
             yield from ((kind, name, (*node[:i], other, *node[i + 1 :])) for kind, name, other in changed(item))
@@ -180,7 +180,7 @@ def _replaced(node: Node, name: str, value: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def uncounted(monkeypatch):
-    """No tensor has parameters, for nearly everything shows in their number."""
+    """Hide parameter counts, in which nearly every change would show."""
     monkeypatch.setattr(sizes, "prod", lambda shape: 0)
 
 
@@ -211,7 +211,7 @@ def test_every_field_was_tried():
 
 
 def _holds_nodes(kind: type, name: str) -> bool:
-    """Whether a field is a node, or nodes, that must be there: it changes by what is within."""
+    """Whether a field holds required nodes, so that only the fields within them are changed."""
     hint = _hints(kind)[name]
     flat = [hint, *get_args(hint)]
     return type(None) not in flat and any(isinstance(part, type) and issubclass(part, Node) for part in flat)

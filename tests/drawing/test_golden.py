@@ -31,11 +31,11 @@ def picture(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_picture_is_as_it_was(name):
+def test_the_picture_is_unchanged(name):
     assert picture(name) == (GOLDEN / f"{name}.svg").read_bytes(), "if this is meant: python tests/drawing/test_golden.py"
 
 
-def test_no_picture_is_left_over():
+def test_every_golden_picture_is_tested():
     assert {path.stem for path in GOLDEN.iterdir()} == set(MODELS)
 
 

@@ -1,4 +1,4 @@
-"""Where things stand in the pictures of all published models: nothing overlaps, everything fits, all of it on a slide."""
+"""The layout of all published models: nothing overlaps, everything fits into its box and on a slide."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PAIRS = [
     ("Llama 4 Scout 17B-16E", "gpt-oss-120b"),
 ]
 SMALLEST, SMALLEST_OF_MANY = 12.0, 10.5
-"""px, of type on a slide 1080 px high; of a model that has more than three kinds of layers (Switch)."""
+"""Smallest font size on a slide 1080 px high, px; and for a model with more than three kinds of layers (Switch)."""
 WIDER = 1.03
-"""Other fonts may be so much wider."""
+"""Factor for fallback fonts, which may be wider."""
 
 Box = tuple[float, float, float, float]
 
 
 def box(text: Text) -> Box:
-    """Left, top, right, bottom of the ink."""
+    """Left, top, right, bottom of what is drawn."""
     return text.left, text.y - 0.74 * text.size, text.left + text.width, text.y + 0.2 * text.size
 
 
@@ -49,7 +49,7 @@ def around(text: Text, figure: Figure) -> Box:
 
 
 def faults(figure: Figure) -> list[str]:
-    """What is wrong with a layout, in words."""
+    """The defects of a layout, as text."""
     texts = [mark for mark in figure.marks if isinstance(mark, Text)]
     found = [f"{a.text!r} overlaps {b.text!r}" for a, b in combinations(texts, 2) if overlap(box(a), box(b))]
     for text in texts:

@@ -1,4 +1,4 @@
-"""Widths of texts: read from the font, and right where a text is rendered."""
+"""Text widths, read from the font, against rendered texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ordito.drawing.png import png
 
 
 def ink(text: str, size: float, bold: bool) -> tuple[int, int]:
-    """The first and the last column that a rendered text reaches."""
+    """The first and the last pixel column of a rendered text."""
     weight = ' font-weight="600"' if bold else ""
     document = (
         '<svg xmlns="http://www.w3.org/2000/svg" width="800" height="40">'
@@ -34,7 +34,7 @@ def ink(text: str, size: float, bold: bool) -> tuple[int, int]:
 
 
 def _unfiltered(kind: int, line: bytes, above: bytearray) -> bytearray:
-    """A row of a PNG (RFC 2083, section 6) of four bytes a pixel."""
+    """A decoded row of a PNG (RFC 2083, section 6) with four bytes per pixel."""
     out = bytearray(len(line))
     for i, byte in enumerate(line):
         left, up, corner = (out[i - 4] if i >= 4 else 0), above[i], (above[i - 4] if i >= 4 else 0)

@@ -32,7 +32,7 @@ def test_expressions(block, expected):
     assert expression(block) == expected
 
 
-def test_one_kind_of_layer_stands_in_its_place():
+def test_a_single_kind_of_layer_is_written_in_place():
     assert (
         text("SmolLM2 135M")
         == """SmolLM2 135M

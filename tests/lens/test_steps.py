@@ -1,4 +1,4 @@
-"""The steps say everything: no kind of block and no setting that enters a computation is left out."""
+"""The steps of a trace cover every kind of block and every setting that enters a computation."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ SETTINGS = {
         "factor": 8.0, "context": 64, "beta_fast": 16.0, "beta_slow": 2.0, "truncate": False, "attention_factor": 1.2,
     }),
 }  # fmt: skip
-"""Kind -> how a block is made of it, one of it, and another value of every field: alone, or behind what it needs to count."""
+"""Kind -> (a function that makes a block of it, an instance, other values of every field, with prerequisites if needed)."""
 NO_COMPUTATION = {"name": "what a block is called", "shared": "which layer owns a table that all of them read"}
 
 
 def text(thing, where=HERE):
-    """What is said of a block, or of a pooling."""
+    """The steps of a block, or of a pooling, as text."""
     if isinstance(thing, Pooling):
         whole = Spec(architecture="none", context=16, body=Embedding(vocab_size=5, d_model=8), pooling=thing)
         steps = [step for section in sections(whole, where) for step in section.steps]
@@ -163,7 +163,7 @@ def test_every_setting_of_every_kind_is_tried():
 
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind, (_, _, changes) in SETTINGS.items() for field in changes])
 @pytest.mark.parametrize("where", [HERE, Where(caches=True)], ids=["at a position", "anywhere"])
-def test_every_setting_is_said(kind, field, where):
+def test_every_setting_changes_the_page(kind, field, where):
     make, node, changes = SETTINGS[kind]
     needed, value = changes[field] if _has_needs(changes[field]) else ({}, changes[field])
     before = replace(node, **needed)
@@ -188,7 +188,7 @@ def _has_needs(change):
         (replace(ATTENTION, causal=False, window=40, chunk=40), 9, "here 0 to 11"),
     ],
 )
-def test_what_is_seen_is_counted(block, position, said):
+def test_visible_positions_are_counted(block, position, said):
     notes = [note for _, notes, _ in text(block, replace(HERE, position=position)) for note in notes]
     assert any(note.endswith(said) for note in notes)
 
@@ -220,7 +220,7 @@ def test_every_published_model_has_a_page(name):
         (Chain(Residual(ATTENTION), replace(NORM, name="n"), Residual(MLP)), ["x = x + o", "x = x + m"]),
     ],
 )
-def test_where_the_stream_is_added_to(layer, formulas):
+def test_additions_name_the_recorded_stream(layer, formulas):
     body = Chain(Embedding(vocab_size=5, d_model=8), Stack(layers=(layer, layer)))
     found = sections(spec.Spec(architecture="none", context=16, body=body), Where())
     for number in (0, 1):

@@ -1,4 +1,4 @@
-"""A token followed through tiny models: the numbers are those of the model's own answers, mistakes get one sentence."""
+"""Tracing tokens through tiny models: the numbers are those of inference, and errors are one sentence."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def numbered(found):
     return [step for section in found.sections for step in section.steps if step.numbers is not None]
 
 
-def test_guesses_are_the_models_own_next_tokens(model):
+def test_predictions_are_the_models_next_tokens(model):
     found = trace(model, TEXT)
     ids = model.tokenizer.encode(TEXT, parse_special=True)
     assert [token.id for token in found.tokens] == ids
@@ -83,7 +83,7 @@ def test_the_guess_after_the_last_layer_is_the_answer(model):
     assert [section.guess is None for section in found.sections if section.layer is None] == [True] * 3
 
 
-def test_early_readings_are_norm_and_head_of_the_stream(model):
+def test_the_logit_lens_is_norm_and_head_of_the_stream(model):
     recording = record(model, [3, 5, 9])
     early = logit_lens(model, recording["layers.0", "output"])
     module = model.runtime.module
@@ -93,7 +93,7 @@ def test_early_readings_are_norm_and_head_of_the_stream(model):
     assert np.abs(early - model.logits([3, 5, 9])).max() > 1e-2
 
 
-def test_an_earlier_token_is_followed(model):
+def test_an_earlier_token_can_be_traced(model):
     ids = model.tokenizer.encode(TEXT)
     found = trace(model, TEXT, token=1)
     assert found.position == 1
@@ -116,7 +116,7 @@ def test_the_stream_adds_up(model):
 
 
 @pytest.mark.parametrize("name", ["model", "mixture", "pair"])
-def test_every_step_that_can_has_its_numbers(name, request):
+def test_every_recorded_step_has_numbers(name, request):
     model = request.getfixturevalue(name)
     found = trace(model, TEXT)
     silent = {step.formula.split(" = ")[0] for s in found.sections for step in s.steps if step.numbers is None}
@@ -131,7 +131,7 @@ def test_every_step_that_can_has_its_numbers(name, request):
     assert max(map(len, lines(found))) <= 110
 
 
-def test_shapes_that_are_told_are_those_that_are_there(model, mixture, pair):
+def test_shapes_are_those_of_the_recording(model, mixture, pair):
     for each in (model, mixture, pair):
         ids = each.tokenizer.encode(TEXT)
         source = ids if each.spec.encoder is not None else None
@@ -143,7 +143,7 @@ def test_shapes_that_are_told_are_those_that_are_there(model, mixture, pair):
                     assert values[step.recorded][0].size == np.prod(step.shape), step
 
 
-def test_routers_and_sinks_are_told(mixture):
+def test_routers_and_sinks_are_shown(mixture):
     found = trace(mixture, TEXT)
     choices = [step.numbers for step in numbered(found) if isinstance(step.numbers, Choice)]
     assert len(choices) == 2
@@ -160,7 +160,7 @@ def test_routers_and_sinks_are_told(mixture):
     assert "sink " in page
 
 
-def test_a_pair_reads_the_source_and_then_begins_its_answer(pair):
+def test_an_encoder_decoder_traces_source_and_answer(pair):
     found = trace(pair, TEXT)
     ids = pair.tokenizer.encode(TEXT)
     assert [guess.id for guess in found.guesses] == [id for id, _ in best(pair.logits([pair.start_id], ids)[0], 5)]
@@ -227,20 +227,20 @@ def test_one_layer_can_be_chosen(model):
         (lambda model: record(model, [3], [4]), OrditoError, "takes no source_ids"),
     ],
 )
-def test_what_cannot_be_followed_is_said(model, ask, kind, says):
+def test_impossible_arguments_are_refused(model, ask, kind, says):
     with pytest.raises(kind, match=says):
         ask(model)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_the_place_where_damaged_weights_give_no_numbers_is_said(folder, value):
+def test_the_first_nan_is_located(folder, value):
     damaged = ordito.load(folder, backend="torch")
     damaged.runtime.module.get_parameter("layers.1.mlp.up.weight").data[0, 0] = value
     with pytest.raises(OrditoError, match=r"no numbers from layers\.1\.mlp\.up output on: its weights are damaged"):
         trace(damaged, TEXT)
 
 
-def test_recording_leaves_nothing_behind(model):
+def test_recording_removes_its_hooks(model):
     module = model.runtime.module
     before = model.logits([3, 4])
     record(model, [3, 4])
@@ -250,13 +250,13 @@ def test_recording_leaves_nothing_behind(model):
     assert (model.logits([3, 4]) == before).all()
 
 
-def test_tokens_cannot_drive_a_terminal():
+def test_control_characters_are_escaped():
     assert said("\x1b[31m") == r"'\x1b[31m'"
     assert said("\u202eevil") == r"'\u202eevil'"
     assert len(said("a" * 100)) == 22
 
 
-def test_the_room_is_entered_without_pytorch():
+def test_the_package_imports_without_pytorch():
     code = (
         "import sys, ordito, ordito.lens; from ordito.lens.page import lines; from ordito.families import spec_from_config;"
         "lines(ordito.trace(spec_from_config({'model_type': 'gpt2'}))); assert 'torch' not in sys.modules"

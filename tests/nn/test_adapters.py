@@ -1,4 +1,4 @@
-"""Laws of adapters beside a transformer: on is merged, off is the base, and nothing but they learns."""
+"""Properties of adapters: attached equals merged, inactive equals the base, and only the adapter is trained."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def logits(module):
     scaling=st.floats(0.1, 3),
     dora=st.booleans(),
 )
-def test_beside_is_merged_and_off_is_the_base(modules, rank, scaling, dora):
+def test_attached_equals_merged_and_inactive_equals_the_base(modules, rank, scaling, dora):
     changes = {name: low_rank(name, rank, i, scaling=scaling, dora=dora) for i, name in enumerate(modules)}
     module, merged = transformer(), transformer()
     for name, change in changes.items():
@@ -83,7 +83,7 @@ def test_beside_is_merged_and_off_is_the_base(modules, rank, scaling, dora):
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_beside_experts_is_merged_and_what_was_merged_is_as_before(dora):
+def test_adapters_of_experts_equal_merged_ones_and_merging_is_undone(dora):
     modules = [f"layers.{n}.mlp.experts.{part}" for n in (0, 1) for part in ("gate", "up", "down")]
     random, module = np.random.default_rng(0), transformer(MOE)
     changes = {}
@@ -127,7 +127,7 @@ def test_only_the_adapter_learns_and_its_parameters_have_canonical_names():
 
 
 @pytest.mark.parametrize("spec", [SPEC, TIED])
-def test_tensors_of_its_own_are_exchanged_and_put_back(spec):
+def test_saved_tensors_are_swapped_in_and_out(spec):
     module = transformer(spec)
     base, names = logits(module), set(module.state_dict())
     table = torch.randn(23, 16)
@@ -143,7 +143,7 @@ def test_tensors_of_its_own_are_exchanged_and_put_back(spec):
     assert set(module.state_dict()) == names
 
 
-def test_names_and_modules_that_cannot_be_are_refused():
+def test_impossible_names_and_modules_are_refused():
     adapters = Adapters(transformer())
     change = low_rank("layers.0.attention.q", 2, 0)
     adapters.add("it", {"layers.0.attention.q": change})
@@ -154,7 +154,7 @@ def test_names_and_modules_that_cannot_be_are_refused():
         adapters.use("its")
     with pytest.raises(OrditoError, match="no such module; did you mean layers.0.attention.q"):
         adapters.add("b", {"layers.0.attention.qq": change})
-    with pytest.raises(OrditoError, match="which is a Norm"):
+    with pytest.raises(OrditoError, match="it is a Norm"):
         adapters.add("c", {"norm": change})
     with pytest.raises(OrditoError, match=r"'head\.bias' is no tensor of the base; did you mean head\.weight"):
         adapters.add("e", {}, {"head.bias": np.zeros(23, np.float32)})

@@ -1,4 +1,4 @@
-"""Multi-token prediction: what looks one more token ahead is transformers' own module, and is optional in files."""
+"""Multi-token prediction: equals transformers' module, and is optional in files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def weights(module):
 
 @torch.no_grad()
 def test_it_is_what_transformers_computes(tmp_path):
-    # transformers knows the tensors of this module by the number of V3's layers, so the model has as many.
+    # transformers recognises the tensors of this module by the number of V3's layers, so the model has as many.
     made = random_module(CONFIG | {"num_hidden_layers": 61, "first_k_dense_replace": 60})
     write_folder(tmp_path, made.spec, weights(made))
     add_copies(tmp_path, 61)
@@ -77,7 +77,7 @@ def test_it_is_what_transformers_computes(tmp_path):
 
 
 def add_copies(folder, layer):
-    """What the published files repeat beside the module: the model's embedding and head."""
+    """Published files repeat the model's embedding and head under the module's names."""
     tensors = load_file(folder / "model.safetensors")
     tensors[f"model.layers.{layer}.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
     tensors[f"model.layers.{layer}.shared_head.head.weight"] = tensors["lm_head.weight"].clone()
@@ -85,7 +85,7 @@ def add_copies(folder, layer):
 
 
 @torch.no_grad()
-def test_files_without_it_load_without_it(module, tmp_path):
+def test_files_without_multi_token_prediction_load(module, tmp_path):
     write_folder(tmp_path / "whole", module.spec, weights(module))
     main = transformers.DeepseekV3ForCausalLM.from_pretrained(tmp_path / "whole").eval()
     main.save_pretrained(tmp_path / "main")

@@ -81,7 +81,7 @@ def test_it_is_counted_and_written():
     routers = GROUPS * D + GROUPS * EXPERTS * D
     rest = 23 * D + D + 2 * 4 * D * D
     assert count(spec).parameters == rest + 2 * (routers + GROUPS * EXPERTS * expert)
-    # One group is idle with all that it has, and three experts of each of the other two.
+    # Inactive: all experts of one group, and three experts of each of the other two.
     idle = (EXPERTS * expert + EXPERTS * D) + 2 * 3 * expert
     assert count(spec).active_parameters == count(spec).parameters - 2 * idle
     assert Spec.from_json(spec.to_json()) == spec
@@ -110,7 +110,7 @@ def test_it_can_be_trained():
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_a_compiled_one_gives_the_same():
+def test_compiled_equals_eager():
     module = filled(model())
     ids = torch.randint(0, 23, (2, 9))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Laws that hold for every model: however the work is split, the numbers are the same."""
+"""Properties of every model: caching, batching and compiling do not change the numbers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def close(a, b):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("cuts", [[1] * T, [5, 1, 1, 8, 7], [T - 1, 1]], ids=["one by one", "chunks", "prefill and one"])
 @torch.no_grad()
-def test_cached_is_uncached(name, cuts):
+def test_cached_equals_uncached(name, cuts):
     module = make(name)
     cache = module.new_cache(1, T)
     pieces = [module(piece, cache=cache) for piece in ids().split(cuts, dim=1)]
@@ -61,7 +61,7 @@ def test_cached_is_uncached(name, cuts):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
-def test_batched_is_alone(name, side):
+def test_batched_equals_single(name, side):
     module = make(name)
     lengths = [T, 9, 1]
     batch, valid = torch.zeros(3, T, dtype=torch.long), torch.zeros(3, T, dtype=torch.bool)
@@ -79,7 +79,7 @@ def test_batched_is_alone(name, side):
 
 
 @torch.no_grad()
-def test_a_rewound_cache_forgets():
+def test_a_rewound_cache_is_truncated():
     module = make("gemma3")
     cache = module.new_cache(1, 8)
     module(ids()[:, :12][:, :8], cache=cache)
@@ -89,7 +89,7 @@ def test_a_rewound_cache_forgets():
 
 
 @torch.no_grad()
-def test_a_full_cache_says_so():
+def test_a_full_cache_raises():
     module = make("llama")
     cache = module.new_cache(1, 4)
     with pytest.raises(ContextError, match="4 tokens, but 22"):
@@ -97,7 +97,7 @@ def test_a_full_cache_says_so():
 
 
 @torch.no_grad()
-def test_positions_of_an_encoder_end():
+def test_an_encoder_has_a_maximum_length():
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 61}
     module = Transformer(spec_from_config({"model_type": "bert", **sizes, "max_position_embeddings": 10}))
     with pytest.raises(ContextError, match="22 tokens, but the model has 10"):
@@ -145,7 +145,7 @@ def leaf_kinds(kind=Block):
         yield kind
 
 
-def test_every_block_has_a_reading():
+def test_every_block_has_a_module():
     assert set(leaf_kinds()) == set(MODULES)
 
 
@@ -170,18 +170,18 @@ def test_masks_are_what_the_spec_says(causal, window, chunk):
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_the_fused_kernel_is_the_written_out_way(kv_heads):
+def test_the_fused_kernel_equals_the_explicit_formula(kv_heads):
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 6, 5, 8), torch.randn(2, kv_heads, 9, 8), torch.randn(2, kv_heads, 9, 8)
     visible = torch.rand(2, 1, 5, 9) > 0.3
     visible[..., 0] = True
-    # A sink that is never chosen takes the other way and changes nothing.
+    # A sink of weight 0 selects the explicit formula, and changes nothing.
     written_out = attend(q, k, v, visible, 0.3, sinks_N=torch.full((6,), float("-inf")))
     close(attend(q, k, v, visible, 0.3), written_out)
 
 
 @pytest.mark.parametrize("layout", ["half", "interleaved"])
-def test_partial_rope_turns_the_first_channels_only(layout):
+def test_partial_rope_rotates_the_first_channels_only(layout):
     from ordito.nn.step import rotate
 
     rope = Rope(dim=4, theta=100.0, layout=layout)

@@ -1,4 +1,4 @@
-"""Norms, gates and rotations against their written-out forms in fp64, with their gradients, by PyTorch and by the runtime."""
+"""RMSNorm, SwiGLU and rotary embeddings with gradients, by PyTorch and by the runtime, against explicit formulas in fp64."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ordito import _core
 from ordito.nn import lean
-from ordito.nn.lean import rms_norm, silu_gate, turn
+from ordito.nn.lean import rms_norm, rotate_heads, silu_gate
 
 RUNTIME = pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are not those of OpenMP's runtime here")
 
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch):
-    monkeypatch.setattr("ordito.nn.products.WORTH", 0)
+    monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 0)
 
 
 def near(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -36,12 +36,12 @@ def wide(tensors: list[Tensor]) -> list[Tensor]:
 @pytest.fixture(params=[pytest.param("runtime", marks=RUNTIME), "pytorch"])
 def way(request, monkeypatch):
     if request.param == "pytorch":
-        monkeypatch.setattr(lean, "computes", lambda *given: False)
+        monkeypatch.setattr(lean, "use_runtime", lambda *given: False)
 
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("to", [torch.float32, torch.bfloat16])
-def test_a_norm_is_the_written_out_one(to):
+def test_rms_norm_equals_the_explicit_formula(to):
     x, weight = leaves((2, 70, 33), (33,))
     y = rms_norm(x, weight, 1e-5, to)
     y.float().square().sum().backward()
@@ -56,7 +56,7 @@ def test_a_norm_is_the_written_out_one(to):
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gate_is_the_written_out_one(dtype):
+def test_silu_gate_equals_the_explicit_formula(dtype):
     gate, up = leaves((3, 5, 70), (3, 5, 70), dtype=dtype)
     y = silu_gate(gate, up)
     y.float().square().sum().backward()
@@ -70,10 +70,10 @@ def test_a_gate_is_the_written_out_one(dtype):
 
 @RUNTIME
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_heads_are_turned_by_their_tokens_angles(interleaved):
+def test_heads_are_rotated_by_the_angles_of_their_tokens(interleaved):
     (x,) = leaves((2, 3, 11, 20))
     angles = torch.randn(2, 1, 11, 6, generator=torch.Generator().manual_seed(1))
-    y = turn(x.transpose(1, 2).contiguous().transpose(1, 2), angles.cos(), angles.sin(), interleaved)
+    y = rotate_heads(x.transpose(1, 2).contiguous().transpose(1, 2), angles.cos(), angles.sin(), interleaved)
     assert y is not None
     y.square().mul(torch.arange(20)).sum().backward()
     (x_,) = wide([x])
@@ -89,8 +89,8 @@ def test_heads_are_turned_by_their_tokens_angles(interleaved):
 
 
 @RUNTIME
-def test_without_gradients_nothing_is_turned_here():
+def test_without_gradients_rotate_heads_returns_none():
     x, angles = torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 2)
-    assert turn(x, angles, angles, False) is not None
+    assert rotate_heads(x, angles, angles, False) is not None
     with torch.no_grad():
-        assert turn(x, angles, angles, False) is None
+        assert rotate_heads(x, angles, angles, False) is None

@@ -12,7 +12,7 @@ from torch import Tensor
 from ordito import _core
 from ordito.nn.attention import probabilities
 from ordito.nn.fused_attention import can_attend, fused_attention
-from ordito.nn.products import KINDS, computes, linear
+from ordito.nn.products import KINDS, linear, use_runtime
 from ordito.train.likelihood import _ByPyTorch, _ByRuntime
 
 pytestmark = pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are not those of OpenMP's runtime here")
@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch):
-    monkeypatch.setattr("ordito.nn.products.WORTH", 0)
+    monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 0)
 
 
 def near(got: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -37,7 +37,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
 
 @pytest.mark.parametrize("kernels", _core.available_kernels())
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (33, 31, 63), (130, 100, 700)])
-def test_products_of_bfloat16_are_sums_in_fp32(kernels, m, n, k):
+def test_bfloat16_products_accumulate_in_fp32(kernels, m, n, k):
     for a, b in ((random(m, k), random(k, n, seed=1)), (random(k, m).T, random(n, k, seed=1).T)):
         c = torch.full((m, n), math.nan)
         try:
@@ -52,7 +52,7 @@ def test_products_of_bfloat16_are_sums_in_fp32(kernels, m, n, k):
 
 @pytest.fixture
 def everywhere(monkeypatch):
-    """The runtime's products in fp32, too, whosever processor this is."""
+    """Use the runtime's products in fp32 too, whatever the processor."""
     monkeypatch.setattr("ordito.nn.products._mkl_is_slow", lambda: True)
 
 
@@ -62,7 +62,7 @@ def everywhere(monkeypatch):
 def test_a_linear_map_and_its_gradients_are_those_of_pytorch(kind, bias):
     x, w, b = (random(*shape, seed=i).requires_grad_() for i, shape in enumerate([(2, 21, 40), (70, 40), (70,)]))
     with torch.autocast("cpu", kind, enabled=kind != torch.float32):
-        assert computes(kind, x, w)
+        assert use_runtime(kind, x, w)
         y = linear(x, w, b if bias else None)
     assert y.dtype == kind
     y.float().square().sum().backward()
@@ -76,25 +76,25 @@ def test_a_linear_map_and_its_gradients_are_those_of_pytorch(kind, bias):
 
 
 @pytest.mark.usefixtures("everywhere")
-def test_where_no_gradient_is_wanted_pytorch_computes():
+def test_without_gradients_pytorch_computes():
     x, w = random(5, 8), random(6, 8)
     with torch.no_grad():
-        assert not computes(torch.float32, x, w)
+        assert not use_runtime(torch.float32, x, w)
         assert torch.equal(linear(x, w), F.linear(x, w))
-    assert not computes(torch.float64, x.double(), w.double())
-    assert not computes(torch.float32, x.to("meta"), w)
+    assert not use_runtime(torch.float64, x.double(), w.double())
+    assert not use_runtime(torch.float32, x.to("meta"), w)
 
 
-def test_small_tensors_are_pytorchs(monkeypatch):
+def test_small_tensors_are_left_to_pytorch(monkeypatch):
     x, w = random(5, 8), random(6, 8)
-    assert computes(torch.float32, x, w)
-    monkeypatch.setattr("ordito.nn.products.WORTH", 41)
-    assert not computes(torch.float32, x, w)
+    assert use_runtime(torch.float32, x, w)
+    monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 41)
+    assert not use_runtime(torch.float32, x, w)
 
 
 @HALF
 def test_pytorchs_own_products_are_the_same_after_ours():
-    # Both keep shapes of the processor's tile registers; each has to find its own again.
+    # PyTorch and the runtime both configure the processor's tile registers; each must restore its own configuration.
     a, b = random(96, 160, dtype=torch.bfloat16), random(160, 64, dtype=torch.bfloat16, seed=1)
     before = a @ b
     for _ in range(3):
@@ -128,14 +128,14 @@ CASES = {
 @pytest.mark.parametrize("kernels", _core.available_kernels())
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("cap", "sink", "window"), [(None, False, None), (5.0, False, 20), (None, True, None)])
-def test_attention_and_its_gradients_are_those_written_out(kind, kernels, case, cap, sink, window, monkeypatch):
+def test_attention_and_its_gradients_equal_the_explicit_formula(kind, kernels, case, cap, sink, window, monkeypatch):
     if kind == torch.bfloat16 and kernels not in ("amx", "reference"):
         pytest.skip("no products of bfloat16 by these kernels")
     for name in ("attend", "attend_gradient"):
         call = getattr(_core, name)
         monkeypatch.setattr(_core, name, lambda *given, call=call: call(*given, kernels))
     B, N, G, T, S, H, V = CASES[case]
-    q = random(B, T, N, H, dtype=kind).transpose(1, 2)  # strides as maps make them
+    q = random(B, T, N, H, dtype=kind).transpose(1, 2)  # strides as after a linear map
     k, v = random(B, S, G, H, dtype=kind, seed=1).transpose(1, 2), random(B, G, S, V, dtype=kind, seed=2)
     sinks = random(N, seed=3) if sink else None
     behind = torch.arange(S - T, S)[:, None] - torch.arange(S)
@@ -154,7 +154,7 @@ def test_attention_and_its_gradients_are_those_written_out(kind, kernels, case, 
         near(ours.grad, theirs.grad, 2 * TOLERANCE[kind])
 
 
-def test_a_query_that_sees_nothing_gets_nothing_and_gives_nothing():
+def test_a_query_without_visible_keys_has_output_and_gradient_zero():
     q, k, v = (random(1, 2, 5, 8, seed=i).requires_grad_() for i in range(3))
     visible = torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
     visible[:, :, 3] = False
@@ -176,7 +176,7 @@ def test_attention_is_the_same_with_any_number_of_threads(monkeypatch):
     assert all(torch.equal(one, two) for one, two in zip(gradients(1), gradients(3), strict=True))
 
 
-def test_probabilities_say_what_attention_weighs_with():
+def test_probabilities_are_the_weights_of_attention():
     q, k, v = (random(1, 2, 6, 8, seed=i) for i in range(3))
     visible = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
     near(fused_attention(q, k, v, visible, 0.4, 3.0, None), probabilities(q, k, visible, 0.4, softcap=3.0) @ v, 1e-6)
@@ -185,11 +185,11 @@ def test_probabilities_say_what_attention_weighs_with():
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("way", [_ByRuntime, _ByPyTorch])
 @pytest.mark.parametrize(("n", "vocabulary"), [(1, 1), (5, 100), (4, 1003)])
-def test_losses_of_tokens_are_those_of_pytorch(kind, way, n, vocabulary):
+def test_token_losses_are_those_of_pytorch(kind, way, n, vocabulary):
     logits = (5 * random(n, vocabulary)).to(kind)
     targets = torch.arange(n) * 7 % vocabulary
     if vocabulary > 50:
-        logits[:, 3] = -math.inf  # what a head never says
+        logits[:, 3] = -math.inf  # as for unused rows of a head
     leaf, weights = logits.clone().requires_grad_(), random(n, seed=1)
     losses = way.apply(leaf, targets)
     losses.backward(weights)

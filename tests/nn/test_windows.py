@@ -1,4 +1,4 @@
-"""Windowed layers keep little more than their windows, and nothing that is computed changes."""
+"""Sliding-window layers cache little more than their windows, with the same results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def expected(module, tokens):
     return module(torch.tensor([tokens]))[0, -1].numpy()
 
 
-def test_as_without_a_cache(module):
+def test_windowed_cache_equals_no_cache(module):
     session, tokens, read = runtime.TorchSession(module), ids(), 0
     for piece in (30, 1, 1, 1, 17, 8, 1, 31):
         logits = session.feed(tokens[read : read + piece])
@@ -55,7 +55,7 @@ def test_as_without_a_cache(module):
     assert read == LENGTH == session.length
 
 
-def test_what_is_kept(module):
+def test_size_of_a_windowed_cache(module):
     session = runtime.TorchSession(module)
     session.feed(ids())
     for span, pair in zip(session.cache.spans, session.cache.slots, strict=True):
@@ -64,21 +64,21 @@ def test_what_is_kept(module):
 
 
 @pytest.mark.parametrize("back", [1, 3, 20, 60, 89])
-def test_taking_tokens_back(module, back):
-    """As many as are asked for, or all: never a state that looks back on what is gone."""
+def test_rewinding(module, back):
+    """The cache is truncated as requested, or emptied: never a state whose visible tokens are gone."""
     session, tokens = runtime.TorchSession(module), ids()
     session.feed(tokens)
     session.rewind(LENGTH - back)
     assert session.length in (LENGTH - back, 0)
     windowed = any(span is not None for span in session.cache.spans)
-    if back <= 3 or not windowed:  # the margin, or everything, is there
+    if back <= 3 or not windowed:  # within the margin, or nothing was dropped
         assert session.length == LENGTH - back
     other = tokens[: LENGTH - back] + ids(12, seed=2)
     logits = session.feed(other[session.length :])
     assert logits == pytest.approx(expected(module, other), abs=1e-4)
 
 
-def test_an_interrupted_feed(module, monkeypatch):
+def test_an_interrupted_forward_pass_is_undone(module, monkeypatch):
     session, tokens = runtime.TorchSession(module), ids()
     session.feed(tokens[:50])
     last = list(module.attentions)[-1]

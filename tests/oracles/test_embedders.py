@@ -94,7 +94,7 @@ def test_vectors_are_those_of_sentence_transformers(kind, folder, tmp_path):
     assert np.abs(again - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_what_does_not_fit_is_said(folder, tmp_path):
+def test_unsupported_modules_are_refused(folder, tmp_path):
     _, path = made("EmbeddingGemma", folder, tmp_path)
     with pytest.raises(OrditoError, match="unknown prompt 'poem', expected one of"):
         ordito.load(path).embed(TEXTS, prompt="poem")

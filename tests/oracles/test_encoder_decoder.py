@@ -1,4 +1,4 @@
-"""Models that answer a source text: logits, hidden states and text are those of transformers."""
+"""Encoder-decoders: logits, hidden states and generated text are those of transformers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_logits_and_hidden_states(pair):
     close(model.hidden(ANSWER, encoder_ids=SOURCE), expected.decoder_hidden_states[-1][0])
 
 
-def test_steps_are_the_whole(pair):
+def test_cached_steps_equal_one_pass(pair):
     model, _ = pair
     session = model.runtime.session(SOURCE)
     stepped = [session.feed([id]) for id in ANSWER]

@@ -43,7 +43,7 @@ GENERATING = [name for name in CASES if generates(name)]
 
 @pytest.mark.parametrize("name", GENERATING)
 @torch.no_grad()
-def test_cached_is_uncached(name):
+def test_cached_equals_uncached(name):
     module, ids = module_of(name), token_ids(LENGTH)
     whole = module(ids)
     for cuts in ([1] * LENGTH, [13, 1, 1, 8, 17]):
@@ -54,7 +54,7 @@ def test_cached_is_uncached(name):
 
 @pytest.mark.parametrize("name", GENERATING)
 @torch.no_grad()
-def test_batched_is_alone(name):
+def test_batched_equals_single(name):
     module, ids, lengths = module_of(name), token_ids(LENGTH), [LENGTH, 17, 1]
     for left in (False, True):
         batch, valid = torch.zeros(3, LENGTH, dtype=torch.long), torch.zeros(3, LENGTH, dtype=torch.bool)

@@ -58,7 +58,7 @@ def difference(got: np.ndarray, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("kernels", _core.available_kernels())
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_native_is_pytorch(name, kernels):
+def test_native_equals_pytorch(name, kernels):
     made, ids = module(name), token_ids(LENGTH)
     runtime = native(made, kernels=kernels)
     source, given = None, None
@@ -73,7 +73,7 @@ def test_native_is_pytorch(name, kernels):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if module(name).spec.generates])
-def test_fed_in_pieces_is_fed_at_once(name):
+def test_prefill_in_chunks_equals_prefill_at_once(name):
     made, ids = module(name), token_ids(LENGTH)[0].tolist()
     runtime = native(made)
     if runtime.reads_whole:
@@ -118,7 +118,7 @@ def test_an_answer_that_begins_again_still_knows_its_source(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if module(name).spec.generates and module(name).spec.encoder is None])
-def test_batched_is_alone(name):
+def test_batched_equals_single(name):
     made, ids, lengths = module(name), token_ids(LENGTH)[0].tolist(), [LENGTH, 17, 1]
     runtime = native(made)
     alone = [runtime.session().feed(ids[:length]) for length in lengths]

@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT writes them: merged into their base or beside it, the logits are PEFT's; and back."""
+"""LoRA adapters of PEFT: logits are PEFT's, merged or attached; PEFT reads ours."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def merged(folder, base="base"):
     return load_transformer(adapted(open_checkpoint(folder / base), open_adapter(folder / "adapter")))
 
 
-def test_merged_is_peft(case):
+def test_merged_equals_peft(case):
     folder, expected, *_ = case
     assert error(run(merged(folder)), expected) <= TOLERANCE
 
 
-def test_beside_is_peft_and_off_is_the_base(case):
+def test_attached_equals_peft_and_inactive_equals_the_base(case):
     folder, expected, *_ = case
     module = load_transformer(open_checkpoint(folder / "base"))
     base, names = run(module), set(module.state_dict())
@@ -142,7 +142,7 @@ def test_peft_reads_what_is_written(case):
 
 @pytest.mark.parametrize("name", ["llama", BIASED, "phi3", "gpt2"])
 @pytest.mark.parametrize("dora", [False, True])
-def test_merged_into_a_gguf_file_is_peft(name, dora, tmp_path):
+def test_merged_into_a_gguf_file_equals_peft(name, dora, tmp_path):
     changes = {"llama": {"head_dim": 64}, BIASED: {"hidden_act": "silu", "rope_parameters": None, "head_dim": 64}}
     model = make(name, **changes.get(name, {}))
     spec = families.spec_from_config(model.config.to_dict())
@@ -182,7 +182,7 @@ def test_old_spellings_are_read(tmp_path):
     assert error(run(merged(tmp_path)), output(model, IDS)) <= TOLERANCE
 
 
-def test_several_adapters_lie_side_by_side(tmp_path):
+def test_several_adapters_can_be_added(tmp_path):
     expected = {}
     for name, config in {"one": {"target_modules": ATTENTION}, "two": {"target_modules": MLP, "use_dora": True}}.items():
         model = trained(saved("llama", tmp_path / "base"), **config)

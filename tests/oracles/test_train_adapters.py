@@ -1,4 +1,4 @@
-"""Adapters in training against PEFT's: forward, gradients, steps of AdamW, merge and files, of the same numbers."""
+"""Adapters in training against PEFT from the same values: forward, gradients, AdamW steps, merging and files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ordito.checkpoint.checkpoint import open_checkpoint, with_own_head
 from ordito.errors import OrditoWarning
 from ordito.nn import Transformer
 from ordito.nn.adapter import Adapters
-from ordito.nn.nf4 import BLOCK, LEVELS, SCALES, Nf4, quantized
+from ordito.nn.nf4 import BLOCK, LEVELS, SCALES, Nf4, quantize_blocks
 from ordito.nn.runtime import load_transformer
 from ordito.train.adapters import NAME, attach, load_nf4, merged, write
 from ordito.train.settings import LowRankSettings
@@ -160,7 +160,7 @@ def test_forward_gradients_and_steps_are_pefts(case, tmp_path):
     assert all(parameter.grad is None for parameter in module.parameters() if not parameter.requires_grad)
 
 
-def test_merged_is_pefts_and_what_was_merged_is_as_before(case):
+def test_merged_equals_peft_and_the_base_is_restored(case):
     folder, base, kind, changes = case
     module, adapters = ours(folder, kind, changes)
     model, beside = theirs(folder, base), logits(module)
@@ -177,7 +177,7 @@ def test_merged_is_pefts_and_what_was_merged_is_as_before(case):
     assert torch.equal(logits(module), beside)
 
 
-def test_what_peft_writes_is_read_merged_and_beside(case, tmp_path):
+def test_adapters_of_peft_load_merged_and_attached(case, tmp_path):
     folder, base, *_ = case
     model = theirs(folder, base)
     expected = output(model, IDS)
@@ -226,7 +226,7 @@ def test_a_tied_embedding_that_is_saved_stays_one_with_the_head_and_peft_reads_b
     assert error(logits(whole), logits(module)) <= TOLERANCE
 
 
-def test_trained_adapters_are_loaded_merged_and_beside_and_switched(folder, tmp_path):
+def test_trained_adapters_load_merged_and_attached_and_can_be_switched(folder, tmp_path):
     expected = {}
     for name, kind in {"one": "lora", "two": "dora"}.items():
         module = load_transformer(open_checkpoint(folder))
@@ -260,7 +260,7 @@ def test_codes_are_those_of_bitsandbytes(shape, dtype):
     frozen = Nf4(weight)
     assert torch.equal(frozen.codes, codes.flatten())
     assert torch.equal(LEVELS, state.code)
-    _, scales = quantized(weight.flatten(), LEVELS, BLOCK)
+    _, scales = quantize_blocks(weight.flatten(), LEVELS, BLOCK)
     assert torch.equal(scales, state.absmax)
 
 
@@ -270,12 +270,12 @@ def test_scales_are_those_of_bitsandbytes():
     codes, state = bnb.quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
     frozen = Nf4(weight)
     assert torch.equal(frozen.mean, state.offset)
-    assert torch.equal(frozen.largest, state.state2.absmax)
+    assert torch.equal(frozen.absmax, state.state2.absmax)
     # bitsandbytes' CPU code finds the nearest level by a table that is not exact: in one of some hundred it takes the next.
     assert (frozen.scale_codes != state.absmax).float().mean() <= 0.005
     assert (frozen.scale_codes.int() - state.absmax.int()).abs().max() <= 1
-    shares = (state.absmax.new_tensor(0).float() + quantized(weight.flatten(), LEVELS, BLOCK)[1] - frozen.mean) / (
-        frozen.largest.repeat_interleave(256)[: len(frozen.scale_codes)]
+    shares = (state.absmax.new_tensor(0).float() + quantize_blocks(weight.flatten(), LEVELS, BLOCK)[1] - frozen.mean) / (
+        frozen.absmax.repeat_interleave(256)[: len(frozen.scale_codes)]
     )
     nearest = (shares[:, None] - SCALES).abs().amin(dim=1)
     assert ((SCALES[frozen.scale_codes.int()] - shares).abs() - nearest).max() <= 1e-7
@@ -285,7 +285,7 @@ def test_scales_are_those_of_bitsandbytes():
 
 
 @pytest.mark.parametrize("base", ["llama", BIASED, "qwen2_moe"])
-def test_loaded_into_nf4_is_put_into_it_after_loading(base, tmp_path):
+def test_loading_into_nf4_equals_quantizing_after_loading(base, tmp_path):
     saved(base, tmp_path)
     chosen = settings(saved=("layers.1.attention.o",))
     found = []
@@ -300,12 +300,12 @@ def test_loaded_into_nf4_is_put_into_it_after_loading(base, tmp_path):
 
 
 @pytest.mark.parametrize("base", ["llama", BIASED, "qwen2_moe"])
-def test_beside_nf4_is_peft_beside_the_dequantized_base(base, tmp_path):
+def test_adapters_of_nf4_equal_peft_on_the_dequantized_base(base, tmp_path):
     """Forward, gradients and merge of a base in NF4 are those of the same weights in fp32."""
     saved(base, tmp_path / "base")
     module, adapters = ours(tmp_path, "qlora", {"targets": LINEAR})
     write(adapters, tmp_path / "adapter", module.spec, "")
-    with pytest.warns(OrditoWarning, match=r"trained beside weights in NF4 .* moves them by \d+\.\d\d% of their norm"):
+    with pytest.warns(OrditoWarning, match=r"trained on NF4 weights .* changes them by \d+\.\d\d% of their norm"):
         tensors = merged(module, adapters)
     with adapters.using(None):
         plain = {

@@ -1,4 +1,4 @@
-"""Losses, gradients and moved weights are those of transformers in PyTorch's own loop."""
+"""Losses, gradients and updated weights are those of transformers in a plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_muon_is_that_of_pytorch():
 
 
 @pytest.mark.parametrize("objective", ["pretrain", "sft"])
-def test_packed_is_unpacked(objective, folder, tmp_path):
+def test_packed_equals_unpacked(objective, folder, tmp_path):
     made = runs.texts if objective == "pretrain" else runs.chats
     path = made(tmp_path / "data.jsonl", 30)
     config = runs.configured(folder, path, tmp_path / "out", objective, batch_size=30, pack=False, steps=1)
@@ -158,7 +158,7 @@ def test_packed_is_unpacked(objective, folder, tmp_path):
     assert max(largest(grads_a[name], grads_b[name]) for name in grads_a) <= 1e-5
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_the_weights_before(folder, data, tmp_path, monkeypatch):
+def test_a_nan_loss_ends_the_run_with_the_previous_weights(folder, data, tmp_path, monkeypatch):
     step = Trainer.step
 
     def breaks(trainer):

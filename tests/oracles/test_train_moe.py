@@ -1,4 +1,4 @@
-"""Mixtures of experts in training, held against transformers: gradients, losses of routers, capacity, upcycling."""
+"""Mixtures of experts in training against transformers: gradients, router losses, capacity, upcycling."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_capacity_is_that_of_switch():
         dispatch, probs, _ = switch(x_BTD)
         got = mixture(x_BTD)
         each = torch.stack(
-            [mixture.experts.each(x_BTD.flatten(0, 1), [40 if i == e else 0 for i in range(3)]) for e in range(3)]
+            [mixture.experts.grouped(x_BTD.flatten(0, 1), [40 if i == e else 0 for i in range(3)]) for e in range(3)]
         )
         expected = (dispatch.flatten(0, 1).T[..., None] * each).sum(dim=0).view_as(got) * probs
     assert 0 < float((dispatch.sum(-1) == 0).float().mean()) < 1

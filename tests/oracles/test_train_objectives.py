@@ -49,7 +49,7 @@ def written(model, folder, path):
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("temperature", [0.9, 2.0])
-def test_divergence_is_trls(beta, temperature):
+def test_divergence_is_that_of_trl(beta, temperature):
     gkd = pytest.importorskip("trl.experimental.gkd")
     student, teacher = (3 * torch.randn(2, 9, 31, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
     student.requires_grad_()
@@ -105,7 +105,7 @@ def head_like(task, bias=True):
     return head
 
 
-def test_classification_is_gpt_1s(folder, tmp_path):
+def test_classification_is_that_of_gpt_1(folder, tmp_path):
     model, path = gpt(folder, tmp_path)
     context = context_of(
         path,
@@ -126,7 +126,7 @@ def test_classification_is_gpt_1s(folder, tmp_path):
     compared(context, task, collate(examples), model, loss, peer.score, tmp_path)
 
 
-def test_choice_is_gpt_1s(folder, tmp_path):
+def test_choice_is_that_of_gpt_1(folder, tmp_path):
     model, path = gpt(folder, tmp_path)
     context = context_of(path, "choice", choice={**SPECIAL, "dropout": 0.0})
     task = task_of(context)
@@ -144,7 +144,7 @@ def test_choice_is_gpt_1s(folder, tmp_path):
     compared(context, task, collate(examples), model, loss, head, tmp_path)
 
 
-def test_similarity_is_gpt_1s(folder, tmp_path):
+def test_similarity_is_that_of_gpt_1(folder, tmp_path):
     model, path = gpt(folder, tmp_path)
     context = context_of(path, "similarity", similarity={**SPECIAL, "dropout": 0.0})
     task = task_of(context)
@@ -193,7 +193,7 @@ TRIPLES = [
 
 @pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken"])
 @pytest.mark.parametrize(("dims", "micro_batch"), [((), None), ((), 5), ((60, 32, 7), None), ((60, 32, 7), 5)])
-def test_contrast_is_sentence_transformers(mode, dims, micro_batch, folder, tmp_path):
+def test_contrastive_loss_is_that_of_sentence_transformers(mode, dims, micro_batch, folder, tmp_path):
     _, path = bert(folder, tmp_path)
     words = modules.Transformer(str(path), max_seq_length=40)
     peer = sentence_transformers.SentenceTransformer(modules=[words, modules.Pooling(60, pooling_mode=mode)], device="cpu")

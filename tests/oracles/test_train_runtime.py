@@ -1,4 +1,4 @@
-"""Training by the runtime's products, attention, norms and losses, which small models do without, against transformers."""
+"""Training with the runtime's kernels, which small models do not use by default, against transformers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_gradients_are_those_of_transformers(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("ordito.nn.products.WORTH", 0)
+    monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 0)
     monkeypatch.setattr("ordito.nn.products._mkl_is_slow", lambda: True)
     calls = {"multiply": 0, "attend_gradient": 0, "cross_entropy_gradient": 0}
     for which in calls:

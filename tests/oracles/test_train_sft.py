@@ -1,4 +1,4 @@
-"""What is learned of conversations against the marks in TRL's training templates, as transformers reads them.
+"""Learned tokens of conversations against the assistant masks of TRL's training templates, as transformers gives them.
 
 Theirs also mark what the prompt of a turn says already (`<|start|>assistant`, an empty thought), and the line break behind the
 token that ends it; ours begin where the model takes over and end where it stops.
@@ -74,7 +74,7 @@ def marked(path, messages):
 
 @pytest.mark.parametrize("chat", CHATS)
 @pytest.mark.parametrize("path", TEMPLATES, ids=[path.stem for path in TEMPLATES])
-def test_what_is_learned_is_what_the_marks_say(path, chat):
+def test_learned_tokens_are_those_of_trls_assistant_masks(path, chat):
     if path.stem.removesuffix("_training") in OWN or (path.stem.startswith("diffusion_gemma") and chat == "calls"):
         pytest.skip("the template's marks do not say what the model would be fed")
     ids, mask, texts, tokenizer = marked(path, CHATS[chat])

@@ -1,4 +1,4 @@
-"""What is recorded inside tiny models is what transformers has there: the stream, attention, routers, logits."""
+"""Recorded activations of tiny models are those of transformers: residual stream, attention, routers, logits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def held_weights(recording, paths, attentions):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_inside_is_that_of_transformers(name, tmp_path):
+def test_recorded_activations_are_those_of_transformers(name, tmp_path):
     module, ours, theirs, inputs = both(name, tmp_path)
     with torch.no_grad():
         expected = theirs(**inputs, output_hidden_states=True, output_attentions=True)

@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(PYTHON is None, reason="vLLM needs an environment of its own, which ORDITO_VLLM_PYTHON names")
-def test_vllm_says_what_we_say(tmp_path):
+def test_vllm_gives_the_same_text(tmp_path):
     folder = tmp_path / "exported"
     assert CliRunner().invoke(export, ["smollm2", "--to", str(folder), "--dtype", "f32"]).exit_code == 0
     script = tmp_path / "asked.py"

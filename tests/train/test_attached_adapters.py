@@ -1,4 +1,4 @@
-"""Adapters in training: how they begin, what they are laid beside, what they leave alone, and what comes of them."""
+"""Adapters in training: initial values, targets, what is trained, saved modules, NF4."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def relative(got, expected):
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("targets", [LINEAR, ("embedding", "head", "q")])
-def test_fresh_maps_change_nothing(kind, targets):
+def test_initial_adapters_change_nothing(kind, targets):
     module, adapters = attached(kind=kind, targets=targets)
     assert relative(logits(module), logits(transformer())) <= (0 if kind == "lora" else 1e-6)
     with pytest.warns(OrditoWarning, match="changes nothing") if kind == "lora" else pytest.MonkeyPatch.context():
@@ -71,7 +71,7 @@ def test_fresh_maps_change_nothing(kind, targets):
         assert relative(tensors[name], tensor) <= 1e-6
 
 
-def test_the_starts_are_pefts():
+def test_initial_values_are_those_of_peft():
     module, adapters = attached(kind="dora", targets=("q", "embedding"), rank=8)
     changes = adapters.changes(NAME)
     q, table = changes["layers.0.attention.q"], changes["embedding.tokens"]
@@ -87,7 +87,7 @@ def test_the_starts_are_pefts():
     assert attached(rank=9, root=True)[1].changes(NAME)["layers.0.attention.q"].scaling == 6 / 3
 
 
-def test_a_map_begins_by_the_seed_and_its_name_alone():
+def test_initial_values_depend_on_seed_and_name_only():
     one, few, other = (attached(seed=s, targets=t)[1].changes(NAME) for s, t in ((5, LINEAR), (5, ("v",)), (6, LINEAR)))
     assert few.keys() == {"layers.0.attention.v", "layers.1.attention.v"}
     for path, change in few.items():
@@ -96,7 +96,7 @@ def test_a_map_begins_by_the_seed_and_its_name_alone():
     assert not np.array_equal(one["layers.0.attention.v"].a, one["layers.1.attention.v"].a)
 
 
-def test_linear_is_every_map_of_every_layer_and_nothing_else():
+def test_target_linear_is_every_linear_map_of_every_layer():
     attention = {f"layers.{n}.attention.{part}" for n in (0, 1) for part in "qkvo"}
     assert attached(LLAMA)[1].changes(NAME).keys() == attention | {
         f"layers.{n}.mlp.{p}" for n in (0, 1) for p in ("gate", "up", "down")
@@ -109,7 +109,7 @@ def test_linear_is_every_map_of_every_layer_and_nothing_else():
     }  # fmt: skip
 
 
-def test_what_cannot_be_is_told_before_training():
+def test_impossible_targets_are_refused_before_training():
     for targets, message in {("qq",): "'qq', which is no module's name here", ("attentio",): "did you mean attention"}.items():
         with pytest.raises(ConfigError, match=message):
             attached(targets=targets)
@@ -142,7 +142,7 @@ def test_only_the_adapter_learns(config, kind):
 
 
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
-def test_a_map_keeps_its_input_once_and_what_is_of_low_rank(kind):
+def test_backward_saves_the_input_once_and_low_rank_activations(kind):
     module, _ = attached(kind=kind, targets=("up",))
     up, kept = module.get_submodule("layers.0.mlp.up"), []
     x = torch.randn(50, 32, requires_grad=True)
@@ -188,7 +188,7 @@ def test_a_tied_model_stays_tied(saved):
 
 
 @pytest.mark.parametrize("config", [LLAMA, MIXTRAL, TIED])
-def test_reading_gives_what_was_written(config, tmp_path):
+def test_written_adapters_are_read_back(config, tmp_path):
     module, adapters = attached(config)
     stirred(adapters)
     write(adapters, tmp_path, module.spec, "base")
@@ -201,7 +201,7 @@ def test_reading_gives_what_was_written(config, tmp_path):
         )
 
 
-def test_dropout_is_for_training_and_by_the_random_state():
+def test_dropout_is_active_in_training_and_follows_the_random_state():
     module, adapters = attached(dropout=0.5)
     stirred(adapters)
     adapters.eval()
@@ -227,7 +227,7 @@ def test_bfloat16_products_are_near_those_of_float32():
                 got = module(IDS)
             got.float().square().mean().backward()
             assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in adapters.parameters())
-            if config is LLAMA:  # near choices of experts fall otherwise
+            if config is LLAMA:  # bfloat16 changes the choice between close scores of experts
                 assert relative(got, expected) <= 0.05
 
 
@@ -236,7 +236,7 @@ def test_bfloat16_products_are_near_those_of_float32():
 
 
 @pytest.mark.parametrize("config", [LLAMA, MIXTRAL])
-def test_qlora_takes_4_13_bits_an_element(config):
+def test_qlora_takes_4_13_bits_per_element(config):
     config = config | {"hidden_size": 512, "intermediate_size": 1024}
     full, (module, _) = transformer(config), attached(config, "qlora")
     linears = {path for path, part in module.named_modules() if isinstance(part, (Nf4Linear, Nf4StackedLinear))}
@@ -248,13 +248,13 @@ def test_qlora_takes_4_13_bits_an_element(config):
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (5, 13), (1, 1), (70, 1)])
-def test_nf4_is_the_nearest_level_of_the_block(shape):
+def test_nf4_rounds_to_the_nearest_level(shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     frozen = Nf4(weight)
     blocks = torch.nn.functional.pad(weight.flatten(), (0, -weight.numel() % 64)).view(-1, 64)
     scales = blocks.abs().amax(dim=1, keepdim=True)
     nearest = LEVELS[(blocks[..., None] / scales[..., None] - LEVELS).abs().argmin(dim=-1)] * scales
-    # The scales have 8 bits: of their distance from the mean they keep about one part in a hundred.
+    # Scales are quantized to 8 bits: their distance from the mean has an error of about 1 %.
     slack = 0.02 * (scales - scales.mean()).abs().max() + 1e-6
     assert ((frozen.weight() - nearest.flatten()[: weight.numel()].view(shape)).abs() <= slack).all()
 

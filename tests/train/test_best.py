@@ -1,4 +1,4 @@
-"""The best evaluation so far is kept, and those behind it are counted."""
+"""Early stopping: the best evaluation so far, and the evaluations since."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from ordito.train.best import Best
 
 
-def test_what_is_lower_is_better_and_what_is_not_is_waited_for():
+def test_lower_losses_are_better_and_others_are_counted():
     best = Best()
     losses = {1: 3.0, 2: None, 3: 2.0, 4: 2.0, 5: 2.5, 6: 1.0}
     records = [{"step": step} if loss is None else {"step": step, "eval_loss": loss} for step, loss in losses.items()]

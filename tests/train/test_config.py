@@ -1,4 +1,4 @@
-"""Settings: typed, ranged, kept with the run, and mistakes told in a sentence."""
+"""Configurations: typed settings with ranges, saved with the run; errors name the setting."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ordito.train.task import kinds
 LEAST = {"objective": "sft", "model": "smollm2", "data": "a.jsonl", "output": "out"}
 
 
-def test_what_is_set_wins_over_what_is_given():
+def test_sets_override_given_values():
     config = config_from(LEAST | {"lr": 1e-3}, ["lr=5e-4", "lora.rank=4", "adapter=lora", "clip=none", "data=a.jsonl,b.jsonl"])
     assert (config.lr, config.lora.rank, config.adapter, config.clip) == (5e-4, 4, "lora", None)
     assert config.data == ("a.jsonl", "b.jsonl")
 
 
-def test_settings_of_the_objective_may_be_said_with_its_name_or_without():
+def test_settings_of_the_objective_need_no_prefix():
     assert config_from(LEAST, ["sft.learn=last"]).settings.learn == "last"
     assert config_from(LEAST, ["learn=last"]).settings.learn == "last"
 
@@ -46,12 +46,12 @@ def test_every_value_is_written_and_read_back():
         (["lr"], "expected key=value"),
     ],
 )
-def test_mistakes_are_told(sets, told):
+def test_errors_name_setting_value_and_expectation(sets, told):
     with pytest.raises(ConfigError, match=told):
         config_from(LEAST | {"learn": "all"} if "learn" in sets else LEAST, sets)
 
 
-def test_what_is_missing_or_unknown_is_told(tmp_path):
+def test_missing_and_unknown_settings_are_named(tmp_path):
     with pytest.raises(ConfigError, match="no objective is named"):
         config_from({"model": "m"})
     with pytest.raises(OrditoError, match="unknown objective 'stf'.*did you mean sft"):
@@ -71,7 +71,7 @@ def test_what_is_missing_or_unknown_is_told(tmp_path):
 
 
 def test_every_setting_is_described():
-    """But for those whose name says it all."""
+    """Except those whose names are self-explanatory."""
     from ordito.train.config import Config
 
     plain = {"optimizer", "beta1", "beta2", "eps", "sample_tokens", "objective"}
@@ -80,7 +80,7 @@ def test_every_setting_is_described():
 
 
 @pytest.mark.parametrize("missing", ["torch", "yaml"])
-def test_what_training_needs_is_said(monkeypatch, missing):
+def test_a_missing_dependency_is_named(monkeypatch, missing):
     def absent(name):
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 

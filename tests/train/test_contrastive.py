@@ -1,4 +1,4 @@
-"""Contrast: which texts meet, what is left out, and gradients that are the same however many rows are computed at once."""
+"""Contrastive training: in-batch negatives, masks of false negatives, gradients independent of the micro-batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ordito.train.batch import collate
 from ordito.train.forward import Forward
 from ordito.train.losses import info_nce, similarities
 from ordito.train.pooled import pooled
-from ordito.train.tasks.contrastive import arranged
+from ordito.train.tasks.contrastive import match_candidates
 
 RECORDS = [
     {"query": "warp", "positive": "the weft"},
@@ -29,7 +29,7 @@ def made(folder, micro_batch=None, records=RECORDS, **settings):
     return context, task, collate([task.read(record) for record in records])
 
 
-def test_every_positive_and_negative_is_held_against_every_query(folder):
+def test_every_query_is_compared_with_all_positives_and_negatives(folder):
     context, task, batch = made(folder)
     vectors = pooled(Forward(context.module, batch), context.module.spec.pooling)
     starts = [0, 2, 6, 9, 11]
@@ -49,21 +49,21 @@ def test_gradients_do_not_depend_on_how_many_rows_are_computed_at_once(folder, k
     context, task, batch = made(folder, micro_batch=rows, pooling=kind, dims=[8, 32])
     loss, got = gradients(context, task, batch)
     assert abs(float(loss - whole)) <= 1e-6 * float(whole)
-    assert furthest(got, expected) <= 1e-5  # products of other shapes add up in another order
+    assert furthest(got, expected) <= 1e-5  # products of other shapes sum in another order
 
 
-def test_what_is_computed_again_draws_the_same_random_numbers(folder):
+def test_recomputation_uses_the_same_random_numbers(folder):
     context, task, batch = made(folder, micro_batch=3)
     layer = context.module.layers[0]
     layer.register_forward_hook(lambda module, inputs, output: torch.nn.functional.dropout(output, 0.3))
     torch.manual_seed(3)
     _, got = gradients(context, task, batch)
-    # The gradient of the same draws, without computing anything again.
+    # The gradient with the same random numbers, without recomputation.
     torch.manual_seed(3)
     parts = [Forward(context.module, _rows(batch, begin, 3)).hidden_BTD for begin in range(0, 13, 3)]
     places = [place for example in batch.places for place in example]
     vectors = torch.stack([parts[place.row // 3][place.row % 3, : place.end].mean(0) for place in places])
-    queries, candidates, targets, left_out = arranged(batch)
+    queries, candidates, targets, left_out = match_candidates(batch)
     for parameter in context.module.parameters():
         parameter.grad = None
     (info_nce(similarities(vectors[queries], vectors[candidates]), targets, 20.0, left_out) / 5).backward()
@@ -90,10 +90,10 @@ def test_packed_rows_give_the_same_vectors(folder):
             assert float((pooled(Forward(context.module, packed), pooling, rows) - alone).abs().max()) <= 1e-5
 
 
-def test_duplicates_are_no_negatives(folder):
+def test_duplicates_are_not_negatives(folder):
     again = [*RECORDS[:2], {"query": "of", "positive": "the weft"}, {"query": "warp", "positive": "loom"}]
     _, _, batch = made(folder, records=again)
-    _, _, _, left_out = arranged(batch)
+    _, _, _, left_out = match_candidates(batch)
     assert [(int(e), int(c)) for e, c in left_out.nonzero()] == [(0, 2), (0, 3), (2, 0), (3, 0)]
     context, task, batch = made(folder, records=[RECORDS[0], RECORDS[0]])
     assert abs(value_of(context, task, batch)) <= 1e-6, "two of the same have nothing to tell apart"
@@ -112,7 +112,7 @@ def test_matryoshka_is_a_sum_over_first_channels(folder):
         made(folder, dims=[8, 33])
 
 
-def test_what_is_trained_is_what_embedding_gives(folder):
+def test_trained_vectors_are_those_of_embed(folder):
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.nn.runtime import TorchRuntime
 
@@ -126,7 +126,7 @@ def test_what_is_trained_is_what_embedding_gives(folder):
     assert float((torch.nn.functional.normalize(vectors[:3], dim=-1) - got).abs().max()) <= 1e-5
 
 
-def test_it_learns_and_says_how_well(folder):
+def test_training_raises_the_accuracy(folder):
     context, task, batch = made(folder)
     (accuracy,) = task.metrics
     optimizer = torch.optim.Adam(context.module.parameters(), lr=3e-3)
@@ -138,7 +138,7 @@ def test_it_learns_and_says_how_well(folder):
         assert float(accuracy.total(Forward(context.module, batch))) == len(RECORDS)
 
 
-def test_prompts_stand_before_texts_and_long_texts_are_cut(folder):
+def test_prompts_are_prepended_and_long_texts_truncated(folder):
     context, task, _ = made(folder, query_prompt="query: ", passage_prompt="passage: ")
     example = task.read({"query": "warp", "positive": "the warp and the weft of a loom " * 9})
     assert context.tokenizer.decode(example.texts[0].ids) == "query: warp"
@@ -147,7 +147,7 @@ def test_prompts_stand_before_texts_and_long_texts_are_cut(folder):
 
 
 @pytest.mark.parametrize("record", [{"query": "warp"}, {"positive": "warp"}, {"query": "warp", "positive": []}])
-def test_a_record_without_a_pair_is_told_of(folder, record):
+def test_a_record_without_a_pair_is_refused(folder, record):
     _, task, _ = made(folder)
     with pytest.raises(OrditoError, match="has no query with its positive, expected the fields query or anchor, positive"):
         task.read(record)

@@ -1,4 +1,4 @@
-"""Examples made to fit: nothing is learned twice, nothing that fits is touched, and all is counted."""
+"""Fitting examples into rows: truncation, splitting, counts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def fit(example, **settings):
 
 
 @given(TEXT, st.integers(2, 12))
-def test_a_split_text_learns_every_token_once(text, length):
+def test_every_token_of_a_split_text_is_learned_once(text, length):
     pieces = split(text, length)
     assert all(len(piece) <= length for piece in pieces)
     learned = [int(i) for piece in pieces for i in piece.ids[piece.learn]]
     assert learned == text.ids[text.learn].tolist()
     for piece in pieces:
-        assert piece.beside["at"].tolist() == (piece.ids * 10).tolist()
+        assert piece.extra["at"].tolist() == (piece.ids * 10).tolist()
         assert np.array_equal(np.diff(piece.ids), np.ones(max(len(piece) - 1, 0)))
     for before, after in zip(pieces, pieces[1:], strict=False):
         assert before.ids[-1] == after.ids[0]
@@ -46,7 +46,7 @@ def test_the_equal_share_is_the_largest_that_fits(lengths, room):
 
 @given(st.lists(TEXT, min_size=1, max_size=4), st.sampled_from([float("nan"), 1.0]), st.booleans(), st.booleans())
 @settings(max_examples=200)
-def test_rows_are_never_too_long_and_all_is_counted(texts, label, packs, split_long):
+def test_rows_are_never_too_long_and_counts_add_up(texts, label, packs, split_long):
     example = Example(tuple(texts), label)
     made, counts = fit(example, packs=packs, split_long=split_long)
     for each in made:
@@ -56,14 +56,14 @@ def test_rows_are_never_too_long_and_all_is_counted(texts, label, packs, split_l
     assert counts["learned"] == sum(int(text.learn.sum()) for each in made for text in each.texts)
 
 
-def test_what_fits_is_left_alone():
+def test_examples_that_fit_are_unchanged():
     example = Example((Text.of([1, 2, 3]),), 2.0)
     made, counts = fit(example)
     assert made == [example]
     assert counts == {"read": 1, "kept": 1, "cut": 0, "split": 0, "left_out": 0, "tokens": 3, "learned": 2}
 
 
-def test_a_long_text_is_cut_at_its_end_or_split():
+def test_a_long_text_is_truncated_or_split():
     example = Example((Text.of(list(range(15))),))
     made, counts = fit(example)
     assert [each.texts[0].ids.tolist() for each in made] == [list(range(8))]
@@ -73,7 +73,7 @@ def test_a_long_text_is_cut_at_its_end_or_split():
     assert (counts["cut"], counts["split"], counts["kept"], counts["learned"]) == (0, 1, 2, 14)
 
 
-def test_what_has_nothing_left_to_learn_is_left_out():
+def test_examples_without_learned_tokens_are_left_out():
     answer_behind = Example((Text.of(list(range(12)), [i > 8 for i in range(12)]),))
     assert fit(answer_behind)[1]["left_out"] == 1
     assert fit(Example((Text.of([1, 2], False),)))[1]["left_out"] == 1
@@ -91,20 +91,20 @@ def test_texts_that_are_compared_stay_together_and_need_no_learned_tokens():
     }  # fmt: skip
 
 
-def test_turns_of_a_conversation_are_rows_of_their_own_where_rows_are_shared():
+def test_texts_of_a_conversation_become_examples_when_packing():
     example = Example((Text.of(list(range(6))), Text.of(list(range(7)))))
     made, counts = fit(example)
     assert [len(each.texts[0]) for each in made] == [6, 7]
     assert counts["kept"] == 2
 
 
-def test_choices_share_a_row_and_the_longest_is_cut_first():
+def test_choices_share_a_row_and_the_longest_is_truncated_first():
     example = Example((Text.of([1, 2]), Text.of(list(range(9)))), 1.0)
     made, _ = fit(example)
     assert [[len(text) for text in each.texts] for each in made] == [[2, 6]]
 
 
-def test_large_shares_are_told():
+def test_large_shares_give_warnings():
     assert Counts(kept=100, cut=4, left_out=3).warnings(512) == []
     cut, left_out = Counts(kept=88, cut=12, left_out=12).warnings(512)
     assert cut == "12% of the examples are cut at 512 tokens, so that their ends are never learned; a larger length keeps them"

@@ -1,4 +1,4 @@
-"""The formats that people have, as conversations."""
+"""Common record formats, read as conversations."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_alpaca_with_an_input_and_turns_before():
     assert [message["content"] for message in messages] == ["Ciao", "Hello", "Translate.\n\nordito", "warp"]
 
 
-def test_a_system_text_beside_the_turns_comes_first():
+def test_a_system_field_becomes_the_first_message():
     for record in ({"messages": ASKED, "system": "Be brief."}, {"conversations": ASKED, "system": "Be brief."}):
         assert conversation_of(record)[0] == [{"role": "system", "content": "Be brief."}, *ASKED]
 
 
-def test_calls_and_tools_of_sharegpt():
+def test_sharegpt_tool_calls_and_tools():
     turns = [("human", "2 + 2?"), ("function_call", json.dumps(CALL)), ("observation", "4"), ("gpt", "It is 4.")]
     record = {"conversations": [{"from": who, "value": what} for who, what in turns], "tools": json.dumps([TOOL["function"]])}
     messages, tools = conversation_of(record)
@@ -55,7 +55,7 @@ def test_calls_and_tools_of_sharegpt():
 
 
 @pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL]), [TOOL["function"]]], ids=["list", "json", "bare"])
-def test_tools_as_they_come(tools):
+def test_formats_of_tools(tools):
     assert conversation_of({"messages": ASKED, "tools": tools}) == (ASKED, [TOOL])
 
 
@@ -64,7 +64,7 @@ def test_no_tools(tools):
     assert conversation_of({"messages": ASKED, "tools": tools})[1] is None
 
 
-def test_what_else_a_message_has_is_kept():
+def test_further_fields_of_messages_are_kept():
     weighted = [ASKED[0], ASKED[1] | {"weight": 0}]
     assert conversation_of({"messages": weighted})[0] == weighted
     shared = [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", "weight": 0}]
@@ -87,13 +87,13 @@ def test_what_else_a_message_has_is_kept():
         ({"instruction": "x", "output": "y", "history": ["z"]}, r"history\[0\] must be a question and its answer"),
     ],
 )
-def test_what_is_no_conversation(record, said):
+def test_records_that_are_not_conversations(record, said):
     with pytest.raises(OrditoError, match=said):
         conversation_of(record)
 
 
 @pytest.mark.parametrize("messages", [[], [5], [{"role": "wizard", "content": "x"}], [{"role": "user"}], [{"from": "human"}]])
-def test_messages_that_are_none(messages):
+def test_invalid_messages(messages):
     with pytest.raises(TemplateError):
         conversation_of({"messages": messages})
 

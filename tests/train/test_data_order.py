@@ -1,4 +1,4 @@
-"""Laws of the order: every example once an epoch, rows that fit, and nothing but a function of the arguments."""
+"""Properties of the order of examples: each once per epoch, rows that fit, a pure function of its arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def epoch_of(order: Order, epoch: int) -> list[list[list[int]]]:
 
 @given(**ARGUMENTS, epoch=st.integers(0, 5))
 @settings(deadline=None)
-def test_every_example_is_seen_once_an_epoch_and_every_row_fits(lengths, batch_size, pack, seed, epoch):
+def test_every_example_occurs_once_per_epoch_and_rows_fit(lengths, batch_size, pack, seed, epoch):
     steps = epoch_of(Order(lengths, batch_size, 32, pack, seed), epoch)
     assert sorted(e for rows in steps for row in rows for e in row) == list(range(len(lengths)))
     assert all(sum(lengths[e] for e in row) <= 32 for rows in steps for row in rows)
@@ -35,7 +35,7 @@ def test_every_example_is_seen_once_an_epoch_and_every_row_fits(lengths, batch_s
 
 @given(**ARGUMENTS)
 @settings(deadline=None)
-def test_steps_are_of_the_batch_size_or_equal_but_for_one_row(lengths, batch_size, pack, seed):
+def test_steps_have_batch_size_rows_or_differ_by_one(lengths, batch_size, pack, seed):
     order = Order(lengths, batch_size, 32, pack, seed)
     sizes = [len(rows) for rows in epoch_of(order, 0)]
     assert max(sizes) <= batch_size
@@ -45,7 +45,7 @@ def test_steps_are_of_the_batch_size_or_equal_but_for_one_row(lengths, batch_siz
 
 @given(**ARGUMENTS, asked=st.lists(st.integers(0, 60), max_size=12))
 @settings(deadline=None)
-def test_a_step_does_not_depend_on_what_was_asked_before(lengths, batch_size, pack, seed, asked):
+def test_steps_may_be_asked_for_in_any_order(lengths, batch_size, pack, seed, asked):
     one = Order(lengths, batch_size, 32, pack, seed)
     for step in asked:
         assert one.rows(step) == Order(lengths, batch_size, 32, pack, seed).rows(step)
@@ -71,19 +71,19 @@ def test_seeds_and_epochs_differ(pack):
 
 
 def test_the_order_is_the_same_on_every_machine():
-    """Runs that were begun elsewhere, or with another numpy, go on here."""
+    """Runs started on another machine, or with another numpy, can be resumed."""
     assert shuffled(8, 7, 1, 0).tolist() == [4, 3, 6, 1, 0, 7, 2, 5]
     order = Order([5, 9, 3, 8, 2, 7, 4, 6], 2, 10, True, 0)
     assert [order.rows(step) for step in range(3)] == [[[3, 4], [7, 6]], [[0]], [[5, 2], [1]]]
 
 
-def test_shuffling_gives_every_place_to_everyone():
+def test_shuffling_is_uniform():
     """Where 0 ends up over many seeds is uniform: chi-squared with 9 degrees of freedom stays below 35 (p = 6e-5)."""
     places = np.bincount([int(np.argmin(shuffled(10, seed))) for seed in range(2000)], minlength=10)
     assert ((places - 200.0) ** 2 / 200).sum() < 35
 
 
-def test_rows_are_full_and_padding_is_spared():
+def test_packing_fills_rows_and_sorting_saves_padding():
     lengths = np.clip(np.random.default_rng(0).lognormal(5, 0.8, 20_000).astype(int), 4, 512)
     packed, single = Order(lengths, 8, 512, True, 0), Order(lengths, 8, 512, False, 0)
     assert lengths.sum() / (512 * packed.n_rows) > 0.99
@@ -95,8 +95,8 @@ def test_rows_are_full_and_padding_is_spared():
     )
 
 
-def test_best_fit_takes_the_fullest_row_that_has_room():
-    # 7 and 6 open rows with 3 and 4 free: the 3 goes where nothing remains.
+def test_best_fit_uses_the_fullest_row_with_room():
+    # 7 and 6 open rows with 3 and 4 free tokens: the 3 goes into the row that it fills.
     assert best_fit(np.array([7, 6, 3]), np.array([1, 0, 2]), 10) == [[0, 2], [1]]
     assert best_fit(np.array([9, 1]), np.array([0, 1]), 10) == [[0, 1]]
 
@@ -106,7 +106,7 @@ def test_steps_of_epochs():
     assert (order.steps_per_epoch, order.steps(1), order.steps(2.5), order.steps(0.01)) == (3, 3, 8, 1)
 
 
-def test_at_most_two_epochs_are_held():
+def test_at_most_two_epochs_are_cached():
     order = Order([4] * 100, 4, 4, False, 0)
     for epoch in range(10):
         order.rows(epoch * order.steps_per_epoch)

@@ -1,4 +1,4 @@
-"""From files to rows: what is kept and found again, what is told, and streams; also after a kill in the middle."""
+"""From files to rows: caching, warnings, streams, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ordito.train.terms import next_token
 
 
 def read(record):
-    """One token a character, so that a text can be recognised."""
+    """One token per character, so that texts can be recognised."""
     if "text" not in record:
         raise OrditoError("has no text")
     return Example((Text.of([ord(character) for character in record["text"]]),))
@@ -62,7 +62,7 @@ def test_from_files_to_rows(tmp_path):
     assert rows[3].texts[0].ids.tolist() == data[3].texts[0].ids.tolist()
 
 
-def test_what_was_read_is_not_read_again_and_what_changed_is(tmp_path):
+def test_unchanged_data_are_cached_and_changed_data_read_again(tmp_path):
     asked = []
     task = Task(lambda record: asked.append(record) or read(record), TASK.objective, packs=True)
     source, cache = corpus(tmp_path / "a.jsonl"), tmp_path / "cache"
@@ -81,7 +81,7 @@ def test_what_was_read_is_not_read_again_and_what_changed_is(tmp_path):
     assert (times(), times()) == (99, 0)
 
 
-def test_a_bad_record_is_named_by_its_place(tmp_path):
+def test_errors_name_the_place_of_the_record(tmp_path):
     source = corpus(tmp_path / "a.jsonl", 3)
     with open(source, "a") as file:
         file.write('{"body": "x"}\n')
@@ -90,7 +90,7 @@ def test_a_bad_record_is_named_by_its_place(tmp_path):
             prepared(source, tmp_path / "cache", stream=stream)
 
 
-def test_nothing_to_learn_is_an_error(tmp_path):
+def test_data_without_learned_tokens_are_an_error(tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
     (tmp_path / "single.jsonl").write_text('{"text": "x"}\n' * 5)
@@ -102,7 +102,7 @@ def test_nothing_to_learn_is_an_error(tmp_path):
                 prepared(str(tmp_path / "single.jsonl"), tmp_path / "cache", stream=stream)
 
 
-def test_cuts_are_told_every_time(tmp_path):
+def test_truncation_warns_every_time(tmp_path):
     source = corpus(tmp_path / "a.jsonl")
     for _ in range(2):
         with pytest.warns(OrditoWarning, match=r"\d+% of the examples are cut at 10 tokens"):
@@ -124,7 +124,7 @@ def small_streams(monkeypatch, examples=16):
 
 
 @pytest.mark.parametrize("pack", [False, True])
-def test_a_stream_gives_every_example_once_a_pass(tmp_path, monkeypatch, pack):
+def test_a_stream_gives_every_example_once_per_pass(tmp_path, monkeypatch, pack):
     small_streams(monkeypatch)
     data = prepared(corpus(tmp_path / "a.jsonl"), tmp_path / "cache", stream=True)
     rows = data.ordered(1, pack, 0)
@@ -148,7 +148,7 @@ def test_a_stream_gives_every_example_once_a_pass(tmp_path, monkeypatch, pack):
         rows.steps(1)
 
 
-def test_steps_of_a_stream_have_the_size_that_was_asked_for_and_can_be_asked_in_any_order(tmp_path, monkeypatch):
+def test_steps_of_a_stream_have_batch_size_rows_in_any_order(tmp_path, monkeypatch):
     small_streams(monkeypatch)
     source = corpus(tmp_path / "a.jsonl")
     forward = prepared(source, tmp_path / "cache", stream=True).ordered(7, True, 3)
@@ -161,7 +161,7 @@ def test_steps_of_a_stream_have_the_size_that_was_asked_for_and_can_be_asked_in_
     assert prepared(source, tmp_path / "cache", stream=True).ordered(7, True, 4).rows(0) != found[0]
 
 
-def test_a_stream_that_breaks_goes_on_breaking(tmp_path, monkeypatch):
+def test_an_error_in_a_stream_is_raised_again(tmp_path, monkeypatch):
     small_streams(monkeypatch)
     source = corpus(tmp_path / "a.jsonl", 40)
     with open(source, "a") as file:
@@ -173,22 +173,22 @@ def test_a_stream_that_breaks_goes_on_breaking(tmp_path, monkeypatch):
             rows.rows(8)
 
 
-def test_two_who_share_a_stream_read_the_same(tmp_path, monkeypatch):
-    """As processes of one run do: each asks when it comes to it, and goes on behind what the other made."""
+def test_two_readers_of_a_stream_get_the_same_rows(tmp_path, monkeypatch):
+    """As processes of a run do: each makes the shards that it needs first, and continues after those of the other."""
     small_streams(monkeypatch)
     source = corpus(tmp_path / "a.jsonl")
     one, other, alone = (
         prepared(source, folder, stream=True) for folder in (tmp_path / "two", tmp_path / "two", tmp_path / "one")
     )
     rows = [data.ordered(3, False, 0) for data in (one, other, alone)]
-    for step in range(60):  # a shard has 16 rows: now one is the first to come to it, now the other
+    for step in range(60):  # a shard has 16 rows: the readers take turns at being first
         ahead, behind = (0, 1) if step % 2 else (1, 0)
         found = texts((one, other)[ahead], rows[ahead], [step])
         assert found == texts((one, other)[behind], rows[behind], [step]) == texts(alone, rows[2], [step])
 
 
 def _until_killed(source, cache, stream, writing, reached):
-    """Prepare data, and stop in the middle: in that of a record, or of a file of which half is written."""
+    """Prepare data, and be killed in the middle of a record, or with half a file written."""
     whole = os.fsync
 
     def stop():
@@ -219,7 +219,7 @@ def _until_killed(source, cache, stream, writing, reached):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("writing", [False, True], ids=["reading", "writing"])
-def test_after_a_kill_the_same_rows_come(tmp_path, monkeypatch, stream, writing):
+def test_rows_are_the_same_after_a_kill(tmp_path, monkeypatch, stream, writing):
     source, cache = corpus(tmp_path / "a.jsonl"), tmp_path / "cache"
     child = forked.start(_until_killed, source, cache, stream, writing, reached := tmp_path / "reached")
     while child.is_alive() and not reached.exists():
@@ -236,14 +236,14 @@ def test_after_a_kill_the_same_rows_come(tmp_path, monkeypatch, stream, writing)
     task = Task(lambda record: asked.append(record) or read(record), TASK.objective, packs=True)
     resumed, fresh = (prepared(source, folder, task=task, stream=stream) for folder in (cache, tmp_path / "fresh"))
     if not stream:
-        assert len(asked) == 52 + 100  # what was made is not made again
+        assert len(asked) == 52 + 100  # finished shards are not made again
     a, b = (texts(data, data.ordered(4, True, 5), range(40)) for data in (resumed, fresh))
     assert a == b
     assert resumed.counts == fresh.counts
     assert not list(cache.glob("*/.*.tmp"))
 
 
-def test_shards_are_held_a_few_at_a_time(tmp_path, monkeypatch):
+def test_few_shards_are_in_memory_at_a_time(tmp_path, monkeypatch):
     small_streams(monkeypatch, 4)
     data = prepared(corpus(tmp_path / "a.jsonl"), tmp_path / "cache", stream=True)
     rows = data.ordered(4, False, 0)

@@ -1,4 +1,4 @@
-"""Records out of files, folders and data sets; and files that are broken."""
+"""Reading records from files, folders and data sets, and errors for damaged ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from ordito.errors import MissingDependencyError, OrditoError
 from ordito.train.data import files
-from ordito.train.data.records import Cursor, read_records, records_behind, sources_of
+from ordito.train.data.records import Cursor, read_records, records_after, sources_of
 
 RECORDS = [{"text": "uno"}, {"text": "due ✓"}, {"text": "tre", "n": 3}]
 
@@ -37,7 +37,7 @@ def parquet(path, records, rows=2):
 
 
 def everything(tmp_path):
-    """The same records as every kind of file, and the places that they have there."""
+    """The same records as every kind of file, and their places in it."""
     return {
         "jsonl": (written(tmp_path / "a.jsonl", lines(RECORDS)), ":{}"),
         "jsonl.gz": (written(tmp_path / "a.jsonl.gz", gzip.compress(lines(RECORDS).encode())), ":{}"),
@@ -72,15 +72,15 @@ def test_the_same_records_from_every_kind_of_file(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "json lines", "parquet", "hf"])
-def test_reading_goes_on_behind_a_cursor(kind, tmp_path):
+def test_reading_continues_after_a_cursor(kind, tmp_path):
     source, _ = everything(tmp_path)[kind]
     sources = sources_of([source, source])
-    found = list(records_behind(Cursor(), sources))
+    found = list(records_after(Cursor(), sources))
     for number, (cursor, _, _) in enumerate(found):
-        assert list(records_behind(cursor, sources)) == found[number + 1 :]
+        assert list(records_after(cursor, sources)) == found[number + 1 :]
 
 
-def test_blank_lines_are_no_records_but_count_as_lines(tmp_path):
+def test_blank_lines_are_skipped_but_counted(tmp_path):
     source = written(tmp_path / "a.jsonl", '\n{"text": "a"}\r\n  \n\n{"text": "b"}')
     assert list(read_records([source])) == [(f"{source}:2", {"text": "a"}), (f"{source}:5", {"text": "b"})]
 
@@ -106,7 +106,7 @@ def test_a_folder_is_its_files_by_name(tmp_path):
     assert [record["text"] for _, record in read_records([str(tmp_path)])] == ["a.jsonl", "b/1.jsonl", "c.jsonl"]
 
 
-def test_nulls_of_columns_are_keys_that_are_not_there(tmp_path):
+def test_null_columns_are_missing_keys(tmp_path):
     records = [{"messages": [{"role": "user", "content": "x"}]}, {"messages": [{"role": "user", "content": "x", "name": "y"}]}]
     assert [record for _, record in read_records([parquet(tmp_path / "a.parquet", records)])] == records
 
@@ -152,7 +152,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_named_in_a_sentence(name, tmp_path):
+def test_a_damaged_file_is_named(name, tmp_path):
     data, said = BROKEN[name]
     source = written(tmp_path / name, data)
     with pytest.raises(OrditoError, match=f"^{source}{said}") as caught:
@@ -188,7 +188,7 @@ def test_a_line_of_gigabytes_is_not_read(tmp_path, monkeypatch):
         list(read_records([written(tmp_path / "long.json", json.dumps(RECORDS * 100))]))
 
 
-def test_what_is_not_there(tmp_path):
+def test_missing_sources(tmp_path):
     with pytest.raises(OrditoError, match="there is no such file or folder"):
         list(read_records([str(tmp_path / "none.jsonl")]))
     (tmp_path / "empty").mkdir()
@@ -200,7 +200,7 @@ def test_what_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(("module", "name"), [("pyarrow", "a.parquet"), ("datasets", "hf:org/set")])
-def test_a_package_that_is_not_installed(module, name, tmp_path, monkeypatch):
+def test_a_missing_package_is_named(module, name, tmp_path, monkeypatch):
     source = name if name.startswith("hf:") else parquet(tmp_path / name, RECORDS)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=f"needs the package {module}: pip install 'ordito\\[train\\]'"):

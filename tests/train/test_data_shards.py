@@ -1,4 +1,4 @@
-"""Shards: what is read back is what was written, and a file is complete, absent, or named."""
+"""Shards: written examples are read back, damage is detected and the file named."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def assert_equal(a: Example, b: Example):
     for one, other in zip(a.texts, b.texts, strict=True):
         assert one.ids.tolist() == other.ids.tolist()
         assert one.learn.tolist() == other.learn.tolist()
-        assert {n: x.tolist() for n, x in one.beside.items()} == {n: x.tolist() for n, x in other.beside.items()}
-        assert {n: x.dtype for n, x in one.beside.items()} == {n: x.dtype for n, x in other.beside.items()}
+        assert {n: x.tolist() for n, x in one.extra.items()} == {n: x.tolist() for n, x in other.extra.items()}
+        assert {n: x.dtype for n, x in one.extra.items()} == {n: x.dtype for n, x in other.extra.items()}
 
 
 @given(
@@ -43,7 +43,7 @@ def assert_equal(a: Example, b: Example):
     st.integers(1, 4),
 )
 @settings(deadline=None, max_examples=40)
-def test_what_is_written_is_read(tmp_path_factory, given_examples, most):
+def test_written_shards_are_read_back(tmp_path_factory, given_examples, most):
     examples = [example(texts, label) for texts, label in given_examples]
     shards = Shards(write(tmp_path_factory.mktemp("shards"), examples, most))
     assert len(shards) == len(examples)
@@ -53,13 +53,13 @@ def test_what_is_written_is_read(tmp_path_factory, given_examples, most):
         assert_equal(shards[number], each)
 
 
-def test_arrays_beside_the_tokens(tmp_path):
+def test_extra_arrays(tmp_path):
     generator = np.random.default_rng(0)
 
-    def beside(n):
+    def extra(n):
         return {"top": generator.integers(0, 9, (n, 4)).astype(np.int32), "p": generator.random((n, 2, 3), np.float32)}
 
-    examples = [Example((Text.of(list(range(n)), **beside(n)), Text.of([1], **beside(1)))) for n in (3, 5, 1, 4)]
+    examples = [Example((Text.of(list(range(n)), **extra(n)), Text.of([1], **extra(1)))) for n in (3, 5, 1, 4)]
     shards = Shards(write(tmp_path, examples))
     for number, each in enumerate(examples):
         assert_equal(shards[number], each)
@@ -73,7 +73,7 @@ def test_arrays_are_views_of_the_file(tmp_path):
     assert np.shares_memory(ids, shards[1].texts[0].ids)
 
 
-def test_every_byte_that_changes_is_noticed(tmp_path):
+def test_every_changed_byte_is_detected(tmp_path):
     write(tmp_path, [example([[(n, True)] * 5]) for n in range(4)])
     path = shard_path(tmp_path, 1)
     whole = path.read_bytes()
@@ -86,7 +86,7 @@ def test_every_byte_that_changes_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
-def test_a_shard_that_is_cut_short_is_named(tmp_path, kept):
+def test_a_truncated_shard_is_named(tmp_path, kept):
     write(tmp_path, [example([[(n, True)] * 5]) for n in range(4)])
     path = shard_path(tmp_path, 0)
     path.write_bytes(path.read_bytes()[:kept])
@@ -94,7 +94,7 @@ def test_a_shard_that_is_cut_short_is_named(tmp_path, kept):
         Shards(tmp_path)
 
 
-def test_a_shard_that_is_missing_is_named(tmp_path):
+def test_a_missing_shard_is_named(tmp_path):
     write(tmp_path, [example([[(n, True)] * 5]) for n in range(4)])
     shard_path(tmp_path, 1).unlink()
     with pytest.raises(OrditoError, match=r"00001\.safetensors"):
@@ -110,7 +110,7 @@ def test_a_shard_of_other_data_is_named(tmp_path):
         Shards(tmp_path)
 
 
-def test_without_a_header_a_folder_is_not_complete(tmp_path):
+def test_a_folder_without_header_is_incomplete(tmp_path):
     writer = ShardWriter(tmp_path, "print")
     writer.add(example([[(1, True)] * 5]))
     writer.flush()

@@ -1,4 +1,4 @@
-"""Distillation: a teacher at hand, one that was asked once, and answers that the student writes."""
+"""Distillation: a teacher in every step, stored predictions, and on-policy answers of the student."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ordito.nn.runtime import TorchSession
 from ordito.train.batch import collate
 from ordito.train.examples import Example, Text
 from ordito.train.losses import distillation
-from ordito.train.rollout import OWN, answered, write
+from ordito.train.rollout import OWN, generate, with_own_answers
 from ordito.train.tasks import distill
 
 TEXTS = ["the warp and the weft", "loom", "a loom of a warp"]
@@ -57,14 +57,14 @@ def test_the_loss_is_the_divergence_of_all_learned_tokens(folder, teacher, beta,
     assert abs(whole - (0.25 * got["next_token"] + 0.75 * got["divergence"])) <= 1e-5 * whole
 
 
-def test_the_teacher_is_left_alone(folder, teacher):
+def test_the_teacher_is_not_trained(folder, teacher):
     context, task, batch = made(folder, teacher)
     _, found = gradients(context, task, batch)
     assert set(found) == {name for name, _ in context.module.named_parameters()}
     assert len(task.heads) == 0
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder):
+def test_a_student_equal_to_its_teacher_has_no_divergence(folder):
     for beta in (0.0, 0.5, 1.0):
         context, task, batch = made(folder, folder, alpha=0.0, beta=beta)
         loss, found = gradients(context, task, batch)
@@ -73,7 +73,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_a_teacher_that_was_asked_once_for_everything_teaches_the_same(folder, teacher, beta):
+def test_stored_predictions_of_all_tokens_give_the_same_loss(folder, teacher, beta):
     context, task, batch = made(folder, teacher, beta=beta, temperature=1.5, alpha=0.0)
     whole, expected = gradients(context, task, batch)
     context, task, batch = made(folder, teacher, beta=beta, temperature=1.5, alpha=0.0, top_k=1024)
@@ -84,13 +84,13 @@ def test_a_teacher_that_was_asked_once_for_everything_teaches_the_same(folder, t
     assert fewer[0] < fewer[1] < float(whole)
 
 
-def test_what_the_teacher_said_stands_beside_the_token_that_it_said_it_of(folder, teacher):
+def test_stored_predictions_belong_to_the_token_that_they_predict(folder, teacher):
     _, task, _ = made(folder, teacher, top_k=3)
     (text,) = task.read({"text": TEXTS[0]}).texts
     expected = logits_of(teacher, collate([Example((text,))])).log_softmax(-1)
-    assert text.beside["teacher_ids"].shape == (len(text), 3)
-    assert text.beside["teacher_ids"][1:].tolist() == expected.topk(3).indices.tolist()
-    got = text.beside["teacher_logs"]
+    assert text.extra["teacher_ids"].shape == (len(text), 3)
+    assert text.extra["teacher_ids"][1:].tolist() == expected.topk(3).indices.tolist()
+    got = text.extra["teacher_logs"]
     assert np.abs(got[1:, :3] - expected.topk(3).values.numpy()).max() <= 1e-5
     assert np.abs(np.exp(got[1:]).sum(-1) - 1).max() <= 1e-5
 
@@ -101,7 +101,7 @@ def test_prepared_data_needs_no_teacher(folder, teacher, tmp_path):
     assert value_of(context, task_of(context), batch) > 0
 
 
-def test_another_tokenizer_is_refused_and_a_padded_table_is_not(folder, teacher, tmp_path):
+def test_another_vocabulary_is_refused_but_padding_is_not(folder, teacher, tmp_path):
     import transformers
 
     other = tiny_folder(tmp_path / "other", 64, text="il filo e la trama di un telaio")
@@ -118,7 +118,7 @@ def test_another_tokenizer_is_refused_and_a_padded_table_is_not(folder, teacher,
     assert abs(value_of(*made(folder, tmp_path / "wide")) - expected) <= 1e-5 * expected
 
 
-def test_a_tokenizer_that_only_begins_alike_is_refused(folder, teacher, tmp_path):
+def test_a_longer_vocabulary_is_refused(folder, teacher, tmp_path):
     import shutil
 
     longer = shutil.copytree(teacher, tmp_path / "longer")
@@ -143,21 +143,21 @@ def test_on_policy_needs_a_prompt_and_the_teacher(folder, teacher):
 PROMPTS = [[0, 70, 80], [0, 90], [0, 71, 72, 73, 74, 75, 76]]
 
 
-def test_rows_that_are_written_together_are_those_written_alone(folder):
+def test_answers_do_not_depend_on_the_batch(folder):
     module = context_of(folder, "pretrain").module.train()
     seeds = [(7, row) for row in range(3)]
     settings = {"max_tokens": 12, "end_ids": {1}, "vocab_size": 250}
-    together = write(module, PROMPTS, seeds, **settings)
-    alone = [write(module, [prompt], [seed], **settings)[0] for prompt, seed in zip(PROMPTS, seeds, strict=True)]
+    together = generate(module, PROMPTS, seeds, **settings)
+    alone = [generate(module, [prompt], [seed], **settings)[0] for prompt, seed in zip(PROMPTS, seeds, strict=True)]
     assert together == alone
     assert module.training
-    assert together == write(module, PROMPTS, seeds, **settings)
-    assert together != write(module, PROMPTS, [(8, row) for row in range(3)], **settings)
+    assert together == generate(module, PROMPTS, seeds, **settings)
+    assert together != generate(module, PROMPTS, [(8, row) for row in range(3)], **settings)
 
 
-def test_without_temperature_the_most_probable_is_written(folder):
+def test_temperature_zero_is_greedy(folder):
     module = context_of(folder, "pretrain").module
-    got = write(module, PROMPTS, [(0,)] * 3, max_tokens=8, end_ids=set(), vocab_size=250, temperature=0.0)
+    got = generate(module, PROMPTS, [(0,)] * 3, max_tokens=8, end_ids=set(), vocab_size=250, temperature=0.0)
     for prompt, written in zip(PROMPTS, got, strict=True):
         session, expected = TorchSession(module), []
         while len(expected) < 8:
@@ -165,10 +165,10 @@ def test_without_temperature_the_most_probable_is_written(folder):
         assert written == expected
 
 
-def test_what_is_drawn_follows_the_models_probabilities(folder):
+def test_samples_follow_the_models_probabilities(folder):
     module = context_of(folder, "pretrain").module
     n = 4000
-    got = write(
+    got = generate(
         module, [PROMPTS[0]] * n, [(1, row) for row in range(n)], max_tokens=1, end_ids=set(), vocab_size=250, temperature=0.8
     )
     with torch.no_grad():
@@ -177,10 +177,10 @@ def test_what_is_drawn_follows_the_models_probabilities(folder):
     assert np.abs(found - expected).max() <= 4 * np.sqrt(expected.max() / n)
 
 
-def test_a_row_ends_with_its_end_token(folder):
+def test_an_answer_ends_with_an_end_token(folder):
     module = context_of(folder, "pretrain").module
-    (free,) = write(module, PROMPTS[:1], [(0,)], max_tokens=10, end_ids=set(), vocab_size=250, temperature=0.0)
-    (ended,) = write(module, PROMPTS[:1], [(0,)], max_tokens=10, end_ids={free[3]}, vocab_size=250, temperature=0.0)
+    (free,) = generate(module, PROMPTS[:1], [(0,)], max_tokens=10, end_ids=set(), vocab_size=250, temperature=0.0)
+    (ended,) = generate(module, PROMPTS[:1], [(0,)], max_tokens=10, end_ids={free[3]}, vocab_size=250, temperature=0.0)
     assert ended == free[: free.index(free[3]) + 1]
 
 
@@ -188,26 +188,26 @@ def conversation(length, learned):
     return Example((Text.of([0, *range(60, 60 + length - 1)], [place in learned for place in range(length)]),))
 
 
-def test_the_last_answer_is_written_anew(folder):
+def test_the_last_answer_is_generated_anew(folder):
     context = context_of(folder, "pretrain")
     examples = [conversation(12, {3, 4, 8, 9, 10}), conversation(30, {28, 29}), conversation(6, {4})]
-    got = answered(context.module, context.tokenizer, examples, (0, 5), 8, 32)
+    got = with_own_answers(context.module, context.tokenizer, examples, (0, 5), 8, 32)
     for example, before, prompt in zip(got, examples, (8, 28, 4), strict=True):
         (text,), (old,) = example.texts, before.texts
         assert text.ids[:prompt].tolist() == old.ids[:prompt].tolist()
         assert not text.learn[:prompt].any()
         assert text.learn[prompt:].all()
         assert prompt < len(text) <= min(32, prompt + 8)
-        assert text.beside[OWN].all()
-    again = answered(context.module, context.tokenizer, examples[::-1], (0, 5), 8, 32)[::-1]
+        assert text.extra[OWN].all()
+    again = with_own_answers(context.module, context.tokenizer, examples[::-1], (0, 5), 8, 32)[::-1]
     assert [e.texts[0].ids.tolist() for e in again] == [e.texts[0].ids.tolist() for e in got]
-    other = answered(context.module, context.tokenizer, examples, (0, 6), 8, 32)
+    other = with_own_answers(context.module, context.tokenizer, examples, (0, 6), 8, 32)
     assert [e.texts[0].ids.tolist() for e in other] != [e.texts[0].ids.tolist() for e in got]
 
 
-def test_what_the_student_wrote_has_no_plain_loss(folder, teacher):
+def test_generated_answers_have_no_next_token_loss(folder, teacher):
     context, task, _ = made(folder, teacher, alpha=0.5)
-    batch = collate(answered(context.module, context.tokenizer, [conversation(12, {8, 9})], (0, 1), 8, 32))
+    batch = collate(with_own_answers(context.module, context.tokenizer, [conversation(12, {8, 9})], (0, 1), 8, 32))
     found = terms(context, task, batch)
     assert found["next_token"] == 0
     assert found["divergence"] > 0
@@ -215,13 +215,13 @@ def test_what_the_student_wrote_has_no_plain_loss(folder, teacher):
     loss_of(context, task, batch).backward()
 
 
-def test_a_share_of_steps_is_the_students_own(folder, teacher):
+def test_a_share_of_steps_is_on_policy(folder, teacher):
     context = context_of(folder, "distill", length=32, distill={"teacher": str(teacher), "records": "sft", "on_policy": 0.3})
     task = task_of(context)
     assert not task.packs
     example = task.read({"prompt": "the warp", "completion": " and the weft"})
     steps = [task.rewrite([example], step)[0].texts[0] for step in range(60)]
-    own = [text for text in steps if OWN in text.beside]
+    own = [text for text in steps if OWN in text.extra]
     assert 8 <= len(own) <= 28
     prompt = int(example.texts[0].learn.argmax())
     assert all(text.ids[:prompt].tolist() == example.texts[0].ids[:prompt].tolist() for text in own)

@@ -1,4 +1,4 @@
-"""What a run leaves behind is what others load."""
+"""Exports of runs are loaded by transformers, PEFT and llama.cpp's format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_model_is_the_same_in_transformers(folder, tmp_path):
     assert np.abs(ours - ordito.load(folder, backend="torch").logits(IDS)).max() > 1e-3  # something was learned
 
 
-def test_an_adapter_beside_merged_and_merged_at_the_end_are_one(folder, tmp_path):
+def test_attached_merged_and_exported_adapters_agree(folder, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     more = {"adapter": "lora", "lr": 1e-2}
@@ -49,7 +49,7 @@ def test_an_adapter_beside_merged_and_merged_at_the_end_are_one(folder, tmp_path
     assert np.abs(found[0] - ordito.load(folder, backend="torch").logits(IDS)).max() > 1e-3
 
 
-def test_a_base_that_learned_a_format_brings_it(folder, tmp_path):
+def test_a_chat_template_learned_by_a_base_model_is_exported(folder, tmp_path):
     base = tmp_path / "base"
     ordito.save(ordito.load(folder, backend="torch"), base)
     config = json.loads((base / "tokenizer_config.json").read_text())
@@ -66,14 +66,14 @@ def test_a_base_that_learned_a_format_brings_it(folder, tmp_path):
     )
 
 
-def test_it_goes_on_to_gguf(folder, tmp_path):
+def test_an_export_converts_to_gguf(folder, tmp_path):
     output = run(folder, tmp_path)
     ordito.save(ordito.load(output, backend="torch"), tmp_path / "model.gguf", dtype="f16")
     found = ordito.load(tmp_path / "model.gguf", backend="torch").logits(IDS)
     assert np.abs(found - ordito.load(output, backend="torch").logits(IDS)).max() <= 0.02 * np.abs(found).max()
 
 
-def test_the_best_weights_are_kept_where_patience_ends_it(folder, tmp_path):
+def test_early_stopping_exports_the_best_weights(folder, tmp_path):
     data, held = runs.chats(tmp_path / "chats.jsonl"), runs.chats(tmp_path / "held.jsonl", 7)
     output = tmp_path / "out"
     config = runs.configured(

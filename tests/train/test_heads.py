@@ -1,4 +1,4 @@
-"""GPT-1's heads: what rows look like, what is minimised, and what is said of records that cannot be read."""
+"""GPT-1's heads: input formats, objective, predictions, and errors for invalid records."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def spelled(context, text):
     return [context.tokenizer.token(int(id)) for id in text.ids]
 
 
-def test_rows_have_the_published_form(folder):
+def test_inputs_have_the_published_format(folder):
     context, task = made(folder, "entailment", classes=["0", "1"])
     (row,) = task.read({"premise": "warp", "hypothesis": "weft", "label": 1}).texts
     inside = context.tokenizer.decode(row.ids, skip_special_tokens=False)
@@ -79,7 +79,7 @@ def test_the_objective_is_the_head_and_half_of_the_language_model_by_text(folder
     assert abs(float(expected["language_model"] - expected["by token"] / n_tokens)) > 1e-3, "the two ways must differ here"
 
 
-def test_without_lambda_it_is_plain_classification(folder):
+def test_without_lambda_only_the_head_has_a_loss(folder):
     context, task, batch = classification(folder, lm_weight=0.0)
     assert [term.name for _, term in task.objective.terms] == ["classification"]
     _, found = gradients(context, task, batch)
@@ -108,7 +108,7 @@ def test_accumulated_gradients_are_those_of_one_batch(folder):
     assert furthest(got, expected) <= 1e-6
 
 
-def test_dropout_takes_the_same_channels_of_all_choices():
+def test_all_choices_have_the_same_dropout_mask():
     head = TextHead(6, 1, dropout=0.5, seed=0)
     head.map.weight.data.fill_(1.0)
     scores = head(torch.ones(64, 3, 6))[..., 0]
@@ -117,7 +117,7 @@ def test_dropout_takes_the_same_channels_of_all_choices():
     assert torch.equal(head.eval()(torch.ones(2, 3, 6))[..., 0], torch.full((2, 3), 6.0))
 
 
-def test_heads_begin_by_the_seed(folder):
+def test_initial_heads_depend_on_the_seed(folder):
     first, again = (classification(folder)[1].heads["task"].map.weight for _ in range(2))
     assert torch.equal(first, again)
     assert 0.01 < float(first.std()) < 0.03
@@ -171,7 +171,7 @@ def test_predictions_name_classes_and_choices_and_learn_to_be_right(folder):
     assert answers == [max(range(len(row)), key=row.__getitem__) for row in chances]
 
 
-def test_classes_are_found_in_the_data_and_kept(folder, tmp_path):
+def test_classes_are_derived_from_the_data_and_saved(folder, tmp_path):
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"text": "loom", "label": label}) + "\n" for label in (10, 2, 0, 2)))
     task = task_of(context_of(folder, "classification", data=[str(data)], classification=NAMED))
@@ -183,7 +183,7 @@ def test_classes_are_found_in_the_data_and_kept(folder, tmp_path):
         task_of(context_of(folder, "classification", data=[str(data)], classification=NAMED))
 
 
-def test_what_is_too_long_is_cut_and_the_token_that_is_read_stays(folder):
+def test_long_inputs_are_truncated_but_keep_the_extract_token(folder):
     context, task = made(folder, "entailment", length=12, classes=["0", "1"])
     with pytest.warns(OrditoWarning, match="more than 12 tokens are cut"):
         (row,) = task.read({"premise": "the warp and the weft of a loom " * 4, "hypothesis": "loom", "label": 1}).texts
@@ -204,21 +204,21 @@ def test_what_is_too_long_is_cut_and_the_token_that_is_read_stays(folder):
         ("choice", {"context": "a", "choices": ["a", "b"], "label": 2}, "has the label 2, expected a choice, or its number from 0 to 1"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_record_is_said(folder, objective, record, said):
+def test_invalid_records_are_described(folder, objective, record, said):
     settings = {"classes": ["0", "1"]} if objective == "entailment" else {}
     _, task = made(folder, objective, **settings)
     with pytest.raises(OrditoError, match=said):
         task.read(record)
 
 
-def test_a_token_that_is_missing_is_asked_for(folder):
+def test_a_missing_token_is_named(folder):
     with pytest.raises(OrditoError, match=r"no token for the delimiter of choice: name one .* --set choice.delimiter=TOKEN"):
         task_of(context_of(folder, "choice"))
     with pytest.raises(OrditoError, match="choice.delimiter is 'no such thing', which is .* tokens, expected one"):
         task_of(context_of(folder, "choice", choice={"delimiter": "no such thing"}))
 
 
-def test_a_run_is_trained_opened_and_asked(folder, tmp_path):
+def test_a_trained_run_predicts(folder, tmp_path):
     from ordito.train.prediction import trained
     from ordito.train.run import fit
 

@@ -78,7 +78,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_batch_has_its_problem_and_no_other(broken):
+def test_each_broken_batch_has_exactly_its_problem(broken):
     example, sentence = BROKEN[broken]
     tokenizer = byte_tokenizer(CHATML, pad=0)
     found = problems(GOOD[1], example, tokenizer=tokenizer)
@@ -88,7 +88,7 @@ def test_a_broken_batch_has_its_problem_and_no_other(broken):
     assert found[0].endswith(f"in {2 - number} of 2 texts, first in text {number}")
 
 
-def test_an_answer_that_is_cut_off():
+def test_a_truncated_answer():
     example = changed(GOOD[0], cut)
     (found,) = problems(GOOD[0], example, length=len(GOOD[0].texts[0]))
     assert "no token that ends" in found, "a row that is not full was not cut off"
@@ -120,7 +120,7 @@ def test_problems_are_found_over_all_batches():
 @pytest.mark.parametrize(
     "name", ["chatml", "llama-3", "gemma", "phi-3", "mistral-v7-tekken", "harmony", "deepseek-v3", "llama-4"]
 )
-def test_roles_are_read_off_control_tokens(name):
+def test_roles_are_derived_from_control_tokens(name):
     template = FORMATS[name].source
     tokenizer = byte_tokenizer(template, eos="</s>" if "mistral" in name else None)
     messages = [{"role": "user", "content": "user uno"}, {"role": "assistant", "content": "user due"}]
@@ -138,7 +138,7 @@ def test_roles_are_read_off_control_tokens(name):
     assert inspect(collate([Example((found,))], 512), tokenizer).problems == ()
 
 
-def test_what_is_shown():
+def test_the_text_of_rows():
     batch = collate([*GOOD, Example((text("è un\t"),))], 64, [[0, 2], [1]])
     shown = inspect(batch, TOKENIZER).text().splitlines()
     assert shown[0] == f"row 0: {len(GOOD[0].texts[0]) + 7} of 64 tokens, {int(GOOD[0].texts[0].learn.sum()) + 6} learned"
@@ -149,12 +149,12 @@ def test_what_is_shown():
     assert any(line.startswith("  padding: ") for line in shown)
 
 
-def test_colours_only_where_they_are_wanted():
+def test_colours_are_optional():
     found = inspect(collate([changed(GOOD[0], without_end)], LENGTH), TOKENIZER)
     assert "\x1b[" in found.text(colour=True)
     assert "\x1b[" not in found.text()
     assert found.text(rows=0) == ""
 
 
-def test_tokens_do_not_drive_the_terminal():
+def test_control_characters_are_escaped():
     assert shown(TOKENIZER.encode("\x1b")[0], TOKENIZER) == "�"

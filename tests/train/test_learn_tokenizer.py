@@ -26,7 +26,7 @@ def learned():
     return learn(CORPUS, 330)
 
 
-def test_the_size_is_what_was_asked_for(learned):
+def test_the_vocabulary_has_the_requested_size(learned):
     assert learned.vocab_size == 330
     assert learned.vocabulary.tokens[: len(CONTROL)] == list(CONTROL)
     assert [learned.pad_id, learned.bos_id, learned.eos_id] == [CONTROL.index(token) for token in (PAD, START, END)]
@@ -46,7 +46,7 @@ def test_every_digit_is_a_token_of_its_own(learned):
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
-def test_any_text_comes_back(learned, text):
+def test_any_text_round_trips(learned, text):
     ids = learned.encode(text)
     assert learned.decode(ids) == text
     assert ids[:1] == [learned.bos_id]
@@ -59,7 +59,7 @@ def test_the_same_texts_give_the_same_tokenizer(learned):
     assert learn(CORPUS[1:], 330).engine.to_str() != learned.engine.to_str()
 
 
-def test_long_texts_are_cut_where_words_are_cut_anyway(monkeypatch):
+def test_splitting_long_texts_changes_nothing(monkeypatch):
     text = "uno\n\n  due\n\n\ntre \n quattro!\n\n\tcinque\r\n\r\nsei \n" + "\n\n".join(TEXTS * 3)
     whole = learn([text], 400)
     monkeypatch.setattr(learn_tokenizer, "_LONG", 1)
@@ -67,7 +67,7 @@ def test_long_texts_are_cut_where_words_are_cut_anyway(monkeypatch):
     assert "ĊĊ" in whole.vocabulary.ids, "line breaks in a row stay together"
 
 
-def test_what_is_written_is_read_alike_here_and_by_transformers(learned, tmp_path):
+def test_written_tokenizers_agree_with_transformers(learned, tmp_path):
     import transformers
 
     learned.to_folder(tmp_path)
@@ -103,7 +103,7 @@ def test_special_tokens_are_control_tokens():
     ("size", "special", "error"),
     [(260, (), "no room"), (400, ("<|pad|>",), "must be new"), (400, ("a", "a"), "must be new"), (400, (" ",), "not empty")],
 )
-def test_what_cannot_be_learned(size, special, error):
+def test_impossible_settings_are_refused(size, special, error):
     with pytest.raises(TokenizerError, match=error):
         learn(CORPUS, size, special)
 

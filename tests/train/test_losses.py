@@ -1,4 +1,4 @@
-"""Losses of rows: their values, their limits, and what they do at the edges."""
+"""Losses: values, limits and edge cases."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_divergence_has_the_gradient_of_its_value(beta):
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_a_student_that_is_its_teacher_has_no_loss_and_no_gradient(beta):
+def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(beta):
     s = logits(3)
     loss = distillation(s, s.detach(), beta, 2.0)
     assert abs(float(loss)) <= 1e-5
@@ -91,7 +91,7 @@ def test_jensen_shannon_is_at_most_ln_2_and_reaches_it():
             assert 0 <= float(distillation(logits(seed, 5.0), logits(seed + 50, 5.0), beta, 1.0)) / N <= math.log(2) + 1e-6
 
 
-def test_the_gradient_keeps_its_size_when_the_temperature_rises():
+def test_the_gradient_is_independent_of_high_temperatures():
     s, t = logits(1), logits(2)
     cool, warm, hot = (grad(distillation(s, t.detach(), 0.0, T), s)[0] for T in (1.0, 100.0, 200.0))
     # The limit of high temperatures: (s - t) / V with both centred (Hinton et al., equation 4).
@@ -113,7 +113,7 @@ def test_impossible_tokens_make_no_nan(beta):
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_all_of_a_teachers_tokens_are_all_of_it_and_fewer_are_never_more(beta):
+def test_divergence_of_top_tokens_is_a_lower_bound(beta):
     s, t = logits(1), logits(2).detach()
     whole = distillation(s, t, beta, 1.5)
     before = -1e-6
@@ -125,7 +125,7 @@ def test_all_of_a_teachers_tokens_are_all_of_it_and_fewer_are_never_more(beta):
     assert close(*grad(part, s), *grad(whole, s), 1e-5)
 
 
-def test_the_rest_of_a_sure_student_is_not_lost_in_rounding():
+def test_a_tiny_rest_is_not_lost_in_rounding():
     sure, t = torch.zeros(1, V), torch.zeros(1, V)
     sure[0, 0], t[0, 0] = 30.0, 1.0
     sure.requires_grad_()
@@ -159,7 +159,7 @@ def test_info_nce_is_cross_entropy_over_cosines():
         assert close(mine, theirs)
 
 
-def test_what_is_left_out_of_a_contrast_has_no_part_in_it():
+def test_masked_candidates_do_not_matter():
     q, c = torch.randn(2, 8), torch.randn(4, 8, requires_grad=True)
     left_out = torch.zeros(2, 4, dtype=torch.bool)
     left_out[:, 3] = True

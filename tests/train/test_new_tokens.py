@@ -31,7 +31,7 @@ def open_tiny(folder):
 
 @pytest.fixture(params=["own head", "tied head"])
 def tiny(request, folder, tmp_path):
-    """A tiny LLaMA whose head is its own, or tied to the embedding."""
+    """A tiny LLaMA with an untied or a tied head."""
     if request.param == "own head":
         return open_tiny(folder)
     import transformers
@@ -45,7 +45,7 @@ def tiny(request, folder, tmp_path):
     return opened
 
 
-def test_new_tokens_stand_behind_the_old_ones_and_are_one_token(tiny):
+def test_new_ids_follow_the_old_ones(tiny):
     _, module, tokenizer = tiny
     extended = extend(module, tokenizer, NEW)
     n = tokenizer.vocab_size
@@ -70,7 +70,7 @@ def test_only_markers_become_control_tokens(tiny):
     assert extended.tokenizer.encode("<|tool|>", parse_special=True) == [marker]
 
 
-def test_rows_begin_as_the_mean_of_the_pieces(tiny):
+def test_initial_rows_are_the_mean_of_the_pieces(tiny):
     _, module, tokenizer = tiny
     extended = extend(module, tokenizer, NEW)
     before, behind = module.state_dict(), extended.module.state_dict()
@@ -84,7 +84,7 @@ def test_rows_begin_as_the_mean_of_the_pieces(tiny):
             assert (behind[name][id] - expected).abs().max().item() <= 1e-6
 
 
-def test_rows_may_begin_as_the_mean_of_all(tiny):
+def test_initial_rows_may_be_the_mean_of_all(tiny):
     _, module, tokenizer = tiny
     extended = extend(module, tokenizer, NEW, rows="mean")
     table = extended.module.state_dict()["embedding.tokens.weight"]
@@ -92,13 +92,13 @@ def test_rows_may_begin_as_the_mean_of_all(tiny):
     assert (table[tokenizer.vocab_size :] - expected).abs().max().item() <= 1e-6
 
 
-def test_old_texts_are_read_as_before(tiny):
+def test_old_texts_have_the_same_tokens(tiny):
     _, module, tokenizer = tiny
     extended = extend(module, tokenizer, NEW)
     ids = torch.tensor([tokenizer.encode("the warp and the weft")])
     with torch.no_grad():
         before, behind = module(ids), extended.module(ids)
-    # A product with more columns may be computed in other pieces, which add up in another order.
+    # A product with more columns may be divided into other blocks, which sum in another order.
     assert (behind[..., : tokenizer.vocab_size] - before).abs().max() <= 1e-6 * before.abs().max()
     assert behind.shape[-1] == tokenizer.vocab_size + len(NEW)
 
@@ -111,7 +111,7 @@ def test_a_new_row_learns(tiny):
     assert grad[extended.ids["ordito"]].abs().max().item() > 0
 
 
-def test_what_is_saved_is_loaded_here_and_by_transformers(tiny, tmp_path):
+def test_extended_models_load_here_and_in_transformers(tiny, tmp_path):
     import transformers
 
     checkpoint, module, tokenizer = tiny
@@ -137,7 +137,7 @@ def test_what_is_saved_is_loaded_here_and_by_transformers(tiny, tmp_path):
         assert (theirs(torch.tensor([ids])).logits[0] - expected).abs().max().item() <= 1e-5
 
 
-def test_rows_beyond_the_tokens_are_used_up_first(tiny):
+def test_padding_rows_are_used_first(tiny):
     """Published embeddings are often padded, and their last rows are not those of new tokens."""
     _, module, tokenizer = tiny
     n = tokenizer.vocab_size
@@ -156,7 +156,7 @@ def test_rows_beyond_the_tokens_are_used_up_first(tiny):
     assert (grown.module.state_dict()["embedding.tokens.weight"][n] - expected).abs().max().item() <= 1e-6
 
 
-def test_a_head_behind_a_map_and_its_bias_grow_too(folder):
+def test_heads_with_a_transform_and_a_bias_grow_too(folder):
     _, module, tokenizer = open_tiny(folder)
     D, V = module.spec.d_model, module.spec.vocab_size
     head = Chain(Dense(name="before", d_in=D, d_out=D), Head(d_model=D, vocab_size=V, tied=False, bias=True))
@@ -169,7 +169,7 @@ def test_a_head_behind_a_map_and_its_bias_grow_too(folder):
     assert extended.module(torch.tensor([[V, V + 1]])).shape == (1, 2, V + len(NEW))
 
 
-def test_tokens_that_are_there_stay_as_they_are(tiny):
+def test_existing_tokens_are_skipped(tiny):
     _, module, tokenizer = tiny
     extended = extend(module, tokenizer, ["the", "ordito", "ordito"])
     assert extended.ids == {"the": tokenizer.id_of("the"), "ordito": tokenizer.vocab_size}
@@ -218,7 +218,7 @@ def test_published_vocabularies_can_be_extended_and_written(path, tmp_path):
     assert again.vocab_size == n + len(NEW)
 
 
-def test_a_run_extends_its_model_and_writes_it(folder, tmp_path):
+def test_a_run_extends_and_exports_its_model(folder, tmp_path):
     (tmp_path / "new.txt").write_text("ordito\n trama\n")
     given = {"objective": "sft", "model": str(folder), "data": ["x.jsonl"], "output": str(tmp_path / "run")}
     subject = open_subject(config_from(given | {"new_tokens": str(tmp_path / "new.txt")}))

@@ -1,4 +1,4 @@
-"""What `--plan` foretells is what the run then takes."""
+"""`--plan` predicts what the run then takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 """
 
 
-def test_the_peak_is_that_of_the_run(folder, tmp_path):
+def test_the_predicted_peak_is_that_of_the_run(folder, tmp_path):
     config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=3)
     plan = planned(config)
     assert not (tmp_path / "out").exists()
@@ -38,13 +38,13 @@ def test_the_peak_is_that_of_the_run(folder, tmp_path):
     assert list(plan.phases) == ["weights", "forward and backward", "the optimizer", "a later step", "a checkpoint"]
 
 
-def test_a_mistake_is_that_of_the_run(folder, tmp_path):
+def test_errors_are_those_of_the_run(folder, tmp_path):
     config = runs.configured(folder, tmp_path / "none.jsonl", tmp_path / "out")
     with pytest.raises(OrditoError, match=r"none\.jsonl"):
         planned(config)
 
 
-def test_what_does_not_fit_is_said_with_what_to_change():
+def test_a_plan_that_does_not_fit_gives_advice():
     numbers = {
         "steps": 1,
         "rows": 1,

@@ -1,4 +1,4 @@
-"""Several processes train what one does: the same losses, checkpoints that any number takes up, one voice."""
+"""Several processes compute what one does: same losses, checkpoints for any number of processes, one reports."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ KINDS = {
     "biases of routers, experts": BIAS | {"parallel": {"expert": 2}},
     "streamed": {"objective": "pretrain", "stream": True},
 }
-"""Muon makes singular values alike, and those that are nothing but rounding with them: some steps on, losses of one process
-in other micro-batches differ by 1e-5, too, and so do weights."""
+"""Muon makes all singular values equal, also those that are only rounding errors: after some steps, losses and weights of one
+process with other micro-batches differ by 1e-5 too."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def _random(path, folder, kind, config):
 
 
 def configured(place, kind, output, **more):
-    """A short run of a kind; three rows of a step, so that one process has two of them and the other one."""
+    """A short run of a kind; three rows per step, so that one process has two of them and the other has one."""
     values = {"length": 64, "batch_size": 3, "micro_batch": 1, "steps": 3, "save_every": 2, "keep": 9, "clip": 0.5}
     values |= {"model": "llama", "eval_data": ()} | KINDS[kind] | more
     objective = values.pop("objective", "sft")
@@ -98,7 +98,7 @@ def configured(place, kind, output, **more):
 
 @pytest.fixture(scope="module")
 def alone(place):
-    """Outputs of one process, by kind; made when they are asked for."""
+    """Outputs of one process, by kind, made on demand."""
     made = {}
 
     def output(kind):
@@ -111,7 +111,7 @@ def alone(place):
 
 
 def begun(output, to):
-    """A copy of a run, as it was behind step 2."""
+    """A copy of a run as it was after step 2."""
     shutil.copytree(output, to)
     kept = Checkpoints(to / CHECKPOINTS, 9)
     for step in kept.steps():
@@ -122,7 +122,7 @@ def begun(output, to):
 
 @pytest.fixture(scope="module")
 def pair(place, alone):
-    """What happened in two processes, by job."""
+    """The results of two processes, by job."""
     jobs = {kind: training_processes.job(configured(place, kind, place / kind)) for kind in KINDS}
     for kind in ("sharded", "heads and channels", "lora", "muon", "experts"):
         output = begun(alone(kind), place / f"{kind}, one then two")
@@ -150,7 +150,7 @@ def test_two_processes_compute_what_one_does(kind, place, pair, alone):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_two_processes_write_is_whole(kind, place, pair, alone):
+def test_two_processes_export_the_whole_model(kind, place, pair, alone):
     ours, theirs = place / kind, alone(kind)
     assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
     for path in theirs.glob("*.safetensors"):
@@ -165,19 +165,19 @@ def test_what_two_processes_write_is_whole(kind, place, pair, alone):
 
 
 @pytest.mark.parametrize("kind", ["sharded", "heads and channels", "lora", "muon", "experts"])
-def test_a_checkpoint_of_one_process_goes_on_in_two(kind, place, pair, alone):
+def test_a_checkpoint_of_one_process_resumes_in_two(kind, place, pair, alone):
     assert pair[f"{kind}, one then two"] == [None, None]
     assert difference(place / f"{kind}, one then two", alone(kind)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["sharded", "whole", "heads and channels", "lora", "muon", "experts", "biases of routers"])
-def test_a_checkpoint_of_two_processes_goes_on_in_one(kind, place, pair, alone, tmp_path):
+def test_a_checkpoint_of_two_processes_resumes_in_one(kind, place, pair, alone, tmp_path):
     output = begun(place / kind, tmp_path / "out")
     fit(configured(place, kind, output, parallel=ParallelSettings()), resume=True)
     assert difference(output, alone(kind)) <= TOLERANCE
 
 
-def test_what_one_process_meets_all_raise(place, pair):
+def test_an_error_of_one_process_is_raised_in_all(place, pair):
     nan = pair["fault nan"]
     assert nan[0] == nan[1]
     assert nan[0].startswith("NotFiniteError: step 1: the loss is")
@@ -191,13 +191,13 @@ def test_what_one_process_meets_all_raise(place, pair):
     assert not list((place / "fault full" / CHECKPOINTS).iterdir())
 
 
-def test_what_stops_one_process_stops_all(place, pair):
+def test_a_stop_of_one_process_stops_all(place, pair):
     assert pair["fault stop"] == ["it was asked to"] * 2
     assert [record["step"] for record in runs.metrics(place / "fault stop")] == [1]
     assert Checkpoints(place / "fault stop" / CHECKPOINTS, 1).steps() == [1]
 
 
-def test_a_damaged_checkpoint_of_two_processes_is_passed_over(place, pair, alone, tmp_path):
+def test_a_damaged_sharded_checkpoint_is_skipped(place, pair, alone, tmp_path):
     shutil.copytree(place / "sharded", tmp_path / "out")
     kept = Checkpoints(tmp_path / "out" / CHECKPOINTS, 9)
     shard = next(kept.path(3).glob("*.safetensors"))
@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_of_two_processes_is_passed_over(place, pair, alone
     assert difference(tmp_path / "out", alone("sharded")) <= TOLERANCE
 
 
-def test_data_beside_heads_or_experts_in_four_processes(place, alone, pair):
+def test_data_parallel_with_tensor_or_expert_parallel_in_four_processes(place, alone, pair):
     jobs = {}
     for kind, axis in (("heads with norms", "tensor"), ("experts", "expert")):
         output = begun(place / kind, place / f"{kind}, four")
@@ -221,7 +221,7 @@ def test_data_beside_heads_or_experts_in_four_processes(place, alone, pair):
 
 
 @pytest.mark.parametrize("start", [["-m", "ordito"], ["--no-python", os.path.join(os.path.dirname(sys.executable), "ordito")]])
-def test_the_command_speaks_with_one_voice(start, place, tmp_path):
+def test_only_one_process_prints(start, place, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *start, "train", "sft"]
     settings = ["steps=1", "precision=float32", "threads=1", "length=64"]
     wrong = [] if start[0] == "-m" else ["parallel.tensor=3"]
@@ -246,7 +246,7 @@ def test_the_command_speaks_with_one_voice(start, place, tmp_path):
         ({"expert": 3, "model": "qwen"}, "4 experts do not divide"),
     ],
 )
-def test_what_cannot_be_divided_is_refused_before_it_is(values, message, place):
+def test_impossible_divisions_are_refused_before_any_change(values, message, place):
     from ordito.train import sharding
     from ordito.train.subject import open_subject
 
@@ -257,7 +257,7 @@ def test_what_cannot_be_divided_is_refused_before_it_is(values, message, place):
         check[axis](module, size)
 
 
-def test_a_process_alone_is_told_that_it_is():
+def test_parallel_settings_need_several_processes():
     with pytest.raises(ConfigError, match="needs a multiple of 2 processes, got 1"), joined(ParallelSettings(tensor=2)):
         pass
     with joined(ParallelSettings()) as processes:

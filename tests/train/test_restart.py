@@ -1,4 +1,4 @@
-"""A run that was killed goes on to the same numbers, to the last bit."""
+"""A killed run resumes to the same numbers, bit for bit."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def _go_on(values):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_run_goes_on_to_the_same_bits(kind, folder, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(kind, folder, tmp_path):
     whole = made(kind, folder, tmp_path, tmp_path / "whole")
     fit(whole)
     killed = made(kind, folder, tmp_path, tmp_path / "killed")
     output, chance = tmp_path / "killed", random.Random(3)
-    for upto in (1, 3):  # kill -9 somewhere behind these steps, in the middle of whatever is done there
+    for upto in (1, 3):  # kill -9 at some point after these steps, whatever the process does then
         process = forked.start(_go_on, killed.to_dict())
         journal, deadline = output / "metrics.jsonl", time.monotonic() + 120
         while process.is_alive() and time.monotonic() < deadline:
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(kind, folder, tmp_path):
     assert same(ours.optimizer, theirs.optimizer)
 
 
-def test_a_run_is_the_same_twice_and_another_with_another_seed(folder, tmp_path):
+def test_runs_are_reproducible_and_depend_on_the_seed(folder, tmp_path):
     data = runs.chats(tmp_path / "chats.jsonl")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         fit(runs.configured(folder, data, tmp_path / name, seed=seed))
@@ -87,7 +87,7 @@ def test_a_run_is_the_same_twice_and_another_with_another_seed(folder, tmp_path)
 
 @pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, STATE])
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_checkpoint_is_named_and_passed_over(name, damage, folder, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_skipped(name, damage, folder, tmp_path):
     config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
     fit(config)
     before = runs.metrics(tmp_path / "out")
@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(name, damage, folder, tmp
     assert runs.metrics(tmp_path / "out") == before
 
 
-def test_where_no_checkpoint_is_sound_it_is_said(folder, tmp_path):
+def test_an_error_if_all_checkpoints_are_damaged(folder, tmp_path):
     config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", keep=1)
     fit(config)
     (Checkpoints(tmp_path / "out" / CHECKPOINTS, 1).path(6) / WEIGHTS).write_bytes(b"")
@@ -112,7 +112,7 @@ def test_where_no_checkpoint_is_sound_it_is_said(folder, tmp_path):
         fit(config, resume=True)
 
 
-def test_a_run_is_not_begun_where_one_is_nor_gone_on_with_otherwise(folder, tmp_path):
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(folder, tmp_path):
     data = runs.chats(tmp_path / "chats.jsonl")
     config = runs.configured(folder, data, tmp_path / "out")
     fit(config)
@@ -122,7 +122,7 @@ def test_a_run_is_not_begun_where_one_is_nor_gone_on_with_otherwise(folder, tmp_
         fit(runs.configured(folder, data, tmp_path / "out", lr=2e-3), resume=True)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(folder, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_checkpoint(folder, tmp_path, monkeypatch):
     config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
     import ordito.train.checkpoints as room
 

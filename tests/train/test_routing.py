@@ -1,4 +1,4 @@
-"""Mixtures in training: what their losses are, what counts in them, the bias, and room at the experts."""
+"""Mixtures in training: balancing losses, what is counted, the choice bias, expert capacity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ordito.errors import OrditoError
 from ordito.nn import Transformer
-from ordito.nn.capacity import fits
+from ordito.nn.capacity import within_capacity
 from ordito.nn.feedforward import MixtureOfExperts
 from ordito.spec import Attention, Chain, Embedding, FeedForward, Head, Norm, Residual, Router, Spec, Stack
 from ordito.spec import MixtureOfExperts as Mixture
@@ -27,9 +27,9 @@ from ordito.train.routing import (
     balance,
     balance_of_transformers,
     choices,
-    moved_bias,
     probabilities,
     sequence_balance,
+    updated_bias,
     with_routing,
 )
 from ordito.train.terms import next_token
@@ -59,7 +59,7 @@ def examples(*lengths):
 
 
 def run(module, settings, batches):
-    """Totals over a step, cut into batches, divided by its counts; gradients are left in the module."""
+    """The terms of a step, divided into batches: totals over counts; gradients are left in the module."""
     objective = with_routing(Objective.of(next_token()), module, settings)
     counts = {term.name: sum(objective.counts(batch)[term.name] for batch in batches) for _, term in objective.terms}
     found = dict.fromkeys(counts, 0.0)
@@ -78,7 +78,7 @@ def same(one, other, tolerance=2e-6):
         assert float((a - b).abs().max()) <= tolerance * float(b.abs().max()), name
 
 
-def test_balance_is_one_where_all_is_even_and_e_where_all_falls_on_one():
+def test_balance_is_1_if_uniform_and_e_if_one_expert_gets_all():
     even = torch.full((8, E), 1 / E)
     assert float(balance(even, torch.full((E,), 8 * K // E), K)) / 8 == pytest.approx(1)
     one = torch.nn.functional.one_hot(torch.zeros(8, dtype=torch.long), E).float()
@@ -92,7 +92,7 @@ def test_balance_is_its_formula():
     assert float(balance(logits.softmax(-1), choices(chosen, E), K)) / 9 == pytest.approx(E * (f * P).sum(), rel=1e-6)
 
 
-def test_layers_that_each_prefer_another_expert_are_even_to_transformers_only():
+def test_opposite_layers_look_balanced_to_transformers_only():
     logits = torch.zeros(2, 6, 2)
     logits[0, :, 0] = logits[1, :, 1] = 50.0
     chosen = logits.argmax(-1, keepdim=True)
@@ -116,13 +116,13 @@ def test_probabilities_and_z():
     assert float(z_loss(logits)) == pytest.approx(float((logits.exp().sum(-1).log() ** 2).sum()), rel=1e-5)
 
 
-def test_the_bias_goes_against_the_counts():
-    moved = moved_bias(torch.tensor([0.5, 0.0, 0.0, 0.0]), torch.tensor([6, 1, 3, 2]), 0.1)
+def test_the_bias_update_opposes_the_counts():
+    moved = updated_bias(torch.tensor([0.5, 0.0, 0.0, 0.0]), torch.tensor([6, 1, 3, 2]), 0.1)
     assert moved.tolist() == pytest.approx([0.4, 0.1, 0.0, 0.1])
 
 
 @pytest.mark.parametrize("router", [{}, V3], ids=["softmax", "sigmoid"])
-def test_padding_counts_nowhere(router):
+def test_padding_is_not_counted(router):
     module = model(**router)
     listed = examples(9, 14)
     same(*(run(module, EVERYTHING, [collate(listed, length)])[0] for length in (14, 40)))
@@ -130,7 +130,7 @@ def test_padding_counts_nowhere(router):
 
 
 @pytest.mark.parametrize("router", [{}, V3], ids=["softmax", "sigmoid"])
-def test_packed_rows_are_as_rows_apart(router):
+def test_packed_rows_have_the_losses_of_separate_rows(router):
     module, listed = model(**router).train(), examples(9, 14, 5)
     settings = EVERYTHING.model_copy(update={"capacity_factor": 0.8})
     apart, packed = collate(listed), collate(listed, rows=[[0, 2], [1]])
@@ -138,13 +138,13 @@ def test_packed_rows_are_as_rows_apart(router):
     same(run(module, settings, [apart])[1], run(module, settings, [packed])[1])
 
 
-def test_micro_batches_are_as_one_where_sums_are_of_tokens_or_texts():
+def test_z_and_sequence_balance_do_not_depend_on_micro_batches():
     module, listed = model(), examples(9, 14, 5)
     settings = EVERYTHING.model_copy(update={"balance": 0.0})
     parts = [collate(listed[:1]), collate(listed[1:])]
     (whole, grads), (cut, grads_cut) = run(module, settings, [collate(listed)]), run(module, settings, parts)
     for numbers in (whole, cut):
-        del numbers["expert_load"]  # a maximum of each micro-batch
+        del numbers["expert_load"]  # depends on the micro-batches: a maximum over each
     same(cut, whole)
     same(grads_cut, grads)
 
@@ -174,7 +174,7 @@ def test_recomputed_layers_count_once():
         same(one, other, 0.0)
 
 
-def test_the_bias_moves_by_all_that_was_chosen_in_a_step():
+def test_the_bias_update_uses_all_choices_of_a_step():
     module, settings = model(**V3).train(), MoeSettings(bias_speed=0.01)
     listed = examples(9, 14, 5)
     router = module.layers[0].mlp.router
@@ -195,7 +195,7 @@ def test_the_bias_moves_by_all_that_was_chosen_in_a_step():
     assert torch.equal(router.choice_bias, moved)
 
 
-def test_the_bias_makes_choices_even():
+def test_the_bias_balances_the_load():
     module, settings = model(**V3).train(), MoeSettings(bias_speed=0.005)
     for part in module.modules():
         if isinstance(part, MixtureOfExperts):
@@ -210,7 +210,7 @@ def test_the_bias_makes_choices_even():
     assert max(loads[-5:]) <= 1.25
 
 
-def test_room_is_the_brute_force_one():
+def test_capacity_equals_brute_force():
     generator = torch.Generator().manual_seed(4)
     chosen = torch.stack([torch.randperm(E, generator=generator)[:K] for _ in range(12)])
     weights = torch.rand(12, K, generator=generator)
@@ -225,11 +225,11 @@ def test_room_is_the_brute_force_one():
                     slots.sort(key=lambda slot: -float(weights[slot]))
                 for slot in slots[: room[text]]:
                     expected[slot] = 1.0
-        assert torch.equal(fits(chosen, texts, room, E, by), expected)
+        assert torch.equal(within_capacity(chosen, texts, room, E, by), expected)
         assert 0 < float(expected.mean()) < 1
 
 
-def test_capacity_is_of_training_alone_and_wide_room_is_no_limit():
+def test_capacity_factors_apply_in_training_only():
     batch = collate(examples(9, 14))
     module = model()
     free = Forward(module.train(), batch).hidden_BTD
@@ -242,7 +242,7 @@ def test_capacity_is_of_training_alone_and_wide_room_is_no_limit():
 
 
 @pytest.mark.parametrize("weigh", ["input", "output"])
-def test_choices_are_made_in_fp32_under_autocast(weigh):
+def test_routing_is_in_fp32_under_autocast(weigh):
     module, batch = model(weigh=weigh), collate(examples(9, 14))
     with torch.autocast("cpu", torch.bfloat16):
         objective = with_routing(Objective.of(next_token()), module, EVERYTHING)
@@ -262,12 +262,12 @@ def test_nothing_is_recorded_outside_of_a_forward_pass():
     assert not Forward(model(dense=True), collate(examples(5))).routings
 
 
-def test_what_a_model_does_not_have_is_refused():
+def test_settings_without_effect_on_the_model_are_refused():
     objective = Objective.of(next_token())
     assert with_routing(objective, model(dense=True), MoeSettings()) == objective
     with pytest.raises(OrditoError, match=r"moe\.z is for mixtures of experts, but this tiny model has none"):
         with_routing(objective, model(dense=True), MoeSettings(z=0.1))
-    with pytest.raises(OrditoError, match="have no bias of choice"):
+    with pytest.raises(OrditoError, match="have no choice bias"):
         with_routing(objective, model(), MoeSettings(bias_speed=0.1))
     with pytest.raises(OrditoError, match="the routers are frozen"):
         with_routing(objective, model(**V3).requires_grad_(False), MoeSettings(bias_speed=0.1))
@@ -282,7 +282,7 @@ def _of_one_process(results):
     torch.save(module.layers[1].mlp.router.choice_bias.detach(), f"{results}/{rank}")
 
 
-def test_processes_move_the_bias_by_the_counts_of_all(tmp_path):
+def test_processes_update_the_bias_by_the_counts_of_all(tmp_path):
     forked.together(_of_one_process, 2, tmp_path / "processes", tmp_path)
     module, settings = model(**V3).train(), MoeSettings(bias_speed=0.01)
     objective = with_routing(Objective.of(next_token()), module, settings)

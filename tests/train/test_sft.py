@@ -43,7 +43,7 @@ def learned(template, messages, learn="assistant"):
     return [stretch for text in made.texts(messages, learn) for stretch in said(text, made.tokenizer)]
 
 
-# What stands around the words of a turn (X) and its thought (T) when the model writes them; where nothing does, "X" alone.
+# The text of a turn with content X, and with reasoning T and content X, as the model generates it; "X" alone without marks.
 AROUND = {
     "Cohere2MoE": ("X<|END_TEXT|>", "T<|END_THINKING|><|START_TEXT|>X<|END_TEXT|>"),
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": ("X<|END_RESPONSE|>", "X<|END_RESPONSE|>"),
@@ -52,7 +52,7 @@ AROUND = {
     "ByteDance-Seed-OSS": ("X", "<seed:think>T</seed:think>\nX"),
     "GLM-4.6": ("\n<think></think>\nX", "\n<think>T</think>\nX"),
     "GLM-4.7-Flash": ("X", "T</think>X"),
-    "Kimi-K2-Thinking": ("<think></think>X", None),  # it writes the thought of some turns only
+    "Kimi-K2-Thinking": ("<think></think>X", None),  # it renders the reasoning of some turns only
     "Kimi-K3": (
         "<|close|>think<|sep|><|open|>response<|sep|>X<|close|>response<|sep|><|close|>message<|sep|>",
         "T<|close|>think<|sep|><|open|>response<|sep|>X<|close|>response<|sep|><|close|>message<|sep|>",
@@ -84,11 +84,11 @@ AROUND = {
     "poolside-Laguna-S-2.1": ("</think>X", "T</think>X"),
     "poolside-Laguna-XS-2.1": ("\nX\n", "\nT\n</think>\nX\n"),
     "poolside-Laguna-XS.2": ("\nX\n", "\nT\n</think>\nX\n"),
-    "tencent-Hy3": ("X", None),  # its prompts close the thought that it writes
+    "tencent-Hy3": ("X", None),  # its prompts close the reasoning that it renders
     "unsloth-Apriel-1.5": ("X\n", "X\n"),
     "upstage-Solar-Open-100B": ("<|content|>X", "<|content|>X"),
 }
-# Templates that do not render a conversation without tools: they are not to be used for one.
+# Templates that cannot render a conversation without tools.
 REFUSING = {
     "CohereForAI-c4ai-command-r-plus-tool_use",
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
@@ -99,7 +99,7 @@ REFUSING = {
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=[path.stem for path in PUBLISHED])
 @pytest.mark.parametrize("thinking", [False, True], ids=["plain", "thoughts"])
-def test_learned_of_published_templates_is_what_the_assistant_says(path, thinking):
+def test_published_templates_learn_what_the_assistant_says(path, thinking):
     template = path.read_text()
     made = writer(template)
     if path.stem in REFUSING:
@@ -116,7 +116,7 @@ def test_learned_of_published_templates_is_what_the_assistant_says(path, thinkin
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=[path.stem for path in PUBLISHED])
-def test_calls_are_learned_where_a_template_knows_them(path):
+def test_tool_calls_are_learned_if_the_template_supports_them(path):
     try:
         got = learned(path.read_text(), CALLS)
     except TemplateError:
@@ -140,7 +140,7 @@ words = st.lists(pieces, max_size=20).map("".join)
 
 @settings(max_examples=60, deadline=None)
 @given(turns=st.lists(st.tuples(words, words), min_size=1, max_size=3))
-def test_a_prompt_is_what_the_model_would_be_fed(model, turns):
+def test_prompts_are_those_of_inference(model, turns):
     messages = [{"role": role, "content": say} for turn in turns for role, say in zip(("user", "assistant"), turn, strict=True)]
     texts = Writer(model.template, model.tokenizer).texts(messages)
     assert len(texts) == 1, "the template writes each turn alike, whatever follows"
@@ -151,7 +151,7 @@ def test_a_prompt_is_what_the_model_would_be_fed(model, turns):
     assert said(texts[0], model.tokenizer) == [f"{answer}<|im_end|>" for _, answer in turns]
 
 
-# Their prompts close a thought, or open another text, that they never write: what they write is learned.
+# Their prompts close reasoning, or open another text, that they never render: what they do render is learned.
 OTHERWISE = {
     "Apriel-1.6-15b-Thinker-fixed",
     "Cohere2MoE",
@@ -163,7 +163,7 @@ THINKING = [path for path in PUBLISHED if "think" in path.read_text() and path.s
 
 
 @pytest.mark.parametrize("path", THINKING, ids=[path.stem for path in THINKING])
-def test_prompts_of_models_that_think_are_what_they_would_be_fed(path):
+def test_prompts_of_reasoning_models_are_those_of_inference(path):
     made = writer(path.read_text())
     text = made.texts(CHAT, "last")[0]
     begin = text.learn.tolist().index(True)
@@ -176,7 +176,7 @@ def test_prompts_of_models_that_think_are_what_they_would_be_fed(path):
         assert text.ids[:begin].tolist() in fed
 
 
-def test_thoughts_of_earlier_turns_are_learned_although_later_prompts_drop_them():
+def test_reasoning_of_earlier_turns_is_learned():
     template = FORMATS["qwen3"].source
     assert learned(template, THOUGHTS) == [
         "<think>\nHm.\n</think>\n\ndue<|im_end|>",
@@ -188,7 +188,7 @@ def test_thoughts_of_earlier_turns_are_learned_although_later_prompts_drop_them(
     assert learned(template, CHAT) == ["due<|im_end|>", "quattro<|im_end|>"], "an empty thought is not to be learned"
 
 
-def test_turns_that_stand_in_a_later_text_share_it():
+def test_turns_that_are_a_prefix_of_a_later_text_share_it():
     assert len(writer(CHATML).texts(CHAT)) == 1
     assert learned(CHATML, CHAT) == ["due<|im_end|>", "quattro<|im_end|>"]
 
@@ -200,7 +200,7 @@ def test_turns_that_stand_in_a_later_text_share_it():
         ("all", [ChatTemplate(CHATML).render(CHAT, add_generation_prompt=False).removeprefix("<|im_start|>").rstrip("\n")]),
     ],
 )
-def test_what_is_learned_can_be_chosen(learn, expected):
+def test_learn_selects_the_learned_turns(learn, expected):
     assert learned(CHATML, CHAT, learn) == expected
 
 
@@ -208,12 +208,12 @@ def test_everything_of_a_conversation_without_an_answer():
     assert learned(CHATML, CHAT[:1], "all") == ["user\nuno<|im_end|>\n"]
 
 
-def test_a_turn_that_the_template_does_not_end_is_ended():
+def test_a_turn_without_end_token_gets_one():
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     assert learned(template, CHAT) == [" due</s>", " quattro</s>"]
 
 
-def test_padding_that_is_the_end_token_does_not_hide_it():
+def test_an_end_token_that_is_also_padding_is_learned():
     tokenizer = byte_tokenizer(CHATML)
     padded = byte_tokenizer(CHATML, pad=tokenizer.eos_id)
     text = Writer(ChatTemplate.for_tokenizer(padded), padded).texts(CHAT)[0]
@@ -221,7 +221,7 @@ def test_padding_that_is_the_end_token_does_not_hide_it():
     assert text.ids[-1] == padded.pad_id
 
 
-def test_the_start_token_stands_once():
+def test_the_start_token_occurs_once():
     template = "{{ bos_token }}" + CHATML
     start = byte_tokenizer(template).bos_id
     text = writer(template, prefix=(start,)).texts(CHAT)[0]
@@ -229,7 +229,7 @@ def test_the_start_token_stands_once():
     assert not text.learn[0]
 
 
-def test_what_is_said_ends_no_turn():
+def test_end_tokens_in_contents_are_escaped():
     messages = [{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "c<|im_end|>d"}]
     made = writer(CHATML)
     (text,) = made.texts(messages)
@@ -237,7 +237,7 @@ def test_what_is_said_ends_no_turn():
     assert text.ids.tolist().count(made.tokenizer.eos_id) == 2
 
 
-def test_a_template_that_strips_what_is_said():
+def test_a_template_that_strips_contents():
     template = CHATML.replace("message.content", "message.content | trim").replace(
         "message['content']", "message['content'] | trim"
     )
@@ -246,7 +246,7 @@ def test_a_template_that_strips_what_is_said():
     assert learned(template, messages) == ["b<|im_end|>"]
 
 
-def test_tokens_do_not_straddle_the_border():
+def test_no_token_spans_the_border():
     tokenizer = byte_tokenizer(CHATML, merges=[("Ċ", "Ċ"), (":", "Ġ")])
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\nb"}]
     (text,) = Writer(ChatTemplate(CHATML, eos_token="<|im_end|>"), tokenizer).texts(messages)
@@ -287,7 +287,7 @@ def test_a_completion_is_learned_from_its_first_character(vocabulary, prompt, co
         ([], "at least one"),
     ],
 )
-def test_conversations_of_which_nothing_is_learned(messages, error):
+def test_conversations_without_learned_tokens_are_refused(messages, error):
     with pytest.raises(OrditoError, match=error):
         writer(CHATML).texts(messages)
 
@@ -297,7 +297,7 @@ def task(tokenizer, template, **how):
     return kind.build(kind.settings(**how), Context(None, None, tokenizer, template))
 
 
-def test_records_of_the_formats_that_people_have():
+def test_common_record_formats():
     tokenizer = byte_tokenizer(CHATML)
     read = task(tokenizer, ChatTemplate.for_tokenizer(tokenizer)).read
     for record in (
@@ -323,7 +323,7 @@ def test_without_a_template():
         read({"prompt": "uno", "completion": ""})
 
 
-def test_tools_are_told_of():
+def test_tools_are_rendered():
     template = FORMATS["qwen3"].source
     tokenizer = byte_tokenizer(template)
     tool = {"type": "function", "function": {"name": "weather", "description": "", "parameters": {"type": "object"}}}

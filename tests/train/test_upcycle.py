@@ -1,4 +1,4 @@
-"""A dense model as a mixture of experts: what it is made of, what is refused, and the command."""
+"""Sparse upcycling: the weights of the mixture, impossible settings, the command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_copies_are_equal_and_routers_differ_and_repeat(folder):
     assert abs(routers.std() - 0.02) <= 0.004
 
 
-def test_parts_of_a_copy_are_chosen_together(folder):
+def test_all_parts_of_a_copy_are_chosen_together(folder):
     checkpoint = open_checkpoint(folder)
     spec, weights = upcycle(checkpoint.spec, Weights(checkpoint), 4, 2, granularity=2)
     router = weights["layers.0.mlp.router.weight"]
@@ -37,7 +37,7 @@ def test_parts_of_a_copy_are_chosen_together(folder):
     assert weights["layers.0.mlp.experts.up.weight"].shape == (8, 24, spec.d_model)
 
 
-def test_what_cannot_be(folder):
+def test_impossible_settings_are_refused(folder):
     checkpoint = open_checkpoint(folder)
     dense = Weights(checkpoint)
     with pytest.raises(OrditoError, match="3 of 2 experts"):

@@ -1,1 +1,1 @@
-"""From files to rows: records, their formats, examples in shards on disk, and the order in which they are learned."""
+"""From files to rows: records, their formats, examples in shards on disk, and their order in training."""

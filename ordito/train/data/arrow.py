@@ -1,4 +1,4 @@
-"""Parquet files, and what all tables of records have in common. Packages are imported when they are needed."""
+"""Parquet files, and helpers for all tables of records. Packages are imported on first use."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def required(module: str, what: str) -> Any:
 
 
 def parquet_records(path: Path, begin: int) -> Iterator[tuple[str, Record]]:
-    """The rows of a Parquet file behind the first `begin`; groups of rows before them are not read."""
+    """The rows of a Parquet file from index `begin` on; row groups before them are not read."""
     pyarrow, parquet = required("pyarrow", f"reading {path}"), required("pyarrow.parquet", f"reading {path}")
     number = 0
     with reading(str(path), pyarrow.ArrowException), parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            behind = number + file.metadata.row_group(group).num_rows
-            if behind <= begin:
-                number = behind
+            end = number + file.metadata.row_group(group).num_rows
+            if end <= begin:
+                number = end
                 continue
             for batch in file.iter_batches(_BATCH, row_groups=[group]):
                 for row in batch.to_pylist():
@@ -44,7 +44,7 @@ def parquet_records(path: Path, begin: int) -> Iterator[tuple[str, Record]]:
 
 @contextmanager
 def reading(what: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Errors of files, of values and of `kinds` as an `OrditoError` that begins with `what`."""
+    """Turn `OSError`, `ValueError` and `kinds` into an `OrditoError` whose message begins with `what`."""
     caught: tuple[type[Exception], ...] = (OSError, ValueError, *kinds)
     try:
         yield
@@ -54,7 +54,7 @@ def reading(what: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def without_nulls(value: Any) -> Any:
-    """A value without the keys that hold nothing: a column has all keys of all of its rows, and null where a row had none."""
+    """A value without keys that are None: Arrow gives each row the keys of all rows, and null where a row has none."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value

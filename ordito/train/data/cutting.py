@@ -63,9 +63,9 @@ class Cutter:
     split_long: bool
 
     def fit(self, example: Example, counts: Counts) -> Iterator[Example]:
-        """What becomes of an example, which may be nothing."""
-        apart = self.packs and isnan(example.label)
-        for whole in [replace(example, texts=(text,)) for text in example.texts] if apart else [example]:
+        """The example within `length`, or its parts; none if nothing learned is left. Adds to `counts`."""
+        texts_apart = self.packs and isnan(example.label)
+        for whole in [replace(example, texts=(text,)) for text in example.texts] if texts_apart else [example]:
             splits = self.split_long and len(whole.texts) == 1 and isnan(whole.label) and len(whole.texts[0]) > self.length
             counts.split += splits
             for part in split(whole.texts[0], self.length) if splits else [None]:
@@ -88,15 +88,15 @@ class Cutter:
 
 
 def split(text: Text, length: int) -> list[Text]:
-    """Pieces of at most `length` tokens, each of which begins with the last token of the piece before.
+    """Parts of at most `length` tokens; each begins with the last token of the part before.
 
-    That token is only read in the second: so every token is learned once, as it is in the whole text.
+    The first token of a part has no loss, so every token of the text is learned once.
     """
     return [_part(text, begin, begin + length) for begin in range(0, max(len(text) - 1, 1), length - 1)]
 
 
 def equal_share(lengths: Sequence[int], room: int) -> int:
-    """The largest length that texts may have for all of them, the longer ones cut to it, to take up no more than `room`."""
+    """The largest length such that texts truncated to it have at most `room` tokens together."""
     for number, length in enumerate(sorted(lengths)):
         share = room // (len(lengths) - number)
         if length > share:
@@ -107,11 +107,11 @@ def equal_share(lengths: Sequence[int], room: int) -> int:
 
 def _part(text: Text, begin: int, end: int) -> Text:
     part = slice(begin, end)
-    return Text(text.ids[part], text.learn[part].copy(), {name: array[part] for name, array in text.beside.items()})
+    return Text(text.ids[part], text.learn[part].copy(), {name: array[part] for name, array in text.extra.items()})
 
 
 def _teaches(whole: Example, fitted: Example) -> bool:
-    """Whether something is learned of an example, and no text has lost all that was to be learned of it."""
+    """Whether a fitted example has something to learn, and each text that had learned tokens still has some."""
     if not fitted.texts or not all(map(len, fitted.texts)):
         return False
     if not isnan(fitted.label):
@@ -119,5 +119,5 @@ def _teaches(whole: Example, fitted: Example) -> bool:
     learned = [bool(text.learn.any()) for text in fitted.texts]
     if len(learned) == 1:
         return learned[0]
-    # Texts that are compared need no learned tokens; but of those that had some, some must be left.
+    # Texts that are compared may have no learned tokens at all.
     return all(after or not text.learn.any() for text, after in zip(whole.texts, learned, strict=True))

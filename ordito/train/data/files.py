@@ -1,4 +1,4 @@
-"""Files of records: JSON lines, lists of JSON, plain text, each gzipped or not. They are hostile until read."""
+"""Files of records: JSON lines, JSON lists, plain text, each gzipped or not. Their contents are not trusted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ordito.train.task import Record
 
 MAX_RECORD = 256 << 20
-"""Bytes of one record: a line of JSON, or a text."""
+"""Largest record, in bytes: a line of JSON, or a text."""
 
 MAX_LIST = 1 << 30
-"""Bytes of a list in JSON, which is read as a whole."""
+"""Largest JSON list, in bytes: it is read as a whole."""
 
 MAX_DEPTH = 64
-"""Lists and objects inside one another: what walks over a record may recurse."""
+"""Deepest nesting of lists and objects: functions on records may recurse."""
 
 _ENDS = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -33,12 +33,12 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class File:
-    """A file whose name ends in .jsonl, .json or .txt (each also with .gz behind it), or in .parquet."""
+    """A file whose name ends in .jsonl, .json or .txt (each also with .gz appended), or in .parquet."""
 
     path: Path
 
     def read(self, begin: int) -> Iterator[tuple[str, Record]]:
-        """Its records behind the first `begin`, each with its place. Raises `OrditoError` for the first that is broken."""
+        """Its records from index `begin` on, each with its place. Raises `OrditoError` for the first that is invalid."""
         match kind_of(self.path):
             case "jsonl":
                 return _json_lines(self.path, begin)
@@ -50,7 +50,7 @@ class File:
                 return parquet_records(self.path, begin)
 
     def identity(self, quick: bool) -> str:
-        """Changes when the file's contents do: kind, size and SHA-256; `quick` looks at the file's two ends only."""
+        """Kind, size and SHA-256 of the file's contents; `quick` hashes the first and last MiB only."""
         digest = hashlib.sha256()
         with _reading(self.path), open(self.path, "rb") as file:
             size = self.path.stat().st_size
@@ -64,7 +64,7 @@ class File:
 
 
 def kind_of(path: Path) -> str | None:
-    """jsonl, json, txt or parquet, by the file's name; None for files of which nothing is known."""
+    """jsonl, json, txt or parquet, by the file's name; None for other files."""
     name = path.name.lower()
     kind = name.removesuffix(".gz").rpartition(".")[2]
     return kind if kind in ("jsonl", "json", "txt") or name.endswith(".parquet") else None
@@ -74,7 +74,7 @@ def kind_of(path: Path) -> str | None:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, zlib.error) as error:  # EOFError, zlib.error: a gzip that is cut short or damaged
+    except (OSError, EOFError, zlib.error) as error:  # EOFError, zlib.error: a truncated or damaged gzip
         raise OrditoError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
@@ -103,7 +103,7 @@ def _json_lines(path: Path, begin: int) -> Iterator[tuple[str, Record]]:
 
 
 def _json(path: Path, begin: int) -> Iterator[tuple[str, Record]]:
-    """A list of objects; lines of objects often have the same name."""
+    """The objects of a list, or of JSON lines, which are often named .json too."""
     with _opened(path) as file:
         if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
             file.seek(0)
@@ -124,7 +124,7 @@ def _json(path: Path, begin: int) -> Iterator[tuple[str, Record]]:
 
 
 def _texts(path: Path, begin: int) -> Iterator[tuple[str, Record]]:
-    """The whole file, or, where some lines are only a `%`, the items that these lines separate (as fortune has them)."""
+    """The whole file as one text, or, if lines of a single `%` separate items (the format of fortune), each item."""
     for number, (place, text) in enumerate(_items(path)):
         if number >= begin:
             yield place, {"text": _decoded(text, place)}
@@ -179,7 +179,7 @@ def _too_deep(place: str) -> NoReturn:
 
 
 def _shallow(value: Any) -> bool:
-    """Whether a value has at most so many levels; level by level, for what is too deep must not be recursed into."""
+    """Whether a value is nested at most `MAX_DEPTH` deep; without recursion, which could overflow the stack."""
     level = [value]
     for _ in range(MAX_DEPTH):
         below = [part for item in level for part in (item.values() if isinstance(item, dict) else item)]

@@ -1,4 +1,4 @@
-"""Records of the formats that people have, as conversations and as texts."""
+"""Common formats of training records, read as conversations and as texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
-"""ShareGPT's names, and those of sets made in its likeness."""
+"""Roles in ShareGPT and in formats derived from it -> our roles."""
 
 _KNOWN = (
     "messages or conversations (a list of {role, content} or of {from, value}), instruction and output (and input), "
@@ -39,11 +39,11 @@ _KNOWN = (
 
 
 def conversation_of(record: Record) -> Conversation:
-    """A record's messages and tools (none where it names none).
+    """A record's messages and tools (None without tools).
 
-    Known are lists of messages ({role, content}; ShareGPT's {from, value}), Alpaca's instruction, input and output, and pairs
-    of a prompt and its completion, each a string or a list of messages. `system` and `tools` beside them belong to the
-    conversation. Raises `OrditoError` for another record, `TemplateError` for messages that are none.
+    Formats: lists of messages ({role, content}, or ShareGPT's {from, value}); Alpaca's instruction, input and output; pairs of
+    prompt and completion, each a string or a list of messages. Further fields `system` and `tools` are used too. Raises
+    `OrditoError` for another format, `TemplateError` for invalid messages.
     """
     messages = _system(record) + _messages(record)
     return check_messages(messages), check_tools(_tools(record.get("tools")))

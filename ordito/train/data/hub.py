@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face, by name or in a folder, through its package `datasets`."""
+"""Data sets of the Hugging Face Hub, or folders of them, by the package `datasets`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set by its name on the Hub, or the folder of one: `hf:NAME[:CONFIG][#SPLIT]`; the split is train if none is named.
+    """A data set by its name on the Hub, or its folder: `hf:NAME[:CONFIG][#SPLIT]`; the default split is train.
 
-    `streamed`: rows are fetched as they are asked for.
+    `streamed`: rows are fetched on demand.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Hub:
 
     @classmethod
     def named(cls, source: str, streamed: bool) -> Hub:
-        """The data set that `hf:...` names."""
+        """The data set of the source `hf:...`."""
         name, _, split = source.removeprefix("hf:").partition("#")
         config = None
         if not Path(name).exists() and ":" in name:
@@ -40,7 +40,7 @@ class Hub:
         return f"hf:{self.name}{f':{self.config}' if self.config else ''}#{self.split}"
 
     def read(self, begin: int) -> Iterator[tuple[str, Record]]:
-        """Its rows behind the first `begin`, each with its place. Raises `OrditoError` if it cannot be had."""
+        """Its rows from index `begin` on, each with its place. Raises `OrditoError` if it cannot be loaded."""
         with self._reading() as datasets:
             if self._saved:
                 rows = datasets.load_from_disk(self.name)
@@ -54,7 +54,7 @@ class Hub:
                 yield f"{self} row {number}", without_nulls(row)
 
     def identity(self, quick: bool) -> str:
-        """Changes when the data do: of a folder its files' contents, of the Hub the revision."""
+        """Text that changes with the data: hashes of a folder's files, or the revision on the Hub."""
         if Path(self.name).is_dir():
             files = sorted(path for path in Path(self.name).rglob("*") if path.is_file() and not path.name.startswith("."))
             contents = [f"{path.relative_to(self.name).as_posix()} {File(path).identity(quick)}" for path in files]

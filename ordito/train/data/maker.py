@@ -1,4 +1,4 @@
-"""Shards made of records, one after another, each from where the one before it ended."""
+"""Making shards from records, one after another; each continues where the previous one ended."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from filelock import FileLock
 
 from ordito.errors import OrditoError
 from ordito.train.data.cutting import Counts, Cutter
-from ordito.train.data.records import Cursor, Source, records_behind
+from ordito.train.data.records import Cursor, Source, records_after
 from ordito.train.data.shards import Shard, ShardWriter, read_header, shard_path
 from ordito.train.examples import Example
 from ordito.train.task import Record, Task
 
 Report = Callable[[Counts], None]
-"""Is told what has been counted, every so many records."""
+"""Called with the counts so far, every `_REPORT_EVERY` records."""
 
 _REPORT_EVERY = 10_000
 
@@ -31,10 +31,10 @@ class _Reached:
 
 @dataclass
 class Maker:
-    """Makes the shards of a folder: `fingerprint` names all that they are a function of.
+    """Makes the shards of a folder; `fingerprint` identifies everything that they depend on.
 
-    A shard ends with a record, and notes the cursor behind it and the counts so far; so whoever comes later, after a crash
-    as well, goes on behind it and makes what would have been made. A shard that is there is never made again.
+    A shard holds whole records, and stores the cursor after the last of them and the counts so far. So a later process, also
+    after a crash, continues after it and makes the same shards. An existing shard is never made again.
     """
 
     sources: Sequence[Source]
@@ -48,7 +48,7 @@ class Maker:
     _reached: _Reached | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        # Processes of one run share the folder; the lock dies with its process, and what a killed one was writing goes.
+        # Processes of a run share the folder. The lock ends with its process; files that a killed one left are removed.
         ShardWriter(self.folder, self.fingerprint)
         self.lock = FileLock(self.folder / ".lock")
         with self.lock:
@@ -56,7 +56,7 @@ class Maker:
                 left.unlink(missing_ok=True)
 
     def make(self, number: int) -> bool:
-        """See to it that a shard is there, those before it being there; False if the data end before it."""
+        """Make a shard unless it exists; those before it must exist. False if the data end before it."""
         path = shard_path(self.folder, number)
         if path.is_file():
             return True
@@ -68,18 +68,18 @@ class Maker:
             return self._made(number)
 
     def shard(self, number: int) -> Shard:
-        """A shard that is there."""
+        """An existing shard."""
         return Shard(shard_path(self.folder, number), self.fingerprint)
 
     def counts(self, shards: int) -> Counts:
-        """What had been counted when so many shards were made."""
+        """The counts after the first `shards` shards."""
         header = read_header(self.folder)
         if header and header.shards == shards:
             return Counts(**header.counts)
         return Counts(**self.shard(shards - 1).note["counts"]) if shards else Counts()
 
     def _made(self, number: int) -> bool:
-        at, self._reached = self._behind(number), None
+        at, self._reached = self._reader_after(number), None
         writer = ShardWriter(self.folder, self.fingerprint, number, self.most_examples)
         for cursor, place, record in at.records:
             at.cursor, at.counts.read = cursor, at.counts.read + 1
@@ -95,12 +95,12 @@ class Maker:
         writer.finish(asdict(at.counts))
         return False
 
-    def _behind(self, shards: int) -> _Reached:
-        """Where so many shards end: the reader that made them, or a new one."""
+    def _reader_after(self, shards: int) -> _Reached:
+        """A reader at the end of the first `shards` shards: the one that made them, or a new one."""
         if self._reached and self._reached.shards == shards:
             return self._reached
         cursor = Cursor(*self.shard(shards - 1).note["cursor"]) if shards else Cursor()
-        return _Reached(shards, cursor, self.counts(shards), records_behind(cursor, self.sources))
+        return _Reached(shards, cursor, self.counts(shards), records_after(cursor, self.sources))
 
     def _examples(self, place: str, record: Record, counts: Counts) -> Iterator[Example]:
         try:

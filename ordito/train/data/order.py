@@ -49,14 +49,14 @@ class Order:
         self._plan = lru_cache(maxsize=2)(self._planned)
 
     def rows(self, step: int) -> list[list[int]]:
-        """The rows of an optimizer step (0, 1, ...): the numbers of the examples of each."""
+        """The rows of an optimizer step (0, 1, ...): lists of indices of examples."""
         epoch, number = divmod(step, self.steps_per_epoch)
         order, batches = self._plan(epoch)
         batch = batches[number]
         return [self._row(row) for row in order[self._bounds[batch] : self._bounds[batch + 1]]]
 
     def steps(self, epochs: float) -> int:
-        """Optimizer steps of so many epochs, at least one."""
+        """Optimizer steps of `epochs` epochs, at least one."""
         return max(1, round(epochs * self.steps_per_epoch))
 
     @property
@@ -92,15 +92,16 @@ def shuffled(count: int, seed: int | tuple[int, ...], *key: int) -> Numbers:
 
 
 def best_fit(lengths: Numbers, order: Numbers, length: int) -> list[list[int]]:
-    """Examples in rows of at most `length` tokens, O(n log n).
+    """Examples packed into rows of at most `length` tokens by best-fit decreasing, in O(n log n).
 
-    A stretch of `order` at a time, its longest first, each into the row that it fills best. Equally long ones stay in `order`.
+    For each stretch of `order`, longest first, each example goes into the open row with the least sufficient room. Examples of
+    equal length stay in `order`.
     """
     rows: list[list[int]] = []
     for begin in range(0, len(order), _PACKED_TOGETHER):
         stretch = order[begin : begin + _PACKED_TOGETHER]
         stretch = stretch[np.argsort(-lengths[stretch], kind="stable")]
-        open_rows: list[tuple[int, int]] = []  # tokens that are free, and the row; in order
+        open_rows: list[tuple[int, int]] = []  # (free tokens, row), sorted
         for example, tokens in zip(stretch.tolist(), lengths[stretch].tolist(), strict=True):
             place = bisect_left(open_rows, (tokens,))
             if place < len(open_rows):

@@ -1,4 +1,4 @@
-"""From sources to rows: everything that a loop needs of its data."""
+"""Preparing training data: from sources to rows of examples."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ class Rows(Protocol):
     def __getitem__(self, number: int) -> Example: ...
 
     def rows(self, step: int) -> list[list[int]]:
-        """Of one optimizer step (0, 1, ...): numbers of examples, row by row; of any step, in any order."""
+        """The rows of an optimizer step (0, 1, ...): lists of indices of examples. Steps may be asked for in any order."""
 
     def steps(self, epochs: float) -> int:
-        """Optimizer steps of so many epochs. Raises `OrditoError` where that is not known before the data are read."""
+        """Optimizer steps of `epochs` epochs. Raises `OrditoError` if that is not known before the data are read."""
 
     @property
     def utilisation(self) -> float:
-        """Share of tokens that are no padding."""
+        """The share of tokens that are not padding."""
 
 
 class Dataset(Protocol):
-    """Examples made of records, and what was counted on the way."""
+    """Examples made from records, and their counts."""
 
     @property
     def counts(self) -> Counts:
-        """Records read, and what became of their examples; of a stream, until now."""
+        """Counts of records and examples; of a stream, so far."""
 
     def first(self, count: int) -> list[Example]:
-        """The first examples, as many as there are of so many."""
+        """The first `count` examples, or all if there are fewer."""
 
     def ordered(self, batch_size: int, pack: bool, seed: int) -> Rows:
-        """The examples in rows, `batch_size` (over all processes) an optimizer step, in an order that `seed` decides."""
+        """The examples in rows, `batch_size` per optimizer step over all processes, in an order that depends on `seed`."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data that were read before training."""
+    """A `Dataset` that is read completely before training."""
 
     shards: Shards
     counts: Counts
@@ -120,7 +120,7 @@ def prepare(
     are made while training asks for them.
 
     `report` is called with the counts as they grow. Warns (`OrditoWarning`) where many examples are truncated or left out.
-    Raises `OrditoError`, with its place, for the first record that is broken or that the task refuses, and if no example is
+    Raises `OrditoError`, with its place, for the first record that is invalid or that the task refuses, and if no example is
     left.
     """
     found = sources_of(sources, stream=stream)

@@ -1,4 +1,4 @@
-"""Records out of files, folders and data sets, one after another, each with the place where it stands."""
+"""Iterating over the records of files, folders and data sets, each with its place for error messages."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _KNOWN = ".jsonl, .json, .txt (each also .gz) or .parquet"
 
 
 class Source(Protocol):
-    """Something that records are read from."""
+    """A file or data set of records."""
 
     def read(self, begin: int) -> Iterator[tuple[str, Record]]:
-        """The records behind the first `begin`, each with its place."""
+        """The records from index `begin` on, each with its place."""
 
     def identity(self, quick: bool) -> str:
         """Text that changes when the records do; `quick` may overlook a change inside a file that keeps its size."""
 
 
 class Cursor(NamedTuple):
-    """How far has been read: the number of a source, and how many of its records."""
+    """A reading position: the index of a source, and the number of its records that were read."""
 
     source: int = 0
     record: int = 0
@@ -36,15 +36,15 @@ class Cursor(NamedTuple):
 def read_records(sources: Sequence[str], *, stream: bool = False) -> Iterator[tuple[str, Record]]:
     """The records of files (.jsonl, .json, .parquet, .txt), folders of them (sorted by name), and `hf:NAME[:CONFIG][#SPLIT]`.
 
-    Each comes with its place ("chats.jsonl:17") for what is to be said of it; `stream` fetches data sets of Hugging Face row
-    by row. Raises `OrditoError` for a source that is none, and for the first record that is broken.
+    Each comes with its place ("chats.jsonl:17"), for messages; `stream` fetches data sets of Hugging Face row by row. Raises
+    `OrditoError` for a source that cannot be read, and for the first record that is invalid.
     """
-    for _, place, record in records_behind(Cursor(), sources_of(sources, stream=stream)):
+    for _, place, record in records_after(Cursor(), sources_of(sources, stream=stream)):
         yield place, record
 
 
-def records_behind(begin: Cursor, sources: Sequence[Source]) -> Iterator[tuple[Cursor, str, Record]]:
-    """The records behind a cursor; with each the cursor behind it, and its place."""
+def records_after(begin: Cursor, sources: Sequence[Source]) -> Iterator[tuple[Cursor, str, Record]]:
+    """The records after a cursor, each as (cursor after it, place, record)."""
     for number in range(begin.source, len(sources)):
         count = begin.record if number == begin.source else 0
         for place, record in sources[number].read(count):
@@ -53,7 +53,7 @@ def records_behind(begin: Cursor, sources: Sequence[Source]) -> Iterator[tuple[C
 
 
 def sources_of(names: Sequence[str], *, stream: bool = False) -> list[Source]:
-    """What the names stand for, folders as their files. Raises `OrditoError` for one that cannot be read from."""
+    """The sources of these names, folders as their files. Raises `OrditoError` for one that cannot be read."""
     return [source for name in names for source in _sources(name, stream)]
 
 

@@ -1,10 +1,10 @@
-"""Examples on disk, mapped into memory: a folder of safetensors files, each complete or absent, and a header behind all.
+"""Examples on disk, memory-mapped: a folder of safetensors files, each written atomically, and a header, written last.
 
     shards.json          {"format", "fingerprint", "shards", "counts"}; written last
     00000.safetensors    ids (tokens,) i32, learn (tokens,) u8, beside.NAME (tokens, ...),
                          text_ends (texts,) i64 in tokens, example_ends (examples,) i64 in texts, labels (examples,) f64
 
-A shard's metadata carry the fingerprint of the whole, a note of whoever made it, and the SHA-256 of all that it holds.
+A shard's metadata are the fingerprint of the whole data set, a note of its maker, and the SHA-256 of its contents.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ FORMAT = "ordito-shards-1"
 HEADER = "shards.json"
 MOST_EXAMPLES = 1 << 17
 MOST_TOKENS = 1 << 25
-"""A shard is full when it has so many examples, or so many tokens."""
+"""A shard is full when it has that many examples or tokens."""
 
-_BESIDE = "beside."
+_EXTRA = "beside."
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where a shard is."""
+    """The path of a shard."""
     return folder / f"{number:05d}.safetensors"
 
 
 class ShardWriter:
-    """Writes examples to the shards of a folder, of which `begin` are there already.
+    """Writes examples to the shards of a folder that has `begin` shards already.
 
-    `add` examples, `flush` when they are `full`, and `finish`: the header makes the folder a whole. All examples have the
-    same arrays beside their tokens.
+    `add` examples, `flush` when `full`, and `finish` with the header, which marks the folder as complete. All examples must
+    have the same `extra` arrays.
     """
 
     def __init__(self, folder: Path, fingerprint: str, begin: int = 0, most_examples: int = MOST_EXAMPLES) -> None:
@@ -66,7 +66,7 @@ class ShardWriter:
         return len(self._held) >= self.most_examples or self._tokens >= MOST_TOKENS
 
     def flush(self, note: Mapping[str, Any] | None = None) -> bool:
-        """Write a shard of what is held, with a note (plain data) for whoever goes on behind it; False if nothing is held."""
+        """Write the held examples as a shard, with a note (JSON values) for resuming after it; False if none are held."""
         if not self._held:
             return False
         tensors = _tensors(self._held)
@@ -77,16 +77,16 @@ class ShardWriter:
         return True
 
     def finish(self, counts: Mapping[str, int] | None = None) -> None:
-        """Write what is held, and the header."""
+        """Write the held examples, and the header."""
         self.flush()
         header = {"format": FORMAT, "fingerprint": self.fingerprint, "shards": self.number, "counts": dict(counts or {})}
         write_atomically(self.folder / HEADER, [json.dumps(header, indent=2).encode() + b"\n"])
 
 
 class Shard:
-    """One shard: `len()`, `[i]` an example, whose arrays are views of the file, and `lengths`, the tokens of each example.
+    """One shard: `len()`, `[i]` (an example, whose arrays are views of the file), and `lengths`, the tokens of each example.
 
-    Raises `OrditoError` if the file is not what was written.
+    Raises `OrditoError` if the checksum or the fingerprint is wrong.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -104,7 +104,7 @@ class Shard:
         self.note: dict[str, Any] = json.loads(metadata["note"])
         self._ids, self._learn, self._labels = arrays["ids"], arrays["learn"], arrays["labels"]
         self._text_ends, self._example_ends = arrays["text_ends"], arrays["example_ends"]
-        self._beside = {name.removeprefix(_BESIDE): array for name, array in arrays.items() if name.startswith(_BESIDE)}
+        self._extra = {name.removeprefix(_EXTRA): array for name, array in arrays.items() if name.startswith(_EXTRA)}
         self.lengths: NDArray[np.int64] = np.diff(self._text_ends[self._example_ends - 1], prepend=0)
 
     def __len__(self) -> int:
@@ -117,13 +117,13 @@ class Shard:
 
     def _text(self, number: int) -> Text:
         part = slice(int(self._text_ends[number - 1]) if number else 0, int(self._text_ends[number]))
-        beside = {name: array[part] for name, array in self._beside.items()}
-        return Text(self._ids[part], self._learn[part] != 0, beside)
+        extra = {name: array[part] for name, array in self._extra.items()}
+        return Text(self._ids[part], self._learn[part] != 0, extra)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in `shards.json`: how many shards there are, and what their maker counted."""
+    """The contents of `shards.json`: the number of shards, and the counts of their maker."""
 
     fingerprint: str
     shards: int
@@ -131,7 +131,7 @@ class Header:
 
 
 def read_header(folder: Path) -> Header | None:
-    """The header of a folder of shards; none before all of them are there. Raises `OrditoError` if it is damaged."""
+    """The header of a folder of shards; None before all shards are written. Raises `OrditoError` if it is damaged."""
     path = folder / HEADER
     if not path.is_file():
         return None
@@ -168,8 +168,8 @@ class Shards:
 
 def _tensors(examples: Sequence[Example]) -> dict[str, NDArray[Any]]:
     texts = [text for example in examples for text in example.texts]
-    names = set(texts[0].beside)
-    assert all(set(text.beside) == names for text in texts), f"some texts have other arrays beside them than {sorted(names)}"
+    names = set(texts[0].extra)
+    assert all(set(text.extra) == names for text in texts), f"some texts have other extra arrays than {sorted(names)}"
     tensors: dict[str, NDArray[Any]] = {
         "ids": np.concatenate([text.ids for text in texts]).astype(np.int32, copy=False),
         "learn": np.concatenate([text.learn for text in texts]).astype(np.uint8),
@@ -177,11 +177,11 @@ def _tensors(examples: Sequence[Example]) -> dict[str, NDArray[Any]]:
         "example_ends": np.cumsum([len(example.texts) for example in examples], dtype=np.int64),
         "labels": np.array([example.label for example in examples], dtype=np.float64),
     }
-    return tensors | {_BESIDE + name: np.concatenate([text.beside[name] for text in texts]) for name in sorted(names)}
+    return tensors | {_EXTRA + name: np.concatenate([text.extra[name] for text in texts]) for name in sorted(names)}
 
 
 def _digest(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over all that a shard holds, whatever the order in its file."""
+    """SHA-256 of a shard's metadata and arrays, independent of their order in the file."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())

@@ -1,4 +1,4 @@
-"""Data that are too large to be read first: shards are made while training asks for them, and kept for who comes again."""
+"""Streamed data, too large to be read before training: shards are made on demand, and cached for later epochs and runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ordito.train.data.shards import Shard
 from ordito.train.examples import Example
 
 STREAMED_EXAMPLES = 8192
-"""Examples of a shard, which is what is shuffled at a time."""
+"""Examples of a shard: shuffling is within shards."""
 
 
 class Stream:
-    """A dataset whose shards come when they are asked for."""
+    """A `Dataset` whose shards are made on demand."""
 
     def __init__(self, maker: Maker) -> None:
         self.maker = maker
@@ -30,11 +30,11 @@ class Stream:
 
     @property
     def counts(self) -> Counts:
-        """Until now."""
+        """Counts of the shards made so far."""
         return self.maker.counts(len(self._ends))
 
     def first(self, count: int) -> list[Example]:
-        """The first examples, as many as the first shard has of so many."""
+        """The first `count` examples, at most those of the first shard."""
         shard = self.shard(0)
         return [] if shard is None else [shard[number] for number in range(min(count, len(shard)))]
 
@@ -43,30 +43,30 @@ class Stream:
         return StreamOrder(self, batch_size, pack, seed)
 
     def shard(self, number: int) -> Shard | None:
-        """A shard, made now if need be; None if the data end before it."""
+        """A shard, made now if it does not exist; None if the data end before it."""
         while len(self._ends) <= number:
-            here = len(self._ends)
-            if not self.maker.make(here):
+            last = len(self._ends)
+            if not self.maker.make(last):
                 return None
-            self._ends.append(self.begin(here) + len(self._shard(here)))
+            self._ends.append(self.begin(last) + len(self._shard(last)))
         return self._shard(number)
 
     def begin(self, shard: int) -> int:
-        """The number of the first example of a shard."""
+        """The index of the first example of a shard."""
         return self._ends[shard - 1] if shard else 0
 
     @property
     def n_shards(self) -> int:
-        """Shards until now; all of them once `shard` has said None."""
+        """The number of shards made so far; that of all once `shard` has returned None."""
         return len(self._ends)
 
 
 class StreamOrder:
-    """The rows of each optimizer step of a stream, with the face of `Order`: `batch_size` rows a step, always.
+    """The rows of each optimizer step of a stream, as `Order` gives them, but always `batch_size` rows per step.
 
-    Shards come one behind the other, and again from the first when all have been; each time one comes its rows are a function
-    of the seed and of how many have come before. Steps go across their borders. To come to a step far ahead, the lengths of all
-    shards before it are read, some hundredths of a second each; the records are not.
+    Shards follow each other, and start again from the first after the last. Each visit of a shard (a turn) orders its rows by
+    the seed and the number of the turn. Steps cross the borders of shards. A step far ahead needs the lengths of all shards
+    before it, some hundredths of a second each, but not their records.
     """
 
     def __init__(self, stream: Stream, batch_size: int, pack: bool, seed: int) -> None:
@@ -78,7 +78,7 @@ class StreamOrder:
         return self.stream[number]
 
     def rows(self, step: int) -> list[list[int]]:
-        """The rows of an optimizer step (0, 1, ...): the numbers of the examples of each."""
+        """The rows of an optimizer step (0, 1, ...): lists of indices of examples."""
         begin, end = step * self.batch_size, (step + 1) * self.batch_size
         while not self._ends or self._ends[-1] < end:
             self._ends.append(self._begin(len(self._ends)) + len(self._rows_of(len(self._ends))))
@@ -91,25 +91,26 @@ class StreamOrder:
         return found
 
     def steps(self, epochs: float) -> int:
-        """Not known. Raises `OrditoError` that asks for steps."""
+        """Raises `OrditoError`: the length of an epoch is not known before the data are read."""
         raise OrditoError(
             f"{epochs:g} epochs of data that are streamed have an unknown number of steps: set steps, or leave out stream"
         )
 
     @property
     def utilisation(self) -> float:
-        """Share of tokens that are no padding, of the first shard."""
+        """The share of tokens that are not padding, in the first shard."""
         return self._order(0)[0].utilisation
 
     def _begin(self, turn: int) -> int:
         return self._ends[turn - 1] if turn else 0
 
     def _rows(self, turn: int) -> list[list[int]]:
-        """All rows of the shard whose turn it is, in order."""
+        """All rows of a turn, in order."""
         order, first = self._order(turn)
         return [[first + number for number in row] for step in range(order.steps_per_epoch) for row in order.rows(step)]
 
     def _order(self, turn: int) -> tuple[Order, int]:
+        """The order of a turn's shard, and the index of the shard's first example."""
         number = turn
         shard = self.stream.shard(number)
         if shard is None:

@@ -1,4 +1,4 @@
-"""Embedding models by contrast: a query is nearer to what answers it than to everything else in the batch (InfoNCE)."""
+"""Contrastive training of embedding models with in-batch negatives (InfoNCE, arXiv:1807.03748)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ordito.train.task import Context, Kind, Record, Task
 from ordito.train.terms import count_examples
 
 QUERIES, POSITIVES, NEGATIVES = ("query", "anchor"), ("positive",), ("negatives", "negative")
-"""Fields of a record; negatives are a text or several."""
-RIGHT = 1.0
-"""The number of the positive among the texts of an example: its label."""
+"""Names of a record's fields; negatives are a text or a list of texts."""
+POSITIVE = 1.0
+"""The index of the positive among the texts of an example, after the query: the label of every example."""
 
 
 class ContrastiveSettings(Settings):
-    """Of `contrastive`."""
+    """Settings of `contrastive`."""
 
     scale: float = Field(20.0, gt=0, le=1000, description="Cosines are multiplied by it: 1 / temperature.")
     pooling: Literal["model", "mean", "cls", "last"] = Field(
@@ -44,10 +44,10 @@ class ContrastiveSettings(Settings):
 
 
 def build(settings: ContrastiveSettings, context: Context) -> Task:
-    """All examples of a step meet in one batch, each one's positive and negatives being the others' negatives.
+    """InfoNCE over all examples of a step: the positives and negatives of the others are further negatives of each query.
 
-    `micro_batch` sets how many rows are computed at once, without another result. The module's spec gets the pooling that is
-    trained, so that it is kept with the model.
+    `micro_batch` is the number of rows that are computed at once; it does not change the result (GradCache). The pooling is
+    written to the module's spec, so that it is saved with the model. Raises `OrditoError` for impossible `dims`.
     """
     spec = context.module.spec
     pooling = _pooling(settings, spec.pooling)
@@ -72,12 +72,12 @@ def build(settings: ContrastiveSettings, context: Context) -> Task:
         if not query or not positive:
             raise OrditoError(f"has no query with its positive, expected the fields {' or '.join(QUERIES)}, {POSITIVES[0]}")
         passages = [*positive, *_texts(record, NEGATIVES)]
-        told = [text(words, settings.passage_prompt) for words in passages]
-        return Example((text(query[0], settings.query_prompt), *told), RIGHT)
+        encoded = [text(words, settings.passage_prompt) for words in passages]
+        return Example((text(query[0], settings.query_prompt), *encoded), POSITIVE)
 
     def contrast(forward: Forward) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         vectors_ND = pooled(forward, pooling, rows)
-        queries, candidates, targets_E, left_out_EC = arranged(forward.batch)
+        queries, candidates, targets_E, left_out_EC = match_candidates(forward.batch)
         return vectors_ND[queries], vectors_ND[candidates], targets_E, left_out_EC
 
     def loss(forward: Forward) -> Tensor:
@@ -85,20 +85,20 @@ def build(settings: ContrastiveSettings, context: Context) -> Task:
         each = [similarities(queries_ED[:, :d], candidates_CD[:, :d]) for d in dims]
         return torch.stack([info_nce(cosines_EC, targets_E, settings.scale, left_out_EC) for cosines_EC in each]).sum()
 
-    def found(forward: Forward) -> Tensor:
+    def correct(forward: Forward) -> Tensor:
         queries_ED, candidates_CD, targets_E, left_out_EC = contrast(forward)
         cosines_EC = similarities(queries_ED, candidates_CD).masked_fill(left_out_EC, IMPOSSIBLE)
         return (cosines_EC.argmax(dim=-1) == targets_E).sum()
 
     objective = Objective.of(Term("contrast", loss, count_examples))
-    return Task(read, objective, whole=True, metrics=(Term("accuracy", found, count_examples),))
+    return Task(read, objective, whole=True, metrics=(Term("accuracy", correct, count_examples),))
 
 
-def arranged(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which texts are queries (E,), and candidates (C,): all positives, then all negatives; each query's candidate (E,).
+def match_candidates(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Indices of queries (E,), of candidates (C,), all positives, then all negatives, and each query's target candidate (E,).
 
-    The last, (E, C), marks candidates that are not held against a query although they are not its own: those that read as its
-    positive does, and the positives of queries that read as it does. They would be false negatives.
+    The last tensor, (E, C), bool, marks false negatives, which are left out: candidates with the same tokens as the query's
+    positive, and positives of queries with the same tokens.
     """
     device = batch.ids_BT.device
     places = [(e, t) for e, example in enumerate(batch.places) for t in range(len(example))]
@@ -129,7 +129,7 @@ def _ids(batch: Batch, example: int, text: int) -> bytes:
 
 
 def _pooling(settings: ContrastiveSettings, own: Pooling | None) -> Pooling:
-    # What is trained by cosines is compared by cosines: vectors of a model that said nothing come out with length 1.
+    # Trained by cosine similarity, so vectors are normalised by default: dot products are then cosines.
     pooling = own or replace(DEFAULT, normalise=True)
     return pooling if settings.pooling == "model" else replace(pooling, kind=settings.pooling)
 

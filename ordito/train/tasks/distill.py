@@ -1,4 +1,4 @@
-"""A student learns a teacher's probabilities of every next token (Hinton et al., arXiv:1503.02531; GKD, 2306.13649)."""
+"""Knowledge distillation: a student learns a teacher's next-token probabilities (arXiv:1503.02531; GKD, arXiv:2306.13649)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ordito.train.examples import Example
 from ordito.train.forward import Forward
 from ordito.train.losses import distillation, distillation_of_top
 from ordito.train.objective import Objective, Term
-from ordito.train.rollout import OWN, answered
+from ordito.train.rollout import OWN, with_own_answers
 from ordito.train.settings import Settings
 from ordito.train.task import Context, Kind, Record, Task, kind_named
-from ordito.train.teacher import IDS, LOGS, Teacher, heard
+from ordito.train.teacher import IDS, LOGPROBS, Teacher, with_teacher
 from ordito.train.terms import count_learned, next_token
 
 ROWS = 64
-"""Rows of logits that are held at once: a divergence takes several tensors of them, where cross-entropy takes one."""
+"""Rows of logits in memory at once: a divergence takes several tensors of this size, where cross-entropy takes one."""
 
 
 class DistillSettings(Settings):
-    """Of `distill`."""
+    """Settings of `distill`."""
 
     teacher: str = Field(description="Its name, org/name, folder or GGUF file; it must have the student's tokens.")
     records: Literal["pretrain", "sft"] = Field("pretrain", description="How records are read: as this objective reads them.")
@@ -48,7 +48,7 @@ class DistillSettings(Settings):
 
 
 def build(settings: DistillSettings, context: Context) -> Task:
-    """alpha times the plain loss, 1 - alpha times the divergence of student and teacher; both by token.
+    """alpha times the next-token loss plus 1 - alpha times the divergence of student and teacher, both means over tokens.
 
     Raises `OrditoError` for settings that exclude each other.
     """
@@ -56,31 +56,31 @@ def build(settings: DistillSettings, context: Context) -> Task:
         raise OrditoError("distill.on_policy needs a prompt to answer, and the teacher at hand: set records=sft, and no top_k")
     wanted = kind_named(settings.records)
     reader = wanted.build(wanted.settings(), context)
-    V = context.tokenizer.vocab_size  # tables may be padded beyond it, each to its own size
+    V = context.tokenizer.vocab_size  # both heads may be padded beyond it, to different sizes
     half = context.config.precision == "bfloat16"
     teacher = Teacher(settings.teacher, context.tokenizer, torch.bfloat16 if half else torch.float32)
     if settings.top_k is None:
-        _ = teacher.module  # asked in every step: what is wrong with it is told before the first
+        _ = teacher.module  # load it now: an error should come before the first step
 
     def read(record: Record) -> Example:
         example = reader.read(record)
         if settings.top_k is None:
             return example
         return replace(
-            example, texts=tuple(heard(text, teacher, settings.top_k, settings.temperature, V) for text in example.texts)
+            example, texts=tuple(with_teacher(text, teacher, settings.top_k, settings.temperature, V) for text in example.texts)
         )
 
-    def soft(forward: Forward) -> Tensor:
-        return _soft_of_top(forward, settings, V) if settings.top_k else _soft(forward, teacher, settings, V)
+    def divergence(forward: Forward) -> Tensor:
+        return _divergence_of_top(forward, settings, V) if settings.top_k else _divergence(forward, teacher, settings, V)
 
     def rewrite(examples: Sequence[Example], step: int) -> Sequence[Example]:
         seed = (context.config.seed, step)
         if np.random.default_rng(seed).random() >= settings.on_policy:
             return examples
-        return answered(context.module, context.tokenizer, examples, seed, settings.max_tokens, context.config.length)
+        return with_own_answers(context.module, context.tokenizer, examples, seed, settings.max_tokens, context.config.length)
 
-    objective = settings.alpha * Objective.of(_hard()) + (1 - settings.alpha) * Objective.of(
-        Term("divergence", soft, count_learned)
+    objective = settings.alpha * Objective.of(_next_token_of_data()) + (1 - settings.alpha) * Objective.of(
+        Term("divergence", divergence, count_learned)
     )
     on_policy = settings.on_policy > 0
     return Task(
@@ -92,35 +92,36 @@ def build(settings: DistillSettings, context: Context) -> Task:
     )
 
 
-def _soft(forward: Forward, teacher: Teacher, settings: DistillSettings, V: int) -> Tensor:
-    """The logits of neither exist for more than a few rows at once."""
+def _divergence(forward: Forward, teacher: Teacher, settings: DistillSettings, V: int) -> Tensor:
+    """The divergence summed over learned tokens, in chunks: logits of either model exist for `ROWS` rows at a time."""
     batch, module = forward.batch, forward.module
-    theirs_nD = teacher.hidden(batch.ids_BT, batch.documents_BT)[:, :-1][batch.learn_BT[:, 1:]]
+    teacher_nD = teacher.hidden(batch.ids_BT, batch.documents_BT)[:, :-1][batch.learn_BT[:, 1:]]
 
-    def loss(logits_nV: Tensor, theirs_nD: Tensor) -> Tensor:
-        return distillation(logits_nV[:, :V], teacher.project(theirs_nD)[:, :V], settings.beta, settings.temperature)
+    def loss(logits_nV: Tensor, teacher_nD: Tensor) -> Tensor:
+        return distillation(logits_nV[:, :V], teacher.project(teacher_nD)[:, :V], settings.beta, settings.temperature)
 
-    return chunked_sum(loss, module.project, forward.before_nD, forward.head_parameters, theirs_nD, rows=ROWS)
+    return chunked_sum(loss, module.project, forward.before_nD, forward.head_parameters, teacher_nD, rows=ROWS)
 
 
-def _soft_of_top(forward: Forward, settings: DistillSettings, V: int) -> Tensor:
+def _divergence_of_top(forward: Forward, settings: DistillSettings, V: int) -> Tensor:
+    """`_divergence` from the top tokens that are stored with the data."""
     batch, module = forward.batch, forward.module
-    ids_nK, logs_nJ = (batch.beside[name][batch.learn_BT] for name in (IDS, LOGS))
+    ids_nK, logprobs_nJ = (batch.extra[name][batch.learn_BT] for name in (IDS, LOGPROBS))
 
-    def loss(logits_nV: Tensor, ids_nK: Tensor, logs_nJ: Tensor) -> Tensor:
-        return distillation_of_top(logits_nV[:, :V], ids_nK.long(), logs_nJ, settings.beta, settings.temperature)
+    def loss(logits_nV: Tensor, ids_nK: Tensor, logprobs_nJ: Tensor) -> Tensor:
+        return distillation_of_top(logits_nV[:, :V], ids_nK.long(), logprobs_nJ, settings.beta, settings.temperature)
 
-    return chunked_sum(loss, module.project, forward.before_nD, forward.head_parameters, ids_nK, logs_nJ, rows=ROWS)
+    return chunked_sum(loss, module.project, forward.before_nD, forward.head_parameters, ids_nK, logprobs_nJ, rows=ROWS)
 
 
-def _hard() -> Term:
-    """The plain loss, of nothing that the student wrote: it would learn to be what it is."""
-    plain = next_token()
+def _next_token_of_data() -> Term:
+    """The next-token loss, without answers that the student generated: its own samples are not targets."""
+    term = next_token()
 
     def total(forward: Forward) -> Tensor:
-        return forward.hidden_BTD.sum() * 0.0 if OWN in forward.batch.beside else plain.total(forward)
+        return forward.hidden_BTD.sum() * 0.0 if OWN in forward.batch.extra else term.total(forward)
 
-    return Term("next_token", total, lambda batch: 0.0 if OWN in batch.beside else batch.n_learned)
+    return Term("next_token", total, lambda batch: 0.0 if OWN in batch.extra else batch.n_learned)
 
 
 KINDS = (Kind("distill", "a student learns a teacher's probabilities", DistillSettings, build),)

@@ -1,7 +1,7 @@
-"""GPT-1's tasks: a head on top, and language modelling beside it (Radford et al. 2018, sections 3.2 and 3.3).
+"""GPT-1's tasks: a head on top, with language modelling as an auxiliary objective (Radford et al. 2018, sections 3.2, 3.3).
 
-L3 = L2 + lambda L1: the head's loss, by example, and lambda times that of the language model, by text. Texts of the task go
-through one transformer, in the forms of `ordito.train.labelled`.
+L3 = L2 + lambda L1: the mean loss of the head over examples, and lambda times the mean language-model loss over texts. Inputs
+have the formats of `ordito.train.labelled`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEAD = "task"
 
 
 class HeadSettings(Settings):
-    """Of all of them."""
+    """Settings of all tasks with a head."""
 
     lm_weight: float = Field(
         0.5, ge=0, description="lambda: weight of language modelling on the same texts; models that cannot generate do without."
@@ -54,25 +54,25 @@ class HeadSettings(Settings):
 
 
 class PairSettings(HeadSettings):
-    """Of tasks over several texts."""
+    """Settings of tasks on text pairs and choices."""
 
     delimiter: str | None = Field(None, description="Token between two texts; the tokenizer's own if not given.")
 
 
 class ClassificationSettings(HeadSettings):
-    """Of `classification`."""
+    """Settings of `classification`."""
 
     classes: tuple[str, ...] = Field((), description="The labels; found in the data if not given.")
 
 
 class EntailmentSettings(PairSettings):
-    """Of `entailment`."""
+    """Settings of `entailment`."""
 
     classes: tuple[str, ...] = Field((), description="The labels; found in the data if not given.")
 
 
 class SimilaritySettings(PairSettings):
-    """Of `similarity`."""
+    """Settings of `similarity`."""
 
     classes: tuple[str, ...] = Field(
         (), description="The labels, where they are classes (0,1 of paraphrases); a score if not given."
@@ -80,12 +80,12 @@ class SimilaritySettings(PairSettings):
 
 
 class ChoiceSettings(PairSettings):
-    """Of `choice`."""
+    """Settings of `choice`."""
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """How a record is read, and how its head is."""
+class _Format:
+    """How a task gets texts and a label from a record, and scores and a loss from the head."""
 
     texts: Callable[[Record], Sequence[Parts]]
     label: Callable[[Record], float]
@@ -96,25 +96,25 @@ class _Reading:
 
 
 def _classification(settings: ClassificationSettings, context: Context) -> Task:
-    return _of_classes("classification", one_text, settings, context)
+    return _class_task("classification", one_text, settings, context)
 
 
 def _entailment(settings: EntailmentSettings, context: Context) -> Task:
-    return _of_classes("entailment", a_pair, settings, context)
+    return _class_task("entailment", a_pair, settings, context)
 
 
 def _similarity(settings: SimilaritySettings, context: Context) -> Task:
     if settings.classes:
-        return _of_classes("similarity", both_orders, settings, context)
-    reading = _Reading(both_orders, score_of, scores_of_classes, 1, lambda scores, labels: squared_error(scores[:, 0], labels))
-    return _task("similarity", reading, settings, context)
+        return _class_task("similarity", both_orders, settings, context)
+    format = _Format(both_orders, score_of, scores_of_classes, 1, lambda scores, labels: squared_error(scores[:, 0], labels))
+    return _task("similarity", format, settings, context)
 
 
 def _choice(settings: ChoiceSettings, context: Context) -> Task:
-    return _task("choice", _Reading(each_choice, choice_of, scores_of_choices, 1), settings, context)
+    return _task("choice", _Format(each_choice, choice_of, scores_of_choices, 1), settings, context)
 
 
-def _of_classes(
+def _class_task(
     name: str,
     texts: Callable[[Record], Sequence[Parts]],
     settings: ClassificationSettings | EntailmentSettings | SimilaritySettings,
@@ -129,11 +129,11 @@ def _of_classes(
             raise OrditoError(f"has the label {named!r}, expected one of {', '.join(classes)[:200]}")
         return numbers[named]
 
-    reading = _Reading(texts, label, scores_of_classes, len(classes), classes=classes)
-    return _task(name, reading, settings.model_copy(update={"classes": classes}), context)
+    format = _Format(texts, label, scores_of_classes, len(classes), classes=classes)
+    return _task(name, format, settings.model_copy(update={"classes": classes}), context)
 
 
-def _task(name: str, reading: _Reading, settings: HeadSettings, context: Context) -> Task:
+def _task(name: str, format: _Format, settings: HeadSettings, context: Context) -> Task:
     module = context.module
     between = settings.delimiter if isinstance(settings, PairSettings) else None
     framed: Frame = frame(
@@ -145,34 +145,34 @@ def _task(name: str, reading: _Reading, settings: HeadSettings, context: Context
         settings.extract,
         pairs=isinstance(settings, PairSettings),
     )
-    head = TextHead(module.spec.d_model, reading.n_scores, dropout=settings.dropout, seed=context.config.seed)
-    regression = reading.label is score_of
+    head = TextHead(module.spec.d_model, format.n_scores, dropout=settings.dropout, seed=context.config.seed)
+    regression = format.label is score_of
 
     def unlabelled(record: Record) -> Example:
-        return Example(tuple(framed.text(parts) for parts in reading.texts(record)))
+        return Example(tuple(framed.text(parts) for parts in format.texts(record)))
 
     def read(record: Record) -> Example:
-        return Example(unlabelled(record).texts, reading.label(record))
+        return Example(unlabelled(record).texts, format.label(record))
 
     def loss(forward: Forward) -> Tensor:
-        return reading.loss(reading.scores(head, forward), forward.batch.labels_E)
+        return format.loss(format.scores(head, forward), forward.batch.labels_E)
 
     def correct(forward: Forward) -> Tensor:
-        return (reading.scores(head, forward).argmax(dim=-1) == forward.batch.labels_E).sum()
+        return (format.scores(head, forward).argmax(dim=-1) == forward.batch.labels_E).sum()
 
-    def off(forward: Forward) -> Tensor:
-        return (reading.scores(head, forward)[:, 0] - forward.batch.labels_E).abs().sum()
+    def absolute_error(forward: Forward) -> Tensor:
+        return (format.scores(head, forward)[:, 0] - forward.batch.labels_E).abs().sum()
 
     def probabilities(forward: Forward) -> Sequence[Tensor]:
-        scores = reading.scores(head, forward)
-        if regression or reading.classes:
+        scores = format.scores(head, forward)
+        if regression or format.classes:
             return list(scores if regression else scores.softmax(dim=-1))
         return [row[: len(example)].softmax(dim=-1) for row, example in zip(scores, forward.batch.places, strict=True)]
 
     objective = Objective.of(Term(name, loss, count_examples))
     if settings.lm_weight and module.spec.generates:
         objective = objective + settings.lm_weight * Objective.of(language_model_by_text())
-    measured = ("absolute_error", off) if regression else ("accuracy", correct)
+    measured = ("absolute_error", absolute_error) if regression else ("accuracy", correct)
     metric = Term(measured[0], measured[1], count_examples)
     return Task(
         read,
@@ -180,7 +180,7 @@ def _task(name: str, reading: _Reading, settings: HeadSettings, context: Context
         heads=nn.ModuleDict({HEAD: head}),
         metrics=(metric,),
         settings=settings,
-        predictor=Predictor(unlabelled, probabilities, reading.classes, regression),
+        predictor=Predictor(unlabelled, probabilities, format.classes, regression),
     )
 
 

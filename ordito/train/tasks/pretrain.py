@@ -1,4 +1,4 @@
-"""Language modelling on plain text: from random weights, or onwards from trained ones."""
+"""Language modelling on plain text: pretraining from random weights, or continued from trained ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ordito.train.terms import next_token
 
 
 class PretrainSettings(Settings):
-    """Of `pretrain`."""
+    """Settings of `pretrain`."""
 
     field: str = Field("text", description="The field of a record that holds its text.")
 
 
 def build(settings: PretrainSettings, context: Context) -> Task:
-    """Every token of a text is learned, and at last the token that ends it. Raises `OrditoError` if it has no head."""
+    """Next-token prediction on all tokens of a text and its end token. Raises `OrditoError` for a model without a head."""
     tokenizer, spec = context.tokenizer, context.module.spec
     if not spec.generates:
         raise OrditoError(f"this {spec.architecture} model does not predict tokens: pretrain needs a decoder with a head")

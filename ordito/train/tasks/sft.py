@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: conversations through the model's own chat template, of which it learns what the assistant says."""
+"""Supervised fine-tuning (SFT): conversations in the model's chat template, with a loss on what the assistant says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ordito.train.terms import next_token
 
 
 class SftSettings(Settings):
-    """Of `sft`."""
+    """Settings of `sft`."""
 
     learn: Learn = Field(
         "assistant", description="Whose tokens are learned: the assistant's, those of its last turn, or everybody's."
@@ -23,9 +23,9 @@ class SftSettings(Settings):
 
 
 def build(settings: SftSettings, context: Context) -> Task:
-    """A record is a conversation; of a `prompt` and a `completion` only the completion is learned.
+    """Next-token prediction on the assistant's tokens of conversations; of `prompt` and `completion`, on the completion.
 
-    Without a chat template, one question and its answer are a plain text and what follows it.
+    Without a chat template, one question and its answer become plain text and its continuation.
     """
     template, tokenizer = context.template, context.tokenizer
 
