@@ -1,4 +1,4 @@
-// Gradients of norms and gates, and numbers between fp32 and bfloat16, for the instruction set `Isa` that was included before.
+// Gradients of norms and gates, and conversions between fp32 and bfloat16, for the instruction set `Isa`.
 #pragma once
 
 #include "elementwise.hpp"
@@ -6,7 +6,7 @@
 namespace ordito {
 namespace {
 
-// Calls with(i, count) for whole vectors of n numbers and for the last ones, fewer.
+// Calls with(i, count) for whole vectors of n numbers and for a shorter last one.
 template <class With>
 inline void each_some(std::int64_t n, With with) {
     for (std::int64_t i = 0; i < n; i += Isa::lanes) with(i, n - i < Isa::lanes ? static_cast<int>(n - i) : Isa::lanes);
@@ -26,7 +26,7 @@ inline void store_some(float* y, F x, int count) {
     std::memcpy(y, some, count * sizeof(float));
 }
 
-void widen(const std::uint16_t* x, std::int64_t n, float* y) {
+void bf16_to_f32(const std::uint16_t* x, std::int64_t n, float* y) {
     each_some(n, [&](std::int64_t i, int count) {
         std::uint16_t some[Isa::lanes] = {};
         if (count < Isa::lanes) std::memcpy(some, x + i, count * sizeof(std::uint16_t));
@@ -34,7 +34,7 @@ void widen(const std::uint16_t* x, std::int64_t n, float* y) {
     });
 }
 
-void narrow(const float* x, std::int64_t n, std::uint16_t* y) {
+void f32_to_bf16(const float* x, std::int64_t n, std::uint16_t* y) {
     each_some(n, [&](std::int64_t i, int count) {
         std::uint16_t some[Isa::lanes];
         Isa::store_bf16(count < Isa::lanes ? some : y + i, load_some(x + i, count));
