@@ -233,6 +233,84 @@ Partial partial_at(float* memory, int rows, int width) {
     return {memory, memory + static_cast<std::size_t>(rows) * width, memory + static_cast<std::size_t>(rows) * (width + 1)};
 }
 
+// One tile is a piece of work, its splits one after the other.
+void attend_by_tiles(const Job& job, const std::vector<Tile>& tiles, const SlotShape& kept, Pool& pool) {
+    const int width = padded(kept.value_width);
+    pool.run(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t number, int) {
+        const Tile& tile = tiles[number];
+        const std::size_t of_queries = static_cast<std::size_t>(kTileRows) * kept.key_width, of_partial = partial_floats(kTileRows, width);
+        thread_local Vector memory;  // the queries, the joined state, the state of one split
+        memory.resize(std::max(memory.size(), of_queries + 2 * of_partial));
+        float* queries = memory.data();
+        gather(job, tile, queries);
+        const Partial all = partial_at(queries + of_queries, kTileRows, width);
+        const Partial one = partial_at(queries + of_queries + of_partial, kTileRows, width);
+        const Range seen = visible(job, tile);
+        bool first = true;
+        for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit) {
+            const Work work{&tile, queries, first ? all : one};
+            attend_split(job, &work, 1, std::max(seen.from, start), std::min(seen.to, start + kSplit));
+            if (!first) join(job.kernels, tile.rows(), width, all, one);
+            first = false;
+        }
+        if (first) reset(tile, width, all);
+        normalise(job, tile, all);
+    });
+}
+
+// One split is a piece of work, for all tiles of the same tokens; then the splits of each tile are joined.
+void attend_by_splits(const Job& job, const std::vector<Tile>& tiles, const SlotShape& kept, Pool& pool, Buffer& scratch) {
+    const int width = padded(kept.value_width);
+    struct Item {
+        std::size_t first_work, tiles;
+        Range keys;
+    };
+    struct TileWork {  // of a tile: offset of its queries, first Work, step from split to split, number of splits
+        std::size_t queries, first_work, step, splits;
+    };
+    std::vector<Item> items;
+    std::vector<TileWork> tile_works;
+    std::vector<Work> works;
+    std::size_t floats = 0;
+    const auto take = [&](std::size_t count) { return std::exchange(floats, floats + (count + 15) / 16 * 16); };
+    for (std::size_t t = 0, next; t < tiles.size(); t = next) {
+        for (next = t; next < tiles.size() && tiles[next].part == tiles[t].part && tiles[next].token == tiles[t].token; next++) {}
+        const Range seen = visible(job, tiles[t]);
+        const std::int64_t from = seen.from / kSplit * kSplit, to = std::max(seen.to, from + 1);  // at least one split
+        const std::int64_t splits = (to - from + kSplit - 1) / kSplit;
+        for (std::size_t tile = t; tile < next; tile++)
+            tile_works.push_back({take(static_cast<std::size_t>(tiles[tile].rows()) * kept.key_width), works.size() + tile - t, next - t,
+                                  static_cast<std::size_t>(splits)});
+        for (std::int64_t start = from; start < to; start += kSplit) {
+            items.push_back({works.size(), next - t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}});
+            for (std::size_t tile = t; tile < next; tile++) works.push_back({&tiles[tile], nullptr, {}});
+        }
+    }
+    int rows = 0;
+    for (const Tile& tile : tiles) rows = std::max(rows, tile.rows());
+    const std::size_t of_partial = floats, each = (partial_floats(rows, width) + 15) / 16 * 16;
+    float* memory = scratch.need(of_partial + works.size() * each);
+    for (std::size_t t = 0; t < tiles.size(); t++) gather(job, tiles[t], memory + tile_works[t].queries);
+    for (std::size_t w = 0; w < works.size(); w++) {
+        works[w].q = memory + tile_works[works[w].tile - tiles.data()].queries;
+        works[w].out = partial_at(memory + of_partial + w * each, works[w].tile->rows(), width);
+    }
+    pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
+        const Item& item = items[number];
+        attend_split(job, &works[item.first_work], static_cast<int>(item.tiles), item.keys.from, item.keys.to);
+    });
+    const auto close = [&](std::int64_t t, int) {
+        const Partial sum = works[tile_works[t].first_work].out;
+        for (std::size_t split = 1; split < tile_works[t].splits; split++)
+            join(job.kernels, tiles[t].rows(), width, sum, works[tile_works[t].first_work + split * tile_works[t].step].out);
+        normalise(job, tiles[t], sum);
+    };
+    if (works.size() < kParallelJoin)
+        for (std::size_t t = 0; t < tiles.size(); t++) close(static_cast<std::int64_t>(t), 0);
+    else
+        pool.run(static_cast<std::int64_t>(tiles.size()), close);
+}
+
 }  // namespace
 
 void store(const std::vector<Part>& parts, int slot, Rows k, Rows v, const Kernels& kernels, Pool& pool) {
@@ -271,80 +349,8 @@ void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q,
     const Job job{shape, kernels, q, y};
     const std::vector<Tile> tiles = tiles_of(shape, parts);
     const SlotShape& kept = parts.front().sequence->layout(shape.slot).shape();
-    const int width = padded(kept.value_width);
-
-    if (static_cast<std::int64_t>(tiles.size()) >= kManyTiles * pool.threads()) {
-        pool.run(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t number, int) {
-            const Tile& tile = tiles[number];
-            const std::size_t of_queries = static_cast<std::size_t>(kTileRows) * kept.key_width, of_partial = partial_floats(kTileRows, width);
-            thread_local Vector memory;  // the queries, the joined state, the state of one split
-            memory.resize(std::max(memory.size(), of_queries + 2 * of_partial));
-            float* queries = memory.data();
-            gather(job, tile, queries);
-            const Partial all = partial_at(queries + of_queries, kTileRows, width);
-            const Partial one = partial_at(queries + of_queries + of_partial, kTileRows, width);
-            const Range seen = visible(job, tile);
-            bool first = true;
-            for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit) {
-                const Work work{&tile, queries, first ? all : one};
-                attend_split(job, &work, 1, std::max(seen.from, start), std::min(seen.to, start + kSplit));
-                if (!first) join(kernels, tile.rows(), width, all, one);
-                first = false;
-            }
-            if (first) reset(tile, width, all);
-            normalise(job, tile, all);
-        });
-        return;
-    }
-    // With few tiles, each split is a piece of work, for all tiles of the same tokens.
-    struct Item {
-        std::size_t first_work, tiles;
-        Range keys;
-    };
-    struct TileWork {  // of a tile: offset of its queries, first Work, step from split to split, number of splits
-        std::size_t queries, first_work, step, splits;
-    };
-    std::vector<Item> items;
-    std::vector<TileWork> tile_works;
-    std::vector<Work> works;
-    std::size_t floats = 0;
-    const auto take = [&](std::size_t count) { return std::exchange(floats, floats + (count + 15) / 16 * 16); };
-    for (std::size_t t = 0, next; t < tiles.size(); t = next) {
-        for (next = t; next < tiles.size() && tiles[next].part == tiles[t].part && tiles[next].token == tiles[t].token; next++) {}
-        const Range seen = visible(job, tiles[t]);
-        const std::int64_t from = seen.from / kSplit * kSplit, to = std::max(seen.to, from + 1);  // at least one split
-        const std::int64_t splits = (to - from + kSplit - 1) / kSplit;
-        for (std::size_t tile = t; tile < next; tile++)
-            tile_works.push_back({take(static_cast<std::size_t>(tiles[tile].rows()) * kept.key_width), works.size() + tile - t, next - t,
-                             static_cast<std::size_t>(splits)});
-        for (std::int64_t start = from; start < to; start += kSplit) {
-            items.push_back({works.size(), next - t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}});
-            for (std::size_t tile = t; tile < next; tile++) works.push_back({&tiles[tile], nullptr, {}});
-        }
-    }
-    int rows = 0;
-    for (const Tile& tile : tiles) rows = std::max(rows, tile.rows());
-    const std::size_t of_partial = floats, each = (partial_floats(rows, width) + 15) / 16 * 16;
-    float* memory = scratch.need(of_partial + works.size() * each);
-    for (std::size_t t = 0; t < tiles.size(); t++) gather(job, tiles[t], memory + tile_works[t].queries);
-    for (std::size_t w = 0; w < works.size(); w++) {
-        works[w].q = memory + tile_works[works[w].tile - tiles.data()].queries;
-        works[w].out = partial_at(memory + of_partial + w * each, works[w].tile->rows(), width);
-    }
-    pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
-        const Item& item = items[number];
-        attend_split(job, &works[item.first_work], static_cast<int>(item.tiles), item.keys.from, item.keys.to);
-    });
-    const auto close = [&](std::int64_t t, int) {
-        const Partial sum = works[tile_works[t].first_work].out;
-        for (std::size_t split = 1; split < tile_works[t].splits; split++)
-            join(kernels, tiles[t].rows(), width, sum, works[tile_works[t].first_work + split * tile_works[t].step].out);
-        normalise(job, tiles[t], sum);
-    };
-    if (works.size() < kParallelJoin)
-        for (std::size_t t = 0; t < tiles.size(); t++) close(static_cast<std::int64_t>(t), 0);
-    else
-        pool.run(static_cast<std::int64_t>(tiles.size()), close);
+    if (static_cast<std::int64_t>(tiles.size()) >= kManyTiles * pool.threads()) attend_by_tiles(job, tiles, kept, pool);
+    else attend_by_splits(job, tiles, kept, pool, scratch);
 }
 
 }  // namespace ordito

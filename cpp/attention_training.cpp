@@ -76,7 +76,7 @@ class Workspace {
         for (std::int64_t i = 0; i < rows; i += gemm_.rows)
             for (std::int64_t j = 0; j < columns; j += gemm_.columns)
                 gemm_.store(c + i * stride + j, stride, static_cast<int>(std::min<std::int64_t>(gemm_.rows, rows - i)),
-                        static_cast<int>(std::min<std::int64_t>(gemm_.columns, columns - j)), offset_by(to, i, j));
+                            static_cast<int>(std::min<std::int64_t>(gemm_.columns, columns - j)), offset_by(to, i, j));
     }
 
   private:
@@ -109,7 +109,7 @@ void attend(const Kernels& kernels, const Gemm& gemm, const AttentionSizes& shap
                 work.multiply(offset_by(by_token(in.q, b, h), query, 0), rows, shape.width, keys, range.begin / gemm.columns, panels, 0, false, scores,
                               score_stride);
                 kernels.softmax_rows(scores, score_stride, static_cast<int>(rows), static_cast<int>(wide),
-                               mask_at(in, b, query, range.begin, shape.keys), in.scale, in.cap, in.sinks ? in.sinks[h] : -INFINITY,
+                                     mask_at(in, b, query, range.begin, shape.keys), in.scale, in.cap, in.sinks ? in.sinks[h] : -INFINITY,
                                logs + (b * shape.heads + h) * shape.queries + query, inverses);
                 if (!present) std::memset(result, 0, queries * stride * sizeof(float));
                 work.multiply({scores, false, score_stride, 1}, rows, present, values, 0, stride / gemm.columns, range.begin, false, result, stride);
@@ -160,7 +160,7 @@ void attend_gradient(const Kernels& kernels, const Gemm& gemm, const AttentionSi
                     work.multiply(q, rows, shape.width, keys, key / gemm.columns, panels, 0, false, scores, score_stride);
                     work.multiply(change, rows, shape.value_width, values, key / gemm.columns, panels, 0, false, changes, score_stride);
                     kernels.softmax_rows_gradient(scores, changes, score_stride, static_cast<int>(rows), static_cast<int>(wide),
-                                            mask_at(in, b, query, key, shape.keys), in.scale, in.cap, logs + first, delta + first);
+                                                  mask_at(in, b, query, key, shape.keys), in.scale, in.cap, logs + first, delta + first);
                     work.multiply({changes, false, score_stride, 1}, rows, present, channels, 0, stride / gemm.columns, key, key > range.begin, sums_q,
                                   stride);
                     work.multiply({scores, false, 1, score_stride}, present, rows, grads_by_channel, 0, value_stride / gemm.columns, 0, true,

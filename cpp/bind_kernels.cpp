@@ -93,7 +93,7 @@ nb::object encode(const Named& self, const std::string& name, Table x, std::opti
     const EncodeBlock block = self.kernels->encode[static_cast<int>(format)];
     const std::int64_t rows = x.shape(0), blocks = x.shape(1) / form.block;
     if (!block) throw std::invalid_argument(name + " has no blocks");
-    if (blocks * form.block != static_cast<std::int64_t>(x.shape(1))) throw std::invalid_argument("rows are no whole number of blocks of " + name);
+    if (blocks * form.block != static_cast<std::int64_t>(x.shape(1))) throw std::invalid_argument("rows are not a whole number of blocks of " + name);
     if (importance && importance->size() != x.shape(1)) throw std::invalid_argument("x and the importance differ in columns");
     const std::vector<float> weights = importance ? std::vector<float>(importance->data(), importance->data() + importance->size())
                                                   : std::vector<float>(x.shape(1), 1.f);

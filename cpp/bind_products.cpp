@@ -33,7 +33,7 @@ template <class Array>
 auto heads_of(const Array& x, std::int64_t batch, std::int64_t heads, std::int64_t tokens, std::int64_t width, const char* what) {
     using Data = std::conditional_t<std::is_same_v<Array, Four>, const void, void>;
     expect(static_cast<std::int64_t>(x.shape(0)) == batch && static_cast<std::int64_t>(x.shape(1)) == heads &&
-               static_cast<std::int64_t>(x.shape(2)) == tokens && static_cast<std::int64_t>(x.shape(3)) == width, what);
+           static_cast<std::int64_t>(x.shape(2)) == tokens && static_cast<std::int64_t>(x.shape(3)) == width, what);
     if (width > 1 && x.stride(3) != 1) throw std::invalid_argument("the numbers of a head have to be contiguous");
     return Heads<Data>{x.data(), is_bf16(x), x.stride(0), x.stride(1), x.stride(2)};
 }
@@ -52,7 +52,7 @@ AttentionInputs inputs_of(const AttentionSizes& s, const Four& q, const Four& k,
     expect(!sinks || static_cast<std::int64_t>(sinks->size()) == s.heads, "sinks");
     if (mask) {
         expect(static_cast<std::int64_t>(mask->shape(0)) == s.batch && static_cast<std::int64_t>(mask->shape(1)) == s.queries &&
-                   static_cast<std::int64_t>(mask->shape(2)) == s.keys && (s.keys < 2 || mask->stride(2) == 1), "mask");
+               static_cast<std::int64_t>(mask->shape(2)) == s.keys && (s.keys < 2 || mask->stride(2) == 1), "mask");
         in.mask = mask->data(), in.mask_batch = mask->stride(0), in.mask_query = mask->stride(1);
     }
     return in;
@@ -60,7 +60,7 @@ AttentionInputs inputs_of(const AttentionSizes& s, const Four& q, const Four& k,
 
 void expect_rows(const Three& x, const AttentionSizes& s) {
     expect(static_cast<std::int64_t>(x.shape(0)) == s.batch && static_cast<std::int64_t>(x.shape(1)) == s.heads &&
-               static_cast<std::int64_t>(x.shape(2)) == s.queries, "numbers of rows");
+           static_cast<std::int64_t>(x.shape(2)) == s.queries, "numbers of rows");
 }
 
 // The micro-kernel of a kind ("float32", "bfloat16") in an instruction set; null if it has none.
@@ -117,7 +117,7 @@ void bind_products(nb::module_& module) {
     module.def("cross_entropy", [](Matrix logits, Targets targets, Numbers losses, Numbers logs, int threads, std::optional<std::string> name) {
         const Lines rows = rows_of(logits, targets);
         const auto n = static_cast<std::int64_t>(targets.size()), columns = static_cast<std::int64_t>(logits.shape(1));
-        if (losses.size() != targets.size() || logs.size() != targets.size()) throw std::invalid_argument("a row has one loss and one logarithm");
+        if (losses.size() != targets.size() || logs.size() != targets.size()) throw std::invalid_argument("expected one loss and one logarithm for each row of logits");
         const Kernels& kernels = kernels_named(name);
         nb::gil_scoped_release released;
         Team(threads).run(n, [&](std::int64_t i) {

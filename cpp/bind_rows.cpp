@@ -75,7 +75,7 @@ void bind_rows(nb::module_& module) {
         for (int axis = 0; axis < 4; axis++) expect(x.shape(axis) == y.shape(axis), "y");
         for (const Table& table : {cos, sin})
             expect(size(table.shape(0)) == batch && size(table.shape(1)) == tokens && size(table.shape(2)) == pairs && table.stride(2) == 1 &&
-                       (tokens < 2 || table.stride(1) == pairs), "angles");
+                   (tokens < 2 || table.stride(1) == pairs), "angles");
         expect(2 * pairs <= width && (width < 2 || (x.stride(3) == 1 && y.stride(3) == 1)), "channels");
         const Heads<const void> from{x.data(), is_bf16(x), x.stride(0), x.stride(1), x.stride(2)};
         const Heads<void> to{y.data(), is_bf16(y), y.stride(0), y.stride(1), y.stride(2)};

@@ -263,23 +263,7 @@ void bind_builder(nb::module_& module) {
     nb::class_<Program>(module, "Program");
 }
 
-}  // namespace
-}  // namespace ordito
-
-NB_MODULE(_core, module) {
-    // Objects that a process still holds when it ends are no leak, and the warning would confuse users.
-    nb::set_leak_warnings(false);
-    using namespace ordito;
-
-    module.def("available_kernels", [] {
-        std::vector<std::string> names;
-        for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
-        return names;
-    });
-
-    nanobind::exception<Busy>(module, "Busy", PyExc_ValueError);
-    module.def("cache_bytes", &cache_bytes);
-
+void bind_machine(nb::module_& module) {
     nb::class_<SharedMachine>(module, "Machine")
         .def("__init__", [](SharedMachine* self, int threads, std::optional<std::string> kernels, const std::string& arithmetic) {
             if (threads < 1 || threads > 1024) throw std::invalid_argument("got " + std::to_string(threads) + " threads, expected 1 to 1024");
@@ -323,7 +307,9 @@ NB_MODULE(_core, module) {
             return nb::make_tuple(array_of(squares.data(), {squares.size()}), inputs.tokens);
         })
         .def("run", &run, "program"_a, "parts"_a, "ids"_a, "wanted"_a, "greatest"_a, "rotations"_a, "factors"_a, "result"_a);
+}
 
+void bind_packed(nb::module_& module) {
     nb::class_<Packed>(module, "Packed")
         .def_prop_ro("shape", [](const Packed& p) { return std::make_pair(p.rows, p.columns); })
         .def_prop_ro("nbytes", &Packed::bytes)
@@ -334,7 +320,9 @@ NB_MODULE(_core, module) {
             dequantize_row(p, row, values.data());
             return array_of(values.data(), {values.size()});
         });
+}
 
+void bind_sequence(nb::module_& module) {
     nb::class_<Sequence>(module, "Cached")
         .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t, bool>>& slots, const std::string& type, std::int64_t model) {
             std::vector<PageLayout> layouts;
@@ -349,7 +337,28 @@ NB_MODULE(_core, module) {
         .def("clear", [](Sequence& self, int slot) { idle(self).clear(slot); })
         .def("fork", [](Sequence& self, std::int64_t length) { return idle(self).fork(length); })
         .def_prop_ro("nbytes", &Sequence::bytes);
+}
 
+}  // namespace
+}  // namespace ordito
+
+NB_MODULE(_core, module) {
+    // Objects that a process still holds when it ends are no leak, and the warning would confuse users.
+    nb::set_leak_warnings(false);
+    using namespace ordito;
+
+    module.def("available_kernels", [] {
+        std::vector<std::string> names;
+        for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
+        return names;
+    });
+
+    nanobind::exception<Busy>(module, "Busy", PyExc_ValueError);
+    module.def("cache_bytes", &cache_bytes);
+
+    bind_machine(module);
+    bind_packed(module);
+    bind_sequence(module);
     bind_builder(module);
     bind_kernels(module);
     bind_products(module);

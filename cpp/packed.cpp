@@ -313,7 +313,7 @@ std::shared_ptr<Packed> allocate(Format format, std::int64_t rows, std::int64_t 
     if (split && format == Format::q8_0) format = Format::q8_0_split;
     if (split && format == Format::q6_k) format = Format::q6_k_split;
     if (columns % layout(format).block)
-        throw std::invalid_argument("rows of " + std::to_string(columns) + " are no whole number of blocks of " + layout(format).name);
+        throw std::invalid_argument("rows of " + std::to_string(columns) + " are not a whole number of blocks of " + layout(format).name);
     auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr, nullptr});
     if (is_split(format)) packed->lower = arena.cut(packed->lower_bytes());
     packed->data = arena.cut(packed->panels() * packed->stride());

@@ -56,6 +56,8 @@ class Arena {
     std::size_t used_ = 0, size_ = 0;
 };
 
+constexpr std::int64_t kPieceBytes = 96 << 10;  // weights of a piece of work of one thread
+
 struct Packed {
     Format format;
     std::int64_t rows, columns;

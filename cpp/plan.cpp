@@ -15,7 +15,6 @@ namespace ordito {
 namespace {
 
 constexpr std::int64_t kSerial = 1 << 14;       // numbers below which one thread computes everything
-constexpr std::int64_t kPieceBytes = 96 << 10;  // weights of a piece of work
 constexpr int kLongestPause = 16;               // see Machine::pause_
 constexpr int kTokenBlock = 64;                 // tokens whose activations stay in a core's cache while panels are streamed
 
@@ -129,6 +128,17 @@ struct Executor {
         return false;
     }
 
+    // Screens the products of W with all rows of src. Returns false, with nothing computed, if the whole product is cheaper;
+    // screening pauses then for some steps.
+    bool screened(const Packed& w, const Rows& src, const Rows& dst) {
+        const Quantized exact = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
+        const Quantized rough = quantized(src.data, src.stride, w.columns, {rows}, Digits::one, m.outputs_);
+        const bool done = screen(w, {src.data, src.stride, rows, rough, exact}, batch.greatest, dst, k(), m.pool_);
+        if (!done) m.pause_ = m.next_pause_;
+        m.next_pause_ = done ? 1 : std::min(2 * m.next_pause_, kLongestPause);
+        return done;
+    }
+
     // Where the products of one matrix go.
     struct LinearOutput {
         float* y;
@@ -197,18 +207,8 @@ struct Executor {
     void operator()(const Linear& op) {
         const Rows src = rows_of(op.src), dst = rows_of(op.dst);
         const Rows add = rows_of(op.add);
+        if (op.screened && screens(*op.maps.front().weights) && screened(*op.maps.front().weights, src, dst)) return;
         Quantized x_quantized{};
-        if (op.screened && screens(*op.maps.front().weights)) {
-            const Packed& w = *op.maps.front().weights;
-            const Quantized exact = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
-            const Quantized rough = quantized(src.data, src.stride, w.columns, {rows}, Digits::one, m.outputs_);
-            if (screen(w, {src.data, src.stride, rows, rough, exact}, batch.greatest, dst, k(), m.pool_)) {
-                m.next_pause_ = 1;
-                return;
-            }
-            m.pause_ = m.next_pause_;
-            m.next_pause_ = std::min(2 * m.next_pause_, kLongestPause);
-        }
         struct Piece {
             int map;
             std::int64_t from, to;
@@ -225,7 +225,7 @@ struct Executor {
             const Piece& piece = pieces[number];
             const Map& map = op.maps[piece.map];
             const LinearOutput target{dst.data + map.to, dst.stride, map.bias.empty() ? nullptr : map.bias.data(),
-                                add.data ? add.data + map.to : nullptr, add.stride};
+                                      add.data ? add.data + map.to : nullptr, add.stride};
             panels(*map.weights, piece.from, piece.to, src.data + map.from, src.stride, x_quantized, rows, target, thread);
         });
     }
@@ -319,17 +319,19 @@ struct Executor {
     }
 
   private:
-    std::vector<std::vector<float>> angles_;
-};
-
-// Tokens are sorted by expert, so that each expert's weights are read once for all tokens that chose it.
-void Executor::operator()(const Experts& op) {
-    const Rows logits = rows_of(op.logits), src = rows_of(op.src), dst = rows_of(op.dst);
     struct Assignment {
         int expert;
         std::int64_t token;
         float weight;
     };
+    std::vector<Assignment> assignments(const Experts& op, const Rows& logits) const;
+
+    std::vector<std::vector<float>> angles_;
+};
+
+// Routes all tokens, and sorts the result by expert, so that each expert's weights are read once for all tokens that chose it.
+// An expert that has reached the router's capacity in a part of the batch takes no more of its tokens.
+std::vector<Executor::Assignment> Executor::assignments(const Experts& op, const Rows& logits) const {
     const int n = op.router.n_experts, top = op.router.top_k;
     std::vector<Assignment> assigned;
     std::vector<int> experts(top);
@@ -346,6 +348,12 @@ void Executor::operator()(const Experts& op) {
         }
     }
     std::stable_sort(assigned.begin(), assigned.end(), [](const Assignment& a, const Assignment& b) { return a.expert < b.expert; });
+    return assigned;
+}
+
+void Executor::operator()(const Experts& op) {
+    const Rows logits = rows_of(op.logits), src = rows_of(op.src), dst = rows_of(op.dst);
+    const std::vector<Assignment> assigned = assignments(op, logits);
     const std::int64_t count = static_cast<std::int64_t>(assigned.size()), width = row_length(op.columns), inner = row_length(op.hidden);
 
     float* x = m.outputs_.need(count * width);

@@ -203,7 +203,6 @@ class Machine {
 
     Pool& pool() { return pool_; }
     Arena& arena() { return arena_; }
-    const Kernels& kernels() const { return kernels_; }
 
   private:
     friend struct Executor;

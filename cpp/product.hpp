@@ -37,7 +37,7 @@ struct Panels {
     void pack(const Lines& columns, std::int64_t n, std::int64_t depth, std::int64_t panel) const {
         const std::int64_t first = panel * gemm->columns;
         gemm->pack_columns(offset_by(columns, first, 0), static_cast<int>(std::min<std::int64_t>(gemm->columns, n - first)), static_cast<int>(depth),
-                         data + panel * bytes);
+                           data + panel * bytes);
     }
 };
 

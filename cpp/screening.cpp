@@ -14,7 +14,6 @@ namespace ordito {
 namespace {
 
 constexpr float kDeviations = 7;                // exp(-7^2 / 2) = 2e-11: one token in 40 billion
-constexpr std::int64_t kPieceBytes = 96 << 10;  // weights of a piece of work
 constexpr std::int64_t kPanelsAtOnce = 8;       // panels of a piece of exact products
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 

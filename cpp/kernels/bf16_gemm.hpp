@@ -113,7 +113,7 @@ void store_tiles(const float* c, std::int64_t c_stride, int rows, int columns, c
 }
 
 constexpr Gemm kBf16Gemm = {2 * kSide, 2 * kSide, 288, kDepth, sizeof(std::uint16_t), 0, true,
-                                    pack_tile_rows, pack_tile_columns, multiply_tiles, store_tiles};
+                            pack_tile_rows, pack_tile_columns, multiply_tiles, store_tiles};
 
 }  // namespace
 }  // namespace ordito

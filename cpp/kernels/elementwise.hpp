@@ -172,28 +172,28 @@ template <class I>
 void quantize(const float* x, const Quantized& to, std::int64_t token) {
     constexpr int vectors = kCols / Isa::lanes;
     const bool two = to.digits == Digits::two, outliers = to.digits == Digits::outliers || to.digits == Digits::outliers_in_two;
-    const std::int64_t to_low = to.digits == Digits::outliers_in_two ? kCols : 0;  // where the low digits begin
+    const std::int64_t low_at = to.digits == Digits::outliers_in_two ? kCols : 0;  // where the low digits begin
     const F steps = Isa::set1(kDigitBase);
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
     BlockStats* at = to.stats(token);
     const std::int64_t step = to.step(token), stats_step = to.stats_step(token);
-    constexpr int together = 16;  // blocks at once: their maxima and sums are reduced in one vector
-    for (std::int64_t first = 0; first < to.tiles(); first += together) {
-        const int count = static_cast<int>(to.tiles() - first < together ? to.tiles() - first : together);
-        F most[together], sums[2 * together];
-        for (int b = 0; b < together; b++) most[b] = sums[2 * b] = sums[2 * b + 1] = Isa::zero();
-        alignas(64) float largest[together], totals[2 * together];
-        int places[together];
+    constexpr int kBlocks = 16;  // blocks at once: their maxima and sums are reduced in one vector
+    for (std::int64_t first = 0; first < to.tiles(); first += kBlocks) {
+        const int count = static_cast<int>(to.tiles() - first < kBlocks ? to.tiles() - first : kBlocks);
+        F maxima[kBlocks], sums[2 * kBlocks];
+        for (int b = 0; b < kBlocks; b++) maxima[b] = sums[2 * b] = sums[2 * b + 1] = Isa::zero();
+        alignas(64) float largest[kBlocks], totals[2 * kBlocks];
+        int places[kBlocks];
         if (outliers) {
             for (int b = 0; b < count; b++) {
-                float greatest, next;
-                places[b] = Isa::find_outliers(x + (first + b) * kCols, greatest, next);
-                largest[b] = std::max(next, greatest * kOutlierShare);
+                float outlier, next;
+                places[b] = Isa::find_outliers(x + (first + b) * kCols, outlier, next);
+                largest[b] = std::max(next, outlier * kOutlierShare);
             }
         } else {
             for (int b = 0; b < count; b++)
-                for (int i = 0; i < vectors; i++) most[b] = Isa::max(most[b], Isa::abs(Isa::load(x + (first + b) * kCols + i * Isa::lanes)));
-            Isa::largests(most, count, largest);
+                for (int i = 0; i < vectors; i++) maxima[b] = Isa::max(maxima[b], Isa::abs(Isa::load(x + (first + b) * kCols + i * Isa::lanes)));
+            Isa::largests(maxima, count, largest);
         }
         for (int b = 0; b < count; b++, codes += step) {
             const float inverse = inverse_scale(largest[b]);
@@ -201,7 +201,7 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
             for (int i = 0; i < vectors; i++) {
                 const F exact = Isa::mul(Isa::load(x + (first + b) * kCols + i * Isa::lanes), by);
                 F kept = Isa::round(exact);
-                Isa::store_i8(codes + to_low + i * Isa::lanes, kept);
+                Isa::store_i8(codes + low_at + i * Isa::lanes, kept);
                 if (two) {
                     const F rest = Isa::round(Isa::mul(Isa::sub(exact, kept), steps));
                     Isa::store_i8(codes + kCols + i * Isa::lanes, rest);
@@ -214,12 +214,12 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
             if (outliers) {
                 const int place = 4 * places[b];
                 const Outliers four{{}, places[b], 0};
-                if (to_low) std::memset(codes, 0, kCols);
+                if (low_at) std::memset(codes, 0, kCols);
                 else std::memcpy(codes + kCols, &four, sizeof four);
-                split_four(x + (first + b) * kCols + place, inverse, codes + (to_low ? place : kCols), codes + to_low + place);
+                split_four(x + (first + b) * kCols + place, inverse, codes + (low_at ? place : kCols), codes + low_at + place);
             }
         }
-        for (int b = 0; b < count; b += together / 2) Isa::sums(sums + 2 * b, 2 * (count - b < together / 2 ? count - b : together / 2), totals + 2 * b);
+        for (int b = 0; b < count; b += kBlocks / 2) Isa::sums(sums + 2 * b, 2 * (count - b < kBlocks / 2 ? count - b : kBlocks / 2), totals + 2 * b);
         for (int b = 0; b < count; b++, at += stats_step) {
             at->scale = scale_of(largest[b], to.digits, totals[2 * b] + totals[2 * b + 1]);
             for (int half = 0; half < 2; half++) at->sums[half] = at->scale * totals[2 * b + half];

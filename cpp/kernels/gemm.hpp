@@ -86,7 +86,7 @@ void pack_block(const Lines& from, int lines, int depth, void* block, std::int64
 }
 
 constexpr Gemm kF32Gemm = {kBlockRows, kBlockVectors* Isa::lanes, 256, 1, sizeof(float), Isa::lanes, false, pack_block<kBlockRows>,
-                                     pack_panel<kBlockVectors * Isa::lanes>, multiply_block, store_block};
+                           pack_panel<kBlockVectors * Isa::lanes>, multiply_block, store_block};
 
 }  // namespace
 }  // namespace ordito

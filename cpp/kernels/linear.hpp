@@ -406,7 +406,7 @@ inline typename Isa::F load_plain(const std::uint8_t* panel, std::int64_t number
 
 template <Format f, int panels, int tokens>
 inline void plain_block(const std::uint8_t* const* panel, std::int64_t columns, const float* x, std::int64_t stride, int first,
-                       const Output* const* out) {
+                        const Output* const* out) {
     using F = typename Isa::F;
     constexpr int vectors = panels * kSubs;
     F total[tokens][vectors];

@@ -52,7 +52,7 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
 }
 
 // Integer k of a token's 32.
-int whole_number(const std::int8_t* codes, int k, Digits digits) {
+int integer_at(const std::int8_t* codes, int k, Digits digits) {
     if (digits == Digits::one) return codes[k];
     if (digits != Digits::outliers) return kDigitBase * codes[k] + codes[kCols + k];
     Outliers outliers;
@@ -89,7 +89,7 @@ void linear_quantized(const Panel& panel, const Quantized& x, int tokens, const 
                 for (int half = 0; half < 2; half++) {
                     float sum = 0;
                     for (int k = 16 * half; k < 16 * half + 16; k++)
-                        sum += static_cast<float>(tile.codes[k] * whole_number(codes, k, x.digits));
+                        sum += static_cast<float>(tile.codes[k] * integer_at(codes, k, x.digits));
                     total += tile.scale[half] * at.scale * sum + tile.offset[half] * at.sums[half];
                 }
             });
@@ -201,7 +201,7 @@ void scores(const float* q, std::int64_t stride, int rows, const void* keys, con
 
 template <CacheType type>
 void weighted_sum(const float* p, int rows, int count, const void* values, const float* scales, int width, const void*, float* y,
-           std::int64_t stride) {
+                  std::int64_t stride) {
     for (int r = 0; r < rows; r++)
         for (int key = 0; key < count; key++)
             for (int h = 0; h < width; h++) {
@@ -354,7 +354,7 @@ bool visible(const Mask& mask, int row, int column) {
 }
 
 void softmax_rows(float* scores, std::int64_t stride, int rows, int columns, const Mask& mask, float scale, float cap, float sink, float* logs,
-            float* inverses) {
+                  float* inverses) {
     for (int r = 0; r < rows; r++) {
         float *row = scores + r * stride, most = sink, total = 0;
         for (int c = 0; c < columns; c++) {
@@ -369,7 +369,7 @@ void softmax_rows(float* scores, std::int64_t stride, int rows, int columns, con
 }
 
 void softmax_rows_gradient(float* scores, float* gradients, std::int64_t stride, int rows, int columns, const Mask& mask, float scale, float cap,
-                     const float* logs, const float* delta) {
+                           const float* logs, const float* delta) {
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++) {
             float &score = scores[r * stride + c], &gradient = gradients[r * stride + c];

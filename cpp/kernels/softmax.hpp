@@ -6,7 +6,7 @@
 namespace ordito {
 namespace {
 
-inline F plain_numbers(const void* x, bool bf16, std::int64_t i) {
+inline F load_either(const void* x, bool bf16, std::int64_t i) {
     return bf16 ? Isa::load_bf16(static_cast<const std::uint16_t*>(x) + i) : Isa::load(static_cast<const float*>(x) + i);
 }
 
@@ -14,7 +14,7 @@ inline F plain_numbers(const void* x, bool bf16, std::int64_t i) {
 template <class With>
 inline void each_plain(const void* x, bool bf16, std::int64_t n, float fill, With with) {
     std::int64_t i = 0;
-    for (; i + Isa::lanes <= n; i += Isa::lanes) with(i, plain_numbers(x, bf16, i));
+    for (; i + Isa::lanes <= n; i += Isa::lanes) with(i, load_either(x, bf16, i));
     if (i == n) return;
     float last[Isa::lanes];
     for (int j = 0; j < Isa::lanes; j++) {
@@ -31,7 +31,7 @@ inline void each_plain(const void* x, bool bf16, std::int64_t n, float fill, Wit
 float dot(const void* a, bool a_bf16, const void* b, bool b_bf16, std::int64_t n) {
     F sums = Isa::zero();
     const std::int64_t whole = n / Isa::lanes * Isa::lanes;
-    for (std::int64_t i = 0; i < whole; i += Isa::lanes) sums = Isa::fma(plain_numbers(a, a_bf16, i), plain_numbers(b, b_bf16, i), sums);
+    for (std::int64_t i = 0; i < whole; i += Isa::lanes) sums = Isa::fma(load_either(a, a_bf16, i), load_either(b, b_bf16, i), sums);
     if (whole < n) {
         const auto last = [&](const void* x, bool bf16) {
             F numbers = Isa::zero();
@@ -92,7 +92,7 @@ inline F scaled(F score, float scale, float cap) {
 }
 
 void softmax_rows(float* scores, std::int64_t stride, int rows, int columns, const Mask& mask, float scale, float cap, float sink, float* logs,
-            float* inverses) {
+                  float* inverses) {
     for (int r = 0; r < rows; r++) {
         float* row = scores + r * stride;
         F most = Isa::set1(sink);
@@ -117,7 +117,7 @@ void softmax_rows(float* scores, std::int64_t stride, int rows, int columns, con
 }
 
 void softmax_rows_gradient(float* scores, float* gradients, std::int64_t stride, int rows, int columns, const Mask& mask, float scale, float cap,
-                     const float* logs, const float* delta) {
+                           const float* logs, const float* delta) {
     for (int r = 0; r < rows; r++) {
         float *row = scores + r * stride, *gradient = gradients + r * stride;
         const F log = Isa::set1(logs[r]), mean = Isa::set1(delta[r]), one = Isa::set1(1), by = Isa::set1(scale);

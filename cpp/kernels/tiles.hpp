@@ -15,7 +15,7 @@ namespace {
 // the tokens, so that one product sums both; for other codes each half of a tile with its own scale is multiplied with each
 // digit. Registers: 0 to 3 sums, 4 and 5 codes of weights, 6 and 7 tokens.
 template <Format f, int all_digits>
-struct InTiles {
+struct TileForm {
     static constexpr bool twice = all_digits == 2 && !is_signed(f) && max_code(layout(f).codes) <= 15 && halves_of(f) == 1;
     static constexpr int halves = halves_of(f), digits = twice ? 1 : all_digits, products = halves * digits;
     static constexpr int vectors = twice ? 16 : 8;           // of a tile's unpacked codes
@@ -31,9 +31,9 @@ struct InTiles {
 // Up to 8 tiles of a panel, unpacked to one code a byte once for all tokens.
 template <Format f, int digits>
 struct Unpacked {
-    static constexpr int most = kSuper / kCols;
-    alignas(64) std::uint8_t codes[most][InTiles<f, digits>::vectors][4 * kRows];
-    typename Isa::F scale[most][halves_of(f)], offset[most][halves_of(f)];
+    static constexpr int kTiles = kSuper / kCols;
+    alignas(64) std::uint8_t codes[kTiles][TileForm<f, digits>::vectors][4 * kRows];
+    typename Isa::F scale[kTiles][halves_of(f)], offset[kTiles][halves_of(f)];
 
     // Unpacks `count` tiles; returns where the next one begins.
     const std::uint8_t* read(const std::uint8_t* tile, const std::uint8_t* lower, int count) {
@@ -41,7 +41,7 @@ struct Unpacked {
         tile += super_bytes(layout(f).scales);
         for (int b = 0; b < count; b++, tile += tile_bytes(f)) {
             for (int line = 0; line < tile_bytes(f); line += 64) __builtin_prefetch(tile + kPrefetchAhead + line);
-            constexpr int vectors = InTiles<f, digits>::vectors;
+            constexpr int vectors = TileForm<f, digits>::vectors;
             typename Isa::C w[vectors];
             for (int line = 0; line < lower_tile_bytes(f); line += 64) __builtin_prefetch(lower + kPrefetchAhead + line);
             unpack_codes<f>(tile + scale_bytes(layout(f).scales), lower, w + vectors - 8);
@@ -80,7 +80,7 @@ template <int tile>
 }
 
 template <int sums, int tokens, int weights>
-[[gnu::always_inline]] inline void multiply_tiles_of_codes() {
+[[gnu::always_inline]] inline void dot_tiles() {
     asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(tokens), "i"(weights));
 }
 
@@ -92,7 +92,7 @@ template <class Form, int set>
         constexpr int weights = Form::weights(set, half()), tokens = Form::tokens(set, digit());
         if constexpr (digit() == 0) load_tile<weights>(w[8 * half() / Form::halves], 4 * kRows);
         load_tile<tokens>(codes + digit() * kCols + half() * 16, Form::token);
-        multiply_tiles_of_codes<Form::sums(set, half(), digit()), tokens, weights>();
+        dot_tiles<Form::sums(set, half(), digit()), tokens, weights>();
     });
 }
 
@@ -113,7 +113,7 @@ struct alignas(64) TileSums {
 template <Format f, int digits, int lines, bool full>
 inline void add_products(const Unpacked<f, digits>& w, int count, const Group& x, typename Isa::F* totals) {
     using F = typename Isa::F;
-    using Form = InTiles<f, digits>;
+    using Form = TileForm<f, digits>;
     const int present = full ? lines : x.present;
     F total[lines];  // in registers: every loop over it is unrolled
 #pragma GCC unroll 16
@@ -124,7 +124,7 @@ inline void add_products(const Unpacked<f, digits>& w, int count, const Group& x
     const std::int8_t* codes = x.codes;
     const BlockStats* stats = x.stats;
     // Stores the sums of a tile and begins the products of a later one, while the stored sums are scaled and added.
-    const auto one = [&](auto set, int b) __attribute__((always_inline)) {
+    const auto finish_tile = [&](auto set, int b) __attribute__((always_inline)) {
         sums[set()].template store<set()>();
         if (b + Form::sets < count) multiply<Form, set()>(w.codes[b + Form::sets], codes + Form::sets * step);
 #pragma GCC unroll 16
@@ -147,8 +147,8 @@ inline void add_products(const Unpacked<f, digits>& w, int count, const Group& x
     multiply<Form, 0>(w.codes[0], codes);
     if (Form::sets == 2 && count > 1) multiply<Form, Form::sets - 1>(w.codes[1], codes + step);
     for (int b = 0; b < count; b += Form::sets) {
-        one(first, b);
-        if (Form::sets == 2 && b + 1 < count) one(second, b + 1);
+        finish_tile(first, b);
+        if (Form::sets == 2 && b + 1 < count) finish_tile(second, b + 1);
     }
 #pragma GCC unroll 16
     for (int t = 0; t < present; t++) totals[t] = total[t];
@@ -158,16 +158,16 @@ constexpr int kFewLines = 8;  // lines of a tile register if there are no more t
 
 template <Format f, int digits, int lines>
 void tokens_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
-    using Form = InTiles<f, digits>;
-    constexpr int most = 4;  // groups at once: their totals and codes stay in the L1 cache
+    using Form = TileForm<f, digits>;
+    constexpr int kGroups = 4;  // groups at once: their totals and codes stay in the L1 cache
     const Shaped shaped(shapes_of(Form::columns, lines));
-    for (int first = 0; first < tokens; first += most * kGroupTokens) {
-        const int some = std::min(tokens - first, most * kGroupTokens);
-        typename Isa::F totals[most * kGroupTokens];
+    for (int first = 0; first < tokens; first += kGroups * kGroupTokens) {
+        const int some = std::min(tokens - first, kGroups * kGroupTokens);
+        typename Isa::F totals[kGroups * kGroupTokens];
         for (int t = 0; t < some; t++) totals[t] = Isa::zero();
         const std::uint8_t* tile = panel.tiles;
-        for (std::int64_t b = 0; b < x.tiles(); b += Unpacked<f, digits>::most) {
-            const int count = static_cast<int>(std::min<std::int64_t>(x.tiles() - b, Unpacked<f, digits>::most));
+        for (std::int64_t b = 0; b < x.tiles(); b += Unpacked<f, digits>::kTiles) {
+            const int count = static_cast<int>(std::min<std::int64_t>(x.tiles() - b, Unpacked<f, digits>::kTiles));
             Unpacked<f, digits> w;
             tile = w.read(tile, is_split(f) ? panel.lower + b * lower_tile_bytes(f) : nullptr, count);
             for (int t = 0; t < some; t += kGroupTokens) {
@@ -183,9 +183,9 @@ void tokens_in_tiles(const Panel& panel, const Quantized& x, int tokens, const O
 }
 
 template <Format f, int digits>
-void all_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
+void linear_digits_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
     static_assert(Isa::lanes == kRows);
-    constexpr int least = InTiles<f, digits>::twice ? 6 : 9;  // tokens from which on tiles are faster than `linear_tokens`
+    constexpr int least = TileForm<f, digits>::twice ? 6 : 9;  // tokens from which on tiles are faster than `linear_tokens`
     const int in_tiles = tokens % kGroupTokens < least ? tokens / kGroupTokens * kGroupTokens : tokens;
     if (in_tiles > kFewLines) tokens_in_tiles<f, digits, kGroupTokens>(panel, x, in_tiles, out);
     else if (in_tiles) tokens_in_tiles<f, digits, kFewLines>(panel, x, in_tiles, out);
@@ -194,21 +194,21 @@ void all_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Outp
 
 template <Format f>
 void linear_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.digits == Digits::one) all_in_tiles<f, 1>(panel, x, tokens, out);
-    else all_in_tiles<f, 2>(panel, x, tokens, out);
+    if (x.digits == Digits::one) linear_digits_in_tiles<f, 1>(panel, x, tokens, out);
+    else linear_digits_in_tiles<f, 2>(panel, x, tokens, out);
 }
 
 // Multiply-adds of a 4-bit superblock with a group of tokens, all in the L1 cache (Kernels::peak_loop).
 std::int64_t peak_in_tiles(std::int64_t rounds) {
     constexpr Format f = Format::q4_0;
     constexpr int digits = 2;  // int8 activations too have two digits here (`outliers_in_two`)
-    constexpr int tiles = Unpacked<f, digits>::most;
+    constexpr int tiles = Unpacked<f, digits>::kTiles;
     Unpacked<f, digits> w = {};
     constexpr int line = digits * kCols, step = kGroupTokens * (line + static_cast<int>(sizeof(BlockStats)));
     alignas(64) std::int8_t tokens[tiles * step] = {};
     typename Isa::F totals[kGroupTokens] = {};
     const Group group{tokens, reinterpret_cast<const BlockStats*>(tokens + kGroupTokens * line), step, step / static_cast<int>(sizeof(BlockStats)), kGroupTokens};
-    const Shaped shaped(shapes_of(InTiles<f, digits>::columns, kGroupTokens));
+    const Shaped shaped(shapes_of(TileForm<f, digits>::columns, kGroupTokens));
     for (std::int64_t round = 0; round < rounds; round++) add_products<f, digits, kGroupTokens, true>(w, tiles, group, totals);
     asm volatile("" : : "r"(totals) : "memory");
     return std::int64_t{kGroupTokens} * kSuper * kRows;

@@ -47,7 +47,7 @@ class NotLoweredError(OrditoError):
 
 @dataclass(frozen=True)
 class Plan:
-    """A program, the buffer of its `result`, and the ropes and temperatures that a batch gives it factors for."""
+    """A program, the buffer of its `result`, and what every batch provides: angles of `ropes`, factors of `temperatures`."""
 
     program: _core.Program
     result: int
@@ -180,7 +180,7 @@ class _Lowering:
     def plan(self, result: Place) -> Plan:
         return Plan(self.builder.build(), result[0], tuple(self.ropes), tuple(self.temperatures))
 
-    def take(self, width: int) -> Place:
+    def allocate(self, width: int) -> Place:
         free = self.free.get(width)
         if free:
             return free.pop(), 0
@@ -197,7 +197,7 @@ class _Lowering:
         end = max((number for number, part in enumerate(parts) if any(stacks_of(part))), default=len(parts) - 1) + 1
         x = self.chain(parts[:end], "", None)
         width = self.model.spec.d_model
-        kept = self.take(width)
+        kept = self.allocate(width)
         self.builder.select(x, kept, width)
         self.release(x)
         return self.chain(parts[end:], "", kept)
@@ -242,7 +242,7 @@ class _Lowering:
         assert x is not None, "only an embedding reads token ids"
         match block:
             case Norm():
-                y = self.take(block.d_model)
+                y = self.allocate(block.d_model)
                 self.norm(block, prefix + block.name, x, y, 1)
                 return y if add is None else self.add_to(y, add)
             case Attention():
@@ -268,7 +268,7 @@ class _Lowering:
 
     def linear(self, x: Place, maps: Sequence[tuple[str, int]], add: Place | None = None) -> Place:
         """Several maps of x, concatenated."""
-        y = self.take(sum(width for _, width in maps))
+        y = self.allocate(sum(width for _, width in maps))
         starts = [0, *np.cumsum([width for _, width in maps]).tolist()]
         self.builder.linear(
             x,
@@ -282,7 +282,7 @@ class _Lowering:
         return y
 
     def embedding(self, block: Embedding, path: str) -> Place:
-        y = self.take(block.d_model)
+        y = self.allocate(block.d_model)
         positions = self.model.exact_matrix(f"{path}.positions.weight") if block.n_positions else None
         types = self.weights.array(f"{path}.types.weight")[0] if block.n_types else None
         table = self.model.matrix(f"{path}.tokens.weight")
@@ -322,7 +322,7 @@ class _Lowering:
         bias, sparse = b.relative_bias, b.block_sparse
         if bias is not None and not bias.shared:
             self.relative = self.weights.array(f"{path}.relative_bias.weight")
-        y = self.take(heads)
+        y = self.allocate(heads)
         self.builder.attend(
             slot=slot,
             q=q,
@@ -379,16 +379,16 @@ class _Lowering:
         self.rotate((key[0], b.kv_rank), b.rope, 1, b.rope.dim)
         self.rotate((q[0], b.nope_dim), b.rope, b.n_heads, b.q_dim)
         queries, values = self.model.absorbed(path, b)
-        absorbed = self.take(b.n_heads * width)
+        absorbed = self.allocate(b.n_heads * width)
         self.builder.linear(q, absorbed, None, [(w, None, n * b.q_dim, n * width) for n, w in enumerate(queries)])
         self.release(q)
         slot = self.model.slot(path, Slot(1, width, b.kv_rank, value_in_key=True))
         self.builder.store(slot, key, None)
         self.release(key)
-        latents = self.take(b.n_heads * b.kv_rank)
+        latents = self.allocate(b.n_heads * b.kv_rank)
         self.builder.attend(slot=slot, q=absorbed, dst=latents, n_heads=b.n_heads, scale=b.scale)
         self.release(absorbed)
-        y = self.take(b.n_heads * b.v_dim)
+        y = self.allocate(b.n_heads * b.v_dim)
         self.builder.linear(latents, y, None, [(w, None, n * b.kv_rank, n * b.v_dim) for n, w in enumerate(values)])
         self.release(latents)
         out = self.linear(y, [(f"{path}.o", b.d_model)], add)
@@ -398,7 +398,7 @@ class _Lowering:
     def feed_forward(self, b: FeedForward, path: str, x: Place, add: Place | None) -> Place:
         names = [(f"{path}.{name}", b.d_ff) for name in (("gate", "up") if b.gated else ("up",))]
         both = self.linear(x, names)
-        hidden = self.take(b.d_ff)
+        hidden = self.allocate(b.d_ff)
         gate, up = (both, (both[0], b.d_ff)) if b.gated else (None, both)
         self.builder.activate(gate, up, hidden, b.d_ff, b.activation, b.limit or 0, b.up_offset, b.slope)
         self.release(both)
@@ -410,10 +410,10 @@ class _Lowering:
         expert, router = b.expert, b.router
         if not isinstance(expert, FeedForward):
             raise NotLoweredError("the native runtime has no reading of mixtures within mixtures; load it with backend='torch'")
-        logits = self.take(router.n_experts)
+        logits = self.allocate(router.n_experts)
         maps = [(self.model.exact_matrix(f"{path}.router.weight"), self.weights.vector(f"{path}.router.bias"), 0, 0)]
         self.builder.linear(x, logits, None, maps)
-        y = self.take(b.d_model)
+        y = self.allocate(b.d_model)
         names = {name: f"{path}.experts.{name}" for name in ("gate", "up", "down") if expert.gated or name != "gate"}
         weights = {name: self.model.expert_matrices(f"{module}.weight") for name, module in names.items()}
         biases = {name: list(self.weights.array(f"{module}.bias")) if expert.bias else [] for name, module in names.items()}
@@ -463,10 +463,10 @@ class _Lowering:
     def head(self, b: Head, path: str, x: Place) -> Place:
         scaled = x
         if b.scale != 1.0:
-            scaled = self.take(b.d_model)
+            scaled = self.allocate(b.d_model)
             self.builder.scale(x, scaled, b.d_model, b.scale, 0)
         table = matrix_of(self.model.spec, b)
-        y = self.take(b.vocab_size)
+        y = self.allocate(b.vocab_size)
         maps = [(self.model.matrix(table), self.weights.vector(f"{path}.bias"), 0, 0)]
         self.builder.linear(scaled, y, None, maps, screened=table == screened(self.model.spec))
         if b.softcap is not None:
