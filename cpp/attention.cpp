@@ -9,19 +9,19 @@ namespace ordito {
 
 namespace {
 
-constexpr int kMostRows = 32;           // queries of a tile
-constexpr std::int64_t kSplit = 128;    // keys whose softmax is taken together; splits are joined in order
-constexpr std::int64_t kFewItems = 8;   // with fewer tiles than that, splits are computed apart
-constexpr std::size_t kJoinedAlone = 32;  // with fewer splits than that, it does not pay to share out their joining
+constexpr int kTileRows = 32;               // queries of a tile
+constexpr std::int64_t kSplit = 128;        // keys of a split, which has a softmax of its own; splits are joined in order
+constexpr std::int64_t kManyTiles = 8;      // tiles per thread from which on a tile's splits are computed one after the other
+constexpr std::size_t kParallelJoin = 32;   // splits from which on they are joined in parallel
 
-// A softmax on its way: the weighted sum of values, its greatest score, the sum of weights.
+// The state of an online softmax, for each row: the weighted sum of values, the largest score, the sum of weights.
 struct Partial {
-    float* sums;  // (rows, value width filled up)
-    float* greatest;
+    float* sums;  // (rows, padded value width)
+    float* row_max;
     float* total;
 };
 
-// Queries of one tile: `tokens` from `token` on, heads `head` to `head + heads` of one key-value head.
+// The queries of one tile: `tokens` from `token` on, heads `head` to `head + heads` of one key-value head.
 struct Tile {
     const Part* part;
     int group, head, heads;
@@ -37,7 +37,7 @@ struct Job {
     const PageLayout& layout(const Tile& tile) const { return tile.part->sequence->layout(shape.slot); }
 };
 
-// Bucket of a distance (positive: the key comes before), spec.RelativeBias; the logarithm in fp32, as models are trained.
+// The bucket of a distance (positive: the key comes before), spec.RelativeBias; the logarithm in fp32, as in training.
 int bucket(const AttentionShape& shape, std::int64_t behind) {
     int n = shape.causal ? shape.n_buckets : shape.n_buckets / 2;
     const int after = !shape.causal && behind < 0 ? n : 0;
@@ -53,7 +53,7 @@ struct Range {
     std::int64_t from, to;
 };
 
-// The keys that a query at `position` may see, but for block sparsity.
+// The keys that a query at `position` may see, apart from block sparsity.
 Range visible(const AttentionShape& shape, std::int64_t position, std::int64_t held) {
     Range range{0, held};
     if (shape.cross) return range;
@@ -80,7 +80,7 @@ Range visible(const Job& job, const Tile& tile) {
     return {visible(job.shape, first, held).from, visible(job.shape, first + tile.tokens - 1, held).to};
 }
 
-// Queries of the tile, one a row, times scale.
+// Copies the queries of a tile, one a row, times scale.
 void gather(const Job& job, const Tile& tile, float* q) {
     const int width = job.layout(tile).shape().key_width;
     for (int r = 0; r < tile.rows(); r++) {
@@ -90,9 +90,9 @@ void gather(const Job& job, const Tile& tile, float* q) {
     }
 }
 
-// Keys [channel][key] of a page that keeps latents [key][channel].
+// Transposes a page of latents [key][channel] to keys [channel][key].
 template <class T>
-void turn(const T* rows, int width, int row, T* keys) {
+void transpose_page(const T* rows, int width, int row, T* keys) {
     for (int h = 0; h < width; h++)
         for (int key = 0; key < kPage; key++) keys[h * kPage + key] = rows[key * row + h];
 }
@@ -114,94 +114,94 @@ void mask(const Job& job, const Tile& tile, std::int64_t start, float* scores) {
     }
 }
 
-// What one page adds to the softmax of a tile; keys from `to` on are not there.
-void one_page(const Job& job, const Tile& tile, const float* q, std::int64_t start, std::int64_t to, Partial out) {
+// Adds one page to the softmax of a tile; keys from `to` on are absent.
+void attend_page(const Job& job, const Tile& tile, const float* q, std::int64_t start, std::int64_t to, Partial out) {
     const Sequence& sequence = *tile.part->sequence;
     const PageLayout& form = job.layout(tile);
     std::uint8_t* page = sequence.page(job.shape.slot, start);
     if (!page) return;
     const int type = static_cast<int>(sequence.type()), rows = tile.rows(), width = form.shape().key_width, row = form.value_row();
-    const int sums_width = filled_up(form.shape().value_width);
+    const int sums_width = padded(form.shape().value_width);
     const void *keys = form.keys(page, tile.group), *values = form.values(page, tile.group);
     const float *key_scales = form.key_scales(page, tile.group), *value_scales = form.value_scales(page, tile.group);
-    // What comes next is asked for beyond this split too: whoever reads it has the same cache, or will have it soon.
+    // The next page is prefetched beyond this split too: another thread that reads it shares the cache, or will read it soon.
     std::uint8_t* following = start + kPage < sequence.held(job.shape.slot) ? sequence.page(job.shape.slot, start + kPage) : nullptr;
     const void* next_keys = following && !form.shape().value_in_key ? form.keys(following, tile.group) : nullptr;
     const void* next_values = following ? form.values(following, tile.group) : nullptr;
-    thread_local std::vector<std::uint8_t> turned;
+    thread_local std::vector<std::uint8_t> transposed;
     if (form.shape().value_in_key) {
-        turned.resize(static_cast<std::size_t>(width) * kPage * sizeof(float));
-        if (type == 0) turn(static_cast<const float*>(values), width, row, reinterpret_cast<float*>(turned.data()));
-        if (type == 1) turn(static_cast<const std::uint16_t*>(values), width, row, reinterpret_cast<std::uint16_t*>(turned.data()));
-        if (type == 2) turn(static_cast<const std::uint8_t*>(values), width, row, turned.data());
-        keys = turned.data();
+        transposed.resize(static_cast<std::size_t>(width) * kPage * sizeof(float));
+        if (type == 0) transpose_page(static_cast<const float*>(values), width, row, reinterpret_cast<float*>(transposed.data()));
+        if (type == 1) transpose_page(static_cast<const std::uint16_t*>(values), width, row, reinterpret_cast<std::uint16_t*>(transposed.data()));
+        if (type == 2) transpose_page(static_cast<const std::uint8_t*>(values), width, row, transposed.data());
+        keys = transposed.data();
         key_scales = value_scales;
     }
-    alignas(64) float scores[kMostRows * kPage];
+    alignas(64) float scores[kTileRows * kPage];
     job.kernels.scores[type](q, width, rows, keys, key_scales, width, next_keys, scores);
     if (job.shape.softcap != 0) job.kernels.scale_and_cap(scores, rows * kPage, 1, job.shape.softcap, scores);
-    const bool whole = start >= visible(job.shape, tile.part->position + tile.token + tile.tokens - 1, to).from &&
+    const bool fully_visible = start >= visible(job.shape, tile.part->position + tile.token + tile.tokens - 1, to).from &&
                        start + kPage <= visible(job.shape, tile.part->position + tile.token, to).to;
-    if (!whole || !job.shape.relative.empty() || job.shape.sparse_block) mask(job, tile, start, scores);
-    float shrink[kMostRows];
-    job.kernels.softmax_step(scores, rows, out.greatest, out.total, shrink);
+    if (!fully_visible || !job.shape.relative.empty() || job.shape.sparse_block) mask(job, tile, start, scores);
+    float rescale[kTileRows];
+    job.kernels.online_softmax(scores, rows, out.row_max, out.total, rescale);
     for (int r = 0; r < rows; r++)
-        if (shrink[r] != 1) job.kernels.scale_and_cap(out.sums + r * sums_width, sums_width, shrink[r], 0, out.sums + r * sums_width);
+        if (rescale[r] != 1) job.kernels.scale_and_cap(out.sums + r * sums_width, sums_width, rescale[r], 0, out.sums + r * sums_width);
     const int count = static_cast<int>(std::min<std::int64_t>(kPage, to - start));
     if (row == sums_width) {
-        job.kernels.weigh[type](scores, rows, count, values, value_scales, row, next_values, out.sums, sums_width);
+        job.kernels.weighted_sum[type](scores, rows, count, values, value_scales, row, next_values, out.sums, sums_width);
         return;
     }
-    thread_local std::vector<float> wide;  // values are the beginnings of longer rows
+    thread_local std::vector<float> wide;  // values are the first channels of longer rows
     wide.assign(static_cast<std::size_t>(rows) * row, 0.f);
-    job.kernels.weigh[type](scores, rows, count, values, value_scales, row, next_values, wide.data(), row);
+    job.kernels.weighted_sum[type](scores, rows, count, values, value_scales, row, next_values, wide.data(), row);
     for (int r = 0; r < rows; r++) job.kernels.add(out.sums + r * sums_width, wide.data() + r * row, sums_width, out.sums + r * sums_width);
 }
 
-// A tile, its queries and what becomes of them.
+// A tile, its queries and the state of its softmax.
 struct Work {
     const Tile* tile;
     const float* q;
     Partial out;
 };
 
-void nothing_seen(const Tile& tile, int width, Partial out) {
+void reset(const Tile& tile, int width, Partial out) {
     std::fill(out.sums, out.sums + static_cast<std::size_t>(tile.rows()) * width, 0.f);
-    std::fill(out.greatest, out.greatest + tile.rows(), -INFINITY);
+    std::fill(out.row_max, out.row_max + tile.rows(), -INFINITY);
     std::fill(out.total, out.total + tile.rows(), 0.f);
 }
 
-// The softmax of tiles of the same tokens over keys `from` to `to`, which lie in one split: page by page, as they lie in memory.
-void one_split(const Job& job, const Work* works, int count, std::int64_t from, std::int64_t to) {
+// The softmax over keys `from` to `to` of one split, for tiles of the same tokens: page by page, in the order of memory.
+void attend_split(const Job& job, const Work* works, int count, std::int64_t from, std::int64_t to) {
     for (const Work* work = works; work < works + count; work++)
-        nothing_seen(*work->tile, filled_up(job.layout(*work->tile).shape().value_width), work->out);
+        reset(*work->tile, padded(job.layout(*work->tile).shape().value_width), work->out);
     for (std::int64_t start = from / kPage * kPage; start < to; start += kPage)
-        for (const Work* work = works; work < works + count; work++) one_page(job, *work->tile, work->q, start, to, work->out);
+        for (const Work* work = works; work < works + count; work++) attend_page(job, *work->tile, work->q, start, to, work->out);
 }
 
-// Adds what another split gave.
+// Joins the softmax of another split into one.
 void join(const Kernels& kernels, int rows, int width, Partial into, Partial other) {
     for (int r = 0; r < rows; r++) {
         if (other.total[r] == 0) continue;
-        const float greatest = std::max(into.greatest[r], other.greatest[r]);
-        const float a = into.total[r] == 0 ? 0 : std::exp(into.greatest[r] - greatest), b = std::exp(other.greatest[r] - greatest);
+        const float row_max = std::max(into.row_max[r], other.row_max[r]);
+        const float a = into.total[r] == 0 ? 0 : std::exp(into.row_max[r] - row_max), b = std::exp(other.row_max[r] - row_max);
         float* sums = into.sums + static_cast<std::size_t>(r) * width;
         if (a != 1) kernels.scale_and_cap(sums, width, a, 0, sums);
         kernels.add_scaled(b, other.sums + static_cast<std::size_t>(r) * width, width, sums);
         into.total[r] = into.total[r] * a + other.total[r] * b;
-        into.greatest[r] = greatest;
+        into.row_max[r] = row_max;
     }
 }
 
-void finish(const Job& job, const Tile& tile, Partial from) {
-    const int width = job.layout(tile).shape().value_width, sums_width = filled_up(width);
+void normalise(const Job& job, const Tile& tile, Partial from) {
+    const int width = job.layout(tile).shape().value_width, sums_width = padded(width);
     for (int r = 0; r < tile.rows(); r++) {
         const int head = tile.head + r % tile.heads;
         float total = from.total[r], factor = 1;
         if (!job.shape.sinks.empty()) {
-            const float greatest = std::max(from.greatest[r], job.shape.sinks[head]);
-            factor = std::exp(from.greatest[r] - greatest);
-            total = total * factor + std::exp(job.shape.sinks[head] - greatest);
+            const float row_max = std::max(from.row_max[r], job.shape.sinks[head]);
+            factor = std::exp(from.row_max[r] - row_max);
+            total = total * factor + std::exp(job.shape.sinks[head] - row_max);
         }
         const float by = total > 0 ? factor / total : 0;
         const std::int64_t token = tile.part->first + tile.token + r / tile.heads;
@@ -215,7 +215,7 @@ std::vector<Tile> tiles_of(const AttentionShape& shape, const std::vector<Part>&
     std::vector<Tile> tiles;
     for (const Part& part : parts) {
         const int groups = part.sequence->layout(shape.slot).shape().heads, shared = shape.n_heads / groups;
-        const int heads = std::min(shared, kMostRows), tokens = kMostRows / heads;
+        const int heads = std::min(shared, kTileRows), tokens = kTileRows / heads;
         for (std::int64_t token = 0; token < part.count; token += tokens)
             for (int group = 0; group < groups; group++)
                 for (int head = 0; head < shared; head += heads)
@@ -231,6 +231,84 @@ constexpr std::size_t partial_floats(int rows, int width) { return static_cast<s
 
 Partial partial_at(float* memory, int rows, int width) {
     return {memory, memory + static_cast<std::size_t>(rows) * width, memory + static_cast<std::size_t>(rows) * (width + 1)};
+}
+
+// One tile is a piece of work, its splits one after the other.
+void attend_by_tiles(const Job& job, const std::vector<Tile>& tiles, const SlotShape& kept, Pool& pool) {
+    const int width = padded(kept.value_width);
+    pool.run(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t number, int) {
+        const Tile& tile = tiles[number];
+        const std::size_t of_queries = static_cast<std::size_t>(kTileRows) * kept.key_width, of_partial = partial_floats(kTileRows, width);
+        thread_local Vector memory;  // the queries, the joined state, the state of one split
+        memory.resize(std::max(memory.size(), of_queries + 2 * of_partial));
+        float* queries = memory.data();
+        gather(job, tile, queries);
+        const Partial all = partial_at(queries + of_queries, kTileRows, width);
+        const Partial one = partial_at(queries + of_queries + of_partial, kTileRows, width);
+        const Range seen = visible(job, tile);
+        bool first = true;
+        for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit) {
+            const Work work{&tile, queries, first ? all : one};
+            attend_split(job, &work, 1, std::max(seen.from, start), std::min(seen.to, start + kSplit));
+            if (!first) join(job.kernels, tile.rows(), width, all, one);
+            first = false;
+        }
+        if (first) reset(tile, width, all);
+        normalise(job, tile, all);
+    });
+}
+
+// One split is a piece of work, for all tiles of the same tokens; then the splits of each tile are joined.
+void attend_by_splits(const Job& job, const std::vector<Tile>& tiles, const SlotShape& kept, Pool& pool, Buffer& scratch) {
+    const int width = padded(kept.value_width);
+    struct Item {
+        std::size_t first_work, tiles;
+        Range keys;
+    };
+    struct TileWork {  // of a tile: offset of its queries, first Work, step from split to split, number of splits
+        std::size_t queries, first_work, step, splits;
+    };
+    std::vector<Item> items;
+    std::vector<TileWork> tile_works;
+    std::vector<Work> works;
+    std::size_t floats = 0;
+    const auto take = [&](std::size_t count) { return std::exchange(floats, floats + (count + 15) / 16 * 16); };
+    for (std::size_t t = 0, next; t < tiles.size(); t = next) {
+        for (next = t; next < tiles.size() && tiles[next].part == tiles[t].part && tiles[next].token == tiles[t].token; next++) {}
+        const Range seen = visible(job, tiles[t]);
+        const std::int64_t from = seen.from / kSplit * kSplit, to = std::max(seen.to, from + 1);  // at least one split
+        const std::int64_t splits = (to - from + kSplit - 1) / kSplit;
+        for (std::size_t tile = t; tile < next; tile++)
+            tile_works.push_back({take(static_cast<std::size_t>(tiles[tile].rows()) * kept.key_width), works.size() + tile - t, next - t,
+                                  static_cast<std::size_t>(splits)});
+        for (std::int64_t start = from; start < to; start += kSplit) {
+            items.push_back({works.size(), next - t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}});
+            for (std::size_t tile = t; tile < next; tile++) works.push_back({&tiles[tile], nullptr, {}});
+        }
+    }
+    int rows = 0;
+    for (const Tile& tile : tiles) rows = std::max(rows, tile.rows());
+    const std::size_t of_partial = floats, each = (partial_floats(rows, width) + 15) / 16 * 16;
+    float* memory = scratch.need(of_partial + works.size() * each);
+    for (std::size_t t = 0; t < tiles.size(); t++) gather(job, tiles[t], memory + tile_works[t].queries);
+    for (std::size_t w = 0; w < works.size(); w++) {
+        works[w].q = memory + tile_works[works[w].tile - tiles.data()].queries;
+        works[w].out = partial_at(memory + of_partial + w * each, works[w].tile->rows(), width);
+    }
+    pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
+        const Item& item = items[number];
+        attend_split(job, &works[item.first_work], static_cast<int>(item.tiles), item.keys.from, item.keys.to);
+    });
+    const auto close = [&](std::int64_t t, int) {
+        const Partial sum = works[tile_works[t].first_work].out;
+        for (std::size_t split = 1; split < tile_works[t].splits; split++)
+            join(job.kernels, tiles[t].rows(), width, sum, works[tile_works[t].first_work + split * tile_works[t].step].out);
+        normalise(job, tiles[t], sum);
+    };
+    if (works.size() < kParallelJoin)
+        for (std::size_t t = 0; t < tiles.size(); t++) close(static_cast<std::int64_t>(t), 0);
+    else
+        pool.run(static_cast<std::int64_t>(tiles.size()), close);
 }
 
 }  // namespace
@@ -257,7 +335,7 @@ void store(const std::vector<Part>& parts, int slot, Rows k, Rows v, const Kerne
                 kernels.store_value[type](value, shape.value_width, number, form.values(page, head), form.value_scales(page, head));
             }
         };
-        // Pages, not tokens, are shared out: neighbours in a page would write the same cache lines.
+        // Pages, not tokens, are shared out: threads that write into one page would share its cache lines.
         const std::int64_t first = start / kPage, pages = (start + part.count + kPage - 1) / kPage - first;
         pool.run(pages, [&](std::int64_t page, int thread) {
             const std::int64_t from = std::max<std::int64_t>(0, (first + page) * kPage - start);
@@ -271,80 +349,8 @@ void attend(const AttentionShape& shape, const std::vector<Part>& parts, Rows q,
     const Job job{shape, kernels, q, y};
     const std::vector<Tile> tiles = tiles_of(shape, parts);
     const SlotShape& kept = parts.front().sequence->layout(shape.slot).shape();
-    const int width = filled_up(kept.value_width);
-
-    if (static_cast<std::int64_t>(tiles.size()) >= kFewItems * pool.threads()) {
-        pool.run(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t number, int) {
-            const Tile& tile = tiles[number];
-            const std::size_t of_queries = static_cast<std::size_t>(kMostRows) * kept.key_width, of_partial = partial_floats(kMostRows, width);
-            thread_local Vector memory;  // queries, what was summed, what is being summed
-            memory.resize(std::max(memory.size(), of_queries + 2 * of_partial));
-            float* queries = memory.data();
-            gather(job, tile, queries);
-            const Partial all = partial_at(queries + of_queries, kMostRows, width);
-            const Partial one = partial_at(queries + of_queries + of_partial, kMostRows, width);
-            const Range seen = visible(job, tile);
-            bool first = true;
-            for (std::int64_t start = seen.from / kSplit * kSplit; start < seen.to; start += kSplit) {
-                const Work work{&tile, queries, first ? all : one};
-                one_split(job, &work, 1, std::max(seen.from, start), std::min(seen.to, start + kSplit));
-                if (!first) join(kernels, tile.rows(), width, all, one);
-                first = false;
-            }
-            if (first) nothing_seen(tile, width, all);
-            finish(job, tile, all);
-        });
-        return;
-    }
-    // Where there are few tiles, each split is a piece of work of its own, for all tiles of the same tokens.
-    struct Item {
-        std::size_t first_work, tiles;
-        Range keys;
-    };
-    struct Begun {  // a tile: where its queries stand, its work on the first split and how far apart those on the others are
-        std::size_t queries, first_work, step, splits;
-    };
-    std::vector<Item> items;
-    std::vector<Begun> begun;
-    std::vector<Work> works;
-    std::size_t floats = 0;
-    const auto take = [&](std::size_t count) { return std::exchange(floats, floats + (count + 15) / 16 * 16); };
-    for (std::size_t t = 0, next; t < tiles.size(); t = next) {
-        for (next = t; next < tiles.size() && tiles[next].part == tiles[t].part && tiles[next].token == tiles[t].token; next++) {}
-        const Range seen = visible(job, tiles[t]);
-        const std::int64_t from = seen.from / kSplit * kSplit, to = std::max(seen.to, from + 1);  // one split, if of nothing
-        const std::int64_t splits = (to - from + kSplit - 1) / kSplit;
-        for (std::size_t tile = t; tile < next; tile++)
-            begun.push_back({take(static_cast<std::size_t>(tiles[tile].rows()) * kept.key_width), works.size() + tile - t, next - t,
-                             static_cast<std::size_t>(splits)});
-        for (std::int64_t start = from; start < to; start += kSplit) {
-            items.push_back({works.size(), next - t, {std::max(seen.from, start), std::min(seen.to, start + kSplit)}});
-            for (std::size_t tile = t; tile < next; tile++) works.push_back({&tiles[tile], nullptr, {}});
-        }
-    }
-    int rows = 0;
-    for (const Tile& tile : tiles) rows = std::max(rows, tile.rows());
-    const std::size_t of_partial = floats, each = (partial_floats(rows, width) + 15) / 16 * 16;
-    float* memory = scratch.need(of_partial + works.size() * each);
-    for (std::size_t t = 0; t < tiles.size(); t++) gather(job, tiles[t], memory + begun[t].queries);
-    for (std::size_t w = 0; w < works.size(); w++) {
-        works[w].q = memory + begun[works[w].tile - tiles.data()].queries;
-        works[w].out = partial_at(memory + of_partial + w * each, works[w].tile->rows(), width);
-    }
-    pool.run(static_cast<std::int64_t>(items.size()), [&](std::int64_t number, int) {
-        const Item& item = items[number];
-        one_split(job, &works[item.first_work], static_cast<int>(item.tiles), item.keys.from, item.keys.to);
-    });
-    const auto close = [&](std::int64_t t, int) {
-        const Partial sum = works[begun[t].first_work].out;
-        for (std::size_t split = 1; split < begun[t].splits; split++)
-            join(kernels, tiles[t].rows(), width, sum, works[begun[t].first_work + split * begun[t].step].out);
-        finish(job, tiles[t], sum);
-    };
-    if (works.size() < kJoinedAlone)
-        for (std::size_t t = 0; t < tiles.size(); t++) close(static_cast<std::int64_t>(t), 0);
-    else
-        pool.run(static_cast<std::int64_t>(tiles.size()), close);
+    if (static_cast<std::int64_t>(tiles.size()) >= kManyTiles * pool.threads()) attend_by_tiles(job, tiles, kept, pool);
+    else attend_by_splits(job, tiles, kept, pool, scratch);
 }
 
 }  // namespace ordito

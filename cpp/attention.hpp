@@ -1,4 +1,4 @@
-// Attention over the pages of a cache: one way for every kind.
+// Attention over pages of the KV cache, for every kind of attention in a spec.
 #pragma once
 
 #include <vector>
@@ -12,7 +12,7 @@ namespace ordito {
 struct AttentionShape {
     int slot, n_heads;
     float scale;
-    bool causal, cross;  // cross: every query sees all that the slot holds
+    bool causal, cross;  // cross: every query sees all keys of the slot
     std::int64_t window, chunk;  // 0: none
     float softcap;       // 0: none
     std::vector<float> sinks;  // (N,) or empty
@@ -22,7 +22,7 @@ struct AttentionShape {
     int sparse_block, sparse_local, sparse_stride;  // spec.BlockSparse; 0: none
 };
 
-// Tokens of one sequence in a batch: rows `first` to `first + count` of its buffers, at `position` and after.
+// The tokens of one sequence in a batch: rows `first` to `first + count` of the buffers, at `position` and after.
 struct Part {
     Sequence* sequence;
     std::int64_t first, count, position;
@@ -34,7 +34,7 @@ struct Rows {
     float* operator[](std::int64_t row) const { return data + row * stride; }
 };
 
-// Writes keys (T, G * key_width) and values into the slot; `v` is not read where values lie in keys.
+// Writes keys (T, G * key_width) and values (T, G * value_width) into the slot; `v` is not read if values are part of the keys.
 void store(const std::vector<Part>& parts, int slot, Rows k, Rows v, const Kernels& kernels, Pool& pool);
 
 // y (T, N * value_width) = softmax(scores) values for queries (T, N * key_width).

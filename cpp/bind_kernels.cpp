@@ -26,16 +26,16 @@ struct Named {
 
 const float* data_of(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
 
-// How activations are rounded: for the arithmetic of that name or, `one`, to 8 bits alone; nothing for float32.
+// How activations are quantized: for an arithmetic by name, to 8 bits without outliers (`one`), or not at all (float32).
 std::optional<Digits> digits_of(const Kernels& kernels, const std::string& rounding) {
-    if (rounding == "int8") return kernels.eight;
+    if (rounding == "int8") return kernels.int8_digits;
     if (rounding == "int12") return Digits::two;
     if (rounding == "one") return Digits::one;
     if (rounding == "float32") return std::nullopt;
     throw std::invalid_argument("got the rounding '" + rounding + "', expected one of int8, int12, one, float32");
 }
 
-// W x with activations that are rounded so.
+// W x with activations quantized by `rounding`.
 nb::object linear(const Named& self, const Packed& w, Table x, const std::string& rounding) {
     const std::int64_t tokens = x.shape(0), columns = x.shape(1);
     if (columns != w.columns) throw std::invalid_argument("x and the weights differ in columns");
@@ -43,7 +43,7 @@ nb::object linear(const Named& self, const Packed& w, Table x, const std::string
     const bool plain = is_plain(w.format);
     std::vector<float> unpacked(plain ? 0 : columns * kRows);
     const auto digits = digits_of(*self.kernels, rounding);
-    Quantized rounded{nullptr, digits.value_or(Digits::one), self.kernels->in_pairs, columns, tokens};
+    Quantized rounded{nullptr, digits.value_or(Digits::one), self.kernels->int16_pairs, columns, tokens};
     const bool whole = digits && !plain;
     const auto memory = aligned<std::uint8_t>(whole ? rounded.bytes() : 0);
     rounded.data = memory.get();
@@ -52,12 +52,12 @@ nb::object linear(const Named& self, const Packed& w, Table x, const std::string
         const Output out{y.data() + p * kRows, w.rows, nullptr, nullptr, 0, static_cast<int>(std::min<std::int64_t>(kRows, w.rows - p * kRows))};
         const int format = static_cast<int>(w.format);
         if (whole) {
-            self.kernels->linear_whole[format](w.panel(p), rounded, static_cast<int>(tokens), out);
+            self.kernels->linear_quantized[format](w.panel(p), rounded, static_cast<int>(tokens), out);
             continue;
         }
         const std::uint8_t* panel = w.panel(p).tiles;
         if (!plain) {
-            self.kernels->unpack[format](w.panel(p), columns, unpacked.data());
+            self.kernels->dequantize[format](w.panel(p), columns, unpacked.data());
             panel = reinterpret_cast<const std::uint8_t*>(unpacked.data());
         }
         self.kernels->linear[plain ? format : 0](panel, nullptr, columns, x.data(), columns, static_cast<int>(tokens), out, out);
@@ -65,7 +65,7 @@ nb::object linear(const Named& self, const Packed& w, Table x, const std::string
     return array_of(y.data(), {static_cast<std::size_t>(tokens), static_cast<std::size_t>(w.rows)});
 }
 
-// softmax(q k) v over one page, by the kernels alone: q (rows, width), k and v (keys, width), no more than 32 of each.
+// softmax(q k) v over one page: q (rows, width), k and v (keys, width), with at most 32 rows and 32 keys.
 nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
     const int rows = static_cast<int>(q.shape(0)), width = static_cast<int>(q.shape(1)), keys = static_cast<int>(k.shape(0));
     const int row = (width + 15) / 16 * 16;
@@ -78,22 +78,22 @@ nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
     }
     self.kernels->scores[type](q.data(), width, rows, page_keys.get(), key_scales.data(), width, nullptr, scores.data());
     for (int r = 0; r < rows; r++) std::fill(&scores[r * kPage + keys], &scores[(r + 1) * kPage], -INFINITY);
-    std::vector<float> greatest(rows, -INFINITY), total(rows), shrink(rows);
-    self.kernels->softmax_step(scores.data(), rows, greatest.data(), total.data(), shrink.data());
-    self.kernels->weigh[type](scores.data(), rows, keys, page_values.get(), value_scales.data(), row, nullptr, sums.data(), row);
+    std::vector<float> greatest(rows, -INFINITY), total(rows), rescale(rows);
+    self.kernels->online_softmax(scores.data(), rows, greatest.data(), total.data(), rescale.data());
+    self.kernels->weighted_sum[type](scores.data(), rows, keys, page_values.get(), value_scales.data(), row, nullptr, sums.data(), row);
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < width; h++) result[r * width + h] = sums[r * row + h] / total[r];
     return array_of(result.data(), {static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
 }
 
-// Rows of numbers as the bytes of a format of blocks; `importance` has a number for each column.
+// Encodes rows of numbers in a block format; `importance` has a weight for each column.
 nb::object encode(const Named& self, const std::string& name, Table x, std::optional<Floats> importance, int threads) {
     const Format format = format_of(name);
     const Layout& form = layout(format);
     const EncodeBlock block = self.kernels->encode[static_cast<int>(format)];
     const std::int64_t rows = x.shape(0), blocks = x.shape(1) / form.block;
     if (!block) throw std::invalid_argument(name + " has no blocks");
-    if (blocks * form.block != static_cast<std::int64_t>(x.shape(1))) throw std::invalid_argument("rows are no whole number of blocks of " + name);
+    if (blocks * form.block != static_cast<std::int64_t>(x.shape(1))) throw std::invalid_argument("rows are not a whole number of blocks of " + name);
     if (importance && importance->size() != x.shape(1)) throw std::invalid_argument("x and the importance differ in columns");
     const std::vector<float> weights = importance ? std::vector<float>(importance->data(), importance->data() + importance->size())
                                                   : std::vector<float>(x.shape(1), 1.f);
@@ -117,10 +117,10 @@ void bind_kernels(nb::module_& module) {
         .def("__init__", [](Named* self, std::optional<std::string> name) { new (self) Named{&kernels_named(name)}; }, "name"_a.none())
         .def_prop_ro("name", [](const Named& self) { return std::string(self.kernels->name); })
         .def("linear", &linear, "weights"_a, "x"_a, "rounding"_a)
-        .def("unpack", [](const Named& self, const Packed& w) {
+        .def("dequantize", [](const Named& self, const Packed& w) {
             std::vector<float> panel(w.columns * kRows), all(w.rows * w.columns);
             for (std::int64_t r = 0; r < w.rows; r++) {
-                if (r % kRows == 0) self.kernels->unpack[static_cast<int>(w.format)](w.panel(r / kRows), w.columns, panel.data());
+                if (r % kRows == 0) self.kernels->dequantize[static_cast<int>(w.format)](w.panel(r / kRows), w.columns, panel.data());
                 for (std::int64_t c = 0; c < w.columns; c++) all[r * w.columns + c] = panel[c * kRows + r % kRows];
             }
             return array_of(all.data(), {static_cast<std::size_t>(w.rows), static_cast<std::size_t>(w.columns)});

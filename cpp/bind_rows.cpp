@@ -20,14 +20,14 @@ void expect(bool fits, const char* what) {
     if (!fits) throw std::invalid_argument(std::string("the shapes of rows do not fit: ") + what);
 }
 
-// Rows of the shape of x, whose numbers stand one after the other.
+// Expects rows of the shape of x, each contiguous.
 template <class Array>
 void expect_like(const Array& rows, const Matrix& x, const char* what) {
     expect(rows.shape(0) == x.shape(0) && rows.shape(1) == x.shape(1) && (rows.shape(1) < 2 || rows.stride(1) == 1), what);
 }
 
-Lines rows_of(const Matrix& x) { return {x.data(), is_half(x), x.stride(0), 1}; }
-Target rows_of(const Result& y) { return {y.data(), is_half(y), y.stride(0)}; }
+Lines rows_of(const Matrix& x) { return {x.data(), is_bf16(x), x.stride(0), 1}; }
+Target rows_of(const Result& y) { return {y.data(), is_bf16(y), y.stride(0)}; }
 std::int64_t size(std::size_t n) { return static_cast<std::int64_t>(n); }
 
 }  // namespace
@@ -75,10 +75,10 @@ void bind_rows(nb::module_& module) {
         for (int axis = 0; axis < 4; axis++) expect(x.shape(axis) == y.shape(axis), "y");
         for (const Table& table : {cos, sin})
             expect(size(table.shape(0)) == batch && size(table.shape(1)) == tokens && size(table.shape(2)) == pairs && table.stride(2) == 1 &&
-                       (tokens < 2 || table.stride(1) == pairs), "angles");
+                   (tokens < 2 || table.stride(1) == pairs), "angles");
         expect(2 * pairs <= width && (width < 2 || (x.stride(3) == 1 && y.stride(3) == 1)), "channels");
-        const Heads<const void> from{x.data(), is_half(x), x.stride(0), x.stride(1), x.stride(2)};
-        const Heads<void> to{y.data(), is_half(y), y.stride(0), y.stride(1), y.stride(2)};
+        const Heads<const void> from{x.data(), is_bf16(x), x.stride(0), x.stride(1), x.stride(2)};
+        const Heads<void> to{y.data(), is_bf16(y), y.stride(0), y.stride(1), y.stride(2)};
         const Angles angles{cos.data(), sin.data(), cos.stride(0), sin.stride(0), pairs, interleaved, back};
         const Kernels& kernels = kernels_named(name);
         nb::gil_scoped_release released;

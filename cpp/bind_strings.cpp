@@ -1,4 +1,4 @@
-// Arrays of strings in a file's metadata: a vocabulary has hundreds of thousands, which Python would take long to read.
+// Arrays of strings in a GGUF file's metadata: a vocabulary has hundreds of thousands, too many to decode in Python.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
@@ -13,7 +13,7 @@ namespace ordito {
 
 namespace {
 
-// Appends `count` strings to `values`. The position after them, or nothing where one would end past the end.
+// Appends `count` strings to `values`. Returns the position after them, or nothing if one would go beyond the end.
 std::optional<std::uint64_t> read_strings(Bytes bytes, std::uint64_t position, std::uint64_t count, const std::string& errors, nb::list values) {
     const std::uint64_t size = bytes.size();
     for (std::uint64_t i = 0; i < count; i++) {

@@ -1,4 +1,4 @@
-// What Python sees of the runtime: weights, programs, sequences, and a machine that runs them.
+// The Python bindings of the runtime: weights, programs, sequences, and a machine that runs programs.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -72,7 +72,7 @@ CacheType cache_type_of(const std::string& name) {
     throw std::invalid_argument("got the cache type '" + name + "', expected one of f32, f16, q8");
 }
 
-// Operations as they are listed, then the program.
+// Collects the buffers and operations of a program.
 struct Builder {
     std::vector<int> widths;
     std::vector<Operation> operations;
@@ -90,8 +90,8 @@ std::vector<Vector> vectors_of(const std::vector<Floats>& arrays) {
     return vectors;
 }
 
-// Memory of a result that Python let go, until the next one needs some.
-class Spare {
+// Keeps the memory of the largest result that Python released, for the next result.
+class ResultPool {
   public:
     Buffer take() {
         const std::lock_guard<std::mutex> turn(mutex_);
@@ -107,15 +107,15 @@ class Spare {
     Buffer memory_;
 };
 
-// A machine, and whose turn it is.
-struct Turns {
-    Turns(const Kernels& kernels, int threads, Arithmetic arithmetic) : machine(kernels, threads, arithmetic), loader(machine.pool(), mutex) {}
+// A machine that Python threads share: one at a time holds `mutex`.
+struct SharedMachine {
+    SharedMachine(const Kernels& kernels, int threads, Arithmetic arithmetic) : machine(kernels, threads, arithmetic), loader(machine.pool(), mutex) {}
     Machine machine;
     std::mutex mutex;
-    Spare spare;
-    Loader<std::pair<nb::object, Bytes>> loader;  // keeps matrices and the bytes that they are packed of
+    ResultPool spare_results;
+    Loader<std::pair<nb::object, Bytes>> loader;  // keeps matrices, and the bytes they are packed from, alive
 
-    // Waits until all weights are there.
+    // Waits until all weights are packed.
     void ready() {
         {
             nb::gil_scoped_release released;
@@ -125,37 +125,37 @@ struct Turns {
     }
 };
 
-// A result in Python's hands.
-struct GivenAway {
+// Owns the memory of a result that Python has; returns it to the machine's pool.
+struct ResultOwner {
     Buffer memory;
-    std::shared_ptr<Turns> from;
-    ~GivenAway() { from->spare.put(std::move(memory)); }
+    std::shared_ptr<SharedMachine> from;
+    ~ResultOwner() { from->spare_results.put(std::move(memory)); }
 };
 
-// A sequence is in the hands of another thread.
+// Another thread is running a program on this sequence.
 struct Busy : std::runtime_error {
     Busy() : std::runtime_error("another thread reads this sequence: expected one at a time, so lock it or fork it first") {}
 };
 
-Sequence& at_rest(Sequence& sequence) {
+Sequence& idle(Sequence& sequence) {
     if (sequence.reading) throw Busy();
     return sequence;
 }
 
 using GivenRotation = std::pair<Floats, float>;
-using GivenPart = std::tuple<std::shared_ptr<Sequence>, std::int64_t, std::int64_t, bool>;  // tokens, position, is its text
+using GivenPart = std::tuple<std::shared_ptr<Sequence>, std::int64_t, std::int64_t, bool>;  // tokens, position, advance
 
-// Sequences that are being read, marked as such. Python's lock is held where that begins and ends.
-class Reading {
+// Marks sequences as being read. Python's global lock is held by the constructor and the destructor.
+class ReadingGuard {
   public:
-    explicit Reading(const std::vector<GivenPart>& given) : given_(given) {
+    explicit ReadingGuard(const std::vector<GivenPart>& given) : given_(given) {
         for (const auto& [sequence, count, position, advance] : given)
-            if (at_rest(*sequence).length != position && advance) throw Busy();  // it was read meanwhile
+            if (idle(*sequence).length != position && advance) throw Busy();  // another thread advanced it meanwhile
         mark(true);
     }
-    ~Reading() { mark(false); }
-    Reading(const Reading&) = delete;
-    Reading& operator=(const Reading&) = delete;
+    ~ReadingGuard() { mark(false); }
+    ReadingGuard(const ReadingGuard&) = delete;
+    ReadingGuard& operator=(const ReadingGuard&) = delete;
 
   private:
     void mark(bool reading) {
@@ -164,7 +164,7 @@ class Reading {
     const std::vector<GivenPart>& given_;
 };
 
-nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, const std::vector<GivenPart>& given, nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig> ids,
+nb::object run(const std::shared_ptr<SharedMachine>& shared, const Program& program, const std::vector<GivenPart>& given, nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig> ids,
                const std::vector<std::int64_t>& wanted, int greatest, const std::vector<std::vector<GivenRotation>>& rotations,
                const std::vector<Floats>& factors, int result) {
     Batch batch;
@@ -181,21 +181,21 @@ nb::object run(const std::shared_ptr<Turns>& turns, const Program& program, cons
             batch.rotations.back().push_back({Vector(frequencies.data(), frequencies.data() + frequencies.size()), magnitude});
     }
     batch.factors = vectors_of(factors);
-    turns->ready();
-    const Reading reading(given);
-    std::unique_ptr<GivenAway> given_away(new GivenAway{{}, turns});
+    shared->ready();
+    const ReadingGuard reading(given);
+    std::unique_ptr<ResultOwner> owner_of_result(new ResultOwner{{}, shared});
     Machine::Result found;
     {
         nb::gil_scoped_release released;
-        const std::lock_guard<std::mutex> turn(turns->mutex);
-        turns->machine.lend(turns->spare.take());
-        found = turns->machine.run(program, batch, result);
+        const std::lock_guard<std::mutex> turn(shared->mutex);
+        shared->machine.recycle(shared->spare_results.take());
+        found = shared->machine.run(program, batch, result);
     }
     for (const auto& [sequence, count, position, advance] : given)
         if (advance) sequence->length += count;
-    given_away->memory = std::move(found.memory);
-    const float* data = given_away->memory.data();
-    nb::capsule owner(given_away.release(), [](void* p) noexcept { delete static_cast<GivenAway*>(p); });
+    owner_of_result->memory = std::move(found.memory);
+    const float* data = owner_of_result->memory.data();
+    nb::capsule owner(owner_of_result.release(), [](void* p) noexcept { delete static_cast<ResultOwner*>(p); });
     const std::size_t shape[] = {static_cast<std::size_t>(found.rows), static_cast<std::size_t>(found.columns)};
     const std::int64_t strides[] = {found.stride, 1};
     return nb::cast(nb::ndarray<nb::numpy, float>(const_cast<float*>(data), 2, shape, owner, strides));
@@ -260,40 +260,21 @@ void bind_builder(nb::module_& module) {
                                            offset, slope});
         }, "src"_a, "logits"_a, "dst"_a, "columns"_a, "hidden"_a, "router"_a, "gate"_a, "up"_a, "down"_a, "gate_bias"_a, "up_bias"_a,
              "down_bias"_a, "weigh_input"_a, "act"_a.none(), "limit"_a, "offset"_a, "slope"_a);
-    nb::class_<Program>(module, "Program").def_prop_ro("operations", [](const Program& p) { return p.operations().size(); });
+    nb::class_<Program>(module, "Program");
 }
 
-}  // namespace
-}  // namespace ordito
-
-NB_MODULE(_core, module) {
-    // What a process still holds when it ends is no leak, and nothing that its user should read about.
-    nb::set_leak_warnings(false);
-    using namespace ordito;
-
-    module.def("available_kernels", [] {
-        std::vector<std::string> names;
-        for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
-        return names;
-    });
-
-    nanobind::exception<Busy>(module, "Busy", PyExc_ValueError);
-    module.def("cache_bytes", &cache_bytes);
-
-    nb::class_<Turns>(module, "Machine")
-        .def("__init__", [](Turns* self, int threads, std::optional<std::string> kernels, const std::string& arithmetic) {
+void bind_machine(nb::module_& module) {
+    nb::class_<SharedMachine>(module, "Machine")
+        .def("__init__", [](SharedMachine* self, int threads, std::optional<std::string> kernels, const std::string& arithmetic) {
             if (threads < 1 || threads > 1024) throw std::invalid_argument("got " + std::to_string(threads) + " threads, expected 1 to 1024");
-            new (self) Turns(kernels_named(kernels), threads, arithmetic_of(arithmetic));
+            new (self) SharedMachine(kernels_named(kernels), threads, arithmetic_of(arithmetic));
         }, "threads"_a, "kernels"_a.none(), "arithmetic"_a)
-        .def_prop_ro("kernels", [](const Turns& t) { return std::string(t.machine.kernels().name); })
-        .def_prop_ro("threads", [](Turns& t) { return t.machine.pool().threads(); })
-        .def_prop_ro("left_out", [](Turns& t) { return t.machine.pool().left_out(); })
-        .def("room", [](Turns& t, const std::string& format, std::int64_t rows, std::int64_t columns, bool in_parts) {
+        .def("allocate", [](SharedMachine& t, const std::string& format, std::int64_t rows, std::int64_t columns, bool split) {
             if (rows < 0 || columns < 0 || rows >= std::int64_t{1} << 40 || columns >= std::int64_t{1} << 20)
                 throw std::invalid_argument("got a matrix of " + std::to_string(rows) + " x " + std::to_string(columns));
-            return room(format_of(format), rows, columns, in_parts, t.machine.arena());
-        }, "format"_a, "rows"_a, "columns"_a, "in_parts"_a = false)
-        .def("fill", [](Turns& t, nb::object matrix, Bytes bytes, bool mapped) {
+            return allocate(format_of(format), rows, columns, split, t.machine.arena());
+        }, "format"_a, "rows"_a, "columns"_a, "split"_a = false)
+        .def("fill", [](SharedMachine& t, nb::object matrix, Bytes bytes, bool mapped) {
             Packed& packed = nb::cast<Packed&>(matrix);
             const Layout& form = layout(packed.format);
             const std::size_t row = static_cast<std::size_t>(packed.columns / form.block) * form.block_bytes;
@@ -306,39 +287,42 @@ NB_MODULE(_core, module) {
             nb::gil_scoped_release released;
             t.loader.add({&packed, count, bytes.data(), bytes.size(), mapped, std::move(kept)});
         }, "packed"_a, "bytes"_a, "mapped"_a)
-        .def("ready", &Turns::ready)
-        .def("peak", [](Turns& t) {
+        .def("ready", &SharedMachine::ready)
+        .def("peak", [](SharedMachine& t) {
             t.ready();
             nb::gil_scoped_release released;
             const std::lock_guard<std::mutex> turn(t.mutex);
             return t.machine.peak();
         })
-        .def("bandwidth", [](Turns& t) {
+        .def("bandwidth", [](SharedMachine& t) {
             t.ready();
             nb::gil_scoped_release released;
             const std::lock_guard<std::mutex> turn(t.mutex);
             return t.machine.bandwidth();
         })
-        .def("watch", [](Turns& t) { t.machine.watch(); })
-        .def("inputs", [](Turns& t, const Packed& packed) {
+        .def("watch", [](SharedMachine& t) { t.machine.watch(); })
+        .def("inputs", [](SharedMachine& t, const Packed& packed) {
             const Machine::Inputs inputs = t.machine.inputs(packed);
             const std::vector<float> squares(inputs.squares.begin(), inputs.squares.end());
             return nb::make_tuple(array_of(squares.data(), {squares.size()}), inputs.tokens);
         })
         .def("run", &run, "program"_a, "parts"_a, "ids"_a, "wanted"_a, "greatest"_a, "rotations"_a, "factors"_a, "result"_a);
+}
 
+void bind_packed(nb::module_& module) {
     nb::class_<Packed>(module, "Packed")
         .def_prop_ro("shape", [](const Packed& p) { return std::make_pair(p.rows, p.columns); })
-        .def_prop_ro("format", [](const Packed& p) { return std::string(layout(p.format).name); })
         .def_prop_ro("nbytes", &Packed::bytes)
         .def_prop_ro("lower_bytes", &Packed::lower_bytes)
         .def("row", [](const Packed& p, std::int64_t row) {
             if (row < 0 || row >= p.rows) throw nb::index_error("no such row");
             std::vector<float> values(p.columns);
-            unpack_row(p, row, values.data());
+            dequantize_row(p, row, values.data());
             return array_of(values.data(), {values.size()});
         });
+}
 
+void bind_sequence(nb::module_& module) {
     nb::class_<Sequence>(module, "Cached")
         .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t, bool>>& slots, const std::string& type, std::int64_t model) {
             std::vector<PageLayout> layouts;
@@ -349,11 +333,32 @@ NB_MODULE(_core, module) {
         }, "slots"_a, "type"_a, "model"_a = 0)
         .def_ro("length", &Sequence::length)
         .def_ro("model", &Sequence::model)
-        .def("rewind", [](Sequence& self, std::int64_t length) { at_rest(self).rewind(length); })
-        .def("clear", [](Sequence& self, int slot) { at_rest(self).clear(slot); })
-        .def("fork", [](Sequence& self, std::int64_t length) { return at_rest(self).fork(length); })
+        .def("rewind", [](Sequence& self, std::int64_t length) { idle(self).rewind(length); })
+        .def("clear", [](Sequence& self, int slot) { idle(self).clear(slot); })
+        .def("fork", [](Sequence& self, std::int64_t length) { return idle(self).fork(length); })
         .def_prop_ro("nbytes", &Sequence::bytes);
+}
 
+}  // namespace
+}  // namespace ordito
+
+NB_MODULE(_core, module) {
+    // Objects that a process still holds when it ends are no leak, and the warning would confuse users.
+    nb::set_leak_warnings(false);
+    using namespace ordito;
+
+    module.def("available_kernels", [] {
+        std::vector<std::string> names;
+        for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
+        return names;
+    });
+
+    nanobind::exception<Busy>(module, "Busy", PyExc_ValueError);
+    module.def("cache_bytes", &cache_bytes);
+
+    bind_machine(module);
+    bind_packed(module);
+    bind_sequence(module);
     bind_builder(module);
     bind_kernels(module);
     bind_products(module);

@@ -1,4 +1,4 @@
-// What the files that bind share.
+// What the files with Python bindings share.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -24,34 +24,34 @@ using Four = nanobind::ndarray<nanobind::ro, nanobind::ndim<4>, nanobind::device
 using FourResult = nanobind::ndarray<nanobind::ndim<4>, nanobind::device::cpu>;
 using Numbers = nanobind::ndarray<float, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
 
-// Whether numbers are bfloat16, or fp32. Throws std::invalid_argument for anything else.
+// Whether an array is bfloat16, not fp32. Throws std::invalid_argument for any other type.
 template <class Array>
-bool is_half(const Array& array) {
+bool is_bf16(const Array& array) {
     const nanobind::dlpack::dtype type = array.dtype();
     if (type == nanobind::dtype<float>()) return false;
     if (type.code == static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Bfloat) && type.bits == 16 && type.lanes == 1) return true;
     throw std::invalid_argument("got numbers that are neither float32 nor bfloat16");
 }
 
-// A numpy array of its own of so many numbers.
+// A new numpy array with a copy of the data; null data leaves it uninitialized.
 nanobind::object array_of(const float* data, std::vector<std::size_t> shape);
 
-// The kernels of that name, or the fastest. Throws std::invalid_argument where this machine has none of that name.
+// The kernels with this name, or the fastest. Throws std::invalid_argument for a name that this machine has no kernels of.
 const Kernels& kernels_named(const std::optional<std::string>& name);
 
-// The activation of that name. Throws std::invalid_argument for an unknown one.
+// The activation with this name. Throws std::invalid_argument for an unknown name.
 Activation activation_named(const std::string& name);
 
-// Single kernels, for those who hold one set against another.
+// Single kernels, for tests and for encoding.
 void bind_kernels(nanobind::module_& module);
 
-// Products of plain matrices, attention and losses, as training needs them.
+// Matrix products, attention and losses for training.
 void bind_products(nanobind::module_& module);
 
-// What stands between them.
+// Norms, gates and rotary embeddings for training.
 void bind_rows(nanobind::module_& module);
 
-// Strings as GGUF files hold them.
+// Strings of GGUF files.
 void bind_strings(nanobind::module_& module);
 
 }  // namespace ordito

@@ -11,8 +11,8 @@ namespace {
 
 std::size_t number_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::f16 ? 2 : 1; }
 
-// Pages of all sequences, cut from blocks as large as the system's large pages: a core that reads a cache in small pages spends
-// more time on looking up their addresses than on reading them. Pages that are given back are used again.
+// Pages of all sequences, cut from blocks of the size of the system's large pages: with small ones a core spends more time on
+// address translation than on reading the cache. Free pages are reused.
 class PageStore {
   public:
     static PageStore& shared() {
@@ -56,13 +56,13 @@ class PageStore {
     std::vector<std::shared_ptr<std::uint8_t>> blocks_;
 };
 
-// Pages one behind the other, since one that follows the last in memory is read fastest.
+// Adds contiguous pages: one that follows the last in memory is read fastest.
 void add_pages(std::vector<Page>& pages, std::size_t bytes) {
     constexpr std::size_t kMostTogether = 8;
     const std::size_t count = std::clamp<std::size_t>(pages.size(), 1, kMostTogether);
     const Page all = PageStore::shared().take(count * bytes);
     for (std::size_t number = 0; number < count; number++)
-        pages.emplace_back(all.get() + number * bytes, [all](std::uint8_t*) {});  // each is counted for itself
+        pages.emplace_back(all.get() + number * bytes, [all](std::uint8_t*) {});  // a use count of its own
 }
 
 }  // namespace
@@ -79,7 +79,7 @@ PageLayout::PageLayout(const SlotShape& shape, CacheType type) : shape_(shape) {
 void Sequence::extend(int number, std::int64_t count) {
     Slot& slot = slots_[number];
     const PageLayout& form = layouts_[number];
-    if (form.shape().span) {  // drop what no window reaches any more
+    if (form.shape().span) {  // drop pages that no window reaches any more
         const std::int64_t first = std::max<std::int64_t>(slot.first, slot.held - form.shape().span + 1 - kMargin) / kPage * kPage;
         for (std::int64_t p = slot.first / kPage; p < first / kPage; p++) slot.pages[p].reset();
         slot.first = std::max(slot.first, first);

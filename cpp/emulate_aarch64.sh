@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds the runtime for aarch64 and holds its NEON kernels against the plain ones, under emulation.
+# Builds the runtime for aarch64 and tests its NEON kernels against plain C++, under emulation.
 #
 #     sudo dpkg --add-architecture arm64 && sudo apt-get update && sudo apt-get install g++-aarch64-linux-gnu qemu-user
 #     cpp/emulate_aarch64.sh PYTHON
 #
-# PYTHON is of the version that Debian has, whose Python for aarch64 is unpacked into build/aarch64 and not installed.
+# PYTHON has to be of Debian's Python version; Debian's Python for aarch64 is unpacked into build/aarch64, not installed.
 set -eu
 python=${1:?"usage: cpp/emulate_aarch64.sh PYTHON, a Python of the version that Debian has"}
 source=$(cd "$(dirname "$0")/.." && pwd)
@@ -16,12 +16,12 @@ mkdir -p "$here/debian" "$root"
 cd "$here/debian"
 packages="python$version-minimal libpython$version-minimal libpython$version-stdlib libpython$version-dev libc6 libgcc-s1
     libstdc++6 zlib1g libexpat1 libffi8 libbz2-1.0 liblzma5"
-# shellcheck disable=SC2046,SC2086 # a list of words is wanted
+# shellcheck disable=SC2046,SC2086 # to be split into words
 apt-get download $(printf '%s:arm64 ' $packages)
 for package in *.deb; do dpkg -x "$package" "$root"; done
 
 "$python" -m venv "$here/host"
-"$here/host/bin/pip" install --quiet cmake ninja # Debian's CMake does not ask an emulated Python
+"$here/host/bin/pip" install --quiet cmake ninja # Debian's CMake does not run Python in the emulator
 "$here/host/bin/pip" install --quiet --upgrade --target "$here/site" --only-binary=:all: --python-version "$version" \
     --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 numpy pytest hypothesis nanobind
 export PYTHONPATH="$here/site" PYTHONDONTWRITEBYTECODE=1

@@ -1,21 +1,23 @@
-// The encodings of weights, as GGUF files store them and as the kernels read them.
+// The number formats of weights, as GGUF files store them and as the kernels read them.
 //
 // In a file a row is a sequence of blocks. In memory 16 rows are a panel, and a panel is a sequence of tiles of 16 rows x 32
-// columns, so that one vector instruction works on many rows at once and nothing has to be added up across a vector:
+// columns, so that a vector instruction works on many rows at once and needs no horizontal sum:
 //
-//   plain (f32, f16, bf16)   [column][row]: 16 numbers of a column stand together
+//   plain (f32, f16, bf16)   [column][row]: 16 numbers of a column are contiguous
 //   blocks of 32             tile = scales, codes
 //   blocks of 256 (K)        superblock = super-scales, 8 tiles of (sub-scales, codes)
 //
-// Codes of a tile are 8 vectors of 64 bytes; byte 4 r + j of vector c is row r, column 4 c + j. Vectors of few bits share bytes:
+// Codes of a tile are 8 vectors of 64 bytes; byte 4 r + j of vector c is row r, column 4 c + j. Vectors of few bits share
+// bytes:
 //
 //   4 bits    256 bytes: byte i of vector p holds vector p (low) and vector p + 4 (high), p < 4
 //   2 bits    128 bytes: bits 2 f and 2 f + 1 of byte i of vector p are vector 4 p + f, p < 2
 //   1 bit      64 bytes: bit c of byte i is vector c
 //   8 bits    512 bytes
-//   in parts  256 bytes as 4 bits, and the lower bits in another place: 256 such bytes of codes of 8 bits, 128 as 2 bits of 6
+//   split     the upper 4 bits of 8 or 6, as 4 bits; the lower bits in an array of their own, as 4 bits (256 bytes) or 2 (128)
 //
-// 5 bits are 4 and 1, 6 bits are 4 and 2, 3 bits are 2 and 1. A number is scale * (code - zero) or scale * code + minimum.
+// 5 bits are stored as 4 and 1, 6 bits as 4 and 2, 3 bits as 2 and 1. A number is scale * (code - zero) or scale * code +
+// minimum.
 #pragma once
 
 #include <cstddef>
@@ -28,28 +30,28 @@ constexpr int kRows = 16;   // of a panel
 constexpr int kCols = 32;   // of a tile
 constexpr int kSuper = 256; // columns of a superblock
 
-enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, q8_0_parts, q8_0_upper, q6_k_parts, q6_k_upper };
+enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, q8_0_split, q8_0_upper, q6_k_split, q6_k_upper };
 
-// Where the scales of a tile come from.
+// The scales of a tile.
 enum class Scales {
     none,      // plain numbers
     half,      // d, fp16, for 32 columns
     half_min,  // d and m, fp16, for 32 columns
-    bfloat,    // d, bf16, for 32 columns: it holds every power of two that MXFP4 knows
+    bfloat,    // d, bf16, for 32 columns: bf16 holds every power of two of MXFP4
     k32_min,   // superblock d and dmin; s and m, 8 bits each, for 32 columns: d s, -dmin m
     k32,       // superblock d; s, signed 8 bits, for 32 columns
     k16,       // superblock d; s, signed 8 bits, for 16 columns
     k16_min,   // superblock d and dmin; s (low) and m (high), 4 bits each, for 16 columns
 };
 
-// How the codes of a tile are kept. In parts: code + 128 = 16 * upper + lower, or code = 4 * upper + lower, of which the lower ones
-// stand elsewhere.
-enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, parts8, parts6, table };
+// The codes of a tile. Split codes, code + 128 = 16 * upper + lower or code = 4 * upper + lower, keep their lower bits
+// elsewhere.
+enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, split8, split6, table };
 
 struct Layout {
     const char* name;
     int block;        // numbers of a block in a file
-    int block_bytes;  // its bytes
+    int block_bytes;  // bytes of a block in a file
     Scales scales;
     Codes codes;
     float zero;       // what is subtracted from a code
@@ -72,15 +74,15 @@ constexpr Layout kLayouts[] = {
     {"iq4_nl", 32, 18, Scales::half, Codes::table, 0},
     {"iq4_xs", 256, 136, Scales::k32, Codes::table, 0},
     {"mxfp4", 32, 17, Scales::bfloat, Codes::table, 0},
-    // In memory only: with their codes in parts, and of those the upper ones: 1 / 16 or 1 / 4 of the numbers, in the middle of what
-    // the lower ones may add.
-    {"q8_0", 32, 34, Scales::half, Codes::parts8, 0},
+    // In memory only: split codes, and their upper bits alone, whose zero is shifted to the middle of what the lower bits may
+    // add.
+    {"q8_0", 32, 34, Scales::half, Codes::split8, 0},
     {"q8_0_upper", 32, 34, Scales::half, Codes::bits4, 7.53125f},
-    {"q6_k", 256, 210, Scales::k16, Codes::parts6, 32},
+    {"q6_k", 256, 210, Scales::k16, Codes::split6, 32},
     {"q6_k_upper", 256, 210, Scales::k16, Codes::bits4, 7.625f},
 };
 
-constexpr int kFileFormats = static_cast<int>(Format::q8_0_parts);  // come first
+constexpr int kFileFormats = static_cast<int>(Format::q8_0_split);  // the formats of files come first
 
 constexpr const Layout& layout(Format format) { return kLayouts[static_cast<int>(format)]; }
 
@@ -93,7 +95,7 @@ constexpr int code_bytes(Codes codes) {
     switch (codes) {
         case Codes::bits2: return 128;
         case Codes::bits3: return 192;
-        case Codes::bits4: case Codes::table: case Codes::parts8: case Codes::parts6: return 256;
+        case Codes::bits4: case Codes::table: case Codes::split8: case Codes::split6: return 256;
         case Codes::bits5: return 320;
         case Codes::bits6: return 384;
         case Codes::signed8: return 512;
@@ -102,7 +104,7 @@ constexpr int code_bytes(Codes codes) {
     return 0;
 }
 
-// Bytes of scales in front of the codes of a tile.
+// Bytes of the scales that precede the codes of a tile.
 constexpr int scale_bytes(Scales scales) {
     switch (scales) {
         case Scales::half: case Scales::bfloat: return 2 * kRows;
@@ -114,7 +116,7 @@ constexpr int scale_bytes(Scales scales) {
     return 0;
 }
 
-// Bytes in front of the 8 tiles of a superblock.
+// Bytes of the super-scales that precede the 8 tiles of a superblock.
 constexpr int super_bytes(Scales scales) {
     switch (scales) {
         case Scales::k32_min: case Scales::k16_min: return 4 * kRows;
@@ -125,19 +127,19 @@ constexpr int super_bytes(Scales scales) {
 
 constexpr int tile_bytes(Format format) { return scale_bytes(layout(format).scales) + code_bytes(layout(format).codes); }
 
-constexpr bool in_parts(Format format) { return layout(format).codes == Codes::parts8 || layout(format).codes == Codes::parts6; }
+constexpr bool is_split(Format format) { return layout(format).codes == Codes::split8 || layout(format).codes == Codes::split6; }
 
-// The upper parts of a format in parts; how many steps a lower one has, and the bytes of a tile's lower ones.
-constexpr Format upper_of(Format format) { return format == Format::q8_0_parts ? Format::q8_0_upper : Format::q6_k_upper; }
-constexpr int lower_steps(Format format) { return layout(format).codes == Codes::parts8 ? 16 : 4; }
-constexpr int lower_tile_bytes(Format format) { return !in_parts(format) ? 0 : lower_steps(format) == 16 ? 256 : 128; }
+// Of a split format: the format of its upper bits, the number of values of the lower bits, and their bytes in a tile.
+constexpr Format upper_of(Format format) { return format == Format::q8_0_split ? Format::q8_0_upper : Format::q6_k_upper; }
+constexpr int lower_steps(Format format) { return layout(format).codes == Codes::split8 ? 16 : 4; }
+constexpr int lower_tile_bytes(Format format) { return !is_split(format) ? 0 : lower_steps(format) == 16 ? 256 : 128; }
 
-// A panel in memory: its tiles and, where its codes are in parts, the lower ones.
+// A panel in memory: its tiles and, of split codes, the lower bits.
 struct Panel {
     const std::uint8_t *tiles, *lower;
 };
 
-// Bytes of a panel of `columns`, without lower parts.
+// Bytes of a panel of `columns`, without the lower bits of split codes.
 constexpr std::size_t panel_bytes(Format format, std::int64_t columns) {
     if (is_plain(format)) return static_cast<std::size_t>(columns) * kRows * plain_bytes(format);
     const std::size_t tiles = static_cast<std::size_t>(columns / kCols) * tile_bytes(format);
@@ -148,10 +150,10 @@ constexpr std::size_t panel_bytes(Format format, std::int64_t columns) {
 constexpr std::int8_t kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 constexpr std::int8_t kMxfp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-// What the codes of a table format stand for: 16 signed bytes.
+// The levels that the codes of a table format stand for.
 constexpr const std::int8_t* levels(Format format) { return format == Format::mxfp4 ? kMxfp4 : kIq4; }
 
-// The format of that name. Throws std::invalid_argument for an unknown one.
+// The format with this name. Throws std::invalid_argument for an unknown name.
 Format format_of(const std::string& name);
 
 float half_to_float(std::uint16_t bits);

@@ -1,4 +1,4 @@
-// Packs matrices on a thread of its own, so that Python can read the vocabulary meanwhile.
+// Packs matrices on a thread of its own, while Python reads the vocabulary.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace ordito {
 
-// `Kept` holds what a job needs alive; it is given up only by `forget` and by the destructor, on the caller's thread.
+// `Kept` holds what a job needs alive; it is released only by `forget` and by the destructor, on the caller's thread.
 template <class Kept>
 class Loader {
   public:
@@ -22,11 +22,11 @@ class Loader {
         std::int64_t count;
         const std::uint8_t* bytes;
         std::size_t size;
-        bool mapped;  // of a file: costs no memory while it waits, and is given back when it is packed
+        bool mapped;  // the bytes are a mapped file: they take no memory while they wait, and are released once packed
         Kept kept;
     };
 
-    // `turn` is held while something is packed.
+    // `turn` is locked while rows are packed.
     Loader(Pool& pool, std::mutex& turn) : pool_(pool), turn_(turn) {}
     ~Loader() {
         {
@@ -39,7 +39,7 @@ class Loader {
     Loader(const Loader&) = delete;
     Loader& operator=(const Loader&) = delete;
 
-    // Waits only where jobs that take memory of their own are too far behind.
+    // Blocks only while too many bytes of jobs with memory of their own are waiting.
     void add(Job job) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
@@ -55,7 +55,7 @@ class Loader {
         changed_.wait(lock, [this] { return waiting_.empty(); });
     }
 
-    // Gives up what finished jobs kept.
+    // Releases what finished jobs kept alive.
     void forget() {
         std::vector<Kept> done;
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -78,9 +78,9 @@ class Loader {
             else owned_ -= job.size;
             done_.push_back(std::move(job.kept));
             waiting_.pop_front();
-            // Pages come with their neighbours, so that some were brought back after they had been let go.
+            // Released again: reading ahead may have brought some of these pages back.
             if (waiting_.empty())
-                for (; !read_.empty(); read_.pop_back()) let_go(read_.back().first, read_.back().second);
+                for (; !read_.empty(); read_.pop_back()) release_pages(read_.back().first, read_.back().second);
             changed_.notify_all();
         }
     }
@@ -92,7 +92,7 @@ class Loader {
             const std::int64_t count = std::min(step, job.count - first);
             const std::lock_guard<std::mutex> turn(turn_);
             fill(*job.packed, first, count, job.bytes + first * row, pool_);
-            if (job.mapped) let_go(job.bytes + first * row, count * row);
+            if (job.mapped) release_pages(job.bytes + first * row, count * row);
         }
     }
 

@@ -17,10 +17,10 @@ namespace ordito {
 
 namespace {
 
-// A block of a file taken apart: its codes, one a byte, and its scales. Blocks of 32 use the first 32 codes.
+// The fields of a block of a file: codes, one a byte, and scales. Blocks of 32 use the first 32 codes.
 struct Block {
     std::uint8_t codes[kSuper];
-    std::uint16_t d, minimum;        // fp16, but for MXFP4: bf16
+    std::uint16_t d, minimum;        // fp16; bf16 for MXFP4
     std::uint8_t scales[16];         // sub-scales, as their layout stores them
     std::uint8_t minima[8];
 };
@@ -31,9 +31,9 @@ std::uint16_t u16(const std::uint8_t* bytes) {
     return value;
 }
 
-// Codes of `bits` bits, of which `run` bytes hold run * 8 / bits: the first field of all bytes, then the second, ...; `to` gets
-// them shifted left and added.
-[[gnu::always_inline]] inline void spread(const std::uint8_t* bytes, int count, int bits, int run, int shift, std::uint8_t* to) {
+// Unpacks codes of `bits` bits. Every `run` bytes hold run * 8 / bits codes: the first field of each byte, then the second of
+// each, ... They are shifted left by `shift` and or-ed into `to`.
+[[gnu::always_inline]] inline void unpack_bits(const std::uint8_t* bytes, int count, int bits, int run, int shift, std::uint8_t* to) {
     const int fields = 8 / bits, mask = (1 << bits) - 1;
     for (int start = 0; start < count; start += run, to += run * fields)
         for (int field = 0; field < fields; field++)
@@ -50,52 +50,52 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
     }
 }
 
-[[gnu::always_inline]] inline void read(Format format, const std::uint8_t* bytes, Block& block) {
+[[gnu::always_inline]] inline void read_block(Format format, const std::uint8_t* bytes, Block& block) {
     std::memset(block.codes, 0, layout(format).block);
     switch (format) {
         case Format::q4_0:
         case Format::iq4_nl:
             block.d = u16(bytes);
-            spread(bytes + 2, 16, 4, 16, 0, block.codes);
+            unpack_bits(bytes + 2, 16, 4, 16, 0, block.codes);
             break;
         case Format::q4_1:
             block.d = u16(bytes), block.minimum = u16(bytes + 2);
-            spread(bytes + 4, 16, 4, 16, 0, block.codes);
+            unpack_bits(bytes + 4, 16, 4, 16, 0, block.codes);
             break;
         case Format::q5_0:
             block.d = u16(bytes);
-            spread(bytes + 6, 16, 4, 16, 0, block.codes);
+            unpack_bits(bytes + 6, 16, 4, 16, 0, block.codes);
             for (int i = 0; i < 32; i++) block.codes[i] |= ((bytes[2 + i / 8] >> (i % 8)) & 1) << 4;
             break;
         case Format::q5_1:
             block.d = u16(bytes), block.minimum = u16(bytes + 2);
-            spread(bytes + 8, 16, 4, 16, 0, block.codes);
+            unpack_bits(bytes + 8, 16, 4, 16, 0, block.codes);
             for (int i = 0; i < 32; i++) block.codes[i] |= ((bytes[4 + i / 8] >> (i % 8)) & 1) << 4;
             break;
         case Format::q8_0:
-        case Format::q8_0_parts:
+        case Format::q8_0_split:
             block.d = u16(bytes);
             std::memcpy(block.codes, bytes + 2, 32);
             break;
         case Format::mxfp4: {
-            // 2^(e - 128), since the levels are doubled; below 2^-126 the one set bit stands in the mantissa.
+            // 2^(e - 128), since the levels are doubled; below 2^-126 it is subnormal: one set bit of the mantissa.
             const int e = bytes[0];
             block.d = static_cast<std::uint16_t>(e < 2 ? 0x20 << e : (e - 1) << 7);
-            spread(bytes + 1, 16, 4, 16, 0, block.codes);
+            unpack_bits(bytes + 1, 16, 4, 16, 0, block.codes);
             break;
         }
         case Format::q2_k:
             std::memcpy(block.scales, bytes, 16);
-            spread(bytes + 16, 64, 2, 32, 0, block.codes);
+            unpack_bits(bytes + 16, 64, 2, 32, 0, block.codes);
             block.d = u16(bytes + 80), block.minimum = u16(bytes + 82);
             break;
         case Format::q3_k: {
-            spread(bytes, 32, 1, 32, 2, block.codes);
-            spread(bytes + 32, 64, 2, 32, 0, block.codes);
+            unpack_bits(bytes, 32, 1, 32, 2, block.codes);
+            unpack_bits(bytes + 32, 64, 2, 32, 0, block.codes);
             std::uint8_t high[16] = {};
             std::memset(block.scales, 0, 16);
-            spread(bytes + 96, 8, 4, 8, 0, block.scales);
-            spread(bytes + 104, 4, 2, 4, 4, high);
+            unpack_bits(bytes + 96, 8, 4, 8, 0, block.scales);
+            unpack_bits(bytes + 104, 4, 2, 4, 4, high);
             for (int i = 0; i < 16; i++) block.scales[i] = static_cast<std::uint8_t>((block.scales[i] | high[i]) - 32);
             block.d = u16(bytes + 108);
             break;
@@ -103,18 +103,18 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
         case Format::q4_k:
             block.d = u16(bytes), block.minimum = u16(bytes + 2);
             six_bit_scales(bytes + 4, block);
-            spread(bytes + 16, 128, 4, 32, 0, block.codes);
+            unpack_bits(bytes + 16, 128, 4, 32, 0, block.codes);
             break;
         case Format::q5_k:
             block.d = u16(bytes), block.minimum = u16(bytes + 2);
             six_bit_scales(bytes + 4, block);
-            spread(bytes + 16, 32, 1, 32, 4, block.codes);
-            spread(bytes + 48, 128, 4, 32, 0, block.codes);
+            unpack_bits(bytes + 16, 32, 1, 32, 4, block.codes);
+            unpack_bits(bytes + 48, 128, 4, 32, 0, block.codes);
             break;
         case Format::q6_k:
-        case Format::q6_k_parts:
-            spread(bytes, 128, 4, 64, 0, block.codes);
-            spread(bytes + 128, 64, 2, 32, 4, block.codes);
+        case Format::q6_k_split:
+            unpack_bits(bytes, 128, 4, 64, 0, block.codes);
+            unpack_bits(bytes + 128, 64, 2, 32, 4, block.codes);
             std::memcpy(block.scales, bytes + 192, 16);
             block.d = u16(bytes + 208);
             break;
@@ -125,7 +125,7 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
                 const int low = (bytes[4 + i / 2] >> (4 * (i % 2))) & 15;
                 block.scales[i] = static_cast<std::uint8_t>((low | (((high >> (2 * i)) & 3) << 4)) - 32);
             }
-            spread(bytes + 8, 128, 4, 16, 0, block.codes);
+            unpack_bits(bytes + 8, 128, 4, 16, 0, block.codes);
             break;
         }
         case Format::f32:
@@ -137,15 +137,15 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
     }
 }
 
-void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 * row, &value, 2); }
+void store_u16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 * row, &value, 2); }
 
-// Sub-scales of tile `number` of 16 blocks, in front of its codes.
-[[gnu::always_inline]] inline void put_scales(Scales scales, const Block* blocks, int number, std::uint8_t* to) {
+// Writes the scales of tile `number` of 16 rows' blocks.
+[[gnu::always_inline]] inline void pack_scales(Scales scales, const Block* blocks, int number, std::uint8_t* to) {
     for (int r = 0; r < kRows; r++) {
         const Block& b = blocks[r];
         switch (scales) {
-            case Scales::half_min: put16(to + 2 * kRows, r, b.minimum); [[fallthrough]];
-            case Scales::half: case Scales::bfloat: put16(to, r, b.d); break;
+            case Scales::half_min: store_u16(to + 2 * kRows, r, b.minimum); [[fallthrough]];
+            case Scales::half: case Scales::bfloat: store_u16(to, r, b.d); break;
             case Scales::k32_min: to[r] = b.scales[number], to[kRows + r] = b.minima[number]; break;
             case Scales::k32: to[r] = b.scales[number]; break;
             case Scales::k16: case Scales::k16_min:
@@ -156,8 +156,8 @@ void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 
     }
 }
 
-// The 8 vectors of a tile, one code a byte, as they are kept.
-[[gnu::always_inline]] inline void put_codes(Codes codes, const std::uint8_t (&v)[8][64], std::uint8_t* to, std::uint8_t* lower) {
+// Packs a tile: 8 vectors of codes, one a byte, to the layout of `codes`.
+[[gnu::always_inline]] inline void pack_codes(Codes codes, const std::uint8_t (&v)[8][64], std::uint8_t* to, std::uint8_t* lower) {
     const auto nibbles = [&](int shift) {
         for (int p = 0; p < 4; p++)
             for (int i = 0; i < 64; i++) to[64 * p + i] = static_cast<std::uint8_t>(((v[p][i] >> shift) & 15) | (v[p + 4][i] >> shift) << 4);
@@ -183,11 +183,11 @@ void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 
         case Codes::bits4: case Codes::table: nibbles(0); break;
         case Codes::bits5: nibbles(0), bits(4); break;
         case Codes::bits6: nibbles(0), pairs(4); break;
-        case Codes::parts6: nibbles(2), to = lower, pairs(0); break;
+        case Codes::split6: nibbles(2), to = lower, pairs(0); break;
         case Codes::bits2: pairs(0); break;
         case Codes::bits3: pairs(0), bits(2); break;
         case Codes::signed8: std::memcpy(to, v, 512); break;
-        case Codes::parts8:
+        case Codes::split8:
             for (int p = 0; p < 4; p++)
                 for (int i = 0; i < 64; i++) {
                     const std::uint8_t one = v[p][i] ^ 128, other = v[p + 4][i] ^ 128;
@@ -199,44 +199,44 @@ void put16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to + 2 
     }
 }
 
-// The reverse of put_codes: byte i of vector c.
+// The inverse of pack_codes: byte i of vector c.
 int code_at(Codes codes, const std::uint8_t* from, const std::uint8_t* lower, int c, int i) {
     const std::uint8_t* more = from + (codes == Codes::bits3 ? 128 : 256);
     switch (codes) {
         case Codes::signed8: return static_cast<std::int8_t>(from[64 * c + i]);
         case Codes::bits2: return (from[64 * (c / 4) + i] >> (2 * (c % 4))) & 3;
         case Codes::bits3: return code_at(Codes::bits2, from, lower, c, i) | ((more[i] >> c) & 1) << 2;
-        case Codes::parts8: return 16 * code_at(Codes::bits4, from, lower, c, i) + code_at(Codes::bits4, lower, nullptr, c, i) - 128;
-        case Codes::parts6: return 4 * code_at(Codes::bits4, from, lower, c, i) + code_at(Codes::bits2, lower, nullptr, c, i);
+        case Codes::split8: return 16 * code_at(Codes::bits4, from, lower, c, i) + code_at(Codes::bits4, lower, nullptr, c, i) - 128;
+        case Codes::split6: return 4 * code_at(Codes::bits4, from, lower, c, i) + code_at(Codes::bits2, lower, nullptr, c, i);
         case Codes::bits5: return code_at(Codes::bits4, from, lower, c, i) | ((more[i] >> c) & 1) << 4;
         case Codes::bits6: return code_at(Codes::bits4, from, lower, c, i) | ((more[64 * (c / 4) + i] >> (2 * (c % 4))) & 3) << 4;
         default: return (from[64 * (c % 4) + i] >> (c < 4 ? 0 : 4)) & 15;
     }
 }
 
-// With the format known when this is compiled, so that every loop has its length.
+// The format is a template parameter, so that every loop has a constant length.
 template <Format format>
 void pack_panel(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to, std::uint8_t* lower) {
     constexpr Layout form = layout(format);
     const std::size_t row_bytes = static_cast<std::size_t>(columns / form.block) * form.block_bytes;
-    Block blocks[kRows] = {};  // rows that are not there stay zero
+    Block blocks[kRows] = {};  // absent rows stay zero
     for (std::int64_t number = 0; number < columns / form.block; number++) {
-        for (int r = 0; r < present; r++) read(format, bytes + r * row_bytes + number * form.block_bytes, blocks[r]);
+        for (int r = 0; r < present; r++) read_block(format, bytes + r * row_bytes + number * form.block_bytes, blocks[r]);
         if (form.block == kSuper) {
             for (int r = 0; r < kRows; r++) {
-                put16(to, r, blocks[r].d);
-                if (super_bytes(form.scales) > 2 * kRows) put16(to + 2 * kRows, r, blocks[r].minimum);
+                store_u16(to, r, blocks[r].d);
+                if (super_bytes(form.scales) > 2 * kRows) store_u16(to + 2 * kRows, r, blocks[r].minimum);
             }
             to += super_bytes(form.scales);
         }
         for (int tile = 0; tile < form.block / kCols; tile++) {
-            put_scales(form.scales, blocks, tile, to);
+            pack_scales(form.scales, blocks, tile, to);
             std::uint8_t vectors[8][64];
             for (int r = 0; r < kRows; r++)
                 for (int c = 0; c < 8; c++) std::memcpy(&vectors[c][4 * r], &blocks[r].codes[kCols * tile + 4 * c], 4);
-            put_codes(form.codes, vectors, to + scale_bytes(form.scales), lower);
+            pack_codes(form.codes, vectors, to + scale_bytes(form.scales), lower);
             to += tile_bytes(format);
-            if constexpr (in_parts(format)) lower += lower_tile_bytes(format);
+            if constexpr (is_split(format)) lower += lower_tile_bytes(format);
         }
     }
 }
@@ -268,7 +268,7 @@ Pack packing(Format format, std::integer_sequence<int, numbers...>) {
     return all[static_cast<int>(format)];
 }
 
-// Scale and minimum of half a tile (16 columns) for one row.
+// The scale and offset of half a tile (16 columns) of one row.
 void scales_of(const Layout& form, const std::uint8_t* super, const std::uint8_t* tile, int row, int half, float& s, float& m) {
     const auto d = [&](const std::uint8_t* at) { return half_to_float(u16(at + 2 * row)); };
     const auto i8 = [&](const std::uint8_t* at) { return static_cast<float>(static_cast<std::int8_t>(at[row])); };
@@ -299,7 +299,7 @@ std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
         auto* memory = static_cast<std::uint8_t*>(std::aligned_alloc(kLargePage, size_));
         if (!memory) throw std::bad_alloc();
 #if defined(__linux__)
-        madvise(memory, size_, MADV_HUGEPAGE);  // a wish: without it everything is slower, and right
+        madvise(memory, size_, MADV_HUGEPAGE);  // may fail: small pages are only slower
 #endif
         block_.reset(memory, Free{});
         used_ = 0;
@@ -309,13 +309,13 @@ std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
     return part;
 }
 
-std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool parted, Arena& arena) {
-    if (parted && format == Format::q8_0) format = Format::q8_0_parts;
-    if (parted && format == Format::q6_k) format = Format::q6_k_parts;
+std::shared_ptr<Packed> allocate(Format format, std::int64_t rows, std::int64_t columns, bool split, Arena& arena) {
+    if (split && format == Format::q8_0) format = Format::q8_0_split;
+    if (split && format == Format::q6_k) format = Format::q6_k_split;
     if (columns % layout(format).block)
-        throw std::invalid_argument("rows of " + std::to_string(columns) + " are no whole number of blocks of " + layout(format).name);
+        throw std::invalid_argument("rows of " + std::to_string(columns) + " are not a whole number of blocks of " + layout(format).name);
     auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr, nullptr});
-    if (in_parts(format)) packed->lower = arena.cut(packed->lower_bytes());
+    if (is_split(format)) packed->lower = arena.cut(packed->lower_bytes());
     packed->data = arena.cut(packed->panels() * packed->stride());
     return packed;
 }
@@ -334,7 +334,7 @@ void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uin
     });
 }
 
-void let_go(const std::uint8_t* bytes, std::size_t count) {
+void release_pages(const std::uint8_t* bytes, std::size_t count) {
 #ifdef MADV_DONTNEED
     const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), address = reinterpret_cast<std::uintptr_t>(bytes);
     const std::uintptr_t from = address / page * page;
@@ -342,7 +342,7 @@ void let_go(const std::uint8_t* bytes, std::size_t count) {
 #endif
 }
 
-void unpack_row(const Packed& packed, std::int64_t row, float* out) {
+void dequantize_row(const Packed& packed, std::int64_t row, float* out) {
     const auto [tiles, lower] = packed.panel(row / kRows);
     const std::uint8_t* from = tiles;
     const int r = static_cast<int>(row % kRows);

@@ -1,4 +1,4 @@
-// Weights of a linear map, as the kernels read them (formats.hpp tells the layout).
+// Weights of a linear map as the kernels read them (formats.hpp describes the layout).
 #pragma once
 
 #include <cstdint>
@@ -22,13 +22,13 @@ std::unique_ptr<T[], Free> aligned(std::size_t count) {
     return std::unique_ptr<T[], Free>(static_cast<T*>(memory));
 }
 
-// Memory that is used again; what it held is lost when it grows.
+// Memory that is reused and grows on demand; growing loses its contents.
 class Buffer {
   public:
     float* need(std::size_t count) {
         if (count > size_) {
             data_.reset();
-            size_ = 0;  // where there is no room for more, there is nothing
+            size_ = 0;  // so that the buffer is empty if `aligned` throws
             data_ = aligned<float>(count);
             size_ = count;
         }
@@ -42,13 +42,13 @@ class Buffer {
     std::size_t size_ = 0;
 };
 
-// Memory for weights in large pages, where the system has them: small ones make a core look up an address for every 4 KiB.
-// Everything stays until the last of those that were cut from one block is gone.
+// Memory for weights in large pages, where the system has them: with small ones a core needs a new address translation every 4
+// KiB. A block is freed when the last allocation in it is gone.
 constexpr std::size_t kLargePage = 2 << 20;
 
 class Arena {
   public:
-    // So many bytes of a block, or of a new one of at least `block` bytes. Throws std::bad_alloc.
+    // `bytes` of the current block, or of a new one of at least `block` bytes. Throws std::bad_alloc.
     std::shared_ptr<std::uint8_t> cut(std::size_t bytes, std::size_t block = 16 * kLargePage);
 
   private:
@@ -56,11 +56,13 @@ class Arena {
     std::size_t used_ = 0, size_ = 0;
 };
 
+constexpr std::int64_t kPieceBytes = 96 << 10;  // weights of a piece of work of one thread
+
 struct Packed {
     Format format;
     std::int64_t rows, columns;
     std::shared_ptr<std::uint8_t> data;
-    std::shared_ptr<std::uint8_t> lower;  // halves of codes: who needs but a few rows to the last bit reads half of a large matrix
+    std::shared_ptr<std::uint8_t> lower;  // lower bits of split codes: screening skips them, half of a large matrix in Q8_0
 
     std::int64_t panels() const { return (rows + kRows - 1) / kRows; }
     std::int64_t tiles() const { return columns / kCols; }
@@ -73,27 +75,27 @@ struct Packed {
 
 class Pool;
 
-// Room for a matrix; `parted`: with its codes in parts if it is of Q8_0 or Q6_K. Throws std::invalid_argument where rows are no whole
+// Allocates a matrix; with `split`, the codes of Q8_0 and Q6_K are split. Throws std::invalid_argument if rows are not a whole
 // number of blocks.
-std::shared_ptr<Packed> room(Format format, std::int64_t rows, std::int64_t columns, bool parted, Arena& arena);
+std::shared_ptr<Packed> allocate(Format format, std::int64_t rows, std::int64_t columns, bool split, Arena& arena);
 
-// Packs `count` rows from the bytes of a file; `first` is a multiple of 16. What follows the last row of a panel becomes zero.
+// Packs `count` rows of a file's bytes; `first` is a multiple of 16. The last panel is padded with zeros.
 void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool);
 
-// The pages of a mapped file that hold these bytes need not stay in memory.
-void let_go(const std::uint8_t* bytes, std::size_t count);
+// Tells the system that the pages of a mapped file that hold these bytes need not stay in memory.
+void release_pages(const std::uint8_t* bytes, std::size_t count);
 
-// One row as fp32, `columns` numbers: what the embedding reads, and what the kernels are held against.
-void unpack_row(const Packed& packed, std::int64_t row, float* out);
+// Dequantizes one row to `columns` numbers: for the embedding, and for tests of the kernels.
+void dequantize_row(const Packed& packed, std::int64_t row, float* out);
 
-// One row of one tile: 32 codes as whole numbers, and for each half (16 columns) its scale and what is added:
-// number = scale * code + offset.
+// One row of a tile: 32 integer codes, and the scale and offset of each half (16 columns); number = scale * code + offset.
 struct TileRow {
     int codes[kCols];
     float scale[2], offset[2];
 };
 
-// Row `row` of the panel whose tile, superblock and lower parts begin there. The plain reading that the kernels are held against.
+// Reads row `row` of the tile, superblock and lower bits that begin at these addresses. Plain code, to test the kernels
+// against.
 TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, const std::uint8_t* lower, int row);
 
 }  // namespace ordito

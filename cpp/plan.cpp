@@ -14,10 +14,9 @@ namespace ordito {
 
 namespace {
 
-constexpr std::int64_t kSerial = 1 << 14;       // numbers that are not worth sharing out
-constexpr std::int64_t kPieceBytes = 96 << 10;  // of weights, that one thread takes at once
+constexpr std::int64_t kSerial = 1 << 14;       // numbers below which one thread computes everything
 constexpr int kLongestPause = 16;               // see Machine::pause_
-constexpr int kTokenBlock = 64;                 // tokens whose activations stay in a core's cache while panels go by
+constexpr int kTokenBlock = 64;                 // tokens whose activations stay in a core's cache while panels are streamed
 
 std::int64_t row_length(int width) { return (width + 15) / 16 * 16; }
 
@@ -36,13 +35,13 @@ struct Executor {
     const Kernels& k() const { return m.kernels_; }
     std::int64_t stride(int buffer) const { return row_length(program.widths()[buffer]); }
 
-    // Where a slice stands, or null for none. It makes room in the buffer, so it comes before anything runs in parallel.
+    // The address of a slice, or null for none. It may allocate the buffer, so it must not be called in parallel.
     Rows rows_of(Slice s) {
         if (s.buffer < 0) return {nullptr, 0};
         return {m.buffers_[s.buffer].need(rows * stride(s.buffer)) + s.offset, stride(s.buffer)};
     }
 
-    // Calls with(row) for all rows, in parallel where `columns` numbers each are worth it.
+    // Calls with(row) for all rows, in parallel if `columns` numbers for each are enough work.
     template <class With>
     void each_row(std::int64_t columns, With with) {
         if (rows * columns < kSerial) {
@@ -55,7 +54,7 @@ struct Executor {
         });
     }
 
-    // Which part of the batch a row belongs to.
+    // Calls with(part, row, position) for every token of the batch.
     template <class With>
     void each_token(With with) {
         for (std::size_t p = 0; p < batch.parts.size(); p++)
@@ -69,11 +68,11 @@ struct Executor {
         const int columns = static_cast<int>(op.table->columns);
         each_row(4 * columns, [&](std::int64_t r) {
             float* to = dst[r];
-            unpack_row(*op.table, batch.ids[r], to);
+            dequantize_row(*op.table, batch.ids[r], to);
             if (op.scale != 1) k().scale_and_cap(to, columns, op.scale, 0, to);
             if (op.positions) {
                 std::vector<float> learned(columns);
-                unpack_row(*op.positions, positions[r] + op.first_position, learned.data());
+                dequantize_row(*op.positions, positions[r] + op.first_position, learned.data());
                 k().add(to, learned.data(), columns, to);
             }
             if (!op.types.empty()) k().add(to, op.types.data(), columns, to);
@@ -91,22 +90,23 @@ struct Executor {
         });
     }
 
-    // Rows of numbers in whole ones. Each of `parts` (how many rows it has) is multiplied alone, so its groups begin with it.
+    // Quantizes rows of numbers. Each of `parts` (given by its number of rows) is multiplied separately, so it begins a new
+    // group.
     Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts) {
-        return quantized(x, step, columns, parts, m.arithmetic_ == Arithmetic::int12 ? Digits::two : k().eight, m.rounded_);
+        return quantized(x, step, columns, parts, m.arithmetic_ == Arithmetic::int12 ? Digits::two : k().int8_digits, m.quantized_);
     }
     Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts, Digits digits, Buffer& memory) {
-        Quantized all{nullptr, digits, k().in_pairs, columns, 0};
-        std::vector<std::pair<std::int64_t, std::int64_t>> groups;  // a first row, and how many are left of its part
+        Quantized all{nullptr, digits, k().int16_pairs, columns, 0};
+        std::vector<std::pair<std::int64_t, std::int64_t>> groups;  // first row, and rows left of its part
         for (const std::int64_t part : parts) {
-            for (std::int64_t row = 0; row < part; row += kTogether) groups.emplace_back(all.tokens + row, part - row);
+            for (std::int64_t row = 0; row < part; row += kGroupTokens) groups.emplace_back(all.tokens + row, part - row);
             all.tokens += part;
         }
         all.data = reinterpret_cast<std::uint8_t*>(memory.need(all.bytes() / sizeof(float)));
         const auto one = [&](std::int64_t number, int) {
             const auto [first, left] = groups[number];
             const Quantized to = all.part(first, left);
-            for (int t = 0; t < to.together(0); t++) k().quantize(x + (first + t) * step, to, t);
+            for (int t = 0; t < to.group_size(0); t++) k().quantize(x + (first + t) * step, to, t);
         };
         if (all.tokens * columns < kSerial)
             for (std::size_t number = 0; number < groups.size(); number++) one(static_cast<std::int64_t>(number), 0);
@@ -115,12 +115,12 @@ struct Executor {
         return all;
     }
 
-    bool in_whole_numbers(const Packed& w) const { return m.arithmetic_ != Arithmetic::f32 && !is_plain(w.format); }
+    bool quantizes_input(const Packed& w) const { return m.arithmetic_ != Arithmetic::f32 && !is_plain(w.format); }
 
-    // Whether only the greatest logits are wanted, and are to be had for less.
+    // Whether only the largest logits are wanted, and screening can find them.
     bool screens(const Packed& w) {
-        if (!in_parts(w.format) || !in_whole_numbers(w) || m.watching_) return false;
-        if (!batch.greatest || batch.greatest > kMostGreatest || rows > kMostScreened) return false;
+        if (!is_split(w.format) || !quantizes_input(w) || m.watching_) return false;
+        if (!batch.greatest || batch.greatest > kMaxTopK || rows > kMaxScreened) return false;
         if (!m.many_valued_) m.many_valued_ = many_valued(w);
         if (!*m.many_valued_) return false;
         if (m.pause_ == 0) return true;
@@ -128,8 +128,19 @@ struct Executor {
         return false;
     }
 
-    // Rows of one map's result, for `count` tokens.
-    struct Target {
+    // Screens the products of W with all rows of src. Returns false, with nothing computed, if the whole product is cheaper;
+    // screening pauses then for some steps.
+    bool screened(const Packed& w, const Rows& src, const Rows& dst) {
+        const Quantized exact = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
+        const Quantized rough = quantized(src.data, src.stride, w.columns, {rows}, Digits::one, m.outputs_);
+        const bool done = screen(w, {src.data, src.stride, rows, rough, exact}, batch.greatest, dst, k(), m.pool_);
+        if (!done) m.pause_ = m.next_pause_;
+        m.next_pause_ = done ? 1 : std::min(2 * m.next_pause_, kLongestPause);
+        return done;
+    }
+
+    // Where the products of one matrix go.
+    struct LinearOutput {
         float* y;
         std::int64_t stride;
         const float* bias;
@@ -143,26 +154,26 @@ struct Executor {
         }
     };
 
-    // Each token's results are a line of memory far from the last one's, which is there when it is needed.
-    static void ask_for(const Output& out, int tokens) {
+    // Prefetches the lines of memory that the tokens' results are written to: they are far apart.
+    static void prefetch(const Output& out, int tokens) {
         for (int t = 0; t < tokens; t++) {
             __builtin_prefetch(out.y + t * out.stride, 1);
             if (out.add) __builtin_prefetch(out.add + t * out.add_stride);
         }
     }
 
-    // Panels `from` to `to` of W times `count` tokens; `whole` is what x was rounded to, where W wants that.
-    void panels(const Packed& w, std::int64_t from, std::int64_t to, const float* x, std::int64_t x_stride, const Quantized& whole,
-                std::int64_t count, const Target& target, int thread) {
+    // Panels `from` to `to` of W times `count` tokens; `x_quantized` is the quantized x, if W needs it.
+    void panels(const Packed& w, std::int64_t from, std::int64_t to, const float* x, std::int64_t x_stride, const Quantized& x_quantized,
+                std::int64_t count, const LinearOutput& target, int thread) {
         const int format = static_cast<int>(w.format);
-        if (in_whole_numbers(w)) {
+        if (quantizes_input(w)) {
             for (std::int64_t token = 0; token < count; token += kTokenBlock) {
                 const int some = static_cast<int>(std::min<std::int64_t>(kTokenBlock, count - token));
-                const Quantized part = whole.part(token, count - token);
+                const Quantized part = x_quantized.part(token, count - token);
                 for (std::int64_t p = from; p < to; p++) {
                     const Output out = target.panel(p, w.rows, token);
-                    ask_for(out, some);
-                    k().linear_whole[format](w.panel(p), part, some, out);
+                    prefetch(out, some);
+                    k().linear_quantized[format](w.panel(p), part, some, out);
                 }
             }
             return;
@@ -172,8 +183,8 @@ struct Executor {
             const bool two = p + 1 < to;
             const std::uint8_t *first = w.panel(p).tiles, *second = two ? w.panel(p + 1).tiles : nullptr;
             if (unpacked) {
-                k().unpack[format](w.panel(p), w.columns, unpacked);
-                if (two) k().unpack[format](w.panel(p + 1), w.columns, unpacked + w.columns * kRows);
+                k().dequantize[format](w.panel(p), w.columns, unpacked);
+                if (two) k().dequantize[format](w.panel(p + 1), w.columns, unpacked + w.columns * kRows);
                 first = reinterpret_cast<const std::uint8_t*>(unpacked);
                 second = two ? reinterpret_cast<const std::uint8_t*>(unpacked + w.columns * kRows) : nullptr;
             }
@@ -185,7 +196,7 @@ struct Executor {
         }
     }
 
-    // Panels that one thread takes at once.
+    // Panels of a piece of work.
     static std::int64_t piece_of(const Packed& w, std::int64_t count, int threads) {
         const std::int64_t by_bytes = std::max<std::int64_t>(1, kPieceBytes / static_cast<std::int64_t>(w.stride()));
         const std::int64_t even = std::max<std::int64_t>(1, w.panels() / (2 * threads));
@@ -196,18 +207,8 @@ struct Executor {
     void operator()(const Linear& op) {
         const Rows src = rows_of(op.src), dst = rows_of(op.dst);
         const Rows add = rows_of(op.add);
-        Quantized whole{};
-        if (op.screened && screens(*op.maps.front().weights)) {
-            const Packed& w = *op.maps.front().weights;
-            const Quantized alone = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
-            const Quantized roughly = quantized(src.data, src.stride, w.columns, {rows}, Digits::one, m.outputs_);
-            if (screen(w, {src.data, src.stride, rows, roughly, alone}, batch.greatest, dst, k(), m.pool_)) {
-                m.next_pause_ = 1;
-                return;
-            }
-            m.pause_ = m.next_pause_;
-            m.next_pause_ = std::min(2 * m.next_pause_, kLongestPause);
-        }
+        if (op.screened && screens(*op.maps.front().weights) && screened(*op.maps.front().weights, src, dst)) return;
+        Quantized x_quantized{};
         struct Piece {
             int map;
             std::int64_t from, to;
@@ -215,24 +216,24 @@ struct Executor {
         std::vector<Piece> pieces;
         for (int i = 0; i < static_cast<int>(op.maps.size()); i++) {
             const Packed& w = *op.maps[i].weights;
-            if (m.watching_) m.note(w, src.data + op.maps[i].from, src.stride, rows);
-            if (in_whole_numbers(w) && !whole.data) whole = quantized(src.data + op.maps[i].from, src.stride, w.columns, {rows});
+            if (m.watching_) m.record(w, src.data + op.maps[i].from, src.stride, rows);
+            if (quantizes_input(w) && !x_quantized.data) x_quantized = quantized(src.data + op.maps[i].from, src.stride, w.columns, {rows});
             const std::int64_t step = piece_of(w, rows, m.pool_.threads());
             for (std::int64_t p = 0; p < w.panels(); p += step) pieces.push_back({i, p, std::min(p + step, w.panels())});
         }
         m.pool_.run(static_cast<std::int64_t>(pieces.size()), [&](std::int64_t number, int thread) {
             const Piece& piece = pieces[number];
             const Map& map = op.maps[piece.map];
-            const Target target{dst.data + map.to, dst.stride, map.bias.empty() ? nullptr : map.bias.data(),
-                                add.data ? add.data + map.to : nullptr, add.stride};
-            panels(*map.weights, piece.from, piece.to, src.data + map.from, src.stride, whole, rows, target, thread);
+            const LinearOutput target{dst.data + map.to, dst.stride, map.bias.empty() ? nullptr : map.bias.data(),
+                                      add.data ? add.data + map.to : nullptr, add.stride};
+            panels(*map.weights, piece.from, piece.to, src.data + map.from, src.stride, x_quantized, rows, target, thread);
         });
     }
 
-    // Cosines, then sines, of a rotation for all rows; made once for all layers.
+    // Cosines, then sines, of a rotation for all rows; computed once for all layers.
     const float* angles(int table) {
-        if (made_.size() <= static_cast<std::size_t>(table)) made_.resize(table + 1);
-        std::vector<float>& made = made_[table];
+        if (angles_.size() <= static_cast<std::size_t>(table)) angles_.resize(table + 1);
+        std::vector<float>& made = angles_[table];
         const std::vector<Rotation>& given = batch.rotations[table];
         const std::size_t pairs = given.front().frequencies.size();
         if (made.empty()) {
@@ -241,7 +242,7 @@ struct Executor {
             each_token([&](std::size_t p, std::int64_t r, std::int64_t position) {
                 turns[r] = {given.size() == 1 ? &given.front() : &given[p], static_cast<float>(position)};
             });
-            constexpr std::int64_t kCosine = 32;  // multiplications that take as long
+            constexpr std::int64_t kCosine = 32;  // the cost of a cosine and a sine, in multiplications
             each_row(kCosine * static_cast<std::int64_t>(pairs), [&](std::int64_t r) {
                 const auto [rotation, position] = turns[r];
                 for (std::size_t i = 0; i < pairs; i++) {
@@ -318,19 +319,21 @@ struct Executor {
     }
 
   private:
-    std::vector<std::vector<float>> made_;
-};
-
-// Tokens are sorted by expert, so that each expert's weights are read once, for all the tokens that chose it.
-void Executor::operator()(const Experts& op) {
-    const Rows logits = rows_of(op.logits), src = rows_of(op.src), dst = rows_of(op.dst);
-    struct Asked {
+    struct Assignment {
         int expert;
         std::int64_t token;
         float weight;
     };
+    std::vector<Assignment> assignments(const Experts& op, const Rows& logits) const;
+
+    std::vector<std::vector<float>> angles_;
+};
+
+// Routes all tokens, and sorts the result by expert, so that each expert's weights are read once for all tokens that chose it.
+// An expert that has reached the router's capacity in a part of the batch takes no more of its tokens.
+std::vector<Executor::Assignment> Executor::assignments(const Experts& op, const Rows& logits) const {
     const int n = op.router.n_experts, top = op.router.top_k;
-    std::vector<Asked> asked;
+    std::vector<Assignment> assigned;
     std::vector<int> experts(top);
     std::vector<float> weights(top);
     std::vector<std::int64_t> taken(n);
@@ -340,40 +343,46 @@ void Executor::operator()(const Experts& op) {
             route(op.router, logits[r], experts.data(), weights.data());
             for (int i = 0; i < top; i++) {
                 const bool full = op.router.capacity && taken[experts[i]]++ >= op.router.capacity;
-                if (!full) asked.push_back({experts[i], r, weights[i]});
+                if (!full) assigned.push_back({experts[i], r, weights[i]});
             }
         }
     }
-    std::stable_sort(asked.begin(), asked.end(), [](const Asked& a, const Asked& b) { return a.expert < b.expert; });
-    const std::int64_t count = static_cast<std::int64_t>(asked.size()), width = row_length(op.columns), inner = row_length(op.hidden);
+    std::stable_sort(assigned.begin(), assigned.end(), [](const Assignment& a, const Assignment& b) { return a.expert < b.expert; });
+    return assigned;
+}
+
+void Executor::operator()(const Experts& op) {
+    const Rows logits = rows_of(op.logits), src = rows_of(op.src), dst = rows_of(op.dst);
+    const std::vector<Assignment> assigned = assignments(op, logits);
+    const std::int64_t count = static_cast<std::int64_t>(assigned.size()), width = row_length(op.columns), inner = row_length(op.hidden);
 
     float* x = m.outputs_.need(count * width);
     for (std::int64_t i = 0; i < count; i++)
-        k().scale_and_cap(src[asked[i].token], op.columns, op.weigh_input ? asked[i].weight : 1, 0, x + i * width);
+        k().scale_and_cap(src[assigned[i].token], op.columns, op.weigh_input ? assigned[i].weight : 1, 0, x + i * width);
 
     struct Piece {
         int expert, map;
         std::int64_t from, to, first, tokens;
     };
-    std::vector<std::int64_t> of_experts;  // tokens of each that was asked
+    std::vector<std::int64_t> expert_counts;  // tokens of each chosen expert
     for (std::int64_t i = 0; i < count; i++)
-        if (i && asked[i].expert == asked[i - 1].expert) of_experts.back()++;
-        else of_experts.push_back(1);
+        if (i && assigned[i].expert == assigned[i - 1].expert) expert_counts.back()++;
+        else expert_counts.push_back(1);
     const auto part_of = [](const Quantized& all, std::int64_t first, std::int64_t tokens) {
         return all.data ? all.part(first, tokens) : all;
     };
-    // All experts that were asked, their panels in pieces.
+    // The pieces of work of these matrices of all chosen experts.
     const auto pieces_of = [&](std::initializer_list<const std::vector<Weights>*> maps) {
         std::vector<Piece> pieces;
         for (std::int64_t first = 0, next; first < count; first = next) {
-            for (next = first; next < count && asked[next].expert == asked[first].expert; next++) {}
+            for (next = first; next < count && assigned[next].expert == assigned[first].expert; next++) {}
             int number = 0;
             for (const auto* map : maps) {
                 if (!map->empty()) {
-                    const Packed& w = *(*map)[asked[first].expert];
+                    const Packed& w = *(*map)[assigned[first].expert];
                     const std::int64_t step = piece_of(w, next - first, m.pool_.threads());
                     for (std::int64_t p = 0; p < w.panels(); p += step)
-                        pieces.push_back({asked[first].expert, number, p, std::min(p + step, w.panels()), first, next - first});
+                        pieces.push_back({assigned[first].expert, number, p, std::min(p + step, w.panels()), first, next - first});
                 }
                 number++;
             }
@@ -381,27 +390,27 @@ void Executor::operator()(const Experts& op) {
         return pieces;
     };
     const auto product = [&](const Packed& w, const std::vector<Vector>& bias, const Piece& piece, const float* from, std::int64_t step,
-                             const Quantized& whole, float* to, std::int64_t to_step, int thread) {
-        const Target target{to + piece.first * to_step, to_step, bias.empty() ? nullptr : bias[piece.expert].data(), nullptr, 0};
-        panels(w, piece.from, piece.to, from + piece.first * step, step, part_of(whole, piece.first, piece.tokens), piece.tokens, target, thread);
+                             const Quantized& x_quantized, float* to, std::int64_t to_step, int thread) {
+        const LinearOutput target{to + piece.first * to_step, to_step, bias.empty() ? nullptr : bias[piece.expert].data(), nullptr, 0};
+        panels(w, piece.from, piece.to, from + piece.first * step, step, part_of(x_quantized, piece.first, piece.tokens), piece.tokens, target, thread);
     };
 
-    // Gates stand in front of ups.
+    // Results of gates precede those of ups.
     float* both = m.hidden_.need(2 * count * inner);
     float *gates = both, *ups = both + count * inner;
-    Quantized whole{};
-    if (count && (in_whole_numbers(*op.up.front()) || (!op.gate.empty() && in_whole_numbers(*op.gate.front())))) whole = quantized(x, width, op.columns, of_experts);
-    const auto note = [&](const std::vector<Weights>& maps, const float* from, std::int64_t step) {
+    Quantized x_quantized{};
+    if (count && (quantizes_input(*op.up.front()) || (!op.gate.empty() && quantizes_input(*op.gate.front())))) x_quantized = quantized(x, width, op.columns, expert_counts);
+    const auto record = [&](const std::vector<Weights>& maps, const float* from, std::int64_t step) {
         if (m.watching_ && !maps.empty())
-            for (std::int64_t i = 0; i < count; i++) m.note(*maps[asked[i].expert], from + i * step, step, 1);
+            for (std::int64_t i = 0; i < count; i++) m.record(*maps[assigned[i].expert], from + i * step, step, 1);
     };
-    note(op.gate, x, width);
-    note(op.up, x, width);
-    const auto rising = pieces_of({&op.gate, &op.up});
-    m.pool_.run(static_cast<std::int64_t>(rising.size()), [&](std::int64_t number, int thread) {
-        const Piece& piece = rising[number];
+    record(op.gate, x, width);
+    record(op.up, x, width);
+    const auto up_pieces = pieces_of({&op.gate, &op.up});
+    m.pool_.run(static_cast<std::int64_t>(up_pieces.size()), [&](std::int64_t number, int thread) {
+        const Piece& piece = up_pieces[number];
         const bool gate = piece.map == 0;
-        product(*(gate ? op.gate : op.up)[piece.expert], gate ? op.gate_bias : op.up_bias, piece, x, width, whole, gate ? gates : ups, inner, thread);
+        product(*(gate ? op.gate : op.up)[piece.expert], gate ? op.gate_bias : op.up_bias, piece, x, width, x_quantized, gate ? gates : ups, inner, thread);
     });
     const auto activate = [&](std::int64_t i) {
         k().activate(op.act, op.gate.empty() ? nullptr : gates + i * inner, ups + i * inner, op.hidden, op.limit, op.offset, op.slope, ups + i * inner);
@@ -410,21 +419,21 @@ void Executor::operator()(const Experts& op) {
         for (std::int64_t i = 0; i < count; i++) activate(i);
     else
         m.pool_.run(count, [&](std::int64_t i, int) { activate(i); });
-    note(op.down, ups, inner);
-    Quantized whole_ups{};
-    if (count && in_whole_numbers(*op.down.front())) whole_ups = quantized(ups, inner, op.hidden, of_experts);
-    const auto falling = pieces_of({&op.down});
-    m.pool_.run(static_cast<std::int64_t>(falling.size()), [&](std::int64_t number, int thread) {
-        const Piece& piece = falling[number];
-        product(*op.down[piece.expert], op.down_bias, piece, ups, inner, whole_ups, x, width, thread);
+    record(op.down, ups, inner);
+    Quantized hidden_quantized{};
+    if (count && quantizes_input(*op.down.front())) hidden_quantized = quantized(ups, inner, op.hidden, expert_counts);
+    const auto down_pieces = pieces_of({&op.down});
+    m.pool_.run(static_cast<std::int64_t>(down_pieces.size()), [&](std::int64_t number, int thread) {
+        const Piece& piece = down_pieces[number];
+        product(*op.down[piece.expert], op.down_bias, piece, ups, inner, hidden_quantized, x, width, thread);
     });
 
     for (std::int64_t r = 0; r < rows; r++) std::fill(dst[r], dst[r] + op.columns, 0.f);
     for (std::int64_t i = 0; i < count; i++)
-        k().add_scaled(op.weigh_input ? 1 : asked[i].weight, x + i * width, op.columns, dst[asked[i].token]);
+        k().add_scaled(op.weigh_input ? 1 : assigned[i].weight, x + i * width, op.columns, dst[assigned[i].token]);
 }
 
-void Machine::note(const Packed& weights, const float* x, std::int64_t stride, std::int64_t tokens) {
+void Machine::record(const Packed& weights, const float* x, std::int64_t stride, std::int64_t tokens) {
     Inputs& inputs = inputs_[&weights];
     inputs.squares.resize(weights.columns);
     inputs.tokens += tokens;
@@ -437,7 +446,7 @@ void Machine::note(const Packed& weights, const float* x, std::int64_t stride, s
 }
 
 double Machine::peak() {
-    const auto multiply = kernels_.multiply[arithmetic_ == Arithmetic::f32 ? 0 : arithmetic_ == Arithmetic::int8 ? 1 : 2];
+    const auto multiply = kernels_.peak_loop[arithmetic_ == Arithmetic::f32 ? 0 : arithmetic_ == Arithmetic::int8 ? 1 : 2];
     using Clock = std::chrono::steady_clock;
     double best = 0;
     std::int64_t rounds = 1000;
@@ -453,10 +462,10 @@ double Machine::peak() {
 }
 
 double Machine::bandwidth() {
-    constexpr std::int64_t kBytes = 256 << 20, kPiece = 1 << 20, kAhead = 4096;  // far more than any cache holds
+    constexpr std::int64_t kBytes = 256 << 20, kPiece = 1 << 20, kPrefetchAhead = 4096;  // kBytes: more than any cache holds
     Arena arena;
-    const auto memory = arena.cut(kBytes + kAhead, kBytes + kAhead);
-    std::memset(memory.get(), 1, kBytes + kAhead);
+    const auto memory = arena.cut(kBytes + kPrefetchAhead, kBytes + kPrefetchAhead);
+    std::memset(memory.get(), 1, kBytes + kPrefetchAhead);
     std::atomic<std::int64_t> kept{0};
     double best = 0;
     for (int turn = 0; turn < 12; turn++) {
@@ -465,7 +474,7 @@ double Machine::bandwidth() {
             const auto* from = reinterpret_cast<const std::int64_t*>(memory.get() + number * kPiece);
             std::int64_t sum = 0;
             for (std::int64_t i = 0; i < kPiece / 8; i += 8) {
-                __builtin_prefetch(from + i + kAhead / 8);
+                __builtin_prefetch(from + i + kPrefetchAhead / 8);
                 for (int j = 0; j < 8; j++) sum += from[i + j];
             }
             kept += sum;
@@ -478,7 +487,7 @@ double Machine::bandwidth() {
 Machine::Result Machine::run(const Program& program, const Batch& batch, int result) {
     if (buffers_.size() < program.widths().size()) buffers_.resize(program.widths().size());
     panels_.resize(pool_.threads());
-    if (lent_.size() > buffers_[result].size()) std::swap(buffers_[result], lent_);
+    if (recycled_.size() > buffers_[result].size()) std::swap(buffers_[result], recycled_);
     Executor executor(*this, program, batch);
     for (const Operation& operation : program.operations()) std::visit(executor, operation);
     return {std::exchange(buffers_[result], {}), executor.rows, row_length(program.widths()[result]), program.widths()[result]};

@@ -1,5 +1,6 @@
-// A forward pass as a flat list of operations over numbered buffers, made from a spec by ordito/native/plan.py. Nothing here
-// knows an architecture. Below, `src`, `dst` and the like are columns of buffers; a buffer has a row for each token of a batch.
+// A forward pass as a flat list of operations over numbered buffers, lowered from a spec by ordito/native/plan.py. Nothing here
+// depends on an architecture. Below, `src`, `dst` and the like are columns of buffers; a buffer has a row for each token of a
+// batch.
 #pragma once
 
 #include <memory>
@@ -33,7 +34,7 @@ struct Embed {
     Vector types;
 };
 
-// dst = norm(src) * weight + bias, of each of `count` neighbouring pieces of `width` columns.
+// dst = norm(src) * weight + bias, separately for each of `count` adjacent vectors of `width` columns.
 struct Norm {
     Slice src, dst;
     int width, count;
@@ -42,23 +43,23 @@ struct Norm {
     Vector weight, bias;
 };
 
-// One map of a Linear: columns of src from `from` on, to columns of dst from `to` on.
+// One matrix of a Linear: reads columns of src from `from` on, and writes columns of dst from `to` on.
 struct Map {
     Weights weights;
     Vector bias;
     int from, to;
 };
 
-// dst = W src + bias (+ add): several maps of one input together. `screened`: a single map of which a batch may ask for the
-// largest results of each row only (screening.hpp).
+// dst = W src + bias (+ add), for several matrices at once. `screened`: a single matrix, of whose products a batch may need
+// only the largest of each row (screening.hpp).
 struct Linear {
     Slice src, dst, add;  // add.buffer < 0: nothing is added
     std::vector<Map> maps;
     bool screened;
 };
 
-// Rotary embedding, in place: turns the first 2 * pairs channels of each of `count` heads of `width` channels by the angles of
-// the batch's rotation number `table`.
+// Rotary embedding, in place: rotates the first 2 * pairs channels of each of `count` heads of `width` channels, by the batch's
+// rotation `table`.
 struct Rotate {
     Slice at;
     int count, width, table;
@@ -71,19 +72,19 @@ struct Temper {
     int columns, table;
 };
 
-// Appends keys and values (v.buffer < 0: they are part of the keys) to a slot of the KV cache.
+// Appends keys and values to a slot of the KV cache; v.buffer < 0: the values are part of the keys.
 struct Store {
     int slot;
     Slice k, v;
 };
 
-// dst = softmax(scores of q) values, over the keys and values of a slot of the KV cache.
+// dst = softmax(q keys) values, over a slot of the KV cache.
 struct Attend {
     AttentionShape shape;
     Slice q, dst;
 };
 
-// dst = act(gate) * (up + offset), or act(up) where gate.buffer < 0.
+// dst = act(gate) * (up + offset), or act(up) if gate.buffer < 0.
 struct Activate {
     Slice gate, up, dst;
     int columns;
@@ -96,14 +97,14 @@ struct Add {
     int columns;
 };
 
-// dst = cap * tanh(scale * src / cap), or scale * src where cap is 0.
+// dst = cap * tanh(scale * src / cap), or scale * src if cap is 0.
 struct Scale {
     Slice src, dst;
     int columns;
     float scale, cap;
 };
 
-// Sets the logits of ids without a token to minus infinity.
+// Sets the logits of ids that no token has to minus infinity.
 struct Forbid {
     Slice at;
     std::vector<int> columns;
@@ -115,19 +116,19 @@ struct Gate {
     int columns;
 };
 
-// dst = sum over the chosen experts of weight * down(act(gate x) * up x); `route` reads the router's logits.
+// dst = sum over the chosen experts of weight * down(act(gate x) * up x); `route` chooses them by the router's logits.
 struct Experts {
     Slice src, logits, dst;
     RouterShape router;
-    std::vector<Weights> gate, up, down;            // one an expert; gate may be empty
-    std::vector<Vector> gate_bias, up_bias, down_bias;  // one an expert, or empty
+    std::vector<Weights> gate, up, down;                // one for each expert; gate may be empty
+    std::vector<Vector> gate_bias, up_bias, down_bias;  // one for each expert, or empty
     int columns, hidden;
     bool weigh_input;
     Activation act;
     float limit, offset, slope;
 };
 
-// dst = the rows of src that the batch wants; operations that follow have only these rows.
+// dst = the wanted rows of src; the operations that follow compute only these rows.
 struct Select {
     Slice src, dst;
     int columns;
@@ -135,8 +136,8 @@ struct Select {
 
 using Operation = std::variant<Embed, Norm, Linear, Rotate, Temper, Store, Attend, Activate, Add, Scale, Forbid, Gate, Experts, Select>;
 
-// A rotary embedding: frequencies in radians per position, and the factor on cosines and sines. One that depends on the length
-// of the text (dynamic NTK, LongRoPE) is given for every part of a batch.
+// A rotary embedding: frequencies in radians per position, and a factor for cosines and sines. If they depend on the length of
+// the text (dynamic NTK, LongRoPE), each part of a batch has its own.
 struct Rotation {
     Vector frequencies;
     float magnitude;
@@ -146,7 +147,7 @@ struct Batch {
     std::vector<Part> parts;
     std::vector<int> ids;
     std::vector<std::int64_t> wanted;          // rows that Select keeps
-    int greatest;                              // how many of the largest logits of each such row are needed; 0: all
+    int greatest;                              // how many of the largest logits of each row are needed; 0: all
     std::vector<std::vector<Rotation>> rotations;  // [table][part], or [table][0] for all
     std::vector<Vector> factors;               // [table][row], of Temper
 };
@@ -166,24 +167,25 @@ class Program {
     std::vector<Operation> operations_;
 };
 
-// Runs programs, one at a time, with the kernels of one instruction set on one pool of threads.
+// Runs one program at a time, with the kernels of one instruction set and a thread pool.
 class Machine {
   public:
     Machine(const Kernels& kernels, int threads, Arithmetic arithmetic) : kernels_(kernels), pool_(threads), arithmetic_(arithmetic) {}
 
-    // Runs a program and hands over the memory of its buffer `result`: row `r` stands at `memory.data() + r * stride`.
+    // Runs a program and hands over the memory of buffer `result`, whose row `r` begins at `memory.data() + r * stride`.
     struct Result {
         Buffer memory;
         std::int64_t rows, stride;
         int columns;
     };
     Result run(const Program& program, const Batch& batch, int result);
-    // Lends memory for the next result, so that the system need not allocate and clear it.
-    void lend(Buffer memory) {
-        if (memory.size() > lent_.size()) lent_ = std::move(memory);
+    // Gives memory back for the next result, so that the system need not allocate and clear new pages.
+    void recycle(Buffer memory) {
+        if (memory.size() > recycled_.size()) recycled_ = std::move(memory);
     }
 
-    // What an importance matrix is made of: for each column of a matrix the sum of the squares of its inputs, over `tokens`.
+    // Sums for an importance matrix: of each column of a matrix the squares of its inputs, over `tokens`. Collected after
+    // `watch`.
     struct Inputs {
         std::vector<double> squares;
         std::int64_t tokens = 0;
@@ -194,14 +196,13 @@ class Machine {
         return found == inputs_.end() ? Inputs{std::vector<double>(weights.columns), 0} : found->second;
     }
 
-    // Multiply-adds per second that all threads reach in this arithmetic: the best of several measurements.
+    // Multiply-adds per second of all threads in this arithmetic: the best of several measurements.
     double peak();
-    // Bytes per second that all threads read from memory as weights are read: from large pages, with prefetching.
+    // Bytes per second that all threads read from memory, as weights are read: from large pages, with prefetching.
     double bandwidth();
 
     Pool& pool() { return pool_; }
     Arena& arena() { return arena_; }
-    const Kernels& kernels() const { return kernels_; }
 
   private:
     friend struct Executor;
@@ -212,15 +213,15 @@ class Machine {
     Arithmetic arithmetic_;
 
     std::vector<Buffer> buffers_;
-    Buffer rounded_, cosines_, hidden_, outputs_, attention_, lent_;
-    std::vector<Buffer> panels_;  // one a thread
-    // Steps left without screening after it did not pay, and the length of the next such pause, which grows each time.
+    Buffer quantized_, cosines_, hidden_, outputs_, attention_, recycled_;
+    std::vector<Buffer> panels_;  // one for each thread: dequantized panels
+    // Screening that did not pay is paused: steps left of the pause, and the length of the next one, which doubles each time.
     int pause_ = 0, next_pause_ = 1;
-    std::optional<bool> many_valued_;  // of the one matrix that is screened, once it is known
+    std::optional<bool> many_valued_;  // of the screened matrix, once it was determined
 
     bool watching_ = false;
     std::unordered_map<const Packed*, Inputs> inputs_;
-    void note(const Packed& weights, const float* x, std::int64_t stride, std::int64_t tokens);
+    void record(const Packed& weights, const float* x, std::int64_t stride, std::int64_t tokens);
 };
 
 }  // namespace ordito

@@ -19,8 +19,8 @@ std::vector<float> softmax(const std::vector<float>& x) {
 
 float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 
-// Positions of the k largest numbers, the largest first; of equal ones the first.
-std::vector<int> best(const std::vector<float>& x, int k) {
+// Indices of the k largest numbers, in descending order; of equal ones the first.
+std::vector<int> top_k_of(const std::vector<float>& x, int k) {
     std::vector<int> order(x.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return x[a] > x[b]; });
@@ -28,8 +28,8 @@ std::vector<int> best(const std::vector<float>& x, int k) {
     return order;
 }
 
-// Each choice by the softmax over the logits near the best that is left (arXiv:2310.00811, without noise).
-void one_by_one(const RouterShape& shape, const std::vector<float>& logits, int* experts, float* weights) {
+// SparseMixer: each choice has its softmax over the remaining logits near the largest (arXiv:2310.00811, without noise).
+void sparsemixer(const RouterShape& shape, const std::vector<float>& logits, int* experts, float* weights) {
     std::vector<float> left = logits;
     for (int k = 0; k < shape.top_k; k++) {
         const auto found = std::max_element(left.begin(), left.end());
@@ -43,7 +43,7 @@ void one_by_one(const RouterShape& shape, const std::vector<float>& logits, int*
     }
 }
 
-// Scores outside the best groups become minus infinity.
+// Sets the scores outside of the best groups to minus infinity.
 void keep_groups(const RouterShape& shape, std::vector<float>& choice) {
     const int size = shape.n_experts / shape.n_groups;
     std::vector<float> groups(shape.n_groups);
@@ -53,7 +53,7 @@ void keep_groups(const RouterShape& shape, std::vector<float>& choice) {
         groups[g] = shape.group_by_two ? group[0] + group[1] : group[0];
     }
     std::vector<bool> kept(shape.n_groups, false);
-    for (int g : best(groups, shape.top_groups)) kept[g] = true;
+    for (int g : top_k_of(groups, shape.top_groups)) kept[g] = true;
     for (int e = 0; e < shape.n_experts; e++)
         if (!kept[e / size]) choice[e] = -INFINITY;
 }
@@ -62,14 +62,14 @@ void keep_groups(const RouterShape& shape, std::vector<float>& choice) {
 
 void route(const RouterShape& shape, const float* given, int* experts, float* weights) {
     const std::vector<float> logits(given, given + shape.n_experts);
-    if (shape.score == Score::sparsemixer) return one_by_one(shape, logits, experts, weights);
+    if (shape.score == Score::sparsemixer) return sparsemixer(shape, logits, experts, weights);
     std::vector<float> scores = logits;
     if (shape.score == Score::sigmoid) std::transform(logits.begin(), logits.end(), scores.begin(), sigmoid);
     else scores = softmax(logits);
     std::vector<float> choice = shape.choose_first ? logits : scores;
     for (std::size_t e = 0; e < shape.choice_bias.size(); e++) choice[e] += shape.choice_bias[e];
     if (shape.n_groups > 1) keep_groups(shape, choice);
-    const std::vector<int> chosen = best(choice, shape.top_k);
+    const std::vector<int> chosen = top_k_of(choice, shape.top_k);
     std::vector<float> found(shape.top_k);
     for (int k = 0; k < shape.top_k; k++) found[k] = shape.choose_first ? logits[chosen[k]] : scores[chosen[k]];
     if (shape.choose_first) {

@@ -1,4 +1,4 @@
-// Which experts work for a token, and with what weight (spec.Router).
+// Which experts a token is routed to, and with what weights (spec.Router).
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,12 @@ struct RouterShape {
     float scale;
     std::vector<float> choice_bias;  // (E,) or empty
     int n_groups, top_groups;
-    bool group_by_two;  // a group's score is the sum of its two best, else its best
+    bool group_by_two;  // a group's score is the sum of its two largest, else its largest
     float jitter;
     int capacity;       // 0: none
 };
 
-// Chosen experts and their weights, top_k each, from the logits (E,) of one token.
+// The chosen experts and their weights, top_k each, from a token's logits (E,).
 void route(const RouterShape& shape, const float* logits, int* experts, float* weights);
 
 }  // namespace ordito

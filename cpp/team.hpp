@@ -1,6 +1,6 @@
-// The threads of the OpenMP runtime that this process has already, which PyTorch brings. Threads of our own would meet those on
-// the same cores, where they look for work for some milliseconds after they had some. Where there is none, the caller does
-// everything.
+// The threads of the OpenMP runtime that is already in this process, which PyTorch brings. A pool of our own would compete with
+// them for the same cores, since they spin for some milliseconds after their last work. Without such a runtime the caller
+// computes alone.
 #pragma once
 
 #include <atomic>
@@ -14,10 +14,10 @@ class Team {
     explicit Team(int threads) : threads_(threads) {}
 
     int threads() const { return threads_; }
-    // Whether there is such a runtime.
-    static bool there();
+    // Whether this process has an OpenMP runtime.
+    static bool available();
 
-    // Calls piece(number) for every number below `count`, on any thread, and waits for all. `piece` must not throw.
+    // Calls piece(number) for every number below `count`, on any thread, and returns when all are done. `piece` must not throw.
     template <class Piece>
     void run(std::int64_t count, Piece&& piece) const {
         struct Job {
@@ -25,14 +25,14 @@ class Team {
             std::int64_t count;
             std::atomic<std::int64_t> next{0};
         } job{piece, count};
-        everywhere([](void* context) {
+        run_on_all([](void* context) {
             Job& mine = *static_cast<Job*>(context);
             for (std::int64_t n; (n = mine.next.fetch_add(1, std::memory_order_relaxed)) < mine.count;) mine.piece(n);
         }, &job);
     }
 
   private:
-    void everywhere(void (*work)(void*), void* context) const;
+    void run_on_all(void (*work)(void*), void* context) const;
 
     int threads_;
 };

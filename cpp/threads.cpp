@@ -12,8 +12,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::uint64_t kClosed = 0xffffffffu;  // no piece has this number
-constexpr auto kSpin = 200us;                   // how long an idle worker looks for work before it sleeps
+constexpr std::uint64_t kClosed = 0xffffffffu;  // as the next piece: nothing to claim
+constexpr auto kSpin = 200us;                   // how long an idle worker spins before it sleeps
 constexpr auto kLeastPatience = 300us;
 constexpr auto kFirstPenalty = 3ms, kLastPenalty = 200ms;
 
@@ -53,8 +53,8 @@ bool Pool::has_work() const {
     return false;
 }
 
-// Claims a piece and computes it; false if there is none. What belongs to the job is read after the claim has succeeded: from
-// then on the job cannot end, so it is that job's.
+// Claims a piece and runs it; returns false if there is none. The function and context are read after the claim: from then on
+// the job cannot end, so they are that job's.
 bool Pool::run_one(int thread) {
     for (int other = 0; other < threads(); other++) {
         Stretch& stretch = stretches_[(thread + other) % threads()];
@@ -90,7 +90,7 @@ void Pool::work(Worker& worker, int number) {
 
 void Pool::dispatch(std::int64_t count, Function function, void* context) {
     const auto start = Clock::now();
-    if (away_) call_back(start);
+    if (away_) readmit(start);
     const std::uint64_t job = ++job_ << 32;
     function_.store(function, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
@@ -107,7 +107,7 @@ void Pool::dispatch(std::int64_t count, Function function, void* context) {
     while (run_one(0)) own++;
     const Clock::duration piece = own ? (Clock::now() - start) / own : Clock::duration{};
     if (done_.load(std::memory_order_acquire) < count) wait_for_the_rest(count, std::max<Clock::duration>(kLeastPatience, 4 * piece));
-    // Nobody may take the next job's ends for this one's: closed, before they change.
+    // Closed before the next job changes `end`, so that no worker compares this job's `next` with it.
     for (std::int64_t number = 0; number < n; number++) stretches_[number].next.store(job | kClosed);
 }
 
@@ -121,18 +121,17 @@ void Pool::wait_for_the_rest(std::int64_t count, Clock::duration patience) {
         for (auto& worker : workers_)
             if (worker->present && worker->in_a_piece) {
                 const auto now = Clock::now();
-                // Once in a while is nothing; again soon after it came back means that its core is taken.
+                // Once in a while is harmless; again soon after it came back means that its core is taken.
                 const bool again = now - worker->back_at < 4 * worker->penalty;
                 worker->penalty = again ? std::min<Clock::duration>(2 * worker->penalty, kLastPenalty) : kFirstPenalty;
                 worker->back_at = now + worker->penalty;
                 worker->present = false;
                 away_++;
-                left_out_++;
             }
     }
 }
 
-void Pool::call_back(Clock::time_point now) {
+void Pool::readmit(Clock::time_point now) {
     for (auto& worker : workers_)
         if (!worker->present && now >= worker->back_at) {
             worker->present = true;

@@ -1,15 +1,15 @@
-// A pool of threads that does not wait for those that are not there.
+// A thread pool that does not wait for threads that are not running.
 //
-// Work comes in pieces that are claimed one by one. Whoever calls `run` claims pieces like everyone else and waits at the end
-// for claimed pieces only, never for a thread: one that sleeps, or whose core another process took, just claims nothing. If it
-// was stopped in the middle of a piece, the caller has to wait for it; a worker that let it wait is left out for a while, since
-// one core that is really there is worth more than two of which one is not (a neighbour's time slice is some milliseconds, a
-// piece some microseconds).
+// Work comes in pieces that are claimed one by one. The caller of `run` claims pieces like every worker, and at the end waits
+// for claimed pieces only, never for a thread: a worker that sleeps, or whose core another process took, just claims nothing.
+// If a worker was preempted in the middle of a piece, the caller has to wait for it, and then leaves it out for a while: one
+// core that is really available is worth more than two of which one is not (another process's time slice takes milliseconds, a
+// piece microseconds).
 //
-// Each thread begins with a stretch of neighbouring pieces of its own, so that it reads memory in one line, and then helps the
-// others with theirs.
+// Each thread begins with a range of adjacent pieces of its own, so that it reads memory sequentially, and then takes pieces of
+// the others.
 //
-// What a piece computes does not depend on who computes it, so that results do not depend on the number of threads.
+// What a piece computes does not depend on the thread that runs it, so results do not depend on the number of threads.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,7 @@ namespace ordito {
 
 class Pool {
   public:
-    // `threads` in all, the caller's included.
+    // `threads` in total, the caller's included.
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool&) = delete;
@@ -31,7 +31,7 @@ class Pool {
 
     int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-    // Calls piece(number, thread) for every number below `count`, thread being below threads(). One caller at a time.
+    // Calls piece(number, thread) for every number below `count`, with thread < threads(). One caller at a time.
     template <class Piece>
     void run(std::int64_t count, Piece&& piece) {
         if (count <= 1 || workers_.empty()) {
@@ -43,9 +43,6 @@ class Pool {
                  const_cast<void*>(static_cast<const void*>(&piece)));
     }
 
-    // How often a worker was left out because it kept others waiting.
-    std::int64_t left_out() const { return left_out_.load(std::memory_order_relaxed); }
-
   private:
     using Function = void (*)(void*, std::int64_t, int);
     using Clock = std::chrono::steady_clock;
@@ -55,7 +52,7 @@ class Pool {
         std::atomic<bool> in_a_piece{false}, asleep{false};
         std::atomic<std::uint32_t> signal{0};
         std::atomic<bool> present{true};  // not left out
-        // What the caller notes about it.
+        // Written by the caller only.
         Clock::time_point back_at{};
         Clock::duration penalty{};
     };
@@ -65,11 +62,11 @@ class Pool {
     bool run_one(int thread);
     bool has_work() const;
     void wait_for_the_rest(std::int64_t count, Clock::duration patience);
-    void call_back(Clock::time_point now);
+    void readmit(Clock::time_point now);
 
     std::vector<std::unique_ptr<Worker>> workers_;
-    // The pieces that one thread begins with: the job's number in the upper half, the next piece in the lower, so that one
-    // atomic claims both.
+    // The range of pieces that a thread begins with. `next` holds the job's number in the upper half and the next piece in the
+    // lower, so that one atomic operation claims a piece of the right job.
     struct alignas(64) Stretch {
         std::atomic<std::uint64_t> next;
         std::atomic<std::int64_t> end{0};
@@ -81,7 +78,6 @@ class Pool {
     alignas(64) std::atomic<std::int64_t> done_{0};
     std::atomic<bool> stop_{false};
     int away_ = 0;
-    std::atomic<std::int64_t> left_out_{0};
 };
 
 }  // namespace ordito

@@ -8,26 +8,26 @@ namespace ordito {
 
 namespace {
 
-constexpr std::int64_t kRowsOfPiece = 64;  // whose sums are added up together, whatever the number of threads is
+constexpr std::int64_t kRowsOfPiece = 64;  // rows whose gradients of weights are summed together, for any number of threads
 
-// Rows of fp32 that a thread computes with.
+// Access to rows in fp32: bfloat16 rows go through a buffer.
 class Row {
   public:
     explicit Row(const Kernels& kernels) : kernels_(kernels) {}
 
-    // The numbers of a row: those themselves where they are fp32.
+    // A row in fp32: in place if it is stored so, else converted into `memory`.
     const float* read(Buffer& memory, const Lines& rows, std::int64_t row, std::int64_t width) const {
-        const void* at = moved(rows, row, 0).data;
-        if (!rows.half) return static_cast<const float*>(at);
-        kernels_.widen(static_cast<const std::uint16_t*>(at), width, memory.need(width));
+        const void* at = offset_by(rows, row, 0).data;
+        if (!rows.bf16) return static_cast<const float*>(at);
+        kernels_.bf16_to_f32(static_cast<const std::uint16_t*>(at), width, memory.need(width));
         return memory.data();
     }
-    // Where a row is made, and how it gets to where it belongs.
+    // Where to compute a row, and how to store it if that is not its final place.
     float* place(Buffer& memory, const Target& rows, std::int64_t row, std::int64_t width) const {
-        return rows.half ? memory.need(width) : static_cast<float*>(moved(rows, row, 0).data);
+        return rows.bf16 ? memory.need(width) : static_cast<float*>(offset_by(rows, row, 0).data);
     }
     void write(const float* made, const Target& rows, std::int64_t row, std::int64_t width) const {
-        if (rows.half) kernels_.narrow(made, width, static_cast<std::uint16_t*>(moved(rows, row, 0).data));
+        if (rows.bf16) kernels_.f32_to_bf16(made, width, static_cast<std::uint16_t*>(offset_by(rows, row, 0).data));
     }
 
   private:
@@ -38,7 +38,7 @@ class Row {
 
 void norm_rows(const Kernels& kernels, const Lines& x, std::int64_t n, std::int64_t width, float eps, const float* weight, const Target& y,
                const Team& team) {
-    team.run(ceiled(n, kRowsOfPiece), [&](std::int64_t piece) {
+    team.run(ceil_div(n, kRowsOfPiece), [&](std::int64_t piece) {
         thread_local Buffer x_memory, y_memory;
         const Row row(kernels);
         for (std::int64_t r = piece * kRowsOfPiece; r < std::min(n, (piece + 1) * kRowsOfPiece); r++) {
@@ -51,7 +51,7 @@ void norm_rows(const Kernels& kernels, const Lines& x, std::int64_t n, std::int6
 
 void norm_rows_gradient(const Kernels& kernels, const Lines& x, std::int64_t n, std::int64_t width, float eps, const float* weight,
                         const Lines& grad, const Target& grad_x, float* grad_weight, const Team& team) {
-    const std::int64_t pieces = ceiled(n, kRowsOfPiece);
+    const std::int64_t pieces = ceil_div(n, kRowsOfPiece);
     std::vector<float> sums(grad_weight ? pieces * width : 0);
     team.run(pieces, [&](std::int64_t piece) {
         thread_local Buffer x_memory, grad_memory, made_memory;
@@ -69,7 +69,7 @@ void norm_rows_gradient(const Kernels& kernels, const Lines& x, std::int64_t n, 
 }
 
 void gate_rows(const Kernels& kernels, const Lines& gate, const Lines& up, std::int64_t n, std::int64_t width, const Target& y, const Team& team) {
-    team.run(ceiled(n, kRowsOfPiece), [&](std::int64_t piece) {
+    team.run(ceil_div(n, kRowsOfPiece), [&](std::int64_t piece) {
         thread_local Buffer gate_memory, up_memory, made_memory;
         const Row row(kernels);
         for (std::int64_t r = piece * kRowsOfPiece; r < std::min(n, (piece + 1) * kRowsOfPiece); r++) {
@@ -82,7 +82,7 @@ void gate_rows(const Kernels& kernels, const Lines& gate, const Lines& up, std::
 
 void gate_rows_gradient(const Kernels& kernels, const Lines& gate, const Lines& up, std::int64_t n, std::int64_t width, const Lines& grad,
                         const Target& grad_gate, const Target& grad_up, const Team& team) {
-    team.run(ceiled(n, kRowsOfPiece), [&](std::int64_t piece) {
+    team.run(ceil_div(n, kRowsOfPiece), [&](std::int64_t piece) {
         thread_local Buffer gate_memory, up_memory, grad_memory, made_gate_memory, made_up_memory;
         const Row row(kernels);
         for (std::int64_t r = piece * kRowsOfPiece; r < std::min(n, (piece + 1) * kRowsOfPiece); r++) {
@@ -102,8 +102,8 @@ void rotate_heads(const Kernels& kernels, const Heads<const void>& x, std::int64
         const std::int64_t b = number / heads, h = number % heads;
         thread_local Buffer x_memory, made_memory, sine_memory;
         const Row row(kernels);
-        const Lines from{x.of(b, h), x.half, x.token, 1};
-        const Target to{y.of(b, h), y.half, y.token};
+        const Lines from{x.of(b, h), x.bf16, x.token, 1};
+        const Target to{y.of(b, h), y.bf16, y.token};
         for (std::int64_t t = 0; t < tokens; t++) {
             const float *cos = angles.cos + b * angles.cos_batch + t * angles.pairs, *sin = angles.sin + b * angles.sin_batch + t * angles.pairs;
             if (angles.back) {

@@ -1,4 +1,4 @@
-"""The compiled runtime: weights as kernels read them, programs over buffers, and machines that run programs (cpp/)."""
+"""The compiled runtime (cpp/): packed weights, programs over buffers, and machines that run programs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,19 +14,19 @@ def available_kernels() -> list[str]:
     """The instruction sets that this processor has, the fastest first."""
 
 def cache_bytes() -> int:
-    """Bytes of all pages that some `Cached` holds, each counted once."""
+    """Bytes of all pages of the KV cache in use, shared ones counted once."""
 
 def has_products(kind: str) -> bool:
-    """Whether the fastest kernels have products of plain matrices of this kind: "float32" or "bfloat16"."""
+    """Whether the fastest kernels have matrix products of this kind: "float32" or "bfloat16"."""
 
 def has_team() -> bool:
-    """Whether this process has OpenMP's runtime, whose threads `multiply` and what follows use: PyTorch brings it on Linux."""
+    """Whether this process has an OpenMP runtime (PyTorch brings it on Linux), whose threads the functions below use."""
 
 def multiply(kind: str, a: Any, b: Any, c: Any, threads: int, kernels: str | None = None) -> None:
-    """c = a b, of (m, k) and (k, n) arrays or tensors, by threads of OpenMP's runtime where there is one.
+    """c = a b, for (m, k) and (k, n) arrays or tensors, by OpenMP's threads if this process has its runtime.
 
-    Numbers are rounded to the kind and summed up in fp32, each sum in one order; c has rows that are contiguous, a and b an
-    axis. Raises `ValueError` for other matrices, and for a kind that the kernels have no products of.
+    Operands are rounded to the kind and summed in fp32, each sum in one fixed order. Rows of c have to be contiguous, and one
+    axis of a and of b. Raises `ValueError` for other matrices, and for a kind that the kernels have no products of.
     """
 
 def cross_entropy(logits: Any, targets: Any, losses: Any, logs: Any, threads: int, kernels: str | None = None) -> None:
@@ -38,14 +38,14 @@ def cross_entropy(logits: Any, targets: Any, losses: Any, logs: Any, threads: in
 def cross_entropy_gradient(
     logits: Any, targets: Any, logs: Any, weights: Any, grad: Any, threads: int, kernels: str | None = None
 ) -> None:
-    """grad = weights (softmax(logits) - one-hot(target)) of each row, in the type of the logits. Raises as `cross_entropy`."""
+    """grad = weights (softmax(logits) - one-hot(target)) for each row, in the type of the logits. Raises as `cross_entropy`."""
 
 def attend(
     kind: str,
     q: Any,
     k: Any,
     v: Any,
-    seen: Any | None,
+    mask: Any | None,
     sinks: Any | None,
     scale: float,
     cap: float,
@@ -54,10 +54,10 @@ def attend(
     threads: int,
     kernels: str | None = None,
 ) -> None:
-    """out = softmax(cap tanh(scale q k / cap)) v of (batch, heads, tokens, width), without the cap where it is 0.
+    """out = softmax(cap tanh(scale q k / cap)) v for tensors (batch, heads, tokens, width); without the cap if it is 0.
 
-    `seen` are bytes (batch, queries, keys), `sinks` (heads) scores of a key without a value, `logs` (batch, heads, queries) the
-    log of each row's sum. Raises `ValueError` for shapes that do not fit.
+    `mask`: bytes (batch, queries, keys), 1 for visible keys, else 0; `sinks` (heads): scores of a key without a value; `logs`
+    (batch, heads, queries), written: log sum exp of each row. Raises `ValueError` for shapes that do not fit.
     """
 
 def attend_gradient(
@@ -65,53 +65,53 @@ def attend_gradient(
     q: Any,
     k: Any,
     v: Any,
-    seen: Any | None,
+    mask: Any | None,
     sinks: Any | None,
     scale: float,
     cap: float,
     out: Any,
     grad: Any,
     logs: Any,
-    along: Any,
+    delta: Any,
     grad_q: Any,
     grad_k: Any,
     grad_v: Any,
     threads: int,
     kernels: str | None = None,
 ) -> None:
-    """The gradients of q, k and v from that of `out`; `along` (batch, heads, queries) is out * grad, summed up.
+    """The gradients of q, k and v from `grad`, that of `out`. Also writes `delta` (batch, heads, queries), sum(out * grad).
 
-    A sink's gradient is -sum exp(sink - logs) along. Raises `ValueError` for shapes that do not fit.
+    A sink's gradient is -sum exp(sink - logs) delta. Raises `ValueError` for shapes that do not fit.
     """
 
 def norm_rows(x: Any, eps: float, weight: Any, y: Any, threads: int, kernels: str | None = None) -> None:
-    """y = x / sqrt(mean(x^2) + eps) * weight of rows (n, D), each of fp32 or bfloat16, computed in fp32.
+    """y = x / sqrt(mean(x^2) + eps) * weight for rows (n, D), each fp32 or bfloat16, computed in fp32.
 
-    Raises `ValueError` for shapes that do not fit, here and in what follows.
+    Raises `ValueError` for shapes that do not fit, as the functions below do.
     """
 
 def norm_rows_gradient(
     x: Any, eps: float, weight: Any, grad: Any, grad_x: Any, grad_weight: Any | None, threads: int, kernels: str | None = None
 ) -> None:
-    """The gradients of x and, unless it is None, of the weight, in fp32."""
+    """The gradients of x and, unless `grad_weight` is None, of the weight (in fp32), from `grad`, that of y."""
 
 def gate_rows(gate: Any, up: Any, y: Any, threads: int, kernels: str | None = None) -> None:
-    """y = silu(gate) * up of rows (n, F)."""
+    """y = silu(gate) * up for rows (n, F)."""
 
 def gate_rows_gradient(
     gate: Any, up: Any, grad: Any, grad_gate: Any, grad_up: Any, threads: int, kernels: str | None = None
 ) -> None:
-    """The gradients of gate and up."""
+    """The gradients of gate and up from `grad`, that of y."""
 
 def rotate_heads(
     x: Any, cos: Any, sin: Any, interleaved: bool, back: bool, y: Any, threads: int, kernels: str | None = None
 ) -> None:
-    """Turns the first channels of heads (B, N, T, H) by angles (B, T, pairs), or `back` by them."""
+    """Rotary embedding: rotates the first channels of heads (B, N, T, H) by angles (B, T, pairs); `back`: the other way."""
 
 def read_strings(bytes: NDArray[np.uint8], position: int, count: int, errors: str, values: list[str]) -> int | None:
-    """Append `count` strings, each a length of 8 bytes and then its UTF-8, from a position on, to `values`.
+    """Append `count` strings to `values`, from `position` on; each is its length in 8 bytes and then its UTF-8.
 
-    The position after them, or None where one would end past the end of the bytes. Raises `UnicodeDecodeError`.
+    Returns the position after them, or None if one would go beyond the end of the bytes. Raises `UnicodeDecodeError`.
     """
 
 class Packed:
@@ -120,57 +120,47 @@ class Packed:
     @property
     def shape(self) -> tuple[int, int]: ...
     @property
-    def format(self) -> str: ...
-    @property
     def nbytes(self) -> int: ...
     @property
     def lower_bytes(self) -> int:
-        """Of codes' lower parts; 0 where they are not kept apart."""
+        """Bytes of the lower bits of split codes; 0 if the codes are not split."""
 
     def row(self, row: int) -> Floats:
-        """One row in fp32."""
+        """One row, dequantized."""
 
 class Machine:
-    """A pool of threads and a set of kernels, which run one program at a time."""
+    """A thread pool and a set of kernels, which run one program at a time."""
 
     def __init__(self, threads: int, kernels: str | None, arithmetic: str) -> None:
-        """Raises `ValueError` for kernels or an arithmetic that are not there."""
+        """Raises `ValueError` for kernels that this machine does not have, for an unknown arithmetic and for 0 threads."""
 
-    @property
-    def kernels(self) -> str: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def left_out(self) -> int:
-        """How often a thread was left out for a while because it kept the others waiting."""
+    def allocate(self, format: str, rows: int, columns: int, split: bool = False) -> Packed:
+        """Allocate a matrix, to be filled by `fill`. With `split`, the codes of q8_0 and q6_k are split for screening.
 
-    def room(self, format: str, rows: int, columns: int, in_parts: bool = False) -> Packed:
-        """A matrix that is still to be filled, one of q8_0 or q6_k with its codes `in_parts` if so wanted.
-
-        Raises `ValueError` for rows that are no whole number of blocks.
+        Raises `ValueError` for an unknown format and for rows that are not a whole number of blocks.
         """
 
     def fill(self, packed: Packed, bytes: NDArray[np.uint8], mapped: bool) -> None:
-        """A matrix from the bytes that a file has of it: it is packed while this returns, and there after `ready`.
+        """Pack a matrix from a file's bytes, in the background: it is complete after `ready`.
 
-        Bytes that are `mapped` from a file are given back to the system then. Raises `ValueError` where they are not as many
-        as the matrix needs.
+        `mapped` bytes are a mapped file's, whose pages are released once packed. Raises `ValueError` unless there are as many
+        bytes as the matrix needs.
         """
 
     def ready(self) -> None:
-        """Wait until every matrix is packed; whatever computes does so by itself."""
+        """Wait until every matrix is packed; `run`, `peak` and `bandwidth` do so themselves."""
 
     def peak(self) -> float:
-        """Multiplications with additions that all threads do in a second, in the machine's arithmetic, measured now."""
+        """Multiply-adds per second of all threads in the machine's arithmetic, measured now."""
 
     def bandwidth(self) -> float:
-        """Bytes that all threads read from memory in a second, measured now."""
+        """Bytes per second that all threads read from memory, measured now."""
 
     def watch(self) -> None:
-        """From now on, note what matrices are multiplied with."""
+        """Begin to sum the squares of the inputs of every matrix, for an importance matrix."""
 
     def inputs(self, packed: Packed) -> tuple[Floats, int]:
-        """Sums of squares of the columns with which a matrix was multiplied, and how many tokens that were."""
+        """The sum of squares of each of a matrix's columns of inputs since `watch`, and the number of tokens."""
 
     def run(
         self,
@@ -183,17 +173,22 @@ class Machine:
         factors: Sequence[Floats],
         result: int,
     ) -> Floats:
-        """Run a program on tokens of several sequences, (sequence, tokens, position, whether they are its text); a buffer."""
+        """Run a program on tokens of several sequences; returns the buffer `result`, (rows, its width).
+
+        `parts`: sequence, number of tokens, position, and whether they are its text, so that it advances. `wanted`: rows that
+        are selected; `greatest`: how many of the largest logits of each are needed (0: all). `rotations`: of each table for
+        each part, or one for all, frequencies and magnitude; `factors`: of each temperature for each row. Raises `Busy`.
+        """
 
 class Busy(ValueError):
-    """Another thread reads a sequence."""
+    """Another thread is running a program on a sequence."""
 
 class Cached:
-    """Keys and values of one text, in pages."""
+    """The KV cache of one sequence, in pages."""
 
     length: int
     model: int
-    """What its maker knows it by."""
+    """The number of the runtime that it belongs to."""
 
     def __init__(self, slots: Sequence[tuple[int, int, int, bool, int, bool]], type: str, model: int = 0) -> None: ...
     @property
@@ -201,16 +196,13 @@ class Cached:
     def rewind(self, length: int) -> None: ...
     def clear(self, slot: int) -> None: ...
     def fork(self, length: int) -> Cached:
-        """Another sequence that begins with the first `length` tokens of this one and shares their pages."""
+        """Another sequence with the first `length` tokens of this one, whose pages it shares."""
 
 class Program:
     """A list of operations."""
 
-    @property
-    def operations(self) -> int: ...
-
 class Builder:
-    """Lists the operations of a program; cpp/plan.hpp says what each does."""
+    """Collects the operations of a program; cpp/plan.hpp describes each."""
 
     def buffer(self, width: int) -> int: ...
     def build(self) -> Program: ...
@@ -295,23 +287,24 @@ class Builder:
     ) -> None: ...
 
 class Kernels:
-    """Single kernels of one instruction set, the fastest unless named; `reference` is plain C++."""
+    """Single kernels of one instruction set, the fastest unless named; `reference` is the plain C++."""
 
     def __init__(self, name: str | None) -> None: ...
     @property
     def name(self) -> str: ...
     def linear(self, weights: Packed, x: Floats, rounding: str) -> Floats:
-        """W x for rows of x, (T, out), with activations as int8, int12 or float32 takes them, or in 8 bits alone (`one`)."""
+        """W x for rows of x, (T, out), with activations quantized for int8 or int12, not at all for float32, or, `one`, to 8
+        bits without outliers."""
 
-    def unpack(self, weights: Packed) -> Floats: ...
+    def dequantize(self, weights: Packed) -> Floats: ...
     def encode(self, format: str, x: Floats, importance: Floats | None, threads: int) -> NDArray[np.uint8]:
-        """Rows of numbers, (R, columns), as the bytes of a format of blocks, (R, bytes of a row), by the least squared error.
+        """Rows of numbers, (R, columns), encoded in a block format, (R, bytes of a row), with the least squared error.
 
-        `importance` has a weight for each column. Raises `ValueError` for plain formats and for rows that are no whole blocks.
+        `importance` has a weight for each column. Raises `ValueError` for plain formats and rows that are not whole blocks.
         """
     def norm(self, x: Floats, centred: bool, eps: float, weight: Floats | None, bias: Floats | None) -> Floats: ...
     def activate(self, act: str, gate: Floats | None, up: Floats, limit: float, offset: float, slope: float) -> Floats: ...
     def scale_and_cap(self, x: Floats, scale: float, cap: float) -> Floats: ...
     def rotate(self, x: Floats, cos: Floats, sin: Floats, interleaved: bool) -> Floats: ...
     def attend_page(self, q: Floats, k: Floats, v: Floats, type: int) -> Floats:
-        """softmax(q k) v over at most 32 keys, which are kept as f32 (0), f16 (1) or q8 (2)."""
+        """softmax(q k) v over at most 32 keys, which are stored as f32 (0), f16 (1) or q8 (2)."""

@@ -1,6 +1,6 @@
 #include "isa_avx512.hpp"
-// The instruction set comes first.
-#include "half_products.hpp"
+// `Isa` has to be declared before what follows.
+#include "bf16_gemm.hpp"
 #include "table.hpp"
 #include "tiles.hpp"
 
@@ -10,7 +10,7 @@ const Kernels& amx_kernels() {
     static const Kernels kernels = [] {
         Kernels made = table_of("amx");
         fill_tiles(made, std::make_integer_sequence<int, std::size(kLayouts)>());
-        made.products[1] = &kHalfProducts;
+        made.gemm[1] = &kBf16Gemm;
         return made;
     }();
     return kernels;

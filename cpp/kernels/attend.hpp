@@ -1,4 +1,4 @@
-// The products of attention over pages of the cache, for the instruction set `Isa` that was included before.
+// Attention over pages of the KV cache, for the instruction set `Isa`.
 #pragma once
 
 #include <type_traits>
@@ -18,37 +18,37 @@ inline F load_cached(const void* from, std::int64_t number) {
 template <CacheType type>
 constexpr int cached_bytes() { return type == CacheType::f32 ? 4 : type == CacheType::f16 ? 2 : 1; }
 
-// Asks for `bytes` of the page that comes next, a little with every step, since pages lie anywhere and a core cannot guess.
-inline void ask_for(const void* next, std::int64_t from, int bytes) {
+// Prefetches `bytes` of the next page, a little with every step: pages lie anywhere, so the hardware prefetcher cannot guess.
+inline void prefetch(const void* next, std::int64_t from, int bytes) {
     for (int line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(next) + from + line, 0, 2);
 }
 
-// Rows in groups of `most`, and the rest in one group of what is left, each with its own code: how many queries share a key
-// differs from model to model. Calls with(number of rows, first row).
+// Calls with(count, first row) for rows in blocks of `most` and one block of the rest, `count` as a compile-time constant: how
+// many queries share a key-value head differs from model to model.
 template <int most, class With>
-inline void each_few(int rows, With&& with) {
+inline void each_row_block(int rows, With&& with) {
     int first = 0;
     for (; rows - first >= most; first += most) with(std::integral_constant<int, most>(), first);
     if constexpr (most > 1)
-        if (first < rows) each_few<most - 1>(rows - first, [&](auto few, int r) { with(few, first + r); });
+        if (first < rows) each_row_block<most - 1>(rows - first, [&](auto block, int r) { with(block, first + r); });
 }
 
-// How many rows pay for numbers of a page that are made fp32 before, and not once more for each few of them.
+// Rows from which on it pays to convert a page's numbers to fp32 first, and not again for each block of rows.
 constexpr int kManyRows = 16;
-constexpr int kWideChannels = 128;  // of keys, at once: they stay in the first cache
+constexpr int kWideChannels = 128;  // channels of keys that are converted at once: they stay in the L1 cache
 
-// `go_on`: what was summed before stands in `scores`.
+// `accumulate`: adds to what is in `scores`.
 template <CacheType type, int rows>
-inline void some_scores(const float* q, std::int64_t stride, const void* keys, int width, bool go_on, const void* next, float* scores) {
+inline void block_scores(const float* q, std::int64_t stride, const void* keys, int width, bool accumulate, const void* next, float* scores) {
     constexpr int vectors = kPage / Isa::lanes;
     F total[rows][vectors];
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) total[r][v] = go_on ? Isa::load(scores + r * kPage + v * Isa::lanes) : Isa::zero();
+        for (int v = 0; v < vectors; v++) total[r][v] = accumulate ? Isa::load(scores + r * kPage + v * Isa::lanes) : Isa::zero();
     constexpr int bytes = kPage * cached_bytes<type>();
     for (int h = 0; h < width; h++) {
-        if (next) ask_for(next, h * bytes, bytes);
+        if (next) prefetch(next, h * bytes, bytes);
         F key[vectors];
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) key[v] = load_cached<type>(keys, h * kPage + v * Isa::lanes);
@@ -69,8 +69,8 @@ template <CacheType type>
 void page_scores(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width, const void* next, float* scores) {
     constexpr int most = Isa::lanes == 16 ? 10 : Isa::lanes == 8 ? 3 : 2;
     if (type == CacheType::f32 || rows < kManyRows) {
-        each_few<most>(rows, [&](auto few, int r) {
-            some_scores<type, few()>(q + r * stride, stride, keys, width, false, r ? nullptr : next, scores + r * kPage);
+        each_row_block<most>(rows, [&](auto block, int r) {
+            block_scores<type, block()>(q + r * stride, stride, keys, width, false, r ? nullptr : next, scores + r * kPage);
         });
     } else {
         constexpr int bytes = kPage * cached_bytes<type>();
@@ -78,11 +78,11 @@ void page_scores(const float* q, std::int64_t stride, int rows, const void* keys
             const int some = width - first < kWideChannels ? width - first : kWideChannels;
             alignas(64) float wide[kWideChannels * kPage];
             for (int h = 0; h < some; h++) {
-                if (next) ask_for(next, (first + h) * bytes, bytes);
+                if (next) prefetch(next, (first + h) * bytes, bytes);
                 for (int i = 0; i < kPage; i += Isa::lanes) Isa::store(wide + h * kPage + i, load_cached<type>(keys, (first + h) * kPage + i));
             }
-            each_few<most>(rows, [&](auto few, int r) {
-                some_scores<CacheType::f32, few()>(q + r * stride + first, stride, wide, some, first > 0, nullptr, scores + r * kPage);
+            each_row_block<most>(rows, [&](auto block, int r) {
+                block_scores<CacheType::f32, block()>(q + r * stride + first, stride, wide, some, first > 0, nullptr, scores + r * kPage);
             });
         }
     }
@@ -90,9 +90,9 @@ void page_scores(const float* q, std::int64_t stride, int rows, const void* keys
         for (int i = 0; i < rows * kPage; i += Isa::lanes) Isa::store(scores + i, Isa::mul(Isa::load(scores + i), Isa::load(scales + i % kPage)));
 }
 
-// Columns `first` to `first` + vectors * lanes of the values, whose rows are `row` numbers apart.
+// Channels `first` to `first` + vectors * lanes of the values, whose rows are `row` numbers apart.
 template <CacheType type, int rows, int vectors>
-inline void some_values(const float* p, int count, const void* values, const float* scales, int row, int first, const void* next, float* y, std::int64_t stride) {
+inline void block_values(const float* p, int count, const void* values, const float* scales, int row, int first, const void* next, float* y, std::int64_t stride) {
     F total[rows][vectors];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -100,7 +100,7 @@ inline void some_values(const float* p, int count, const void* values, const flo
         for (int v = 0; v < vectors; v++) total[r][v] = Isa::load(y + r * stride + v * Isa::lanes);
     constexpr int bytes = vectors * Isa::lanes * cached_bytes<type>();
     for (int key = 0; key < count; key++) {
-        if (next) ask_for(next, (static_cast<std::int64_t>(key) * row + first) * cached_bytes<type>(), bytes);
+        if (next) prefetch(next, (static_cast<std::int64_t>(key) * row + first) * cached_bytes<type>(), bytes);
         F value[vectors];
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) value[v] = load_cached<type>(values, static_cast<std::int64_t>(key) * row + first + v * Isa::lanes);
@@ -123,23 +123,23 @@ inline void value_columns(const float* p, int rows, int count, const void* value
                           const void* next, float* y, std::int64_t stride) {
     constexpr int most = Isa::lanes == 16 ? 6 : Isa::lanes == 8 ? 3 : 4, columns = vectors * Isa::lanes;
     if (type == CacheType::f32 || rows < kManyRows) {
-        each_few<most>(rows, [&](auto few, int r) {
-            some_values<type, few(), vectors>(p + r * kPage, count, values, scales, row, first, r ? nullptr : next, y + r * stride + first, stride);
+        each_row_block<most>(rows, [&](auto block, int r) {
+            block_values<type, block(), vectors>(p + r * kPage, count, values, scales, row, first, r ? nullptr : next, y + r * stride + first, stride);
         });
         return;
     }
     alignas(64) float wide[kPage * columns];
     for (int key = 0; key < count; key++) {
         const std::int64_t at = static_cast<std::int64_t>(key) * row + first;
-        if (next) ask_for(next, at * cached_bytes<type>(), columns * cached_bytes<type>());
+        if (next) prefetch(next, at * cached_bytes<type>(), columns * cached_bytes<type>());
         for (int i = 0; i < columns; i += Isa::lanes) Isa::store(wide + key * columns + i, load_cached<type>(values, at + i));
     }
-    each_few<most>(rows, [&](auto few, int r) {
-        some_values<CacheType::f32, few(), vectors>(p + r * kPage, count, wide, scales, columns, 0, nullptr, y + r * stride + first, stride);
+    each_row_block<most>(rows, [&](auto block, int r) {
+        block_values<CacheType::f32, block(), vectors>(p + r * kPage, count, wide, scales, columns, 0, nullptr, y + r * stride + first, stride);
     });
 }
 
-// Rows of values are `row` numbers long, a multiple of 16.
+// Rows of values are `row` numbers long, padded to a multiple of 16.
 template <CacheType type>
 void page_values(const float* p, int rows, int count, const void* values, const float* scales, int row, const void* next, float* y,
                  std::int64_t stride) {
@@ -149,8 +149,8 @@ void page_values(const float* p, int rows, int count, const void* values, const 
     for (; first < row; first += Isa::lanes) value_columns<type, 1>(p, rows, count, values, by, row, first, next, y, stride);
 }
 
-// As many rows at once as a vector has lanes: what becomes of a row is one number, of each step.
-void softmax_step(float* scores, int rows, float* greatest, float* total, float* shrink) {
+// As many rows at once as a vector has lanes, since each step reduces a row to one number.
+void online_softmax(float* scores, int rows, float* row_max, float* total, float* rescale) {
     constexpr int vectors = kPage / Isa::lanes;
     for (int first = 0; first < rows; first += Isa::lanes) {
         const int some = rows - first < Isa::lanes ? rows - first : Isa::lanes;
@@ -164,8 +164,8 @@ void softmax_step(float* scores, int rows, float* greatest, float* total, float*
         alignas(64) float now[Isa::lanes], before[Isa::lanes] = {};
         Isa::largests(each, some, now);
         for (int r = 0; r < some; r++) {
-            // A row that has seen nothing yet shrinks from nothing, and one that sees nothing stays as it is.
-            float& most = greatest[first + r];
+            // A row that has seen no key yet has nothing to rescale, and one that sees none in this page stays as it is.
+            float& most = row_max[first + r];
             now[r] = now[r] > most ? now[r] : most;
             before[r] = now[r] == -INFINITY ? 0 : most == -INFINITY ? -1000.f : most - now[r];
             most = now[r];
@@ -186,7 +186,7 @@ void softmax_step(float* scores, int rows, float* greatest, float* total, float*
         alignas(64) float sums[Isa::lanes];
         Isa::sums(each, some, sums);
         for (int r = 0; r < some; r++) {
-            shrink[first + r] = before[r];
+            rescale[first + r] = before[r];
             total[first + r] = total[first + r] * before[r] + sums[r];
         }
     }
@@ -224,7 +224,7 @@ void store_key(const float* x, int width, int number, void* keys, float* scales)
     store_cached<type>(x, width, number, 1, kPage, keys, scales);
 }
 
-// Rows of values are filled up to a multiple of 16.
+// Rows of values are padded to a multiple of 16.
 template <CacheType type>
 void store_value(const float* x, int width, int number, void* values, float* scales) {
     store_cached<type>(x, width, number, (width + 15) / 16 * 16, 1, values, scales);

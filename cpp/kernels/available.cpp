@@ -1,4 +1,4 @@
-// Which instruction sets this machine has, asked when the program runs.
+// Which instruction sets this processor has, asked at run time.
 #include "kernels.hpp"
 
 #if defined(__aarch64__) && defined(__linux__)
@@ -24,8 +24,8 @@ const Kernels& neon_kernels();
 #endif
 
 #if defined(ORDITO_X86) && defined(__linux__)
-// AMX for bfloat16 and 8 bits (bits 22, 24 and 25 of leaf 7), with AVX-512's bfloat16 (bit 5 of leaf 7.1). A process has to ask
-// the system for its registers before it uses them.
+// AMX for bfloat16 and int8 (bits 22, 24 and 25 of leaf 7), with AVX-512's bfloat16 (bit 5 of leaf 7.1). On Linux a process has
+// to request AMX's tile registers before it uses them.
 static bool may_use_tiles() {
     unsigned a, b, c, d;
     constexpr unsigned kTiles = 1u << 22 | 1u << 24 | 1u << 25, kBfloat = 1u << 5;

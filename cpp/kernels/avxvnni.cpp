@@ -1,5 +1,5 @@
 #include "isa_avx2.hpp"
-// The instruction set comes first.
+// `Isa` has to be declared before what follows.
 #include "table.hpp"
 
 namespace ordito {

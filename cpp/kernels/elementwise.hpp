@@ -1,4 +1,4 @@
-// Norms, activations, rotations and the rounding of activations, for the instruction set `Isa` that was included before.
+// Norms, activation functions, rotary embedding and the quantization of activations, for the instruction set `Isa`.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace {
 
 using F = Isa::F;
 
-// Calls step(loaded..., ) on whole vectors of n numbers and on a last one that is filled up with zeros.
+// y = step(a, b) by whole vectors of n numbers; the last vector is padded with zeros.
 template <class Step>
 inline void each_vector(std::int64_t n, float* y, Step step, const float* a, const float* b = nullptr) {
     std::int64_t i = 0;
@@ -26,12 +26,13 @@ inline void each_vector(std::int64_t n, float* y, Step step, const float* a, con
     std::memcpy(y + i, last_y, (n - i) * sizeof(float));
 }
 
-// Where one of two numbers is none, `max` and `min` may give the second: what is bounded comes second, so that it stays none.
+// If one operand is NaN, `max` and `min` may return the second: the value that is bounded comes second, so that NaN is passed
+// on.
 
 // e^x to about two units in the last place: x = n ln 2 + r, and Cephes' polynomial (expf.c) for e^r. Zero below -87.
 inline F exponential(F x) {
     const F clamped = Isa::min(Isa::set1(88.f), Isa::max(Isa::set1(-87.f), x));
-    // A number that large has no digits behind the point: n, rounded, stands in the last bits of the sum.
+    // A float that large has no fractional bits: n, rounded, is in the low bits of the sum.
     const F large = Isa::set1(12582912.f);  // 1.5 * 2^23
     const F sum = Isa::fma(clamped, Isa::set1(1.44269504088896341f), large), n = Isa::sub(sum, large);
     F r = Isa::fma(n, Isa::set1(-0.693359375f), clamped);
@@ -39,12 +40,12 @@ inline F exponential(F x) {
     F p = Isa::set1(1.9875691500e-4f);
     for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f, 1.f, 1.f})
         p = Isa::fma(p, r, Isa::set1(c));
-    return Isa::zero_below(x, -87.f, Isa::raised(p, sum));
+    return Isa::zero_below(x, -87.f, Isa::times_power_of_two(p, sum));
 }
 
 inline F sigmoid(F x) { return Isa::div(Isa::set1(1.f), Isa::add(Isa::set1(1.f), exponential(Isa::negative(x)))); }
 
-// tanh |x| = (1 - e) / (1 + e), e = e^(-2 |x|); near zero, where that loses digits, Cephes' polynomial (tanhf.c).
+// tanh |x| = (1 - e) / (1 + e), e = e^(-2 |x|); near zero, where that cancels, Cephes' polynomial (tanhf.c).
 inline F tanh_of(F x) {
     const F magnitude = Isa::abs(x), e = exponential(Isa::mul(Isa::set1(-2.f), magnitude));
     const F far = Isa::div(Isa::sub(Isa::set1(1.f), e), Isa::add(Isa::set1(1.f), e));
@@ -56,7 +57,7 @@ inline F tanh_of(F x) {
     return Isa::where_negative(x, Isa::negative(result), result);
 }
 
-// erf to 1.5e-7 (Abramowitz and Stegun, 7.1.26); near zero its series, so that small inputs keep their digits.
+// erf to 1.5e-7 (Abramowitz and Stegun, 7.1.26); near zero its Taylor series, since the formula cancels there.
 inline F erf_of(F x) {
     const F magnitude = Isa::abs(x), square = Isa::mul(x, x);
     const F t = Isa::div(Isa::set1(1.f), Isa::fma(Isa::set1(0.3275911f), magnitude, Isa::set1(1.f)));
@@ -157,69 +158,69 @@ void rotate(float* x, const float* cos, const float* sin, std::int64_t n, bool i
     }
 }
 
-// The codes of four numbers of 12 bits, and their fine ones.
-inline void part_four(const float* x, float by, std::int8_t* codes, std::int8_t* fine) {
+// Splits four 12-bit integers into high and low digits.
+inline void split_four(const float* x, float by, std::int8_t* codes, std::int8_t* low) {
     for (int i = 0; i < 4; i++) {
-        const float whole = std::nearbyint(x[i] * by), code = std::nearbyint(whole * (1.f / kFine));
+        const float whole = std::nearbyint(x[i] * by), code = std::nearbyint(whole * (1.f / kDigitBase));
         codes[i] = static_cast<std::int8_t>(code);
-        fine[i] = static_cast<std::int8_t>(whole - kFine * code);
+        low[i] = static_cast<std::int8_t>(whole - kDigitBase * code);
     }
 }
 
-// `I` is the instruction set: not all know pairs.
+// `I` is `Isa`: a template parameter, so that sets without int16 pairs compile.
 template <class I>
 void quantize(const float* x, const Quantized& to, std::int64_t token) {
     constexpr int vectors = kCols / Isa::lanes;
-    const bool two = to.digits == Digits::two, wide = to.digits == Digits::wide || to.digits == Digits::wide_in_two;
-    const std::int64_t to_fine = to.digits == Digits::wide_in_two ? kCols : 0;  // of wide ones
-    const F steps = Isa::set1(kFine);
+    const bool two = to.digits == Digits::two, outliers = to.digits == Digits::outliers || to.digits == Digits::outliers_in_two;
+    const std::int64_t low_at = to.digits == Digits::outliers_in_two ? kCols : 0;  // where the low digits begin
+    const F steps = Isa::set1(kDigitBase);
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
-    Measures* at = to.measures(token);
-    const std::int64_t step = to.step(token), measures_step = to.measures_step(token);
-    constexpr int together = 16;  // blocks: what becomes of one is a few numbers, which is more work alone
-    for (std::int64_t first = 0; first < to.tiles(); first += together) {
-        const int count = static_cast<int>(to.tiles() - first < together ? to.tiles() - first : together);
-        F most[together], sums[2 * together];
-        for (int b = 0; b < together; b++) most[b] = sums[2 * b] = sums[2 * b + 1] = Isa::zero();
-        alignas(64) float largest[together], totals[2 * together];
-        int places[together];
-        if (wide) {
+    BlockStats* at = to.stats(token);
+    const std::int64_t step = to.step(token), stats_step = to.stats_step(token);
+    constexpr int kBlocks = 16;  // blocks at once: their maxima and sums are reduced in one vector
+    for (std::int64_t first = 0; first < to.tiles(); first += kBlocks) {
+        const int count = static_cast<int>(to.tiles() - first < kBlocks ? to.tiles() - first : kBlocks);
+        F maxima[kBlocks], sums[2 * kBlocks];
+        for (int b = 0; b < kBlocks; b++) maxima[b] = sums[2 * b] = sums[2 * b + 1] = Isa::zero();
+        alignas(64) float largest[kBlocks], totals[2 * kBlocks];
+        int places[kBlocks];
+        if (outliers) {
             for (int b = 0; b < count; b++) {
-                float greatest, next;
-                places[b] = Isa::widest(x + (first + b) * kCols, greatest, next);
-                largest[b] = std::max(next, greatest * kWideShare);
+                float outlier, next;
+                places[b] = Isa::find_outliers(x + (first + b) * kCols, outlier, next);
+                largest[b] = std::max(next, outlier * kOutlierShare);
             }
         } else {
             for (int b = 0; b < count; b++)
-                for (int i = 0; i < vectors; i++) most[b] = Isa::max(most[b], Isa::abs(Isa::load(x + (first + b) * kCols + i * Isa::lanes)));
-            Isa::largests(most, count, largest);
+                for (int i = 0; i < vectors; i++) maxima[b] = Isa::max(maxima[b], Isa::abs(Isa::load(x + (first + b) * kCols + i * Isa::lanes)));
+            Isa::largests(maxima, count, largest);
         }
         for (int b = 0; b < count; b++, codes += step) {
-            const float inverse = to_codes(largest[b]);
+            const float inverse = inverse_scale(largest[b]);
             const F by = Isa::set1(inverse);
             for (int i = 0; i < vectors; i++) {
                 const F exact = Isa::mul(Isa::load(x + (first + b) * kCols + i * Isa::lanes), by);
                 F kept = Isa::round(exact);
-                Isa::store_i8(codes + to_fine + i * Isa::lanes, kept);
+                Isa::store_i8(codes + low_at + i * Isa::lanes, kept);
                 if (two) {
                     const F rest = Isa::round(Isa::mul(Isa::sub(exact, kept), steps));
                     Isa::store_i8(codes + kCols + i * Isa::lanes, rest);
                     kept = Isa::fma(kept, steps, rest);
                 }
-                if constexpr (I::in_pairs) I::store_pairs(reinterpret_cast<std::int16_t*>(codes + code_bytes(to.digits)) + i * I::lanes, kept);
+                if constexpr (I::int16_pairs) I::store_pairs(reinterpret_cast<std::int16_t*>(codes + code_bytes(to.digits)) + i * I::lanes, kept);
                 F& sum = sums[2 * b + i * Isa::lanes / 16];
                 sum = Isa::add(sum, kept);
             }
-            if (wide) {
+            if (outliers) {
                 const int place = 4 * places[b];
-                const Wide four{{}, places[b], 0};
-                if (to_fine) std::memset(codes, 0, kCols);
+                const Outliers four{{}, places[b], 0};
+                if (low_at) std::memset(codes, 0, kCols);
                 else std::memcpy(codes + kCols, &four, sizeof four);
-                part_four(x + (first + b) * kCols + place, inverse, codes + (to_fine ? place : kCols), codes + to_fine + place);
+                split_four(x + (first + b) * kCols + place, inverse, codes + (low_at ? place : kCols), codes + low_at + place);
             }
         }
-        for (int b = 0; b < count; b += together / 2) Isa::sums(sums + 2 * b, 2 * (count - b < together / 2 ? count - b : together / 2), totals + 2 * b);
-        for (int b = 0; b < count; b++, at += measures_step) {
+        for (int b = 0; b < count; b += kBlocks / 2) Isa::sums(sums + 2 * b, 2 * (count - b < kBlocks / 2 ? count - b : kBlocks / 2), totals + 2 * b);
+        for (int b = 0; b < count; b++, at += stats_step) {
             at->scale = scale_of(largest[b], to.digits, totals[2 * b] + totals[2 * b + 1]);
             for (int half = 0; half < 2; half++) at->sums[half] = at->scale * totals[2 * b + half];
             at->sum = at->sums[0] + at->sums[1];

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "widest.hpp"
+#include "outliers.hpp"
 
 namespace ordito {
 namespace {
@@ -14,13 +14,13 @@ namespace {
 struct Isa {
     static constexpr int lanes = 8;
 #ifdef __AVXVNNI__
-    static constexpr bool only_unsigned = true;
-    static constexpr bool in_pairs = false;
+    static constexpr bool unsigned_dot = true;
+    static constexpr bool int16_pairs = false;
 #else
-    static constexpr bool only_unsigned = false;
-    static constexpr bool in_pairs = true;  // signed codes are multiplied with numbers of 16 bits: with bytes it takes twice as long
+    static constexpr bool unsigned_dot = false;
+    static constexpr bool int16_pairs = true;  // signed codes are multiplied as int16: as int8 it takes twice as long
 #endif
-    static constexpr int most_tokens = 16;  // for which a tile is unpacked once; their sums wait in memory
+    static constexpr int max_tokens = 16;  // for which a tile is unpacked once; their sums are spilled to memory
 
     using F = __m256;
     using C = __m256i;
@@ -43,7 +43,7 @@ struct Isa {
     static void store_f16(std::uint16_t* p, F x) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
     }
-    static void store_bf16(std::uint16_t* p, F x) {  // rounded, to nearest; what is no number stays none
+    static void store_bf16(std::uint16_t* p, F x) {  // rounded to nearest even; NaN stays NaN
         const __m256i bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
         const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
         const __m256i none = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
@@ -68,8 +68,8 @@ struct Isa {
     static F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static F where_negative(F x, F yes, F no) { return _mm256_blendv_ps(no, yes, x); }
     static F zero_below(F x, float least, F y) { return _mm256_and_ps(_mm256_cmp_ps(x, set1(least), _CMP_NLT_UQ), y); }
-    // x times two to what stands in the last bits of n.
-    static F raised(F x, F n) {
+    // x * 2^n, where the integer n is in the low bits of its float (`exponential`).
+    static F times_power_of_two(F x, F n) {
         return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
     }
     static float sum(F a) {
@@ -83,7 +83,7 @@ struct Isa {
         return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
     }
 
-    // `sum` and `largest` of each of n vectors.
+    // The sum and the maximum of each of n vectors.
     static void sums(const F* x, int n, float* y) {
         for (int i = 0; i < n; i++) y[i] = sum(x[i]);
     }
@@ -91,9 +91,9 @@ struct Isa {
         for (int i = 0; i < n; i++) y[i] = largest(x[i]);
     }
 
-    static int widest(const float* x, float& most, float& next) { return widest_of_eights(x, most, next); }
+    static int find_outliers(const float* x, float& most, float& next) { return find_outliers_in_32(x, most, next); }
 
-    // The 8 x 8 numbers of as many vectors, with rows and columns exchanged.
+    // Transposes 8 vectors.
     static void transpose(F* x) {
         F fours[8];
         for (int i = 0; i < 8; i += 4) {  // fours[i + j]: of lines i to i + 3, column 4 h + j in half h
@@ -109,32 +109,32 @@ struct Isa {
     }
 
     static C codes(const std::uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-    static C fill(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
-    static C both(C a, C b) { return _mm256_and_si256(a, b); }
-    static C either(C a, C b) { return _mm256_or_si256(a, b); }
+    static C broadcast(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
+    static C bit_and(C a, C b) { return _mm256_and_si256(a, b); }
+    static C bit_or(C a, C b) { return _mm256_or_si256(a, b); }
     template <int n>
-    static C down(C a) { return _mm256_srli_epi16(a, n); }
+    static C shift_right(C a) { return _mm256_srli_epi16(a, n); }
     template <int n>
-    static C up(C a) { return _mm256_slli_epi16(a, n); }
-    static C unsign(C a) { return only_unsigned ? _mm256_xor_si256(a, _mm256_set1_epi8(-128)) : a; }
-    // Upper parts of codes + 128 as those of what `dot` takes.
-    static C signed_upper(C a) { return only_unsigned ? a : _mm256_xor_si256(a, fill(0x88)); }
+    static C shift_left(C a) { return _mm256_slli_epi16(a, n); }
+    static C dot_operand(C a) { return unsigned_dot ? _mm256_xor_si256(a, _mm256_set1_epi8(-128)) : a; }
+    // The upper bits of codes + 128 as an operand of `dot`.
+    static C upper_dot_operand(C a) { return unsigned_dot ? a : _mm256_xor_si256(a, broadcast(0x88)); }
     static C lookup(C table, C index) { return _mm256_shuffle_epi8(table, index); }
     static C table(const std::int8_t* levels, int bias) {
         const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(levels));
         return _mm256_broadcastsi128_si256(_mm_add_epi8(all, _mm_set1_epi8(static_cast<char>(bias))));
     }
 
-    // `greatest`: of the magnitudes of x. There is a sum before only where `times` is 1.
-    template <int n, int most, int greatest, int times>
+    // As in isa_avx512.hpp; `max_code` and `max_x` bound the int16 sums.
+    template <int n, int max_code, int max_x, int times>
     static A dot(A before, const C* w, const std::int8_t* x) {
-        A total = _mm256_setzero_si256();  // what came before does not keep these waiting
+        A total = _mm256_setzero_si256();  // not `before`: its own chain of additions need not wait for it
 #ifdef __AVXVNNI__
         for (int c = 0; c < n; c++) total = _mm256_dpbusd_avx_epi32(total, w[c], four(x + 4 * c));
         return _mm256_add_epi32(before, _mm256_slli_epi32(total, __builtin_ctz(times)));
 #else
-        // As many pairs as are sure to fit are added in 16 bits.
-        constexpr int fit = 32767 / (2 * most * greatest), together = fit < n ? fit : n;
+        // As many products as surely fit are added in int16.
+        constexpr int fit = 32767 / (2 * max_code * max_x), together = fit < n ? fit : n;
         for (int c = 0; c < n; c += together) {
             __m256i sum = _mm256_maddubs_epi16(w[c], four(x + 4 * c));
             for (int i = c + 1; i < c + together && i < n; i++)
@@ -145,7 +145,7 @@ struct Isa {
 #endif
     }
 
-    // Signed codes of four columns in pairs: of the first and the third, and of the second and the fourth.
+    // Signed codes of every four columns as int16: the first and the third, and the second and the fourth.
     static void pairs(C w, C* to) {
         to[0] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
         to[1] = _mm256_srai_epi16(w, 8);
@@ -153,18 +153,18 @@ struct Isa {
     static A add_pair(A sum, C pair, const std::int16_t* x) {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pair, four(reinterpret_cast<const std::int8_t*>(x))));
     }
-    // Eight whole numbers, each four as 0, 2, 1, 3.
+    // Eight integers as int16, every four in the order 0, 2, 1, 3.
     static void store_pairs(std::int16_t* p, F x) {
         const __m256i whole = _mm256_shuffle_epi32(_mm256_cvtps_epi32(x), _MM_SHUFFLE(3, 1, 2, 0));
         const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
     }
-    static A no_sum() { return _mm256_setzero_si256(); }
+    static A zero_sum() { return _mm256_setzero_si256(); }
     static F to_float(A a) { return _mm256_cvtepi32_ps(a); }
 
     template <int j, bool is_signed>
     static F column(C w) {
-        if constexpr (is_signed && !only_unsigned) return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 24 - 8 * j), 24));
+        if constexpr (is_signed && !unsigned_dot) return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 24 - 8 * j), 24));
         return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w, 8 * j), _mm256_set1_epi32(255)));
     }
 

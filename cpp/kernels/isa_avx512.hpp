@@ -6,16 +6,16 @@
 #include <cstdint>
 #include <cstring>
 
-#include "widest.hpp"
+#include "outliers.hpp"
 
 namespace ordito {
 namespace {
 
 struct Isa {
-    static constexpr int lanes = 16;  // floats of a vector, rows of the codes of a vector
-    static constexpr bool only_unsigned = true;  // the dot product takes unsigned codes: to signed ones something is added
-    static constexpr bool in_pairs = false;
-    static constexpr int most_tokens = 8;  // whose sums have room in registers, beside the codes of a tile
+    static constexpr int lanes = 16;  // floats of a vector, and rows of a vector of codes
+    static constexpr bool unsigned_dot = true;  // the dot product takes unsigned codes: signed ones get a bias (`bias_of`)
+    static constexpr bool int16_pairs = false;
+    static constexpr int max_tokens = 8;  // as many as have room for their sums in registers, beside the codes of a tile
 
     using F = __m512;
     using C = __m512i;
@@ -38,14 +38,14 @@ struct Isa {
     static void store_f16(std::uint16_t* p, F x) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
     }
-    static void store_bf16(std::uint16_t* p, F x) {  // rounded, to nearest; what is no number stays none
+    static void store_bf16(std::uint16_t* p, F x) {  // rounded to nearest even; NaN stays NaN
         const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
         const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
         const __mmask16 none = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
         const __m512i kept = _mm512_mask_or_epi32(rounded, none, bits, _mm512_set1_epi32(0x400000));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
     }
-    static void store_i8(std::int8_t* p, F x) {  // rounded, to nearest
+    static void store_i8(std::int8_t* p, F x) {  // rounded to nearest even
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
     }
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -61,14 +61,15 @@ struct Isa {
     static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static F where_negative(F x, F yes, F no) { return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), no, yes); }
     static F zero_below(F x, float least, F y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, set1(least), _CMP_NLT_UQ), y); }
-    // x times two to what stands in the last bits of n.
-    static F raised(F x, F n) {
+    // x * 2^n, where the integer n is in the low bits of its float (`exponential`).
+    static F times_power_of_two(F x, F n) {
         return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
     }
     static float sum(F a) { return _mm512_reduce_add_ps(a); }
     static float largest(F a) { return _mm512_reduce_max_ps(a); }
 
-    // `sum` and `largest` of each of n vectors: of many at once, the same pairs added, that is half the work.
+    // The sum and the maximum of each of n vectors: of many at once, by a tree that adds the same pairs, which is half the
+    // work.
     static void sums(const F* x, int n, float* y) {
         if (n <= lanes / 2) return each(x, n, y, sum);
         store(y, of_each(x, [](F a, F b) { return _mm512_add_ps(a, b); }));
@@ -78,9 +79,9 @@ struct Isa {
         store(y, of_each(x, [](F a, F b) { return _mm512_max_ps(a, b); }));
     }
 
-    static int widest(const float* x, float& most, float& next) { return widest_of_eights(x, most, next); }
+    static int find_outliers(const float* x, float& most, float& next) { return find_outliers_in_32(x, most, next); }
 
-    // The 16 x 16 numbers of as many vectors, with rows and columns exchanged.
+    // Transposes 16 vectors.
     static void transpose(F* x) {
         F pairs[16], fours[16];
         for (int i = 0; i < 16; i += 2)
@@ -99,26 +100,26 @@ struct Isa {
     }
 
     static C codes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
-    static C fill(int byte) { return _mm512_set1_epi8(static_cast<char>(byte)); }
-    static C both(C a, C b) { return _mm512_and_si512(a, b); }
-    static C either(C a, C b) { return _mm512_or_si512(a, b); }
+    static C broadcast(int byte) { return _mm512_set1_epi8(static_cast<char>(byte)); }
+    static C bit_and(C a, C b) { return _mm512_and_si512(a, b); }
+    static C bit_or(C a, C b) { return _mm512_or_si512(a, b); }
     template <int n>
-    static C down(C a) { return _mm512_srli_epi16(a, n); }
+    static C shift_right(C a) { return _mm512_srli_epi16(a, n); }
     template <int n>
-    static C up(C a) { return _mm512_slli_epi16(a, n); }
-    static C unsign(C a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
-    // Upper parts of codes + 128 as those of what `dot` takes.
-    static C signed_upper(C a) { return a; }
+    static C shift_left(C a) { return _mm512_slli_epi16(a, n); }
+    static C dot_operand(C a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
+    // The upper bits of codes + 128 as an operand of `dot`.
+    static C upper_dot_operand(C a) { return a; }
     static C lookup(C table, C index) { return _mm512_shuffle_epi8(table, index); }
     static C table(const std::int8_t* levels, int bias) {
         const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(levels));
         return _mm512_broadcast_i32x4(_mm_add_epi8(all, _mm_set1_epi8(static_cast<char>(bias))));
     }
 
-    // The sum before, and `times` that over 4 columns of each of n vectors of codes times signed x, 4 n of them. `most` is the
-    // largest code and `greatest` the largest magnitude of x: they matter to other instruction sets. There is a sum before only
-    // where `times`, a power of two, is 1.
-    template <int n, int most, int greatest, int times>
+    // before + times * the sum over 4 columns of each of n vectors of codes times the 4 n signed numbers of x. `max_code` and
+    // `max_x` bound the magnitudes, which matters to other instruction sets. `before` is zero unless `times`, a power of two,
+    // is 1.
+    template <int n, int max_code, int max_x, int times>
     static A dot(A before, const C* w, const std::int8_t* x) {
         A even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
         for (int c = 0; c < n; c += 2) {
@@ -127,12 +128,12 @@ struct Isa {
         }
         return _mm512_add_epi32(before, _mm512_slli_epi32(_mm512_add_epi32(even, odd), __builtin_ctz(times)));
     }
-    static A no_sum() { return _mm512_setzero_si512(); }
-    // 16 coarse + fine.
-    static A with_fine(A coarse, A fine) { return _mm512_add_epi32(_mm512_slli_epi32(coarse, 4), fine); }
+    static A zero_sum() { return _mm512_setzero_si512(); }
+    // 16 high + low.
+    static A join_digits(A high, A low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 4), low); }
     static F to_float(A a) { return _mm512_cvtepi32_ps(a); }
 
-    // Column j of the 4 that a vector of codes holds, as numbers; they are what `dot` takes, so unsigned.
+    // Column j of the 4 columns of a vector of codes, as floats. Codes are operands of `dot`, so unsigned.
     template <int j, bool is_signed>
     static F column(C w) {
         return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(w, 8 * j), _mm512_set1_epi32(255)));
@@ -144,7 +145,8 @@ struct Isa {
         for (int i = 0; i < n; i++) y[i] = of(x[i]);
     }
 
-    // Halves of two vectors are joined into one, then quarters of two of those, and so on, until a lane is what is left of a vector.
+    // A tree: halves of two vectors are joined into one, then quarters of two of those, and so on, until one lane is left of
+    // each.
     template <class Join>
     static F of_each(const F* x, Join join) {
         const auto halves = [&](F a, F b) { return join(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee)); };

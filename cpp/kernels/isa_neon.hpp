@@ -11,9 +11,9 @@ namespace {
 
 struct Isa {
     static constexpr int lanes = 4;
-    static constexpr bool only_unsigned = false;
-    static constexpr bool in_pairs = false;
-    static constexpr int most_tokens = 8;
+    static constexpr bool unsigned_dot = false;
+    static constexpr bool int16_pairs = false;
+    static constexpr int max_tokens = 8;
 
     using F = float32x4_t;
     using C = int8x16_t;
@@ -36,7 +36,7 @@ struct Isa {
     }
     static void store(float* p, F x) { vst1q_f32(p, x); }
     static void store_f16(std::uint16_t* p, F x) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x))); }
-    static void store_bf16(std::uint16_t* p, F x) {  // rounded, to nearest; what is no number stays none
+    static void store_bf16(std::uint16_t* p, F x) {  // rounded to nearest even; NaN stays NaN
         const uint32x4_t bits = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
         const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
         vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, vorrq_u32(bits, vdupq_n_u32(0x400000))), 16));
@@ -61,14 +61,14 @@ struct Isa {
     static F zero_below(F x, float least, F y) {
         return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, set1(least))));
     }
-    // x times two to what stands in the last bits of n.
-    static F raised(F x, F n) {
+    // x * 2^n, where the integer n is in the low bits of its float (`exponential`).
+    static F times_power_of_two(F x, F n) {
         return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(n), 23)));
     }
     static float sum(F a) { return vaddvq_f32(a); }
     static float largest(F a) { return vmaxvq_f32(a); }
 
-    // `sum` and `largest` of each of n vectors.
+    // The sum and the maximum of each of n vectors.
     static void sums(const F* x, int n, float* y) {
         for (int i = 0; i < n; i++) y[i] = sum(x[i]);
     }
@@ -76,8 +76,8 @@ struct Isa {
         for (int i = 0; i < n; i++) y[i] = largest(x[i]);
     }
 
-    // Which four neighbours of 32 numbers have the greatest, 0 to 7. `most`: their greatest magnitude, `next`: that of all others.
-    static int widest(const float* x, float& most, float& next) {
+    // Which four neighbours (0 to 7) hold the largest magnitude, `most`; `next` is the largest magnitude of the other 28.
+    static int find_outliers(const float* x, float& most, float& next) {
         int place = 0;
         most = next = 0;
         for (int i = 0; i < 8; i++) {
@@ -88,7 +88,7 @@ struct Isa {
         return place;
     }
 
-    // The 4 x 4 numbers of as many vectors, with rows and columns exchanged.
+    // Transposes 4 vectors.
     static void transpose(F* x) {
         const float32x4x2_t upper = vtrnq_f32(x[0], x[1]), lower = vtrnq_f32(x[2], x[3]);
         for (int j = 0; j < 2; j++) {
@@ -98,23 +98,23 @@ struct Isa {
     }
 
     static C codes(const std::uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
-    static C fill(int byte) { return vdupq_n_s8(static_cast<std::int8_t>(byte)); }
-    static C both(C a, C b) { return vandq_s8(a, b); }
-    static C either(C a, C b) { return vorrq_s8(a, b); }
+    static C broadcast(int byte) { return vdupq_n_s8(static_cast<std::int8_t>(byte)); }
+    static C bit_and(C a, C b) { return vandq_s8(a, b); }
+    static C bit_or(C a, C b) { return vorrq_s8(a, b); }
     template <int n>
-    static C down(C a) {
+    static C shift_right(C a) {
         if constexpr (n == 0) return a;
         else return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(a), n));
     }
     template <int n>
-    static C up(C a) { return vshlq_n_s8(a, n); }
-    static C unsign(C a) { return a; }
-    // Upper parts of codes + 128 as those of what `dot` takes.
-    static C signed_upper(C a) { return veorq_s8(a, fill(0x88)); }
+    static C shift_left(C a) { return vshlq_n_s8(a, n); }
+    static C dot_operand(C a) { return a; }
+    // The upper bits of codes + 128 as an operand of `dot`.
+    static C upper_dot_operand(C a) { return veorq_s8(a, broadcast(0x88)); }
     static C lookup(C table, C index) { return vqtbl1q_s8(table, vreinterpretq_u8_s8(index)); }
     static C table(const std::int8_t* levels, int) { return vld1q_s8(levels); }
 
-    template <int n, int most, int greatest, int times>
+    template <int n, int max_code, int max_x, int times>
     static A dot(A total, const C* w, const std::int8_t* x) {
         for (int c = 0; c < n; c++) {
             std::int32_t bits;
@@ -123,13 +123,13 @@ struct Isa {
         }
         return vshlq_n_s32(total, __builtin_ctz(times));
     }
-    static A no_sum() { return vdupq_n_s32(0); }
+    static A zero_sum() { return vdupq_n_s32(0); }
     static F to_float(A a) { return vcvtq_f32_s32(a); }
 
     template <int j, bool is_signed>
     static F column(C w) {
         const int32x4_t words = vreinterpretq_s32_s8(w);
-        return vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(words, 24 - 8 * j), 24));  // codes fit 7 bits, or are signed
+        return vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(words, 24 - 8 * j), 24));  // unsigned codes have at most 7 bits
     }
 };
 

@@ -1,4 +1,4 @@
-// Products of packed weights and activations, for the instruction set `Isa` that was included before.
+// Products of packed weights and activations, for the instruction set `Isa`.
 #pragma once
 
 #include <cstring>
@@ -9,26 +9,27 @@
 namespace ordito {
 namespace {
 
-constexpr int kSubs = kRows / Isa::lanes;  // vectors of a panel's rows
-constexpr int kAhead = 4096;               // bytes: how far ahead weights are asked for
+constexpr int kSubs = kRows / Isa::lanes;  // vectors of a panel's 16 rows
+constexpr int kPrefetchAhead = 4096;       // bytes between what is read and what is prefetched
 
-constexpr bool is_signed(Format f) { return layout(f).codes == Codes::signed8 || layout(f).codes == Codes::table || layout(f).codes == Codes::parts8; }
+constexpr bool is_signed(Format f) { return layout(f).codes == Codes::signed8 || layout(f).codes == Codes::table || layout(f).codes == Codes::split8; }
 
-// The largest code of unsigned ones.
-constexpr int most_code(Codes codes) {
+// The largest of unsigned codes.
+constexpr int max_code(Codes codes) {
     switch (codes) {
         case Codes::bits2: return 3;
         case Codes::bits3: return 7;
         case Codes::bits4: return 15;
         case Codes::bits5: return 31;
-        case Codes::bits6: case Codes::parts6: return 63;
+        case Codes::bits6: case Codes::split6: return 63;
         default: return 255;
     }
 }
 
-// What is added to signed codes where the dot product takes none: as little as it can be, since it is subtracted from sums.
+// What is added to signed codes where the dot product takes unsigned ones: as little as possible, since sums have to be
+// corrected.
 constexpr int bias_of(Format f) {
-    if (!Isa::only_unsigned || !is_signed(f)) return 0;
+    if (!Isa::unsigned_dot || !is_signed(f)) return 0;
     return layout(f).codes != Codes::table ? 128 : f == Format::mxfp4 ? 12 : 127;
 }
 
@@ -37,46 +38,46 @@ constexpr bool has_minimum(Scales s) { return s == Scales::half_min || s == Scal
 constexpr bool has_offset(Format f) { return has_minimum(layout(f).scales) || zero_of(f) != 0; }
 constexpr int halves_of(Format f) { return layout(f).scales == Scales::k16 || layout(f).scales == Scales::k16_min ? 2 : 1; }
 
-// The codes of `Isa::lanes` rows of a tile, one a byte; `from` is their first byte, and `lower` that of their lower parts.
+// Unpacks the codes of `Isa::lanes` rows of a tile to one a byte. `from` and `lower` point to their first byte and lower bits.
 template <Format f>
 [[gnu::always_inline]] inline void unpack_codes(const std::uint8_t* from, [[maybe_unused]] const std::uint8_t* lower, typename Isa::C* w) {
     using C = typename Isa::C;
     constexpr Codes codes = layout(f).codes;
     if constexpr (codes == Codes::signed8) {
-        for (int c = 0; c < 8; c++) w[c] = Isa::unsign(Isa::codes(from + 64 * c));
+        for (int c = 0; c < 8; c++) w[c] = Isa::dot_operand(Isa::codes(from + 64 * c));
         return;
     }
-    if constexpr (codes == Codes::parts8) {
-        const C low = Isa::fill(15), high = Isa::fill(240);
+    if constexpr (codes == Codes::split8) {
+        const C low = Isa::broadcast(15), high = Isa::broadcast(240);
         for (int p = 0; p < 4; p++) {
-            const C above = Isa::signed_upper(Isa::codes(from + 64 * p)), below = Isa::codes(lower + 64 * p);
-            w[p] = Isa::either(Isa::both(Isa::template up<4>(above), high), Isa::both(below, low));
-            w[p + 4] = Isa::either(Isa::both(above, high), Isa::both(Isa::template down<4>(below), low));
+            const C above = Isa::upper_dot_operand(Isa::codes(from + 64 * p)), below = Isa::codes(lower + 64 * p);
+            w[p] = Isa::bit_or(Isa::bit_and(Isa::template shift_left<4>(above), high), Isa::bit_and(below, low));
+            w[p + 4] = Isa::bit_or(Isa::bit_and(above, high), Isa::bit_and(Isa::template shift_right<4>(below), low));
         }
         return;
     }
-    if constexpr (codes == Codes::parts6) {
-        const C four = Isa::fill(60), two = Isa::fill(3);
+    if constexpr (codes == Codes::split6) {
+        const C four = Isa::broadcast(60), two = Isa::broadcast(3);
         for (int p = 0; p < 4; p++) {
             const C above = Isa::codes(from + 64 * p);
-            w[p] = Isa::both(Isa::template up<2>(above), four);
-            w[p + 4] = Isa::both(Isa::template down<2>(above), four);
+            w[p] = Isa::bit_and(Isa::template shift_left<2>(above), four);
+            w[p + 4] = Isa::bit_and(Isa::template shift_right<2>(above), four);
         }
         for (int p = 0; p < 2; p++) {
             const C below = Isa::codes(lower + 64 * p);
-            w[4 * p] = Isa::either(w[4 * p], Isa::both(below, two));
-            w[4 * p + 1] = Isa::either(w[4 * p + 1], Isa::both(Isa::template down<2>(below), two));
-            w[4 * p + 2] = Isa::either(w[4 * p + 2], Isa::both(Isa::template down<4>(below), two));
-            w[4 * p + 3] = Isa::either(w[4 * p + 3], Isa::both(Isa::template down<6>(below), two));
+            w[4 * p] = Isa::bit_or(w[4 * p], Isa::bit_and(below, two));
+            w[4 * p + 1] = Isa::bit_or(w[4 * p + 1], Isa::bit_and(Isa::template shift_right<2>(below), two));
+            w[4 * p + 2] = Isa::bit_or(w[4 * p + 2], Isa::bit_and(Isa::template shift_right<4>(below), two));
+            w[4 * p + 3] = Isa::bit_or(w[4 * p + 3], Isa::bit_and(Isa::template shift_right<6>(below), two));
         }
         return;
     }
     if constexpr (codes == Codes::bits4 || codes == Codes::bits5 || codes == Codes::bits6 || codes == Codes::table) {
-        const C low = Isa::fill(15);
+        const C low = Isa::broadcast(15);
         for (int p = 0; p < 4; p++) {
             const C packed = Isa::codes(from + 64 * p);
-            w[p] = Isa::both(packed, low);
-            w[p + 4] = Isa::both(Isa::template down<4>(packed), low);
+            w[p] = Isa::bit_and(packed, low);
+            w[p + 4] = Isa::bit_and(Isa::template shift_right<4>(packed), low);
         }
     }
     if constexpr (codes == Codes::table) {
@@ -84,50 +85,50 @@ template <Format f>
         for (int c = 0; c < 8; c++) w[c] = Isa::lookup(table, w[c]);
     }
     if constexpr (codes == Codes::bits2 || codes == Codes::bits3) {
-        const C low = Isa::fill(3);
+        const C low = Isa::broadcast(3);
         for (int p = 0; p < 2; p++) {
             const C packed = Isa::codes(from + 64 * p);
-            w[4 * p] = Isa::both(packed, low);
-            w[4 * p + 1] = Isa::both(Isa::template down<2>(packed), low);
-            w[4 * p + 2] = Isa::both(Isa::template down<4>(packed), low);
-            w[4 * p + 3] = Isa::both(Isa::template down<6>(packed), low);
+            w[4 * p] = Isa::bit_and(packed, low);
+            w[4 * p + 1] = Isa::bit_and(Isa::template shift_right<2>(packed), low);
+            w[4 * p + 2] = Isa::bit_and(Isa::template shift_right<4>(packed), low);
+            w[4 * p + 3] = Isa::bit_and(Isa::template shift_right<6>(packed), low);
         }
     }
     if constexpr (codes == Codes::bits5) {
-        const C packed = Isa::codes(from + 256), bit = Isa::fill(16);
-        w[0] = Isa::either(w[0], Isa::both(Isa::template up<4>(packed), bit));
-        w[1] = Isa::either(w[1], Isa::both(Isa::template up<3>(packed), bit));
-        w[2] = Isa::either(w[2], Isa::both(Isa::template up<2>(packed), bit));
-        w[3] = Isa::either(w[3], Isa::both(Isa::template up<1>(packed), bit));
-        w[4] = Isa::either(w[4], Isa::both(packed, bit));
-        w[5] = Isa::either(w[5], Isa::both(Isa::template down<1>(packed), bit));
-        w[6] = Isa::either(w[6], Isa::both(Isa::template down<2>(packed), bit));
-        w[7] = Isa::either(w[7], Isa::both(Isa::template down<3>(packed), bit));
+        const C packed = Isa::codes(from + 256), bit = Isa::broadcast(16);
+        w[0] = Isa::bit_or(w[0], Isa::bit_and(Isa::template shift_left<4>(packed), bit));
+        w[1] = Isa::bit_or(w[1], Isa::bit_and(Isa::template shift_left<3>(packed), bit));
+        w[2] = Isa::bit_or(w[2], Isa::bit_and(Isa::template shift_left<2>(packed), bit));
+        w[3] = Isa::bit_or(w[3], Isa::bit_and(Isa::template shift_left<1>(packed), bit));
+        w[4] = Isa::bit_or(w[4], Isa::bit_and(packed, bit));
+        w[5] = Isa::bit_or(w[5], Isa::bit_and(Isa::template shift_right<1>(packed), bit));
+        w[6] = Isa::bit_or(w[6], Isa::bit_and(Isa::template shift_right<2>(packed), bit));
+        w[7] = Isa::bit_or(w[7], Isa::bit_and(Isa::template shift_right<3>(packed), bit));
     }
     if constexpr (codes == Codes::bits3) {
-        const C packed = Isa::codes(from + 128), bit = Isa::fill(4);
-        w[0] = Isa::either(w[0], Isa::both(Isa::template up<2>(packed), bit));
-        w[1] = Isa::either(w[1], Isa::both(Isa::template up<1>(packed), bit));
-        w[2] = Isa::either(w[2], Isa::both(packed, bit));
-        w[3] = Isa::either(w[3], Isa::both(Isa::template down<1>(packed), bit));
-        w[4] = Isa::either(w[4], Isa::both(Isa::template down<2>(packed), bit));
-        w[5] = Isa::either(w[5], Isa::both(Isa::template down<3>(packed), bit));
-        w[6] = Isa::either(w[6], Isa::both(Isa::template down<4>(packed), bit));
-        w[7] = Isa::either(w[7], Isa::both(Isa::template down<5>(packed), bit));
+        const C packed = Isa::codes(from + 128), bit = Isa::broadcast(4);
+        w[0] = Isa::bit_or(w[0], Isa::bit_and(Isa::template shift_left<2>(packed), bit));
+        w[1] = Isa::bit_or(w[1], Isa::bit_and(Isa::template shift_left<1>(packed), bit));
+        w[2] = Isa::bit_or(w[2], Isa::bit_and(packed, bit));
+        w[3] = Isa::bit_or(w[3], Isa::bit_and(Isa::template shift_right<1>(packed), bit));
+        w[4] = Isa::bit_or(w[4], Isa::bit_and(Isa::template shift_right<2>(packed), bit));
+        w[5] = Isa::bit_or(w[5], Isa::bit_and(Isa::template shift_right<3>(packed), bit));
+        w[6] = Isa::bit_or(w[6], Isa::bit_and(Isa::template shift_right<4>(packed), bit));
+        w[7] = Isa::bit_or(w[7], Isa::bit_and(Isa::template shift_right<5>(packed), bit));
     }
     if constexpr (codes == Codes::bits6) {
-        const C pair = Isa::fill(48);
+        const C pair = Isa::broadcast(48);
         for (int p = 0; p < 2; p++) {
             const C packed = Isa::codes(from + 256 + 64 * p);
-            w[4 * p] = Isa::either(w[4 * p], Isa::both(Isa::template up<4>(packed), pair));
-            w[4 * p + 1] = Isa::either(w[4 * p + 1], Isa::both(Isa::template up<2>(packed), pair));
-            w[4 * p + 2] = Isa::either(w[4 * p + 2], Isa::both(packed, pair));
-            w[4 * p + 3] = Isa::either(w[4 * p + 3], Isa::both(Isa::template down<2>(packed), pair));
+            w[4 * p] = Isa::bit_or(w[4 * p], Isa::bit_and(Isa::template shift_left<4>(packed), pair));
+            w[4 * p + 1] = Isa::bit_or(w[4 * p + 1], Isa::bit_and(Isa::template shift_left<2>(packed), pair));
+            w[4 * p + 2] = Isa::bit_or(w[4 * p + 2], Isa::bit_and(packed, pair));
+            w[4 * p + 3] = Isa::bit_or(w[4 * p + 3], Isa::bit_and(Isa::template shift_right<2>(packed), pair));
         }
     }
 }
 
-// Scales and offsets of a tile: number = scale * code + offset; one of each for 32 columns, or two for 16 each.
+// The scales and offsets of a tile, number = scale * code + offset: one of each for 32 columns, or one for each 16.
 template <Format f>
 struct TileScales {
     typename Isa::F scale[halves_of(f)], offset[halves_of(f)];
@@ -167,7 +168,7 @@ struct TileScales {
     }
 };
 
-inline void put(const Output& out, int token, int row, typename Isa::F value) {
+inline void write_output(const Output& out, int token, int row, typename Isa::F value) {
     const int present = out.rows - row;
     if (present <= 0) return;
     if (present >= Isa::lanes) {
@@ -185,31 +186,32 @@ inline void put(const Output& out, int token, int row, typename Isa::F value) {
     }
 }
 
-// A tile's codes times those of a token, from vector `first` on: n vectors.
+// The integer products of n vectors of a tile's codes, from `first` on, and a token.
 template <Format f, int n, Digits digits>
-inline typename Isa::A product(const typename Isa::C* w, const std::int8_t* x, int first) {
-    constexpr int most = most_code(layout(f).codes);
-    auto sum = Isa::no_sum();
+inline typename Isa::A tile_dot(const typename Isa::C* w, const std::int8_t* x, int first) {
+    constexpr int most = max_code(layout(f).codes);
+    auto sum = Isa::zero_sum();
     if constexpr (digits == Digits::two) {
-        sum = Isa::template dot<n, most, 127, kFine>(sum, w + first, x + 4 * first);
-        return Isa::template dot<n, most, kFine / 2, 1>(sum, w + first, x + kCols + 4 * first);
+        sum = Isa::template dot<n, most, 127, kDigitBase>(sum, w + first, x + 4 * first);
+        return Isa::template dot<n, most, kDigitBase / 2, 1>(sum, w + first, x + kCols + 4 * first);
     }
-    if constexpr (digits == Digits::wide) {
-        Wide wide;
-        std::memcpy(&wide, x + kCols, sizeof wide);
-        if (n == 8 || wide.place / n == first / n) sum = Isa::template dot<1, most, 127, kFine>(sum, w + wide.place, wide.codes);
+    if constexpr (digits == Digits::outliers) {
+        Outliers outliers;
+        std::memcpy(&outliers, x + kCols, sizeof outliers);
+        if (n == 8 || outliers.place / n == first / n) sum = Isa::template dot<1, most, 127, kDigitBase>(sum, w + outliers.place, outliers.codes);
     }
     return Isa::template dot<n, most, 127, 1>(sum, w + first, x + 4 * first);
 }
 
-// The same for several tokens, `line` bytes apart. `I` is the instruction set: not all know pairs.
+// The same for several tokens, `line` bytes apart. `I` is `Isa`: a template parameter, so that sets without int16 pairs
+// compile.
 template <Format f, int n, Digits digits, int tokens, int line, class I = Isa>
-[[gnu::always_inline]] inline void products(const typename Isa::C* w, const std::int8_t* x, int first, typename Isa::A* sums) {
-    if constexpr (I::in_pairs && is_signed(f) && tokens > 8) {
-        products<f, n, digits, 8, line, I>(w, x, first, sums);
-        products<f, n, digits, tokens - 8, line, I>(w, x + 8 * line, first, sums + 8);
-    } else if constexpr (I::in_pairs && is_signed(f)) {
-        for (int t = 0; t < tokens; t++) sums[t] = I::no_sum();
+[[gnu::always_inline]] inline void tile_dots(const typename Isa::C* w, const std::int8_t* x, int first, typename Isa::A* sums) {
+    if constexpr (I::int16_pairs && is_signed(f) && tokens > 8) {
+        tile_dots<f, n, digits, 8, line, I>(w, x, first, sums);
+        tile_dots<f, n, digits, tokens - 8, line, I>(w, x + 8 * line, first, sums + 8);
+    } else if constexpr (I::int16_pairs && is_signed(f)) {
+        for (int t = 0; t < tokens; t++) sums[t] = I::zero_sum();
         for (int c = first; c < first + n; c++) {
             typename I::C pairs[2];
             I::pairs(w[c], pairs);
@@ -221,58 +223,58 @@ template <Format f, int n, Digits digits, int tokens, int line, class I = Isa>
         }
     } else {
 #pragma GCC unroll 16
-        for (int t = 0; t < tokens; t++) sums[t] = product<f, n, digits>(w, x + t * line, first);
+        for (int t = 0; t < tokens; t++) sums[t] = tile_dot<f, n, digits>(w, x + t * line, first);
     }
 }
 
-// Tokens of one group, from `first` on.
+// One vector of a panel's rows times `tokens` tokens of one group, from `first` on.
 template <Format f, int tokens, Digits digits>
-inline void some_tokens(const Panel& panel, const Quantized& x, int first, int sub, const Output& out) {
+inline void linear_block(const Panel& panel, const Quantized& x, int first, int sub, const Output& out) {
     using F = typename Isa::F;
     constexpr Layout form = layout(f);
-    constexpr int halves = halves_of(f), n = 8 / halves, line = code_bytes(digits) + 2 * Isa::in_pairs * kCols;
+    constexpr int halves = halves_of(f), n = 8 / halves, line = code_bytes(digits) + 2 * Isa::int16_pairs * kCols;
     const int row = sub * Isa::lanes;
-    const std::int64_t tiles = x.tiles(), step = x.step(first), measures_step = x.measures_step(first);
+    const std::int64_t tiles = x.tiles(), step = x.step(first), stats_step = x.stats_step(first);
     const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(first));
-    const Measures* measures = x.measures(first);
+    const BlockStats* stats = x.stats(first);
     F total[tokens];
     for (int t = 0; t < tokens; t++) total[t] = Isa::zero();
-    const std::uint8_t *tile = panel.tiles, *lower = in_parts(f) ? panel.lower + 4 * row : nullptr, *super = nullptr;
+    const std::uint8_t *tile = panel.tiles, *lower = is_split(f) ? panel.lower + 4 * row : nullptr, *super = nullptr;
     for (std::int64_t b = 0; b < tiles; b++) {
         if constexpr (super_bytes(form.scales) > 0)
             if (b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(form.scales);
         typename Isa::C w[8];
-        for (int ahead = 0; ahead < tile_bytes(f); ahead += 64) __builtin_prefetch(tile + kAhead + ahead);
-        for (int ahead = 0; ahead < lower_tile_bytes(f); ahead += 64) __builtin_prefetch(lower + kAhead + ahead);
+        for (int ahead = 0; ahead < tile_bytes(f); ahead += 64) __builtin_prefetch(tile + kPrefetchAhead + ahead);
+        for (int ahead = 0; ahead < lower_tile_bytes(f); ahead += 64) __builtin_prefetch(lower + kPrefetchAhead + ahead);
         unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, lower, w);
         const TileScales<f> by(super, tile, row);
 #pragma GCC unroll 2
         for (int half = 0; half < halves; half++) {
             typename Isa::A sums[tokens];
-            products<f, n, digits, tokens, line>(w, codes, n * half, sums);
+            tile_dots<f, n, digits, tokens, line>(w, codes, n * half, sums);
 #pragma GCC unroll 16
             for (int t = 0; t < tokens; t++) {
-                total[t] = Isa::fma(Isa::mul(by.scale[half], Isa::set1(measures[t].scale)), Isa::to_float(sums[t]), total[t]);
+                total[t] = Isa::fma(Isa::mul(by.scale[half], Isa::set1(stats[t].scale)), Isa::to_float(sums[t]), total[t]);
                 if constexpr (has_offset(f))
-                    total[t] = Isa::fma(by.offset[half], Isa::set1(halves == 1 ? measures[t].sum : measures[t].sums[half]), total[t]);
+                    total[t] = Isa::fma(by.offset[half], Isa::set1(halves == 1 ? stats[t].sum : stats[t].sums[half]), total[t]);
             }
         }
         tile += tile_bytes(f);
-        if constexpr (in_parts(f)) lower += lower_tile_bytes(f);
-        codes += step, measures += measures_step;
+        if constexpr (is_split(f)) lower += lower_tile_bytes(f);
+        codes += step, stats += stats_step;
     }
-    for (int t = 0; t < tokens; t++) put(out, first + t, row, total[t]);
+    for (int t = 0; t < tokens; t++) write_output(out, first + t, row, total[t]);
 }
 
-// Tokens from `t` on.
+// A panel times the tokens from `t` on, in blocks of as many as a group still has.
 template <Format f, Digits digits>
-void all_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const Output& out) {
-    constexpr int most = Isa::most_tokens;
-    static_assert(kTogether % most == 0);
+void linear_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const Output& out) {
+    constexpr int most = Isa::max_tokens;
+    static_assert(kGroupTokens % most == 0);
     while (t < tokens) {
-        const int some = x.together(t) - t % kTogether;
+        const int some = x.group_size(t) - t % kGroupTokens;
         const auto step = [&](auto count) {
-            for (int sub = 0; sub < kSubs; sub++) some_tokens<f, decltype(count)::value, digits>(panel, x, t, sub, out);
+            for (int sub = 0; sub < kSubs; sub++) linear_block<f, decltype(count)::value, digits>(panel, x, t, sub, out);
             t += decltype(count)::value;
         };
         if (some >= most) step(std::integral_constant<int, most>());
@@ -283,18 +285,18 @@ void all_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const
     }
 }
 
-// The dot products of a tile of 4 bits and of 8 tokens, and what makes numbers of them; no scales.
+// Multiply-adds of a 4-bit tile with 8 tokens and the conversion of the sums to fp32, without scales (Kernels::peak_loop).
 template <Digits digits>
-std::int64_t multiply_codes(std::int64_t rounds) {
+std::int64_t peak_integer(std::int64_t rounds) {
     constexpr int tokens = 8;
     alignas(64) std::uint8_t tile[512];
     alignas(64) std::int8_t x[tokens][code_bytes(digits)];
     for (int i = 0; i < 512; i++) tile[i] = i % 16;
     for (auto& codes : x) {
         for (int i = 0; i < code_bytes(digits); i++) codes[i] = static_cast<std::int8_t>(i % 100 - 50);
-        if constexpr (digits == Digits::wide) {
-            const Wide wide{{1, 2, 3, 4}, 5, 0};
-            std::memcpy(codes + kCols, &wide, sizeof wide);
+        if constexpr (digits == Digits::outliers) {
+            const Outliers outliers{{1, 2, 3, 4}, 5, 0};
+            std::memcpy(codes + kCols, &outliers, sizeof outliers);
         }
     }
     typename Isa::C w[8];
@@ -303,8 +305,8 @@ std::int64_t multiply_codes(std::int64_t rounds) {
     for (auto& sum : total) sum = Isa::zero();
     for (std::int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; t++) total[t] = Isa::add(total[t], Isa::to_float(product<Format::q4_0, 8, digits>(w, x[t], 0)));
-        asm volatile("" : : "r"(x), "r"(tile) : "memory");  // or nothing would be computed twice
+        for (int t = 0; t < tokens; t++) total[t] = Isa::add(total[t], Isa::to_float(tile_dot<Format::q4_0, 8, digits>(w, x[t], 0)));
+        asm volatile("" : : "r"(x), "r"(tile) : "memory");  // or the compiler would compute everything once
     }
     float kept[Isa::lanes];
     for (auto& sum : total) Isa::store(kept, sum);
@@ -312,7 +314,7 @@ std::int64_t multiply_codes(std::int64_t rounds) {
     return static_cast<std::int64_t>(tokens) * kCols * Isa::lanes;
 }
 
-std::int64_t multiply_plain(std::int64_t rounds) {
+std::int64_t peak_f32(std::int64_t rounds) {
     constexpr int sums = 12;
     typename Isa::F total[sums], by = Isa::set1(0.5f);
     for (auto& sum : total) sum = Isa::set1(1.f);
@@ -329,22 +331,22 @@ std::int64_t multiply_plain(std::int64_t rounds) {
 }
 
 template <Format f>
-void linear_whole(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
-    if (x.digits == Digits::one) all_tokens<f, Digits::one>(panel, x, 0, tokens, out);
-    else if (x.digits == Digits::wide) all_tokens<f, Digits::wide>(panel, x, 0, tokens, out);
-    else all_tokens<f, Digits::two>(panel, x, 0, tokens, out);
+void linear_quantized(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
+    if (x.digits == Digits::one) linear_tokens<f, Digits::one>(panel, x, 0, tokens, out);
+    else if (x.digits == Digits::outliers) linear_tokens<f, Digits::outliers>(panel, x, 0, tokens, out);
+    else linear_tokens<f, Digits::two>(panel, x, 0, tokens, out);
 }
 
 template <Format f, int tokens>
-inline void most_of_some(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, float* most) {
-    constexpr int halves = halves_of(f), of_super = super_bytes(layout(f).scales);
+inline void bound_block(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, float* most) {
+    constexpr int halves = halves_of(f), super_size = super_bytes(layout(f).scales);
     const std::int64_t tiles = columns / kCols;
     for (int sub = 0; sub < kSubs; sub++) {
         typename Isa::F total[tokens];
         for (auto& sum : total) sum = Isa::zero();
         const std::uint8_t *tile = upper, *super = nullptr;
         for (std::int64_t b = 0; b < tiles; b++, tile += tile_bytes(f)) {
-            if (of_super && b % (kSuper / kCols) == 0) super = tile, tile += of_super;
+            if (super_size && b % (kSuper / kCols) == 0) super = tile, tile += super_size;
             const TileScales<f> by(super, tile, sub * Isa::lanes);
             for (int half = 0; half < halves; half++) {
                 const auto square = Isa::mul(by.scale[half], by.scale[half]);
@@ -360,15 +362,15 @@ inline void most_of_some(const std::uint8_t* upper, std::int64_t columns, const 
 }
 
 template <Format f>
-void most(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
+void bound(const std::uint8_t* upper, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
     const std::int64_t numbers = halves_of(f) * (columns / kCols);
     int t = 0;
-    for (; t + 8 <= tokens; t += 8) most_of_some<f, 8>(upper, columns, spreads + t * numbers, estimates + t * kRows, most + t);
-    for (; t < tokens; t++) most_of_some<f, 1>(upper, columns, spreads + t * numbers, estimates + t * kRows, most + t);
+    for (; t + 8 <= tokens; t += 8) bound_block<f, 8>(upper, columns, spreads + t * numbers, estimates + t * kRows, most + t);
+    for (; t < tokens; t++) bound_block<f, 1>(upper, columns, spreads + t * numbers, estimates + t * kRows, most + t);
 }
 
 template <Format f>
-void unpack_panel(const Panel& panel, std::int64_t columns, float* out) {
+void dequantize_panel(const Panel& panel, std::int64_t columns, float* out) {
     constexpr Layout form = layout(f);
     const std::uint8_t *tile = panel.tiles, *super = nullptr;
     for (std::int64_t b = 0; b < columns / kCols; b++) {
@@ -377,7 +379,7 @@ void unpack_panel(const Panel& panel, std::int64_t columns, float* out) {
         for (int sub = 0; sub < kSubs; sub++) {
             const int row = sub * Isa::lanes;
             typename Isa::C w[8];
-            unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, in_parts(f) ? panel.lower + b * lower_tile_bytes(f) + 4 * row : nullptr, w);
+            unpack_codes<f>(tile + scale_bytes(form.scales) + 4 * row, is_split(f) ? panel.lower + b * lower_tile_bytes(f) + 4 * row : nullptr, w);
             const TileScales<f> by(super, tile, row);
             float* to = out + b * kCols * kRows + row;
             const auto write = [&](int column, typename Isa::F code) {
@@ -403,8 +405,8 @@ inline typename Isa::F load_plain(const std::uint8_t* panel, std::int64_t number
 }
 
 template <Format f, int panels, int tokens>
-inline void some_plain(const std::uint8_t* const* panel, std::int64_t columns, const float* x, std::int64_t stride, int first,
-                       const Output* const* out) {
+inline void plain_block(const std::uint8_t* const* panel, std::int64_t columns, const float* x, std::int64_t stride, int first,
+                        const Output* const* out) {
     using F = typename Isa::F;
     constexpr int vectors = panels * kSubs;
     F total[tokens][vectors];
@@ -423,7 +425,7 @@ inline void some_plain(const std::uint8_t* const* panel, std::int64_t columns, c
         }
     }
     for (int t = 0; t < tokens; t++)
-        for (int v = 0; v < vectors; v++) put(*out[v / kSubs], first + t, v % kSubs * Isa::lanes, total[t][v]);
+        for (int v = 0; v < vectors; v++) write_output(*out[v / kSubs], first + t, v % kSubs * Isa::lanes, total[t][v]);
 }
 
 template <Format f>
@@ -431,21 +433,21 @@ void linear_plain(const std::uint8_t* panel, const std::uint8_t* second, std::in
                   int tokens, const Output& out, const Output& second_out) {
     const std::uint8_t* panels[2] = {panel, second};
     const Output* outs[2] = {&out, &second_out};
-    // Sums that fill most of the registers: 16 of 32, or 12 of 16.
+    // Tokens at once: their sums fill most of the registers, 16 of 32, or 12 of 16.
     constexpr int most = Isa::lanes == 8 ? 6 : 8 / (Isa::lanes == 16 ? 1 : 2);
     int t = 0;
     if (second) {
         if constexpr (Isa::lanes == 16)
-            for (; tokens - t >= most; t += most) some_plain<f, 2, most>(panels, columns, x, stride, t, outs);
-        for (; tokens - t >= 2 && tokens - t < most; t += 2) some_plain<f, 2, 2>(panels, columns, x, stride, t, outs);
-        for (; tokens - t >= 1 && tokens - t < most; t++) some_plain<f, 2, 1>(panels, columns, x, stride, t, outs);
+            for (; tokens - t >= most; t += most) plain_block<f, 2, most>(panels, columns, x, stride, t, outs);
+        for (; tokens - t >= 2 && tokens - t < most; t += 2) plain_block<f, 2, 2>(panels, columns, x, stride, t, outs);
+        for (; tokens - t >= 1 && tokens - t < most; t++) plain_block<f, 2, 1>(panels, columns, x, stride, t, outs);
         if (t == tokens) return;
     }
     for (int p = 0; p < (second ? 2 : 1); p++) {
         int u = t;
-        for (; tokens - u >= most; u += most) some_plain<f, 1, most>(panels + p, columns, x, stride, u, outs + p);
-        for (; tokens - u >= 2; u += 2) some_plain<f, 1, 2>(panels + p, columns, x, stride, u, outs + p);
-        for (; u < tokens; u++) some_plain<f, 1, 1>(panels + p, columns, x, stride, u, outs + p);
+        for (; tokens - u >= most; u += most) plain_block<f, 1, most>(panels + p, columns, x, stride, u, outs + p);
+        for (; tokens - u >= 2; u += 2) plain_block<f, 1, 2>(panels + p, columns, x, stride, u, outs + p);
+        for (; u < tokens; u++) plain_block<f, 1, 1>(panels + p, columns, x, stride, u, outs + p);
     }
 }
 

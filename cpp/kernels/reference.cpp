@@ -1,5 +1,4 @@
-// Every kernel in plain C++, as one would write it on a blackboard: what the fast ones are held against, and what runs where
-// there is none.
+// Every kernel in plain C++: the fast ones are tested against it, and it runs where no instruction set of ours is available.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,91 +14,91 @@ namespace {
 
 void quantize(const float* x, const Quantized& to, std::int64_t token) {
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
-    Measures* at = to.measures(token);
-    const std::int64_t step = to.step(token), measures_step = to.measures_step(token);
-    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += measures_step) {
+    BlockStats* at = to.stats(token);
+    const std::int64_t step = to.step(token), stats_step = to.stats_step(token);
+    for (std::int64_t b = 0; b < to.tiles(); b++, codes += step, at += stats_step) {
         const float* from = x + b * kCols;
-        float fours[kCols / 4] = {};  // the greatest of four neighbours
+        float fours[kCols / 4] = {};  // the largest magnitude of each four neighbours
         for (int k = 0; k < kCols; k++) fours[k / 4] = std::max(fours[k / 4], std::fabs(from[k]));
         const auto place = static_cast<int>(std::max_element(fours, fours + kCols / 4) - fours);
         const float most = fours[place];
         fours[place] = 0;
         const float next = *std::max_element(fours, fours + kCols / 4);
-        const bool wide = to.digits == Digits::wide || to.digits == Digits::wide_in_two;
-        const float largest = wide ? std::max(next, most * kWideShare) : most;
-        const float inverse = to_codes(largest);
+        const bool outliers = to.digits == Digits::outliers || to.digits == Digits::outliers_in_two;
+        const float largest = outliers ? std::max(next, most * kOutlierShare) : most;
+        const float inverse = inverse_scale(largest);
         float sums[2] = {};
-        Wide four{{}, place, 0};
+        Outliers four{{}, place, 0};
         for (int k = 0; k < kCols; k++) {
             const float exact = from[k] * inverse;
-            float code = std::nearbyint(exact), fine = std::nearbyint((exact - code) * kFine);
-            if (to.digits == Digits::one) fine = code, code = 0;
-            if (wide) {
+            float code = std::nearbyint(exact), low = std::nearbyint((exact - code) * kDigitBase);
+            if (to.digits == Digits::one) low = code, code = 0;
+            if (outliers) {
                 const float whole = std::nearbyint(exact);
-                code = k / 4 == place ? std::nearbyint(whole / kFine) : 0;
-                fine = whole - kFine * code;
+                code = k / 4 == place ? std::nearbyint(whole / kDigitBase) : 0;
+                low = whole - kDigitBase * code;
                 if (k / 4 == place) four.codes[k % 4] = static_cast<std::int8_t>(code);
             }
             const bool in_two = code_bytes(to.digits) == 2 * kCols;
             if (in_two) codes[k] = static_cast<std::int8_t>(code);
-            codes[in_two * kCols + k] = static_cast<std::int8_t>(fine);
-            sums[k / 16] += code * kFine + fine;
+            codes[in_two * kCols + k] = static_cast<std::int8_t>(low);
+            sums[k / 16] += code * kDigitBase + low;
         }
-        if (to.digits == Digits::wide) std::memcpy(codes + kCols, &four, sizeof four);
+        if (to.digits == Digits::outliers) std::memcpy(codes + kCols, &four, sizeof four);
         at->scale = scale_of(largest, to.digits, sums[0] + sums[1]);
         for (int half = 0; half < 2; half++) at->sums[half] = at->scale * sums[half];
         at->sum = at->sums[0] + at->sums[1];
     }
 }
 
-// Number k of a token's 32.
-int whole_number(const std::int8_t* codes, int k, Digits digits) {
+// Integer k of a token's 32.
+int integer_at(const std::int8_t* codes, int k, Digits digits) {
     if (digits == Digits::one) return codes[k];
-    if (digits != Digits::wide) return kFine * codes[k] + codes[kCols + k];
-    Wide wide;
-    std::memcpy(&wide, codes + kCols, sizeof wide);
-    return (k / 4 == wide.place ? kFine * wide.codes[k % 4] : 0) + codes[k];
+    if (digits != Digits::outliers) return kDigitBase * codes[k] + codes[kCols + k];
+    Outliers outliers;
+    std::memcpy(&outliers, codes + kCols, sizeof outliers);
+    return (k / 4 == outliers.place ? kDigitBase * outliers.codes[k % 4] : 0) + codes[k];
 }
 
-void put(const Output& out, int token, int row, float value) {
+void write_output(const Output& out, int token, int row, float value) {
     if (row >= out.rows) return;
     if (out.bias) value += out.bias[row];
     if (out.add) value += out.add[token * out.add_stride + row];
     out.y[token * out.stride + row] = value;
 }
 
-// Calls with(tile number, row's tile) for all tiles of a row of a panel.
+// Calls with(tile number, TileRow) for all tiles of one row of a panel.
 template <class With>
 void each_tile(Format format, const Panel& panel, std::int64_t columns, int row, With with) {
     const std::uint8_t *tile = panel.tiles, *super = nullptr;
     for (std::int64_t b = 0; b < columns / kCols; b++) {
         if (super_bytes(layout(format).scales) && b % (kSuper / kCols) == 0) super = tile, tile += super_bytes(layout(format).scales);
-        with(b, read_tile(format, super, tile, in_parts(format) ? panel.lower + b * lower_tile_bytes(format) : nullptr, row));
+        with(b, read_tile(format, super, tile, is_split(format) ? panel.lower + b * lower_tile_bytes(format) : nullptr, row));
         tile += tile_bytes(format);
     }
 }
 
 template <int number>
-void linear_whole(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
+void linear_quantized(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < out.rows; r++) {
             float total = 0;
             each_tile(static_cast<Format>(number), panel, x.columns, r, [&](std::int64_t b, const TileRow& tile) {
                 const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(t) + b * x.step(t));
-                const Measures& at = x.measures(t)[b * x.measures_step(t)];
+                const BlockStats& at = x.stats(t)[b * x.stats_step(t)];
                 for (int half = 0; half < 2; half++) {
                     float sum = 0;
                     for (int k = 16 * half; k < 16 * half + 16; k++)
-                        sum += static_cast<float>(tile.codes[k] * whole_number(codes, k, x.digits));
+                        sum += static_cast<float>(tile.codes[k] * integer_at(codes, k, x.digits));
                     total += tile.scale[half] * at.scale * sum + tile.offset[half] * at.sums[half];
                 }
             });
-            put(out, t, r, total);
+            write_output(out, t, r, total);
         }
 }
 
 template <int number>
-void unpack(const Panel& panel, std::int64_t columns, float* out) {
+void dequantize(const Panel& panel, std::int64_t columns, float* out) {
     for (int r = 0; r < kRows; r++)
         each_tile(static_cast<Format>(number), panel, columns, r, [&](std::int64_t b, const TileRow& tile) {
             for (int k = 0; k < kCols; k++)
@@ -120,7 +119,7 @@ void linear(const std::uint8_t* panel, const std::uint8_t* second, std::int64_t 
         for (int r = 0; r < out.rows; r++) {
             float total = 0;
             for (std::int64_t k = 0; k < columns; k++) total += plain(static_cast<Format>(number), panel, k * kRows + r) * x[t * stride + k];
-            put(out, t, r, total);
+            write_output(out, t, r, total);
         }
     if (second) linear<number>(second, nullptr, columns, x, stride, tokens, second_out, second_out);
 }
@@ -201,8 +200,8 @@ void scores(const float* q, std::int64_t stride, int rows, const void* keys, con
 }
 
 template <CacheType type>
-void weigh(const float* p, int rows, int count, const void* values, const float* scales, int width, const void*, float* y,
-           std::int64_t stride) {
+void weighted_sum(const float* p, int rows, int count, const void* values, const float* scales, int width, const void*, float* y,
+                  std::int64_t stride) {
     for (int r = 0; r < rows; r++)
         for (int key = 0; key < count; key++)
             for (int h = 0; h < width; h++) {
@@ -211,20 +210,20 @@ void weigh(const float* p, int rows, int count, const void* values, const float*
             }
 }
 
-void softmax_step(float* scores, int rows, float* greatest, float* total, float* shrink) {
+void online_softmax(float* scores, int rows, float* row_max, float* total, float* rescale) {
     for (int r = 0; r < rows; r++) {
         float* row = scores + r * kPage;
-        const float now = std::max(greatest[r], *std::max_element(row, row + kPage));
+        const float now = std::max(row_max[r], *std::max_element(row, row + kPage));
         if (now == -INFINITY) {
             std::fill(row, row + kPage, 0.f);
-            shrink[r] = 1;
+            rescale[r] = 1;
             continue;
         }
-        shrink[r] = now == greatest[r] ? 1 : std::exp(greatest[r] - now);
+        rescale[r] = now == row_max[r] ? 1 : std::exp(row_max[r] - now);
         float sum = 0;
         for (int key = 0; key < kPage; key++) sum += row[key] = std::exp(row[key] - now);
-        total[r] = total[r] * shrink[r] + sum;
-        greatest[r] = now;
+        total[r] = total[r] * rescale[r] + sum;
+        row_max[r] = now;
     }
 }
 
@@ -251,62 +250,65 @@ void store_value(const float* x, int width, int number, void* values, float* sca
     store<type>(x, width, number, (width + 15) / 16 * 16, 1, values, scales);
 }
 
-std::int64_t multiply_one(std::int64_t rounds) {
+std::int64_t peak_scalar(std::int64_t rounds) {
     volatile float x = 1;
     for (std::int64_t round = 0; round < rounds; round++) x = x * 0.5f + 0.5f;
     return 1;
 }
 
-constexpr int kBlock = 4;  // rows and columns of products
+constexpr int kBlock = 4;  // rows and columns of a block of a matrix product
 
-float plain_number(const void* x, bool half, std::int64_t i) {
-    return half ? bfloat_to_float(static_cast<const std::uint16_t*>(x)[i]) : static_cast<const float*>(x)[i];
+float plain_number(const void* x, bool bf16, std::int64_t i) {
+    return bf16 ? bfloat_to_float(static_cast<const std::uint16_t*>(x)[i]) : static_cast<const float*>(x)[i];
 }
 
-void put_number(const Target& to, std::int64_t i, float number) {
-    if (to.half) static_cast<std::uint16_t*>(to.data)[i] = float_to_bfloat(number);
+void store_number(const Target& to, std::int64_t i, float number) {
+    if (to.bf16) static_cast<std::uint16_t*>(to.data)[i] = float_to_bfloat(number);
     else static_cast<float*>(to.data)[i] = number;
 }
 
-// The numbers of lines, [depth][line].
-template <bool half>
+// Packs lines, [depth][line].
+template <bool bf16>
 void pack_lines(const Lines& from, int lines, int depth, void* panel) {
     for (int k = 0; k < depth; k++)
         for (int i = 0; i < kBlock; i++) {
-            const float number = i < lines ? plain_number(from.data, from.half, i * from.line + k * from.depth) : 0;
-            put_number({panel, half, 0}, k * kBlock + i, number);
+            const float number = i < lines ? plain_number(from.data, from.bf16, i * from.line_stride + k * from.depth_stride) : 0;
+            store_number({panel, bf16, 0}, k * kBlock + i, number);
         }
 }
 
-template <bool half>
+template <bool bf16>
 void pack_block(const Lines& from, int lines, int depth, void* block, std::int64_t) {
-    pack_lines<half>(from, lines, depth, block);
+    pack_lines<bf16>(from, lines, depth, block);
 }
 
-template <bool half>
-void multiply_lines(const void* a, std::int64_t row, std::int64_t along, const void* b, int depth, bool add, float* c, std::int64_t stride) {
+template <bool bf16>
+void multiply_lines(const void* a, std::int64_t row_stride, std::int64_t depth_stride, const void* b, int depth, bool add, float* c,
+                    std::int64_t stride) {
     for (int i = 0; i < kBlock; i++)
         for (int j = 0; j < kBlock; j++) {
             float sum = add ? c[i * stride + j] : 0;
             for (int k = 0; k < depth; k++)
-                sum += plain_number(static_cast<const std::uint8_t*>(a) + i * row + k * along, half, 0) * plain_number(b, half, k * kBlock + j);
+                sum += plain_number(static_cast<const std::uint8_t*>(a) + i * row_stride + k * depth_stride, bf16, 0) *
+                       plain_number(b, bf16, k * kBlock + j);
             c[i * stride + j] = sum;
         }
 }
 
-void put_lines(const float* c, std::int64_t stride, int rows, int columns, const Target& to) {
+void store_block(const float* c, std::int64_t stride, int rows, int columns, const Target& to) {
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j++) put_number(to, i * to.stride + j, c[i * stride + j]);
+        for (int j = 0; j < columns; j++) store_number(to, i * to.stride + j, c[i * stride + j]);
 }
 
-template <bool half>
-constexpr Products kProducts = {kBlock, kBlock, 64, 1, half ? 2 : 4, 0, false, pack_block<half>, pack_lines<half>, multiply_lines<half>, put_lines};
+template <bool bf16>
+constexpr Gemm kGemm = {kBlock, kBlock, 64, 1, bf16 ? 2 : 4, 0, false, pack_block<bf16>, pack_lines<bf16>, multiply_lines<bf16>,
+                        store_block};
 
-void widen(const std::uint16_t* x, std::int64_t n, float* y) {
+void bf16_to_f32(const std::uint16_t* x, std::int64_t n, float* y) {
     for (std::int64_t i = 0; i < n; i++) y[i] = bfloat_to_float(x[i]);
 }
 
-void narrow(const float* x, std::int64_t n, std::uint16_t* y) {
+void f32_to_bf16(const float* x, std::int64_t n, std::uint16_t* y) {
     for (std::int64_t i = 0; i < n; i++) y[i] = float_to_bfloat(x[i]);
 }
 
@@ -328,35 +330,35 @@ void silu_gradient(const float* gate, const float* up, const float* grad, std::i
     }
 }
 
-float dot(const void* a, bool a_half, const void* b, bool b_half, std::int64_t n) {
+float dot(const void* a, bool a_bf16, const void* b, bool b_bf16, std::int64_t n) {
     float sum = 0;
-    for (std::int64_t i = 0; i < n; i++) sum += plain_number(a, a_half, i) * plain_number(b, b_half, i);
+    for (std::int64_t i = 0; i < n; i++) sum += plain_number(a, a_bf16, i) * plain_number(b, b_bf16, i);
     return sum;
 }
 
-float log_sum(const void* x, bool half, std::int64_t n) {
+float logsumexp(const void* x, bool bf16, std::int64_t n) {
     float most = -INFINITY, sum = 0;
-    for (std::int64_t i = 0; i < n; i++) most = std::max(most, plain_number(x, half, i));
-    for (std::int64_t i = 0; i < n; i++) sum += std::exp(plain_number(x, half, i) - most);
+    for (std::int64_t i = 0; i < n; i++) most = std::max(most, plain_number(x, bf16, i));
+    for (std::int64_t i = 0; i < n; i++) sum += std::exp(plain_number(x, bf16, i) - most);
     return most + std::log(sum);
 }
 
-void probabilities(const void* x, bool half, std::int64_t n, float log, float weight, void* y) {
-    for (std::int64_t i = 0; i < n; i++) put_number({y, half, 0}, i, weight * std::exp(plain_number(x, half, i) - log));
+void probabilities(const void* x, bool bf16, std::int64_t n, float log, float weight, void* y) {
+    for (std::int64_t i = 0; i < n; i++) store_number({y, bf16, 0}, i, weight * std::exp(plain_number(x, bf16, i) - log));
 }
 
 float scaled(float score, float scale, float cap) { return cap ? cap * std::tanh(score * scale / cap) : score * scale; }
 
-bool is_seen(const Seen& seen, int row, int column) {
-    return column < seen.columns && (!seen.bytes || seen.bytes[row * seen.stride + column]);
+bool visible(const Mask& mask, int row, int column) {
+    return column < mask.columns && (!mask.bytes || mask.bytes[row * mask.stride + column]);
 }
 
-void soften(float* scores, std::int64_t stride, int rows, int columns, const Seen& seen, float scale, float cap, float sink, float* logs,
-            float* inverses) {
+void softmax_rows(float* scores, std::int64_t stride, int rows, int columns, const Mask& mask, float scale, float cap, float sink, float* logs,
+                  float* inverses) {
     for (int r = 0; r < rows; r++) {
         float *row = scores + r * stride, most = sink, total = 0;
         for (int c = 0; c < columns; c++) {
-            row[c] = is_seen(seen, r, c) ? scaled(row[c], scale, cap) : -INFINITY;
+            row[c] = visible(mask, r, c) ? scaled(row[c], scale, cap) : -INFINITY;
             most = std::max(most, row[c]);
         }
         for (int c = 0; c < columns; c++) total += row[c] = row[c] == -INFINITY ? 0 : std::exp(row[c] - most);
@@ -366,19 +368,19 @@ void soften(float* scores, std::int64_t stride, int rows, int columns, const See
     }
 }
 
-void soften_gradient(float* scores, float* gradients, std::int64_t stride, int rows, int columns, const Seen& seen, float scale, float cap,
-                     const float* logs, const float* along) {
+void softmax_rows_gradient(float* scores, float* gradients, std::int64_t stride, int rows, int columns, const Mask& mask, float scale, float cap,
+                           const float* logs, const float* delta) {
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++) {
             float &score = scores[r * stride + c], &gradient = gradients[r * stride + c];
-            const float s = scaled(score, scale, cap), p = is_seen(seen, r, c) ? std::exp(s - logs[r]) : 0;
-            gradient = p * (gradient - along[r]) * scale * (cap ? 1 - s * s / (cap * cap) : 1);
+            const float s = scaled(score, scale, cap), p = visible(mask, r, c) ? std::exp(s - logs[r]) : 0;
+            gradient = p * (gradient - delta[r]) * scale * (cap ? 1 - s * s / (cap * cap) : 1);
             score = p;
         }
 }
 
 template <Format upper>
-void most(const std::uint8_t* tiles, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
+void bound(const std::uint8_t* tiles, std::int64_t columns, const float* spreads, const float* estimates, int tokens, float* most) {
     constexpr int halves = layout(upper).scales == Scales::k16 ? 2 : 1;
     for (int t = 0; t < tokens; t++, spreads += halves * (columns / kCols), estimates += kRows)
         for (int r = 0; r < kRows; r++) {
@@ -393,20 +395,20 @@ void most(const std::uint8_t* tiles, std::int64_t columns, const float* spreads,
 
 template <int... numbers>
 void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
-    ((k.linear_whole[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_whole<numbers>), ...);
-    ((k.unpack[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : unpack<numbers>), ...);
+    ((k.linear_quantized[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_quantized<numbers>), ...);
+    ((k.dequantize[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : dequantize<numbers>), ...);
 }
 
 Kernels make() {
     Kernels k{};
     k.name = "reference";
     k.quantize = quantize;
-    k.eight = Digits::wide;
+    k.int8_digits = Digits::outliers;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
-    k.most[static_cast<int>(Format::q8_0_upper)] = most<Format::q8_0_upper>;
-    k.most[static_cast<int>(Format::q6_k_upper)] = most<Format::q6_k_upper>;
+    k.bound[static_cast<int>(Format::q8_0_upper)] = bound<Format::q8_0_upper>;
+    k.bound[static_cast<int>(Format::q6_k_upper)] = bound<Format::q6_k_upper>;
     k.encode = kEncoders;
-    for (auto& multiply : k.multiply) multiply = multiply_one;
+    for (auto& multiply : k.peak_loop) multiply = peak_scalar;
     k.linear[0] = linear<0>, k.linear[1] = linear<1>, k.linear[2] = linear<2>;
     k.norm = norm;
     k.activate = activate;
@@ -415,21 +417,22 @@ Kernels make() {
     k.scale_and_cap = scale_and_cap;
     k.rotate = rotate;
     k.scores[0] = scores<CacheType::f32>, k.scores[1] = scores<CacheType::f16>, k.scores[2] = scores<CacheType::q8>;
-    k.weigh[0] = weigh<CacheType::f32>, k.weigh[1] = weigh<CacheType::f16>, k.weigh[2] = weigh<CacheType::q8>;
-    k.softmax_step = softmax_step;
+    k.weighted_sum[0] = weighted_sum<CacheType::f32>, k.weighted_sum[1] = weighted_sum<CacheType::f16>;
+    k.weighted_sum[2] = weighted_sum<CacheType::q8>;
+    k.online_softmax = online_softmax;
     k.store_key[0] = store_key<CacheType::f32>, k.store_key[1] = store_key<CacheType::f16>, k.store_key[2] = store_key<CacheType::q8>;
     k.store_value[0] = store_value<CacheType::f32>, k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
-    k.widen = widen;
-    k.narrow = narrow;
+    k.bf16_to_f32 = bf16_to_f32;
+    k.f32_to_bf16 = f32_to_bf16;
     k.norm_gradient = norm_gradient;
     k.silu_gradient = silu_gradient;
     k.dot = dot;
-    k.log_sum = log_sum;
+    k.logsumexp = logsumexp;
     k.probabilities = probabilities;
-    k.soften = soften;
-    k.soften_gradient = soften_gradient;
-    k.products[0] = &kProducts<false>, k.products[1] = &kProducts<true>;
+    k.softmax_rows = softmax_rows;
+    k.softmax_rows_gradient = softmax_rows_gradient;
+    k.gemm[0] = &kGemm<false>, k.gemm[1] = &kGemm<true>;
     return k;
 }
 

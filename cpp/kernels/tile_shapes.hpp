@@ -1,4 +1,4 @@
-// The registers of AMX: the shapes that a thread has set for them.
+// AMX's tile registers and the shapes that a thread has configured for them.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 namespace ordito {
 namespace {
 
-// As LDTILECFG reads them (Intel's Software Developer's Manual, volume 1, chapter 18).
+// The operand of LDTILECFG (Intel's Software Developer's Manual, volume 1, chapter 18).
 struct alignas(64) TileShapes {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
     std::uint16_t bytes[16] = {};
@@ -19,7 +19,7 @@ struct alignas(64) TileShapes {
 };
 static_assert(sizeof(TileShapes) == 64);
 
-// The compiler's own functions do not say that they read or write memory.
+// In assembly, since the compiler's intrinsics do not tell it that they read or write memory.
 template <int tile>
 [[gnu::always_inline]] inline void load_tile(const void* from, std::int64_t stride) {
     asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(tile), "r"(from), "r"(stride) : "memory");
@@ -30,8 +30,8 @@ template <int tile>
     asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(tile), "r"(to), "r"(stride) : "memory");
 }
 
-// Shapes of all registers that two kinds of products want: of whole numbers, by bytes of a token's line and the number of those lines
-// (registers 0 to 3: sums, 4 and 5: codes of weights, 6 and 7: tokens), and of bfloat16.
+// The shapes of all registers for integer products, by the bytes of a token's line and the number of lines (registers 0 to 3:
+// sums, 4 and 5: codes of weights, 6 and 7: tokens), and for bfloat16.
 constexpr TileShapes whole_shapes(int columns, int lines) {
     TileShapes shapes;
     for (int tile = 0; tile < 4; tile++) shapes.set(tile, lines, 64);
@@ -48,12 +48,12 @@ constexpr TileShapes square_shapes() {
 
 inline const TileShapes kShapes[] = {whole_shapes(16, 8), whole_shapes(32, 8), whole_shapes(64, 8),
                                      whole_shapes(16, 16), whole_shapes(32, 16), square_shapes()};
-inline const TileShapes& kSquare = kShapes[5];  // and those of 64 bytes and 16 lines
+inline const TileShapes& kSquare = kShapes[5];  // also the shapes of 64 bytes and 16 lines
 
 inline const TileShapes& shapes_of(int columns, int lines) { return kShapes[3 * (lines / 16) + columns / 32]; }
 
-// The registers of this thread have some shapes while this lives. Ours stay, since setting them takes ten times as long as
-// asking for them; somebody else's come back (ggml sets them once and for all).
+// Configures this thread's tile registers while it lives. Shapes of ours are left in place afterwards, since configuring takes
+// ten times as long as querying; another library's are restored (ggml configures them once and for all).
 class Shaped {
   public:
     explicit Shaped(const TileShapes& shapes) {

@@ -1,1 +1,1 @@
-"""The native reading of a spec: a plan of operations that C++ runs on a CPU, on weights as they are stored."""
+"""Specs on CPUs without PyTorch: a plan of operations that the C++ runtime (cpp/) runs on weights as files store them."""

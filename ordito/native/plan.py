@@ -1,7 +1,7 @@
-"""A spec as a flat plan of operations for the C++ runtime.
+"""Lowers a spec to a flat plan of operations for the C++ runtime.
 
-The lowering walks the tree once. Every leaf becomes a few operations over numbered buffers, which hold a row for each token;
-a residual is added by the last operation inside of it. The C++ side knows these operations and no architecture.
+The lowering walks the tree once. Every leaf becomes a few operations over numbered buffers, which have a row for each token; a
+residual is added by the last operation inside of it. The C++ side knows operations, never architectures.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class NotLoweredError(OrditoError):
 
 @dataclass(frozen=True)
 class Plan:
-    """A program and what it needs of each batch: `ropes` to turn by, `temperatures` of positions; `result` is a buffer."""
+    """A program, the buffer of its `result`, and what every batch provides: angles of `ropes`, factors of `temperatures`."""
 
     program: _core.Program
     result: int
@@ -57,9 +57,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Slot:
-    """What one attention keeps of a token: heads, the widths of their keys and values, and how far it looks back.
+    """What one attention caches of a token: key-value heads, widths of a key and a value, and how far it looks back.
 
-    `of_source`: of a token of the source, not of the text that is written.
+    `of_source`: keys and values of the encoder's text, not of the decoder's.
     """
 
     heads: int
@@ -70,16 +70,16 @@ class Slot:
     of_source: bool = False
 
     @property
-    def numbers(self) -> tuple[int, int, int, bool, int, bool]:
-        """As the C++ side takes it."""
+    def fields(self) -> tuple[int, int, int, bool, int, bool]:
+        """In the order that the C++ side expects."""
         return self.heads, self.key_width, self.value_width, self.value_in_key, self.span, self.of_source
 
 
 @dataclass(frozen=True)
 class Plans:
-    """All that a model computes. `slots` are those of every attention; `encoder_slots` are needed while a source is read.
+    """The programs of a model. `slots` are the cache slots of all attentions; `encoder_slots` are used while a source is read.
 
-    `matrices` are the weights of its maps by canonical name, one, or one for each expert.
+    `matrices`: the packed weights of each linear map by canonical name, one matrix, or one for each expert.
     """
 
     slots: tuple[Slot, ...]
@@ -91,25 +91,25 @@ class Plans:
 
 
 def lower(spec: Spec, weights: Weights) -> Plans:
-    """The plans of a model. Raises `NotLoweredError` for a block that has no native reading."""
+    """The plans of a model. Raises `NotLoweredError` for a block that the native runtime cannot compute."""
     model = _Model(spec, weights)
     hidden = _Lowering(model)
     states = hidden.block(spec.body, "", None)
     encode: Plan | None = None
     encoder_slots: tuple[int, ...] = ()
     if spec.encoder is not None:
-        reading = _Lowering(model)
+        encoder = _Lowering(model)
         before = len(model.slots)
-        source = reading.block(spec.encoder, "", reading.block(spec.embedding, "", None))
+        source = encoder.block(spec.encoder, "", encoder.block(spec.embedding, "", None))
         encoder_slots = tuple(range(before, len(model.slots)))
         for path, leaf in spec.attentions:
             if isinstance(leaf, Attention) and leaf.cross:
-                reading.keep_source(path, leaf, source)
-        encode = reading.plan(source)
+                encoder.store_source(path, leaf, source)
+        encode = encoder.plan(source)
     logits = None
     if spec.head is not None:
-        answering = _Lowering(model)
-        logits = answering.plan(answering.block(spec.head, "", answering.last_states(spec.body)))
+        decoder = _Lowering(model)
+        logits = decoder.plan(decoder.block(spec.head, "", decoder.wanted_states(spec.body)))
     matrices = {name: [one] for name, one in model.packed.items()} | model.experts
     return Plans(tuple(model.slots.values()), encoder_slots, hidden.plan(states), logits, encode, matrices)
 
@@ -127,16 +127,16 @@ class _Model:
 
     def matrix(self, name: str) -> _core.Packed:
         if name not in self.packed:
-            self.packed[name] = self.weights.matrix(name, in_parts=name == screened(self.spec))
+            self.packed[name] = self.weights.matrix(name, split=name == screened(self.spec))
         return self.packed[name]
 
     def exact_matrix(self, name: str) -> _core.Packed:
-        """In fp32: a router's choices are not to depend on how its weights are rounded."""
+        """Packed in fp32: rounding a router's weights could change its choices."""
         if name not in self.packed:
-            self.packed[name] = self.weights.plain(self.weights.array(name))
+            self.packed[name] = self.weights.pack(self.weights.array(name))
         return self.packed[name]
 
-    def of_experts(self, name: str) -> list[_core.Packed]:
+    def expert_matrices(self, name: str) -> list[_core.Packed]:
         if name not in self.experts:
             self.experts[name] = self.weights.matrices(name)
         return self.experts[name]
@@ -146,9 +146,10 @@ class _Model:
         return list(self.slots).index(path)
 
     def absorbed(self, path: str, block: LatentAttention) -> tuple[list[_core.Packed], list[_core.Packed]]:
-        """For each head what turns its query into one for [latent ‖ rotary key], and what makes its value of a latent.
+        """Multi-head latent attention with absorbed projections (arXiv:2405.04434, section 2.1.2), packed for each head.
 
-        q . (K c) = (K^T q) . c: the keys of all heads need not be made (arXiv:2405.04434, section 2.1.2).
+        The first matrices map a query to one for [latent ‖ rotary key], the second a latent to a value: since q . (K c) =
+        (K^T q) . c, keys are never expanded.
         """
         if path not in self.heads:
             exact = self.weights.is_exact(f"{path}.k_up.weight")
@@ -159,13 +160,13 @@ class _Model:
                 both = np.zeros((block.kv_rank + block.rope.dim, block.q_dim), np.float32)
                 both[: block.kv_rank, : block.nope_dim] = head.T
                 both[block.kv_rank :, block.nope_dim :] = np.eye(block.rope.dim, dtype=np.float32)
-                queries.append(self.weights.plain(both, exact))
-            self.heads[path] = queries, [self.weights.plain(head, exact) for head in v_up]
+                queries.append(self.weights.pack(both, exact))
+            self.heads[path] = queries, [self.weights.pack(head, exact) for head in v_up]
         return self.heads[path]
 
 
 class _Lowering:
-    """One program in the making. Buffers that are given back are used again."""
+    """A program under construction. Buffers that are released are reused."""
 
     def __init__(self, model: _Model) -> None:
         self.model, self.weights = model, model.weights
@@ -174,12 +175,12 @@ class _Lowering:
         self.widths: dict[int, int] = {}
         self.ropes: list[Rope] = []
         self.temperatures: list[Temperature] = []
-        self.relative: Floats | None = None  # the table of the stack's first layer
+        self.relative: Floats | None = None  # the bias table of the stack's first layer, which later layers share
 
     def plan(self, result: Place) -> Plan:
         return Plan(self.builder.build(), result[0], tuple(self.ropes), tuple(self.temperatures))
 
-    def take(self, width: int) -> Place:
+    def allocate(self, width: int) -> Place:
         free = self.free.get(width)
         if free:
             return free.pop(), 0
@@ -187,18 +188,18 @@ class _Lowering:
         self.widths[number] = width
         return number, 0
 
-    def give_back(self, place: Place) -> None:
+    def release(self, place: Place) -> None:
         self.free.setdefault(self.widths[place[0]], []).append(place[0])
 
-    def last_states(self, body: Block) -> Place:
-        """The body's hidden states of the tokens that are wanted: what follows the last stack is computed for those alone."""
+    def wanted_states(self, body: Block) -> Place:
+        """The body's hidden states of the wanted tokens: blocks after the last stack are computed for these alone."""
         parts = body.parts if isinstance(body, Chain) else (body,)
         end = max((number for number, part in enumerate(parts) if any(stacks_of(part))), default=len(parts) - 1) + 1
         x = self.chain(parts[:end], "", None)
         width = self.model.spec.d_model
-        kept = self.take(width)
+        kept = self.allocate(width)
         self.builder.select(x, kept, width)
-        self.give_back(x)
+        self.release(x)
         return self.chain(parts[end:], "", kept)
 
     def chain(self, parts: Sequence[Block], prefix: str, x: Place | None, add: Place | None = None) -> Place:
@@ -206,25 +207,25 @@ class _Lowering:
         for number, part in enumerate(parts):
             y = self.block(part, prefix, x, add if number == len(parts) - 1 else None)
             if x is not None and x != first:
-                self.give_back(x)
+                self.release(x)
             x = y
         assert x is not None, "a chain has parts"
         return x
 
     def block(self, block: Block, prefix: str, x: Place | None, add: Place | None = None) -> Place:
-        """block(x) + add in a buffer of its own. x is None for token ids."""
+        """block(x) + add, in a buffer of its own; x is None if the block reads token ids."""
         match block:
             case Chain():
                 return self.chain(block.parts, prefix, x, add)
             case Residual():
                 assert x is not None, "a residual has an input"
                 y = self.block(block.inner, prefix, x, x)
-                return y if add is None else self.added(y, add)
+                return y if add is None else self.add_to(y, add)
             case Sum():
                 total = self.block(block.parts[0], prefix, x, add)
                 for part in block.parts[1:]:
                     more = self.block(part, prefix, x, total)
-                    self.give_back(total)
+                    self.release(total)
                     total = more
                 return total
             case Stack():
@@ -232,18 +233,18 @@ class _Lowering:
                 for number, layer in enumerate(block.layers):
                     after = self.block(layer, f"{prefix}{block.name}.{number}.", stream)
                     if stream is not None and stream != x:
-                        self.give_back(stream)
+                        self.release(stream)
                     stream = after
                 assert stream is not None, "a stack has layers"
-                return stream if add is None else self.added(stream, add)
+                return stream if add is None else self.add_to(stream, add)
             case Embedding():
                 return self.embedding(block, prefix + block.name)
         assert x is not None, "only an embedding reads token ids"
         match block:
             case Norm():
-                y = self.take(block.d_model)
+                y = self.allocate(block.d_model)
                 self.norm(block, prefix + block.name, x, y, 1)
-                return y if add is None else self.added(y, add)
+                return y if add is None else self.add_to(y, add)
             case Attention():
                 return self.attention(block, prefix + block.name, x, add)
             case LatentAttention():
@@ -256,18 +257,18 @@ class _Lowering:
                 y = self.linear(x, [(prefix + block.name, block.d_out)])
                 if block.activation:
                     self.builder.activate(None, y, y, block.d_out, block.activation, 0, 0, GELU_SIGMOID_SLOPE)
-                return y if add is None else self.added(y, add)
+                return y if add is None else self.add_to(y, add)
             case Head():
                 return self.head(block, prefix + block.name, x)
         raise NotLoweredError(f"the native runtime has no reading of {type(block).__name__}")
 
-    def added(self, y: Place, add: Place) -> Place:
+    def add_to(self, y: Place, add: Place) -> Place:
         self.builder.add(y, add, y, self.widths[y[0]])
         return y
 
     def linear(self, x: Place, maps: Sequence[tuple[str, int]], add: Place | None = None) -> Place:
-        """Several maps of x, side by side."""
-        y = self.take(sum(width for _, width in maps))
+        """Several maps of x, concatenated."""
+        y = self.allocate(sum(width for _, width in maps))
         starts = [0, *np.cumsum([width for _, width in maps]).tolist()]
         self.builder.linear(
             x,
@@ -281,7 +282,7 @@ class _Lowering:
         return y
 
     def embedding(self, block: Embedding, path: str) -> Place:
-        y = self.take(block.d_model)
+        y = self.allocate(block.d_model)
         positions = self.model.exact_matrix(f"{path}.positions.weight") if block.n_positions else None
         types = self.weights.array(f"{path}.types.weight")[0] if block.n_types else None
         table = self.model.matrix(f"{path}.tokens.weight")
@@ -308,7 +309,7 @@ class _Lowering:
         if not b.norm_after_rope:
             self.head_norms(b, path, q, k)
         if b.rope is not None:
-            self.rotate(q, b.rope, b.n_heads + b.n_kv_heads, b.head_dim)  # keys stand behind queries
+            self.rotate(q, b.rope, b.n_heads + b.n_kv_heads, b.head_dim)  # keys follow queries in the buffer
         if b.norm_after_rope:
             self.head_norms(b, path, q, k)
         if b.temperature is not None:
@@ -321,7 +322,7 @@ class _Lowering:
         bias, sparse = b.relative_bias, b.block_sparse
         if bias is not None and not bias.shared:
             self.relative = self.weights.array(f"{path}.relative_bias.weight")
-        y = self.take(heads)
+        y = self.allocate(heads)
         self.builder.attend(
             slot=slot,
             q=q,
@@ -339,9 +340,9 @@ class _Lowering:
             max_distance=bias.max_distance if bias else 0,
             sparse=(sparse.block, sparse.local, sparse.stride) if sparse else (0, 0, 0),
         )
-        self.give_back(qkv)
+        self.release(qkv)
         out = self.linear(y, [(f"{path}.o", b.d_model)], add)
-        self.give_back(y)
+        self.release(y)
         return out
 
     def head_norms(self, b: Attention, path: str, q: Place, k: Place) -> None:
@@ -354,14 +355,14 @@ class _Lowering:
             path, Slot(b.n_kv_heads, b.head_dim, b.head_dim, span=(b.span or 0) if b.causal else 0, of_source=b.cross)
         )
 
-    def keep_source(self, path: str, b: Attention, source: Place) -> None:
-        """Keys and values of a cross-attention, made of the encoder's states once."""
+    def store_source(self, path: str, b: Attention, source: Place) -> None:
+        """Store a cross-attention's keys and values, computed once from the encoder's states."""
         width = b.n_kv_heads * b.head_dim
         kv = self.linear(source, [(f"{path}.k", width), (f"{path}.v", width)])
         if b.k_norm is not None:
             self.norm(b.k_norm, f"{path}.{b.k_norm.name}", kv, kv, b.n_kv_heads)
         self.builder.store(self.slot_of(b, path), kv, (kv[0], width))
-        self.give_back(kv)
+        self.release(kv)
 
     def latent_attention(self, b: LatentAttention, path: str, x: Place, add: Place | None) -> Place:
         rms = Norm(kind="rms", d_model=b.kv_rank, eps=b.norm_eps)
@@ -371,50 +372,50 @@ class _Lowering:
             low = self.linear(x, [(f"{path}.q_down", b.q_rank)])
             self.norm(Norm(kind="rms", d_model=b.q_rank, eps=b.norm_eps), f"{path}.q_norm", low, low, 1)
             q = self.linear(low, [(f"{path}.q_up", b.n_heads * b.q_dim)])
-            self.give_back(low)
+            self.release(low)
         width = b.kv_rank + b.rope.dim
         key = self.linear(x, [(f"{path}.kv_down", width)])
         self.norm(rms, f"{path}.kv_norm", key, key, 1)
         self.rotate((key[0], b.kv_rank), b.rope, 1, b.rope.dim)
         self.rotate((q[0], b.nope_dim), b.rope, b.n_heads, b.q_dim)
         queries, values = self.model.absorbed(path, b)
-        absorbed = self.take(b.n_heads * width)
+        absorbed = self.allocate(b.n_heads * width)
         self.builder.linear(q, absorbed, None, [(w, None, n * b.q_dim, n * width) for n, w in enumerate(queries)])
-        self.give_back(q)
+        self.release(q)
         slot = self.model.slot(path, Slot(1, width, b.kv_rank, value_in_key=True))
         self.builder.store(slot, key, None)
-        self.give_back(key)
-        latents = self.take(b.n_heads * b.kv_rank)
+        self.release(key)
+        latents = self.allocate(b.n_heads * b.kv_rank)
         self.builder.attend(slot=slot, q=absorbed, dst=latents, n_heads=b.n_heads, scale=b.scale)
-        self.give_back(absorbed)
-        y = self.take(b.n_heads * b.v_dim)
+        self.release(absorbed)
+        y = self.allocate(b.n_heads * b.v_dim)
         self.builder.linear(latents, y, None, [(w, None, n * b.kv_rank, n * b.v_dim) for n, w in enumerate(values)])
-        self.give_back(latents)
+        self.release(latents)
         out = self.linear(y, [(f"{path}.o", b.d_model)], add)
-        self.give_back(y)
+        self.release(y)
         return out
 
     def feed_forward(self, b: FeedForward, path: str, x: Place, add: Place | None) -> Place:
         names = [(f"{path}.{name}", b.d_ff) for name in (("gate", "up") if b.gated else ("up",))]
         both = self.linear(x, names)
-        hidden = self.take(b.d_ff)
+        hidden = self.allocate(b.d_ff)
         gate, up = (both, (both[0], b.d_ff)) if b.gated else (None, both)
         self.builder.activate(gate, up, hidden, b.d_ff, b.activation, b.limit or 0, b.up_offset, b.slope)
-        self.give_back(both)
+        self.release(both)
         y = self.linear(hidden, [(f"{path}.down", b.d_model)], add)
-        self.give_back(hidden)
+        self.release(hidden)
         return y
 
     def mixture(self, b: MixtureOfExperts, path: str, x: Place, add: Place | None) -> Place:
         expert, router = b.expert, b.router
         if not isinstance(expert, FeedForward):
             raise NotLoweredError("the native runtime has no reading of mixtures within mixtures; load it with backend='torch'")
-        logits = self.take(router.n_experts)
+        logits = self.allocate(router.n_experts)
         maps = [(self.model.exact_matrix(f"{path}.router.weight"), self.weights.vector(f"{path}.router.bias"), 0, 0)]
         self.builder.linear(x, logits, None, maps)
-        y = self.take(b.d_model)
+        y = self.allocate(b.d_model)
         names = {name: f"{path}.experts.{name}" for name in ("gate", "up", "down") if expert.gated or name != "gate"}
-        weights = {name: self.model.of_experts(f"{module}.weight") for name, module in names.items()}
+        weights = {name: self.model.expert_matrices(f"{module}.weight") for name, module in names.items()}
         biases = {name: list(self.weights.array(f"{module}.bias")) if expert.bias else [] for name, module in names.items()}
         self.builder.experts(
             src=x,
@@ -448,24 +449,24 @@ class _Lowering:
             offset=expert.up_offset,
             slope=expert.slope,
         )
-        self.give_back(logits)
+        self.release(logits)
         if b.shared is not None:
             shared = self.feed_forward(b.shared, f"{path}.shared", x, None)
             if b.shared_gate:
                 gate = self.linear(x, [(f"{path}.shared_gate", 1)])
                 self.builder.gate(shared, gate, shared, b.d_model)
-                self.give_back(gate)
+                self.release(gate)
             self.builder.add(y, shared, y, b.d_model)
-            self.give_back(shared)
-        return y if add is None else self.added(y, add)
+            self.release(shared)
+        return y if add is None else self.add_to(y, add)
 
     def head(self, b: Head, path: str, x: Place) -> Place:
         scaled = x
         if b.scale != 1.0:
-            scaled = self.take(b.d_model)
+            scaled = self.allocate(b.d_model)
             self.builder.scale(x, scaled, b.d_model, b.scale, 0)
         table = matrix_of(self.model.spec, b)
-        y = self.take(b.vocab_size)
+        y = self.allocate(b.vocab_size)
         maps = [(self.model.matrix(table), self.weights.vector(f"{path}.bias"), 0, 0)]
         self.builder.linear(scaled, y, None, maps, screened=table == screened(self.model.spec))
         if b.softcap is not None:

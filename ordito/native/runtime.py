@@ -23,13 +23,13 @@ from ordito.spec import GELU_SIGMOID_SLOPE, Activation, Attention, Dense, Mixtur
 from ordito.threads import usable_threads
 
 BATCH = 512
-"""Tokens of a batch of texts whose hidden states are computed together; a longer text is a batch of its own."""
+"""Tokens of texts whose hidden states are computed in one batch; a longer text is a batch of its own."""
 
-_numbers = count(1)  # one a runtime, which its sequences carry, so that no other runtime reads them
+_ids = count(1)  # of runtimes: a sequence carries the id of its runtime, and no other runtime may read it
 _alive: WeakSet[NativeRuntime] = WeakSet()
 
 ARITHMETIC = {"int8": "f16", "int12": "f16", "float32": "f32"}
-"""Arithmetic of products with quantized weights -> the type of the KV cache that goes with it.
+"""Arithmetic of products with quantized weights -> the type of the KV cache that it uses by default.
 
 Activations are quantized in blocks of 32 with one scale: `int12` to 12 bits, `int8` to 8 bits but for the four largest of a
 block, which keep 12; `float32` leaves them as they are."""
@@ -58,9 +58,9 @@ class NativeSession:
 class NativeRuntime:
     """A checkpoint in the C++ runtime.
 
-    `dtype` is the arithmetic of products with quantized weights, a key of `ARITHMETIC`. The default is `float32` where all
-    weights are fp32, else `int12` (a KL divergence of about 1e-5 nats from fp32; `int8` has 5e-4). `threads` defaults to the
-    usable cores, `kernels`, an instruction set by name, to the fastest. Raises `OrditoError` for any that is not there, and
+    `dtype` is the arithmetic of products with quantized weights, a key of `ARITHMETIC`. The default is `float32` if all weights
+    are fp32, else `int12` (a KL divergence of about 1e-5 nats from fp32; `int8` has 5e-4). `threads` defaults to the usable
+    cores, `kernels`, an instruction set by name, to the fastest. Raises `OrditoError` for an unknown or unavailable one, and
     `NotLoweredError` for a block that only PyTorch computes.
     """
 
@@ -73,28 +73,28 @@ class NativeRuntime:
         self.checkpoint, self.dtype = checkpoint, dtype
         try:
             self.machine = _core.Machine(threads or usable_threads(), kernels, dtype)
-        except ValueError as error:  # kernels that are not there, or too many threads
+        except ValueError as error:  # unavailable kernels, or too many threads
             raise OrditoError(str(error)) from None
-        self._number = next(_numbers)
+        self._id = next(_ids)
         weights = Weights(checkpoint, self.machine)
         self.plans = lower(self.spec, weights)
         weights.let_go()
-        parted = self.plans.matrices.get(screened(self.spec) or "", []) if dtype != "float32" else []
-        self.spared = sum(matrix.lower_bytes for matrix in parted)
-        self._slots = [slot.numbers for slot in self.plans.slots]
+        split = self.plans.matrices.get(screened(self.spec) or "", []) if dtype != "float32" else []
+        self.spared = sum(matrix.lower_bytes for matrix in split)  # bytes that greedy decoding skips
+        self._slots = [slot.fields for slot in self.plans.slots]
         attentions = [block for _, block in self.spec.attentions]
-        fills = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in self.spec.leaves())
-        stretches = any(block.rope and block.rope.depends_on_length for block in attentions)
-        two_ways = any(isinstance(block, Attention) and not block.causal and not block.cross for block in attentions)
+        has_capacity = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in self.spec.leaves())
+        dynamic_rope = any(block.rope and block.rope.depends_on_length for block in attentions)
+        bidirectional = any(isinstance(block, Attention) and not block.causal and not block.cross for block in attentions)
         _alive.add(self)
-        self.reads_whole = fills or stretches or two_ways
-        self.together = tokens_together(self.spec)
+        self.reads_whole = has_capacity or dynamic_rope or bidirectional
+        self.share_tokens = tokens_together(self.spec)
 
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> _core.Cached:
-        """An empty sequence; of an encoder-decoder, one that answers the `source`. `cache`: how keys and values are kept."""
+        """A new sequence, empty; an encoder-decoder's has read the `source`. `cache`: the type of keys and values."""
         if cache is not None and cache not in (kinds := set(ARITHMETIC.values()) | {"q8"}):
             raise OrditoError(unknown("cache type", cache, sorted(kinds)))
-        made = _core.Cached(self._slots, cache or ARITHMETIC[self.dtype], self._number)
+        made = _core.Cached(self._slots, cache or ARITHMETIC[self.dtype], self._id)
         if source is not None:
             self.read_source(made, source)
         return made
@@ -104,7 +104,7 @@ class NativeRuntime:
         return _core.cache_bytes()
 
     def session(self, source: Sequence[int] | None = None) -> NativeSession:
-        """An empty sequence to feed tokens to. An encoder-decoder needs a `source`, as in `sequence`.
+        """A new sequence to feed tokens to. An encoder-decoder needs a `source`, as in `sequence`.
 
         Waits until the weights are packed, so that a benchmark does not measure the packing.
         """
@@ -113,15 +113,15 @@ class NativeRuntime:
         return NativeSession(self, source)
 
     def logits(self, token_ids: Sequence[int], source: Sequence[int] | None = None) -> Floats:
-        """Logits (T, V) after each token; of an encoder-decoder, of what answers the `source`."""
+        """Logits (T, V) after each token; an encoder-decoder answers the `source`."""
         self._needs_source(source)
         sequence = self.sequence(source)
         return self.step([(sequence, list(token_ids))], range(len(token_ids)))
 
     def hidden(self, texts: Sequence[Sequence[int]], source: Sequence[int] | None = None) -> list[Floats]:
-        """Hidden states (T, D) of each token of each text; texts stand one behind the other, so that nothing is padded.
+        """Hidden states (T, D) of each token of each text; texts are concatenated in batches, without padding.
 
-        Of an encoder-decoder they are the encoder's, or, with a `source`, those of a decoder that answers it.
+        An encoder-decoder gives the encoder's, or, with a `source`, those of its decoder that answers it.
         """
         encode = self.plans.encode if source is None else None
         found: list[Floats] = []
@@ -133,7 +133,7 @@ class NativeRuntime:
         return found
 
     def transform(self, vectors_ND: Floats) -> Floats:
-        """Vectors (N, D) through the dense maps of the model's pooling, (N, D')."""
+        """Vectors (N, D) through the dense layers of the model's pooling: (N, D')."""
         for dense in self.spec.pooling.dense if self.spec.pooling else ():
             vectors_ND = self._dense(dense, vectors_ND)
         return vectors_ND
@@ -143,7 +143,7 @@ class NativeRuntime:
         return dict(self.checkpoint)
 
     def read_source(self, sequence: _core.Cached, source: Sequence[int]) -> None:
-        """Let the encoder read a text that `sequence` is to answer, instead of what it may have read before."""
+        """Let the encoder read the text that `sequence` is to answer, in place of an earlier one."""
         if self.plans.encode is None:
             raise SpecError(f"this {self.spec.architecture} model has no encoder")
         if not len(source):
@@ -158,8 +158,8 @@ class NativeRuntime:
     def step(self, parts: Sequence[Part], wanted: Sequence[int], greatest: int = 0) -> Floats:
         """Read more tokens of several sequences as one batch; returns logits (len(wanted), V), as `Runtime.step` says.
 
-        With `greatest` > 0, logits that are not among so many largest of a row may be minus infinity: where few rows are wanted
-        of a large head in Q8_0 or Q6_K, only its upper bits are read for them (cpp/screening.hpp). Raises `OrditoError` for
+        With `greatest` > 0, logits that are not among the `greatest` largest of a row may be minus infinity: of a large head in
+        Q8_0 or Q6_K only the upper bits are then read, if few rows are wanted (cpp/screening.hpp). Raises `OrditoError` for
         token ids, rows or counts out of range, and for a sequence of another runtime or in use by another thread.
         """
         if self.plans.logits is None:
@@ -168,7 +168,7 @@ class NativeRuntime:
             raise OrditoError("got a text without tokens, expected at least one")
         if len({id(sequence) for sequence, _ in parts}) < len(parts):
             raise OrditoError("got the same sequence twice in one step, expected each once")
-        if any(sequence.model != self._number for sequence, _ in parts):
+        if any(sequence.model != self._id for sequence, _ in parts):
             raise OrditoError("got a sequence of another runtime, expected one that this runtime's `sequence()` made")
         rows = sum(len(ids) for _, ids in parts)
         if wrong := [row for row in wanted if not 0 <= row < rows]:
@@ -188,20 +188,20 @@ class NativeRuntime:
     ) -> Floats:
         before = [(sequence, sequence.length) for sequence, _ in parts] if advance else []
         try:
-            if not advance or self.reads_whole or sum(len(ids) for _, ids in parts) <= self.together:
-                return self._run_whole(plan, parts, wanted, greatest, advance=advance)
-            found = [self._run_whole(plan, *share, greatest) for share in shares(parts, wanted, self.together)]
+            if not advance or self.reads_whole or sum(len(ids) for _, ids in parts) <= self.share_tokens:
+                return self._run_share(plan, parts, wanted, greatest, advance=advance)
+            found = [self._run_share(plan, *share, greatest) for share in shares(parts, wanted, self.share_tokens)]
         except _core.Busy as error:
             raise OrditoError(str(error)) from None
-        except BaseException:  # a step is read as a whole or not at all, also after Ctrl-C or without memory
+        except BaseException:  # a step is read as a whole or not at all, even after Ctrl-C or out of memory
             for sequence, length in before:
                 sequence.rewind(length)
             raise
-        order = sorted(range(len(wanted)), key=lambda place: wanted[place] // self.together)  # the order of `found`
+        order = sorted(range(len(wanted)), key=lambda place: wanted[place] // self.share_tokens)  # the order in `found`
         logits = np.concatenate(found)
         return logits if order == list(range(len(order))) else logits[np.argsort(order)]
 
-    def _run_whole(
+    def _run_share(
         self,
         plan: Plan,
         parts: Sequence[Part],
@@ -221,18 +221,18 @@ class NativeRuntime:
         positions = [p for start, end in zip(starts, ends, strict=True) for p in range(start, end)]
         factors = [np.array([t.factor(p) for p in positions], np.float32) for t in plan.temperatures]
         given = [(sequence, len(ids), start, advance) for start, (sequence, ids) in zip(starts, parts, strict=True)]
-        ids = self._checked([id for _, some in parts for id in some])
+        ids = self._checked_ids([id for _, some in parts for id in some])
         return self.machine.run(plan.program, given, ids, list(wanted), greatest, rotations, factors, plan.result)
 
     def _needs_source(self, source: Sequence[int] | None) -> None:
         if self.plans.encode is not None and source is None:
             raise OrditoError(f"this {self.spec.architecture} model answers a source: give one")
 
-    def _checked(self, read: list[int]) -> NDArray[np.int32]:
+    def _checked_ids(self, read: list[int]) -> NDArray[np.int32]:
         ids, most = np.asarray(read), self.spec.vocab_size - 1
         if ids.dtype.kind in "iu":
             wrong = ids[(ids < 0) | (ids > most)].tolist()
-        else:  # no whole numbers, or some that are far too large
+        else:  # not integers, or too large for numpy's
             wrong = [id for id in read if not isinstance(id, int) or not 0 <= id <= most]
         if wrong:
             raise OrditoError(f"token id {wrong[0]!r} is not in the vocabulary, expected 0 to {most}")
@@ -244,18 +244,18 @@ class NativeRuntime:
         return _activated(dense.activation, y) if dense.activation else y
 
 
-def _pack_first() -> None:
-    """Finish packing before a fork: the child process has no thread that would go on with it."""
+def _finish_packing() -> None:
+    """Finish packing before a fork: the child process would not have the thread that packs."""
     for runtime in list(_alive):
         runtime.machine.ready()
 
 
-os.register_at_fork(before=_pack_first)
+os.register_at_fork(before=_finish_packing)
 
 
 @lru_cache(256)
 def _rotation(rope: Rope, length: int) -> tuple[Floats, float]:
-    """Radians per position of each pair, and the factor on cosines and sines."""
+    """Radians per position of each pair of channels, and the factor for cosines and sines."""
     return np.array(rope.frequencies(length), np.float32), rope.magnitude(length)
 
 
@@ -265,7 +265,7 @@ def _activated(activation: Activation, x: Floats) -> Floats:
 
 
 def _batches(texts: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Runs of texts with at most `BATCH` tokens together."""
+    """Batches of consecutive texts with at most `BATCH` tokens in total."""
     some: list[list[int]] = []
     for text in texts:
         if some and sum(map(len, some)) + len(text) > BATCH:

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from ordito.spec import Head, Spec
 
-WORTH = 8192
+MIN_VOCABULARY = 8192
 """The smallest vocabulary for which screening pays."""
-LOWER = {"q8_0": 16 / 34, "q6_k": 64 / 210}
-"""The share of a format's bytes that are the low bits of codes, which screening skips: 4 of 8 bits in Q8_0, 2 of 6 in Q6_K."""
+LOWER_BITS = {"q8_0": 16 / 34, "q6_k": 64 / 210}
+"""Format -> the share of its bytes that screening skips, the lower bits of codes: 4 of 8 bits in Q8_0, 2 of 6 in Q6_K."""
 
 
 class Held(Protocol):
@@ -28,10 +28,10 @@ class Held(Protocol):
 def screened(spec: Spec) -> str | None:
     """The canonical name of the head's matrix if it can be screened, else None.
 
-    It cannot where a bias, a softcap or unused ids follow: the largest products are then not always the largest logits.
+    It cannot if a bias, a softcap or unused ids follow: the largest products need not be the largest logits then.
     """
     head = spec.lm_head
-    if head is None or head.vocab_size < WORTH or head.bias or head.softcap is not None or head.unused:
+    if head is None or head.vocab_size < MIN_VOCABULARY or head.bias or head.softcap is not None or head.unused:
         return None
     return matrix_of(spec, head)
 
@@ -39,9 +39,9 @@ def screened(spec: Spec) -> str | None:
 def spared(spec: Spec, stored: Mapping[str, Held]) -> int:
     """Bytes of the `stored` weights (by canonical name) that greedy decoding does not read, thanks to screening."""
     held = stored.get(screened(spec) or "")
-    return round(LOWER.get(held.encoding, 0) * held.nbytes) if held is not None else 0
+    return round(LOWER_BITS.get(held.encoding, 0) * held.nbytes) if held is not None else 0
 
 
 def matrix_of(spec: Spec, head: Head) -> str:
-    """The canonical name of a head's matrix, which is the embedding's where it is tied."""
+    """The canonical name of a head's matrix; a tied head has the embedding's."""
     return f"{spec.embedding.name}.tokens.weight" if head.tied else f"{head.name}.weight"

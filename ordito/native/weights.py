@@ -1,7 +1,7 @@
-"""A checkpoint's tensors as the C++ kernels read them.
+"""A checkpoint's tensors, packed for the C++ kernels.
 
-Quantized rows are handed over as the bytes that the file has; what a format does to rows (order, fusing, stacking) is done to
-those bytes. Only what changes numbers, or mixes columns, is decoded first.
+Quantized rows are passed as the bytes of the file; where a binding reorders, fuses or stacks rows, that is done to the bytes.
+Only tensors whose numbers change, or whose columns are mixed, are dequantized first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KERNELS = frozenset(
         "mxfp4",
     )
 )
-"""Encodings that there are kernels for; others are decoded to fp16 when a model is loaded."""
+"""Encodings that have kernels; others are converted to fp16 when a model is loaded."""
 
 
 class Weights:
@@ -59,40 +59,40 @@ class Weights:
         return np.ascontiguousarray(self.checkpoint.read(name), np.float32)
 
     def vector(self, name: str) -> Floats | None:
-        """A vector in fp32, or None if there is none of that name."""
+        """A vector in fp32, or None if the checkpoint has none of that name."""
         return self.array(name) if self.has(name) else None
 
-    def matrix(self, name: str, in_parts: bool = False) -> _core.Packed:
-        """A matrix (out, in), with its codes `in_parts` if so wanted and it is of Q8_0 or Q6_K."""
+    def matrix(self, name: str, split: bool = False) -> _core.Packed:
+        """A matrix (out, in); with `split`, the codes of Q8_0 and Q6_K are split for screening."""
         encoding, rows = self._rows(name)
-        return self._packed(encoding, rows, self._shapes[name][-1], in_parts)
+        return self._pack(encoding, rows, self._shapes[name][-1], split)
 
     def matrices(self, name: str) -> list[_core.Packed]:
-        """The matrices (out, in) of E experts, stacked on a first axis."""
+        """The matrices (out, in) of E experts, which the checkpoint stacks on a first axis."""
         encoding, rows = self._rows(name)
-        return [self._packed(encoding, one, self._shapes[name][-1]) for one in rows]
+        return [self._pack(encoding, one, self._shapes[name][-1]) for one in rows]
 
-    def plain(self, matrix: Floats, exact: bool = True) -> _core.Packed:
-        """A matrix made here, kept in fp32 or, if not `exact`, in fp16."""
+    def pack(self, matrix: Floats, exact: bool = True) -> _core.Packed:
+        """A matrix computed here, packed in fp32 or, if not `exact`, in fp16."""
         encoding = "f32" if exact else "f16"
-        return self._packed(encoding, _bytes_of(matrix, encoding), matrix.shape[-1])
+        return self._pack(encoding, _bytes_of(matrix, encoding), matrix.shape[-1])
 
     def is_exact(self, name: str) -> bool:
         """Whether a tensor is stored in fp32."""
         return self._encoding([self.checkpoint.stored[theirs] for theirs in self._bindings[name].theirs]) == "f32"
 
-    def _packed(self, encoding: str, rows: np.ndarray, columns: int, in_parts: bool = False) -> _core.Packed:
-        packed = self.machine.room(encoding, rows.shape[0], columns, in_parts)
-        whole = np.ascontiguousarray(rows).reshape(-1)
-        self.machine.fill(packed, whole, mapping(whole) is not None)
+    def _pack(self, encoding: str, rows: np.ndarray, columns: int, split: bool = False) -> _core.Packed:
+        packed = self.machine.allocate(encoding, rows.shape[0], columns, split)
+        flat = np.ascontiguousarray(rows).reshape(-1)
+        self.machine.fill(packed, flat, mapping(flat) is not None)
         return packed
 
     def let_go(self) -> None:
-        """Give back the memory of the files for what was read of them here; what is packed meanwhile is let go as it is."""
+        """Release the files' pages that were read here; those of matrices that are still being packed are released later."""
         self.checkpoint.let_go()
 
     def _rows(self, name: str) -> tuple[str, np.ndarray]:
-        """The encoding that a tensor is to have, and the bytes of its rows, (..., out, bytes of a row)."""
+        """The encoding that a tensor is packed in, and the bytes of its rows, (..., out, bytes of a row)."""
         binding = self._bindings[name]
         stored = [self.checkpoint.stored[theirs] for theirs in binding.theirs]
         encoding = self._encoding(stored)
@@ -112,14 +112,14 @@ class Weights:
 
 
 def _raw(tensor: Any) -> np.ndarray:
-    """The bytes of a stored tensor, (..., rows, bytes of a row)."""
+    """A stored tensor's bytes, (..., rows, bytes of a row)."""
     form = ENCODINGS[tensor.encoding]
     *outer, columns = tensor.shape
     return tensor.data.reshape(*outer, columns // form.block_size * form.block_bytes)
 
 
 def _keeps_rows(binding: Binding) -> bool:
-    """Whether ours are theirs, row by row."""
+    """Whether each row of our tensors is a whole row of the file's."""
     return len(binding.shapes[0]) > 1 and all(map(_moves_rows, (binding.whole, *binding.each)))
 
 
@@ -135,8 +135,8 @@ def _moves_rows(change: Transform | None) -> bool:
 
 
 def _bytes_of(array: np.ndarray, encoding: str) -> np.ndarray:
-    """A tensor of floats as bytes, (..., bytes of a row)."""
-    if encoding == "bf16":  # of numbers that were read from bf16, so that nothing is lost
+    """A tensor of floats as bytes of rows, (..., bytes of a row)."""
+    if encoding == "bf16":  # the numbers were read from bf16, so that truncation loses nothing
         half = (np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
     else:
         half = np.ascontiguousarray(array, np.float16 if encoding == "f16" else np.float32)

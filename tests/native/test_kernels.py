@@ -1,4 +1,4 @@
-"""Every kernel of every instruction set of this machine against plain C++, over a grid of shapes."""
+"""The inference kernels of every instruction set of this machine against plain C++, over a grid of shapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def machine():
 
 
 def blocks(encoding: str, rows: int, columns: int, seed: int = 0) -> np.ndarray:
-    """Random codes and scales of a matrix, as a file stores them: every code occurs, and no scale is an infinity."""
+    """Random blocks of a matrix as a file stores them: every code occurs, and no scale is infinite."""
     random = np.random.default_rng(seed)
     form = FORMATS[encoding]
     data = random.integers(0, 256, (rows * columns // form.block_size, form.layout.itemsize), np.uint8)
@@ -42,26 +42,26 @@ def plain(encoding: str, rows: int, columns: int) -> np.ndarray:
 
 def packed(machine, encoding, rows, columns):
     data = plain(encoding, rows, columns) if encoding in ("f32", "f16", "bf16") else blocks(encoding, rows, columns)
-    made = machine.room(encoding, rows, columns)
+    made = machine.allocate(encoding, rows, columns)
     machine.fill(made, data, False)
     machine.ready()
     return made, data
 
 
-def near(got, expected, tolerance):
+def assert_close(got, expected, tolerance):
     scale = np.abs(expected).max() or 1
     assert np.abs(got - expected).max() <= tolerance * scale
 
 
 @pytest.mark.parametrize("encoding", QUANTIZED)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 256), (16, 512), (37, 768)])
-def test_packed_rows_are_the_decoded_ones(machine, encoding, rows, columns):
+def test_dequantized_rows_match_the_decoder(machine, encoding, rows, columns):
     weights, data = packed(machine, encoding, rows, columns)
     expected = dequantize(encoding, data).reshape(rows, columns)
     for row in range(rows):
-        near(weights.row(row), expected[row], 1e-6)
+        assert_close(weights.row(row), expected[row], 1e-6)
     for name in _core.available_kernels():
-        near(_core.Kernels(name).unpack(weights), expected, 1e-6)
+        assert_close(_core.Kernels(name).dequantize(weights), expected, 1e-6)
 
 
 @pytest.mark.parametrize("kernels", FAST)
@@ -73,15 +73,15 @@ def test_products_with_quantized_weights(machine, kernels, encoding, rows, colum
     weights, _ = packed(machine, encoding, rows, columns)
     x = np.random.default_rng(2).standard_normal((tokens, columns)).astype(np.float32)
     x[0, :32] = 0
-    near(_core.Kernels(kernels).linear(weights, x, rounding), REFERENCE.linear(weights, x, rounding), 3e-6)
+    assert_close(_core.Kernels(kernels).linear(weights, x, rounding), REFERENCE.linear(weights, x, rounding), 3e-6)
 
 
 @pytest.mark.parametrize("encoding", QUANTIZED)
 @pytest.mark.parametrize(("rounding", "tolerance"), [("one", 2e-2), ("int8", 1e-2), ("int12", 1e-3), ("float32", 1e-5)])
-def test_products_are_those_of_the_decoded_weights(machine, encoding, rounding, tolerance):
+def test_products_match_decoded_weights(machine, encoding, rounding, tolerance):
     weights, data = packed(machine, encoding, 24, 512)
     x = np.random.default_rng(3).standard_normal((3, 512)).astype(np.float32)
-    near(_core.Kernels(None).linear(weights, x, rounding), x @ dequantize(encoding, data).reshape(24, 512).T, tolerance)
+    assert_close(_core.Kernels(None).linear(weights, x, rounding), x @ dequantize(encoding, data).reshape(24, 512).T, tolerance)
 
 
 @pytest.mark.parametrize("kernels", FAST)
@@ -91,12 +91,12 @@ def test_products_are_those_of_the_decoded_weights(machine, encoding, rounding, 
 def test_products_with_plain_weights(machine, kernels, encoding, rows, columns, tokens):
     weights, _ = packed(machine, encoding, rows, columns)
     x = np.random.default_rng(4).standard_normal((tokens, columns)).astype(np.float32)
-    near(_core.Kernels(kernels).linear(weights, x, "float32"), REFERENCE.linear(weights, x, "float32"), 2e-6)
+    assert_close(_core.Kernels(kernels).linear(weights, x, "float32"), REFERENCE.linear(weights, x, "float32"), 2e-6)
 
 
 @pytest.mark.parametrize("kernels", FAST)
 @pytest.mark.parametrize("rounding", ["one", "int8", "int12", "float32"])
-def test_a_token_gets_the_same_numbers_alone_and_among_others(machine, kernels, rounding):
+def test_a_token_does_not_depend_on_the_batch(machine, kernels, rounding):
     for encoding in (*QUANTIZED, "f32", "f16"):
         weights, _ = packed(machine, encoding, 37, 256)
         x = np.random.default_rng(5).standard_normal((70, 256)).astype(np.float32)
@@ -107,48 +107,48 @@ def test_a_token_gets_the_same_numbers_alone_and_among_others(machine, kernels, 
 
 @pytest.mark.parametrize("kernels", FAST)
 @pytest.mark.parametrize("n", [1, 7, 16, 50, 576])
-def test_rows(kernels, n):
+def test_elementwise_kernels(kernels, n):
     fast, random = _core.Kernels(kernels), np.random.default_rng(6)
     x, w, b = (random.standard_normal(n).astype(np.float32) * 3 for _ in range(3))
     for centred in (False, True):
         for weight, bias in ((None, None), (w, None), (w, b)):
-            near(fast.norm(x, centred, 1e-5, weight, bias), REFERENCE.norm(x, centred, 1e-5, weight, bias), 5e-6)
+            assert_close(fast.norm(x, centred, 1e-5, weight, bias), REFERENCE.norm(x, centred, 1e-5, weight, bias), 5e-6)
     wide = np.concatenate([x, np.linspace(-100, 100, 999), np.linspace(-1e-3, 1e-3, 99)]).astype(np.float32)
     for act in ("silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "tanh"):
         got, expected = fast.activate(act, None, wide, 0, 0, 1.702), REFERENCE.activate(act, None, wide, 0, 0, 1.702)
         assert np.abs(got - expected).max() <= 3e-7 * max(1, np.abs(wide).max())
     assert np.array_equal(fast.activate("silu", x, b, 0, 0, 0), fast.activate("silu", x, b, 1e9, 0, 0))
-    near(fast.activate("gelu_sigmoid", x, b, 2.5, 1, 1.7), REFERENCE.activate("gelu_sigmoid", x, b, 2.5, 1, 1.7), 1e-6)
-    near(fast.scale_and_cap(x, 0.3, 2.0), REFERENCE.scale_and_cap(x, 0.3, 2.0), 1e-6)
+    assert_close(fast.activate("gelu_sigmoid", x, b, 2.5, 1, 1.7), REFERENCE.activate("gelu_sigmoid", x, b, 2.5, 1, 1.7), 1e-6)
+    assert_close(fast.scale_and_cap(x, 0.3, 2.0), REFERENCE.scale_and_cap(x, 0.3, 2.0), 1e-6)
     angles = random.standard_normal(n).astype(np.float32)
     both = random.standard_normal(2 * n).astype(np.float32)
     for interleaved in (False, True):
-        turned = fast.rotate(both, np.cos(angles), np.sin(angles), interleaved)
-        near(turned, REFERENCE.rotate(both, np.cos(angles), np.sin(angles), interleaved), 1e-6)
+        rotated = fast.rotate(both, np.cos(angles), np.sin(angles), interleaved)
+        assert_close(rotated, REFERENCE.rotate(both, np.cos(angles), np.sin(angles), interleaved), 1e-6)
 
 
 @pytest.mark.parametrize("kernels", FAST)
-@pytest.mark.parametrize("kept", [0, 1, 2])
+@pytest.mark.parametrize("cache_type", [0, 1, 2])
 @pytest.mark.parametrize(("rows", "keys", "width"), [(1, 1, 6), (3, 32, 64), (9, 17, 80), (16, 5, 128), (31, 29, 300)])
-def test_attention_over_a_page(kernels, kept, rows, keys, width):
+def test_attention_over_a_page(kernels, cache_type, rows, keys, width):
     random = np.random.default_rng(7)
     q, k, v = (random.standard_normal((n, width)).astype(np.float32) for n in (rows, keys, keys))
-    got = _core.Kernels(kernels).attend_page(q, k, v, kept)
-    near(got, REFERENCE.attend_page(q, k, v, kept), 1e-5)
+    got = _core.Kernels(kernels).attend_page(q, k, v, cache_type)
+    assert_close(got, REFERENCE.attend_page(q, k, v, cache_type), 1e-5)
     scores = np.exp(q @ k.T - (q @ k.T).max(axis=1, keepdims=True))
-    near(got, scores / scores.sum(axis=1, keepdims=True) @ v, [1e-5, 5e-3, 5e-2][kept])
-    alone = [_core.Kernels(kernels).attend_page(q[r : r + 1], k, v, kept) for r in range(rows)]
+    assert_close(got, scores / scores.sum(axis=1, keepdims=True) @ v, [1e-5, 5e-3, 5e-2][cache_type])
+    alone = [_core.Kernels(kernels).attend_page(q[r : r + 1], k, v, cache_type) for r in range(rows)]
     assert np.array_equal(got, np.concatenate(alone))
 
 
 @pytest.mark.parametrize("kernels", ["reference", *FAST])
 @pytest.mark.parametrize("encoding", QUANTIZED)
 @pytest.mark.parametrize("rounding", ["one", "int8", "int12"])
-def test_tiny_activations_are_zero_and_no_number_stays_none(machine, kernels, encoding, rounding):
+def test_tiny_activations_become_zero_and_nan_stays_nan(machine, kernels, encoding, rounding):
     weights, _ = packed(machine, encoding, 24, 512)
     x = np.random.default_rng(6).standard_normal((20, 512)).astype(np.float32)
     expected = _core.Kernels(kernels).linear(weights, np.where(np.arange(512) // 32 == 3, 0, x).astype(np.float32), rounding)
-    x[:, 96:128] *= np.float32(1e-38)  # 127 / 1e-38 is no number
+    x[:, 96:128] *= np.float32(1e-38)  # 127 / 1e-38 overflows
     assert np.array_equal(_core.Kernels(kernels).linear(weights, x, rounding), expected)
     x[5, 70] = np.nan
     got = _core.Kernels(kernels).linear(weights, x, rounding)
@@ -158,7 +158,7 @@ def test_tiny_activations_are_zero_and_no_number_stays_none(machine, kernels, en
 
 
 @pytest.mark.parametrize("kernels", ["reference", *FAST])
-def test_what_is_no_number_stays_none(kernels):
+def test_nan_stays_nan(kernels):
     by = _core.Kernels(kernels)
     x = np.linspace(-3, 3, 40, dtype=np.float32)
     x[[3, 39]] = np.nan
@@ -169,12 +169,12 @@ def test_what_is_no_number_stays_none(kernels):
     assert np.array_equal(np.isnan(by.scale_and_cap(x, 0.5, 3.0)), np.isnan(x))
     random = np.random.default_rng(7)
     q, k, v = (random.standard_normal((n, 64)).astype(np.float32) for n in (9, 20, 20))
-    for kept in (0, 1):
-        assert np.isfinite(by.attend_page(q, k, v, kept)).all()
+    for cache_type in (0, 1):
+        assert np.isfinite(by.attend_page(q, k, v, cache_type)).all()
         for damaged in (0, 19):
             one = k.copy()
             one[damaged, 5] = np.nan
-            assert np.isnan(by.attend_page(q, one, v, kept)).all()
+            assert np.isnan(by.attend_page(q, one, v, cache_type)).all()
     q[4, 7] = np.nan
     assert np.array_equal(np.isnan(by.attend_page(q, k, v, 0)).all(1), np.arange(9) == 4)
 
@@ -182,13 +182,13 @@ def test_what_is_no_number_stays_none(kernels):
 def test_bad_sizes_are_refused(machine):
     for count in (0, 18, 35, 54):
         with pytest.raises(ValueError, match="for 2 x 32 numbers in q4_0"):
-            machine.fill(machine.room("q4_0", 2, 32), np.zeros(count, np.uint8), False)
+            machine.fill(machine.allocate("q4_0", 2, 32), np.zeros(count, np.uint8), False)
     with pytest.raises(ValueError, match="no kernels for"):
-        machine.room("q9_9", 2, 32)
+        machine.allocate("q9_9", 2, 32)
     with pytest.raises(ValueError, match="whole number of blocks"):
-        machine.room("q4_k", 2, 128)
+        machine.allocate("q4_k", 2, 128)
     with pytest.raises(ValueError, match="got a matrix"):
-        machine.room("q4_0", 1 << 50, 32)
+        machine.allocate("q4_0", 1 << 50, 32)
     with pytest.raises(ValueError, match="expected one of"):
         _core.Machine(1, "mmx", "int8")
     with pytest.raises(ValueError, match="threads"):

@@ -1,4 +1,4 @@
-"""The native runtime as the engine uses it, on a tiny model; what it computes is held against PyTorch in tests/oracles."""
+"""The native runtime as the engine uses it, on a tiny model; tests/oracles compares its numbers with PyTorch's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ordito.native.runtime import ARITHMETIC, NativeRuntime
 from ordito.threads import quota, usable_threads
 
 DAMAGED = int(os.environ.get("ORDITO_DAMAGED", 40))
-"""How many damaged files are tried of each kind."""
+"""Damaged files of each dtype."""
 IDS = [5, 6, 7, 8, 9, 10, 11, 12, 13]
 
 
@@ -33,7 +33,7 @@ def test_results_do_not_depend_on_threads(folder, runtime):
         assert np.array_equal(other.logits(IDS), runtime.logits(IDS))
 
 
-def test_rewinding_is_never_having_read(runtime):
+def test_rewinding_equals_a_shorter_text(runtime):
     session = runtime.session()
     session.feed(IDS)
     session.rewind(4)
@@ -41,7 +41,7 @@ def test_rewinding_is_never_having_read(runtime):
     assert np.array_equal(session.feed(IDS[4:6]), runtime.session().feed(IDS[:6]))
 
 
-def test_a_fork_shares_what_was_read_and_nothing_after(runtime):
+def test_forks_share_a_prefix_only(runtime):
     first = runtime.sequence()
     runtime.step([(first, IDS)], [len(IDS) - 1])
     second = first.fork(5)
@@ -66,7 +66,7 @@ def test_a_fork_shares_what_was_read_and_nothing_after(runtime):
         ([-(10**30)], [0], 0, "token id -1000000000000000000000000000000 is not"),
     ],
 )
-def test_what_cannot_be_read(runtime, ids, wanted, greatest, message):
+def test_bad_steps_are_refused(runtime, ids, wanted, greatest, message):
     sequence = runtime.sequence()
     with pytest.raises(OrditoError, match=message):
         runtime.step([(sequence, ids)], wanted, greatest)
@@ -79,7 +79,7 @@ def test_a_sequence_of_another_runtime_is_refused(folder, runtime):
         runtime.step([(other.sequence(), IDS)], [0])
 
 
-def test_a_sequence_is_in_one_thread_at_a_time(runtime):
+def test_a_sequence_in_use_by_another_thread_is_refused(runtime):
     sequence = runtime.sequence()
     refused, read = [], []
 
@@ -108,22 +108,22 @@ from pathlib import Path
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.native.runtime import NativeRuntime
 runtime = NativeRuntime(open_checkpoint(Path(sys.argv[1])), threads=2)
-child = os.fork()  # weights may still be waiting
+child = os.fork()  # some weights may not be packed yet
 logits = runtime.logits([5, 6, 7]).tobytes()
 if child == 0:
     os.write(1, logits)
-    os._exit(0)  # as multiprocessing ends
+    os._exit(0)  # as multiprocessing ends a child
 assert os.waitpid(child, 0)[1] == 0
 sys.stdout.buffer.write(logits)
 """
 
 
-def test_a_forked_process_computes(folder, runtime):
-    told = subprocess.run([sys.executable, "-c", FORKED, str(folder)], check=True, timeout=60, capture_output=True).stdout
-    assert told == 2 * runtime.logits([5, 6, 7]).tobytes()
+def test_a_forked_process_can_use_the_runtime(folder, runtime):
+    output = subprocess.run([sys.executable, "-c", FORKED, str(folder)], check=True, timeout=60, capture_output=True).stdout
+    assert output == 2 * runtime.logits([5, 6, 7]).tobytes()
 
 
-WITHOUT_ROOM = """
+OUT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
@@ -139,7 +139,7 @@ resource.setrlimit(resource.RLIMIT_AS, (held + (8 << 20), resource.RLIM_INFINITY
 many = ids * 4000
 try:
     runtime.step([(sequence, many)], range(len(many)))
-    raise SystemExit("there was room")
+    raise SystemExit("the step had enough memory")
 except MemoryError:
     pass
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -150,11 +150,11 @@ assert np.array_equal(runtime.step([(sequence, ids)], [4])[0], expected)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer needs address space of its own")
-def test_a_step_without_room_is_as_if_it_had_never_been(folder):
-    subprocess.run([sys.executable, "-c", WITHOUT_ROOM, str(folder)], check=True, timeout=60)
+def test_a_step_out_of_memory_leaves_the_sequence_as_it_was(folder):
+    subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, str(folder)], check=True, timeout=60)
 
 
-def test_a_step_reads_every_sequence_once(runtime):
+def test_empty_steps_and_repeated_sequences_are_refused(runtime):
     sequence = runtime.sequence()
     with pytest.raises(OrditoError, match="the same sequence twice"):
         runtime.step([(sequence, IDS), (sequence, IDS)], [0])
@@ -198,7 +198,7 @@ def test_an_unknown_dtype_is_refused(folder):
     assert set(ARITHMETIC) == {"int8", "int12", "float32"}
 
 
-def test_threads_are_cores_within_the_groups_share(tmp_path):
+def test_usable_threads_respect_the_cgroup_quota(tmp_path):
     cpus = tmp_path / "cpus"
     assert usable_threads(tmp_path, cpus) >= 1
     (tmp_path / "cpu.max").write_text("150000 100000")
@@ -211,7 +211,7 @@ def test_threads_are_cores_within_the_groups_share(tmp_path):
 @pytest.mark.filterwarnings("ignore::ordito.errors.OrditoWarning")
 @pytest.mark.parametrize("dtype", ["q4_0", "q8_0", "f16"])
 def test_damaged_files_are_refused_or_run(folder, tmp_path, dtype):
-    """Whatever stands in a file, nothing but our own errors comes of it; with the sanitizers this guards memory, too."""
+    """A damaged file raises only our own errors; with the sanitizers this checks memory accesses, too."""
     path, random = tmp_path / "model.gguf", np.random.default_rng(len(dtype))
     ordito.save(ordito.load(folder), path, dtype=dtype)
     sound = np.frombuffer(path.read_bytes(), np.uint8)

@@ -1,4 +1,4 @@
-"""The greatest logits without all weights: they are those of the whole product, to the bit, on every instruction set."""
+"""Screening: the largest logits equal those of the whole product bit for bit, on every instruction set."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def encoded(matrix: np.ndarray, format: str) -> np.ndarray:
 
 
 class Head:
-    """A head alone: its products with states, by one machine."""
+    """A language-model head alone, on a machine of its own."""
 
-    def __init__(self, matrix, format="q8_0", *, kernels=None, arithmetic="int12", in_parts=True):
+    def __init__(self, matrix, format="q8_0", *, kernels=None, arithmetic="int12", split=True):
         self.machine = _core.Machine(2, kernels, arithmetic)
-        self.weights = self.machine.room(format, *matrix.shape, in_parts)
+        self.weights = self.machine.allocate(format, *matrix.shape, split)
         self.machine.fill(self.weights, encoded(matrix, format), False)
         self.machine.ready()
 
@@ -44,7 +44,7 @@ class Head:
         builder = _core.Builder()
         rows, columns = self.weights.shape
         x, y = (builder.buffer(columns), 0), (builder.buffer(rows), 0)
-        table = self.machine.room("f32", *states.shape)
+        table = self.machine.allocate("f32", *states.shape)
         self.machine.fill(table, np.ascontiguousarray(states, np.float32).view(np.uint8).reshape(-1), False)
         builder.embed(x, table, 1.0, None, 0, None)
         builder.linear(x, y, None, [(self.weights, None, 0, 0)], screened=True)
@@ -52,16 +52,16 @@ class Head:
         return self.machine.run(builder.build(), [(sequence, len(ids), 0, False)], ids, [], greatest, [], [], y[0]).copy()
 
 
-def holds(found, whole, greatest):
-    """The greatest are there, and what is there is what it is in the whole product."""
+def assert_largest_match(found, whole, greatest):
+    """Every finite product equals that of the whole product, and the largest are among them."""
     kept = np.isfinite(found)
     assert np.array_equal(found[kept], whole[kept])
     for row, all_of_them in zip(found, whole, strict=True):
         assert np.array_equal(np.sort(row)[::-1][:greatest], np.sort(all_of_them)[::-1][:greatest])
 
 
-def sharp(random, tokens, rows=ROWS):
-    """States that are near some row of a matrix, and that matrix."""
+def peaked(random, tokens, rows=ROWS):
+    """A random matrix, and states that are each near one of its rows."""
     matrix = random.standard_normal((rows, COLUMNS))
     chosen = matrix[random.integers(0, rows, tokens)]
     return matrix, chosen + random.standard_normal(chosen.shape) / 2
@@ -72,59 +72,59 @@ def sharp(random, tokens, rows=ROWS):
 @pytest.mark.parametrize("tokens", [1, 2, 9, 17])
 @pytest.mark.parametrize("greatest", [1, 5, 64])
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_greatest_are_those_of_the_whole_product(kernels, arithmetic, tokens, greatest, format):
-    matrix, states = sharp(np.random.default_rng(tokens), tokens)
-    whole = Head(matrix, format, kernels=kernels, arithmetic=arithmetic, in_parts=False)(states)
+def test_the_largest_match_the_whole_product(kernels, arithmetic, tokens, greatest, format):
+    matrix, states = peaked(np.random.default_rng(tokens), tokens)
+    whole = Head(matrix, format, kernels=kernels, arithmetic=arithmetic, split=False)(states)
     head = Head(matrix, format, kernels=kernels, arithmetic=arithmetic)
     assert np.array_equal(head(states), whole)
-    holds(head(states, greatest), whole, greatest)
+    assert_largest_match(head(states, greatest), whole, greatest)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("format", FORMATS)
-def test_little_is_multiplied_of_a_sharp_choice(kernels, format):
-    matrix, states = sharp(np.random.default_rng(0), 3)
+def test_few_panels_are_multiplied_for_peaked_logits(kernels, format):
+    matrix, states = peaked(np.random.default_rng(0), 3)
     head = Head(matrix, format, kernels=kernels)
     assert np.isfinite(head(states, 1)).mean() < 0.2
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_alone_is_together(format):
-    matrix, states = sharp(np.random.default_rng(0), 8, rows=5000)
+def test_a_token_does_not_depend_on_the_batch(format):
+    matrix, states = peaked(np.random.default_rng(0), 8, rows=5000)
     head = Head(matrix, format)
     together = head(states, 3)
     for row, state in zip(together, states, strict=True):
         assert np.array_equal(head(state[None], 3)[0], row)
 
 
-def test_a_flat_choice_is_made_of_all():
+def test_flat_logits_are_multiplied_whole():
     random = np.random.default_rng(0)
     matrix = random.standard_normal(COLUMNS) + random.standard_normal((ROWS, COLUMNS)) / 1e3
     states = random.standard_normal((2, COLUMNS))
-    head, whole = Head(matrix), Head(matrix, in_parts=False)(states)
-    for _ in range(5):  # after one that did not pay others follow that are not tried
-        holds(head(states, 1), whole, 1)
+    head, whole = Head(matrix), Head(matrix, split=False)(states)
+    for _ in range(5):  # after a screening that did not pay, the next steps do not screen
+        assert_largest_match(head(states, 1), whole, 1)
 
 
 @pytest.mark.parametrize("states", [np.zeros((1, COLUMNS)), np.full((1, COLUMNS), 1e30), np.eye(COLUMNS)[:2] * 50])
 @pytest.mark.parametrize("format", FORMATS)
 def test_unusual_states(states, format):
     matrix = np.random.default_rng(0).standard_normal((ROWS, COLUMNS))
-    holds(Head(matrix, format)(states, 2), Head(matrix, format, in_parts=False)(states), 2)
+    assert_largest_match(Head(matrix, format)(states, 2), Head(matrix, format, split=False)(states), 2)
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("values", [(-1, 1), (-1, 0, 1), range(-7, 8)])
-def test_few_values_are_not_screened(values, format):
-    """Their lower parts are the same again and again, and add up to more than chance would have them."""
+def test_weights_of_few_values_are_not_screened(values, format):
+    """Their lower bits repeat, so that the error of the estimate exceeds the bound for independent ones."""
     random = np.random.default_rng(0)
     matrix = random.choice(values, (ROWS, COLUMNS)) * random.lognormal(size=(ROWS, 1))
     assert np.isfinite(Head(matrix, format)(random.standard_normal((1, COLUMNS)), 1)).all()
 
 
 @pytest.mark.parametrize("scale", [np.inf, np.nan])
-def test_scales_that_are_no_numbers(scale):
-    """Of a damaged file: products are what they are, and nothing is read that is not there."""
+def test_infinite_and_nan_scales(scale):
+    """As in a damaged file: results equal those of the whole product, and no memory out of bounds is read."""
     head = Head(np.random.default_rng(0).standard_normal((ROWS, COLUMNS)))
     blocks = encoded(np.random.default_rng(0).standard_normal((ROWS, COLUMNS)), "q8_0").reshape(-1, 34)
     blocks[:, :2] = np.array([scale], np.float16).view(np.uint8)
@@ -134,14 +134,14 @@ def test_scales_that_are_no_numbers(scale):
     assert np.array_equal(head(states, 1), head(states), equal_nan=True)
 
 
-def test_what_is_no_number_is_told_as_such():
-    matrix, states = sharp(np.random.default_rng(0), 1)
+def test_nan_states_do_not_fail():
+    matrix, states = peaked(np.random.default_rng(0), 1)
     states[0, 3] = np.nan
     assert Head(matrix)(states, 4).shape == (1, ROWS)
 
 
-def test_without_whole_numbers_nothing_is_left_out():
-    matrix, states = sharp(np.random.default_rng(0), 2)
+def test_float32_is_not_screened():
+    matrix, states = peaked(np.random.default_rng(0), 2)
     assert np.isfinite(Head(matrix, arithmetic="float32")(states, 1)).all()
 
 
@@ -151,20 +151,20 @@ def test_any_shape(rows, tiles, greatest, seed):
     random = np.random.default_rng(seed)
     matrix = random.standard_normal((rows, 32 * tiles)) * random.lognormal(size=(rows, 1))
     states = random.standard_normal((2, 32 * tiles)) * random.lognormal(sigma=2, size=32 * tiles)
-    holds(Head(matrix)(states, greatest), Head(matrix, in_parts=False)(states), greatest)
+    assert_largest_match(Head(matrix)(states, greatest), Head(matrix, split=False)(states), greatest)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("rounding", ["one", "int8", "int12", "float32"])
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("tokens", [3, 20])
-def test_parts_are_the_matrix(kernels, rounding, format, tokens):
+def test_split_codes_give_the_same_products(kernels, rounding, format, tokens):
     matrix = np.random.default_rng(0).standard_normal((37, 512))
-    parted, whole = Head(matrix, format).weights, Head(matrix, format, in_parts=False).weights
+    parted, whole = Head(matrix, format).weights, Head(matrix, format, split=False).weights
     x = np.random.default_rng(1).standard_normal((tokens, 512)).astype(np.float32)
     by = _core.Kernels(kernels)
     assert np.array_equal(by.linear(parted, x, rounding), by.linear(whole, x, rounding))
-    assert np.array_equal(by.unpack(parted), by.unpack(whole))
+    assert np.array_equal(by.dequantize(parted), by.dequantize(whole))
     assert all(np.array_equal(parted.row(row), whole.row(row)) for row in range(37))
     assert parted.nbytes == whole.nbytes
     assert 0 < parted.lower_bytes < whole.nbytes
@@ -180,7 +180,7 @@ def test_which_heads_are_screened():
         assert screened(dataclasses.replace(spec, head=dataclasses.replace(spec.head, **change))) is None
 
 
-def test_what_an_answer_is_spared():
+def test_bytes_that_screening_spares():
     spec = spec_from_config(LLAMA)
     for encoding, nbytes, fewer in (("q8_0", 3400, 1600), ("q6_k", 2100, 640), ("q4_k", 3400, 0)):
         assert spared(spec, {"head.weight": SimpleNamespace(encoding=encoding, nbytes=nbytes)}) == fewer

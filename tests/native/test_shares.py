@@ -1,4 +1,4 @@
-"""Batches in shares: every token once and in order, what is wanted where it was, and the same numbers as at once."""
+"""Batches in shares: every token once and in order, the wanted rows in order, and the results of one whole batch."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def test_shares_hold_each_token_once_and_in_order(lengths, most, data):
     assert found == [tokens[row] for row in wanted]
 
 
-@pytest.mark.parametrize("together", [1, 4, 7, 32])
+@pytest.mark.parametrize("share_tokens", [1, 4, 7, 32])
 @pytest.mark.parametrize("wanted", [[], [0], [29], list(range(30)), [3, 29, 0, 12, 4]])
-def test_in_shares_is_at_once(folder, together, wanted):
+def test_shares_give_the_results_of_one_batch(folder, share_tokens, wanted):
     runtime = NativeRuntime(open_checkpoint(folder), threads=2)
     texts = [list(range(5, 5 + n)) for n in (13, 1, 11, 5)]
 
     def read(some):
-        runtime.together = some
+        runtime.share_tokens = some
         sequences = [runtime.sequence() for _ in texts]
         logits = runtime.step(list(zip(sequences, texts, strict=True)), wanted)
         return logits, runtime.step([(sequence, [9]) for sequence in sequences], range(4))
 
-    for got, expected in zip(read(together), read(1000), strict=True):
+    for got, expected in zip(read(share_tokens), read(1000), strict=True):
         assert np.array_equal(got, expected)
 
 
-def test_what_fails_in_a_later_share_was_not_read(folder):
+def test_a_failure_in_a_later_share_leaves_the_sequence_as_it_was(folder):
     runtime = NativeRuntime(open_checkpoint(folder), threads=2)
-    runtime.together = 4
+    runtime.share_tokens = 4
     sequence = runtime.sequence()
     before = runtime.step([(sequence, [5, 6])], [1])
     for wrong in (-1, runtime.spec.vocab_size):
@@ -71,7 +71,7 @@ def test_what_fails_in_a_later_share_was_not_read(folder):
     assert np.array_equal(runtime.step([(sequence, [6])], [0]), before)
 
 
-def test_experts_get_enough_tokens():
+def test_shares_of_mixtures_of_experts_are_larger():
     mixtral = spec_from_config(MIXTRAL)
     assert tokens_together(mixtral) == 256
     assert tokens_together(spec_from_config({**MIXTRAL, "num_experts_per_tok": 1})) == 512

@@ -1,6 +1,6 @@
-// Products of matrices in bfloat16 by tiles (AMX), for `Isa` of 16 lanes that was included before. A tile of A has 16 rows of 32
-// numbers; one of B has 16 columns, whose numbers stand in pairs: [depth / 2][column][2]. Four tiles of sums are what two of each
-// give, so that each tile that is read is used twice.
+// The micro-kernel of bfloat16 matrix products by AMX's tiles, for an `Isa` of 16 lanes. A tile of A is 16 rows x 32 numbers,
+// one of B has 16 columns in pairs: [depth / 2][column][2]. Two tiles of each give four tiles of sums, so that each loaded tile
+// is used twice.
 #pragma once
 
 #include "kernels.hpp"
@@ -9,31 +9,31 @@
 namespace ordito {
 namespace {
 
-constexpr int kSide = 16, kDepth = 32;        // of a tile: its lines, and numbers of a line
+constexpr int kSide = 16, kDepth = 32;        // lines of a tile, and numbers of a line
 constexpr int kTileNumbers = kSide * kDepth;
 
 constexpr __mmask32 first(int n) { return n >= 32 ? ~__mmask32{0} : n <= 0 ? 0 : (__mmask32{1} << n) - 1; }
 
-// 32 numbers along a line, of which `rest` are there.
+// 32 numbers along a line; those from `rest` on are zero.
 inline __m512i along_depth(const Lines& from, std::int64_t at, int rest) {
-    if (from.half) return _mm512_maskz_loadu_epi16(first(rest), static_cast<const std::uint16_t*>(from.data) + at);
+    if (from.bf16) return _mm512_maskz_loadu_epi16(first(rest), static_cast<const std::uint16_t*>(from.data) + at);
     const auto* numbers = static_cast<const float*>(from.data) + at;
     const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(first(rest)), numbers);
     const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(first(rest - 16)), numbers + 16);
     return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
-// Pairs of 16 lines, of which `lines` are there, from a depth on, of which `rest` is there.
+// A pair of numbers, from a depth on, of each of 16 lines; lines from `lines` on and numbers from `rest` on are zero.
 inline __m512i along_lines(const Lines& from, std::int64_t at, int lines, int rest) {
     const auto here = static_cast<__mmask16>(rest > 0 ? first(lines) : 0), next = static_cast<__mmask16>(rest > 1 ? first(lines) : 0);
     __m512i both;
-    if (from.half) {
+    if (from.bf16) {
         const auto* numbers = static_cast<const std::uint16_t*>(from.data) + at;
-        const __m256i low = _mm256_maskz_loadu_epi16(here, numbers), high = _mm256_maskz_loadu_epi16(next, numbers + from.depth);
+        const __m256i low = _mm256_maskz_loadu_epi16(here, numbers), high = _mm256_maskz_loadu_epi16(next, numbers + from.depth_stride);
         both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
     } else {
         const auto* numbers = static_cast<const float*>(from.data) + at;
-        const __m512 low = _mm512_maskz_loadu_ps(here, numbers), high = _mm512_maskz_loadu_ps(next, numbers + from.depth);
+        const __m512 low = _mm512_maskz_loadu_ps(here, numbers), high = _mm512_maskz_loadu_ps(next, numbers + from.depth_stride);
         both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
     }
     alignas(64) static constexpr auto kPairs = [] {
@@ -44,19 +44,19 @@ inline __m512i along_lines(const Lines& from, std::int64_t at, int lines, int re
     return _mm512_permutexvar_epi16(_mm512_load_si512(kPairs.of), both);
 }
 
-// Reads 16 lines of a depth of 32, and has them stand by lines, or in pairs: [depth / 2][line][2].
+// Reads 16 lines x 32 numbers, as [line][depth] or, in pairs, as [depth / 2][line][2].
 template <bool in_pairs>
 inline void read_tile(const Lines& from, int line, int depth, int lines, int rest, __m512* x) {
-    const bool by_line = from.line != 1;  // what a register has of memory: a line's depth, or pairs of all lines
+    const bool by_line = from.line_stride != 1;  // what is contiguous: a line, or pairs across lines
     for (int i = 0; i < kSide; i++) {
-        const std::int64_t at = (by_line ? line + i : line) * from.line + (by_line ? depth : depth + 2 * i) * from.depth;
+        const std::int64_t at = (by_line ? line + i : line) * from.line_stride + (by_line ? depth : depth + 2 * i) * from.depth_stride;
         const __m512i read = by_line ? along_depth(from, at, i < lines ? rest : 0) : along_lines(from, at, lines, rest - 2 * i);
         x[i] = _mm512_castsi512_ps(read);
     }
     if (by_line == in_pairs) Isa::transpose(x);
 }
 
-// 32 rows, one after the other.
+// Packs a block of two tiles of rows, [row][depth].
 void pack_tile_rows(const Lines& from, int lines, int depth, void* block, std::int64_t stride) {
     for (int k = 0; k < depth; k += kDepth)
         for (int side = 0; side < 2 * kSide; side += kSide) {
@@ -66,7 +66,7 @@ void pack_tile_rows(const Lines& from, int lines, int depth, void* block, std::i
         }
 }
 
-// A panel of two tiles of columns at each depth.
+// Packs a panel: at each depth two tiles of columns.
 void pack_tile_columns(const Lines& from, int lines, int depth, void* panel) {
     auto* to = static_cast<std::uint16_t*>(panel);
     for (int k = 0; k < depth; k += kDepth)
@@ -77,7 +77,8 @@ void pack_tile_columns(const Lines& from, int lines, int depth, void* panel) {
         }
 }
 
-void multiply_tiles(const void* a, std::int64_t row, std::int64_t, const void* b, int depth, bool add, float* c, std::int64_t c_stride) {
+void multiply_tiles(const void* a, std::int64_t row_stride, std::int64_t, const void* b, int depth, bool add, float* c,
+                    std::int64_t c_stride) {
     const Shaped shaped(kSquare);
     constexpr std::int64_t line = kDepth * sizeof(std::uint16_t);
     const std::int64_t c_line = c_stride * static_cast<std::int64_t>(sizeof(float)), lower = kSide * c_stride;
@@ -89,19 +90,19 @@ void multiply_tiles(const void* a, std::int64_t row, std::int64_t, const void* b
     const auto* rows = static_cast<const std::uint8_t*>(a);
     const auto* columns = static_cast<const std::uint16_t*>(b);
     for (int k = 0; k < depth; k += kDepth, rows += line, columns += 2 * kTileNumbers) {
-        // All before the first product: a core that another thread shares begins them together.
-        load_tile<4>(rows, row), load_tile<5>(rows + kSide * row, row);
+        // All loads come before the first product: two threads of one core then overlap loads and products.
+        load_tile<4>(rows, row_stride), load_tile<5>(rows + kSide * row_stride, row_stride);
         load_tile<6>(columns, line), load_tile<7>(columns + kTileNumbers, line);
         asm volatile("tdpbf16ps %tmm6, %tmm4, %tmm0\n\ttdpbf16ps %tmm7, %tmm4, %tmm1\n\ttdpbf16ps %tmm6, %tmm5, %tmm2\n\ttdpbf16ps %tmm7, %tmm5, %tmm3");
     }
     store_tile<0>(c, c_line), store_tile<1>(c + kSide, c_line), store_tile<2>(c + lower, c_line), store_tile<3>(c + lower + kSide, c_line);
 }
 
-void put_tiles(const float* c, std::int64_t c_stride, int rows, int columns, const Target& to) {
+void store_tiles(const float* c, std::int64_t c_stride, int rows, int columns, const Target& to) {
     const auto low = static_cast<__mmask16>(first(columns)), high = static_cast<__mmask16>(first(columns - kSide));
     for (int i = 0; i < rows; i++) {
         const __m512 a = _mm512_maskz_loadu_ps(low, c + i * c_stride), b = _mm512_maskz_loadu_ps(high, c + i * c_stride + kSide);
-        if (to.half) {
+        if (to.bf16) {
             const auto rounded = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
             _mm512_mask_storeu_epi16(static_cast<std::uint16_t*>(to.data) + i * to.stride, first(columns), rounded);
         } else {
@@ -111,8 +112,8 @@ void put_tiles(const float* c, std::int64_t c_stride, int rows, int columns, con
     }
 }
 
-constexpr Products kHalfProducts = {2 * kSide, 2 * kSide, 288, kDepth, sizeof(std::uint16_t), 0, true,
-                                    pack_tile_rows, pack_tile_columns, multiply_tiles, put_tiles};
+constexpr Gemm kBf16Gemm = {2 * kSide, 2 * kSide, 288, kDepth, sizeof(std::uint16_t), 0, true,
+                            pack_tile_rows, pack_tile_columns, multiply_tiles, store_tiles};
 
 }  // namespace
 }  // namespace ordito

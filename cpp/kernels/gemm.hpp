@@ -1,4 +1,4 @@
-// Products of fp32 matrices by blocks that stay in registers, for the instruction set `Isa` that was included before.
+// The micro-kernel of fp32 matrix products, whose sums stay in registers, for the instruction set `Isa`.
 #pragma once
 
 #include <cstring>
@@ -8,33 +8,34 @@
 namespace ordito {
 namespace {
 
-// Rows of a block, and vectors of its columns: as many sums as leave registers for a row's number and for the columns'.
+// The rows of a block, and the vectors of its columns: as many sums as leave registers for one broadcast number of A and a row
+// of B.
 constexpr int kBlockRows = Isa::lanes == 16 ? 14 : Isa::lanes == 8 ? 6 : 8;
 constexpr int kBlockVectors = Isa::lanes == 4 ? 3 : 2;
 
-// Numbers of `Isa::lanes` lines from one depth on, a vector for each line; zeros where there are fewer lines, or less depth.
+// Loads `Isa::lanes` lines from a depth on, a vector for each line; zeros where there are fewer lines or less depth.
 inline void load_lines(const Lines& from, int line, int depth, int lines, int rest, typename Isa::F* to) {
     constexpr int lanes = Isa::lanes;
-    const float* first = static_cast<const float*>(from.data) + line * from.line + depth;
+    const float* first = static_cast<const float*>(from.data) + line * from.line_stride + depth;
     if (lines >= lanes && rest >= lanes) {
-        for (int i = 0; i < lanes; i++) to[i] = Isa::load(first + i * from.line);
+        for (int i = 0; i < lanes; i++) to[i] = Isa::load(first + i * from.line_stride);
         return;
     }
     float some[lanes];
     for (int i = 0; i < lanes; i++) {
-        for (int k = 0; k < lanes; k++) some[k] = i < lines && k < rest ? first[i * from.line + k] : 0;
+        for (int k = 0; k < lanes; k++) some[k] = i < lines && k < rest ? first[i * from.line_stride + k] : 0;
         to[i] = Isa::load(some);
     }
 }
 
-// A panel [depth][wide]. A vector may be written over the beginning of the next depth, which follows.
+// Packs a panel [depth][wide]. A store may spill over into the next depth, which is written after it.
 template <int wide>
 void pack_panel(const Lines& from, int lines, int depth, void* panel) {
     constexpr int lanes = Isa::lanes;
     auto* to = static_cast<float*>(panel);
-    if (from.line == 1) {
+    if (from.line_stride == 1) {
         for (int k = 0; k < depth; k++) {
-            std::memcpy(to + k * wide, static_cast<const float*>(from.data) + k * from.depth, lines * sizeof(float));
+            std::memcpy(to + k * wide, static_cast<const float*>(from.data) + k * from.depth_stride, lines * sizeof(float));
             for (int i = lines; i < wide; i++) to[k * wide + i] = 0;
         }
         return;
@@ -48,12 +49,13 @@ void pack_panel(const Lines& from, int lines, int depth, void* panel) {
         }
 }
 
-void multiply_block(const void* a, std::int64_t row, std::int64_t along, const void* b, int depth, bool add, float* c, std::int64_t c_stride) {
+void multiply_block(const void* a, std::int64_t row_stride, std::int64_t depth_stride, const void* b, int depth, bool add, float* c,
+                    std::int64_t c_stride) {
     using F = typename Isa::F;
     constexpr int wide = kBlockVectors * Isa::lanes, groups = (kBlockRows + 3) / 4;
-    // Four rows share a pointer, so that there are registers for all.
+    // Four rows share a pointer: there are not enough registers for one each.
     const std::uint8_t* rows[groups];
-    for (int g = 0; g < groups; g++) rows[g] = static_cast<const std::uint8_t*>(a) + 4 * g * row;
+    for (int g = 0; g < groups; g++) rows[g] = static_cast<const std::uint8_t*>(a) + 4 * g * row_stride;
     const auto* columns = static_cast<const float*>(b);
     F sums[kBlockRows][kBlockVectors];
     for (int i = 0; i < kBlockRows; i++)
@@ -63,18 +65,18 @@ void multiply_block(const void* a, std::int64_t row, std::int64_t along, const v
         for (int v = 0; v < kBlockVectors; v++) numbers[v] = Isa::load(columns + v * Isa::lanes);
 #pragma GCC unroll 16
         for (int i = 0; i < kBlockRows; i++) {
-            const F number = Isa::set1(*reinterpret_cast<const float*>(rows[i / 4] + i % 4 * row));
+            const F number = Isa::set1(*reinterpret_cast<const float*>(rows[i / 4] + i % 4 * row_stride));
 #pragma GCC unroll 4
             for (int v = 0; v < kBlockVectors; v++) sums[i][v] = Isa::fma(number, numbers[v], sums[i][v]);
         }
 #pragma GCC unroll 4
-        for (int g = 0; g < groups; g++) rows[g] += along;
+        for (int g = 0; g < groups; g++) rows[g] += depth_stride;
     }
     for (int i = 0; i < kBlockRows; i++)
         for (int v = 0; v < kBlockVectors; v++) Isa::store(c + i * c_stride + v * Isa::lanes, sums[i][v]);
 }
 
-void put_block(const float* c, std::int64_t stride, int rows, int columns, const Target& to) {
+void store_block(const float* c, std::int64_t stride, int rows, int columns, const Target& to) {
     for (int i = 0; i < rows; i++) std::memcpy(static_cast<float*>(to.data) + i * to.stride, c + i * stride, columns * sizeof(float));
 }
 
@@ -83,8 +85,8 @@ void pack_block(const Lines& from, int lines, int depth, void* block, std::int64
     pack_panel<wide>(from, lines, depth, block);
 }
 
-constexpr Products kPlainProducts = {kBlockRows, kBlockVectors* Isa::lanes, 256, 1, sizeof(float), Isa::lanes, false, pack_block<kBlockRows>,
-                                     pack_panel<kBlockVectors * Isa::lanes>, multiply_block, put_block};
+constexpr Gemm kF32Gemm = {kBlockRows, kBlockVectors* Isa::lanes, 256, 1, sizeof(float), Isa::lanes, false, pack_block<kBlockRows>,
+                           pack_panel<kBlockVectors * Isa::lanes>, multiply_block, store_block};
 
 }  // namespace
 }  // namespace ordito
