@@ -16,8 +16,8 @@ from ordito.checkpoint.encode import encode
 from ordito.checkpoint.pooling import ACTIVATIONS
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.checkpoint.stored import StoredTensor
-from ordito.checkpoint.writing import write_atomically
 from ordito.errors import OrditoError
+from ordito.files import write_atomically
 from ordito.spec import Dense, Pooling, Spec
 
 SHARD_BYTES = 5_000_000_000

@@ -14,8 +14,8 @@ import numpy as np
 from ordito.checkpoint.encode import encode
 from ordito.checkpoint.gguf import ENCODINGS_OF_GGML
 from ordito.checkpoint.stored import checked_nbytes
-from ordito.checkpoint.writing import write_atomically
 from ordito.errors import OrditoError
+from ordito.files import write_atomically
 from ordito.spec.node import Shape
 
 ALIGNMENT = 32

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ordito.checkpoint.stored import DOWNLOAD_AGAIN, ENCODINGS, StoredTensor, checked_nbytes, map_file, shown
-from ordito.checkpoint.writing import write_atomically
 from ordito.errors import CheckpointError
+from ordito.files import write_atomically
 
 _DTYPES = {
     "F64": "f64",

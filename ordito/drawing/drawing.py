@@ -16,8 +16,8 @@ from ordito.drawing.scene import Figure
 from ordito.drawing.sizes import summary, totals
 from ordito.drawing.svg import svg
 from ordito.drawing.text import text
-from ordito.drawing.writing import write
 from ordito.errors import OrditoError, SpecError
+from ordito.files import write_atomically
 from ordito.spec import Spec, expect_spec
 
 LONGEST_TITLE = 80
@@ -105,9 +105,9 @@ class Drawing:
         path = Path(path)
         match path.suffix.lower():
             case ".svg":
-                write(path, self.svg(theme).encode("utf-8"))
+                write_atomically(path, [self.svg(theme).encode("utf-8")])
             case ".png":
-                write(path, self.png(scale, theme))
+                write_atomically(path, [self.png(scale, theme)])
             case ending:
                 raise OrditoError(f"{path}: got the ending {ending or '(none)'!r}, expected .svg or .png")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Library
 
 from ordito.errors import TokenizerError
+from ordito.files import write_atomically
 from ordito.text.tokenizer import Special, Tokenizer
 from ordito.text.vocabulary import Vocabulary
 
@@ -100,12 +100,5 @@ def write_library(folder: Path, tokenizer: Tokenizer, library: Library) -> None:
     config |= {f"{role}_token": token(id) for role, id in roles.items() if id is not None}
     if tokenizer.chat_template is not None:
         config["chat_template"] = tokenizer.chat_template
-    _replace(folder / "tokenizer.json", lambda path: library.save(str(path)))
-    _replace(folder / "tokenizer_config.json", lambda path: path.write_text(json.dumps(config, indent=2), encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)
+    write_atomically(folder / "tokenizer.json", [library.to_str(pretty=True).encode()])
+    write_atomically(folder / "tokenizer_config.json", [json.dumps(config, indent=2).encode()])

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
-from ordito.checkpoint.writing import write_atomically
 from ordito.errors import CheckpointError, OrditoWarning
+from ordito.files import write_atomically
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ordito.checkpoint.writing import write_atomically
 from ordito.errors import MissingDependencyError
+from ordito.files import write_atomically
 from ordito.train.plot import loss_plot
 
 METRICS, PLOT = "metrics.jsonl", "loss.svg"

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ordito.checkpoint.writing import write_atomically
 from ordito.errors import CheckpointError, OrditoError
+from ordito.files import write_atomically
 from ordito.train.best import Best
 from ordito.train.checkpoints import Checkpoints
 from ordito.train.config import Config, config_from, read_settings

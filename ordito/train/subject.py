@@ -15,9 +15,9 @@ from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import write_safetensors
-from ordito.checkpoint.writing import write_atomically
 from ordito.errors import OrditoError, TemplateError
 from ordito.families import family_of, spec_from_config
+from ordito.files import write_atomically
 from ordito.model import load_tokenizer
 from ordito.nn.arrays import floats_of
 from ordito.nn.feedforward import Router, StackedLinear

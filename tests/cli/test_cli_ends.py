@@ -19,7 +19,7 @@ WRITING = """
 import sys, time
 from pathlib import Path
 from ordito import cli
-from ordito.checkpoint.writing import write_atomically
+from ordito.files import write_atomically
 
 def slowly():
     try:

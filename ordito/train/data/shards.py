@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
-from ordito.checkpoint.writing import write_atomically
 from ordito.errors import CheckpointError, OrditoError
+from ordito.files import write_atomically
 from ordito.train.examples import Example, Text
 
 FORMAT = "ordito-shards-1"

@@ -12,7 +12,10 @@ from ordito.errors import CheckpointError
 
 
 def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file that is complete or absent: a temporary one beside it, forced to the disk, then moved into place."""
+    """Write a file that is complete or absent: a temporary one beside it, forced to the disk, then moved into place.
+
+    Raises `CheckpointError` if it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         try:
