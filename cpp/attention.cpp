@@ -141,7 +141,7 @@ void attend_page(const Job& job, const Tile& tile, const float* q, std::int64_t 
     job.kernels.scores[type](q, width, rows, keys, key_scales, width, next_keys, scores);
     if (job.shape.softcap != 0) job.kernels.scale_and_cap(scores, rows * kPage, 1, job.shape.softcap, scores);
     const bool fully_visible = start >= visible(job.shape, tile.part->position + tile.token + tile.tokens - 1, to).from &&
-                       start + kPage <= visible(job.shape, tile.part->position + tile.token, to).to;
+                               start + kPage <= visible(job.shape, tile.part->position + tile.token, to).to;
     if (!fully_visible || !job.shape.relative.empty() || job.shape.sparse_block) mask(job, tile, start, scores);
     float rescale[kTileRows];
     job.kernels.online_softmax(scores, rows, out.row_max, out.total, rescale);

@@ -33,6 +33,7 @@ struct AttentionInputs {
     float scale, cap;
 };
 
+// Writes the results to `out`, and to `logs`, (batch, heads, queries), the log of the sum of exp of each row of scores.
 void attend(const Kernels& kernels, const Gemm& gemm, const AttentionSizes& shape, const AttentionInputs& in, const Heads<void>& out,
             float* logs, const Team& team);
 

@@ -42,7 +42,7 @@ const Kernels& kernels_named(const std::optional<std::string>& name);
 // The activation with this name. Throws std::invalid_argument for an unknown name.
 Activation activation_named(const std::string& name);
 
-// Single kernels, for tests and for encoding.
+// Single kernels, for tests, for encoding, and for the activations of pooling layers.
 void bind_kernels(nanobind::module_& module);
 
 // Matrix products, attention and losses for training.

@@ -74,8 +74,8 @@ constexpr Layout kLayouts[] = {
     {"iq4_nl", 32, 18, Scales::half, Codes::table, 0},
     {"iq4_xs", 256, 136, Scales::k32, Codes::table, 0},
     {"mxfp4", 32, 17, Scales::bfloat, Codes::table, 0},
-    // In memory only: split codes, and their upper bits alone, whose zero is shifted to the middle of what the lower bits may
-    // add.
+    // In memory only: split codes, and their upper bits alone, of numbers 1 / 16 or 1 / 4 as large, whose zero is shifted to the
+    // middle of what the lower bits may add.
     {"q8_0", 32, 34, Scales::half, Codes::split8, 0},
     {"q8_0_upper", 32, 34, Scales::half, Codes::bits4, 7.53125f},
     {"q6_k", 256, 210, Scales::k16, Codes::split6, 32},

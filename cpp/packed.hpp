@@ -94,8 +94,8 @@ struct TileRow {
     float scale[2], offset[2];
 };
 
-// Reads row `row` of the tile, superblock and lower bits that begin at these addresses. Plain code, to test the kernels
-// against.
+// Reads row `row` of the tile, superblock and lower bits that begin at these addresses. Plain code, for the
+// reference kernels.
 TileRow read_tile(Format format, const std::uint8_t* super, const std::uint8_t* tile, const std::uint8_t* lower, int row);
 
 }  // namespace ordito

@@ -128,8 +128,8 @@ struct Executor {
         return false;
     }
 
-    // Screens the products of W with all rows of src. Returns false, with nothing computed, if the whole product is cheaper;
-    // screening pauses then for some steps.
+    // Screens the products of W with all rows of src. Returns false if the whole product is cheaper: dst is then still to be
+    // computed, and screening pauses for some steps.
     bool screened(const Packed& w, const Rows& src, const Rows& dst) {
         const Quantized exact = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
         const Quantized rough = quantized(src.data, src.stride, w.columns, {rows}, Digits::one, m.outputs_);

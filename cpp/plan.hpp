@@ -50,8 +50,8 @@ struct Map {
     int from, to;
 };
 
-// dst = W src + bias (+ add), for several matrices at once. `screened`: a single matrix, of whose products a batch may need
-// only the largest of each row (screening.hpp).
+// dst = W src + bias (+ add), for several matrices at once. `screened`: a single matrix from column 0 to column 0, without
+// bias and `add`, of whose products a batch may need only the largest of each row (screening.hpp).
 struct Linear {
     Slice src, dst, add;  // add.buffer < 0: nothing is added
     std::vector<Map> maps;
@@ -215,7 +215,8 @@ class Machine {
     std::vector<Buffer> buffers_;
     Buffer quantized_, cosines_, hidden_, outputs_, attention_, recycled_;
     std::vector<Buffer> panels_;  // one for each thread: dequantized panels
-    // Screening that did not pay is paused: steps left of the pause, and the length of the next one, which doubles each time.
+    // Screening that did not pay is paused: steps left of the pause, and the length of the next one, which doubles
+    // each time, up to a limit, and is 1 again after a success.
     int pause_ = 0, next_pause_ = 1;
     std::optional<bool> many_valued_;  // of the screened matrix, once it was determined
 

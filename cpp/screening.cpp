@@ -140,7 +140,8 @@ class Screening {
     float steps_;  // values of the lower bits: the factor from products with upper bits to those with whole codes
     int upper_;    // the format of the upper bits
     std::vector<Estimates> estimates_;
-    std::vector<float> spreads_;  // [token][tile][scale]: variance of the estimate for a scale of 1, times kDeviations^2
+    std::vector<float> spreads_;  // [token][tile][scale]: variance of the estimate's error for a scale of 1, in products
+                                  // with upper bits, times kDeviations^2
 };
 
 }  // namespace

@@ -31,7 +31,8 @@ struct Screened {
 bool many_valued(const Packed& w);
 
 // The products of W with each token: the `greatest` largest are exact, and panels without any of them are minus infinity.
-// Returns false, with nothing computed, if so many panels may hold one that multiplying the whole matrix is cheaper.
+// Returns false if so many panels may hold one that multiplying the whole matrix is cheaper: `products` is then still to be
+// computed, and what was written there is of no use.
 bool screen(const Packed& w, const Screened& x, int greatest, const Rows& products, const Kernels& kernels, Pool& pool);
 
 }  // namespace ordito

@@ -132,7 +132,8 @@ class Machine:
     """A thread pool and a set of kernels, which run one program at a time."""
 
     def __init__(self, threads: int, kernels: str | None, arithmetic: str) -> None:
-        """Raises `ValueError` for kernels that this machine does not have, for an unknown arithmetic and for 0 threads."""
+        """Raises `ValueError` for kernels that this machine does not have, for an unknown arithmetic and for threads outside
+        of 1 to 1024."""
 
     def allocate(self, format: str, rows: int, columns: int, split: bool = False) -> Packed:
         """Allocate a matrix, to be filled by `fill`. With `split`, the codes of q8_0 and q6_k are split for screening.

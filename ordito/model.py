@@ -412,7 +412,7 @@ def load(
 ) -> Model:
     """Load a model by name (`smollm2`), Hugging Face id (`org/name[:quant][@revision]`) or path; fetches it if need be.
 
-    A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights, or, without `merge`, lies beside them. Where
+    A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights or, without `merge`, applied unmerged. Where
     `name` itself is an adapter, the base is the one that it was trained on. `prompt_format` names the format of its
     conversations (`camoscio`, `llama-2`, ...) where neither the files nor the vocabulary show it. `backend` is the fastest one
     installed unless named, `dtype` that of its arithmetic (native: int12, int8, float32; torch: float32, bfloat16, float16).

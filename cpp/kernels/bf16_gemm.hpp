@@ -90,7 +90,7 @@ void multiply_tiles(const void* a, std::int64_t row_stride, std::int64_t, const 
     const auto* rows = static_cast<const std::uint8_t*>(a);
     const auto* columns = static_cast<const std::uint16_t*>(b);
     for (int k = 0; k < depth; k += kDepth, rows += line, columns += 2 * kTileNumbers) {
-        // All loads come before the first product: two threads of one core then overlap loads and products.
+        // All loads come before the first product, so that a core that another thread shares begins them together.
         load_tile<4>(rows, row_stride), load_tile<5>(rows + kSide * row_stride, row_stride);
         load_tile<6>(columns, line), load_tile<7>(columns + kTileNumbers, line);
         asm volatile("tdpbf16ps %tmm6, %tmm4, %tmm0\n\ttdpbf16ps %tmm7, %tmm4, %tmm1\n\ttdpbf16ps %tmm6, %tmm5, %tmm2\n\ttdpbf16ps %tmm7, %tmm5, %tmm3");

@@ -133,7 +133,7 @@ struct Isa {
         for (int c = 0; c < n; c++) total = _mm256_dpbusd_avx_epi32(total, w[c], four(x + 4 * c));
         return _mm256_add_epi32(before, _mm256_slli_epi32(total, __builtin_ctz(times)));
 #else
-        // As many products as surely fit are added in int16.
+        // As many pairs of products as surely fit are added in int16.
         constexpr int fit = 32767 / (2 * max_code * max_x), together = fit < n ? fit : n;
         for (int c = 0; c < n; c += together) {
             __m256i sum = _mm256_maddubs_epi16(w[c], four(x + 4 * c));

@@ -40,10 +40,11 @@ constexpr int code_bytes(Digits digits) {
     return digits == Digits::one ? kCols : digits == Digits::outliers ? kCols + static_cast<int>(sizeof(Outliers)) : 2 * kCols;
 }
 
-// The factor from a block's 32 activations to codes of at most 127. It is 0 where all are so small that it would overflow.
+// The factor from a block's 32 activations to codes of at most 127 (kDigitBase * 127 for outliers). It is 0 where all are so small that it would overflow.
 inline float inverse_scale(float largest) { return largest > 1e-36f ? 127 / largest : 0; }
 
-// The scale of a block. `sum` is the sum of its integers: a NaN among them makes the scale NaN, and so every product with it.
+// The scale of a block. `sum` is the sum of its rounded activations in fp32: a NaN among them makes the scale
+// NaN, and so every product with it.
 inline float scale_of(float largest, Digits digits, float sum) {
     return largest / static_cast<float>(digits == Digits::two ? 127 * kDigitBase : 127) + 0 * sum;
 }

@@ -266,7 +266,7 @@ inline void linear_block(const Panel& panel, const Quantized& x, int first, int 
     for (int t = 0; t < tokens; t++) write_output(out, first + t, row, total[t]);
 }
 
-// A panel times the tokens from `t` on, in blocks of as many as a group still has.
+// A panel times the tokens from `t` on, in blocks of `max_tokens`, and what is left of a group in powers of two.
 template <Format f, Digits digits>
 void linear_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const Output& out) {
     constexpr int most = Isa::max_tokens;

@@ -22,7 +22,7 @@ inline int find_outliers_in_32(const float* x, float& most, float& next) {
         return _mm256_max_ps(a, _mm256_permute_ps(a, 0xb1));
     };
     const __m256 largest = greatest(all);
-    // The first of equal ones; any where a number is NaN.
+    // The first of equal ones in that order; any where a number is NaN.
     const int lane = __builtin_ctz(static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(all, largest, _CMP_EQ_OQ))) | 0x80);
     const __m256i here = _mm256_cmpeq_epi32(_mm256_set1_epi32(lane), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     most = _mm256_cvtss_f32(largest);

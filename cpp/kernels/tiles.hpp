@@ -159,7 +159,7 @@ constexpr int kFewLines = 8;  // lines of a tile register if there are no more t
 template <Format f, int digits, int lines>
 void tokens_in_tiles(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
     using Form = TileForm<f, digits>;
-    constexpr int kGroups = 4;  // groups at once: their totals and codes stay in the L1 cache
+    constexpr int kGroups = 4;  // groups at once: their totals and codes stay in the L1 and L2 caches
     const Shaped shaped(shapes_of(Form::columns, lines));
     for (int first = 0; first < tokens; first += kGroups * kGroupTokens) {
         const int some = std::min(tokens - first, kGroups * kGroupTokens);

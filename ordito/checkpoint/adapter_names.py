@@ -230,4 +230,4 @@ def _permutes_rows(change: Transform, axis: int) -> bool:
 
 
 def _must_be_merged(name: str, where: Path | str) -> CheckpointError:
-    return CheckpointError(f"{where}: the change of {shown(name)} cannot lie beside the base's map; merge it (merge=True)")
+    return CheckpointError(f"{where}: the change of {shown(name)} cannot be applied unmerged; merge it (merge=True)")

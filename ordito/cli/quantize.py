@@ -37,7 +37,7 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
     ordito quantize ./my-model my-model-q2.gguf q2_k --imatrix imatrix.gguf
     """
     from ordito.checkpoint.checkpoint import open_checkpoint
-    from ordito.checkpoint.mixes import mix_named
+    from ordito.checkpoint.mixes import encodings, mix_named
     from ordito.checkpoint.rounded import already_rounded
     from ordito.checkpoint.stored import ENCODINGS
     from ordito.errors import OrditoError
@@ -61,7 +61,8 @@ def quantize(model: str, output: Path, quantization: str, importance: Path | Non
         f"({size(checkpoint.nbytes)} before)"
     )
     block = ENCODINGS[mix.usual].block_size
-    widths = [shape[-1] for shape in checkpoint.spec.tensors().values() if len(shape) > 1]
+    stored, shapes = encodings(checkpoint.spec, mix), checkpoint.spec.tensors()
+    widths = [shapes[name][-1] for name, encoding in stored.items() if encoding != "f32"]
     if shorter := sum(width % block != 0 for width in widths):
         say(
             f"note: the rows of {shorter} of {len(widths)} matrices are not a multiple of {block}, the block size of "

@@ -97,7 +97,7 @@ def load_runtime(
     *,
     threads: int | None = None,
 ) -> Runtime:
-    """A runtime for `checkpoint` on the named backend, or on the fastest that is installed; an `adapter` lies beside it.
+    """A runtime for `checkpoint` on the named backend, or on the fastest that is installed; an `adapter` stays unmerged.
 
     `dtype` is that of its arithmetic, `threads` how many compute: the backend's own choice if not given. Raises `OrditoError`
     for an unknown backend, or one that cannot have adapters, and `MissingDependencyError` for one that is not installed.

@@ -31,6 +31,7 @@ _STACK = 512 << 20
 """Bytes of stack of the thread that compiles: reserved, and mostly never touched. llguidance recurses along references and
 rules, of which `MAX_BYTES` can hold tens of thousands: with the usual 8 MiB that overflows, and ends the process."""
 
+_STARTING = threading.Lock()  # the size of stacks is one of the whole process: all models take turns
 T = TypeVar("T")
 Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf", "calls"]
 
@@ -151,7 +152,7 @@ class _Vocabulary:
 
 
 def _on_a_large_stack(work: Callable[[], T]) -> T:
-    """The result of `work` on a thread with `_STACK` bytes of stack. Raises what `work` raises."""
+    """The result of `work` on a thread with `_STACK` bytes of stack. Raises what `work` raises, `OrditoError` without room."""
     done: Future[T] = Future()
 
     def run() -> None:
@@ -160,11 +161,14 @@ def _on_a_large_stack(work: Callable[[], T]) -> T:
         except BaseException as error:
             done.set_exception(error)
 
-    before = threading.stack_size(_STACK)
-    try:
-        threading.Thread(target=run, name="ordito-grammar", daemon=True).start()
-    finally:
-        threading.stack_size(before)
+    with _STARTING:
+        before = threading.stack_size(_STACK)
+        try:
+            threading.Thread(target=run, name="ordito-grammar", daemon=True).start()
+        except RuntimeError as error:
+            raise OrditoError(f"the grammar cannot be compiled ({error}): free memory, or end other processes") from None
+        finally:
+            threading.stack_size(before)
     return done.result()
 
 

@@ -31,8 +31,8 @@ _alive: WeakSet[NativeRuntime] = WeakSet()
 ARITHMETIC = {"int8": "f16", "int12": "f16", "float32": "f32"}
 """Arithmetic of products with quantized weights -> the type of the KV cache that it uses by default.
 
-Activations are quantized in blocks of 32 with one scale: `int12` to 12 bits, `int8` to 8 bits but for the four largest of a
-block, which keep 12; `float32` leaves them as they are."""
+Activations are quantized in blocks of 32 with one scale: `int12` to 12 bits, `int8` to 8 bits, but for the group of
+four neighbours with the largest of a block, which keeps 12; `float32` leaves them as they are."""
 
 
 class NativeSession:
@@ -80,7 +80,7 @@ class NativeRuntime:
         self.plans = lower(self.spec, weights)
         weights.let_go()
         split = self.plans.matrices.get(screened(self.spec) or "", []) if dtype != "float32" else []
-        self.spared = sum(matrix.lower_bytes for matrix in split)  # bytes that greedy decoding skips
+        self.spared = sum(matrix.lower_bytes for matrix in split)  # bytes that steps for a few of the largest logits skip
         self._slots = [slot.fields for slot in self.plans.slots]
         attentions = [block for _, block in self.spec.attentions]
         has_capacity = any(isinstance(leaf, MixtureOfExperts) and leaf.router.capacity for _, leaf in self.spec.leaves())

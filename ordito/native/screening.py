@@ -37,7 +37,8 @@ def screened(spec: Spec) -> str | None:
 
 
 def spared(spec: Spec, stored: Mapping[str, Held]) -> int:
-    """Bytes of the `stored` weights (by canonical name) that greedy decoding does not read, thanks to screening."""
+    """Bytes of the `stored` weights (by canonical name) that a step does not read, thanks to screening, if only a few of
+    the largest logits are needed."""
     held = stored.get(screened(spec) or "")
     return round(LOWER_BITS.get(held.encoding, 0) * held.nbytes) if held is not None else 0
 

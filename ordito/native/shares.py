@@ -25,7 +25,7 @@ def tokens_together(spec: Spec) -> int:
 
 
 def shares(parts: Sequence[Part], wanted: Sequence[int], most: int) -> Iterator[tuple[list[Part], list[int]]]:
-    """Cuts a batch into shares of `most` tokens: the parts of each share, and which of its rows are wanted."""
+    """Cuts a batch, in order, into shares of `most` tokens: the parts of each share, and which of its rows are wanted."""
     share: list[Part] = []
     start, room = 0, most
     for sequence, ids in parts:

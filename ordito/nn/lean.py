@@ -1,7 +1,7 @@
 """RMSNorm, SwiGLU's gate and rotary embeddings as autograd functions that save less for the backward pass.
 
-Only their inputs are saved; intermediate results are computed again in the backward pass. On CPUs the native runtime computes
-them row by row (cpp/training_rows.hpp), elsewhere PyTorch does.
+Of intermediate results at most one number of each row is saved; the others are computed again in the backward pass. On CPUs
+the native runtime computes them row by row (cpp/training_rows.hpp), elsewhere PyTorch does.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):  # a content type that is not read as JSON leaves the bytes of the body
+            return data
         if deeper_than(data, MAX_DEPTH):
             raise ApiError(400, f"the body is nested deeper than {MAX_DEPTH} levels")
         # Python's parser accepts lone surrogates, NaN and infinity, also in ignored fields, but no answer could contain them.

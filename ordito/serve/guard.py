@@ -119,7 +119,7 @@ class Guard:
         if scope["method"] in ("POST", "PUT", "PATCH") and (length != "0" or "transfer-encoding" in headers):
             kind = headers.get("content-type", "").split(";")[0].strip().lower()
             # Forms are refused: browsers send those of other sites without a preflight (CSRF). Ollama's clients send no type.
-            if kind not in ("application/json", "") and not (kind.endswith("+json")):
+            if kind not in ("application/json", "") and not (kind.startswith("application/") and kind.endswith("+json")):
                 raise ApiError(415, f"the content type is {kind[:100]!r}, expected application/json")
 
     def _origin(self, origin: str) -> bool:

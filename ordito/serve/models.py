@@ -82,7 +82,7 @@ class ModelPool:
         if settings.draft is not None:
             self._check_draft(settings.draft, [checkpoint for checkpoint in opened if checkpoint])
         self.found: dict[str, Served] = {}
-        self.unreadable: set[LocalModel] = set()
+        self.unreadable: dict[LocalModel, int] = {}  # and when their files were written
         self.draft_model: Model | None = None
         self.draft_lock = threading.Lock()
         self.loading = asyncio.Lock()  # one model at a time, because two would count on the same free memory
@@ -127,20 +127,24 @@ class ModelPool:
             if here.get(name) != one.local and not (one.loaded or one.active):
                 del self.found[name]  # its files were removed, or replaced by another revision
         for name, local in here.items():
-            if name not in self.found and local not in self.unreadable:
-                self._add(Served(name, local))
+            if name not in self.found:
+                self._add(name, local)
         return list(self.found.values())
 
-    def _add(self, served: Served) -> None:
-        """Add a model that is on this machine; one that cannot be loaded is logged and left out, so that the list of models
-        does not fail because of it."""
-        try:
-            self._opened(served)
-        except OrditoError as error:
-            log.warning("left out: %s", error)
-            self.unreadable.add(served.local)
-        else:
-            self.found[served.name] = served
+    def _add(self, name: str, local: LocalModel) -> None:
+        """Add a model that is on this machine; one that cannot be loaded is logged and left out until its files change, so that
+        the list of models does not fail because of it."""
+        with suppress(OSError):  # removed since it was listed
+            served = Served(name, local)
+            if self.unreadable.get(local) == served.written:
+                return
+            try:
+                self._opened(served)
+            except OrditoError as error:
+                log.warning("left out: %s", error)
+                self.unreadable[local] = served.written
+            else:
+                self.found[name] = served
 
     @property
     def named(self) -> dict[str, Served]:

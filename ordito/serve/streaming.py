@@ -94,7 +94,7 @@ async def _with_pings(chunks: AsyncGenerator[bytes], ping: bytes, seconds: float
             try:
                 chunk = await asyncio.wait_for(queue.get(), seconds)
             except TimeoutError:
-                chunk = ping
+                chunk = None if reading.done() and queue.empty() else ping  # a failed producer puts no end into the queue
             if chunk is None:
                 return
             yield chunk

@@ -130,7 +130,7 @@ CASES = {
 @pytest.mark.parametrize(("cap", "sink", "window"), [(None, False, None), (5.0, False, 20), (None, True, None)])
 def test_attention_and_its_gradients_equal_the_explicit_formula(kind, kernels, case, cap, sink, window, monkeypatch):
     if kind == torch.bfloat16 and kernels not in ("amx", "reference"):
-        pytest.skip("no products of bfloat16 by these kernels")
+        pytest.skip("no products of bfloat16 in these kernels")
     for name in ("attend", "attend_gradient"):
         call = getattr(_core, name)
         monkeypatch.setattr(_core, name, lambda *given, call=call: call(*given, kernels))

@@ -152,6 +152,9 @@ def test_other_origins_are_refused(client):
     assert "x-stainless-os" in preflight.headers["access-control-allow-headers"]
     form = client.post("/v1/chat/completions", content=json.dumps(body), headers={"content-type": "text/plain"})
     assert form.status_code == 415
+    for kind, status in (("text/x+json", 415), (";charset=utf-8", 400), ("application/problem+json", 200)):
+        told = client.post("/v1/chat/completions", content=json.dumps(body), headers={"content-type": kind})
+        assert told.status_code == status, told.text
 
 
 def test_keys(folder):

@@ -147,9 +147,9 @@ def test_the_commands(files, tmp_path):
     assert "330 tokens" in done.output
     assert Tokenizer.from_folder(output).id_of("<|tool|>") is not None
     again = run.invoke(app, ["tokenizer", "train", "-d", english, "-n", "330", "-o", str(output)])
-    assert "is there already" in str(again.exception)
+    assert "exists already" in str(again.exception)
     few = run.invoke(app, ["tokenizer", "train", "-d", english, "-n", "5000", "-o", str(output), "--force"])
-    assert "nothing more in it to merge" in few.output
+    assert "no more pairs to merge" in few.output
 
     table = run.invoke(app, ["tokenizer", "fertility", str(output), "-d", english, "-d", italian])
     lines = table.output.splitlines()

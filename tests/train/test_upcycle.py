@@ -71,4 +71,4 @@ def test_the_command(folder, tmp_path, capsys, monkeypatch):
         assert moe.tokenizer.chat_template == dense.tokenizer.chat_template
     code, said = cli("upcycle", folder, tmp_path / "moe")
     assert code == 1
-    assert "is there already" in said
+    assert "exists already" in said
