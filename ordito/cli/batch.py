@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ordito.cli.console import find, say
+from ordito.cli.parameters import backend_name
 from ordito.errors import OrditoError
 
 
@@ -15,7 +16,7 @@ from ordito.errors import OrditoError
 @click.argument("out", metavar="OUT", type=click.Path(), help="File for the answers, one a line.")
 @click.option("--model", help="The model for requests that name none.")
 @click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers in one batch, at most.")
-@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
+@backend_name
 def batch(source: str, out: str, model: str | None, together: int, backend: str | None) -> None:
     """Answer the requests of IN into OUT.
 

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from ordito.cli.console import find, say, working, write, write_json
-from ordito.cli.parameters import default_model
+from ordito.cli.parameters import arithmetic, backend_name, default_model
 from ordito.errors import OrditoError
 from ordito.units import short, size
 
@@ -31,8 +31,8 @@ FORMS = ("markdown", "md", "json", "jsonl", "csv")
 @click.option("--depth", "-d", "depths", multiple=True, default=["0"], help=f"Tokens in the KV cache before, {SEVERAL}.")
 @click.option("--repetitions", "-r", default=5, type=click.IntRange(min=1), help="How often each is measured.")
 @click.option("--threads", "-t", type=click.IntRange(1, 1024), help="Threads. [default: the usable cores]")
-@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
-@click.option("--dtype", help="Arithmetic. native: int12, int8, float32; torch: float32, bfloat16, float16.")
+@backend_name
+@arithmetic
 @click.option("--output", "-o", "form", help="markdown (or md), json, jsonl or csv. [default: markdown]")
 @click.option("--json", is_flag=True, help="Short for --output json.")
 def bench(

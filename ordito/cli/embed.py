@@ -7,7 +7,7 @@ from itertools import chain
 import click
 
 from ordito.cli.console import load, piped, refuse_not_finite, write_json
-from ordito.cli.parameters import one_model
+from ordito.cli.parameters import arithmetic, backend_name, one_model, quantization
 from ordito.errors import OrditoError
 
 
@@ -15,9 +15,19 @@ from ordito.errors import OrditoError
 @one_model("A name, org/name[@revision], or a path: minilm, for example.")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...", help="What to embed; without it, lines of standard input.")
 @click.option("--prompt", metavar="NAME", help="A task for which the model has a prefix: query, document, ...")
-@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
+@backend_name
+@arithmetic
+@quantization
 @click.option("--json", is_flag=True, help="Print one JSON object instead of a line for each text.")
-def embed(model: str, texts: tuple[str, ...], prompt: str | None, backend: str | None, json: bool) -> None:
+def embed(
+    model: str,
+    texts: tuple[str, ...],
+    prompt: str | None,
+    backend: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    json: bool,
+) -> None:
     """Print the embedding vector of each TEXT, one JSON array a line.
 
     \b
@@ -28,7 +38,7 @@ def embed(model: str, texts: tuple[str, ...], prompt: str | None, backend: str |
     lines = list(texts) or [line.removesuffix("\r") for line in (piped() or "").removesuffix("\n").split("\n")]
     if lines == [""]:
         raise OrditoError("there is nothing to embed: give texts, or lines on standard input")
-    loaded, local = load(model, backend)
+    loaded, local = load(model, backend, dtype=dtype, quantize=quantize)
     vectors = loaded.embed(lines, prompt=prompt).tolist()
     refuse_not_finite(local.name, "its vectors are", chain.from_iterable(vectors))
     if json:

@@ -22,4 +22,9 @@ def one_model(help: str = "A name, org/name[:quant][@revision], or a path.") -> 
     return click.argument("model", metavar="MODEL", help=help)
 
 
+backend_name = click.option("--backend", metavar="NAME", help="native or torch. [default: the fastest that is installed]")
+arithmetic = click.option(
+    "--dtype", metavar="TYPE", help="Arithmetic. native: int12, int8, float32; torch: float32, bfloat16, float16."
+)
+quantization = click.option("--quantize", metavar="TYPE", help="Quantize the weights while loading: q8_0, q4_k_m, ...")
 json_output = click.option("--json", is_flag=True, help="Print one JSON object.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ordito.cli.console import load, refuse_not_finite, text_of, working, write, write_json
-from ordito.cli.parameters import default_model, json_output
+from ordito.cli.parameters import arithmetic, backend_name, default_model, json_output, quantization
 from ordito.errors import OrditoError
 
 _WINDOW = 512
@@ -21,9 +21,9 @@ WINDOW_DEFAULT = f"[default: {_WINDOW}, or the model's context if that is smalle
 @click.option("--context", "-c", type=int, help=f"Tokens of a window. {WINDOW_DEFAULT}")
 @click.option("--windows", "-n", type=click.IntRange(min=1), help="Read only the first N windows of the text. [default: all]")
 @click.option("--reference", help="Also print the KL divergence from this model, run in fp32.")
-@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
-@click.option("--dtype", help="Arithmetic. native: int12, int8, float32; torch: float32, bfloat16, float16.")
-@click.option("--quantize", help="Quantize the weights while loading: q8_0, q4_k_m, ...")
+@backend_name
+@arithmetic
+@quantization
 @json_output
 def perplexity(
     model: str,

@@ -12,7 +12,7 @@ import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
 from ordito.cli.console import load, piped, say, write, write_answer, write_json
-from ordito.cli.parameters import default_model
+from ordito.cli.parameters import arithmetic, backend_name, default_model, quantization
 from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError
 
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 @click.option("--think/--no-think", default=None, help="Reason before answering, if the chat template supports it.")
 @click.option("--adapter", metavar="PATH", help="A LoRA adapter (folder or org/name) to run MODEL with.")
 @click.option("--format", metavar="NAME", help="A chat format instead of the model's own template: alpaca, ...")
-@click.option("--backend", metavar="NAME", help="native or torch. [default: the fastest that is installed]")
-@click.option("--quantize", metavar="TYPE", help="Quantize the weights while loading: q8_0, q4_k_m, ...")
+@backend_name
+@arithmetic
+@quantization
 @click.option("--verbose", is_flag=True, help="Print load time and tokens per second to standard error.")
 @click.option("--json", is_flag=True, help="Print one JSON object instead of text.")
 def run(
@@ -64,6 +65,7 @@ def run(
     adapter: str | None,
     format: str | None,
     backend: str | None,
+    dtype: str | None,
     quantize: str | None,
     verbose: bool,
     json: bool,
@@ -100,7 +102,7 @@ def run(
         "seed": seed,
     }
     start = time.perf_counter()
-    loaded, local = load(model, backend, adapter, format, quantize=quantize)
+    loaded, local = load(model, backend, adapter, format, dtype=dtype, quantize=quantize)
     settings = Settings(chosen, loaded.checkpoint.generation)
     if not loaded.spec.generates:
         raise OrditoError(f"{local.name} cannot generate text; it makes embeddings: ordito embed {shlex.quote(model)} TEXT")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ordito.cli.console import find, say, write, write_json
-from ordito.cli.parameters import json_output
+from ordito.cli.parameters import arithmetic, backend_name, json_output
 from ordito.errors import OrditoError
 from ordito.units import size
 
@@ -50,8 +50,8 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 @click.option("--together", default=64, type=click.IntRange(1, 1024), help="Answers in one batch, at most.")
 @click.option("--max-waiting", default=512, type=click.IntRange(1), help="Requests in the queue, at most.")
 @click.option("--max-seconds", default=1800.0, type=click.FloatRange(1), help="Time limit of an answer, in seconds.")
-@click.option("--backend", help="native or torch. [default: the fastest that is installed]")
-@click.option("--dtype", help="Arithmetic. native: int12, int8, float32; torch: float32, bfloat16, float16.")
+@backend_name
+@arithmetic
 @click.option("--strict-names", is_flag=True, help="Refuse unknown model names, even if there is only one model.")
 @click.option("--load", is_flag=True, help="Load the models at startup instead of at their first request.")
 def serve(

@@ -72,6 +72,21 @@ def test_whether_to_think_reaches_the_model(cli, folder, monkeypatch, options, t
     assert asked == [thinking]
 
 
+def test_arithmetic_and_quantization_reach_the_runtime(cli, folder, monkeypatch):
+    asked, load = [], ordito.model.load
+
+    def loading(name, **settings):
+        asked.append((settings["dtype"], settings["quantize"]))
+        return load(name, **settings)
+
+    monkeypatch.setattr(ordito.model, "load", loading)
+    options = ("--dtype", "int8", "--quantize", "q8_0")
+    cli(*greedy("run", folder, "weft?"), *options)
+    cli("embed", folder, "the warp", *options)
+    assert asked == [("int8", "q8_0")] * 2
+    assert "expected one of" in cli("run", folder, "weft?", "--dtype", "int4", status=1).err
+
+
 def test_standard_output_holds_the_answer_only(cli, folder):
     done = cli("run", folder, "the loom", "--temperature", "0", "--max-tokens", "9", "--verbose")
     expected = ordito.load(folder).chat([{"role": "user", "content": "the loom"}], max_tokens=9).text
