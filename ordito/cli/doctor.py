@@ -45,6 +45,7 @@ def doctor(model: str | None, json: bool) -> None:
         report["fits"] = predicted.fits
         report["prefill"] = predicted.prefill.predicted
         report["decode"] = predicted.decode.predicted if predicted.decode else None
+        report["context"] = predicted.context
     if json:
         write_json(report)
         return
@@ -54,6 +55,6 @@ def doctor(model: str | None, json: bool) -> None:
     write(f"arithmetic   {machine.flops / 1e9:.0f} GFLOP/s in matrix products with quantized weights\n")
     if outline is not None:
         rates = f"prefill at {report['prefill']:.0f} tokens/s"
-        rates += f", decoding at {report['decode']:.0f}" if report["decode"] else ""
+        rates += f", decoding at {report['decode']:.0f} after {report['context']:,} tokens" if report["decode"] else ""
         write(f"{outline.name:<12} {rates if report['fits'] else 'does not fit into memory'}\n")
     write("".join(f"\n{number}. {line}\n" for number, line in enumerate(found, 1)) if found else "\nNothing is wrong.\n")

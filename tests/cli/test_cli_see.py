@@ -130,6 +130,7 @@ def test_doctor(cli, folder, machine):  # noqa: F811
     assert data["decode"] > 0
     done = cli("doctor", folder).out
     assert "decoding at" in done
+    assert f"after {data['context']:,} tokens" in done
     assert data["kernels"] in done
 
 
