@@ -50,11 +50,6 @@ struct Isa {
         const __m256i kept = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), none), 16);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1)));
     }
-    static void store_i8(std::int8_t* p, F x) {
-        const __m256i whole = _mm256_cvtps_epi32(x);
-        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
-    }
     static F add(F a, F b) { return _mm256_add_ps(a, b); }
     static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
     static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
@@ -153,14 +148,41 @@ struct Isa {
     static A add_pair(A sum, C pair, const std::int16_t* x) {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pair, four(reinterpret_cast<const std::int8_t*>(x))));
     }
-    // Eight integers as int16, every four in the order 0, 2, 1, 3.
-    static void store_pairs(std::int16_t* p, F x) {
-        const __m256i whole = _mm256_shuffle_epi32(_mm256_cvtps_epi32(x), _MM_SHUFFLE(3, 1, 2, 0));
-        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
-    }
     static A zero_sum() { return _mm256_setzero_si256(); }
     static F to_float(A a) { return _mm256_cvtepi32_ps(a); }
+    static A to_integers(F a) { return _mm256_cvtps_epi32(a); }  // rounded to nearest even
+    static A add(A a, A b) { return _mm256_add_epi32(a, b); }
+    static A max(A a, A b) { return _mm256_max_epi32(a, b); }
+    static A magnitude_bits(F a) { return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffffff)); }
+    static F as_float(A a) { return _mm256_castsi256_ps(a); }
+    // What `join` makes of all lanes of each of four vectors, in the first four lanes.
+    template <class Join>
+    static A reduce_four(const A* x, Join join) {
+        const auto pairs = [&](A a, A b) { return join(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)); };
+        const A even = pairs(x[0], x[2]), odd = pairs(x[1], x[3]);  // vectors 0 2 0 2 in each half, and 1 3 1 3
+        const A fours = join(_mm256_unpacklo_epi32(even, odd), _mm256_unpackhi_epi32(even, odd));
+        return join(fours, _mm256_permute2x128_si256(fours, fours, 1));
+    }
+    // Stores 32 integers as codes of 8 bits, saturated.
+    static void store_codes(std::int8_t* p, const A* x) { store_packed(p, _mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3])); }
+    // Stores 32 integers as high digits, then low ones.
+    static void store_digits(std::int8_t* p, const A* x) {
+        C high[2], low[2];
+        for (int i = 0; i < 2; i++) {
+            const C all = _mm256_packs_epi32(x[2 * i], x[2 * i + 1]);
+            high[i] = _mm256_srai_epi16(_mm256_add_epi16(all, _mm256_set1_epi16(8)), 4);
+            low[i] = _mm256_sub_epi16(all, _mm256_slli_epi16(high[i], 4));
+        }
+        store_packed(p, high[0], high[1]);
+        store_packed(p + 32, low[0], low[1]);
+    }
+    // Stores 32 integers as int16, every four in the order 0, 2, 1, 3.
+    static void store_pairs(std::int16_t* p, const A* x) {
+        for (int i = 0; i < 4; i += 2) {
+            const C words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x[i], x[i + 1]), 0xd8);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8 * i), _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8));
+        }
+    }
 
     template <int j, bool is_signed>
     static F column(C w) {
@@ -169,6 +191,12 @@ struct Isa {
     }
 
   private:
+    // Stores int16 vectors that `packs` made of 32 integers as bytes, in order.
+    static void store_packed(std::int8_t* p, C first, C second) {
+        const C bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(first, second), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
+    }
+
     static C four(const std::int8_t* x) {
         int bits;
         std::memcpy(&bits, x, 4);

@@ -45,9 +45,6 @@ struct Isa {
         const __m512i kept = _mm512_mask_or_epi32(rounded, none, bits, _mm512_set1_epi32(0x400000));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
     }
-    static void store_i8(std::int8_t* p, F x) {  // rounded to nearest even
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
-    }
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
     static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
     static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
@@ -132,6 +129,30 @@ struct Isa {
     // 16 high + low.
     static A join_digits(A high, A low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 4), low); }
     static F to_float(A a) { return _mm512_cvtepi32_ps(a); }
+    static A to_integers(F a) { return _mm512_cvtps_epi32(a); }  // rounded to nearest even
+    static A add(A a, A b) { return _mm512_add_epi32(a, b); }
+    static A max(A a, A b) { return _mm512_max_epi32(a, b); }
+    static A magnitude_bits(F a) { return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff)); }
+    static F as_float(A a) { return _mm512_castsi512_ps(a); }
+    // What `join` makes of all lanes of each of four vectors, in the first four lanes.
+    template <class Join>
+    static A reduce_four(const A* x, Join join) {
+        const auto pairs = [&](A a, A b) { return join(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); };
+        const A even = pairs(x[0], x[2]), odd = pairs(x[1], x[3]);  // vectors 0 2 0 2 in every quarter, and 1 3 1 3
+        A fours = join(_mm512_unpacklo_epi32(even, odd), _mm512_unpackhi_epi32(even, odd));
+        fours = join(fours, _mm512_shuffle_i32x4(fours, fours, 0x4e));
+        return join(fours, _mm512_shuffle_i32x4(fours, fours, 0xb1));
+    }
+    // Stores 32 integers as codes of 8 bits, saturated.
+    static void store_codes(std::int8_t* p, const A* x) {
+        const C bytes = in_order(_mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_setzero_si512()));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(bytes));
+    }
+    // Stores 32 integers as high digits, then low ones.
+    static void store_digits(std::int8_t* p, const A* x) {
+        const C all = _mm512_packs_epi32(x[0], x[1]), high = _mm512_srai_epi16(_mm512_add_epi16(all, _mm512_set1_epi16(8)), 4);
+        _mm512_storeu_si512(p, in_order(_mm512_packs_epi16(high, _mm512_sub_epi16(all, _mm512_slli_epi16(high, 4)))));
+    }
 
     // Column j of the 4 columns of a vector of codes, as floats. Codes are operands of `dot`, so unsigned.
     template <int j, bool is_signed>
@@ -158,6 +179,11 @@ struct Isa {
         const auto fours = [&](int j) { return quarters(halves(x[j], x[j + 4]), halves(x[j + 8], x[j + 12])); };  // of vectors j, j + 4 ...
         const F even = pairs(fours(0), fours(1)), odd = pairs(fours(2), fours(3));
         return join(_mm512_shuffle_ps(even, odd, 0x88), _mm512_shuffle_ps(even, odd, 0xdd));
+    }
+
+    // The fours of bytes 0 of all quarters, then 1, 2 and 3: what packing twice has put apart.
+    static C in_order(C bytes) {
+        return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
     }
 
     static C four(const std::int8_t* x) {

@@ -41,11 +41,6 @@ struct Isa {
         const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
         vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, vorrq_u32(bits, vdupq_n_u32(0x400000))), 16));
     }
-    static void store_i8(std::int8_t* p, F x) {
-        const int16x4_t words = vqmovn_s32(vcvtnq_s32_f32(x));
-        const std::uint32_t bits = vget_lane_u32(vreinterpret_u32_s8(vqmovn_s16(vcombine_s16(words, words))), 0);
-        std::memcpy(p, &bits, 4);
-    }
     static F add(F a, F b) { return vaddq_f32(a, b); }
     static F sub(F a, F b) { return vsubq_f32(a, b); }
     static F mul(F a, F b) { return vmulq_f32(a, b); }
@@ -125,12 +120,41 @@ struct Isa {
     }
     static A zero_sum() { return vdupq_n_s32(0); }
     static F to_float(A a) { return vcvtq_f32_s32(a); }
+    static A to_integers(F a) { return vcvtnq_s32_f32(a); }  // rounded to nearest even
+    static A add(A a, A b) { return vaddq_s32(a, b); }
+    static A max(A a, A b) { return vmaxq_s32(a, b); }
+    static A magnitude_bits(F a) { return vreinterpretq_s32_f32(vabsq_f32(a)); }
+    static F as_float(A a) { return vreinterpretq_f32_s32(a); }
+    // What `join` makes of all lanes of each of four vectors, one a lane.
+    template <class Join>
+    static A reduce_four(const A* x, Join join) {
+        const auto pairs = [&](A a, A b) { return join(vzip1q_s32(a, b), vzip2q_s32(a, b)); };
+        const A even = pairs(x[0], x[2]), odd = pairs(x[1], x[3]);  // vectors 0 2 0 2, and 1 3 1 3
+        return pairs(even, odd);
+    }
+    // Stores 32 integers as codes of 8 bits, saturated.
+    static void store_codes(std::int8_t* p, const A* x) {
+        for (int i = 0; i < 8; i += 4) vst1q_s8(p + 4 * i, narrow(words(x + i), words(x + i + 2)));
+    }
+    // Stores 32 integers as high digits, then low ones.
+    static void store_digits(std::int8_t* p, const A* x) {
+        for (int i = 0; i < 8; i += 4) {
+            const int16x8_t all[2] = {words(x + i), words(x + i + 2)};
+            const int16x8_t high[2] = {vrshrq_n_s16(all[0], 4), vrshrq_n_s16(all[1], 4)};
+            vst1q_s8(p + 4 * i, narrow(high[0], high[1]));
+            vst1q_s8(p + 32 + 4 * i, narrow(vsubq_s16(all[0], vshlq_n_s16(high[0], 4)), vsubq_s16(all[1], vshlq_n_s16(high[1], 4))));
+        }
+    }
 
     template <int j, bool is_signed>
     static F column(C w) {
         const int32x4_t words = vreinterpretq_s32_s8(w);
         return vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(words, 24 - 8 * j), 24));  // unsigned codes have at most 7 bits
     }
+
+  private:
+    static int16x8_t words(const A* x) { return vcombine_s16(vqmovn_s32(x[0]), vqmovn_s32(x[1])); }
+    static int8x16_t narrow(int16x8_t a, int16x8_t b) { return vcombine_s8(vqmovn_s16(a), vqmovn_s16(b)); }
 };
 
 }  // namespace

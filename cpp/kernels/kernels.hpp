@@ -40,8 +40,11 @@ constexpr int code_bytes(Digits digits) {
     return digits == Digits::one ? kCols : digits == Digits::outliers ? kCols + static_cast<int>(sizeof(Outliers)) : 2 * kCols;
 }
 
-// The factor from a block's 32 activations to codes of at most 127 (kDigitBase * 127 for outliers). It is 0 where all are so small that it would overflow.
-inline float inverse_scale(float largest) { return largest > 1e-36f ? 127 / largest : 0; }
+// A block whose largest activation is below is quantized to zeros: the factor to its codes would overflow.
+constexpr float kLeastLargest = 1e-34f;
+
+// The factor from a block's 32 activations to codes of at most 127 (kDigitBase * 127 for outliers).
+inline float inverse_scale(float largest) { return largest >= kLeastLargest ? 127 / largest : 0; }
 
 // The scale of a block. `sum` is the sum of its rounded activations in fp32: a NaN among them makes the scale
 // NaN, and so every product with it.

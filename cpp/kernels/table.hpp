@@ -8,6 +8,7 @@
 #include "encode.hpp"
 #include "gradients.hpp"
 #include "linear.hpp"
+#include "quantize.hpp"
 #include "gemm.hpp"
 #include "softmax.hpp"
 
@@ -33,7 +34,7 @@ Kernels table_of(const char* name) {
     k.name = name;
     k.int16_pairs = Isa::int16_pairs;
     k.int8_digits = Digits::outliers;
-    k.quantize = quantize<Isa>;
+    k.quantize = quantize;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
     k.bound[static_cast<int>(Format::q8_0_upper)] = bound<Format::q8_0_upper>;
     k.bound[static_cast<int>(Format::q6_k_upper)] = bound<Format::q6_k_upper>;

@@ -1,0 +1,125 @@
+// Quantization of activations to integers, for the instruction set `Isa`.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels.hpp"
+
+namespace ordito {
+namespace {
+
+// Splits four 12-bit integers into high and low digits.
+inline void split_four(const float* x, float by, std::int8_t* codes, std::int8_t* low) {
+    for (int i = 0; i < 4; i++) {
+        const float whole = std::nearbyint(x[i] * by), code = std::nearbyint(whole * (1.f / kDigitBase));
+        codes[i] = static_cast<std::int8_t>(code);
+        low[i] = static_cast<std::int8_t>(whole - kDigitBase * code);
+    }
+}
+
+constexpr int kReduced = 4;         // blocks whose maxima and sums are reduced together
+constexpr int kBlocksAtOnce = 16;   // blocks whose maxima are found before any is rounded: no rounding waits for a maximum
+
+// The largest magnitudes of n blocks, in the first n lanes; NaN if one of a block's numbers is. The bits of magnitudes are
+// compared as integers, which orders them as numbers and NaN behind all.
+template <int n>
+inline typename Isa::F largest_magnitudes(const float* x) {
+    typename Isa::A largest[kReduced];
+#pragma GCC unroll 4
+    for (int b = 0; b < kReduced; b++) {
+        largest[b] = Isa::zero_sum();
+#pragma GCC unroll 8
+        for (int i = 0; b < n && i < kCols; i += Isa::lanes) largest[b] = Isa::max(largest[b], Isa::magnitude_bits(Isa::load(x + b * kCols + i)));
+    }
+    return Isa::as_float(Isa::reduce_four(largest, [](auto a, auto b) { return Isa::max(a, b); }));
+}
+
+// Rounds a block to integers and stores them as `digits`, with the outliers at the four neighbours `place`; `sums` become
+// those of its halves, lane by lane. `I` is `Isa`: a template parameter, so that sets without int16 pairs compile.
+template <Digits digits, class I>
+[[gnu::always_inline]] inline void round_block(const float* x, float inverse, [[maybe_unused]] int place, std::int8_t* to, typename I::A* sums) {
+    constexpr int vectors = kCols / I::lanes, half = vectors / 2;
+    constexpr bool in_two = digits == Digits::outliers_in_two;
+    const auto by = I::set1(inverse);
+    typename I::A integers[vectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < vectors; i++) {
+        integers[i] = I::to_integers(I::mul(I::load(x + i * I::lanes), by));
+        sums[i / half] = i % half == 0 ? integers[i] : I::add(sums[i / half], integers[i]);
+    }
+    if constexpr (digits == Digits::two) I::store_digits(to, integers);
+    else I::store_codes(to + in_two * kCols, integers);
+    if constexpr (I::int16_pairs) I::store_pairs(reinterpret_cast<std::int16_t*>(to + code_bytes(digits)), integers);
+    if constexpr (digits == Digits::outliers || in_two) {
+        const Outliers four{{}, place, 0};
+        if (in_two) std::memset(to, 0, kCols);
+        else std::memcpy(to + kCols, &four, sizeof four);
+        split_four(x + 4 * place, inverse, to + (in_two ? 4 * place : kCols), to + in_two * kCols + 4 * place);
+    }
+}
+
+template <Digits digits>
+void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
+    using F = typename Isa::F;
+    using A = typename Isa::A;
+    constexpr bool outliers = digits == Digits::outliers || digits == Digits::outliers_in_two;
+    auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
+    BlockStats* stats = to.stats(token);
+    const std::int64_t step = to.step(token), stats_step = to.stats_step(token);
+    const F limit = Isa::set1(digits == Digits::two ? 127 * kDigitBase : 127), unit = Isa::set1(1.f / (digits == Digits::two ? 127 * kDigitBase : 127));
+    // In fours, and what is left one by one: with(first block, their number as a constant).
+    const auto in_fours = [](int count, auto&& with) {
+        int b = 0;
+        for (; b + kReduced <= count; b += kReduced) with(b, std::integral_constant<int, kReduced>());
+        for (; b < count; b++) with(b, std::integral_constant<int, 1>());
+    };
+    for (std::int64_t begin = 0; begin < to.tiles(); begin += kBlocksAtOnce, x += kBlocksAtOnce * kCols) {
+        const int count = static_cast<int>(std::min<std::int64_t>(to.tiles() - begin, kBlocksAtOnce));
+        alignas(64) float most[kBlocksAtOnce + Isa::lanes], inverse[kBlocksAtOnce], scales[kBlocksAtOnce];
+        [[maybe_unused]] float inliers[kBlocksAtOnce] = {};
+        [[maybe_unused]] int places[kBlocksAtOnce] = {};
+        in_fours(count, [&](int b, auto n) { Isa::store(most + b, largest_magnitudes<n()>(x + b * kCols)); });
+        if constexpr (outliers)
+            for (int b = 0; b < count; b++) {
+                float outlier, next;
+                places[b] = Isa::find_outliers(x + b * kCols, outlier, next);
+                inliers[b] = std::max(next, outlier * kOutlierShare);
+            }
+        for (int i = 0; i < kBlocksAtOnce; i += Isa::lanes) {
+            const F all = Isa::load(most + i), largest = outliers ? Isa::load(inliers + i) : all;
+            Isa::store(inverse + i, Isa::zero_below(largest, kLeastLargest, Isa::div(limit, largest)));
+            Isa::store(scales + i, Isa::fma(all, Isa::zero(), Isa::mul(largest, unit)));  // NaN where a number is infinite or NaN
+        }
+        in_fours(count, [&](int b, auto n) {
+            A halves[2][kReduced];
+            alignas(64) float sums[2][Isa::lanes];
+#pragma GCC unroll 4
+            for (int i = 0; i < kReduced; i++) {
+                A both[2] = {Isa::zero_sum(), Isa::zero_sum()};
+                if (i < n()) round_block<digits, Isa>(x + (b + i) * kCols, inverse[b + i], places[b + i], codes + i * step, both);
+                halves[0][i] = both[0], halves[1][i] = both[1];
+            }
+            for (int half = 0; half < 2; half++)
+                Isa::store(sums[half], Isa::to_float(Isa::reduce_four(halves[half], [](A a, A b) { return Isa::add(a, b); })));
+            for (int i = 0; i < n(); i++) {
+                const float scale = scales[b + i], first = scale * sums[0][i], second = scale * sums[1][i];
+                stats[i * stats_step] = {scale, first + second, {first, second}};
+            }
+            codes += n() * step, stats += n() * stats_step;
+        });
+    }
+}
+
+void quantize(const float* x, const Quantized& to, std::int64_t token) {
+    switch (to.digits) {
+        case Digits::one: return quantize_to<Digits::one>(x, to, token);
+        case Digits::two: return quantize_to<Digits::two>(x, to, token);
+        case Digits::outliers: return quantize_to<Digits::outliers>(x, to, token);
+        case Digits::outliers_in_two: return quantize_to<Digits::outliers_in_two>(x, to, token);
+    }
+}
+
+}  // namespace
+}  // namespace ordito
