@@ -152,7 +152,12 @@ struct Isa {
     static F to_float(A a) { return _mm256_cvtepi32_ps(a); }
     static A to_integers(F a) { return _mm256_cvtps_epi32(a); }  // rounded to nearest even
     static A add(A a, A b) { return _mm256_add_epi32(a, b); }
+    static A sub(A a, A b) { return _mm256_sub_epi32(a, b); }
     static A max(A a, A b) { return _mm256_max_epi32(a, b); }
+    static A set1_integer(std::int32_t a) { return _mm256_set1_epi32(a); }
+    template <int n>
+    static A times_power_of_two(A a) { return _mm256_slli_epi32(a, n); }
+    static void store(std::int32_t* p, A x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
     static A magnitude_bits(F a) { return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffffff)); }
     static F as_float(A a) { return _mm256_castsi256_ps(a); }
     // What `join` makes of all lanes of each of four vectors, in the first four lanes.

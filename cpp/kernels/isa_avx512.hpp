@@ -131,7 +131,12 @@ struct Isa {
     static F to_float(A a) { return _mm512_cvtepi32_ps(a); }
     static A to_integers(F a) { return _mm512_cvtps_epi32(a); }  // rounded to nearest even
     static A add(A a, A b) { return _mm512_add_epi32(a, b); }
+    static A sub(A a, A b) { return _mm512_sub_epi32(a, b); }
     static A max(A a, A b) { return _mm512_max_epi32(a, b); }
+    static A set1_integer(std::int32_t a) { return _mm512_set1_epi32(a); }
+    template <int n>
+    static A times_power_of_two(A a) { return _mm512_slli_epi32(a, n); }
+    static void store(std::int32_t* p, A x) { _mm512_storeu_si512(p, x); }
     static A magnitude_bits(F a) { return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff)); }
     static F as_float(A a) { return _mm512_castsi512_ps(a); }
     // What `join` makes of all lanes of each of four vectors, in the first four lanes.

@@ -122,7 +122,12 @@ struct Isa {
     static F to_float(A a) { return vcvtq_f32_s32(a); }
     static A to_integers(F a) { return vcvtnq_s32_f32(a); }  // rounded to nearest even
     static A add(A a, A b) { return vaddq_s32(a, b); }
+    static A sub(A a, A b) { return vsubq_s32(a, b); }
     static A max(A a, A b) { return vmaxq_s32(a, b); }
+    static A set1_integer(std::int32_t a) { return vdupq_n_s32(a); }
+    template <int n>
+    static A times_power_of_two(A a) { return vshlq_n_s32(a, n); }
+    static void store(std::int32_t* p, A x) { vst1q_s32(p, x); }
     static A magnitude_bits(F a) { return vreinterpretq_s32_f32(vabsq_f32(a)); }
     static F as_float(A a) { return vreinterpretq_f32_s32(a); }
     // What `join` makes of all lanes of each of four vectors, one a lane.

@@ -40,21 +40,20 @@ constexpr int code_bytes(Digits digits) {
     return digits == Digits::one ? kCols : digits == Digits::outliers ? kCols + static_cast<int>(sizeof(Outliers)) : 2 * kCols;
 }
 
-// A block whose largest activation is below is quantized to zeros: the factor to its codes would overflow.
+// The integer of a block's largest activation, the outliers aside.
+constexpr int largest_integer(Digits digits) { return digits == Digits::two ? 127 * kDigitBase : 127; }
+
+// A block whose largest activation is below is quantized to zeros: the factor to its integers would overflow.
 constexpr float kLeastLargest = 1e-34f;
 
-// The factor from a block's 32 activations to codes of at most 127 (kDigitBase * 127 for outliers).
-inline float inverse_scale(float largest) { return largest >= kLeastLargest ? 127 / largest : 0; }
+// The high digit of a 12-bit integer: what is left for the low one is between -8 and 7.
+constexpr std::int32_t high_digit(std::int32_t integer) { return (integer + kDigitBase / 2) >> 4; }
 
-// The scale of a block. `sum` is the sum of its rounded activations in fp32: a NaN among them makes the scale
-// NaN, and so every product with it.
-inline float scale_of(float largest, Digits digits, float sum) {
-    return largest / static_cast<float>(digits == Digits::two ? 127 * kDigitBase : 127) + 0 * sum;
-}
-
-// What is kept beside the integers of a block: its scale, the sum of its 32 dequantized activations, and those of each 16.
+// What is kept beside the integers of a block: its scale, the sum of its 32 dequantized activations and that of the first 16,
+// and the sum of its integers.
 struct BlockStats {
-    float scale, sum, sums[2];
+    float scale, sum, first_half;
+    std::int32_t integers;
 };
 static_assert(kCols % sizeof(BlockStats) == 0 && sizeof(Outliers) % sizeof(BlockStats) == 0);
 

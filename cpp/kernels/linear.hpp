@@ -36,7 +36,15 @@ constexpr int bias_of(Format f) {
 constexpr float zero_of(Format f) { return layout(f).zero + bias_of(f); }
 constexpr bool has_minimum(Scales s) { return s == Scales::half_min || s == Scales::k32_min || s == Scales::k16_min; }
 constexpr bool has_offset(Format f) { return has_minimum(layout(f).scales) || zero_of(f) != 0; }
+
 constexpr int halves_of(Format f) { return layout(f).scales == Scales::k16 || layout(f).scales == Scales::k16_min ? 2 : 1; }
+
+// n where the codes of a tile have one scale, a zero point of 2^n and no minimum: it is subtracted from integer sums. Else -1.
+constexpr int zero_shift(Format f) {
+    for (int n = 0; n < 8; n++)
+        if (halves_of(f) == 1 && !has_minimum(layout(f).scales) && zero_of(f) == 1 << n) return n;
+    return -1;
+}
 
 // Unpacks the codes of `Isa::lanes` rows of a tile to one a byte. `from` and `lower` point to their first byte and lower bits.
 template <Format f>
@@ -166,6 +174,9 @@ struct TileScales {
             for (int half = 0; half < halves_of(f); half++)
                 offset[half] = Isa::mul(scale[half], Isa::set1(-zero_of(f)));
     }
+
+    // What multiplies a token's `BlockStats`: the sum of 32 by the last offset, that of the first 16 by what theirs is above it.
+    typename Isa::F factor(int half) const { return half + 1 == halves_of(f) ? offset[half] : Isa::sub(offset[half], offset[half + 1]); }
 };
 
 inline void write_output(const Output& out, int token, int row, typename Isa::F value) {
@@ -227,6 +238,18 @@ template <Format f, int n, Digits digits, int tokens, int line, class I = Isa>
     }
 }
 
+// total + the product of a tile, or of one of its halves, and a token: `sum` is that of their integers, `factor` that of
+// `TileScales`.
+template <Format f>
+[[gnu::always_inline]] inline typename Isa::F add_scaled(typename Isa::F total, typename Isa::A sum, typename Isa::F scale, typename Isa::F factor,
+                                                         const BlockStats& stats, int half) {
+    constexpr int zero = zero_shift(f);
+    if constexpr (zero >= 0) sum = Isa::sub(sum, Isa::template times_power_of_two<zero>(Isa::set1_integer(stats.integers)));
+    total = Isa::fma(Isa::mul(scale, Isa::set1(stats.scale)), Isa::to_float(sum), total);
+    if constexpr (has_offset(f) && zero < 0) total = Isa::fma(factor, Isa::set1(half + 1 == halves_of(f) ? stats.sum : stats.first_half), total);
+    return total;
+}
+
 // One vector of a panel's rows times `tokens` tokens of one group, from `first` on.
 template <Format f, int tokens, Digits digits>
 inline void linear_block(const Panel& panel, const Quantized& x, int first, int sub, const Output& out) {
@@ -250,14 +273,11 @@ inline void linear_block(const Panel& panel, const Quantized& x, int first, int 
         const TileScales<f> by(super, tile, row);
 #pragma GCC unroll 2
         for (int half = 0; half < halves; half++) {
+            const F scale = by.scale[half], factor = by.factor(half);
             typename Isa::A sums[tokens];
             tile_dots<f, n, digits, tokens, line>(w, codes, n * half, sums);
 #pragma GCC unroll 16
-            for (int t = 0; t < tokens; t++) {
-                total[t] = Isa::fma(Isa::mul(by.scale[half], Isa::set1(stats[t].scale)), Isa::to_float(sums[t]), total[t]);
-                if constexpr (has_offset(f))
-                    total[t] = Isa::fma(by.offset[half], Isa::set1(halves == 1 ? stats[t].sum : stats[t].sums[half]), total[t]);
-            }
+            for (int t = 0; t < tokens; t++) total[t] = add_scaled<f>(total[t], sums[t], scale, factor, stats[t], half);
         }
         tile += tile_bytes(f);
         if constexpr (is_split(f)) lower += lower_tile_bytes(f);

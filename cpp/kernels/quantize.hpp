@@ -10,12 +10,12 @@
 namespace ordito {
 namespace {
 
-// Splits four 12-bit integers into high and low digits.
-inline void split_four(const float* x, float by, std::int8_t* codes, std::int8_t* low) {
+// Rounds four outliers to 12-bit integers and stores their high and low digits.
+inline void split_four(const float* x, float by, std::int8_t* high, std::int8_t* low) {
     for (int i = 0; i < 4; i++) {
-        const float whole = std::nearbyint(x[i] * by), code = std::nearbyint(whole * (1.f / kDigitBase));
-        codes[i] = static_cast<std::int8_t>(code);
-        low[i] = static_cast<std::int8_t>(whole - kDigitBase * code);
+        const float integer = std::nearbyint(x[i] * by), digit = std::nearbyint(integer * (1.f / kDigitBase));
+        high[i] = static_cast<std::int8_t>(digit);
+        low[i] = static_cast<std::int8_t>(integer - kDigitBase * digit);
     }
 }
 
@@ -68,7 +68,7 @@ void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
     BlockStats* stats = to.stats(token);
     const std::int64_t step = to.step(token), stats_step = to.stats_step(token);
-    const F limit = Isa::set1(digits == Digits::two ? 127 * kDigitBase : 127), unit = Isa::set1(1.f / (digits == Digits::two ? 127 * kDigitBase : 127));
+    const F limit = Isa::set1(largest_integer(digits)), unit = Isa::set1(1.f / largest_integer(digits));
     // In fours, and what is left one by one: with(first block, their number as a constant).
     const auto in_fours = [](int count, auto&& with) {
         int b = 0;
@@ -94,7 +94,7 @@ void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
         }
         in_fours(count, [&](int b, auto n) {
             A halves[2][kReduced];
-            alignas(64) float sums[2][Isa::lanes];
+            alignas(64) std::int32_t sums[2][Isa::lanes];
 #pragma GCC unroll 4
             for (int i = 0; i < kReduced; i++) {
                 A both[2] = {Isa::zero_sum(), Isa::zero_sum()};
@@ -102,10 +102,10 @@ void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
                 halves[0][i] = both[0], halves[1][i] = both[1];
             }
             for (int half = 0; half < 2; half++)
-                Isa::store(sums[half], Isa::to_float(Isa::reduce_four(halves[half], [](A a, A b) { return Isa::add(a, b); })));
+                Isa::store(sums[half], Isa::reduce_four(halves[half], [](A a, A b) { return Isa::add(a, b); }));
             for (int i = 0; i < n(); i++) {
-                const float scale = scales[b + i], first = scale * sums[0][i], second = scale * sums[1][i];
-                stats[i * stats_step] = {scale, first + second, {first, second}};
+                const std::int32_t integers = sums[0][i] + sums[1][i];
+                stats[i * stats_step] = {scales[b + i], scales[b + i] * static_cast<float>(integers), scales[b + i] * static_cast<float>(sums[0][i]), integers};
             }
             codes += n() * step, stats += n() * stats_step;
         });

@@ -26,28 +26,23 @@ void quantize(const float* x, const Quantized& to, std::int64_t token) {
         const float next = *std::max_element(fours, fours + kCols / 4);
         const bool outliers = to.digits == Digits::outliers || to.digits == Digits::outliers_in_two;
         const float largest = outliers ? std::max(next, most * kOutlierShare) : most;
-        const float inverse = inverse_scale(largest);
-        float sums[2] = {};
+        const bool finite = std::all_of(from, from + kCols, [](float number) { return std::isfinite(number); });
+        const float factor = finite && largest >= kLeastLargest ? static_cast<float>(largest_integer(to.digits)) / largest : 0;
+        std::int32_t sums[2] = {};
         Outliers four{{}, place, 0};
         for (int k = 0; k < kCols; k++) {
-            const float exact = from[k] * inverse;
-            float code = std::nearbyint(exact), low = std::nearbyint((exact - code) * kDigitBase);
-            if (to.digits == Digits::one) low = code, code = 0;
-            if (outliers) {
-                const float whole = std::nearbyint(exact);
-                code = k / 4 == place ? std::nearbyint(whole / kDigitBase) : 0;
-                low = whole - kDigitBase * code;
-                if (k / 4 == place) four.codes[k % 4] = static_cast<std::int8_t>(code);
-            }
+            const auto integer = finite ? static_cast<std::int32_t>(std::nearbyint(from[k] * factor)) : 0;
+            const bool outlier = outliers && k / 4 == place;
+            const std::int32_t high = outlier || to.digits == Digits::two ? high_digit(integer) : 0;
+            if (outlier) four.codes[k % 4] = static_cast<std::int8_t>(high);
             const bool in_two = code_bytes(to.digits) == 2 * kCols;
-            if (in_two) codes[k] = static_cast<std::int8_t>(code);
-            codes[in_two * kCols + k] = static_cast<std::int8_t>(low);
-            sums[k / 16] += code * kDigitBase + low;
+            if (in_two) codes[k] = static_cast<std::int8_t>(high);
+            codes[in_two * kCols + k] = static_cast<std::int8_t>(integer - kDigitBase * high);
+            sums[k / 16] += integer;
         }
         if (to.digits == Digits::outliers) std::memcpy(codes + kCols, &four, sizeof four);
-        at->scale = scale_of(largest, to.digits, sums[0] + sums[1]);
-        for (int half = 0; half < 2; half++) at->sums[half] = at->scale * sums[half];
-        at->sum = at->sums[0] + at->sums[1];
+        const float scale = finite ? largest / static_cast<float>(largest_integer(to.digits)) : std::nanf("");
+        *at = {scale, scale * static_cast<float>(sums[0] + sums[1]), scale * static_cast<float>(sums[0]), sums[0] + sums[1]};
     }
 }
 
@@ -87,10 +82,12 @@ void linear_quantized(const Panel& panel, const Quantized& x, int tokens, const 
                 const auto* codes = reinterpret_cast<const std::int8_t*>(x.codes(t) + b * x.step(t));
                 const BlockStats& at = x.stats(t)[b * x.stats_step(t)];
                 for (int half = 0; half < 2; half++) {
-                    float sum = 0;
-                    for (int k = 16 * half; k < 16 * half + 16; k++)
-                        sum += static_cast<float>(tile.codes[k] * integer_at(codes, k, x.digits));
-                    total += tile.scale[half] * at.scale * sum + tile.offset[half] * at.sums[half];
+                    std::int32_t dot = 0, sum = 0;
+                    for (int k = 16 * half; k < 16 * half + 16; k++) {
+                        const int integer = integer_at(codes, k, x.digits);
+                        dot += tile.codes[k] * integer, sum += integer;
+                    }
+                    total += at.scale * (tile.scale[half] * static_cast<float>(dot) + tile.offset[half] * static_cast<float>(sum));
                 }
             });
             write_output(out, t, r, total);

@@ -33,7 +33,7 @@ template <Format f, int digits>
 struct Unpacked {
     static constexpr int kTiles = kSuper / kCols;
     alignas(64) std::uint8_t codes[kTiles][TileForm<f, digits>::vectors][4 * kRows];
-    typename Isa::F scale[kTiles][halves_of(f)], offset[kTiles][halves_of(f)];
+    typename Isa::F scale[kTiles][halves_of(f)], factor[kTiles][halves_of(f)];
 
     // Unpacks `count` tiles; returns where the next one begins.
     const std::uint8_t* read(const std::uint8_t* tile, const std::uint8_t* lower, int count) {
@@ -49,7 +49,7 @@ struct Unpacked {
             for (int c = 0; c < vectors - 8; c++) w[c] = Isa::template shift_left<4>(w[c + 8]);
             for (int c = 0; c < vectors; c++) _mm512_store_si512(codes[b][c], w[c]);
             const TileScales<f> by(super, tile, 0);
-            for (int half = 0; half < halves_of(f); half++) scale[b][half] = by.scale[half], offset[b][half] = by.offset[half];
+            for (int half = 0; half < halves_of(f); half++) scale[b][half] = by.scale[half], factor[b][half] = by.factor(half);
         }
         return tile;
     }
@@ -129,15 +129,12 @@ inline void add_products(const Unpacked<f, digits>& w, int count, const Group& x
         if (b + Form::sets < count) multiply<Form, set()>(w.codes[b + Form::sets], codes + Form::sets * step);
 #pragma GCC unroll 16
         for (int t = 0; t < present; t++) {
-            const F scale = Isa::set1(stats[t].scale);
 #pragma GCC unroll 2
             for (int half = 0; half < Form::halves; half++) {
                 const auto* of = sums[set()].of + half * Form::digits;
                 typename Isa::A sum = _mm512_load_si512(of[0][t]);
                 if constexpr (Form::digits == 2) sum = Isa::join_digits(sum, _mm512_load_si512(of[1][t]));
-                total[t] = Isa::fma(Isa::mul(w.scale[b][half], scale), Isa::to_float(sum), total[t]);
-                if constexpr (has_offset(f))
-                    total[t] = Isa::fma(w.offset[b][half], Isa::set1(Form::halves == 1 ? stats[t].sum : stats[t].sums[half]), total[t]);
+                total[t] = add_scaled<f>(total[t], sum, w.scale[b][half], w.factor[b][half], stats[t], half);
             }
         }
         codes += step, stats += stats_step;
