@@ -192,6 +192,15 @@ def test_a_preempted_answer_is_computed_again(folder):
     assert [one.token_ids for one in got] == [alone(model, "the loom", **one)[0].token_ids for one in asked]
 
 
+def test_answers_without_room_wait(folder):
+    model = ordito.load(folder, backend="native")
+    engine = Engine(model, cache_limit=model.runtime.cache_bytes() + 120_000)
+    streams = [engine.submit(f"{i}{'the loom ' * 20}", max_tokens=40, ignore_end=True) for i in range(12)]
+    for stream in streams:
+        finished(stream)
+    assert 0 < engine.counts.preempted < 30  # 108 when admission did not count what running answers have yet to allocate
+
+
 def test_every_block_is_free_at_the_end(folder):
     model = ordito.load(folder, backend="native")
     before = model.runtime.cache_bytes()
