@@ -86,6 +86,12 @@ def test_errors_name_the_wrong_field(client, change, message):
     assert told["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("wrong", [{"query": ""}, {"documents": ["a", ""]}, {"documents": [{"text": ""}]}, {"documents": [{}]}])
+def test_ranking_names_the_wrong_field(client, wrong):
+    told = error(client.post("/v1/rerank", json={"query": "the loom", "documents": ["a weft"], **wrong}), 400)
+    assert told["param"] == next(iter(wrong))
+
+
 def test_a_prompt_too_long_says_both_numbers(client):
     told = error(client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "w " * 2000}]}), 400)
     assert told["code"] == "context_length_exceeded"
