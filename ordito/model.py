@@ -171,7 +171,7 @@ class Model:
             raise OrditoError(f"logit_bias has a token {last}, expected ids of this model's vocabulary, 0 to {size - 1}")
         source = asked.ids if self.spec.encoder is not None else None
         stops = checked_stops(stop)
-        budget = thinking_budget if asked.style.think else None
+        budget = thinking_budget if asked.style.think or asked.style.channels else None
         return Request(
             prompt=asked.ids if source is None else [self.start_id],
             read=lambda: answer_reader(
@@ -257,11 +257,12 @@ class Model:
             with_tool_words(conversation, offered) if told else messages, tools=None if told else offered, **options
         )
         self._check_length(rendered, context)
+        tail, think = rendered.rstrip(), style.think
         return Prompt(
             self.tokenizer.encode_chat(rendered),
             style,
-            # Some templates open the thought themselves, so that the model only closes it.
-            thinks=style.think is not None and rendered.rstrip().endswith(style.think[0]),
+            # Some templates open the thought themselves, so that the model only closes it, or close one, so that it has none.
+            thinks=tail.endswith(think[0]) if think and tail.endswith(think) else None,
             begun=options["continue_final_message"],
             tools=None if offered is None else [tool["function"]["name"] for tool in offered],
         )
@@ -278,7 +279,7 @@ class Model:
         return Grammar("calls", call_rules(self.template.style, self.template.source, tools, token))
 
     def _thought_end(self, style: Style) -> list[int]:
-        end = f"\n{style.think[1]}\n\n" if style.think else ""
+        end = f"\n{style.think[1]}\n\n" if style.think else "<|end|><|start|>assistant<|channel|>final<|message|>"
         return self.tokenizer.encode(end, add_special_tokens=False, parse_special=True)
 
     def encode_chat(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> list[int]:
@@ -375,13 +376,14 @@ class Model:
 class Prompt:
     """The token ids of a prompt, and what the parser of its answer has to know.
 
-    `style` are the model's markers of thoughts and calls. `thinks`: the prompt ends inside a thought; `begun`: it ends inside
-    the answer. `tools` are the names of those that were offered, None for none.
+    `style` are the model's markers of thoughts and calls. `thinks`: the prompt ends inside a thought (True) or behind one
+    (False), so that the answer opens none; `begun`: it ends inside the answer. `tools` are the names of those that were
+    offered, None for none.
     """
 
     ids: list[int]
     style: Style = PLAIN
-    thinks: bool = False
+    thinks: bool | None = False
     begun: bool = False
     tools: list[str] | None = None
 

@@ -8,7 +8,7 @@ TEMPLATE = (
 )
 
 
-def tiny_folder(path, context, *, seed=0, text="the warp and the weft of a loom"):
+def tiny_folder(path, context, *, seed=0, text="the warp and the weft of a loom", control=(), template=TEMPLATE):
     """A tiny random LLaMA with a tokenizer and a ChatML template, as transformers saves it."""
     import torch
     import transformers
@@ -16,12 +16,12 @@ def tiny_folder(path, context, *, seed=0, text="the warp and the weft of a loom"
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = ["<|im_start|>", "<|im_end|>"]
+    special = ["<|im_start|>", "<|im_end|>", *control]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
     tokenizer.train_from_iterator([text] * 10, trainer)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|im_start|>", chat_template=TEMPLATE
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|im_start|>", chat_template=template
     )
     fast.save_pretrained(path)
     torch.manual_seed(seed)

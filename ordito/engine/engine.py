@@ -18,6 +18,7 @@ from ordito.errors import OrditoError
 from ordito.runtime import Runtime
 
 if TYPE_CHECKING:
+    from ordito.accounting.cache import Cache
     from ordito.text.tokenizer import Tokenizer
 
 MOST_TOGETHER = 64
@@ -28,6 +29,9 @@ PREFILL_SECONDS, DECODE_SECONDS = 1.0, 0.15
 """How long a step should take: while prompts alone are read, and while answers are being decoded, which a step holds up."""
 SCORED_CHUNK = 64
 """Tokens of a prompt that are prefilled in one step where `prompt_logprobs` asks for logits after each of them."""
+GROWTH = 32
+"""Tokens that every answer should have room for when another is admitted: a page of the native runtime's cache."""
+_NUMBER_BYTES = {"f32": 4, "f16": 2, "q8": 1}
 MAX_SPECULATING = 4
 """Running answers up to which speculative decoding pays: in a larger batch, checking drafts costs more than it saves."""
 
@@ -101,6 +105,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._token_seconds = 0.0
+        self._cache: Cache | None = None
 
     def submit(self, prompt: Any, **settings: Any) -> Stream:
         """The answers to a text, a conversation, or a `Request`, as they are made; `settings` are those of `Model.stream`."""
@@ -235,7 +240,7 @@ class Engine:
             one = ones[0]
             if self.running and len(self.running) + 1 + len(one.followers) > self.most_together:
                 return
-            if self.running and not self._make_room(self._bytes(len(one.ids)), preempt=False):
+            if self.running and not self._make_room(self._needed(one), preempt=False):
                 return
             ones.popleft()
             self._waiting.move_to_end(user)
@@ -243,11 +248,15 @@ class Engine:
                 del self._waiting[user]
             self._begin(one)
 
-    def _bytes(self, tokens: int) -> int:
-        """Bytes of keys and values of so many tokens."""
-        from ordito.accounting.cache import cache_of  # imported late: a single answer does not need it
+    def _needed(self, new: Running) -> int:
+        """Bytes of keys and values that the running answers and a `new` one have yet to allocate: what they have not read, and
+        room to grow for each, without which an answer would be admitted only to be preempted by the next step."""
+        if self._cache is None:
+            from ordito.accounting.cache import cache_of  # imported late: a single answer does not need it
 
-        return cache_of(self.runtime.spec).at(tokens)
+            self._cache = cache_of(self.runtime.spec)
+        unread = [len(new.ids), *(one.unread for one in self.running)]
+        return sum(self._cache.at(tokens + GROWTH, _NUMBER_BYTES.get(self.cache or "", 2)) for tokens in unread)
 
     def _begin(self, one: Running) -> None:
         request, box = one.request, one.box

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -173,7 +173,7 @@ def _on_a_large_stack(work: Callable[[], T]) -> T:
 
 
 def _rules(grammar: Grammar) -> str:
-    from llguidance import LLMatcher, gbnf_to_lark
+    from llguidance import LLMatcher
 
     # Without flexible white space, because small models otherwise generate white space without end.
     compact: Any = {"whitespace_flexible": False}
@@ -190,7 +190,7 @@ def _rules(grammar: Grammar) -> str:
                 return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, json.loads(grammar.text))))
             case "gbnf":
                 _check_nesting(grammar.text)
-                return LLMatcher.grammar_from_lark(gbnf_to_lark.gbnf_to_lark(grammar.text))
+                return LLMatcher.grammar_from_lark(_lark_of_gbnf(grammar.text))
             case "calls":
                 return LLMatcher.grammar_from_lark(grammar.text)
             case "lark":
@@ -200,6 +200,33 @@ def _rules(grammar: Grammar) -> str:
         raise
     except Exception as error:
         raise OrditoError(f"the {grammar.kind} cannot be used: {_first_line(str(error))}") from None
+
+
+def _lark_of_gbnf(text: str) -> str:
+    """GBNF rules in the syntax of Lark, those that a rule refers to before it.
+
+    llguidance's converter searches all rules for terminals until it finds no more, which takes one pass in this order, and in
+    the usual one as many as there are rules in a chain of references.
+    """
+    from llguidance.gbnf_to_lark import GrammarParser, RuleRefNode, resolve
+
+    def references(node: Any) -> Iterator[str]:
+        if isinstance(node, RuleRefNode) and node.name in rules:
+            yield node.name
+        for child in node.children():
+            yield from references(child)
+
+    rules = GrammarParser().parse(text)
+    ordered: dict[str, Any] = {}
+    entered, stack = set[str](), list(rules)
+    while stack:
+        if (name := stack[-1]) in entered:
+            ordered[stack.pop()] = rules[name]
+        else:
+            entered.add(name)
+            stack += (other for other in references(rules[name]) if other not in entered)
+    resolve(ordered)
+    return "%llguidance {}\n\n" + "\n".join(map(str, ordered.values()))
 
 
 def _check_nesting(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from ordito.engine.drafting import Drafter
@@ -109,16 +109,25 @@ class Running:
         if self.forced:  # the tokens that end a thought are not bound by the grammar
             token, held = self.forced.popleft(), False
         else:
-            token = self.sampler.choose(logits_V, self.ids, self.made, self._allowed(len(logits_V)))
-            held = not self.reader.thinking
+            held, leading = self.reader.bound, self.reader.leading()
+            token = self.sampler.choose(logits_V, self.ids, self.made, self._allowed(len(logits_V), leading))
+            held = held and token not in leading
         self._pass_on(token, logits_V, held)
         return token
 
-    def _allowed(self, width: int) -> np.ndarray | None:
-        """Mask (width,) of the tokens that may come by the grammar and `min_tokens`; None for all. Thoughts are free."""
+    def _allowed(self, width: int, leading: Set[int]) -> np.ndarray | None:
+        """Mask (width,) of the tokens that may come by the grammar and `min_tokens`; None for all. Thoughts are free, but the
+        answer cannot end in one; `leading` tokens may come before what the grammar binds."""
         import numpy as np
 
-        allowed = self.matcher.allowed(width) if self.matcher and not self.reader.thinking else None
+        allowed = None
+        if self.matcher and self.reader.bound:
+            allowed = self.matcher.allowed(width)
+            allowed[list(leading)] = True
+        elif self.matcher:
+            allowed = np.full(width, not leading)
+            allowed[list(leading)] = True
+            allowed[[id for id in self.request.end_ids if id < width]] = False
         if self.made < self.request.min_tokens:
             allowed = np.ones(width, bool) if allowed is None else allowed
             ends = [id for id in self.request.end_ids if id < width]

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from ordito.engine.stream import Generation
 from ordito.serve.asking import ActiveRequest, Server
 from ordito.serve.errors import ApiError, Json, body_of, new_id
-from ordito.serve.fields import MAX_TOKENS, Name, SamplingFields, Stops
+from ordito.serve.fields import MAX_TOKENS, Name, SamplingFields, Stops, grammar_of_format
 from ordito.serve.openai_chat import DEFAULTS
 from ordito.serve.streaming import event, events
 from ordito.serve.tools import offered_tools, tool_settings
@@ -35,6 +35,7 @@ class PromptBody(SamplingFields):
     tools: list[dict[str, Any]] | None = Field(default=None, max_length=1024)
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
 
 
 class MessagesBody(PromptBody):
@@ -117,7 +118,7 @@ def _prompt_settings(body: PromptBody) -> Json:
         "thinking_budget": budget,
         "one_call": one_call,
         "continue_final_message": body.messages[-1].get("role") == "assistant",
-        **tool_settings(listed, chosen),
+        **tool_settings(listed, chosen, grammar_of_format((body.output_config or {}).get("format"), "output_config.format")),
     }
 
 

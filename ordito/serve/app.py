@@ -96,7 +96,7 @@ def _validation_error(error: RequestValidationError) -> ApiError:
     says more than that the type is wrong goes before the others."""
     wrong = error.errors()
     first = next((one for one in wrong if not one["type"].endswith("_type")), wrong[0])
-    parts = [str(part) for part in first["loc"] if part not in ("body", "query") and not _TYPE.fullmatch(str(part))]
+    parts = [str(part) for part in first["loc"][1:] if not _TYPE.fullmatch(str(part))]
     place = ".".join(parts)[:200]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")

@@ -36,7 +36,7 @@ class RerankBody(Body):
     """POST /v1/rerank, with the fields of Jina's and Cohere's APIs."""
 
     model: Name = ""
-    query: Text
+    query: Text = Field(min_length=1)
     documents: list[Text | dict[str, Any]] = Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool | None = None
@@ -67,8 +67,8 @@ def embedding_routes(server: Server) -> APIRouter:
     async def rerank(body: RerankBody, http: HttpRequest) -> Response:
         """Documents, ordered by the cosine similarity of their embeddings to that of the query."""
         documents = [one if isinstance(one, str) else one.get("text") for one in body.documents]
-        if not all(isinstance(text, str) for text in documents):
-            raise ApiError(400, "documents: expected texts, or objects with a text", param="documents")
+        if not all(isinstance(text, str) and text for text in documents):
+            raise ApiError(400, "documents: expected texts, or objects with a text, none of them empty", param="documents")
         texts = [text for text in documents if isinstance(text, str)]
         cut = bool(body.truncate)
         (query,), query_tokens = await embedded(server, http, body.model, [body.query], "query", optional=True, truncate=cut)

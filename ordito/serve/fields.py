@@ -182,8 +182,13 @@ class OpenFields(SamplingFields):
         return grammar_of_format(self.response_format)
 
 
-def grammar_of_format(wanted: Mapping[str, Any] | None) -> Grammar | None:
-    """The grammar of OpenAI's `response_format`, or of `text.format` in responses."""
+def grammar_of_format(wanted: Any, field: str = "response_format") -> Grammar | None:
+    """The grammar of OpenAI's `response_format`, of `text.format` in responses, or of Anthropic's `output_config.format`.
+
+    Raises `ApiError`, which names the `field`, for anything else.
+    """
+    if not isinstance(wanted, dict | None):
+        raise ApiError(400, f"{field} must be an object, got {type(wanted).__name__}", param=field)
     match (wanted or {}).get("type", "text"):
         case "text":
             return None
@@ -194,14 +199,10 @@ def grammar_of_format(wanted: Mapping[str, Any] | None) -> Grammar | None:
             inner = wanted.get("json_schema", wanted)
             schema = inner.get("schema") if isinstance(inner, dict) else None
             if not isinstance(schema, dict | bool):
-                raise ApiError(400, "response_format: json_schema needs a schema", param="response_format")
+                raise ApiError(400, f"{field}: json_schema needs a schema", param=field)
             return Grammar.json_schema(schema)
         case other:
-            raise ApiError(
-                400,
-                f"response_format: type is {other!r:.100}, expected text, json_object or json_schema",
-                param="response_format",
-            )
+            raise ApiError(400, f"{field}: type is {other!r:.100}, expected text, json_object or json_schema", param=field)
 
 
 def keep_alive_seconds(value: Any) -> float | None:

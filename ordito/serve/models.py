@@ -203,14 +203,13 @@ class ModelPool:
             draft = self._draft(model)
             engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache, draft=draft)
             engine.counts = served.counts
-            _ = model.tokenizer  # read now, so that a broken one is an error of loading
+            _ = model.tokenizer, model.checkpoint.generation  # read now, so that a broken file is an error of loading
             return model, engine
 
         try:
             served.model, served.engine = await asyncio.to_thread(loaded)
         except OrditoError as error:  # not the client's mistake, so not a 400
-            log.warning("%s cannot be loaded: %s", served.name, error)
-            raise ApiError(500, f"{served.name} cannot be loaded here: {error}") from error
+            raise unreadable(served, error) from error
         served.load_seconds = time.perf_counter() - begin
 
     def _draft(self, model: Model) -> Model | None:
@@ -274,6 +273,12 @@ class ModelPool:
         for one in (*self.given, *self.found.values()):
             one.active = 0
             await self.unload(one)
+
+
+def unreadable(served: Served, error: OrditoError) -> ApiError:
+    """The error for a client whose model cannot be loaded; only the log says why, because reasons name paths of the server."""
+    log.warning("%s cannot be loaded: %s", served.name, error)
+    return ApiError(500, f"{served.name} cannot be loaded: the server's log says why")
 
 
 def _too_large(served: Served, limit: int) -> str:

@@ -113,11 +113,9 @@ def ollama_routes(server: Server) -> APIRouter:
             return await _loaded(server, body, {"message": {"role": "assistant", "content": ""}})
         tools, chosen = offered_tools(body.tools, None)
         last = body.messages[-1]
-        settings = {
-            **await _settings(server, body),
-            **tool_settings(tools, chosen),
-            "continue_final_message": last.get("role") == "assistant" and not last.get("tool_calls"),
-        }
+        settings = await _settings(server, body)
+        settings |= tool_settings(tools, chosen, settings["grammar"])
+        settings["continue_final_message"] = last.get("role") == "assistant" and not last.get("tool_calls")
         return await answered(body, http, _messages(body.messages), settings, _chat_piece)
 
     @routes.post("/generate")

@@ -18,7 +18,7 @@ from ordito.families import header_from_spec
 from ordito.serve.asking import Server
 from ordito.serve.errors import ApiError, Json
 from ordito.serve.fields import Body, Name
-from ordito.serve.models import Served
+from ordito.serve.models import Served, unreadable
 from ordito.serve.streaming import line
 from ordito.text.answers import style_of
 
@@ -141,7 +141,10 @@ def _running(served: Served) -> Json:
 
 
 def _shown(served: Served) -> Json:
-    known = _outline(served)
+    try:
+        known = _outline(served)
+    except OrditoError as error:
+        raise unreadable(served, error) from error
     spec = known.spec
     try:
         header = dict(header_from_spec(spec).metadata)

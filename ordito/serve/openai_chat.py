@@ -98,13 +98,6 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
             "continue_final_message continues the last message, add_generation_prompt begins a new one: set one of them",
             param="add_generation_prompt",
         )
-    grammar = body.wanted_grammar()
-    if grammar is not None and chosen is not None:
-        raise ApiError(
-            400,
-            "a tool_choice that forces a call excludes a response_format or grammar",
-            param="tool_choice",
-        )
     return {
         "max_tokens": min(limits) if limits else None,
         "min_tokens": body.min_tokens or 0,
@@ -115,12 +108,11 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
         "thinking_budget": body.thinking_token_budget,
         "template_options": options,
         "continue_final_message": bool(body.continue_final_message),
-        "grammar": grammar,
         "ignore_end": bool(body.ignore_eos),
         "context": body.num_ctx,
         "logit_bias": body.biases(),
         "one_call": body.parallel_tool_calls is False,
-        **tool_settings(tools, chosen),
+        **tool_settings(tools, chosen, body.wanted_grammar()),
         **body.sampling(await server.recommended(body.model), DEFAULTS),
     }
 

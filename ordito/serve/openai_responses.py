@@ -50,7 +50,11 @@ def response_routes(server: Server) -> APIRouter:
     async def responses(body: ResponseBody, http: HttpRequest) -> Response:
         """Answer a conversation."""
         if body.previous_response_id:
-            raise ApiError(400, "previous_response_id: responses are not stored here, send the whole conversation")
+            raise ApiError(
+                400,
+                "previous_response_id: responses are not stored here, send the whole conversation",
+                param="previous_response_id",
+            )
         served = server.pool.find(body.model)
         effort = (body.reasoning or {}).get("effort")
         nested = [_nested(tool) for tool in body.tools or () if tool.get("type") == "function"]
@@ -61,9 +65,8 @@ def response_routes(server: Server) -> APIRouter:
         settings = {
             "max_tokens": body.max_output_tokens,
             "thinking": THINKS.get(effort) if isinstance(effort, str) else None,
-            "grammar": grammar_of_format((body.text or {}).get("format")),
             "one_call": body.parallel_tool_calls is False,
-            **tool_settings(tools, chosen),
+            **tool_settings(tools, chosen, grammar_of_format((body.text or {}).get("format"), "text.format")),
             **body.sampling(await server.recommended(body.model), DEFAULTS),
         }
         active = await server.ask(http, body.model, conversation(body.input, body.instructions), settings)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ordito.engine.grammar import Grammar
 from ordito.serve.errors import ApiError, Json
 
 Chosen = str | None
@@ -42,7 +43,12 @@ def offered_tools(tools: Sequence[Mapping[str, Any]] | None, choice: Any) -> tup
     raise ApiError(400, f"tool_choice is {shown}, expected none, auto, required or a function", param="tool_choice")
 
 
-def tool_settings(tools: list[Json] | None, chosen: Chosen) -> Json:
-    """The settings of `Model.prepare` for tools."""
+def tool_settings(tools: list[Json] | None, chosen: Chosen, grammar: Grammar | None = None) -> Json:
+    """The settings of `Model.prepare` for tools, and for the grammar of an answer that need not call one.
+
+    Raises `ApiError` if the answer has to be both a call and what the grammar describes.
+    """
+    if grammar is not None and chosen is not None:
+        raise ApiError(400, "a tool_choice that forces a call excludes a format or grammar of the answer", param="tool_choice")
     # Without tools, too: earlier calls in the conversation are put into words where the template knows none.
-    return {"tools": tools, "tools_in_words": True, "must_call": chosen}
+    return {"tools": tools, "tools_in_words": True, "must_call": chosen, "grammar": grammar}

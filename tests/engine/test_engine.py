@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 
 import numpy as np
@@ -16,6 +17,7 @@ from ordito.engine.engine import Engine
 from ordito.engine.grammar import Grammar
 from ordito.engine.penalties import tokens_containing
 from ordito.errors import ContextError, OrditoError
+from ordito.text.formats import FORMATS
 
 PROMPTS = ["the loom", "the warp and", "a weft", "warp warp warp warp", "the loom of the", "x"]
 
@@ -190,6 +192,15 @@ def test_a_preempted_answer_is_computed_again(folder):
     got = [finished(stream)[0] for stream in streams]
     assert engine.counts.preempted > 0
     assert [one.token_ids for one in got] == [alone(model, "the loom", **one)[0].token_ids for one in asked]
+
+
+def test_answers_without_room_wait(folder):
+    model = ordito.load(folder, backend="native")
+    engine = Engine(model, cache_limit=model.runtime.cache_bytes() + 120_000)
+    streams = [engine.submit(f"{i}{'the loom ' * 20}", max_tokens=40, ignore_end=True) for i in range(12)]
+    for stream in streams:
+        finished(stream)
+    assert 0 < engine.counts.preempted < 30  # 108 when admission did not count what running answers have yet to allocate
 
 
 def test_every_block_is_free_at_the_end(folder):
@@ -461,6 +472,33 @@ def test_a_grammar_begins_after_the_thought(thinker):
     assert result.thinking
     assert result.text in ("warp", "weft")
     assert result.finish_reason == "stop"
+
+
+HARMONY = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|call|>", "<|return|>")
+QWEN = "{% for m in messages %}{{ m.content }}{% endfor %}<|im_start|>{# <think> </think> <tool_call> #}"
+WANTED = Grammar.json_schema({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]})
+
+
+@pytest.mark.parametrize(
+    ("control", "template"),
+    [
+        (HARMONY, FORMATS["harmony"].source.replace("<|return|>", "<|im_end|>")),
+        (("<think>", "</think>"), QWEN),
+        (("<think>", "</think>"), f"{QWEN}<think>\n"),
+        (("<think>", "</think>"), f"{QWEN}<think>\n\n</think>\n\n"),
+    ],
+    ids=["gpt-oss", "the answer may open a thought", "the prompt opens it", "the prompt closes it"],
+)
+def test_a_grammar_binds_the_answer_and_not_its_thought(tmp_path, control, template):
+    model = ordito.load(tiny_folder(tmp_path, 512, control=control, template=template))
+    thoughts = 0
+    for seed in range(40):
+        settings = {"thinking_budget": 5, "max_tokens": 120, "grammar": WANTED, "temperature": 2.0, "seed": seed}
+        (result,) = finished(model.engine.submit([{"role": "user", "content": "the loom"}], **settings))
+        if result.finish_reason == "stop":
+            assert json.loads(result.text)["a"] in (1, 2)
+        thoughts += result.thought_tokens > 0
+    assert thoughts == 0 if template.endswith("</think>\n\n") else thoughts > 0
 
 
 def test_dry_breakers_are_all_tokens_that_contain_one(model):

@@ -145,6 +145,9 @@ def test_anthropic(url):
     assert answer.stop_reason == "end_turn"
     with client.messages.stream(**body) as stream:
         assert "".join(stream.text_stream) == ANSWER
+    person = [{"role": "user", "content": "Make up a person."}]
+    parsed = client.messages.parse(**{**body, "messages": person, "max_tokens": 100}, output_format=Person)
+    assert isinstance(parsed.parsed_output, Person)
     tools = [{"name": "get_weather", "description": "weather", "input_schema": PARAMETERS}]
     body |= {"tools": tools, "tool_choice": {"type": "any"}, "max_tokens": 60}
     called = client.messages.create(**body)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +93,49 @@ def test_an_answer_keeps_to_its_schema(client):
     assert json.loads(answer["message"]["content"])["a"] in (1, 2)
     assert chat(client, response_format=wanted, max_tokens=2).json()["choices"][0]["finish_reason"] == "length"
     assert chat(client, guided_choice=["warp"]).json()["choices"][0]["message"]["content"] == "warp"
+
+
+def test_an_answer_keeps_to_its_schema_in_each_dialect(client):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    wanted = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+    said = {"messages": HI, "max_tokens": 30, "output_config": wanted}
+    whole = client.post("/v1/messages", json=said).json()
+    assert json.loads(whole["content"][0]["text"])["a"] in (1, 2)
+    assert whole["stop_reason"] == "end_turn"
+    assert client.post("/v1/messages", json={**said, "max_tokens": 2}).json()["stop_reason"] == "max_tokens"
+    whole = client.post("/v1/responses", json={"input": "the loom", "max_output_tokens": 30, "text": wanted}).json()
+    assert json.loads(whole["output"][0]["content"][0]["text"])["a"] in (1, 2)
+    whole = client.post("/api/chat", json={"model": "x", "messages": HI, "format": schema, "stream": False}).json()
+    assert json.loads(whole["message"]["content"])["a"] in (1, 2)
+
+
+FORCED = {"tools": [{"name": "spin", "input_schema": {}}], "tool_choice": {"type": "any"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/messages", {"output_config": {"format": {"type": "yaml"}}}, "output_config.format: type is 'yaml'"),
+        ("/v1/messages", {"output_config": {"format": 5}}, "output_config.format must be an object, got int"),
+        ("/v1/messages", {"output_config": {"format": {"type": "json_schema"}}}, "output_config.format: json_schema needs a"),
+        ("/v1/messages", {"output_config": {"format": {"type": "json_object"}}, **FORCED}, "excludes a format"),
+        ("/v1/responses", {"text": {"format": []}}, "text.format must be an object, got list"),
+        (
+            "/v1/responses",
+            {
+                "text": {"format": {"type": "json_object"}},
+                "tools": [{"type": "function", "name": "spin"}],
+                "tool_choice": "required",
+            },
+            "excludes a format",
+        ),
+    ],
+)
+def test_formats_that_make_no_sense_are_refused(client, path, body, message):
+    said = {"messages": HI, "max_tokens": 9} if path.endswith("messages") else {"input": "the loom"}
+    refused = client.post(path, json={**said, **body})
+    assert refused.status_code == 400
+    assert message in refused.json()["error"]["message"]
 
 
 def test_completions_take_texts_and_ids(client):
@@ -243,6 +288,14 @@ def counted(client):
     """Counters, as Prometheus reads them."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     return {sample.name: sample.value for family in families if family.type == "counter" for sample in family.samples}
+
+
+def test_the_documentation_lists_every_metric(client):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    listed = set(re.findall(r"`(ordito_\w+)`", page))
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    made = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
+    assert listed == {name for name in made if not name.endswith("_created")}
 
 
 def test_counters_never_decrease(client, folder):

@@ -86,6 +86,12 @@ def test_errors_name_the_wrong_field(client, change, message):
     assert told["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("wrong", [{"query": ""}, {"documents": ["a", ""]}, {"documents": [{"text": ""}]}, {"documents": [{}]}])
+def test_ranking_names_the_wrong_field(client, wrong):
+    told = error(client.post("/v1/rerank", json={"query": "the loom", "documents": ["a weft"], **wrong}), 400)
+    assert told["param"] == next(iter(wrong))
+
+
 def test_a_prompt_too_long_says_both_numbers(client):
     told = error(client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "w " * 2000}]}), 400)
     assert told["code"] == "context_length_exceeded"
@@ -385,14 +391,30 @@ def test_errors_have_the_request_id(client):
         assert refused.json()["request_id"] == refused.headers["request-id"]
 
 
-def test_a_model_that_cannot_be_loaded_is_an_error_of_the_server(folder, monkeypatch):
+def test_why_a_model_cannot_be_loaded_is_told_by_the_log_alone(folder, monkeypatch, caplog):
     def failing(*arguments, **settings):
-        raise OrditoError("its weights are no numbers")
+        raise OrditoError(f"{folder}: its weights are no numbers")
 
     monkeypatch.setattr("ordito.serve.models.load", failing)
     with running([folder]) as url:
         told = error(httpx.post(f"{url}/v1/chat/completions", json={"messages": HI}), 500)
         assert "cannot be loaded" in told["message"]
+        assert str(folder) not in told["message"]
+    assert f"{folder}: its weights are no numbers" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
+def test_errors_tell_no_paths(folder, tmp_path, name, caplog):
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    with running([copied]) as url:
+        (copied / name).write_bytes(b"{")
+        asked = [("/v1/chat/completions", {"messages": HI}), ("/api/show", {"model": "copied"})]
+        for path, body in asked[: 1 if name.startswith("gen") else 2]:
+            refused = httpx.post(url + path, json=body)
+            assert refused.status_code == 500, path
+            assert str(tmp_path) not in refused.text
+            assert str(tmp_path) in caplog.text
+            caplog.clear()
 
 
 def test_ambiguous_names_and_aliases_of_nothing_are_refused(folder, tmp_path):

@@ -31,7 +31,7 @@ def answer_reader(
     tokenizer: Tokenizer,
     style: Style,
     *,
-    thinking: bool = False,
+    thinking: bool | None = False,
     begun: bool = False,
     tools: Collection[str] | None = None,
     must_call: bool = False,
@@ -39,8 +39,8 @@ def answer_reader(
 ) -> AnswerReader:
     """A parser of answers in a style.
 
-    `thinking`: the prompt ends inside reasoning; `begun`: it ends in the middle of the answer's text, or of its reasoning;
-    `tools`: the names of the tools offered; `must_call`: the answer must call one of them.
+    `thinking`: the prompt ends inside reasoning, None if the answer may begin with some; `begun`: it ends in the middle of the
+    answer's text, or of its reasoning; `tools`: the names of the tools offered; `must_call`: the answer must call one of them.
     """
     reader: AnswerReader
     if style.channels:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 
-from ordito.text.answers.parts import Thought
+from ordito.text.answers.parts import Part, Thought
 from ordito.text.answers.reader import AnswerReader
 from ordito.text.answers.style import CHANNEL_MARKERS
 from ordito.text.tokenizer import Tokenizer
@@ -23,7 +23,8 @@ class ChannelReader(AnswerReader):
         stops: Sequence[str] = (),
     ) -> None:
         super().__init__(tokenizer, CHANNEL_MARKERS, stops, begun)
-        self.tools = tools
+        self.tokenizer, self.tools = tokenizer, tools
+        self.headed: list[int] = []  # the tokens of the header
         self.header: str | None = None if begun else ""  # what was read of a message's header, None inside a message
         self.channel = ""
 
@@ -31,6 +32,31 @@ class ChannelReader(AnswerReader):
     def thinking(self) -> bool:
         """Whether what comes next belongs to a thought."""
         return self.header is None and self.channel == "analysis"
+
+    @property
+    def bound(self) -> bool:
+        """Whether a grammar of the answer binds what comes next: all messages but thoughts and calls, without their headers. A
+        grammar of calls describes headers, too."""
+        return self.silent or (self.header is None and self.channel not in ("analysis", "call"))
+
+    def leading(self) -> Set[int]:
+        """The tokens that continue the header of a thought, before which there was none, or of the final message."""
+        if self.bound or self.header is None:
+            return frozenset()
+        names = ["final"] if self.channel else ["analysis", "final"]
+        start = "<|end|><|start|>assistant" if self.channel else ""
+        headers = [self._encoded(f"{start}<|channel|>{name}<|message|>") for name in names]
+        read = len(self.headed)
+        return frozenset(ids[read] for ids in headers if ids[:read] == self.headed and read < len(ids))
+
+    def _encoded(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False, parse_special=True)
+
+    def push(self, id: int) -> list[Part]:
+        """Add a token; returns the parts that are complete now."""
+        parts = super().push(id)
+        self.headed = [] if self.header is None else [*self.headed, id]
+        return parts
 
     def mark(self, marker: str) -> None:
         """A marker came as a token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 
 from ordito.text.answers.parts import Thought
 from ordito.text.answers.reader import AnswerReader
@@ -13,8 +13,8 @@ from ordito.text.tokenizer import Tokenizer
 class MarkedReader(AnswerReader):
     """Parses answers by the markers of a `Style`. Markers that are not tokens are recognised by their text.
 
-    `thinking`: the prompt ends inside reasoning; `begun`: in the middle of text, or of that reasoning. `tools`: the names of
-    the tools offered, None if calls are not parsed.
+    `thinking`: the prompt ends inside reasoning (None: the answer may begin with some); `begun`: in the middle of text, or of
+    that reasoning. `tools`: the names of the tools offered, None if calls are not parsed.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class MarkedReader(AnswerReader):
         tokenizer: Tokenizer,
         style: Style,
         *,
-        thinking: bool = False,
+        thinking: bool | None = False,
         begun: bool = False,
         tools: Collection[str] | None = None,
         stops: Sequence[str] = (),
@@ -30,6 +30,7 @@ class MarkedReader(AnswerReader):
         super().__init__(tokenizer, style.markers, stops, begun)
         self.think, self.tools, self.offered = style.think, style.tools if tools is not None else None, tools or ()
         self.state = "think" if thinking else "start" if (self.think or self.tools) and not begun else "say"
+        self.may_think = thinking is None and not begun
         self.buffer = ""  # text that has not been parsed yet
         self.space = ""  # white space that is left out if nothing of its kind follows
         self.begun = begun  # a thought, or what is said, has its first character
@@ -39,6 +40,12 @@ class MarkedReader(AnswerReader):
     def thinking(self) -> bool:
         """Whether what comes next belongs to a thought."""
         return self.state == "think"
+
+    def leading(self) -> Set[int]:
+        """The token that opens a thought, where one may begin."""
+        if not (self.think and self.may_think and self.state == "start"):
+            return frozenset()
+        return frozenset(id for id, marker in self.marks.items() if marker == self.think[0])
 
     def mark(self, marker: str) -> None:
         """A marker came as a token."""
@@ -87,6 +94,7 @@ class MarkedReader(AnswerReader):
 
     def _enter(self, state: str, raw: str = "") -> None:
         self.state, self.space, self.begun = state, "", False
+        self.may_think = self.may_think and state != "think"
         if state == "call":
             assert self.tools is not None
             self.body, self.raw, self.sure = self.tools.body(), raw, bool(raw)

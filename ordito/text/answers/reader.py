@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from ordito.text.answers.parts import Arguments, Call, Part, Said, Thought
 from ordito.text.stream import StopStrings
@@ -35,6 +35,16 @@ class AnswerReader(ABC):
     @abstractmethod
     def thinking(self) -> bool:
         """Whether what comes next belongs to a thought."""
+
+    @property
+    def bound(self) -> bool:
+        """Whether a grammar of the answer binds what comes next."""
+        return not self.thinking
+
+    def leading(self) -> Set[int]:
+        """Tokens that may come next before the answer that a grammar binds: beside what the grammar allows, or, where it does
+        not bind, instead of any others; none if there are no such tokens."""
+        return frozenset()
 
     @abstractmethod
     def mark(self, marker: str) -> None:
