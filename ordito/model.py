@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -28,6 +28,7 @@ from ordito.memory import free_memory
 from ordito.runtime import Floats, Runtime, checked_ids
 from ordito.spec import Spec
 from ordito.text.answers import PLAIN, Style, answer_reader
+from ordito.text.answers.style import HERMES
 from ordito.text.chat import ChatTemplate, thinking_options
 from ordito.text.messages import check_messages, check_tools
 from ordito.text.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ from ordito.text.tool_words import with_tool_words
 
 if TYPE_CHECKING:
     from ordito.checkpoint.adapter import Adapter
-    from ordito.engine.grammar import Grammar, Grammars
+    from ordito.engine.grammar import Grammar, Grammars, Matcher
 
 MAX_TOKENS = 512
 """Tokens of an answer at most, where the caller sets no limit."""
@@ -165,7 +166,10 @@ class Model:
             context=most,
         )
         if must_call is not None:
-            grammar = self._call_grammar([tool for tool in tools or () if must_call in ("", tool["function"]["name"])])
+            grammar = self._call_grammar(
+                asked.style, [tool for tool in tools or () if must_call in ("", tool["function"]["name"])]
+            )
+        match = None if grammar is None else self._matchers(grammar, asked, tools or () if must_call is None else None)
         chosen = Sampling(**sampling)
         if chosen.logit_bias and (last := max(chosen.logit_bias)) >= (size := self.spec.vocab_size):
             raise OrditoError(f"logit_bias has a token {last}, expected ids of this model's vocabulary, 0 to {size - 1}")
@@ -187,9 +191,9 @@ class Model:
             max_tokens=most if max_tokens is None else max_tokens,
             end_ids=frozenset() if ignore_end else self.end_ids,
             context=most,
-            match=None if grammar is None else self.grammars.prepared(grammar),
+            match=match,
             thinking_budget=budget,
-            thought_end=() if budget is None else self._thought_end(asked.style),
+            thought_end=() if budget is None else self._thought_end(asked.style, in_grammar=match is not None),
             min_tokens=min_tokens,
             n=n,
             logprobs=logprobs,
@@ -253,6 +257,8 @@ class Model:
         if options["continue_final_message"] and conversation[-1].get("tool_calls"):
             raise OrditoError("the last message calls tools, which cannot be continued: send what the calls gave")
         told = in_words and not self.template.knows_tools
+        if told and not style.channels:
+            style = replace(style, tools=HERMES)  # as it is told to write calls
         rendered = self.render(
             with_tool_words(conversation, offered) if told else messages, tools=None if told else offered, **options
         )
@@ -264,22 +270,41 @@ class Model:
             # Some templates open the thought themselves, so that the model only closes it, or close one, so that it has none.
             thinks=tail.endswith(think[0]) if think and tail.endswith(think) else None,
             begun=options["continue_final_message"],
-            tools=None if offered is None else [tool["function"]["name"] for tool in offered],
+            tools=None if offered is None else {one["name"]: one.get("parameters") for one in (t["function"] for t in offered)},
         )
 
-    def _call_grammar(self, tools: Sequence[Mapping[str, Any]]) -> Grammar:
+    def _call_grammar(self, style: Style, tools: Sequence[Mapping[str, Any]]) -> Grammar:
         """The grammar of a call of one of these tools."""
         from ordito.engine.grammar import Grammar
         from ordito.text.answers.rules import call_rules
 
-        def token(marker: str) -> str:
-            id = self.tokenizer.id_of(marker)
-            return f"<[{id}]>" if id in self.tokenizer.special_ids else json.dumps(marker, ensure_ascii=False)
+        return Grammar("calls", f"start: call\n{call_rules(style, self.template.source, tools, self._marker)}")
 
-        return Grammar("calls", call_rules(self.template.style, self.template.source, tools, token))
+    def _matchers(self, grammar: Grammar, asked: Prompt, tools: Sequence[Mapping[str, Any]] | None) -> Callable[[], Matcher]:
+        """What makes matchers of answers that the grammar describes, or that call some of `tools` instead (None: cannot)."""
+        from ordito.text.answers.rules import answer_rules
 
-    def _thought_end(self, style: Style) -> list[int]:
-        end = f"\n{style.think[1]}\n\n" if style.think else "<|end|><|start|>assistant<|channel|>final<|message|>"
+        style = asked.style
+        # Without a token of its own, the beginning of a call could as well be that of the answer.
+        marked = style.channels or (style.tools is not None and self._marker(style.tools.begin[0])[0] == "<")
+        offered = tools if tools and marked else ()
+        if tools is None or asked.begun or not (offered or style.channels):
+            return self.grammars.prepared(grammar)
+        calling, plain = (answer_rules(style, self.template.source, some, self._marker) for some in (offered, ()))
+        try:
+            return self.grammars.prepared(replace(grammar, around=calling))
+        except OrditoError:  # a tool's schema may be more than can be followed
+            return self.grammars.prepared(replace(grammar, around=plain))
+
+    def _marker(self, marker: str) -> str:
+        """A marker in rules: the token, or text where it is none."""
+        id, vocabulary = self.tokenizer.id_of(marker), self.tokenizer.vocabulary
+        return f"<[{id}]>" if id in vocabulary.control | vocabulary.added else json.dumps(marker, ensure_ascii=False)
+
+    def _thought_end(self, style: Style, in_grammar: bool) -> list[int]:
+        end = "<|end|><|start|>assistant<|channel|>" + ("" if in_grammar else "final<|message|>")
+        if style.think:
+            end = f"\n{style.think[1]}\n\n"
         return self.tokenizer.encode(end, add_special_tokens=False, parse_special=True)
 
     def encode_chat(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> list[int]:
@@ -377,15 +402,15 @@ class Prompt:
     """The token ids of a prompt, and what the parser of its answer has to know.
 
     `style` are the model's markers of thoughts and calls. `thinks`: the prompt ends inside a thought (True) or behind one
-    (False), so that the answer opens none; `begun`: it ends inside the answer. `tools` are the names of those that were
-    offered, None for none.
+    (False), so that the answer opens none; `begun`: it ends inside the answer. `tools` are the schemas of the parameters of
+    those that were offered, by name, None for none.
     """
 
     ids: list[int]
     style: Style = PLAIN
     thinks: bool | None = False
     begun: bool = False
-    tools: list[str] | None = None
+    tools: Mapping[str, Any] | None = None
 
 
 class Conversation:

@@ -35,13 +35,20 @@ _STARTING = threading.Lock()  # the size of stacks is one of the whole process: 
 T = TypeVar("T")
 Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "gbnf", "calls"]
 
+_IN_JSON = ("json_schema", "json_object", "regex")
+"""Kinds that llguidance describes in JSON, the others in rules."""
+
 
 @dataclass(frozen=True)
 class Grammar:
-    """A grammar as the user gave it: a JSON schema as JSON text, a regular expression, choices as a JSON list, or rules."""
+    """A grammar as the user gave it: a JSON schema as JSON text, a regular expression, choices as a JSON list, or rules.
+
+    `around`: rules in the Lark dialect of llguidance in which it is `@answer`.
+    """
 
     kind: Kind
     text: str = ""
+    around: str = ""
 
     @classmethod
     def json_schema(cls, schema: Any) -> Grammar:
@@ -113,10 +120,13 @@ class Grammars:
     def _compile(self, grammar: Grammar) -> Any:
         from llguidance import LLMatcher, LLParserLimits
 
-        if len(grammar.text.encode()) > MAX_BYTES:
+        if len((grammar.text + grammar.around).encode()) > MAX_BYTES:
             raise OrditoError(f"the {grammar.kind} has {len(grammar.text):,} characters, expected at most {MAX_BYTES:,}")
         limits = LLParserLimits(verbose_errors=False)
         rules = _rules(grammar)
+        if grammar.around:
+            inner = json.loads(rules)["grammars"][0] if grammar.kind in _IN_JSON else {"lark_grammar": rules}
+            rules = json.dumps({"grammars": [{"lark_grammar": grammar.around}, {**inner, "name": "answer"}]})
         matcher = LLMatcher(self._tokens(), rules, log_level=0, limits=limits)
         first = matcher.deep_copy()
         if not matcher.is_error():

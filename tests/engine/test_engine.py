@@ -501,6 +501,65 @@ def test_a_grammar_binds_the_answer_and_not_its_thought(tmp_path, control, templ
     assert thoughts == 0 if template.endswith("</think>\n\n") else thoughts > 0
 
 
+TOOL = {
+    "type": "object",
+    "properties": {"n": {"type": "integer"}, "s": {"type": "string"}, "e": {"enum": ["x", "y"]}},
+    "required": ["n"],
+}
+CALLING = {
+    "gpt-oss": (HARMONY, FORMATS["harmony"].source.replace("<|return|>", "<|im_end|>")),
+    "qwen 2.5": (("<tool_call>", "</tool_call>"), FORMATS["qwen2.5"].source),
+    "qwen 3": (("<tool_call>", "</tool_call>", "<think>", "</think>"), FORMATS["qwen3"].source),
+    "qwen 3 coder": (("<tool_call>", "</tool_call>"), FORMATS["qwen2.5"].source + "{# <function= <parameter= #}"),
+    "mistral": (("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"), FORMATS["mistral-v11"].source),
+    "phi": (("<|tool_call|>", "<|/tool_call|>"), FORMATS["phi-4-mini"].source),
+}
+
+
+@pytest.mark.parametrize("name", CALLING)
+def test_an_answer_is_a_call_or_what_its_format_describes(tmp_path, name):
+    control, template = CALLING[name]
+    model = ordito.load(tiny_folder(tmp_path, 1024, control=control, template=template))
+    tools = [{"type": "function", "function": {"name": "spin", "parameters": TOOL}}]
+    seen, thoughts = set(), 0
+    for seed in range(30):
+        settings = {"tools": tools, "thinking_budget": 5, "max_tokens": 400, "temperature": 1.5, "seed": seed}
+        for wanted in ({"grammar": WANTED}, {"must_call": ""}):
+            answer = model.chat([{"role": "user", "content": "the loom"}], **settings, **wanted)
+            if answer.finish_reason != "stop":
+                continue
+            seen.add(("must_call" in wanted, bool(answer.calls)))
+            thoughts += bool(answer.thinking) and "must_call" in wanted
+            for _, _, arguments in answer.calls:
+                given = json.loads(arguments)
+                assert type(given["n"]) is int
+                assert given.get("e", "x") in ("x", "y")
+            if answer.calls:
+                assert answer.text == ""
+            else:
+                assert json.loads(answer.text)["a"] in (1, 2)
+    assert seen == {(False, False), (False, True), (True, True)}
+    assert (thoughts > 0) == (name in ("gpt-oss", "qwen 3"))
+
+
+@pytest.mark.parametrize(
+    "wanted", [Grammar.choice(["warp"]), Grammar("regex", "wa.p"), Grammar("gbnf", 'root ::= "wa" x\nx ::= "rp"')]
+)
+def test_formats_of_every_kind_stand_beside_calls(tmp_path, wanted):
+    model = ordito.load(tiny_folder(tmp_path, 1024, control=CALLING["qwen 2.5"][0], template=CALLING["qwen 2.5"][1]))
+    # A schema that cannot be followed leaves what is asked of the answer.
+    for parameters, called in ((TOOL, True), ({"type": "object", "properties": {"a": {"type": "nonsense"}}}, False)):
+        tools = [{"type": "function", "function": {"name": "spin", "parameters": parameters}}]
+        answers = [
+            model.chat(
+                [{"role": "user", "content": "?"}], tools=tools, grammar=wanted, max_tokens=300, temperature=1.5, seed=seed
+            )
+            for seed in range(20)
+        ]
+        assert any(answer.calls for answer in answers) == called
+        assert all(len(answer.text) == 4 for answer in answers if not answer.calls and answer.finish_reason == "stop")
+
+
 def test_dry_breakers_are_all_tokens_that_contain_one(model):
     bytes_of = model.tokenizer.vocabulary.bytes_of
     for texts in (("o",), ("th", "a"), ("\n", ":"), ("nowhere else",)):

@@ -64,6 +64,7 @@ CASES = {
     ),
     "no arguments": ("qwen3", '<tool_call>{"name": "f"}</tool_call>', ("", "", [("f", "{}")])),
     "arguments in a string": ("qwen3", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', ("", "", [("f", '{"a": 1}')])),
+    "what is no call behind words": ("qwen3", "See <tool_call> nonsense </tool_call>.", ("See <tool_call> nonsense </tool_call>.", "", [])),
     "what is no call": ("qwen3", "<tool_call>nonsense</tool_call> then", ("<tool_call>nonsense</tool_call> then", "", [])),
     "mistral 3": ("mistral-v3", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": "]"}}, {"name": "g", "arguments": {}}]', ("", "", [("f", '{"a": "]"}'), ("g", "{}")])),
     "mistral 11": ("mistral-v11", '[TOOL_CALLS]f[CALL_ID]123456789[ARGS]{"a": 1}[TOOL_CALLS]g[CALL_ID]223456789[ARGS]{}', ("", "", [("f", '{"a": 1}'), ("g", "{}")])),
@@ -100,7 +101,9 @@ def test_parsing_does_not_depend_on_how_text_is_divided(case, data):
     assert all(isinstance(json.loads(arguments), dict) for _, arguments in got.calls)
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name not in ("what is no call", "the tag is quoted")])
+@pytest.mark.parametrize(
+    "case", [name for name in CASES if name not in ("what is no call", "what is no call behind words", "the tag is quoted")]
+)
 def test_markers_that_are_tokens_mean_the_same(case):
     name, text, (said, thought, calls) = CASES[case]
     chosen = style(name)
@@ -164,6 +167,93 @@ def test_plain_text_is_what_was_written(text, data):
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(raw) - 1)), max_size=5)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
     assert read(pieces)[0] == Answer(text, "", ())
+
+
+CODER = style_of("<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n</function>\n</tool_call>")
+SCHEMAS = {
+    "weather": {"properties": {"city": {"type": "string"}, "state": {"type": "string"}, "unit": {"enum": ["K", "C"]}}},
+    "area": {
+        "properties": {
+            "shape": {"type": "string"},
+            "dimensions": {"type": "object"},
+            "precision": {"type": "integer"},
+            "scale": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+            "exact": {"type": "boolean"},
+            "title": {"type": ["string", "null"]},
+            "any": {},
+        }
+    },
+}
+
+
+def tagged(name, **values):
+    parameters = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
+    return f"<tool_call>\n<function={name}>\n{parameters}</function>\n</tool_call>"
+
+
+EXAMPLE = tagged("weather", city="Rome")
+TAGGED = {
+    "strings": (tagged("weather", city="Dallas", state="007", unit="K"), "", [("weather", {"city": "Dallas", "state": "007", "unit": "K"})]),
+    "types": (
+        tagged("area", shape="null", dimensions='{"width": 10, \n "height": [20]}', precision="2", scale="1.50", exact="True", title="3", any="[4]"),
+        "",
+        [("area", {"shape": "null", "dimensions": {"width": 10, "height": [20]}, "precision": 2, "scale": 1.5, "exact": True, "title": "3", "any": [4]})],
+    ),
+    "null": (tagged("area", scale="null", title="None", precision="null"), "", [("area", {"scale": None, "title": None, "precision": None})]),
+    "nothing of the type": (
+        tagged("area", precision="two", scale="nan", exact="maybe", dimensions="{'a': True}", any="{x"),
+        "",
+        [("area", {"precision": "two", "scale": "nan", "exact": False, "dimensions": {"a": True}, "any": "{x"})],
+    ),
+    "a whole number": (tagged("area", scale="3.0"), "", [("area", {"scale": 3})]),
+    "several lines": (tagged("weather", city="\n a <b>\n\n</parameter> \n"), "", [("weather", {"city": "\n a <b>\n\n</parameter> \n"})]),
+    "what is not declared": (tagged("weather", zip="1234"), "", [("weather", {"zip": "1234"})]),
+    "a tool that was not offered": (tagged("other", a="1"), "", [("other", {"a": "1"})]),
+    "no arguments": ("<tool_call><function=weather></function></tool_call>", "", [("weather", {})]),
+    "two calls after words": (f"I see.\n{EXAMPLE}\n{EXAMPLE}", "I see.", [("weather", {"city": "Rome"})] * 2),
+    "a call within a value": (tagged("weather", city=f"so:\n{EXAMPLE}", state="TX"), "", [("weather", {"city": f"so:\n{EXAMPLE}", "state": "TX"})]),
+    "no end tag of a value": (EXAMPLE.replace("Rome\n</parameter>", "Rome\n<parameter=state>\nTX\n</parameter>"), "", [("weather", {"city": "Rome", "state": "TX"})]),
+    "nor of the last": (EXAMPLE.replace("</parameter>\n", ""), "", [("weather", {"city": "Rome"})]),
+    "no end": (EXAMPLE.replace("\n</function>\n</tool_call>", ""), "", [("weather", {"city": "Rome"})]),
+    "no end at all": (EXAMPLE[: EXAMPLE.index("\n</param")], "", [("weather", {"city": "Rome"})]),
+    "words between tags": (EXAMPLE.replace("<parameter", "Well: <b> <parameter"), "", [("weather", {"city": "Rome"})]),
+    "no marker": (f"I see. {EXAMPLE.removeprefix('<tool_call>').lstrip()}", "I see.", [("weather", {"city": "Rome"})]),
+    "no marker and no tool": ("#include <function=a>", "#include <function=a>", []),
+    "no call": ("<tool_call>\n<function={{ name }}>\n</function></tool_call>", "<tool_call>\n<function={{ name }}>\n</function></tool_call>", []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("marks", [(), ("<tool_call>", "</tool_call>")], ids=["text", "tokens"])
+@pytest.mark.parametrize("case", TAGGED)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_calls_in_tags_have_values_of_their_types(case, marks, data):
+    text, said, calls = TAGGED[case]
+    pieces = [text]
+    for mark in marks:
+        pieces = [part for piece in pieces for part in _parted(piece, mark, marks)]
+    cut = []
+    for piece in pieces:
+        raw = piece.encode()
+        cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(raw) - 1)), max_size=6)))
+        cut += [piece] if piece in marks else [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+    got, _ = read(cut, CODER, marks, tools=SCHEMAS)
+    assert got.text == said
+    assert [(name, json.loads(arguments)) for name, arguments in got.calls] == calls
+
+
+def test_styles_of_calls_are_told_apart():
+    assert CODER.tools.name == "qwen3-coder"
+    assert style("qwen3").tools.name == "hermes"
+
+
+@settings(deadline=None, max_examples=200)
+@given(pieces=st.lists(st.sampled_from(["<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=a>", "\n", "x", "<", "</parameter>", "<parameter=b>"]), max_size=14))  # fmt: skip
+def test_no_order_of_tags_breaks_the_reader(pieces):
+    schemas = {"f": {"properties": {"a": {"type": "string"}, "b": {"type": "integer"}}}}
+    whole = read(["".join(pieces)], CODER, tools=schemas)[0]
+    assert read(list("".join(pieces)), CODER, tools=schemas)[0] == whole
+    assert all(isinstance(json.loads(arguments), dict) for _, arguments in whole.calls)
 
 
 @settings(deadline=None, max_examples=300)

@@ -40,11 +40,12 @@ def answer_reader(
     """A parser of answers in a style.
 
     `thinking`: the prompt ends inside reasoning, None if the answer may begin with some; `begun`: it ends in the middle of the
-    answer's text, or of its reasoning; `tools`: the names of the tools offered; `must_call`: the answer must call one of them.
+    answer's text, or of its reasoning; `tools`: the names of the tools offered, or the schemas of their parameters by name;
+    `must_call`: the answer must call one of them.
     """
     reader: AnswerReader
     if style.channels:
-        reader = ChannelReader(tokenizer, begun=begun, tools=tools, stops=stops)
+        reader = ChannelReader(tokenizer, begun=begun and not must_call, tools=tools, stops=stops)
     else:
         reader = MarkedReader(tokenizer, style, thinking=thinking, begun=begun, tools=tools, stops=stops)
     reader.silent = must_call

@@ -35,19 +35,37 @@ class ChannelReader(AnswerReader):
 
     @property
     def bound(self) -> bool:
-        """Whether a grammar of the answer binds what comes next: all messages but thoughts and calls, without their headers. A
-        grammar of calls describes headers, too."""
-        return self.silent or (self.header is None and self.channel not in ("analysis", "call"))
+        """Whether a grammar of the answer binds what comes next: messages that are no thoughts, with the part of their headers
+        behind `<|channel|>`; of an answer that goes on, its text."""
+        if self.header is None:
+            return self.channel != "analysis"
+        named = self._named()
+        return named is not None and not self._thought_goes_on(named)
 
     def leading(self) -> Set[int]:
-        """The tokens that continue the header of a thought, before which there was none, or of the final message."""
-        if self.bound or self.header is None:
+        """The tokens that continue a header up to `<|channel|>`, or that of a thought, before which there was none."""
+        if self.header is not None and (named := self._named()) is None:
+            opening = self._opening
+            read = next(n for n in range(len(opening) - 1, -1, -1) if not n or self.headed[-n:] == opening[:n])
+            return {opening[read]}
+        if self.header is None or self.channel or (named and not self._thought_goes_on(named)):
             return frozenset()
-        names = ["final"] if self.channel else ["analysis", "final"]
-        start = "<|end|><|start|>assistant" if self.channel else ""
-        headers = [self._encoded(f"{start}<|channel|>{name}<|message|>") for name in names]
-        read = len(self.headed)
-        return frozenset(ids[read] for ids in headers if ids[:read] == self.headed and read < len(ids))
+        return {self._encoded("analysis<|message|>")[len(named or ())]}
+
+    @property
+    def _opening(self) -> list[int]:
+        """The tokens between the last message and the name of the next channel."""
+        return self._encoded("<|end|><|start|>assistant<|channel|>" if self.channel else "<|channel|>")
+
+    def _named(self) -> list[int] | None:
+        """The tokens of a header behind `<|channel|>`, None before it."""
+        opening, headed = self._opening, self.headed
+        ends = (place + len(opening) for place in range(len(headed)) if headed[place : place + len(opening)] == opening)
+        return next((headed[end:] for end in ends), None)
+
+    def _thought_goes_on(self, named: list[int]) -> bool:
+        """Whether these are the first tokens of a thought's header, and more are needed."""
+        return bool(named) and not self.channel and named == self._encoded("analysis<|message|>")[: len(named)]
 
     def _encoded(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False, parse_special=True)

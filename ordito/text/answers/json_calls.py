@@ -18,6 +18,9 @@ class Body(Protocol):
     def push(self, c: str) -> list[Event]:
         """The events that the next character completes. Raises `ValueError` for an invalid character."""
 
+    def end(self) -> list[Event]:
+        """The events that the end of the answer completes."""
+
 
 class JsonValue:
     """Tracks one JSON value: `push` says of each character whether it is inside, the value's last, or behind a scalar."""
@@ -105,6 +108,10 @@ class JsonCalls:
                 raise ValueError(c)
         return []
 
+    def end(self) -> list[Event]:
+        """What is missing stays so: the arguments are what was written."""
+        return []
+
     def _value(self, c: str) -> list[Event]:
         where = self.value.push(c)
         events: list[Event] = []
@@ -171,6 +178,10 @@ class NamedCall:
         self.done = self.value.push(c) == "last"
         return [("arguments", c)]
 
+    def end(self) -> list[Event]:
+        """What is missing stays so: the arguments are what was written."""
+        return []
+
     def _name(self) -> str:
         # DeepSeek V3 writes `function<sep>NAME\n```json\n`, V3.1 `NAME<sep>`, Mistral `NAME[CALL_ID]ID[ARGS]` or `NAME[ARGS]`.
         head = self.head
@@ -202,6 +213,10 @@ class MistralCalls:
                 return []
             self.inner = JsonCalls() if c in "[{" else NamedCall(("[CALL_ID]", "[ARGS]"))
         return self.inner.push(c)
+
+    def end(self) -> list[Event]:
+        """What is missing stays so: the arguments are what was written."""
+        return []
 
 
 def _ends_escaped(raw: list[str]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
+from ordito.text.answers.json_calls import Event
 from ordito.text.answers.parts import Thought
 from ordito.text.answers.reader import AnswerReader
 from ordito.text.answers.style import Style
@@ -14,7 +15,7 @@ class MarkedReader(AnswerReader):
     """Parses answers by the markers of a `Style`. Markers that are not tokens are recognised by their text.
 
     `thinking`: the prompt ends inside reasoning (None: the answer may begin with some); `begun`: in the middle of text, or of
-    that reasoning. `tools`: the names of the tools offered, None if calls are not parsed.
+    that reasoning. `tools`: the names of the tools offered, or their schemas by name, None if calls are not parsed.
     """
 
     def __init__(
@@ -28,13 +29,15 @@ class MarkedReader(AnswerReader):
         stops: Sequence[str] = (),
     ) -> None:
         super().__init__(tokenizer, style.markers, stops, begun)
-        self.think, self.tools, self.offered = style.think, style.tools if tools is not None else None, tools or ()
+        self.think, self.tools = style.think, style.tools if tools is not None else None
+        self.offered = tools if isinstance(tools, Mapping) else dict.fromkeys(tools or ())
         self.state = "think" if thinking else "start" if (self.think or self.tools) and not begun else "say"
         self.may_think = thinking is None and not begun
         self.buffer = ""  # text that has not been parsed yet
         self.space = ""  # white space that is left out if nothing of its kind follows
         self.begun = begun  # a thought, or what is said, has its first character
         self.raw: str | None = None  # what may turn out to be no call; None once it is one
+        self.said = ("", False)  # `space` and `begun` before it
 
     @property
     def thinking(self) -> bool:
@@ -66,8 +69,10 @@ class MarkedReader(AnswerReader):
     def end(self, cut: bool) -> None:
         """No more comes: what was held back is what it looks like, but for a call that was `cut` off before it had a name."""
         self._settle()
+        if self.state == "call" and self.raw is None and not cut:
+            self._told(self.body.end())
         if self.state == "call" and self.raw and not self.body.done and not (cut and self.sure):
-            self._say(self.raw)
+            self._no_call("")
         if self.state == "say" and self.space and not self.calls:
             self.say(self.space)
 
@@ -87,17 +92,22 @@ class MarkedReader(AnswerReader):
             self._think(marker)
         elif self.tools and marker in self.tools.begin:
             self._enter("call", marker)
+        elif self.tools and marker == self.tools.opening:
+            self.buffer = marker + self.buffer
+            self._enter("call")
         elif self.tools and (marker in self.tools.skipped or (marker in self.tools.end and self.state == "call")):
             self._enter("say")
         else:
             self._say(marker)
 
     def _enter(self, state: str, raw: str = "") -> None:
+        if state == "call":
+            self.said = (self.space, self.begun)
         self.state, self.space, self.begun = state, "", False
         self.may_think = self.may_think and state != "think"
         if state == "call":
             assert self.tools is not None
-            self.body, self.raw, self.sure = self.tools.body(), raw, bool(raw)
+            self.body, self.raw, self.sure = self.tools.body(self.offered), raw, bool(raw)
 
     def _awaited(self) -> list[str]:
         """Markers that are known by their text and can stand here."""
@@ -106,6 +116,7 @@ class MarkedReader(AnswerReader):
             markers += self.think[1:] if self.state == "think" else self.think
         if self.tools and self.state != "think":
             markers += (*self.tools.begin, *self.tools.end, *self.tools.skipped)
+            markers += [self.tools.opening] if self.tools.opening else []
         return [marker for marker in markers if marker not in self.marks.values()]
 
     def _advance(self) -> bool:
@@ -171,20 +182,25 @@ class MarkedReader(AnswerReader):
             events = self.body.push(c)
         except (ValueError, RecursionError):
             return self._no_call(c)
+        if not self.sure and any(kind == "name" and text not in self.offered for kind, text in events):
+            return self._no_call(c)
+        self._told(events)
+        return True
+
+    def _told(self, events: Sequence[Event]) -> None:
+        """Pass on the name or the arguments of a call."""
         for kind, text in events:
             if kind == "name":
-                if not self.sure and text not in self.offered:
-                    return self._no_call(c)
                 self.raw = None
                 self.call(text)
-            elif kind == "arguments":
+            else:
                 self.arguments(text)
-        return True
 
     def _no_call(self, c: str) -> bool:
         """Treat what looked like a call as text; if its name has been emitted already, only what follows."""
-        text = c if self.raw is None else self.raw
+        text, said = (c, ("", False)) if self.raw is None else (self.raw, self.said)
         self._enter("say")
+        self.space, self.begun = said
         self._say(text)
         return True
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ordito.text.answers.json_calls import Body, JsonCalls, MistralCalls, NamedCall
+from ordito.text.answers.tagged_calls import FUNCTION, PARAMETER, TaggedCall
 
 
 @dataclass(frozen=True)
 class ToolStyle:
-    """The format of calls: a `begin` marker, a body that the parser `body()` reads, an `end` marker.
+    """The format of calls: a `begin` marker, a body that the parser `body(schemas by tool)` reads, an `end` marker.
 
     `skipped` markers may occur between calls; `inner` ones separate a call's name from its arguments. `bare`: an answer may
-    also begin with a call without a marker. `loose`: semicolons and backquotes may follow a call.
+    also begin with a call without a marker. `loose`: semicolons and backquotes may follow a call. `opening`: text with which
+    a body begins, where its marker may be missing. `shown`: texts that a template of this style contains beside the marker.
     """
 
     name: str
     begin: tuple[str, ...]
     end: tuple[str, ...]
-    body: Callable[[], Body]
+    body: Callable[[Mapping[str, Any]], Body]
     bare: bool = False
     loose: bool = False
     skipped: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
+    opening: str = ""
+    shown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,22 +51,23 @@ class Style:
 THINKING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 CHANNEL_MARKERS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|call|>", "<|return|>")
 
-HERMES = ToolStyle("hermes", ("<tool_call>",), ("</tool_call>",), JsonCalls)
+HERMES = ToolStyle("hermes", ("<tool_call>",), ("</tool_call>",), lambda _: JsonCalls())
 """Hermes 2 Pro's and Qwen's format; what is asked of models whose template knows no tools."""
 TOOL_STYLES = (
-    ToolStyle("mistral", ("[TOOL_CALLS]",), (), MistralCalls, inner=("[CALL_ID]", "[ARGS]")),
+    ToolStyle("mistral", ("[TOOL_CALLS]",), (), lambda _: MistralCalls(), inner=("[CALL_ID]", "[ARGS]")),
     ToolStyle(
         "deepseek",
         ("<｜tool▁call▁begin｜>",),
         ("<｜tool▁call▁end｜>",),
-        lambda: NamedCall(("<｜tool▁sep｜>",)),
+        lambda _: NamedCall(("<｜tool▁sep｜>",)),
         loose=True,
         inner=("<｜tool▁sep｜>",),
         skipped=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
     ),
+    ToolStyle("qwen3-coder", ("<tool_call>",), ("</tool_call>",), TaggedCall, opening=FUNCTION, shown=(FUNCTION, PARAMETER)),
     HERMES,
-    ToolStyle("phi-4-mini", ("<|tool_call|>",), ("<|/tool_call|>",), JsonCalls),
-    ToolStyle("llama-3", ("<|python_tag|>",), (), JsonCalls, bare=True, loose=True),
+    ToolStyle("phi-4-mini", ("<|tool_call|>",), ("<|/tool_call|>",), lambda _: JsonCalls()),
+    ToolStyle("llama-3", ("<|python_tag|>",), (), lambda _: JsonCalls(), bare=True, loose=True),
 )
 """A model's style is the first one whose begin marker is in its template; Llama's is last, since it needs none."""
 
@@ -80,6 +86,7 @@ def style_of(template: str) -> Style:
         return Style(channels=True)
     think = next((pair for pair in THINKING if pair[0] in template or pair[1] in template), None)
     for tools in TOOL_STYLES:
-        if any(marker in template for marker in tools.begin) or (tools.bare and '"parameters": ' in template):
+        begun = any(marker in template for marker in tools.begin) and all(text in template for text in tools.shown)
+        if begun or (tools.bare and '"parameters": ' in template):
             return Style(think, tools)
     return Style(think, HERMES)
