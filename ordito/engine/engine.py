@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ordito.engine.drafting import MAX_DRAFT, Drafter, DraftModel, PromptLookup
 from ordito.engine.penalties import tokens_containing
-from ordito.engine.prefix import PrefixCache
+from ordito.engine.prefix import PrefixCache, shared_length
 from ordito.engine.request import Request
 from ordito.engine.running import Running
 from ordito.engine.stream import Mailbox, Stream
@@ -29,6 +31,10 @@ PREFILL_SECONDS, DECODE_SECONDS = 1.0, 0.15
 """How long a step should take: while prompts alone are read, and while answers are being decoded, which a step holds up."""
 SCORED_CHUNK = 64
 """Tokens of a prompt that are prefilled in one step where `prompt_logprobs` asks for logits after each of them."""
+SHARED = 64
+"""Tokens of a prompt, at least, for whose prefill by another answer one waits."""
+LOOKAHEAD = 8
+"""Waiting answers of a user that are considered for the next place, while those before them await another's prefill."""
 GROWTH = 32
 """Tokens that every answer should have room for when another is admitted: a page of the native runtime's cache."""
 _NUMBER_BYTES = {"f32": 4, "f16": 2, "q8": 1}
@@ -234,19 +240,47 @@ class Engine:
                 del self._waiting[user]
 
     def _admit(self) -> None:
-        """Start waiting requests, one user after another, as long as there is room in the batch and in memory."""
-        while self._waiting:
-            user, ones = next(iter(self._waiting.items()))
-            one = ones[0]
+        """Start waiting requests, one user after another, as long as there is room in the batch and in memory; those that would
+        read what is being read already are passed over until it was."""
+        while self._waiting and len(self.running) < self.most_together:
+            one = next(filter(None, map(self._next, self._waiting.values())), None)
+            if one is None:
+                return
+            user, ones = one.request.user, self._waiting[one.request.user]
             if self.running and len(self.running) + 1 + len(one.followers) > self.most_together:
                 return
             if self.running and not self._make_room(self._needed(one), preempt=False):
                 return
-            ones.popleft()
+            ones.remove(one)
             self._waiting.move_to_end(user)
             if not ones:
                 del self._waiting[user]
             self._begin(one)
+
+    def _next(self, ones: Iterable[Running]) -> Running | None:
+        """The first of a user's waiting answers that gains nothing by waiting for the prefill of a running one."""
+        return next((one for one in islice(ones, LOOKAHEAD) if not self._awaits(one)), None)
+
+    def _awaits(self, new: Running) -> bool:
+        """Whether a running answer is about to read a long prefix of this one's prompt, which nothing has read before. This
+        ends with the other's prefill, so that no answer waits forever."""
+        if not self._caches(new):
+            return False
+        for other in self.running:
+            if other.made or other.request.user != new.request.user or other.ids[:SHARED] != new.ids[:SHARED]:
+                continue
+            shared = min(shared_length(other.ids, new.ids), len(new.ids) - 1)
+            # A windowed cache can be continued only at its end.
+            if self.windowed and shared < len(other.ids) - 1:
+                continue
+            cached = self.prefixes.longest(new.ids, new.request.user)
+            if shared - cached >= SHARED and int(other.sequence.length) < shared:
+                return True
+        return False
+
+    def _caches(self, one: Running) -> bool:
+        """Whether an answer can begin with what others have read."""
+        return one.request.source is None and one.request.prompt_logprobs is None and not self.runtime.reads_whole
 
     def _needed(self, new: Running) -> int:
         """Bytes of keys and values that the running answers and a `new` one have yet to allocate: what they have not read, and
@@ -262,7 +296,7 @@ class Engine:
         request, box = one.request, one.box
         try:
             found = None
-            if request.source is None and request.prompt_logprobs is None and not self.runtime.reads_whole:
+            if self._caches(one):
                 begun = [(other.ids, other.sequence, other.request.user) for other in self.running]
                 found = self.prefixes.find(one.ids, request.user, begun)
             one.sequence = found.sequence if found and found.sequence is not None else None

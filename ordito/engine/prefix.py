@@ -59,6 +59,11 @@ class PrefixCache:
                 return Found(fork, _difference(mine[shared[0][1]].ids, ids, longest, length))
         return Found(None, _difference(mine[shared[0][1]].ids, ids, longest, 0))
 
+    def longest(self, prompt: Sequence[int], user: str) -> int:
+        """How many tokens of a prompt the sequence has that shares the longest prefix with it."""
+        ids = np.asarray(prompt, np.int64)
+        return max((_shared(kept.ids, ids, len(ids) - 1) for kept in self.kept if kept.user == user), default=0)
+
     def keep(self, ids: Sequence[int], sequence: Any, user: str, *, windowed: bool) -> None:
         """Add a sequence of these ids, which is not written to from now on.
 
@@ -90,6 +95,11 @@ class PrefixCache:
         if kept in self.kept:
             self.kept.remove(kept)
             self.kept.append(kept)
+
+
+def shared_length(some: Sequence[int], others: Sequence[int]) -> int:
+    """Length of the common prefix of two texts in ids."""
+    return _shared(np.asarray(some, np.int64), np.asarray(others, np.int64), len(some))
 
 
 def _shared(kept: np.ndarray, ids: np.ndarray, limit: int) -> int:

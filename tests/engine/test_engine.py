@@ -102,6 +102,37 @@ def test_a_prompt_is_shared_with_one_that_is_still_answered(engine):
     assert finished(first)[0].token_ids[:2] == second.token_ids
 
 
+def test_prompts_that_arrive_together_are_read_once(model, engine, monkeypatch):
+    monkeypatch.setattr("ordito.engine.engine.MAX_CHUNK", 20)  # so that the prefill takes several steps
+    monkeypatch.setattr("ordito.engine.engine.SHARED", 20)
+    prefix = "warp and the loom weft x " * 6
+    ends = ["", "", "a", "the weft", "x"]
+    streams = [engine.submit(prefix + end, max_tokens=6) for end in ends]
+    other = engine.submit("a weft", max_tokens=3)
+    stranger = engine.submit(prefix, max_tokens=3, user="stranger")
+    engine.step()
+    # The first of the alike, and those that have nothing to wait for.
+    assert [one.box for one in engine.running] == [streams[0].box, stranger.box, other.box]
+    shared = len(model.tokenizer.encode(prefix))
+    for number, (end, stream) in enumerate(zip(ends, streams, strict=True)):
+        (result,) = finished(stream)
+        assert result.token_ids == alone(model, prefix + end, max_tokens=6)[0].token_ids
+        assert (result.cached_tokens > shared - 5) == (number > 0)
+    assert finished(stranger)[0].cached_tokens == 0
+    assert finished(other)
+    assert engine.idle
+
+
+def test_whoever_waits_for_a_prefill_that_is_cancelled_goes_on(engine, monkeypatch):
+    monkeypatch.setattr("ordito.engine.engine.SHARED", 20)
+    monkeypatch.setattr("ordito.engine.engine.MAX_CHUNK", 20)
+    first, second = (engine.submit("warp and the loom weft x " * 6, max_tokens=4) for _ in range(2))
+    engine.step()
+    assert len(engine.running) == 1
+    first.cancel()
+    assert finished(second)[0].finish_reason in ("stop", "length")
+
+
 def test_several_answers_share_a_prompt(model, engine):
     results = finished(engine.submit("the loom", n=4, temperature=1.5, seed=3, max_tokens=10))
     assert len({tuple(result.token_ids) for result in results}) > 1
