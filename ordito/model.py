@@ -286,7 +286,8 @@ class Model:
 
         style = asked.style
         # Without a token of its own, the beginning of a call could as well be that of the answer.
-        marked = style.channels or (style.tools is not None and self._marker(style.tools.begin[0])[0] == "<")
+        kind = style.tools
+        marked = style.channels or (kind is not None and not kind.bare and self._marker(kind.begin[0])[0] == "<")
         offered = tools if tools and marked else ()
         if tools is None or asked.begun or not (offered or style.channels):
             return self.grammars.prepared(grammar)

@@ -83,6 +83,18 @@ CASES = {
     "phi": ("phi-4-mini", '<|tool_call|>[{"name": "f", "arguments": {"a": 1}}]<|/tool_call|>', ("", "", [("f", '{"a": 1}')])),
     "llama": ("llama-3.1", '{"name": "f", "parameters": {"a": 1}}', ("", "", [("f", '{"a": 1}')])),
     "two of llama's": ("llama-3.1", '{"name": "f", "parameters": {"a": 1}}; {"name": "g", "parameters": {}}', ("", "", [("f", '{"a": 1}'), ("g", "{}")])),
+    "a list of llama's": ("llama-3.1", '[{"name": "f", "parameters": {}}, {"name": "g", "parameters": {"a": 1}}]', ("", "", [("f", "{}"), ("g", '{"a": 1}')])),
+    "a built-in tool of llama's": ("llama-3.1", '<|python_tag|>f.call(query="a \\"b\\", (c")', ("", "", [("f", '{"query": "a \\"b\\", (c"}')])),
+    "llama's python": ("llama-3.1", "<|python_tag|>print(1)", ("<|python_tag|>print(1)", "", [])),
+    "calls in python": (
+        "llama-3.2",
+        "[f(a='x, \\'y\\')]', b=[1, {'c': None}], d=True), g()]",
+        ("", "", [("f", """{"a": "x, 'y')]", "b": [1, {"c": null}], "d": true}"""), ("g", "{}")]),
+    ),
+    "llama 4's": ("llama-4", "[f(a=-1.5, b=null)]", ("", "", [("f", '{"a": -1.5, "b": null}')])),
+    "a list that is no call": ("llama-3.2", "[1] See (this), [h(a=1)].", ("[1] See (this), [h(a=1)].", "", [])),
+    "what phi was not offered": ("phi-4-mini", "See functools [1].", ("See functools [1].", "", [])),
+    "phi's other mark": ("phi-4-mini", 'functools[{"name": "f", "arguments": {"a": 1}}]', ("", "", [("f", '{"a": 1}')])),
     "json that is no call": ("llama-3.1", '{"name": "Ada", "age": 36}', ('{"name": "Ada", "age": 36}', "", [])),
     "llama's words": ("llama-3.1", "It is { sunny }.", ("It is { sunny }.", "", [])),
 }  # fmt: skip
@@ -242,6 +254,23 @@ def test_calls_in_tags_have_values_of_their_types(case, marks, data):
     assert [(name, json.loads(arguments)) for name, arguments in got.calls] == calls
 
 
+def test_arguments_without_names_are_the_next_ones():
+    got, _ = read(["[area('square', precision=3, exact=f(1))]"], style("llama-3.2"), tools=SCHEMAS)
+    assert [json.loads(arguments) for _, arguments in got.calls] == [{"shape": "square", "precision": 3, "exact": "f(1)"}]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    pieces=st.lists(
+        st.sampled_from(["[", "]", "f(", "g(", ")", "a=", '"', "'", "\\\\", ",", "1", " ", "{", "f.call(", "<|python_tag|>"]),
+        max_size=14,
+    )
+)
+def test_no_order_of_python_breaks_the_reader(pieces):
+    text = "".join(pieces)
+    assert read(list(text), style("llama-3.1"), tools=["f"])[0] == read([text], style("llama-3.1"), tools=["f"])[0]
+
+
 def test_styles_of_calls_are_told_apart():
     assert CODER.tools.name == "qwen3-coder"
     assert style("qwen3").tools.name == "hermes"
@@ -258,7 +287,7 @@ def test_no_order_of_tags_breaks_the_reader(pieces):
 
 @settings(deadline=None, max_examples=300)
 @given(
-    text=st.text(alphabet='<>/tolcahink_{}[]":,\\ \nfg', max_size=60),
+    text=st.text(alphabet='<>/tolcahink_{}[]()=":,\\ \nfg', max_size=60),
     name=st.sampled_from(["qwen3", "mistral-v11", "llama-3.1", "deepseek-v3"]),
 )
 def test_nothing_that_a_model_writes_breaks_the_reader(text, name):

@@ -128,7 +128,7 @@ class MarkedReader(AnswerReader):
             awaited = self._awaited()
             if not rest or any(marker.startswith(rest) and marker != rest for marker in awaited):
                 return False
-            if self.tools and self.tools.bare and rest.startswith("{"):
+            if self.tools and rest[0] in self.tools.bare:
                 self.buffer = rest
                 self._enter("call")
             elif not any(rest.startswith(marker) for marker in awaited):
@@ -212,7 +212,7 @@ class MarkedReader(AnswerReader):
         self.buffer = rest
         if not rest or any(marker.startswith(rest) and marker != rest for marker in awaited):
             return False
-        if self.tools.bare and rest.startswith("{"):
+        if rest[0] in self.tools.bare:
             self._enter("call")
         elif marker := next((marker for marker in awaited if rest.startswith(marker)), None):
             self.buffer = rest[len(marker) :]

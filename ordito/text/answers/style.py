@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ordito.text.answers.json_calls import Body, JsonCalls, MistralCalls, NamedCall
+from ordito.text.answers.python_calls import LlamaCalls
 from ordito.text.answers.tagged_calls import FUNCTION, PARAMETER, TaggedCall
 
 
@@ -14,16 +15,17 @@ from ordito.text.answers.tagged_calls import FUNCTION, PARAMETER, TaggedCall
 class ToolStyle:
     """The format of calls: a `begin` marker, a body that the parser `body(schemas by tool)` reads, an `end` marker.
 
-    `skipped` markers may occur between calls; `inner` ones separate a call's name from its arguments. `bare`: an answer may
-    also begin with a call without a marker. `loose`: semicolons and backquotes may follow a call. `opening`: text with which
-    a body begins, where its marker may be missing. `shown`: texts that a template of this style contains beside the marker.
+    `skipped` markers may occur between calls; `inner` ones separate a call's name from its arguments. `bare`: characters with
+    which a call without a marker may begin an answer. `loose`: semicolons and backquotes may follow a call. `opening`: text
+    with which a body begins, where its marker may be missing. `shown`: texts that a template of this style contains beside the
+    marker.
     """
 
     name: str
     begin: tuple[str, ...]
     end: tuple[str, ...]
     body: Callable[[Mapping[str, Any]], Body]
-    bare: bool = False
+    bare: str = ""
     loose: bool = False
     skipped: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
@@ -66,8 +68,8 @@ TOOL_STYLES = (
     ),
     ToolStyle("qwen3-coder", ("<tool_call>",), ("</tool_call>",), TaggedCall, opening=FUNCTION, shown=(FUNCTION, PARAMETER)),
     HERMES,
-    ToolStyle("phi-4-mini", ("<|tool_call|>",), ("<|/tool_call|>",), lambda _: JsonCalls()),
-    ToolStyle("llama-3", ("<|python_tag|>",), (), lambda _: JsonCalls(), bare=True, loose=True),
+    ToolStyle("phi-4-mini", ("<|tool_call|>", "functools"), ("<|/tool_call|>",), lambda _: JsonCalls()),
+    ToolStyle("llama-3", ("<|python_tag|>",), (), LlamaCalls, bare="{[", loose=True),
 )
 """A model's style is the first one whose begin marker is in its template; Llama's is last, since it needs none."""
 

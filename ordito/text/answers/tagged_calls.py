@@ -179,7 +179,7 @@ def typed(text: str, schema: Any) -> Any:
                 return text
             return int(number) if number.is_integer() else number
         case _:
-            return _parsed(text)
+            return parsed(text)
 
 
 def is_text(schema: Mapping[str, Any]) -> bool:
@@ -205,7 +205,7 @@ def _types(schema: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """JSON, or else a literal of Python, or else the text itself."""
     for read in (json.loads, ast.literal_eval):
         try:
