@@ -271,6 +271,13 @@ def test_no_order_of_python_breaks_the_reader(pieces):
     assert read(list(text), style("llama-3.1"), tools=["f"])[0] == read([text], style("llama-3.1"), tools=["f"])[0]
 
 
+def test_lone_surrogates_stay_escaped():
+    (call,) = read([tagged("area", dimensions='["\\ud800", "é"]')], CODER, tools=SCHEMAS)[0].calls
+    assert call[1].encode() == b'{"dimensions": ["\\ud800", "\\u00e9"]}'
+    (call,) = read(["[f(a='\\ud800')]"], style("llama-3.2"), tools=["f"])[0].calls
+    assert call[1].encode() == b'{"a": "\\ud800"}'
+
+
 def test_styles_of_calls_are_told_apart():
     assert CODER.tools.name == "qwen3-coder"
     assert style("qwen3").tools.name == "hermes"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ordito.text.answers.json_calls import Body, Event, JsonCalls
-from ordito.text.answers.tagged_calls import parsed
+from ordito.text.answers.tagged_calls import member, parsed
 
 _ARGUMENT = re.compile(r"\s*(\w+)\s*=(?!=)(.*)", re.DOTALL)
 _LONGEST_NAME = 1000
@@ -83,8 +82,8 @@ class PythonCalls:
         if text.strip():
             named = _ARGUMENT.fullmatch(text)
             key = named[1] if named else next((key for key in self.parameters if key not in self.keys), f"_{len(self.keys)}")
-            value = json.dumps(parsed((named[2] if named else text).strip()), ensure_ascii=False)
-            events.append(("arguments", f"{', ' if self.keys else ''}{json.dumps(key, ensure_ascii=False)}: {value}"))
+            value = parsed((named[2] if named else text).strip())
+            events.append(("arguments", (", " if self.keys else "") + member(key, value)))
             self.keys.append(key)
         if last:
             events.append(("arguments", "}"))

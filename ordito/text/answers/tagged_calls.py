@@ -140,8 +140,7 @@ class TaggedCall:
         self.key, self.closed, self.after = None, "", []
         separator = ", " if self.seen else ""
         self.seen.add(key)
-        value = json.dumps(typed(text, self.properties.get(key)), ensure_ascii=False)
-        return [("arguments", f"{separator}{json.dumps(key, ensure_ascii=False)}: {value}")]
+        return [("arguments", separator + member(key, typed(text, self.properties.get(key))))]
 
     def _call_ends(self) -> list[Event]:
         self.done = True
@@ -214,4 +213,14 @@ def parsed(text: str) -> Any:
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
         return value
+    return text
+
+
+def member(key: str, value: Any) -> str:
+    """A member of an object, as JSON text; lone surrogates, which no encoding has, stay escaped."""
+    text = f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{json.dumps(key)}: {json.dumps(value)}"
     return text
