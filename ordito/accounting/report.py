@@ -63,7 +63,7 @@ def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
     for tokens in sorted({min(512, own), own}):
         work = flops.prefill(tokens)
         yield (
-            f"prefill of {tokens:,}, per token",
+            f"{'encoding' if account.spec.encoder else 'prefill'} of {tokens:,}, per token",
             short(work.total / tokens),
             share(work.attention, work.total),
             size(account.read_at_once(tokens) / tokens),

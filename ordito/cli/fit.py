@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @default_model("A name, a config.json, a GGUF file, a folder, or org/name.")
-@click.option("--context", "-c", type=int, help="Tokens of each sequence. [default: 4096, or the model's context if smaller]")
+@click.option(
+    "--context",
+    "-c",
+    type=int,
+    help="Tokens of each sequence (T5: of source and answer each). [default: 4096, or the model's context if smaller]",
+)
 @click.option("--batch", "-b", default=1, help="Sequences at once.")
 @click.option("--quant", "-q", help="Assume this quantization: Q4_K_M, Q8_0, BF16, ...")
 @click.option("--memory", type=float, help="GB of another machine, instead of what is free here.")
