@@ -40,9 +40,9 @@ def fit(
     from ordito.fitting import fit as fit_spec
     from ordito.fitting import this_machine, vocabulary_size
 
-    for name, value in (("--memory", memory), ("--bandwidth", bandwidth)):
+    for name, value, unit in (("--memory", memory, "GB"), ("--bandwidth", bandwidth, "GB/s")):
         if value is not None and not 0 < value < 1e9:
-            raise OrditoError(f"{name}: got {value:g}, expected more than zero, in GB")
+            raise OrditoError(f"{name}: got {value:g} {unit}, expected a number above 0 and below 1e9")
     outline = known(model)
     with working("measuring this machine"):
         machine = this_machine(memory=round(memory * 1e9) if memory else None, bandwidth=bandwidth * 1e9 if bandwidth else None)

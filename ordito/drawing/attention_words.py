@@ -67,7 +67,7 @@ def mask(block: Attention) -> str:
     """The mask of self-attention."""
     limits = ["causal" if block.causal else "bidirectional"]
     if block.window is not None:
-        limits.append(f"window {block.window:,}")
+        limits.append(f"window {block.window:,}" if block.causal else f"window ±{block.window - 1:,}")
     if block.chunk is not None:
         limits.append(f"chunks of {block.chunk:,}")
     if (sparse := block.block_sparse) is not None:

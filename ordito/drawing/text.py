@@ -16,7 +16,19 @@ MOST_GROUPS = 12
 LONGEST_NAME = 40
 """Characters of a block's name that are shown, at most."""
 _ASCII = str.maketrans(
-    {"×": "x", "→": "->", "θ": "theta", "ε": "eps", "√": "sqrt ", "÷": "/", "–": "-", "≤": "<=", "·": "*", "…": "..."}
+    {
+        "×": "x",
+        "→": "->",
+        "θ": "theta",
+        "ε": "eps",
+        "√": "sqrt ",
+        "÷": "/",
+        "–": "-",
+        "≤": "<=",
+        "·": "*",
+        "…": "...",
+        "±": "+-",
+    }
 )
 
 

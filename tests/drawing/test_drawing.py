@@ -112,6 +112,7 @@ def test_the_layers_of_gemma_3_are_folded():
         ("gpt-oss-120b", ["sinks", "one learned logit per head", "causal, window 128", "gate ≤ 7, |up| ≤ 7"]),
         ("Llama 4 Scout 17B-16E", ["causal, chunks of 8,192", "1 + 0.1 ln(1 + int((p + 1) / 8,192))", "none", "applied to an expert's input"]),
         ("T5 small", ["Cross-attention", "from the encoder", "Shared embedding", "6 layers", "6 + 6 layers"]),
+        ("ModernBERT base", ["bidirectional, window ±64"]),
         ("BERT base uncased", ["bidirectional", "Pooler", "vector of 768"]),
     ],
 )  # fmt: skip
