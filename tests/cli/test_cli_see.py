@@ -117,7 +117,7 @@ def test_fit(cli, folder, machine):  # noqa: F811
     assert {choice["name"] for choice in data["quantizations"]} >= {"Q4_K_M", "Q8_0", "BF16"}
     done = cli("fit", folder, "--context", "32").out
     assert "largest context that fits" in done
-    assert "decoding at 32 tokens" in done
+    assert "decode at 32 tokens" in done
     assert "a context of 999" in cli("fit", folder, "--context", "999", status=1).err
     assert "--memory" in cli("fit", folder, "--memory", "-1", status=1).err
     assert "unknown quantization" in cli("fit", folder, "--quant", "Q9", status=1).err
