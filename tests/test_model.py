@@ -213,7 +213,7 @@ def test_wrong_settings_are_refused(model, settings, message):
         model.generate("the", **settings)
 
 
-@pytest.mark.parametrize("ids", [[], [-1], [10**6], [[1, 2]], [0.5], "text"])
+@pytest.mark.parametrize("ids", [[], [-1], [10**6], [[1, 2]], [[1, 2], [3]], [0.5], "text"])
 def test_wrong_token_ids_are_refused(model, ids):
     with pytest.raises(OrditoError, match="token ids"):
         model.logits(ids)

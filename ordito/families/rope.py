@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from ordito.errors import ConfigError
@@ -210,6 +211,12 @@ def tensors_from_rope(rope: Rope) -> dict[str, list[float]]:
         case LongRopeScaling(short=short, long=long):
             return {"rope_factors_short.weight": list(short), "rope_factors_long.weight": list(long)}
     return {}
+
+
+def as_divisors(rope: Rope) -> Rope:
+    """The same rope as a GGUF file holds it: with divisors of frequencies in place of the scaling that gives them."""
+    divisors = tensors_from_rope(rope).get("rope_freqs.weight")
+    return replace(rope, scaling=DivisorScaling(divisors=tuple(divisors))) if divisors else rope
 
 
 def metadata_from_rope(rope: Rope) -> dict[str, Any]:

@@ -66,6 +66,16 @@ def test_gguf_header_to_spec_and_back(name):
     assert rounded(spec_from_header(header_from_spec(made))) == rounded(made)
 
 
+@pytest.mark.parametrize(("low", "original"), [(1.0, 16), (2.0, 8192)])
+def test_llama3_scalings_of_other_bands_are_written_to_gguf_as_divisors(low, original):
+    scaling = LLAMA3 | {"low_freq_factor": low, "original_max_position_embeddings": original}
+    made = spec_from_config(LLAMA | {"head_dim": 64, "rope_scaling": scaling})
+    back = spec_from_header(header_from_spec(made))
+    ropes = [next(leaf.rope for _, leaf in found.attentions) for found in (made, back)]
+    assert ropes[0] != ropes[1]
+    assert ropes[1].frequencies(1) == pytest.approx(ropes[0].frequencies(1), rel=1e-6)
+
+
 def test_gguf_header_of_an_encoder():
     made = spec_from_config(BERT)
     bare = families.bert.build(
