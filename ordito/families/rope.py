@@ -80,6 +80,8 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
         short, long = (tuple(map(float, source.items(key))) for key in ("short_factor", "long_factor"))
         factor = source.real("attention_factor", default)
         return LongRopeScaling(short=short, long=long, context=original, attention_factor=factor)
+    if kind not in (kinds := ("linear", "dynamic", "llama3", "yarn")):
+        raise source.fail("rope_type", kind, f"one of default, {', '.join(kinds)}, longrope")
     factor = source.real("factor")
     if kind == "linear":
         return LinearScaling(factor=factor)
@@ -88,17 +90,15 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
     if kind == "llama3":
         low, high = source.real("low_freq_factor"), source.real("high_freq_factor")
         return Llama3Scaling(factor=factor, low_frequency=low, high_frequency=high, context=original)
-    if kind == "yarn":
-        default = _yarn_attention_factor(source, factor)
-        return YarnScaling(
-            factor=factor,
-            context=original,
-            beta_fast=source.real("beta_fast", 32.0),
-            beta_slow=source.real("beta_slow", 1.0),
-            truncate=source.flag("truncate", True),
-            attention_factor=source.real("attention_factor", default),
-        )
-    raise source.fail("rope_type", kind, "one of default, linear, dynamic, llama3, yarn, longrope")
+    default = _yarn_attention_factor(source, factor)
+    return YarnScaling(
+        factor=factor,
+        context=original,
+        beta_fast=source.real("beta_fast", 32.0),
+        beta_slow=source.real("beta_slow", 1.0),
+        truncate=source.flag("truncate", True),
+        attention_factor=source.real("attention_factor", default),
+    )
 
 
 def _yarn_attention_factor(source: Reader, factor: float) -> float:

@@ -173,6 +173,7 @@ def test_bookkeeping_keys_are_not_reported():
         ({"hidden_act": "sillu"}, "did you mean silu"),
         ({"tie_word_embeddings": "yes"}, "true or false"),
         ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, "one of default"),
+        ({"rope_scaling": {"type": "spiral"}}, "one of default"),
         ({"rope_scaling": {"type": "linear"}}, "'factor' is missing"),
         ({"rope_scaling": [1]}, "an object"),
         ({"rope_theta": 0.5}, "more than 1"),
