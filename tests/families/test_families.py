@@ -193,7 +193,7 @@ def test_a_wrong_config_says_what_is_wrong(change, message):
         (GEMMA | {"model_type": "gemma2", "layer_types": ["a", "b", "c"]}, "3 entries"),
         (GEMMA | {"model_type": "gemma3"}, "text half"),
         (BERT | {"position_embedding_type": "relative_key"}, "absolute"),
-        (BERT | {"architectures": ["BertForSequenceClassification"]}, "BertModel or BertForMaskedLM"),
+        (BERT | {"architectures": ["BertForSequenceClassification"]}, "BertModel, BertForMaskedLM or BertForPreTraining"),
         ("config", "expected an object"),
     ],
 )
