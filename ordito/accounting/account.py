@@ -10,7 +10,7 @@ from typing import Any
 
 from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, variants
 from ordito.accounting.flops import Flops
-from ordito.accounting.parameters import Tensor, tensors
+from ordito.accounting.parameters import Tensor, count, tensors
 from ordito.accounting.tree import Part, Stored, tree_of
 from ordito.spec import Attention, Spec, expect_spec, leaves_of
 
@@ -182,6 +182,9 @@ def account(spec: Spec, stored: Mapping[str, Stored] | None = None) -> Account:
     """
     expect_spec(spec, "account")
     return Account(spec, stored)
+
+
+account.count = count  # type: ignore[attr-defined]  # public as `ordito.account.count`: the totals alone
 
 
 def _layer(layer: Layer, times: int) -> dict[str, Any]:

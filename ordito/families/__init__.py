@@ -17,8 +17,9 @@ from ordito.families.family import GGUF, Family, Header, with_fusions
 from ordito.families.naming import Names
 from ordito.families.nearest import UnknownArchitectureError
 from ordito.families.reader import Reader
-from ordito.families.rope import tensors_from_rope
-from ordito.spec import Spec
+from ordito.families.rope import as_divisors, tensors_from_rope
+from ordito.spec import Rope, Spec
+from ordito.spec.node import from_dict
 
 __all__ = [
     "Family",
@@ -127,17 +128,20 @@ def header_from_spec(spec: Spec) -> Header:
     shapes |= {name: (len(values),) for name, values in settings.items()}
     same_label = {"architecture": label}  # one GGUF label may cover several families: `llama` is Mistral's too
     header = Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
-    if _rounded(_shape(spec_from_header(header))) | same_label != _rounded(_shape(spec)) | same_label:
+    if _comparable(_shape(spec_from_header(header))) | same_label != _comparable(_shape(spec)) | same_label:
         raise ConfigError(f"GGUF metadata of {label!r} cannot express this spec: save as safetensors instead")
     return header
 
 
-def _rounded(value: Any) -> Any:
-    """The same with floats at 6 digits, which survive fp32 and the conversion of YaRN's attention factor."""
+def _comparable(value: Any) -> Any:
+    """A spec's dict, with what GGUF stores in another form made alike: floats at 6 digits, which survive fp32 and the
+    conversion of YaRN's attention factor, and the divisors that a rope's scaling gives."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        if value.get("node") == Rope.__name__:
+            value = as_divisors(from_dict(value)).to_dict()
+        return {key: _comparable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [_comparable(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

@@ -42,13 +42,15 @@ class UnknownArchitectureError(ConfigError):
 def nearest(config: Mapping[str, Any], families: Iterable[Family]) -> tuple[Family | None, str, list[str], Spec | None]:
     """The family and `model_type` that read most keys of a configuration, the keys left unread, and the spec, if it gave one.
 
-    Families that give a spec (by more than 3 keys) come before those that raise an error.
+    Families that give a spec (by more than 3 keys) come before those that raise an error. `architectures` names a class that
+    none of them knows, so it is left out.
     """
     best: tuple[tuple[bool, int, int], Family | None, str, list[str], Spec | None] = ((False, 0, 0), None, "", [], None)
     given = {key for key in config if not key.startswith("_")} - IRRELEVANT
+    values = {key: value for key, value in config.items() if key != "architectures"}
     for family in families:
         for label in family.model_types:
-            reader, spec = Reader({**config, "model_type": label}, "config.json"), None
+            reader, spec = Reader({**values, "model_type": label}, "config.json"), None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with contextlib.suppress(OrditoError):

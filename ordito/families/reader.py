@@ -127,8 +127,9 @@ class Reader:
             raise self.fail(key, value, f"{expected!r}, the only form of this family")
 
     def finish(self, irrelevant: Iterable[str] = ()) -> None:
-        """Warn (`OrditoWarning`) of every key that was not read and is not `irrelevant`."""
-        unread = sorted(key for key in self.values.keys() - self.seen - set(irrelevant) if not key.startswith("_"))
+        """Warn (`OrditoWarning`) of every key that was not read and is not `irrelevant`, which counts as read."""
+        self.seen |= self.values.keys() & set(irrelevant)
+        unread = sorted(key for key in self.values.keys() - self.seen if not key.startswith("_"))
         if unread:
             hints = "".join(f"{key!r}{did_you_mean(key, self.seen)}, " for key in unread).rstrip(", ")
             warnings.warn(f"{self.where}: unknown keys were left unused: {hints}", OrditoWarning, stacklevel=2)

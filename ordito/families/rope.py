@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from ordito.errors import ConfigError
@@ -79,6 +80,8 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
         short, long = (tuple(map(float, source.items(key))) for key in ("short_factor", "long_factor"))
         factor = source.real("attention_factor", default)
         return LongRopeScaling(short=short, long=long, context=original, attention_factor=factor)
+    if kind not in (kinds := ("linear", "dynamic", "llama3", "yarn")):
+        raise source.fail("rope_type", kind, f"one of default, {', '.join(kinds)}, longrope")
     factor = source.real("factor")
     if kind == "linear":
         return LinearScaling(factor=factor)
@@ -87,17 +90,15 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
     if kind == "llama3":
         low, high = source.real("low_freq_factor"), source.real("high_freq_factor")
         return Llama3Scaling(factor=factor, low_frequency=low, high_frequency=high, context=original)
-    if kind == "yarn":
-        default = _yarn_attention_factor(source, factor)
-        return YarnScaling(
-            factor=factor,
-            context=original,
-            beta_fast=source.real("beta_fast", 32.0),
-            beta_slow=source.real("beta_slow", 1.0),
-            truncate=source.flag("truncate", True),
-            attention_factor=source.real("attention_factor", default),
-        )
-    raise source.fail("rope_type", kind, "one of default, linear, dynamic, llama3, yarn, longrope")
+    default = _yarn_attention_factor(source, factor)
+    return YarnScaling(
+        factor=factor,
+        context=original,
+        beta_fast=source.real("beta_fast", 32.0),
+        beta_slow=source.real("beta_slow", 1.0),
+        truncate=source.flag("truncate", True),
+        attention_factor=source.real("attention_factor", default),
+    )
 
 
 def _yarn_attention_factor(source: Reader, factor: float) -> float:
@@ -210,6 +211,12 @@ def tensors_from_rope(rope: Rope) -> dict[str, list[float]]:
         case LongRopeScaling(short=short, long=long):
             return {"rope_factors_short.weight": list(short), "rope_factors_long.weight": list(long)}
     return {}
+
+
+def as_divisors(rope: Rope) -> Rope:
+    """The same rope as a GGUF file holds it: with divisors of frequencies in place of the scaling that gives them."""
+    divisors = tensors_from_rope(rope).get("rope_freqs.weight")
+    return replace(rope, scaling=DivisorScaling(divisors=tuple(divisors))) if divisors else rope
 
 
 def metadata_from_rope(rope: Rope) -> dict[str, Any]:
