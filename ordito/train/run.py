@@ -20,7 +20,7 @@ from ordito.train.loop import NotFiniteError, Trainer
 from ordito.train.processes import Processes, everywhere, joined
 from ordito.train.samples import sample
 from ordito.train.setup import set_up
-from ordito.train.stops import Stops
+from ordito.train.stops import STOP_FILE, Stops
 from ordito.train.subject import Subject
 
 RUN = "run.yaml"
@@ -73,6 +73,8 @@ class Run:
     def _go(self, resume: bool) -> Result:
         with self.processes.together():
             self._check_folder(resume)
+            if resume:
+                (self.config.folder / STOP_FILE).unlink(missing_ok=True)
         trainer, evaluated = set_up(self.config, self.listener, self.processes)
         self.config = trainer.config
         journal_type = Journal if self.processes.first else MemoryJournal
@@ -131,7 +133,7 @@ class Run:
     def _save(self, trainer: Trainer, best: Best) -> None:
         protected = best.step if self.config.patience else None
         with self._writing():
-            self.checkpoints.save(trainer.snapshot(best=asdict(best)), protected)
+            self.checkpoints.save(trainer.snapshot(best=asdict(best), data=trainer.data_key), protected)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -148,6 +150,13 @@ class Run:
         """Restore the newest intact checkpoint; without any, start from the beginning."""
         saved = self.checkpoints.newest(trainer.parameters)
         if saved is not None:
+            if saved.state.get("data", trainer.data_key) != trainer.data_key:
+                raise everywhere(
+                    OrditoError(
+                        f"{', '.join(self.config.data)}: holds other examples than when the run began: a run goes on with the data "
+                        "that it was begun with; begin another in a folder of its own"
+                    )
+                )
             trainer.restore(saved)
         journal.resume(trainer.done)
         self.listener.says(f"resuming after step {trainer.done} of {trainer.total}")

@@ -52,7 +52,7 @@ def set_up(config: Config, listener: Listener, processes: Processes | None = Non
     if config.compile:
         subject.compile()
     total = config.steps or data.steps(config.epochs)
-    return Trainer(config, subject, task, data, total, processes, sharding), evaluated
+    return Trainer(config, subject, task, data, found.key, total, processes, sharding), evaluated
 
 
 def examples(

@@ -125,6 +125,28 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(folder, tmp_pa
         fit(runs.configured(folder, data, tmp_path / "out", lr=2e-3), resume=True)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_run_does_not_go_on_with_other_data(stream, folder, tmp_path):
+    data = runs.texts(tmp_path / "texts.jsonl")
+    config = runs.configured(folder, data, tmp_path / "out", "pretrain", stream=stream, steps=4)
+    fit(config)
+    before = data.read_text()
+    data.write_text(before + before.splitlines()[0] + "\n")
+    with pytest.raises(OrditoError, match=r"texts\.jsonl: holds other examples than when the run began"):
+        fit(config, resume=True)
+    data.write_text(before)
+    assert fit(config, resume=True).steps == 4
+
+
+def test_a_stop_file_is_gone_when_the_run_goes_on(folder, tmp_path):
+    config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "STOP").touch()
+    assert "STOP" in fit(config).stopped
+    result = fit(config, resume=True)
+    assert (result.steps, result.stopped) == (6, None)
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(folder, tmp_path, monkeypatch):
     config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
     import ordito.train.checkpoints as room
