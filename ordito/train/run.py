@@ -153,8 +153,8 @@ class Run:
             if saved.state.get("data", trainer.data_key) != trainer.data_key:
                 raise everywhere(
                     OrditoError(
-                        f"{', '.join(self.config.data)}: holds other examples than when the run began: a run goes on with the data "
-                        "that it was begun with; begin another in a folder of its own"
+                        f"{', '.join(self.config.data)}: holds other examples than when the run began: a run goes on with the "
+                        "data that it was begun with; begin another in a folder of its own"
                     )
                 )
             trainer.restore(saved)
