@@ -331,8 +331,14 @@ def test_without_a_template():
     read = task(tokenizer, None).read
     (text,) = read({"prompt": "uno ", "completion": "due"}).texts
     assert said(text, tokenizer) == ["due</s>"]
-    with pytest.raises(OrditoError, match="no chat template"):
-        read({"messages": CHAT})
+    parts = [
+        {"role": role, "content": [{"type": "text", "text": words}]} for role, words in (("user", "u"), ("assistant", "a"))
+    ]
+    (text,) = read({"messages": parts}).texts
+    assert said(text, tokenizer) == ["a</s>"]
+    for messages in (CHAT, [CHAT[0], CALLS[1]], [CHAT[0], {"role": "assistant", "tool_calls": CALLS[1]["tool_calls"]}]):
+        with pytest.raises(OrditoError, match="no chat template"):
+            read({"messages": messages})
     with pytest.raises(OrditoError, match="empty completion"):
         read({"prompt": "uno", "completion": ""})
 
