@@ -37,7 +37,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ordito.train' has no attribute {name!r}")
     try:
         return getattr(importlib.import_module(f"ordito.train.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name not in ("torch", "yaml"):
+    except ImportError:
+        from ordito.engine.backends import is_installed
+
+        if is_installed("torch") and is_installed("yaml"):
             raise
         raise MissingDependencyError("training needs PyTorch: pip install 'ordito[train]'") from None
