@@ -174,8 +174,7 @@ def _list_settings(objective: str | None) -> None:
 
 
 def _need_torch() -> None:
-    from importlib.util import find_spec
+    from ordito.engine.backends import is_installed
 
-    missing = [name for name in ("torch", "yaml") if find_spec(name) is None]
-    if missing:
+    if not (is_installed("torch") and is_installed("yaml")):
         raise MissingDependencyError("training needs PyTorch: pip install 'ordito[train]'")

@@ -16,7 +16,7 @@ from ordito.errors import ConfigError, did_you_mean
 from ordito.families.family import GGUF, Family, Header, with_fusions
 from ordito.families.naming import Names
 from ordito.families.nearest import UnknownArchitectureError
-from ordito.families.reader import Reader
+from ordito.families.reader import Reader, shown
 from ordito.families.rope import as_divisors, tensors_from_rope
 from ordito.spec import Rope, Spec
 from ordito.spec.node import from_dict
@@ -111,6 +111,8 @@ def spec_from_header(header: Header) -> Spec:
     family = _lookup(by_label, label, "GGUF metadata: general.architecture")
     if "token_embd.weight" not in header.shapes:
         raise ConfigError(f"GGUF file of {label}: there is no tensor token_embd.weight, expected a language model's weights")
+    if len(shape := header.shapes["token_embd.weight"]) != 2:
+        raise ConfigError(f"GGUF file of {label}: token_embd.weight has shape {shape}, expected (vocabulary, width)")
     return gguf_of(family).spec_from_header(header)
 
 
@@ -155,6 +157,7 @@ def gguf_of(family: Family) -> GGUF:
 def _lookup(known: Mapping[str, Family], label: str, where: str) -> Family:
     if label not in known:
         raise ConfigError(
-            f"{where} is {label!r}, which no family here reads{did_you_mean(label, known)} (known: {', '.join(sorted(known))})"
+            f"{where} is {shown(label)}, which no family here reads{did_you_mean(label, known)}"
+            f" (known: {', '.join(sorted(known))})"
         )
     return known[label]

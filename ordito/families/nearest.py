@@ -10,7 +10,7 @@ from typing import Any
 
 from ordito.errors import ConfigError, OrditoError, did_you_mean
 from ordito.families.family import Family
-from ordito.families.reader import IRRELEVANT, Reader
+from ordito.families.reader import IRRELEVANT, Reader, shown
 from ordito.spec import Spec
 
 SHOWN = 8
@@ -23,7 +23,7 @@ class UnknownArchitectureError(ConfigError):
     def __init__(self, where: str, label: str, config: Mapping[str, Any], families: Iterable[Family]) -> None:
         families = list(families)
         near = did_you_mean(label, (known for family in families for known in family.model_types))
-        self.text = f"{where} is {label!r}, which no family here reads{near.rstrip('?')}"
+        self.text = f"{where} is {shown(label)}, which no family here reads{near.rstrip('?')}"
         self.nearest, self.label, unread, self.spec = nearest(config, families)
         if self.nearest is not None:
             self.text += f"; the nearest is {self.nearest.title} ({self.label})"

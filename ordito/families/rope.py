@@ -9,7 +9,7 @@ from typing import Any
 
 from ordito.errors import ConfigError
 from ordito.families.family import Header
-from ordito.families.reader import Reader
+from ordito.families.reader import Reader, shown
 from ordito.spec import (
     DivisorScaling,
     DynamicScaling,
@@ -75,9 +75,11 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
         return None
     original = source.size("original_max_position_embeddings", original)
     if kind in ("longrope", "su") or "short_factor" in source.values:  # the first Phi-3 files called it yarn
+        if original == 1:
+            raise source.fail("original_max_position_embeddings", original, "at least 2 for longrope")
         stretch = source.real("factor", context / original)
         default = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-        short, long = (tuple(map(float, source.items(key))) for key in ("short_factor", "long_factor"))
+        short, long = source.reals("short_factor"), source.reals("long_factor")
         factor = source.real("attention_factor", default)
         return LongRopeScaling(short=short, long=long, context=original, attention_factor=factor)
     if kind not in (kinds := ("linear", "dynamic", "llama3", "yarn")):
@@ -169,10 +171,10 @@ def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> 
     reader.get("rope.scaling.finetuned", None)
     if "rope_freqs.weight" in header.shapes:
         plain = Rope(dim=dim, theta=theta)
-        return Rope(dim=dim, theta=theta, scaling=_recognise(plain, tuple(header.values("rope_freqs.weight"))))
+        return Rope(dim=dim, theta=theta, scaling=_recognise(plain, _divisors(header, "rope_freqs.weight", dim)))
     scaling: Scaling | None = None
     if "rope_factors_long.weight" in header.shapes:
-        short, long = (tuple(header.values(f"rope_factors_{length}.weight")) for length in ("short", "long"))
+        short, long = (_divisors(header, f"rope_factors_{length}.weight", dim) for length in ("short", "long"))
         magnitude = reader.real("rope.scaling.attn_factor", 1.0)
         scaling = LongRopeScaling(short=short, long=long, context=original, attention_factor=magnitude)
     elif kind == "linear" and factor is not None and factor != 1.0:
@@ -185,6 +187,22 @@ def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> 
     elif kind not in ("none", "linear", "yarn", "longrope"):
         raise reader.fail("rope.scaling.type", kind, "one of none, linear, yarn, longrope")
     return Rope(dim=dim, theta=theta, scaling=scaling)
+
+
+def _divisors(header: Header, name: str, dim: int) -> tuple[float, ...]:
+    """The divisors of the dim / 2 frequencies in a tensor of a GGUF file.
+
+    Raises `ConfigError` if the tensor is missing, has another shape, or holds something other than finite numbers above zero.
+    """
+    where = f"GGUF file of {header.architecture}: the tensor {name}"
+    if name not in header.shapes:
+        raise ConfigError(f"{where} is missing, expected it beside the other divisors of frequencies")
+    if (shape := header.shapes[name]) != (dim // 2,):
+        raise ConfigError(f"{where} has shape {shape}, expected {(dim // 2,)}")
+    divisors = tuple(header.values(name))
+    if not all(0 < divisor < math.inf for divisor in divisors):
+        raise ConfigError(f"{where} holds {shown(divisors)}, expected finite numbers above zero")
+    return divisors
 
 
 def _recognise(plain: Rope, divisors: tuple[float, ...]) -> Scaling:
