@@ -10,7 +10,7 @@ from math import ceil
 
 from ordito.accounting import Account
 from ordito.errors import OrditoError, unknown
-from ordito.fitting.machine import fp32_share
+from ordito.fitting.machine import Machine, fp32_share
 from ordito.fitting.memory import Demand, Memory
 from ordito.native.screening import spared
 from ordito.spec import Attention, LatentAttention
@@ -27,7 +27,8 @@ class Backend(ABC):
     """How a runtime uses memory and the machine, as measured by `benchmarks/fit_vs_bench.py`.
 
     `process` are the bytes of the program without a model, `cached` the bytes of one number in the KV cache; `decode` and
-    `prefill` are the shares of the machine's memory bandwidth and peak arithmetic that it reaches.
+    `prefill` are the shares of the machine's memory bandwidth and peak arithmetic that it reaches, `prefill_fp32` that of its
+    peak in fp32 where weights are not quantized.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Backend(ABC):
     cached: int
     decode: float
     prefill: float
+    prefill_fp32: float
 
     def memory(self, needs: Demand, stored: int, file: int, context: int, batch: int = 1) -> Memory:
         """Bytes for `batch` sequences of `context` tokens, of a model whose weights have `stored` bytes in a file of `file`."""
@@ -81,6 +83,11 @@ class Backend(ABC):
     def fp32(self, found: Account) -> float:
         """The share of products that is computed at the machine's `flops_fp32`, not at its `flops`."""
         return 0.0
+
+    def seconds(self, machine: Machine, found: Account, flops: float) -> float:
+        """Seconds that so many FLOPs of a model take."""
+        fp32 = flops * self.fp32(found)
+        return machine.seconds(flops - fp32) / self.prefill + machine.seconds(fp32, 1.0) / self.prefill_fp32
 
     def read(self, needs: Demand, stored: float, context: int, batch: int = 1) -> float:
         """Bytes of weights and KV cache that a decoding step reads for `batch` sequences of `context` tokens.
@@ -197,8 +204,8 @@ def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     return 3 * leaf.n_heads * T * S + 2 * S * leaf.n_heads * leaf.head_dim
 
 
-_NATIVE = Native(name="native", process=50 * MIB, cached=2, decode=0.9, prefill=0.55)
-_TORCH = Torch(name="torch", process=253 * MIB, cached=4, decode=0.38, prefill=0.15)
+_NATIVE = Native(name="native", process=50 * MIB, cached=2, decode=0.9, prefill=0.6, prefill_fp32=0.75)
+_TORCH = Torch(name="torch", process=253 * MIB, cached=4, decode=0.38, prefill=0.15, prefill_fp32=0.15)
 BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 
 

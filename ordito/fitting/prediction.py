@@ -187,12 +187,13 @@ def _decode(runtime: Backend, machine: Machine, found: Account, needs: Demand, c
     """Tokens per second of greedy decoding, all sequences together. The limit reads each byte that they need once."""
     weights = found.weights_read - runtime.spared(found)
     source = context if found.spec.encoder else 0
-    work = machine.seconds(batch * found.flops.decode(context, source=source).total, runtime.fp32(found))
+    flops = batch * found.flops.decode(context, source=source).total
+    work = machine.seconds(flops, runtime.fp32(found))
     cache = found.kv_cache.at(context) + 2 * sum(needs.crossed) * source
     stored = (weights + batch * cache) / machine.bandwidth
     ours = runtime.read(needs, weights, context, batch) / machine.bandwidth / runtime.decode
     return Rate(
-        predicted=batch / max(ours, work / runtime.prefill),
+        predicted=batch / max(ours, runtime.seconds(machine, found, flops)),
         limit=batch / max(stored, work),
         limited_by="memory bandwidth" if stored > work else "arithmetic",
     )
@@ -200,10 +201,11 @@ def _decode(runtime: Backend, machine: Machine, found: Account, needs: Demand, c
 
 def _prefill(runtime: Backend, machine: Machine, found: Account, needs: Demand, tokens: int) -> Rate:
     """Tokens per second of the prefill of a prompt. The more tokens, the more experts of a mixture are read."""
-    work = machine.seconds(found.flops.prefill(tokens).total, runtime.fp32(found))
+    flops = found.flops.prefill(tokens).total
+    work = machine.seconds(flops, runtime.fp32(found))
     weights = found.read_at_once(tokens) / machine.bandwidth
     kept = runtime.weights_read(needs, found.weights_read) / found.weights_read  # bytes in memory for each in the file
-    ours = max(work / runtime.prefill, kept * weights / runtime.decode)
+    ours = max(runtime.seconds(machine, found, flops), kept * weights / runtime.decode)
     return Rate(
         predicted=tokens / ours,
         limit=tokens / max(work, weights),

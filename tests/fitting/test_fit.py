@@ -118,7 +118,7 @@ def test_weights_that_are_not_quantized_are_multiplied_in_fp32():
     spec, machine = published("llama-3.2-1b"), Machine(cores=2, memory=10**11, bandwidth=1e15, flops=1e12, flops_fp32=5e11)
     plain, quantized = (fit(spec, machine=machine, quant=quant).prefill for quant in ("BF16", "Q8_0"))
     assert quantized.limit == pytest.approx(2 * plain.limit)
-    assert quantized.predicted == pytest.approx(2 * plain.predicted)
+    assert plain.predicted < quantized.predicted < 2 * plain.predicted  # fp32 products come nearer to their peak
     assert fit(spec, machine=machine, quant="BF16", backend_name="torch").prefill.limit == quantized.limit
 
 
