@@ -33,7 +33,10 @@ std::vector<KeyRange> key_ranges(const AttentionInputs& in, const AttentionSizes
             for (std::uint64_t eight; last - end >= 8 && (std::memcpy(&eight, row + last - 8, 8), !eight);) last -= 8;
             while (last > end && !row[last - 1]) last--;
             end = last;
-            if (const void* first = std::memchr(row, 1, static_cast<std::size_t>(begin))) begin = static_cast<const std::uint8_t*>(first) - row;
+            std::int64_t first = 0;
+            for (std::uint64_t eight; begin - first >= 8 && (std::memcpy(&eight, row + first, 8), !eight);) first += 8;
+            while (first < begin && !row[first]) first++;
+            begin = first;
         }
         found.push_back({std::min(begin, end) / panel * panel, end});
     }

@@ -23,8 +23,8 @@ struct AttentionSizes {
     std::int64_t batch, heads, kv_heads, queries, keys, width, value_width;
 };
 
-// The inputs of softmax(cap tanh(scale q k / cap)) v. `mask`: (batch, queries, keys) bytes, 1 for visible keys and 0 for
-// others, or null; `sinks`: (heads), or null.
+// The inputs of softmax(cap tanh(scale q k / cap)) v. `mask`: (batch, queries, keys) bytes, 0 for hidden keys, any other
+// for visible ones, or null; `sinks`: (heads), or null.
 struct AttentionInputs {
     Heads<const void> q, k, v;
     const std::uint8_t* mask;

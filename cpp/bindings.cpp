@@ -109,19 +109,21 @@ class ResultPool {
 
 // A machine that Python threads share: one at a time holds `mutex`.
 struct SharedMachine {
-    SharedMachine(const Kernels& kernels, int threads, Arithmetic arithmetic) : machine(kernels, threads, arithmetic), loader(machine.pool(), mutex) {}
+    using Packer = Loader<std::pair<nb::object, Bytes>>;
+    SharedMachine(const Kernels& kernels, int threads, Arithmetic arithmetic)
+        : machine(kernels, threads, arithmetic), loader(new Packer(machine.pool(), mutex)) {}
     Machine machine;
     std::mutex mutex;
     ResultPool spare_results;
-    Loader<std::pair<nb::object, Bytes>> loader;  // keeps matrices, and the bytes they are packed from, alive
+    OwnsThreads<Packer> loader;  // keeps matrices, and the bytes they are packed from, alive
 
     // Waits until all weights are packed.
     void ready() {
         {
             nb::gil_scoped_release released;
-            loader.finish();
+            loader->finish();
         }
-        loader.forget();
+        loader->forget();
     }
 };
 
@@ -282,10 +284,10 @@ void bind_machine(nb::module_& module) {
             if (count != packed.rows || count * row != bytes.size())
                 throw std::invalid_argument("got " + std::to_string(bytes.size()) + " bytes for " + std::to_string(packed.rows) + " x " +
                                             std::to_string(packed.columns) + " numbers in " + form.name);
-            t.loader.forget();
+            t.loader->forget();
             std::pair<nb::object, Bytes> kept(matrix, bytes);
             nb::gil_scoped_release released;
-            t.loader.add({&packed, count, bytes.data(), bytes.size(), mapped, std::move(kept)});
+            t.loader->add({&packed, count, bytes.data(), bytes.size(), mapped, std::move(kept)});
         }, "packed"_a, "bytes"_a, "mapped"_a)
         .def("ready", &SharedMachine::ready)
         .def("peak", [](SharedMachine& t) {

@@ -49,7 +49,7 @@ struct Executor {
             return;
         }
         const std::int64_t piece = std::max<std::int64_t>(1, kSerial / 4 / std::max<std::int64_t>(1, columns));
-        m.pool_.run((rows + piece - 1) / piece, [&](std::int64_t number, int) {
+        m.pool_->run((rows + piece - 1) / piece, [&](std::int64_t number, int) {
             for (std::int64_t r = number * piece; r < std::min(rows, (number + 1) * piece); r++) with(r);
         });
     }
@@ -111,7 +111,7 @@ struct Executor {
         if (all.tokens * columns < kSerial)
             for (std::size_t number = 0; number < groups.size(); number++) one(static_cast<std::int64_t>(number), 0);
         else
-            m.pool_.run(static_cast<std::int64_t>(groups.size()), one);
+            m.pool_->run(static_cast<std::int64_t>(groups.size()), one);
         return all;
     }
 
@@ -133,7 +133,7 @@ struct Executor {
     bool screened(const Packed& w, const Rows& src, const Rows& dst) {
         const Quantized exact = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
         const Quantized rough = quantized(src.data, src.stride, w.columns, {rows}, Digits::one, m.outputs_);
-        const bool done = screen(w, {src.data, src.stride, rows, rough, exact}, batch.greatest, dst, k(), m.pool_);
+        const bool done = screen(w, {src.data, src.stride, rows, rough, exact}, batch.greatest, dst, k(), *m.pool_);
         if (!done) m.pause_ = m.next_pause_;
         m.next_pause_ = done ? 1 : std::min(2 * m.next_pause_, kLongestPause);
         return done;
@@ -218,10 +218,10 @@ struct Executor {
             const Packed& w = *op.maps[i].weights;
             if (m.watching_) m.record(w, src.data + op.maps[i].from, src.stride, rows);
             if (quantizes_input(w) && !x_quantized.data) x_quantized = quantized(src.data + op.maps[i].from, src.stride, w.columns, {rows});
-            const std::int64_t step = piece_of(w, rows, m.pool_.threads());
+            const std::int64_t step = piece_of(w, rows, m.pool_->threads());
             for (std::int64_t p = 0; p < w.panels(); p += step) pieces.push_back({i, p, std::min(p + step, w.panels())});
         }
-        m.pool_.run(static_cast<std::int64_t>(pieces.size()), [&](std::int64_t number, int thread) {
+        m.pool_->run(static_cast<std::int64_t>(pieces.size()), [&](std::int64_t number, int thread) {
             const Piece& piece = pieces[number];
             const Map& map = op.maps[piece.map];
             const LinearOutput target{dst.data + map.to, dst.stride, map.bias.empty() ? nullptr : map.bias.data(),
@@ -271,10 +271,10 @@ struct Executor {
     }
 
     void operator()(const Store& op) {
-        store(batch.parts, op.slot, rows_of(op.k), rows_of(op.v), k(), m.pool_);
+        store(batch.parts, op.slot, rows_of(op.k), rows_of(op.v), k(), *m.pool_);
     }
 
-    void operator()(const Attend& op) { attend(op.shape, batch.parts, rows_of(op.q), rows_of(op.dst), k(), m.pool_, m.attention_); }
+    void operator()(const Attend& op) { attend(op.shape, batch.parts, rows_of(op.q), rows_of(op.dst), k(), *m.pool_, m.attention_); }
 
     void operator()(const Activate& op) {
         const Rows gate = rows_of(op.gate), up = rows_of(op.up), dst = rows_of(op.dst);
@@ -380,7 +380,7 @@ void Executor::operator()(const Experts& op) {
             for (const auto* map : maps) {
                 if (!map->empty()) {
                     const Packed& w = *(*map)[assigned[first].expert];
-                    const std::int64_t step = piece_of(w, next - first, m.pool_.threads());
+                    const std::int64_t step = piece_of(w, next - first, m.pool_->threads());
                     for (std::int64_t p = 0; p < w.panels(); p += step)
                         pieces.push_back({assigned[first].expert, number, p, std::min(p + step, w.panels()), first, next - first});
                 }
@@ -407,7 +407,7 @@ void Executor::operator()(const Experts& op) {
     record(op.gate, x, width);
     record(op.up, x, width);
     const auto up_pieces = pieces_of({&op.gate, &op.up});
-    m.pool_.run(static_cast<std::int64_t>(up_pieces.size()), [&](std::int64_t number, int thread) {
+    m.pool_->run(static_cast<std::int64_t>(up_pieces.size()), [&](std::int64_t number, int thread) {
         const Piece& piece = up_pieces[number];
         const bool gate = piece.map == 0;
         product(*(gate ? op.gate : op.up)[piece.expert], gate ? op.gate_bias : op.up_bias, piece, x, width, x_quantized, gate ? gates : ups, inner, thread);
@@ -418,12 +418,12 @@ void Executor::operator()(const Experts& op) {
     if (count * op.hidden < kSerial / 4)
         for (std::int64_t i = 0; i < count; i++) activate(i);
     else
-        m.pool_.run(count, [&](std::int64_t i, int) { activate(i); });
+        m.pool_->run(count, [&](std::int64_t i, int) { activate(i); });
     record(op.down, ups, inner);
     Quantized hidden_quantized{};
     if (count && quantizes_input(*op.down.front())) hidden_quantized = quantized(ups, inner, op.hidden, expert_counts);
     const auto down_pieces = pieces_of({&op.down});
-    m.pool_.run(static_cast<std::int64_t>(down_pieces.size()), [&](std::int64_t number, int thread) {
+    m.pool_->run(static_cast<std::int64_t>(down_pieces.size()), [&](std::int64_t number, int thread) {
         const Piece& piece = down_pieces[number];
         product(*op.down[piece.expert], op.down_bias, piece, ups, inner, hidden_quantized, x, width, thread);
     });
@@ -438,7 +438,7 @@ void Machine::record(const Packed& weights, const float* x, std::int64_t stride,
     inputs.squares.resize(weights.columns);
     inputs.tokens += tokens;
     const std::int64_t step = tokens > 1 ? 64 : weights.columns;
-    pool_.run((weights.columns + step - 1) / step, [&](std::int64_t number, int) {
+    pool_->run((weights.columns + step - 1) / step, [&](std::int64_t number, int) {
         const std::int64_t from = number * step, to = std::min(from + step, weights.columns);
         for (std::int64_t t = 0; t < tokens; t++)
             for (std::int64_t c = from; c < to; c++) inputs.squares[c] += static_cast<double>(x[t * stride + c]) * x[t * stride + c];
@@ -453,9 +453,9 @@ double Machine::peak() {
     for (int turn = 0; turn < 30; turn++) {
         const auto start = Clock::now();
         const std::int64_t each = multiply(0);
-        pool_.run(pool_.threads(), [&](std::int64_t, int) { multiply(rounds); });
+        pool_->run(pool_->threads(), [&](std::int64_t, int) { multiply(rounds); });
         const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-        best = std::max(best, static_cast<double>(pool_.threads()) * each * rounds / seconds);
+        best = std::max(best, static_cast<double>(pool_->threads()) * each * rounds / seconds);
         if (seconds < 0.005) rounds *= 2;
     }
     return best;
@@ -470,7 +470,7 @@ double Machine::bandwidth() {
     double best = 0;
     for (int turn = 0; turn < 12; turn++) {
         const auto start = std::chrono::steady_clock::now();
-        pool_.run(kBytes / kPiece, [&](std::int64_t number, int) {
+        pool_->run(kBytes / kPiece, [&](std::int64_t number, int) {
             const auto* from = reinterpret_cast<const std::int64_t*>(memory.get() + number * kPiece);
             std::int64_t sum = 0;
             for (std::int64_t i = 0; i < kPiece / 8; i += 8) {
@@ -486,7 +486,7 @@ double Machine::bandwidth() {
 
 Machine::Result Machine::run(const Program& program, const Batch& batch, int result) {
     if (buffers_.size() < program.widths().size()) buffers_.resize(program.widths().size());
-    panels_.resize(pool_.threads());
+    panels_.resize(pool_->threads());
     if (recycled_.size() > buffers_[result].size()) std::swap(buffers_[result], recycled_);
     Executor executor(*this, program, batch);
     for (const Operation& operation : program.operations()) std::visit(executor, operation);

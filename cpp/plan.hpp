@@ -170,7 +170,7 @@ class Program {
 // Runs one program at a time, with the kernels of one instruction set and a thread pool.
 class Machine {
   public:
-    Machine(const Kernels& kernels, int threads, Arithmetic arithmetic) : kernels_(kernels), pool_(threads), arithmetic_(arithmetic) {}
+    Machine(const Kernels& kernels, int threads, Arithmetic arithmetic) : kernels_(kernels), pool_(new Pool(threads)), arithmetic_(arithmetic) {}
 
     // Runs a program and hands over the memory of buffer `result`, whose row `r` begins at `memory.data() + r * stride`.
     struct Result {
@@ -201,14 +201,14 @@ class Machine {
     // Bytes per second that all threads read from memory, as weights are read: from large pages, with prefetching.
     double bandwidth();
 
-    Pool& pool() { return pool_; }
+    Pool& pool() { return *pool_; }
     Arena& arena() { return arena_; }
 
   private:
     friend struct Executor;
 
     const Kernels& kernels_;
-    Pool pool_;
+    OwnsThreads<Pool> pool_;
     Arena arena_;
     Arithmetic arithmetic_;
 

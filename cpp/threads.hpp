@@ -19,7 +19,25 @@
 #include <thread>
 #include <vector>
 
+#include <unistd.h>
+
 namespace ordito {
+
+// Deletes an object that owns threads in the process that made it only. A forked process has a copy of the object but not the
+// threads, so that joining them, or destroying a condition variable on which they wait, would not return: there it is leaked.
+class DeleteWhereMade {
+  public:
+    template <class T>
+    void operator()(T* object) const {
+        if (getpid() == process_) delete object;
+    }
+
+  private:
+    pid_t process_ = getpid();
+};
+
+template <class T>
+using OwnsThreads = std::unique_ptr<T, DeleteWhereMade>;
 
 class Pool {
   public:

@@ -56,7 +56,7 @@ def attend(
 ) -> None:
     """out = softmax(cap tanh(scale q k / cap)) v for tensors (batch, heads, tokens, width); without the cap if it is 0.
 
-    `mask`: bytes (batch, queries, keys), 1 for visible keys, else 0; `sinks` (heads): scores of a key without a value; `logs`
+    `mask`: bytes (batch, queries, keys), 0 for hidden keys; `sinks` (heads): scores of a key without a value; `logs`
     (batch, heads, queries), written: log sum exp of each row. Raises `ValueError` for shapes that do not fit.
     """
 

@@ -34,6 +34,10 @@ class TokenizerError(OrditoError):
     """A vocabulary that cannot be read, or text that it cannot encode."""
 
 
+class NoTokenizerError(TokenizerError):
+    """Files of a model without a vocabulary: its numbers can be computed, but no text can be read."""
+
+
 class TemplateError(OrditoError):
     """A chat template that is broken, forbidden, or exceeds its limits."""
 

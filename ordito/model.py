@@ -502,11 +502,13 @@ def _base(adapter: Adapter, progress: Any) -> Path:
         ) from None
 
 
-def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
-    """Token ids that end an answer of a model."""
+def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """Token ids that end an answer of a model; without a tokenizer, those that its configuration names."""
     ids = checkpoint.generation.get("eos_token_id", checkpoint.metadata.get("eos_token_id"))
     named = ids if isinstance(ids, list) else [ids]
-    return tokenizer.end_ids | {id for id in named if isinstance(id, int) and 0 <= id < checkpoint.spec.vocab_size}
+    return (tokenizer.end_ids if tokenizer else frozenset()) | {
+        id for id in named if isinstance(id, int) and 0 <= id < checkpoint.spec.vocab_size
+    }
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

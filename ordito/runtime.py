@@ -27,7 +27,10 @@ def check_dtype(dtype: str, known: Iterable[str], backend: str) -> None:
 
 def checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
     """Token ids as a list. Raises `OrditoError` for anything but one or more whole numbers from 0 to `vocab_size` - 1."""
-    ids = np.asarray(token_ids)
+    try:
+        ids = np.asarray(token_ids)
+    except ValueError:
+        raise OrditoError("got token ids of lists that differ in length, expected one list of whole numbers") from None
     if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
         raise OrditoError(
             f"got token ids of shape {ids.shape} and type {ids.dtype}, expected a list of whole numbers, not empty"

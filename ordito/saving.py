@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from ordito.checkpoint.convert import Weights, to_gguf
 from ordito.checkpoint.export import DTYPES, write_folder, write_json
 from ordito.checkpoint.importance import Importance, read_importance
 from ordito.checkpoint.store.cached import licence_of
-from ordito.errors import OrditoError
+from ordito.errors import NoTokenizerError, OrditoError, OrditoWarning
 from ordito.model import Model, end_ids, load_tokenizer
 from ordito.runtime import Floats
+from ordito.text.from_gguf import NO_VOCABULARY
 from ordito.text.to_gguf import metadata_of
 from ordito.text.tokenizer import Tokenizer
 
@@ -25,34 +27,45 @@ def save(
 
     transformers loads the folder, llama.cpp the file. `dtype` is that of a folder's weights (f32 by default, f16, bf16) or of
     a file's matrices (f16 by default, f32, bf16, or a quantization: q8_0, q4_k_m, ...). An `importance` matrix, or the path of
-    its file, weighs the errors of quantization. Returns the path.
+    its file, weighs the errors of quantization. Returns the path. Of a model without a tokenizer only the weights are written,
+    with a warning.
 
     Raises `ConfigError` if the format cannot express the spec, `TokenizerError` if it cannot express the tokenizer,
     `OrditoError` if `path` cannot be written, numbers are too large for `dtype`, or `model` is not a model.
     """
     if not isinstance(model, Model):
         raise OrditoError(f"save: got {type(model).__name__}, expected a model: ordito.load(name)")
-    return write(Path(path), model.checkpoint, model.runtime.weights(), model.tokenizer, dtype=dtype, importance=importance)
+    tokenizer = _found(lambda: model.tokenizer)
+    return write(Path(path), model.checkpoint, model.runtime.weights(), tokenizer, dtype=dtype, importance=importance)
 
 
 def convert(
     checkpoint: Checkpoint, path: str | Path, *, dtype: str | None = None, importance: Importance | str | Path | None = None
 ) -> Path:
     """Write a checkpoint as `save` does, without loading it: its tensors are read one by one. Raises as `save` does."""
-    tokenizer = load_tokenizer(checkpoint)
+    tokenizer = _found(lambda: load_tokenizer(checkpoint))
     return write(Path(path), checkpoint, Weights(checkpoint), tokenizer, dtype=dtype, importance=importance)
+
+
+def _found(read: Callable[[], Tokenizer]) -> Tokenizer | None:
+    """The tokenizer that `read` gives. Where the model's files have none, None with a warning (`OrditoWarning`)."""
+    try:
+        return read()
+    except NoTokenizerError as error:
+        warnings.warn(f"only the weights are written, since {error}", OrditoWarning, stacklevel=3)
+        return None
 
 
 def write(
     path: Path,
     checkpoint: Checkpoint,
     weights: Mapping[str, Floats],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     dtype: str | None = None,
     importance: Importance | str | Path | None = None,
 ) -> Path:
-    """Write `weights`, by canonical name, with the checkpoint's configuration and `tokenizer`. Raises as `save` does."""
+    """Write `weights`, by canonical name, with the checkpoint's configuration and any `tokenizer`. Raises as `save` does."""
     spec = checkpoint.spec
     if isinstance(importance, (str, Path)):
         importance = read_importance(Path(importance))
@@ -68,22 +81,27 @@ def write(
     return _write_folder(path, checkpoint, weights, tokenizer, dtype)
 
 
-def _metadata(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Mapping[str, Any]:
+def _metadata(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Mapping[str, Any]:
     """The metadata of a GGUF file beside those of the spec: the checkpoint's own, or licence and tokenizer."""
+    none = {"tokenizer.ggml.model": NO_VOCABULARY}
     if checkpoint.format == "gguf":
-        return checkpoint.metadata
+        return checkpoint.metadata if tokenizer else {**checkpoint.metadata, **none}
     licence = licence_of(checkpoint.path)
     stated = {} if licence is None else {"general.license": licence}
-    return stated | metadata_of(tokenizer, checkpoint.spec.vocab_size)
+    return stated | (metadata_of(tokenizer, checkpoint.spec.vocab_size) if tokenizer else none)
 
 
 def _write_folder(
-    folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer, dtype: str
+    folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Floats], tokenizer: Tokenizer | None, dtype: str
 ) -> Path:
-    named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    if tokenizer:
+        named = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    else:
+        named = {key: checkpoint.metadata.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     ids = {key: id for key, id in named.items() if id is not None}
     write_folder(folder, checkpoint.spec, weights, extra=ids, dtype=dtype)
-    tokenizer.to_folder(folder)
+    if tokenizer:
+        tokenizer.to_folder(folder)
     if checkpoint.spec.generates:
         found = end_ids(checkpoint, tokenizer)
         ends = {"eos_token_id": sorted(found)} if found else {}

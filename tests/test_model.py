@@ -11,7 +11,14 @@ import torch
 import transformers
 
 import ordito
-from ordito.errors import CheckpointError, ContextError, ModelNotFoundError, OrditoError
+from ordito.errors import (
+    CheckpointError,
+    ContextError,
+    ModelNotFoundError,
+    NoTokenizerError,
+    OrditoError,
+    OrditoWarning,
+)
 
 CONTEXT = 64
 
@@ -213,7 +220,7 @@ def test_wrong_settings_are_refused(model, settings, message):
         model.generate("the", **settings)
 
 
-@pytest.mark.parametrize("ids", [[], [-1], [10**6], [[1, 2]], [0.5], "text"])
+@pytest.mark.parametrize("ids", [[], [-1], [10**6], [[1, 2]], [[1, 2], [3]], [0.5], "text"])
 def test_wrong_token_ids_are_refused(model, ids):
     with pytest.raises(OrditoError, match="token ids"):
         model.logits(ids)
@@ -249,6 +256,23 @@ def test_weights_without_a_tokenizer_still_compute(folder, tmp_path):
     assert bare.logits([1, 2, 3]).shape == (3, bare.spec.vocab_size)
     with pytest.raises(OrditoError, match="tokenizer"):
         bare.generate("the")
+
+
+def test_weights_without_a_tokenizer_are_saved(folder, peer, tmp_path):
+    """As transformers' save_pretrained writes a model: its tokenizer is another object."""
+    peer.save_pretrained(tmp_path / "theirs")
+    bare, ids = ordito.load(tmp_path / "theirs"), [1, 2, 3]
+    for path in (tmp_path / "ours", tmp_path / "ours.gguf"):
+        with pytest.warns(OrditoWarning, match="only the weights are written.*no tokenizer"):
+            ordito.save(bare, path, dtype="f32")
+        again = ordito.load(path)
+        assert np.array_equal(again.logits(ids), bare.logits(ids))
+        with pytest.raises(NoTokenizerError, match="no tokenizer"):
+            again.generate("the")
+    theirs = type(peer).from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        assert torch.equal(theirs(torch.tensor([ids])).logits, peer(torch.tensor([ids])).logits)
+    assert theirs.config.eos_token_id == peer.config.eos_token_id
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])

@@ -144,8 +144,7 @@ struct Gemm {
     void (*store)(const float* c, std::int64_t c_stride, int rows, int columns, const Target& to);
 };
 
-// The attention mask of some rows: a byte for each column, 1 if visible, else 0; rows are `stride` bytes apart. Null: all
-// visible.
+// The attention mask of some rows: a byte for each column, 0 if hidden; rows are `stride` bytes apart. Null: all visible.
 struct Mask {
     const std::uint8_t* bytes;
     std::int64_t stride;

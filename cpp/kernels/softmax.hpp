@@ -69,7 +69,7 @@ void probabilities(const void* x, bool bf16, std::int64_t n, float log, float we
     });
 }
 
-// Calls with(column, visible) for every vector of a row; `visible` has 1 for visible columns and 0 for hidden ones.
+// Calls with(column, visible) for every vector of a row; `visible` is 0 for hidden columns and at least 1 for others.
 template <class With>
 inline void each_visible(const Mask& mask, int row, int columns, With with) {
     const std::uint8_t* of_row = mask.bytes ? mask.bytes + row * mask.stride : nullptr;

@@ -10,7 +10,7 @@ from typing import Any
 
 from ordito.accounting.cache import CONTEXTS, Cache, Layer, cache_of, variants
 from ordito.accounting.flops import Flops
-from ordito.accounting.parameters import Tensor, tensors
+from ordito.accounting.parameters import Tensor, count, tensors
 from ordito.accounting.tree import Part, Stored, tree_of
 from ordito.spec import Attention, Spec, expect_spec, leaves_of
 
@@ -87,19 +87,28 @@ class Account:
     def read_at_once(self, tokens: int) -> float:
         """Expected bytes of weights that the prefill of so many tokens reads: each once, experts only if a token chooses them.
 
-        Each expert is taken to be equally likely.
+        Each expert is taken to be equally likely. The prefill of an encoder-decoder is that of its encoder (`Flops.prefill`).
         """
-        shares = ((tensor, self._read(tensor) / nbytes) for tensor in self._own if (nbytes := self._nbytes(tensor)))
+        used = self._encoding if self.spec.encoder else self._own
+        shares = ((tensor, self._read(tensor) / nbytes) for tensor in used if (nbytes := self._nbytes(tensor)))
         return sum(self._nbytes(tensor) * (1 - (1 - share) ** tokens) for tensor, share in shares)
 
-    @cached_property
+    @property
     def _own(self) -> list[Tensor]:
-        """The tensors that decoding uses: not those of multi-token prediction, of an encoder, and of cross-attention's keys and
-        values."""
+        """The tensors that decoding uses: not those of multi-token prediction, and not those of `_encoding`."""
+        return [tensor for tensor in self.tensors if not tensor.ahead and not tensor.name.startswith(self._source_paths)]
+
+    @property
+    def _encoding(self) -> list[Tensor]:
+        """The tensors that an encoder-decoder uses to read a source: the encoder, cross-attention's keys and values."""
+        return [tensor for tensor in self.tensors if tensor.name.startswith(self._source_paths)]
+
+    @cached_property
+    def _source_paths(self) -> tuple[str, ...]:
+        """How the names of the tensors of `_encoding` begin."""
         encoder = leaves_of(self.spec.encoder) if self.spec.encoder else ()
         crossing = (path for path, block in self.spec.attentions if isinstance(block, Attention) and block.cross)
-        apart = (*(f"{path}." for path, _ in encoder), *(f"{path}.{which}." for path in crossing for which in "kv"))
-        return [tensor for tensor in self.tensors if not tensor.ahead and not tensor.name.startswith(apart)]
+        return (*(f"{path}." for path, _ in encoder), *(f"{path}.{which}." for path in crossing for which in "kv"))
 
     def _read(self, tensor: Tensor) -> float:
         nbytes = self._nbytes(tensor)
@@ -173,6 +182,9 @@ def account(spec: Spec, stored: Mapping[str, Stored] | None = None) -> Account:
     """
     expect_spec(spec, "account")
     return Account(spec, stored)
+
+
+account.count = count  # type: ignore[attr-defined]  # public as `ordito.account.count`: the totals alone
 
 
 def _layer(layer: Layer, times: int) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class Flops:
         return self.forward(1, context - 1, source=source)
 
     def prefill(self, tokens: int) -> Work:
-        """The prefill of a text, with logits after its last token only."""
-        return self.forward(tokens, logits=1)
+        """The prefill of a text, with logits after its last token only; of an encoder-decoder, its encoder reads the text."""
+        return self.encode(tokens) if self.spec.encoder else self.forward(tokens, logits=1)
 
     def encode(self, source: int) -> Work:
         """The encoder on a source of so many tokens, and its keys and values for the decoder's cross-attention."""

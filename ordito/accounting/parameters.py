@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ordito.accounting.cache import cached_numbers
-from ordito.spec import Block, MixtureOfExperts, Spec
+from ordito.spec import Block, MixtureOfExperts, Spec, expect_spec
 from ordito.spec.node import Shape
 
 CACHE_BYTES = 2
@@ -51,12 +51,13 @@ class Count:
 
 
 def count(spec: Spec) -> Count:
-    """Count parameters and cache bytes of `spec`.
+    """Count parameters and cache bytes of `spec`. Raises `OrditoError` for anything but a spec.
 
     >>> from ordito.families import spec_from_config
     >>> count(spec_from_config({"model_type": "bert"})).parameters  # the defaults of BERT are those of its base model
     109482240
     """
+    expect_spec(spec, "account.count")
     every = list(tensors(spec))
     own = [tensor for tensor in every if not tensor.ahead]
     cached = [(cached_numbers(block), block) for _, block in spec.attentions] if spec.generates else []

@@ -46,7 +46,7 @@ def parameters(account: Account) -> Table:
 
 def costs(account: Account) -> Table:
     """FLOPs and bytes read for a token: decoding at several contexts, and prefill."""
-    return Table("A token costs", ("", ">FLOPs", ">of them attention", ">bytes read"), tuple(_costs(account)))
+    return Table("Cost per token", ("", ">FLOPs", ">attention's share", ">bytes read"), tuple(_costs(account)))
 
 
 def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
@@ -55,7 +55,7 @@ def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
         for context in [1, *account.contexts()]:
             work = flops.decode(context)
             yield (
-                f"decoding at {context:,}{beyond(context, own)}",
+                f"decode at {context:,}{beyond(context, own)}",
                 short(work.total),
                 share(work.attention, work.total),
                 size(account.read(context)),
@@ -63,7 +63,7 @@ def _costs(account: Account) -> Iterator[tuple[str, str, str, str]]:
     for tokens in sorted({min(512, own), own}):
         work = flops.prefill(tokens)
         yield (
-            f"prefill of {tokens:,}, per token",
+            f"{'encoding' if account.spec.encoder else 'prefill'} of {tokens:,}, per token",
             short(work.total / tokens),
             share(work.attention, work.total),
             size(account.read_at_once(tokens) / tokens),
@@ -74,10 +74,10 @@ def caches(account: Account) -> Table:
     """The KV cache as a whole: bytes that a token adds, and the size at several contexts."""
     cache, own = account.kv_cache, account.spec.context
     grows = cache.bytes_per_token_growing
-    adds = f"{cache.bytes_per_token:,} bytes a token"
+    adds = f"{cache.bytes_per_token:,} bytes"
     if grows != cache.bytes_per_token:
-        adds += f", {grows:,} of them once all windows are full"
-    rows = [("adds", adds)]
+        adds += f", {grows:,} once all windows are full"
+    rows = [("per token", adds)]
     rows += [(f"at {context:,}", size(cache.at(context)) + beyond(context, own)) for context in account.contexts()]
     return Table("KV cache, at 16 bits", ("", ""), tuple(rows))
 
@@ -95,7 +95,7 @@ def cache_layers(account: Account) -> Table:
         for layer, times in account.kv_cache.kinds()
     ]
     total = (f"{account.kv_cache.bytes_per_token:,}", *(size(account.kv_cache.at(context)) for context in contexts))
-    columns = (">layers", "cached", ">bytes a token", *(f">at {context:,}" for context in contexts))
+    columns = (">layers", "kind", ">bytes per token", *(f">at {context:,}" for context in contexts))
     return Table("KV cache by layer, at 16 bits", columns, (*rows, ("all", "", *total)))
 
 
@@ -107,7 +107,11 @@ def cache_variants(account: Account) -> Table:
         (name, f"{cache.bytes_per_token:,}", *(_times(cache.at(context), own.at(context)) for context in contexts))
         for name, cache in every.items()
     ]
-    return Table("With other attention", ("", ">bytes a token", *(f">at {context:,}" for context in contexts)), tuple(rows))
+    return Table(
+        "KV cache with other kinds of attention",
+        ("", ">bytes per token", *(f">at {context:,}" for context in contexts)),
+        tuple(rows),
+    )
 
 
 def outgrown(account: Account) -> str:
@@ -125,7 +129,7 @@ def _times(nbytes: int, own: int) -> str:
 
 def beyond(context: int, own: int) -> str:
     """A remark on contexts beyond the model's own."""
-    return f" (its context is {own:,})" if context > own else ""
+    return f" (beyond its context of {own:,})" if context > own else ""
 
 
 def share(part: float, whole: float) -> str:

@@ -124,7 +124,7 @@ def _entry(family: str, contents: dict[str, Any], model: dict[str, Any], by_name
         published_parameters=published.get("parameters"),
         published_active=published.get("active"),
         counts_also=published.get("counts_also", {}),
-        active_excludes_embedding=contents.get("active_excludes_embedding", False),
+        active_excludes_embedding=published.get("active_excludes_embedding", contents.get("active_excludes_embedding", False)),
         differs=published.get("differs"),
         note=model.get("note"),
         closed=model.get("closed", False),

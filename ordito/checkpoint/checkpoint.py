@@ -152,7 +152,9 @@ def _with_usual_names(
         spelled: dict[str, Stored] = {}
         for name, tensor in tensors.items():
             if (usual := names.usual(name)) in spelled and not _same(tensor, spelled[usual]):
-                raise CheckpointError(f"{where}: two tensors are both {usual!r} in other spellings, one of them {name!r}")
+                raise CheckpointError(
+                    f"{where}: two tensors are both {usual!r} in other spellings, but differ: one of them is {name!r}"
+                )
             spelled[usual] = tensor
         if all(theirs in spelled for binding in names.bindings(spec) for theirs in binding.theirs):
             return spelled, names

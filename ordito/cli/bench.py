@@ -78,8 +78,10 @@ def bench(
     if not checkpoint.spec.generates:
         if not any(lengths[0]):
             raise OrditoError(f"{local.name} cannot generate text: give -p a length above 0")
-        if any(lengths[1]) and click.get_current_context().get_parameter_source("generated") is ParameterSource.COMMANDLINE:
-            say(f"warning: {local.name} cannot generate text: -n is ignored")
+        given = click.get_current_context().get_parameter_source
+        for option, name, asked in (("-n", "generated", lengths[1]), ("-d", "depths", lengths[2])):
+            if any(asked) and given(name) is ParameterSource.COMMANDLINE:
+                say(f"warning: {local.name} cannot generate text: {option} is ignored")
     found = account(checkpoint.spec, held(checkpoint))
     with working("measuring this machine, loading the model"):
         runtime = load_runtime(checkpoint, backend, dtype, threads=threads)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument(
     "models", nargs=-1, required=True, metavar="MODEL MODEL...", help="Names, config.json files, GGUF files or folders."
 )
-@click.option("--differences", "-d", "only_differences", is_flag=True, help="Show only the facts that differ.")
+@click.option("--differences", "-d", "only_differences", is_flag=True, help="Show only the properties that differ.")
 @click.option("--weights/--no-weights", default=True, help="Compare the weights of two models of the same shape.")
 @json_output
 def compare(models: tuple[str, ...], only_differences: bool, weights: bool, json: bool) -> None:
@@ -39,7 +39,7 @@ def compare(models: tuple[str, ...], only_differences: bool, weights: bool, json
         return
     write_table(comparison.table(only_differences=only_differences), stands_out=True)
     same = len(comparison.rows) - len(comparison.differences)
-    write(f"\n{len(comparison.differences)} of {len(comparison.rows)} facts differ, {same} are the same.\n")
+    write(f"\n{len(comparison.differences)} of {len(comparison.rows)} properties differ, {same} are the same.\n")
     if found:
         from ordito.checkpoint.changes import by_layer
 

@@ -54,7 +54,7 @@ def doctor(model: str | None, json: bool) -> None:
     write(f"memory       {size(machine.memory)} free, read at {machine.bandwidth / 1e9:.1f} GB/s\n")
     write(f"arithmetic   {machine.flops / 1e9:.0f} GFLOP/s in matrix products with quantized weights\n")
     if outline is not None:
-        rates = f"prefill at {report['prefill']:.0f} tokens/s"
-        rates += f", decoding at {report['decode']:.0f} after {report['context']:,} tokens" if report["decode"] else ""
+        rates = f"prefill at {report['prefill']:,.1f} tokens/s"
+        rates += f", decoding at {report['decode']:,.1f} after {report['context']:,} tokens" if report["decode"] else ""
         write(f"{outline.name:<12} {rates if report['fits'] else 'does not fit into memory'}\n")
     write("".join(f"\n{number}. {line}\n" for number, line in enumerate(found, 1)) if found else "\nNothing is wrong.\n")

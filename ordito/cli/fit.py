@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @default_model("A name, a config.json, a GGUF file, a folder, or org/name.")
-@click.option("--context", "-c", type=int, help="Tokens of each sequence. [default: 4096, or the model's context if smaller]")
+@click.option(
+    "--context",
+    "-c",
+    type=int,
+    help="Tokens of each sequence (T5: of source and answer each). [default: 4096, or the model's context if smaller]",
+)
 @click.option("--batch", "-b", default=1, help="Sequences at once.")
 @click.option("--quant", "-q", help="Assume this quantization: Q4_K_M, Q8_0, BF16, ...")
 @click.option("--memory", type=float, help="GB of another machine, instead of what is free here.")
@@ -35,9 +40,9 @@ def fit(
     from ordito.fitting import fit as fit_spec
     from ordito.fitting import this_machine, vocabulary_size
 
-    for name, value in (("--memory", memory), ("--bandwidth", bandwidth)):
+    for name, value, unit in (("--memory", memory, "GB"), ("--bandwidth", bandwidth, "GB/s")):
         if value is not None and not 0 < value < 1e9:
-            raise OrditoError(f"{name}: got {value:g}, expected more than zero, in GB")
+            raise OrditoError(f"{name}: got {value:g} {unit}, expected a number above 0 and below 1e9")
     outline = known(model)
     with working("measuring this machine"):
         machine = this_machine(memory=round(memory * 1e9) if memory else None, bandwidth=bandwidth * 1e9 if bandwidth else None)
@@ -62,9 +67,11 @@ def report(name: str, found: Fit) -> None:
     from ordito.fitting.report import tables
 
     machine = found.machine
+    stored = "as stored" if found.chosen.name == "the file" else f"as {found.chosen.name}"
     write(
-        f"{name}, stored as {found.chosen.name}, on {machine.cores} cores with {size(machine.memory)} free, "
-        f"{machine.bandwidth / 1e9:.0f} GB/s and {machine.flops / 1e9:.0f} GFLOP/s\n\n"
+        f"{name}, {stored}, on {machine.cores} cores with {size(machine.memory)} free, "
+        f"{machine.bandwidth / 1e9:.0f} GB/s and {machine.flops / 1e9:.0f} GFLOP/s "
+        f"(fp32: {(machine.flops_fp32 or machine.flops) / 1e9:.0f})\n\n"
     )
     for number, table in enumerate(tables(found)):
         write("\n" if number else "")

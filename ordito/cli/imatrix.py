@@ -11,6 +11,7 @@ from ordito.cli.console import load, refuse_not_finite, say, text_of, working
 from ordito.cli.convert import refuse_overwriting
 from ordito.cli.parameters import one_model
 from ordito.cli.perplexity import WINDOW_DEFAULT, window
+from ordito.units import plural
 
 
 @click.command()
@@ -49,4 +50,4 @@ def imatrix(model: str, file: Path, output: Path, context: int | None, windows: 
     refuse_not_finite(local.name, "its activations are", (float(sums.max()) for sums in found.sums.values()))
     write_importance(output, found)
     matrices = f"{len(found.sums)} matrices of {local.name}"
-    say(f"{output} has the importance of {matrices}, measured on {found.windows} windows of {file.name}")
+    say(f"{output} has the importance of {matrices}, measured on {plural(found.windows, 'window')} of {file.name}")

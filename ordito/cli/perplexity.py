@@ -9,6 +9,7 @@ import click
 from ordito.cli.console import load, refuse_not_finite, text_of, working, write, write_json
 from ordito.cli.parameters import arithmetic, backend_name, default_model, json_output, quantization
 from ordito.errors import OrditoError
+from ordito.units import plural
 
 _WINDOW = 512
 WINDOW_DEFAULT = f"[default: {_WINDOW}, or the model's context if that is smaller]"
@@ -63,7 +64,8 @@ def perplexity(
     if json:
         write_json({"model": local.name, **found.to_dict()})
         return
-    write(f"perplexity {found.perplexity:.4f} ± {found.error:.4f} over {found.tokens} tokens in {found.windows} windows\n")
+    where = f"{found.tokens} tokens in {plural(found.windows, 'window')}"
+    write(f"perplexity {found.perplexity:.4f} ± {found.error:.4f} over {where}\n")
     if found.divergence is not None:
         best = f"same best token {100 * (found.same_best or 0):.2f} %"
         write(f"KL divergence {found.divergence:.3g}, at most {found.greatest:.3g}; {best}\n")

@@ -23,6 +23,7 @@ class _Options(TypedDict):
     model: str | None
     data: tuple[str, ...]
     output: str | None
+    max_time: float | None
     file: Path | None
     sets: tuple[str, ...]
 
@@ -32,6 +33,7 @@ class _Options(TypedDict):
 @click.option("--model", help="A name, org/name, a folder or a file; with scratch=true a config.json is enough.")
 @click.option("--data", multiple=True, help="A file (.jsonl, .json, .parquet, .txt), a folder, or hf:DATASET. May be repeated.")
 @click.option("--output", help="Folder of the run.")
+@click.option("--max-time", type=float, metavar="MINUTES", help="Save and stop after this time; --resume goes on.")
 @click.option(
     "--config",
     "file",
@@ -134,6 +136,7 @@ def _config(options: _Options, resume: bool) -> Config:
         "model": options["model"],
         "data": list(options["data"]) or None,
         "output": output,
+        "max_time": options["max_time"],
     }
     return config_from(values | {key: value for key, value in named.items() if value is not None}, options["sets"])
 
@@ -171,8 +174,7 @@ def _list_settings(objective: str | None) -> None:
 
 
 def _need_torch() -> None:
-    from importlib.util import find_spec
+    from ordito.engine.backends import is_installed
 
-    missing = [name for name in ("torch", "yaml") if find_spec(name) is None]
-    if missing:
+    if not (is_installed("torch") and is_installed("yaml")):
         raise MissingDependencyError("training needs PyTorch: pip install 'ordito[train]'")

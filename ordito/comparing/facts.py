@@ -22,7 +22,7 @@ from ordito.spec import (
     Temperature,
 )
 from ordito.spec.formulas import formulas
-from ordito.units import short, size
+from ordito.units import plural, short, size
 
 NONE = "-"
 """The value of a fact that a model does not have."""
@@ -73,12 +73,12 @@ def _whole(spec: Spec) -> Iterator[tuple[str, str]]:
     yield "context", f"{spec.context:,}"
     yield "weights at 16 bits", size(counted.nbytes)
     if spec.generates:
-        yield "cache a token", f"{counted.kv_cache.bytes_per_token:,} bytes"
-        yield f"cache at {CONTEXT:,}", size(counted.kv_cache.at(CONTEXT))
-        yield "FLOPs a token", short(counted.flops.decode().total)
-        yield f"FLOPs a token at {CONTEXT:,}", short(counted.flops.decode(CONTEXT).total)
+        yield "KV cache per token", f"{counted.kv_cache.bytes_per_token:,} bytes"
+        yield f"KV cache at {CONTEXT:,}", size(counted.kv_cache.at(CONTEXT))
+        yield "FLOPs per token", short(counted.flops.decode().total)
+        yield f"FLOPs per token at {CONTEXT:,}", short(counted.flops.decode(CONTEXT).total)
     if spec.ahead:
-        yield "further tokens predicted", f"{len(spec.ahead)} ({short(counted.parameters.ahead)} parameters)"
+        yield "multi-token prediction", f"{plural(len(spec.ahead), 'module')} ({short(counted.parameters.ahead)} parameters)"
 
 
 def _stacks(spec: Spec) -> Iterator[tuple[Stack, Sequence[Block]]]:
@@ -121,7 +121,7 @@ def kind(node: Node) -> str:
         case FeedForward(gated=gated):
             return "gated" if gated else "plain"
         case MixtureOfExperts(router=router, shared=shared):
-            return f"{router.top_k} of {router.n_experts} experts" + (" and a shared one" if shared else "")
+            return f"{router.top_k} of {router.n_experts} experts" + (" + shared" if shared else "")
         case Norm():
             return norm(node)
         case Scaling() | Temperature():

@@ -22,21 +22,22 @@ def attention_title(block: Attention) -> str:
 
 def attention_facts(block: Attention) -> tuple[Fact, ...]:
     """The settings of an attention."""
-    on = "" if block.n_kv_heads == block.n_heads else f" on {block.n_kv_heads} kv head{'s' * (block.n_kv_heads > 1)}"
-    facts = [Fact("heads", f"{block.n_heads}{on}"), Fact("head_dim", f"{block.head_dim}"), Fact("sees", sees(block))]
+    heads = f"{block.n_heads}" if block.n_kv_heads == block.n_heads else f"{block.n_heads} query, {block.n_kv_heads} KV"
+    facts = [Fact("heads", heads), Fact("head_dim", f"{block.head_dim}")]
+    facts.append(Fact("k, v", "from the encoder") if block.cross else Fact("mask", mask(block)))
     if block.rope is not None:
         facts.extend(rope_facts(block.rope, block.head_dim))
     elif (bias := block.relative_bias) is None and not block.cross:
         facts.append(Fact("rope", "none"))
     if (bias := block.relative_bias) is not None:
-        facts.append(Fact("distance", f"learned bias, {bias.n_buckets} buckets up to {bias.max_distance:,}, layers share it"))
+        facts.append(Fact("positions", f"relative bias, {bias.n_buckets} buckets to {bias.max_distance:,}, shared by layers"))
     facts.extend(_norms(block))
     if not isclose(block.scale, block.head_dim**-0.5, rel_tol=1e-6):
         facts.append(Fact("scale", _scale(block.scale)))
     if block.softcap is not None:
         facts.append(Fact("soft-cap", number(block.softcap)))
     if block.sinks:
-        facts.append(Fact("sinks", "a learned logit a head"))
+        facts.append(Fact("sinks", "one learned logit per head"))
     if block.temperature is not None:
         facts.append(Fact("q scale", temperature(block.temperature)))
     if block.bias:
@@ -49,8 +50,8 @@ def latent_facts(block: LatentAttention) -> tuple[Fact, ...]:
     facts = [
         Fact("heads", f"{block.n_heads}"),
         Fact("head_dim", f"q, k {block.nope_dim} + {block.rope.dim} rope, v {block.v_dim}"),
-        Fact("sees", "all tokens so far"),
-        Fact("kv latent", f"{block.kv_rank:,} + rope key, cached"),
+        Fact("mask", "causal"),
+        Fact("KV latent", f"{block.kv_rank:,} + {block.rope.dim} rope, cached"),
         Fact("q latent", f"{block.q_rank:,}" if block.q_rank else "none"),
         *rope_facts(block.rope, block.rope.dim),
         Fact("norms", f"on latents, ε {number(block.norm_eps)}"),
@@ -58,24 +59,20 @@ def latent_facts(block: LatentAttention) -> tuple[Fact, ...]:
     if not isclose(block.scale, block.q_dim**-0.5, rel_tol=1e-6):
         facts.append(Fact("scale", _scale(block.scale)))
     if block.bias:
-        facts.append(Fact("bias", "on maps from and to d_model"))
+        facts.append(Fact("bias", "on projections from and to d_model"))
     return tuple(facts)
 
 
-def sees(block: Attention) -> str:
-    """The mask of an attention."""
-    if block.cross:
-        return "the whole source"
-    limits = []
+def mask(block: Attention) -> str:
+    """The mask of self-attention."""
+    limits = ["causal" if block.causal else "bidirectional"]
     if block.window is not None:
-        limits.append(f"window {block.window:,}")
+        limits.append(f"window {block.window:,}" if block.causal else f"window ±{block.window - 1:,}")
     if block.chunk is not None:
         limits.append(f"chunks of {block.chunk:,}")
     if (sparse := block.block_sparse) is not None:
-        limits.append(f"blocks of {sparse.block}: {sparse.local} newest, then every {sparse.stride}th")
-    if not limits:
-        return "all tokens so far" if block.causal else "all tokens, both ways"
-    return "; ".join(limits) + ("" if block.causal else ", both ways")
+        limits.append(f"blocks of {sparse.block}: {sparse.local} local, then every {sparse.stride}th")
+    return ", ".join(limits)
 
 
 def temperature(block: Temperature) -> str:
@@ -100,7 +97,7 @@ def _norms(block: Attention) -> list[Fact]:
 
 def _scale(scale: float) -> str:
     if scale == 1:
-        return "none: q k as it is"
+        return "1, unscaled"
     inverse = round(scale**-2) if scale > 0 else 0
     root = f" = 1/√{inverse:,}" if inverse > 1 and isclose(scale, 1 / sqrt(inverse), rel_tol=1e-6) else ""
     return f"× {number(scale)}{root}"

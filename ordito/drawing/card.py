@@ -36,7 +36,7 @@ def ahead_card(times: int, module: NextToken, kind: Kind, describe: Describe) ->
     inputs = [
         (name, box(replace(describe(place, norm), parameters=None), half))
         for name, place, norm in (
-            ("next token, embedded", "next.", module.embedding_norm),
+            ("next token's embedding", "next.", module.embedding_norm),
             ("hidden state", "hidden.", module.hidden_norm),
         )
     ]
@@ -46,9 +46,9 @@ def ahead_card(times: int, module: NextToken, kind: Kind, describe: Describe) ->
         Piece(box(describe("", module.join), ROOM), True),
         Piece(layers_row(layer, kind.letter, ROOM), True),
         Piece(box(describe("ahead.", module.norm), ROOM), True),
-        caption("to the head: the token after next", ROOM),
+        caption("to the LM head: the token after next", ROOM),
     ]
-    heading = Heading("Multi-token prediction", "not needed to run the model", f"{times} × {brief(parameters(module))}")
+    heading = Heading("Multi-token prediction (MTP)", "not needed for inference", f"{times} × {brief(parameters(module))}")
     return _card(chain(pieces), heading)
 
 

@@ -54,8 +54,8 @@ def _is_tied(block: object) -> bool:
 
 def encoder(plan: Plan, describe: Describe, new_rows: frozenset[str]) -> Piece:
     """The column of the encoder, on the embedding of the body."""
-    shared = Piece(box(Label("embedding", "The same embedding"), ROOM), True)
-    return chain([caption("source ids"), shared, *_stages(plan.encoder, plan.kinds, describe, new_rows)])
+    shared = Piece(box(Label("embedding", "Shared embedding"), ROOM), True)
+    return chain([caption("source token ids"), shared, *_stages(plan.encoder, plan.kinds, describe, new_rows)])
 
 
 def caption(text: str, room: float = ROOM) -> Piece:
@@ -80,7 +80,7 @@ def _outlet(blocks: tuple[Block | Pooling, ...], describe: Describe) -> list[Pie
         case Head(vocab_size=size):
             end = f"logits over {size:,} tokens"
         case Dense(d_out=size):
-            end = f"one vector of {size:,}"
+            end = f"vector of {size:,}"
         case _:
-            end = "one vector for the text"
+            end = "embedding of the text"
     return [*pieces, caption(end)]

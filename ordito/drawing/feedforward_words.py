@@ -15,7 +15,7 @@ GATED = {
     "tanh": "Gated tanh",
 }
 PLAIN = {"silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU", "gelu_sigmoid": "GELU", "relu": "ReLU", "tanh": "Tanh"}
-FORMS = {"gelu": "exact (erf)", "gelu_tanh": "tanh form"}
+FORMS = {"gelu": "exact (erf)", "gelu_tanh": "tanh approximation"}
 SCORES = {"softmax": "softmax", "sigmoid": "sigmoid", "sparsemixer": "SparseMixer"}
 
 
@@ -32,11 +32,11 @@ def feed_forward_facts(block: FeedForward) -> tuple[Fact, ...]:
     elif block.activation in FORMS:
         facts.append(Fact("GELU", FORMS[block.activation]))
     if block.up_offset:
-        facts.append(Fact("up", f"+ {number(block.up_offset)} before the product"))
+        facts.append(Fact("up", f"+ {number(block.up_offset)} before gating"))
     if block.limit is not None:
-        facts.append(Fact("cut", f"gate ≤ {number(block.limit)}, |up| ≤ {number(block.limit)}"))
+        facts.append(Fact("clamp", f"gate ≤ {number(block.limit)}, |up| ≤ {number(block.limit)}"))
     if block.bias:
-        facts.append(Fact("bias", "on every map"))
+        facts.append(Fact("bias", "on all projections"))
     return tuple(facts)
 
 
@@ -44,7 +44,7 @@ def mixture_facts(block: MixtureOfExperts) -> tuple[Fact, ...]:
     """The settings of a mixture."""
     working = parameters(block) - idle(block)
     facts = [
-        Fact("experts", f"{block.router.top_k:,} of {block.router.n_experts:,} for a token"),
+        Fact("experts", f"{block.router.top_k:,} of {block.router.n_experts:,} per token"),
         *router_facts(block.router),
         Fact("expert", _expert(block.expert)),
         *_particulars(block.expert),
@@ -52,10 +52,10 @@ def mixture_facts(block: MixtureOfExperts) -> tuple[Fact, ...]:
     if block.shared is not None:
         other = _particulars(block.shared) if _particulars(block.shared) != _particulars(block.expert) else ()
         more = "".join(f", {fact.key} {fact.value}" for fact in other)
-        facts.append(Fact("shared", _expert(block.shared) + more + (", times its own gate" if block.shared_gate else "")))
+        facts.append(Fact("shared", _expert(block.shared) + more + (", times a sigmoid gate" if block.shared_gate else "")))
     if block.weigh == "input":
-        facts.append(Fact("weight", "multiplies an expert's input"))
-    return (*facts, Fact("active", f"{brief(working)} a token"))
+        facts.append(Fact("weight", "applied to an expert's input"))
+    return (*facts, Fact("active", f"{brief(working)} per token"))
 
 
 def router_facts(router: Router) -> tuple[Fact, ...]:
@@ -63,27 +63,30 @@ def router_facts(router: Router) -> tuple[Fact, ...]:
     how = SCORES[router.score]
     if router.score == "sparsemixer" and router.jitter:
         how += f", jitter {number(router.jitter)}"
-    steps = [f"{how} of the chosen" if router.choose_first else how]
+    steps = [f"top-{router.top_k}, then {how}" if router.choose_first else how]
     if router.bias:
         steps.append("bias")
     if router.choice_bias:
-        steps.append("balancing bias")
+        steps.append("load-balancing bias")
     facts = [Fact("router", ", ".join(steps))]
     if router.n_groups > 1:
-        best = {"max": "best one", "top2": "two best"}[router.group_score]
-        facts.append(Fact("groups", f"{router.top_groups} of {router.n_groups}, by their {best}"))
-    weights = [*(["sum to 1"] if router.renormalise else []), *([f"× {number(router.scale)}"] if router.scale != 1 else [])]
+        best = {"max": "maximum", "top2": "top-2 sum"}[router.group_score]
+        facts.append(Fact("groups", f"{router.top_groups} of {router.n_groups}, by {best}"))
+    weights = [
+        *(["normalised to sum 1"] if router.renormalise else []),
+        *([f"× {number(router.scale)}"] if router.scale != 1 else []),
+    ]
     if weights:
         facts.append(Fact("weights", ", ".join(weights)))
     if router.capacity is not None:
-        facts.append(Fact("capacity", f"{router.capacity:,} tokens an expert"))
+        facts.append(Fact("capacity", f"{router.capacity:,} tokens per expert"))
     return tuple(facts)
 
 
 def _expert(block: FeedForward | MixtureOfExperts) -> str:
     if isinstance(block, MixtureOfExperts):
         facts = "; ".join(f"{fact.key} {fact.value}" for fact in mixture_facts(block))
-        return f"a mixture itself: {facts}"
+        return f"nested mixture: {facts}"
     return f"{feed_forward_title(block).removesuffix(' feed-forward')}, d_ff {block.d_ff:,}"
 
 

@@ -58,7 +58,9 @@ def together(pages: Sequence[Figure]) -> Figure:
             edge = ((MARGIN, y), (whole.width - MARGIN, y))
         if number + 1 < len(pages):
             marks.append(Line(edge, "card.edge", 2))
-    marks.append(Text(MARGIN, whole.height + 4, f"{SIGN} differs from the other, or is not there", SUBTITLE, "new", True))
+    marks.append(
+        Text(MARGIN, whole.height + 4, f"{SIGN} differs from the other model, or is absent there", SUBTITLE, "new", True)
+    )
     return Figure(whole.width, whole.height + 24, tuple(marks))
 
 

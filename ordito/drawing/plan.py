@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ordito.drawing.attention_words import sees
 from ordito.drawing.sizes import parameters
 from ordito.spec import (
     Attention,
@@ -166,7 +165,7 @@ def _side(leaves: list[Block]) -> str:
 
 def _reach(leaves: list[Block]) -> str:
     bounds = [
-        "global" if isinstance(leaf, LatentAttention) or sees(leaf).startswith("all tokens") else "local"
+        "local" if isinstance(leaf, Attention) and (leaf.window or leaf.chunk or leaf.block_sparse) else "global"
         for leaf in leaves
         if isinstance(leaf, LatentAttention) or (isinstance(leaf, Attention) and not leaf.cross)
     ]

@@ -22,7 +22,7 @@ def rope_facts(rope: Rope, head_dim: int) -> list[Fact]:
     part = f" on {rope.dim} of {head_dim}" if rope.dim != head_dim else ""
     pairs = ", interleaved" if rope.layout == "interleaved" else ""
     facts = [Fact("rope", f"θ {number(rope.theta)}{part}{pairs}")]
-    return facts if rope.scaling is None else [*facts, Fact("stretch", scaling(rope.scaling))]
+    return facts if rope.scaling is None else [*facts, Fact("scaling", scaling(rope.scaling))]
 
 
 def scaling(by: Scaling) -> str:
@@ -31,24 +31,26 @@ def scaling(by: Scaling) -> str:
         case LinearScaling():
             return f"linear, ÷ {number(by.factor)}"
         case DynamicScaling():
-            return f"NTK × {number(by.factor)} beyond {by.context:,}"
+            return f"dynamic NTK × {number(by.factor)} beyond {by.context:,}"
         case QwenScaling():
-            return f"NTK in steps beyond {by.context:,}"
+            return f"dynamic NTK in steps beyond {by.context:,}"
         case Llama3Scaling():
             return (
-                f"Llama 3 bands, ÷ {number(by.factor)} of {by.context:,}, "
-                f"{number(by.low_frequency)} to {number(by.high_frequency)}"
+                f"Llama 3, ÷ {number(by.factor)} from {by.context:,}, "
+                f"low {number(by.low_frequency)}, high {number(by.high_frequency)}"
             )
         case YarnScaling():
             usual = (by.beta_fast, by.beta_slow) == (32, 1)
-            betas = "" if usual else f", turns {number(by.beta_fast)} to {number(by.beta_slow)}"
+            betas = "" if usual else f", β {number(by.beta_fast)} to {number(by.beta_slow)}"
             whole = "" if by.truncate else ", not truncated"
-            return f"YaRN × {number(by.factor)} of {by.context:,}{betas}{whole}, magnitude {number(by.attention_factor)}"
+            return (
+                f"YaRN × {number(by.factor)} from {by.context:,}{betas}{whole}, attention factor {number(by.attention_factor)}"
+            )
         case LongRopeScaling():
             beyond = "" if by.long_attention_factor is None else f", {number(by.long_attention_factor)} beyond"
             return (
                 f"LongRoPE, ÷ {_range(by.short)} up to {by.context:,}, ÷ {_range(by.long)} beyond, "
-                f"magnitude {number(by.attention_factor)}{beyond}"
+                f"attention factor {number(by.attention_factor)}{beyond}"
             )
         case DivisorScaling():
             return f"÷ {_range(by.divisors)}"

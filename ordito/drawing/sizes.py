@@ -39,7 +39,7 @@ def summary(spec: Spec) -> list[str]:
     total, active, ahead = totals(spec)
     sizes = [f"{total:,} parameters" + (f" ({brief(active)} active)" if active != total else "")]
     if ahead:
-        sizes.append(f"{brief(ahead)} more to look ahead")
+        sizes.append(f"{brief(ahead)} more for MTP")
     source = sum(1 for _ in _layers(spec.encoder)) if spec.encoder is not None else 0
     layers = f"{source} + {spec.n_layers:,} layers" if source else f"{spec.n_layers:,} layers"
     return [*sizes, layers, f"d_model {spec.d_model:,}", f"context {spec.context:,}"]

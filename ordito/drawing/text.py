@@ -16,7 +16,19 @@ MOST_GROUPS = 12
 LONGEST_NAME = 40
 """Characters of a block's name that are shown, at most."""
 _ASCII = str.maketrans(
-    {"×": "x", "→": "->", "θ": "theta", "ε": "eps", "√": "sqrt ", "÷": "/", "–": "-", "≤": "<=", "·": "*", "…": "..."}
+    {
+        "×": "x",
+        "→": "->",
+        "θ": "theta",
+        "ε": "eps",
+        "√": "sqrt ",
+        "÷": "/",
+        "–": "-",
+        "≤": "<=",
+        "·": "*",
+        "…": "...",
+        "±": "+-",
+    }
 )
 
 
@@ -24,7 +36,7 @@ def text(plan: Plan, title: str, facts: list[str]) -> str:
     """The text of a plan, under a title and facts."""
     rows: list[tuple[str, str]] = []
     if plan.encoder:
-        rows += [("source:", ""), ("embedding", "the same"), *_stages(plan.encoder, plan), ("target:", "")]
+        rows += [("encoder:", ""), ("embedding", "shared with the decoder"), *_stages(plan.encoder, plan), ("decoder:", "")]
     rows += _stages(plan.body, plan)
     rows += [_row(block) for outlet in plan.outlets for block in outlet]
     lines = [title, ", ".join(facts), "", *_table(rows)]
@@ -37,8 +49,8 @@ def text(plan: Plan, title: str, facts: list[str]) -> str:
             lines += ["", f"... {left:,} more kinds of layers"]
     for times, module, number in plan.ahead[:MOST_GROUPS]:
         kind, norms = plan.kinds[number], (module.embedding_norm, module.hidden_norm, module.norm)
-        lines += ["", f"multi-token prediction ({times} x {brief(parameters(module))}), not needed to run the model"]
-        lines += [f"  norm({kind.letter}({module.join.name}([norm(next token, embedded), norm(hidden state)])))"]
+        lines += ["", f"multi-token prediction, MTP ({times} x {brief(parameters(module))}), not needed for inference"]
+        lines += [f"  norm({kind.letter}({module.join.name}([norm(embedding of the next token), norm(hidden state)])))"]
         rows = [(module.join.name, _facts(label(module.join), False))]
         rows += [("norm", words) for words in dict.fromkeys(_facts(label(norm)) for norm in norms)]
         lines += [f"  {line}" for line in _table(rows)]

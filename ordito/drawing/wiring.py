@@ -33,5 +33,5 @@ def _inside(parts: list[Block]) -> list[str]:
     """The names for the parts of a residual branch."""
     before, after = isinstance(parts[0], Norm), len(parts) > 1 and isinstance(parts[-1], Norm)
     names = {(True, True): ["sandwich norms"], (True, False): ["pre-norm"], (False, True): ["norm after the block"]}
-    parallel = ["branches in parallel"] * any(isinstance(part, Sum) for part in parts)
+    parallel = ["parallel branches"] * any(isinstance(part, Sum) for part in parts)
     return names.get((before, after), []) + parallel + [word for part in parts for word in _words(part)]

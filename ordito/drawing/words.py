@@ -62,7 +62,7 @@ def label(block: Leaf) -> Label:
         case Embedding():
             return Label("embedding", "Token embedding", _embedding(block), parameters(block))
         case Head():
-            return Label("head", "Head", _head(block), parameters(block))
+            return Label("head", "LM head", _head(block), parameters(block))
         case Dense():
             return Label("dense", block.name[:LONGEST_NAME].replace("_", " ").capitalize(), _dense(block), parameters(block))
     return Label("dense", type(block).__name__, (), parameters(block))
@@ -74,10 +74,10 @@ def _embedding(block: Embedding) -> tuple[Fact, ...]:
         root = " = √d_model" if isclose(block.scale, sqrt(block.d_model), rel_tol=1e-6) else ""
         facts.append(Fact("scale", f"× {number(block.scale)}{root}"))
     if block.n_positions:
-        first = f", from row {block.first_position}" if block.first_position else ""
+        first = f", offset {block.first_position}" if block.first_position else ""
         facts.append(Fact("positions", f"{block.n_positions:,} learned{first}"))
     if block.n_types:
-        facts.append(Fact("types", f"{block.n_types}, the first is used"))
+        facts.append(Fact("types", f"{block.n_types}, type 0 is used"))
     return tuple(facts)
 
 
@@ -94,7 +94,7 @@ def _head(block: Head) -> tuple[Fact, ...]:
         facts.append(Fact("soft-cap", number(block.softcap)))
     if block.unused:
         ids = f"{min(block.unused):,} to {max(block.unused):,}" if len(block.unused) > 1 else f"{block.unused[0]:,}"
-        facts.append(Fact("unused", f"{len(block.unused):,} of the ids, {ids}"))
+        facts.append(Fact("unused", f"{len(block.unused):,} ids, {ids}"))
     return tuple(facts)
 
 
@@ -108,10 +108,10 @@ def _dense(block: Dense) -> tuple[Fact, ...]:
 
 
 def _pooling(pooling: Pooling) -> tuple[Fact, ...]:
-    which = {"cls": "the first token's state", "mean": "the mean over tokens", "last": "the last token's state"}
-    facts = [Fact("takes", which[pooling.kind])]
+    which = {"cls": "first token", "mean": "mean over tokens", "last": "last token"}
+    facts = [Fact("method", which[pooling.kind])]
     if pooling.normalise:
-        facts.append(Fact("length", "scaled to 1 at the end"))
+        facts.append(Fact("normalised", "to L2 norm 1"))
     if pooling.max_tokens is not None:
-        facts.append(Fact("texts", f"up to {pooling.max_tokens:,} tokens"))
+        facts.append(Fact("max length", f"{pooling.max_tokens:,} tokens"))
     return tuple(facts)

@@ -63,7 +63,7 @@ BACKENDS = {
 
 def default_backend() -> str:
     """The fastest backend that is installed."""
-    return next((name for name, backend in BACKENDS.items() if _is_installed(backend)), next(iter(BACKENDS)))
+    return next((name for name, backend in BACKENDS.items() if is_installed(backend.needs)), next(iter(BACKENDS)))
 
 
 def named_backend(name: str) -> Backend:
@@ -73,15 +73,19 @@ def named_backend(name: str) -> Backend:
     return BACKENDS[name]
 
 
-def _is_installed(backend: Backend) -> bool:
-    return find_spec(backend.needs) is not None
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, found without importing it; an import hook may forbid it."""
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def check_settings(backend: str | None, dtype: str | None, cache: str | None) -> None:
     """Raises what would be wrong with these settings of whatever model, before any is loaded."""
     name = default_backend() if backend is None else backend
     chosen = named_backend(name)
-    if not _is_installed(chosen):
+    if not is_installed(chosen.needs):
         raise MissingDependencyError(f"the backend {name!r} needs {chosen.install}")
     if dtype is not None:
         check_dtype(dtype, chosen.dtypes, name)

@@ -18,6 +18,7 @@ from ordito.engine.running import Running
 from ordito.engine.stream import Mailbox, Stream
 from ordito.errors import OrditoError
 from ordito.runtime import Runtime
+from ordito.spec import LongRopeScaling
 
 if TYPE_CHECKING:
     from ordito.accounting.cache import Cache
@@ -99,7 +100,10 @@ class Engine:
             raise OrditoError(f"most_together is {most_together!r}, expected a whole number of at least 1")
         self.model, self.runtime, self.draft = model, model.runtime, draft
         self.most_together, self.cache_limit, self.cache = most_together, cache_limit, cache
-        self.windowed = any(block.span for _, block in self.runtime.spec.attentions)
+        attentions = [block for _, block in self.runtime.spec.attentions]
+        self.windowed = any(block.span for block in attentions)
+        scalings = {block.rope.scaling for block in attentions if block.rope is not None}
+        self._switches = {scaling.context for scaling in scalings if isinstance(scaling, LongRopeScaling)}
         self.counts = Counts()
         self.running: list[Running] = []
         self.prefixes = PrefixCache()
@@ -332,6 +336,9 @@ class Engine:
     def _batch(self) -> list[tuple[Running, int]]:
         """The next batch: each answer in it, and how many of its tokens to read, drafts not counted."""
         self._make_room(0, preempt=True)
+        for one in self.running:
+            if any(0 < one.sequence.length <= switch < len(one.ids) for switch in self._switches):
+                one.sequence.rewind(0)  # beyond its original context LongRoPE rotates every key by other angles
         decoding = [one for one in self.running if one.decoding and one.made]
         reading = [one for one in self.running if not (one.decoding and one.made)]
         most = MAX_DRAFT if len(self.running) <= MAX_SPECULATING and not self.runtime.reads_whole else 0

@@ -16,9 +16,10 @@ from ordito.errors import ConfigError, did_you_mean
 from ordito.families.family import GGUF, Family, Header, with_fusions
 from ordito.families.naming import Names
 from ordito.families.nearest import UnknownArchitectureError
-from ordito.families.reader import Reader
-from ordito.families.rope import tensors_from_rope
-from ordito.spec import Spec
+from ordito.families.reader import Reader, shown
+from ordito.families.rope import as_divisors, tensors_from_rope
+from ordito.spec import Rope, Spec
+from ordito.spec.node import from_dict
 
 __all__ = [
     "Family",
@@ -110,6 +111,8 @@ def spec_from_header(header: Header) -> Spec:
     family = _lookup(by_label, label, "GGUF metadata: general.architecture")
     if "token_embd.weight" not in header.shapes:
         raise ConfigError(f"GGUF file of {label}: there is no tensor token_embd.weight, expected a language model's weights")
+    if len(shape := header.shapes["token_embd.weight"]) != 2:
+        raise ConfigError(f"GGUF file of {label}: token_embd.weight has shape {shape}, expected (vocabulary, width)")
     return gguf_of(family).spec_from_header(header)
 
 
@@ -127,17 +130,20 @@ def header_from_spec(spec: Spec) -> Header:
     shapes |= {name: (len(values),) for name, values in settings.items()}
     same_label = {"architecture": label}  # one GGUF label may cover several families: `llama` is Mistral's too
     header = Header({"general.architecture": label, **metadata}, shapes, settings.__getitem__)
-    if _rounded(_shape(spec_from_header(header))) | same_label != _rounded(_shape(spec)) | same_label:
+    if _comparable(_shape(spec_from_header(header))) | same_label != _comparable(_shape(spec)) | same_label:
         raise ConfigError(f"GGUF metadata of {label!r} cannot express this spec: save as safetensors instead")
     return header
 
 
-def _rounded(value: Any) -> Any:
-    """The same with floats at 6 digits, which survive fp32 and the conversion of YaRN's attention factor."""
+def _comparable(value: Any) -> Any:
+    """A spec's dict, with what GGUF stores in another form made alike: floats at 6 digits, which survive fp32 and the
+    conversion of YaRN's attention factor, and the divisors that a rope's scaling gives."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        if value.get("node") == Rope.__name__:
+            value = as_divisors(from_dict(value)).to_dict()
+        return {key: _comparable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [_comparable(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -151,6 +157,7 @@ def gguf_of(family: Family) -> GGUF:
 def _lookup(known: Mapping[str, Family], label: str, where: str) -> Family:
     if label not in known:
         raise ConfigError(
-            f"{where} is {label!r}, which no family here reads{did_you_mean(label, known)} (known: {', '.join(sorted(known))})"
+            f"{where} is {shown(label)}, which no family here reads{did_you_mean(label, known)}"
+            f" (known: {', '.join(sorted(known))})"
         )
     return known[label]

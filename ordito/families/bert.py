@@ -88,8 +88,9 @@ def build(
 def spec_from_config(config: Reader) -> Spec:
     """config.json of `model_type: bert`; by `architectures` the model has a pooler or a masked-language-model head."""
     classes = config.items("architectures", None) or ["BertModel"]
-    if classes[0] not in ("BertModel", "BertForMaskedLM"):
-        raise config.fail("architectures", classes[0], "BertModel or BertForMaskedLM")
+    masked = classes[0] in ("BertForMaskedLM", "BertForPreTraining")  # the latter also has a next-sentence head, left out here
+    if not masked and classes[0] != "BertModel":
+        raise config.fail("architectures", classes[0], "BertModel, BertForMaskedLM or BertForPreTraining")
     config.must_be("position_embedding_type", "absolute")
     config.must_be("is_decoder", False)
     spec = build(
@@ -102,8 +103,8 @@ def spec_from_config(config: Reader) -> Spec:
         n_types=config.size("type_vocab_size", 2),
         eps=config.real("layer_norm_eps", 1e-12),
         activation=config.choice("hidden_act", ACTIVATIONS, "gelu"),
-        pooler=classes[0] == "BertModel",
-        masked_head=classes[0] == "BertForMaskedLM",
+        pooler=not masked,
+        masked_head=masked,
         tied=config.flag("tie_word_embeddings", True),
     )
     config.finish(IRRELEVANT)
@@ -228,13 +229,26 @@ NAMES = Names(
 def names(spec: Spec) -> Names:
     """Hugging Face's names; an untied head has a bias of its own, and `cls.predictions.bias` is unused."""
     if all(head.tied for head in leaves(spec, Head)):
-        return NAMES
-    return replace(
+        return without_others(NAMES, spec, "cls")
+    untied = replace(
         NAMES,
         table={**NAMES.table, "head.bias": "cls.predictions.decoder.bias"},
         aliases=NAMES.aliases[:-1],
         ignored={**NAMES.ignored, r"cls\.predictions\.bias": "the untied head has a bias of its own"},
     )
+    return without_others(untied, spec, "cls")
+
+
+def without_others(names: Names, spec: Spec, head: str) -> Names:
+    """`names` that ignore what published files have beyond the class that `architectures` names, as transformers does.
+
+    BERT base, RoBERTa base and XLM-R were published as masked-language models, with the pooler of their pretraining; `head` is
+    the module of the head.
+    """
+    others = {r"pooler\..*": "the masked-language model does not use a pooler"} if spec.pooler is None else {}
+    if spec.head is None:
+        others[rf"{head}\..*"] = "the encoder alone has no head"
+    return replace(names, ignored={**names.ignored, **others})
 
 
 GGUF_NAMES = Names(

@@ -28,7 +28,9 @@ class Header:
     def reader(self) -> Reader:
         """A `Reader` of the architecture's own keys, without their prefix."""
         prefix = self.architecture + "."
-        keys = {k.removeprefix(prefix): v for k, v in self.metadata.items() if k.startswith(prefix)}
+        own = {k.removeprefix(prefix): v for k, v in self.metadata.items() if k.startswith(prefix)}
+        # Lists instead of numpy's arrays, whose comparisons have no truth value.
+        keys = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in own.items()}
         return Reader(keys, f"GGUF metadata of {self.architecture}")
 
 

@@ -72,12 +72,13 @@ def _pooling(header: Header, reader: Reader) -> Pooling:
 
 def _sliding(reader: Reader, n_layers: int, period: int) -> list[bool]:
     """Which layers have a sliding window: by a list of flags, or all but every n-th, n being `period` by default."""
-    pattern = reader.get("attention.sliding_window_pattern", period)
-    if not isinstance(pattern, int):
-        flags = [bool(flag) for flag in pattern]
+    key = "attention.sliding_window_pattern"
+    if isinstance(reader.get(key, period), (list, tuple)):
+        flags = [bool(flag) for flag in reader.items(key)]
         if len(flags) < n_layers:
-            raise reader.fail("attention.sliding_window_pattern", pattern, f"{n_layers} flags")
+            raise reader.fail(key, flags, f"{n_layers} flags")
         return flags[:n_layers]
+    pattern = reader.size(key, period)
     return [(i + 1) % pattern != 0 for i in range(n_layers)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ordito.errors import ConfigError, OrditoError, did_you_mean
 from ordito.families.family import Family
-from ordito.families.reader import IRRELEVANT, Reader
+from ordito.families.reader import IRRELEVANT, Reader, shown
 from ordito.spec import Spec
 
 SHOWN = 8
@@ -23,7 +23,7 @@ class UnknownArchitectureError(ConfigError):
     def __init__(self, where: str, label: str, config: Mapping[str, Any], families: Iterable[Family]) -> None:
         families = list(families)
         near = did_you_mean(label, (known for family in families for known in family.model_types))
-        self.text = f"{where} is {label!r}, which no family here reads{near.rstrip('?')}"
+        self.text = f"{where} is {shown(label)}, which no family here reads{near.rstrip('?')}"
         self.nearest, self.label, unread, self.spec = nearest(config, families)
         if self.nearest is not None:
             self.text += f"; the nearest is {self.nearest.title} ({self.label})"
@@ -42,13 +42,15 @@ class UnknownArchitectureError(ConfigError):
 def nearest(config: Mapping[str, Any], families: Iterable[Family]) -> tuple[Family | None, str, list[str], Spec | None]:
     """The family and `model_type` that read most keys of a configuration, the keys left unread, and the spec, if it gave one.
 
-    Families that give a spec (by more than 3 keys) come before those that raise an error.
+    Families that give a spec (by more than 3 keys) come before those that raise an error. `architectures` names a class that
+    none of them knows, so it is left out.
     """
     best: tuple[tuple[bool, int, int], Family | None, str, list[str], Spec | None] = ((False, 0, 0), None, "", [], None)
     given = {key for key in config if not key.startswith("_")} - IRRELEVANT
+    values = {key: value for key, value in config.items() if key != "architectures"}
     for family in families:
         for label in family.model_types:
-            reader, spec = Reader({**config, "model_type": label}, "config.json"), None
+            reader, spec = Reader({**values, "model_type": label}, "config.json"), None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with contextlib.suppress(OrditoError):

@@ -14,6 +14,17 @@ REQUIRED = object()
 """The default of a key that has none: it must be present."""
 
 
+def shown(value: Any) -> str:
+    """A value of a configuration as messages show it, not longer than a line."""
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _is_real(value: Any) -> bool:
+    # An integer of JSON may be larger than any float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+
+
 class Reader:
     """A configuration that remembers which of its keys were read, so that `finish` can warn of the others.
 
@@ -39,8 +50,7 @@ class Reader:
 
     def fail(self, key: str, got: Any, expected: str) -> ConfigError:
         """The error for a wrong value of `key`, for the caller to raise."""
-        shown = repr(got)
-        return ConfigError(f"{self.where}: {key} is {shown if len(shown) < 80 else shown[:77] + '...'}, expected {expected}")
+        return ConfigError(f"{self.where}: {key} is {shown(got)}, expected {expected}")
 
     def size(self, key: str, default: Any = REQUIRED) -> Any:
         """A whole number from 1 to 2^31."""
@@ -69,10 +79,16 @@ class Reader:
         value = self.get(key, default)
         if value is default:
             return value
-        # An integer of JSON may be larger than any float.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
+        if not _is_real(value):
             raise self.fail(key, value, "a finite number above zero")
         return float(value)
+
+    def reals(self, key: str) -> tuple[float, ...]:
+        """A list of finite numbers above zero."""
+        values = self.items(key)
+        if not all(map(_is_real, values)):
+            raise self.fail(key, values, "a list of finite numbers above zero")
+        return tuple(map(float, values))
 
     def real_or_none(self, key: str, default: float | None = None) -> Any:
         """A finite number above zero, or None if it is null or 0; a missing key means the default."""
@@ -127,8 +143,9 @@ class Reader:
             raise self.fail(key, value, f"{expected!r}, the only form of this family")
 
     def finish(self, irrelevant: Iterable[str] = ()) -> None:
-        """Warn (`OrditoWarning`) of every key that was not read and is not `irrelevant`."""
-        unread = sorted(key for key in self.values.keys() - self.seen - set(irrelevant) if not key.startswith("_"))
+        """Warn (`OrditoWarning`) of every key that was not read and is not `irrelevant`, which counts as read."""
+        self.seen |= self.values.keys() & set(irrelevant)
+        unread = sorted(key for key in self.values.keys() - self.seen if not key.startswith("_"))
         if unread:
             hints = "".join(f"{key!r}{did_you_mean(key, self.seen)}, " for key in unread).rstrip(", ")
             warnings.warn(f"{self.where}: unknown keys were left unused: {hints}", OrditoWarning, stacklevel=2)

@@ -81,13 +81,14 @@ NAMES = replace(
 def names(spec: Spec) -> Names:
     """Hugging Face's names; an untied head has a bias of its own, and `lm_head.bias` is unused."""
     if all(head.tied for head in leaves(spec, Head)):
-        return NAMES
-    return replace(
+        return bert.without_others(NAMES, spec, "lm_head")
+    untied = replace(
         NAMES,
         table={**NAMES.table, "head.bias": "lm_head.decoder.bias"},
         aliases=NAMES.aliases[:1],
         ignored={**NAMES.ignored, r"lm_head\.bias": "the untied head has a bias of its own"},
     )
+    return bert.without_others(untied, spec, "lm_head")
 
 
 FAMILY = Family(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from ordito.errors import ConfigError
 from ordito.families.family import Header
-from ordito.families.reader import Reader
+from ordito.families.reader import Reader, shown
 from ordito.spec import (
     DivisorScaling,
     DynamicScaling,
@@ -74,11 +75,15 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
         return None
     original = source.size("original_max_position_embeddings", original)
     if kind in ("longrope", "su") or "short_factor" in source.values:  # the first Phi-3 files called it yarn
+        if original == 1:
+            raise source.fail("original_max_position_embeddings", original, "at least 2 for longrope")
         stretch = source.real("factor", context / original)
         default = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-        short, long = (tuple(map(float, source.items(key))) for key in ("short_factor", "long_factor"))
+        short, long = source.reals("short_factor"), source.reals("long_factor")
         factor = source.real("attention_factor", default)
         return LongRopeScaling(short=short, long=long, context=original, attention_factor=factor)
+    if kind not in (kinds := ("linear", "dynamic", "llama3", "yarn")):
+        raise source.fail("rope_type", kind, f"one of default, {', '.join(kinds)}, longrope")
     factor = source.real("factor")
     if kind == "linear":
         return LinearScaling(factor=factor)
@@ -87,17 +92,15 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
     if kind == "llama3":
         low, high = source.real("low_freq_factor"), source.real("high_freq_factor")
         return Llama3Scaling(factor=factor, low_frequency=low, high_frequency=high, context=original)
-    if kind == "yarn":
-        default = _yarn_attention_factor(source, factor)
-        return YarnScaling(
-            factor=factor,
-            context=original,
-            beta_fast=source.real("beta_fast", 32.0),
-            beta_slow=source.real("beta_slow", 1.0),
-            truncate=source.flag("truncate", True),
-            attention_factor=source.real("attention_factor", default),
-        )
-    raise source.fail("rope_type", kind, "one of default, linear, dynamic, llama3, yarn, longrope")
+    default = _yarn_attention_factor(source, factor)
+    return YarnScaling(
+        factor=factor,
+        context=original,
+        beta_fast=source.real("beta_fast", 32.0),
+        beta_slow=source.real("beta_slow", 1.0),
+        truncate=source.flag("truncate", True),
+        attention_factor=source.real("attention_factor", default),
+    )
 
 
 def _yarn_attention_factor(source: Reader, factor: float) -> float:
@@ -168,10 +171,10 @@ def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> 
     reader.get("rope.scaling.finetuned", None)
     if "rope_freqs.weight" in header.shapes:
         plain = Rope(dim=dim, theta=theta)
-        return Rope(dim=dim, theta=theta, scaling=_recognise(plain, tuple(header.values("rope_freqs.weight"))))
+        return Rope(dim=dim, theta=theta, scaling=_recognise(plain, _divisors(header, "rope_freqs.weight", dim)))
     scaling: Scaling | None = None
     if "rope_factors_long.weight" in header.shapes:
-        short, long = (tuple(header.values(f"rope_factors_{length}.weight")) for length in ("short", "long"))
+        short, long = (_divisors(header, f"rope_factors_{length}.weight", dim) for length in ("short", "long"))
         magnitude = reader.real("rope.scaling.attn_factor", 1.0)
         scaling = LongRopeScaling(short=short, long=long, context=original, attention_factor=magnitude)
     elif kind == "linear" and factor is not None and factor != 1.0:
@@ -184,6 +187,22 @@ def rope_from_header(header: Header, reader: Reader, dim: int, context: int) -> 
     elif kind not in ("none", "linear", "yarn", "longrope"):
         raise reader.fail("rope.scaling.type", kind, "one of none, linear, yarn, longrope")
     return Rope(dim=dim, theta=theta, scaling=scaling)
+
+
+def _divisors(header: Header, name: str, dim: int) -> tuple[float, ...]:
+    """The divisors of the dim / 2 frequencies in a tensor of a GGUF file.
+
+    Raises `ConfigError` if the tensor is missing, has another shape, or holds something other than finite numbers above zero.
+    """
+    where = f"GGUF file of {header.architecture}: the tensor {name}"
+    if name not in header.shapes:
+        raise ConfigError(f"{where} is missing, expected it beside the other divisors of frequencies")
+    if (shape := header.shapes[name]) != (dim // 2,):
+        raise ConfigError(f"{where} has shape {shape}, expected {(dim // 2,)}")
+    divisors = tuple(header.values(name))
+    if not all(0 < divisor < math.inf for divisor in divisors):
+        raise ConfigError(f"{where} holds {shown(divisors)}, expected finite numbers above zero")
+    return divisors
 
 
 def _recognise(plain: Rope, divisors: tuple[float, ...]) -> Scaling:
@@ -210,6 +229,12 @@ def tensors_from_rope(rope: Rope) -> dict[str, list[float]]:
         case LongRopeScaling(short=short, long=long):
             return {"rope_factors_short.weight": list(short), "rope_factors_long.weight": list(long)}
     return {}
+
+
+def as_divisors(rope: Rope) -> Rope:
+    """The same rope as a GGUF file holds it: with divisors of frequencies in place of the scaling that gives them."""
+    divisors = tensors_from_rope(rope).get("rope_freqs.weight")
+    return replace(rope, scaling=DivisorScaling(divisors=tuple(divisors))) if divisors else rope
 
 
 def metadata_from_rope(rope: Rope) -> dict[str, Any]:

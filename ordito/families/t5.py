@@ -195,8 +195,8 @@ def names(spec: Spec) -> Names:
             "norm": "decoder.final_layer_norm",
             "head": "lm_head",
         },
+        aliases=((r"^(encoder|decoder)\.embed_tokens\.", "shared."),),  # copies, which must be equal
         ignored={
-            r"(encoder|decoder)\.embed_tokens\.weight": "a copy of the shared embedding",
             r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "transformers never uses it",
         },
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
 from ordito.accounting import Account
 from ordito.errors import OrditoError, unknown
+from ordito.fitting.machine import Machine, fp32_share
 from ordito.fitting.memory import Demand, Memory
 from ordito.native.screening import spared
 from ordito.spec import Attention, LatentAttention
@@ -26,7 +27,8 @@ class Backend(ABC):
     """How a runtime uses memory and the machine, as measured by `benchmarks/fit_vs_bench.py`.
 
     `process` are the bytes of the program without a model, `cached` the bytes of one number in the KV cache; `decode` and
-    `prefill` are the shares of the machine's memory bandwidth and peak arithmetic that it reaches.
+    `prefill` are the shares of the machine's memory bandwidth and peak arithmetic that it reaches, `prefill_fp32` that of its
+    peak in fp32 where weights are not quantized.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Backend(ABC):
     cached: int
     decode: float
     prefill: float
+    prefill_fp32: float
 
     def memory(self, needs: Demand, stored: int, file: int, context: int, batch: int = 1) -> Memory:
         """Bytes for `batch` sequences of `context` tokens, of a model whose weights have `stored` bytes in a file of `file`."""
@@ -77,6 +80,15 @@ class Backend(ABC):
         """Bytes of weights that greedy decoding does not read (`ordito.native.screening`)."""
         return 0
 
+    def fp32(self, found: Account) -> float:
+        """The share of products that is computed at the machine's `flops_fp32`, not at its `flops`."""
+        return 0.0
+
+    def seconds(self, machine: Machine, found: Account, flops: float) -> float:
+        """Seconds that so many FLOPs of a model take."""
+        fp32 = flops * self.fp32(found)
+        return machine.seconds(flops - fp32) / self.prefill + machine.seconds(fp32, 1.0) / self.prefill_fp32
+
     def read(self, needs: Demand, stored: float, context: int, batch: int = 1) -> float:
         """Bytes of weights and KV cache that a decoding step reads for `batch` sequences of `context` tokens.
 
@@ -84,10 +96,15 @@ class Backend(ABC):
         """
         return self.weights_read(needs, stored) + batch * self.cached * sum(n * kept for n, kept in self.layers(needs, context))
 
-    def layers(self, needs: Demand, context: int) -> Iterable[tuple[int, int]]:
-        """For each layer, numbers cached per token, and how many of `context` tokens it keeps (fewer with a window)."""
+    def layers(self, needs: Demand, context: int) -> Iterator[tuple[int, int]]:
+        """For each layer, numbers cached per token, and how many of `context` tokens it keeps (fewer with a window).
+
+        Cross-attention keeps those of a source, which is taken to be as long.
+        """
         more = MARGIN + self.read_at_once(needs)
-        return ((numbers, context if span is None else min(context, span - 1 + more)) for numbers, span in needs.cache)
+        for numbers, span in needs.cache:
+            yield numbers, context if span is None else min(context, span - 1 + more)
+        yield from ((numbers, context) for numbers in needs.crossed)
 
 
 class Native(Backend):
@@ -110,9 +127,12 @@ class Native(Backend):
         return blocks(self.layers(needs, context), self.cached, batch)
 
     def activations(self, needs: Demand, context: int) -> int:
-        """See `Backend`. The buffers of all kinds of blocks exist at once, beside the keys and values of an encoder."""
+        """See `Backend`. The buffers of all kinds of blocks exist at once, beside the keys and values of an encoder.
+
+        Those of an encoder-decoder are freed before its decoder needs as many.
+        """
         T = context if needs.encoded else min(self.read_at_once(needs), context)
-        encoded = blocks(((numbers, T) for numbers in needs.encoded), 4, 1)
+        encoded = 0 if needs.crossed else blocks(((numbers, T) for numbers in needs.encoded), 4, 1)
         return 4 * (T * (5 * needs.d_model + sum(needs.widths)) + 2 * needs.rows) + encoded
 
     def weights_read(self, needs: Demand, stored: float) -> float:
@@ -122,6 +142,10 @@ class Native(Backend):
     def spared(self, found: Account) -> int:
         """See `Backend`."""
         return spared(found.spec, found.stored) if found.stored else 0
+
+    def fp32(self, found: Account) -> float:
+        """See `Backend`."""
+        return fp32_share(found)
 
 
 def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
@@ -180,8 +204,8 @@ def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     return 3 * leaf.n_heads * T * S + 2 * S * leaf.n_heads * leaf.head_dim
 
 
-_NATIVE = Native(name="native", process=50 * MIB, cached=2, decode=0.9, prefill=0.55)
-_TORCH = Torch(name="torch", process=253 * MIB, cached=4, decode=0.38, prefill=0.15)
+_NATIVE = Native(name="native", process=50 * MIB, cached=2, decode=0.9, prefill=0.6, prefill_fp32=0.75)
+_TORCH = Torch(name="torch", process=253 * MIB, cached=4, decode=0.38, prefill=0.15, prefill_fp32=0.15)
 BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ordito.accounting import Account
-from ordito.fitting.machine import Machine
+from ordito.fitting.machine import Machine, fp32_share
 from ordito.runtime import Floats, Runtime, Session
 
 
@@ -111,7 +111,7 @@ class _Encoder:
 
 def _limit(found: Account, machine: Machine, tokens: int, past: int, spared: int = 0) -> float:
     """Tokens per second at the machine's full speed, if each byte that is needed is read once (a roofline)."""
-    work = found.flops.forward(tokens, past, logits=1).total / machine.flops
+    work = machine.seconds(found.flops.forward(tokens, past, logits=1).total, fp32_share(found))
     read = (found.weights_read - spared + found.kv_cache.at(past + tokens)) / machine.bandwidth
     return tokens / max(work, read)
 

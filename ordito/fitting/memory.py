@@ -8,7 +8,7 @@ from typing import Any
 from ordito.accounting import Account
 from ordito.fitting.vocabularies import VocabularySize
 from ordito.native.shares import tokens_together
-from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExperts
+from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExperts, leaves_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,8 @@ class Demand:
     - `weights`: all parameters; `weights_read`: those that a decoding step reads.
     - `rows`: the vocabulary size.
     - `cache`: for each layer, numbers cached per token, and the most tokens that it keeps (None: all).
-    - `encoded`: for each layer, the keys and values per token of a model that only encodes; empty for one that generates.
+    - `crossed`: for each cross-attention, numbers cached per token of the source.
+    - `encoded`: for each layer of an encoder, its keys and values per token, which are freed once a text is read.
     - `widths`: for each kind of block, the numbers per token that the largest one computes.
     - `attentions`: the different kinds of attention; `masks`: how many different masks they need.
     - `together`: tokens that the native runtime computes together.
@@ -57,6 +58,7 @@ class Demand:
     rows: int
     d_model: int
     cache: tuple[tuple[int, int | None], ...]
+    crossed: tuple[int, ...]
     encoded: tuple[int, ...]
     widths: tuple[int, ...]
     attentions: tuple[Attention | LatentAttention, ...]
@@ -68,13 +70,11 @@ def demand(found: Account, vocabulary: VocabularySize) -> Demand:
     """The sizes of an accounted model with this vocabulary."""
     spec = found.spec
     attentions = tuple(dict.fromkeys(block for _, block in spec.attentions))
+    encoder = leaves_of(spec.encoder) if spec.encoder else () if spec.generates else leaves_of(spec.body)
     seen = {(b.window, b.chunk, b.causal, b.block_sparse) for b in attentions if isinstance(b, Attention)}
     widths: dict[type, int] = {}
     for _, leaf in spec.leaves():
         widths[type(leaf)] = max(widths.get(type(leaf), 0), _width(leaf))
-    encoded = (
-        () if spec.generates else tuple(2 * b.n_kv_heads * b.head_dim for _, b in spec.attentions if isinstance(b, Attention))
-    )
     return Demand(
         weights=found.parameters.total + found.parameters.ahead,
         weights_read=Account(spec).weights_read / 2,  # at 16 bits
@@ -82,12 +82,18 @@ def demand(found: Account, vocabulary: VocabularySize) -> Demand:
         rows=spec.vocab_size,
         d_model=spec.d_model,
         cache=tuple((layer.numbers, layer.span) for layer in found.kv_cache.layers),
-        encoded=encoded,
+        crossed=tuple(_keys_and_values(b) for _, b in spec.attentions if isinstance(b, Attention) and b.cross),
+        encoded=tuple(_keys_and_values(b) for _, b in encoder if isinstance(b, Attention)),
         widths=tuple(widths.values()),
         attentions=attentions,
         masks=max(len(seen), 1),
         together=tokens_together(spec),
     )
+
+
+def _keys_and_values(block: Attention) -> int:
+    """Numbers of one token's keys and values."""
+    return 2 * block.n_kv_heads * block.head_dim
 
 
 def _width(leaf: object) -> int:

@@ -64,7 +64,7 @@ class Fit:
     """A model on a machine, with `batch` sequences of `context` tokens; `chosen` is how it is stored, or would be.
 
     `decode` is the rate of all sequences together at that context, None for a model that does not generate; `prefill` that
-    of a prompt.
+    of a prompt. Of an encoder-decoder, sources are as long as answers, and `prefill` is the encoder's reading of a source.
     """
 
     machine: Machine
@@ -186,21 +186,26 @@ def _largest(runtime: Backend, machine: Machine, needs: Demand, sizes: tuple[int
 def _decode(runtime: Backend, machine: Machine, found: Account, needs: Demand, context: int, batch: int) -> Rate:
     """Tokens per second of greedy decoding, all sequences together. The limit reads each byte that they need once."""
     weights = found.weights_read - runtime.spared(found)
-    work = batch * found.flops.decode(context).total / machine.flops
-    stored = (weights + batch * found.kv_cache.at(context)) / machine.bandwidth
+    source = context if found.spec.encoder else 0
+    flops = batch * found.flops.decode(context, source=source).total
+    work = machine.seconds(flops, runtime.fp32(found))
+    cache = found.kv_cache.at(context) + 2 * sum(needs.crossed) * source
+    stored = (weights + batch * cache) / machine.bandwidth
     ours = runtime.read(needs, weights, context, batch) / machine.bandwidth / runtime.decode
     return Rate(
-        predicted=batch / max(ours, work / runtime.prefill),
+        predicted=batch / max(ours, runtime.seconds(machine, found, flops)),
         limit=batch / max(stored, work),
         limited_by="memory bandwidth" if stored > work else "arithmetic",
     )
 
 
 def _prefill(runtime: Backend, machine: Machine, found: Account, needs: Demand, tokens: int) -> Rate:
-    """Tokens per second of the prefill of a prompt."""
-    work = found.flops.prefill(tokens).total / machine.flops
-    weights = found.weights_read / machine.bandwidth
-    ours = max(work / runtime.prefill, runtime.read(needs, found.weights_read, 0) / machine.bandwidth / runtime.decode)
+    """Tokens per second of the prefill of a prompt. The more tokens, the more experts of a mixture are read."""
+    flops = found.flops.prefill(tokens).total
+    work = machine.seconds(flops, runtime.fp32(found))
+    weights = found.read_at_once(tokens) / machine.bandwidth
+    kept = runtime.weights_read(needs, found.weights_read) / found.weights_read  # bytes in memory for each in the file
+    ours = max(runtime.seconds(machine, found, flops), kept * weights / runtime.decode)
     return Rate(
         predicted=tokens / ours,
         limit=tokens / max(work, weights),

@@ -17,16 +17,16 @@ def memory_table(found: Fit) -> Table:
     memory, machine = found.memory, found.machine
     sequences = f"{found.batch} sequences" if found.batch > 1 else "one sequence"
     rows = [
-        ("the program", size(memory.process)),
-        ("weights, in memory", size(memory.weights)),
+        ("runtime", size(memory.process)),
+        ("weights", size(memory.weights)),
         ("mapped file", size(memory.file)),
-        ("vocabulary", size(memory.vocabulary)),
+        ("tokenizer", size(memory.vocabulary)),
         ("KV cache", size(memory.cache)),
         ("activations during prefill", size(memory.activations)),
-        ("more while it is loaded", size(memory.opening)),
-        ("total, at the peak", size(memory.total)),
+        ("extra while loading", size(memory.opening)),
+        ("peak total", size(memory.total)),
     ]
-    verdict = "fits" if found.fits else f"does not fit: {size(memory.total - machine.memory)} are missing"
+    verdict = "fits" if found.fits else f"does not fit: {size(memory.total - machine.memory)} short"
     largest = found.chosen.largest_context
     rows.append(("", verdict))
     rows.append(("largest context that fits", f"{largest:,}" if largest else "none"))
@@ -37,8 +37,8 @@ def rates_table(found: Fit) -> Table:
     """The predicted rates and their limits."""
     rows = [("prefill", *rate(found.prefill))]
     if found.decode:
-        rows.append((f"decoding at {found.context:,} tokens", *rate(found.decode)))
-    return Table("Tokens a second", ("", ">predicted", ">the machine's limit", "set by"), tuple(rows))
+        rows.append((f"decode at {found.context:,} tokens", *rate(found.decode)))
+    return Table("Tokens per second", ("", ">predicted", ">machine's limit", "limited by"), tuple(rows))
 
 
 def rate(found: Rate) -> tuple[str, str, str]:
@@ -49,7 +49,7 @@ def rate(found: Rate) -> tuple[str, str, str]:
 def choices_table(found: Fit) -> Table:
     """A row for every quantization."""
     columns = ("", ">file", ">memory", "fits", ">largest context", ">tokens/s", ">limit")
-    return Table("If it were stored as", columns, tuple(cells(choice) for choice in found.quantizations))
+    return Table("By quantization", columns, tuple(cells(choice) for choice in found.quantizations))
 
 
 def cells(choice: Choice) -> tuple[str, ...]:

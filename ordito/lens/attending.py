@@ -28,7 +28,7 @@ def attention(block: Attention, path: str, x: str, out: str, where: Where) -> li
     def projected(name: str, of: str, heads: int) -> Step:
         bias = f" + b_{name}" if name in block.bias else ""
         matrix = f"W_{name}: {heads * h:,} x {block.d_model:,}"
-        of_source = ("s: the encoder's state of each token of the source",) if block.cross and name == "k" else ()
+        of_source = ("s: the encoder's output for each token of the source",) if block.cross and name == "k" else ()
         # A recording of cross-attention has keys of the source's tokens, none of this token.
         at = None if block.cross and name != "q" else name
         return step(f"{name} = W_{name} {of}{bias}", matrix, *of_source, shape=(heads, h), at=at)
@@ -44,7 +44,7 @@ def attention(block: Attention, path: str, x: str, out: str, where: Where) -> li
         steps.append(step(f"q = {factor} q", "p: the position of the query", shape=(n, h)))
     steps = _final(steps, path, "q") if block.cross else _final(_final(steps, path, "q"), path, "k")
     if where.caches:
-        steps.append(step("keep k and v", cached(block)))
+        steps.append(step("cache k, v", cached(block)))
     s = f"{number(block.scale)} q·k_j"
     if block.softcap is not None:
         s = f"{number(block.softcap)} tanh({s} / {number(block.softcap)})"
@@ -54,13 +54,13 @@ def attention(block: Attention, path: str, x: str, out: str, where: Where) -> li
     steps.append(step(f"s_j = {s}", *visible(block, where), *grouped(n, g), *biased))
     softmax = ["a = softmax(s)"]
     if block.sinks:
-        sink = "sink: a learned number for each head, which takes its share and gives nothing"
+        sink = "sink: a learned logit per head, without a value"
         softmax = ["a_j = exp(s_j) / (exp(sink) + sum_i exp(s_i))", sink]
     keys = where.source_length if block.cross else where.length
     steps.append(step(*softmax, shape=(n, keys) if keys is not None else (), at="", what="weights"))
     steps.append(step("y = sum_j a_j v_j", shape=(n, h), at="", what="heads"))
     bias = " + b_o" if "o" in block.bias else ""
-    heads = f"W_o: {block.d_model:,} x {n * h:,}, heads side by side"
+    heads = f"W_o: {block.d_model:,} x {n * h:,}, heads concatenated"
     steps.append(step(f"{out} = W_o y{bias}", heads, shape=(block.d_model,), at="o"))
     return steps
 
@@ -71,7 +71,7 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
     b = " + b" if block.bias else ""
     d, step = f"{block.d_model:,}", partial(_step, path)
 
-    split = f"each head's query is [{block.nope_dim} without position | {turned} with]"
+    split = f"per head: [{block.nope_dim} without rope | {turned} with rope]"
     if block.q_rank is None:
         steps = [step(f"q = W_q {x}", f"W_q: {n * block.q_dim:,} x {d}", split, shape=(n, block.q_dim), at="q")]
     else:
@@ -85,10 +85,10 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
     of_heads = n * (block.q_dim + block.v_dim)
     steps += [
         step(f"[c | k_r] = W_kvdown {x}{b}", f"W_kvdown: ({r} + {turned}) x {d}", shape=(r + turned,), at="kv_down"),
-        step(f"c = {normed}", "the latent: keys and values of all heads in one", shape=(r,), at="kv_norm"),
+        step(f"c = {normed}", "the KV latent, shared by all heads", shape=(r,), at="kv_norm"),
         step(
             "q, k_r = rope(q, k_r)",
-            f"the last {turned} of each query, and the one key k_r",
+            f"on the last {turned} channels of each query, and on the shared key k_r",
             *rope(block.rope, where, turned),
             shape=(n, block.q_dim),
             at="",
@@ -96,7 +96,7 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
         ),
     ]
     if where.caches:
-        steps.append(step("keep c and k_r", f"{r} + {turned} = {r + turned:,} numbers a token, not {of_heads:,} of all heads"))
+        steps.append(step("cache c, k_r", f"{r} + {turned} = {r + turned:,} numbers per token, not {of_heads:,} for all heads"))
     up = f"W_kup: {n * block.nope_dim:,} x {r}"
     steps += [
         step("k = [W_kup c | k_r]", up, shape=(n, block.q_dim), at="", what="k"),
@@ -106,7 +106,7 @@ def latent(block: LatentAttention, path: str, x: str, out: str, where: Where) ->
         step("y = sum_j a_j v_j", shape=(n, block.v_dim), at="", what="heads"),
         step(
             f"{out} = W_o y{b}",
-            f"W_o: {d} x {n * block.v_dim:,}, heads side by side",
+            f"W_o: {d} x {n * block.v_dim:,}, heads concatenated",
             shape=(block.d_model,),
             at="o",
         ),
@@ -133,7 +133,7 @@ def _norms(block: Attention) -> list[tuple[str, str, list[str], int, str]]:
     for symbol, norm, heads, at in pairs:
         if norm is not None:
             formula, note = normalised(norm, symbol)
-            found.append((symbol, formula, [f"each head alone{f'; {note}' if note else ''}"], heads, at))
+            found.append((symbol, formula, [f"per head{f'; {note}' if note else ''}"], heads, at))
     return found
 
 
@@ -141,15 +141,15 @@ def grouped(n: int, g: int) -> list[str]:
     """A note on the key-value head that each query head reads."""
     if n == g:
         return []
-    return ["all heads read the same k and v" if g == 1 else f"head n reads k and v number n // {n // g}"]
+    return ["all query heads share one KV head" if g == 1 else f"query head n uses KV head n // {n // g}"]
 
 
 def cached(block: Attention) -> str:
     """A note on what the KV cache keeps."""
     if block.cross:
-        return "of the source once, for all tokens of the answer"
+        return "of the source, computed once"
     shape = dimensions((block.n_kv_heads, block.head_dim))
-    return f"{shape}, twice: {2 * block.n_kv_heads * block.head_dim:,} numbers a token"
+    return f"2 x {shape} = {2 * block.n_kv_heads * block.head_dim:,} numbers per token"
 
 
 def visible(block: Attention, where: Where) -> list[str]:
@@ -161,10 +161,10 @@ def visible(block: Attention, where: Where) -> list[str]:
         rules.append(f"p - j < {block.window}" if block.causal else f"|p - j| < {block.window}")
     if block.chunk is not None:
         rules.append(f"p // {block.chunk} = j // {block.chunk}")
-    notes = _with_range(", ".join(rules) or "every position", where, block, causal=block.causal)
+    notes = _with_range(", ".join(rules) or "all j", where, block, causal=block.causal)
     if (sparse := block.block_sparse) is not None:
         notes.append(
-            f"of blocks of {sparse.block}: head n sees the newest {sparse.local}, its own too, and block B if "
+            f"of blocks of {sparse.block}: head n attends to the newest {sparse.local}, its own too, and block B if "
             f"B + n + 1 is a multiple of {sparse.stride}"
         )
     return notes
@@ -173,35 +173,36 @@ def visible(block: Attention, where: Where) -> list[str]:
 def _with_range(rules: str, where: Where, block: Attention | None, *, causal: bool) -> list[str]:
     """The rule of the mask, and the range of positions that it gives for this token."""
     if where.position is None or where.length is None:
-        return [f"sees {rules}"]
+        return [f"mask: {rules}"]
     p, first, last = where.position, 0, where.position if causal else where.length - 1
     if block is not None and block.window is not None:
         first, last = max(first, p - block.window + 1), min(last, p + block.window - 1)
     if block is not None and block.chunk is not None:
         first, last = max(first, p - p % block.chunk), min(last, p - p % block.chunk + block.chunk - 1)
-    return [f"sees {rules}: here {first} to {last}" if first < last else f"sees {rules}: here {first} alone"]
+    return [f"mask: {rules}; here j = {first} to {last}" if first < last else f"mask: {rules}; here j = {first}"]
 
 
 def rope(block: Rope, where: Where, width: int) -> list[str]:
     """Notes on a rotary embedding: channel pairs, frequencies, scaling, angles."""
     half = block.dim // 2
     pair = f"(i, i + {half})" if block.layout == "half" else "(2i, 2i + 1)"
-    notes = [f"channels {pair} turn by p · f_i", f"f_i = {number(block.theta)} ^ (-2i / {block.dim})"]
+    notes = [f"rotates channels {pair} by p · f_i", f"f_i = {number(block.theta)} ^ (-2i / {block.dim})"]
     if block.dim < width:
-        notes.append(f"the first {block.dim} of {width} channels; the others pass through")
+        notes.append(f"the first {block.dim} of {width} channels; the others are unchanged")
     length = where.length or 1
     frequencies = block.frequencies(length)
     if block.scaling is not None:
         kind = type(block.scaling).__name__.removesuffix("Scaling")
+        kind = {"Yarn": "YaRN", "LongRope": "LongRoPE", "Llama3": "Llama 3"}.get(kind, kind)
         settings = [_setting(f.name, getattr(block.scaling, f.name)) for f in fields(block.scaling)]
         notes.append(f"f_i scaled by {kind} ({', '.join(settings)})")
     if (magnitude := block.magnitude(length)) != 1.0:
-        notes.append(f"the turned channels times {number(magnitude)}")
+        notes.append(f"rotated channels times {number(magnitude)} (attention factor)")
     if where.position is None:
-        notes.append(f"from {frequencies[0]:.4g} to {frequencies[-1]:.3g} radians a position")
+        notes.append(f"angles per position: {frequencies[0]:.4g} to {frequencies[-1]:.3g} rad")
     else:
         first, last = (where.position * frequency for frequency in (frequencies[0], frequencies[-1]))
-        notes.append(f"at p = {where.position}: by {first:.4g} to {last:.3g} radians")
+        notes.append(f"angles at p = {where.position}: {first:.4g} to {last:.3g} rad")
     return notes
 
 
@@ -227,8 +228,8 @@ def temperature(scaling: Temperature, position: int | None) -> str:
 def buckets(bias: RelativeBias, n_heads: int, causal: bool) -> list[str]:
     """Notes on how the distance of two tokens selects a learned bias."""
     one_side = bias.n_buckets if causal else bias.n_buckets // 2
-    sides = "behind the token" if causal else "on each side"
+    sides = "for past positions" if causal else "per direction"
     return [
         f"b: {bias.n_buckets} buckets x {n_heads} heads, one table for all layers",
-        f"{one_side} buckets {sides}: {one_side // 2} of one distance each, then wider ones up to {bias.max_distance}",
+        f"{one_side} buckets {sides}: {one_side // 2} for exact distances, the others logarithmic up to {bias.max_distance}",
     ]

@@ -21,7 +21,7 @@ def feed_forward(block: FeedForward, path: str, x: str, out: str, where: Where) 
                 recorded=(f"{path}.{name}", "output"),
             )
         )
-    cut = [] if block.limit is None else [f"first g = min(g, {number(block.limit)}), u cut to ±{number(block.limit)}"]
+    cut = [] if block.limit is None else [f"first g = min(g, {number(block.limit)}), u clamped to ±{number(block.limit)}"]
     inner = Step(
         path=path,
         formula=f"t = {hidden(block)}",
@@ -48,7 +48,7 @@ def hidden(block: FeedForward, g: str = "g", u: str = "u") -> str:
 
 ACTIVATIONS: dict[Activation, str] = {
     "silu": "silu(v) = v sigmoid(v)",
-    "gelu": "gelu(v) = v Phi(v), Phi the normal distribution",
+    "gelu": "gelu(v) = v Phi(v), Phi: normal CDF",
     "gelu_tanh": "gelu_tanh: v Phi(v), Phi by its tanh approximation",
     "gelu_sigmoid": "gelu_sigmoid(v) = v sigmoid({slope} v)",
     "relu": "relu(v) = max(v, 0)",
@@ -64,14 +64,14 @@ def activation(block: FeedForward) -> str:
 def expert(block: FeedForward | MixtureOfExperts, x: str) -> list[str]:
     """Notes on what one expert computes of x; of an expert that is a mixture, its routing too."""
     if isinstance(block, MixtureOfExperts):
-        each = [f"each expert is a mixture of {block.router.n_experts} of its own", *choice(block.router, x)]
-        shared = ["a shared expert of its own", *expert(block.shared, x)] if block.shared else []
+        each = [f"each expert is itself a mixture of {block.router.n_experts} experts", *choice(block.router, x)]
+        shared = ["with a shared expert", *expert(block.shared, x)] if block.shared else []
         return [*each, *expert(block.expert, x), *shared]
     b = " + b" if block.bias else ""
     up = f"W_up {x}{b}"
     inner = hidden(block, f"W_gate {x}{b}", f"({up})" if b and block.gated and not block.up_offset else up)
-    cut = f", gate and up cut at {number(block.limit)}" if block.limit is not None else ""
-    return [f"expert({x}) = W_down ({inner}){b}", f"{block.d_ff:,} wide{cut}", activation(block)]
+    cut = f", gate and up clamped at {number(block.limit)}" if block.limit is not None else ""
+    return [f"expert({x}) = W_down ({inner}){b}", f"d_ff {block.d_ff:,}{cut}", activation(block)]
 
 
 def choice(router: Router, x: str) -> list[str]:
@@ -79,25 +79,25 @@ def choice(router: Router, x: str) -> list[str]:
     r = f"r = W_r {x}{' + b' if router.bias else ''}"
     if router.score == "sparsemixer":
         said = [
-            f"{r}; {plural(router.top_k, 'expert')}, one after the other: each the best left",
-            f"w = softmax over the logits within {number(2 * router.jitter)} of it, relative to their size",
+            f"{r}; {plural(router.top_k, 'expert')} chosen one after the other, each the largest left",
+            f"w = softmax over the logits within a relative distance of {number(2 * router.jitter)} from it",
         ]
     else:
         scored = "r" if router.choose_first else "s"
         said = [r if router.choose_first else f"{r}; s = {router.score}(r)"]
         if router.choice_bias:
-            said.append(f"for the choice alone a learned bias is added to {scored}")
+            said.append(f"for the choice only, a load-balancing bias is added to {scored}")
         if router.n_groups > 1:
-            group = "its best score" if router.group_score == "max" else "the sum of its two best scores"
-            said.append(f"of {router.n_groups} groups the best {router.top_groups} stay, each by {group}")
-        said.append(f"chosen: {router.top_k} of {router.n_experts} experts, by the largest {scored}")
+            group = "their largest score" if router.group_score == "max" else "the sum of their two largest scores"
+            said.append(f"{router.top_groups} of {router.n_groups} groups are kept, by {group}")
+        said.append(f"chosen: the top {router.top_k} of {router.n_experts} experts by {scored}")
         said.append(f"w = {router.score}(r of the chosen)" if router.choose_first else "w = s of the chosen")
     if router.renormalise and router.score != "sparsemixer":
         said.append("w = w / sum(w)")
     if router.scale != 1.0:
         said.append(f"w = {number(router.scale)} w")
     if router.capacity is not None:
-        said.append(f"an expert takes the first {plural(router.capacity, 'token')} that come; for others w = 0")
+        said.append(f"capacity of an expert: the first {plural(router.capacity, 'token')}; for others w = 0")
     return said
 
 

@@ -18,14 +18,14 @@ WIDTH, SHAPE, NUMBERS, FORMULA = 100, 10, 28, 24
 TOKENS = 24
 """Tokens of the text that are listed, at most."""
 LEGEND = (
-    "x is the residual stream; h, o, m are what the blocks of a layer make of it; p is the token's position, j those that "
-    "it looks at; sizes of matrices are out x in."
+    "x: residual stream; h, o, m: outputs of norm, attention, feed-forward; p: position of the token, j: positions of keys; "
+    "matrices are out x in."
 )
 
 
 NUMBERED = (
-    "rms is the root of the mean square, and the first few values follow; of each head: what it looks at most, and the entropy "
-    "of its probabilities."
+    "Values: root mean square (rms), range, the first few. Heads: the position with the largest attention weight, and the "
+    "entropy of the weights."
 )
 
 
@@ -42,10 +42,10 @@ def lines(trace: Trace, layer: int | None = None) -> list[str]:
     for part in _measured(trace, layer) if trace.has_numbers else _bare(trace, layer):
         page += ["", *part]
     if trace.guesses:
-        page += ["", f"softmax(z): the most probable {'next tokens' if trace.spec.generates else 'tokens at this place'}"]
+        page += ["", f"softmax(z): the most probable {'next tokens' if trace.spec.generates else 'tokens at this position'}"]
         page += [f"  {100 * guess.probability:5.1f}%  {said(guess.text)}" for guess in trace.guesses]
     if trace.spec.ahead:
-        page += ["", "Not shown: what looks further ahead (multi-token prediction), which the next token does not need."]
+        page += ["", "Not shown: multi-token prediction, which the next token does not need."]
     return page
 
 
@@ -95,7 +95,7 @@ def _measured(trace: Trace, layer: int | None) -> Iterator[list[str]]:
 def _heading(section: Section, numbers: Sequence[int]) -> list[str]:
     if len(numbers) < 2:
         return [section.title]
-    return wrap(f"{'encoder ' if section.encoder else ''}layers {ranges(numbers)}, alike", WIDTH, subsequent_indent="  ")
+    return wrap(f"{'encoder ' if section.encoder else ''}layers {ranges(numbers)} (identical)", WIDTH, subsequent_indent="  ")
 
 
 def _names(section: Section) -> int:
@@ -163,9 +163,9 @@ def _every_layer(trace: Trace, sections: Sequence[Section]) -> list[str]:
         for step in section.steps:
             match step:
                 case Step(numbers=Looks(position=position, mean=mean)):
-                    of_source = crossing and "looks at" in row
+                    of_source = crossing and "attends to" in row
                     tokens = trace.tokens if of_source or not crossing else ()
-                    row["in the source" if of_source else "looks at"] = f"{place(position, tokens)} {100 * mean:.0f}%"
+                    row["in the source" if of_source else "attends to"] = f"{place(position, tokens)} {100 * mean:.0f}%"
                 case Step(numbers=Choice(experts=experts)):
                     shown = ", ".join(map(str, experts[:4]))
                     row["experts"] = shown + (", ..." if len(experts) > 4 else "")
@@ -174,11 +174,11 @@ def _every_layer(trace: Trace, sections: Sequence[Section]) -> list[str]:
         last = next((step.numbers for step in reversed(section.steps) if isinstance(step.numbers, Vector)), None)
         row["rms of x"] = short(last.rms) if last else ""
         if section.guess is not None:
-            row["would say"] = f"{said(section.guess.text)} {100 * section.guess.probability:.0f}%"
+            row["logit lens"] = f"{said(section.guess.text)} {100 * section.guess.probability:.0f}%"
         rows.append(row)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     names = tuple(f">{name}" if name.startswith(("layer", "by ", "rms")) else name for name in columns)
-    title = "every layer: the place looked at most (mean over heads), and how much each block changes x"
+    title = "all layers: largest attention weight (mean over heads), change of x by each block, logit lens"
     cells = tuple(tuple(row.get(name, "") for name in columns) for row in rows)
     return Table(("encoder, " if sections[0].encoder else "") + title, names, cells).lines()
 

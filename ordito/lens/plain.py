@@ -11,17 +11,17 @@ def embedding(block: Embedding, path: str, x: str, out: str, where: Where) -> li
     """One step: the scaled embedding of the token, plus those of its position and type."""
     factor = f"{number(block.scale)} " if block.scale != 1.0 else ""
     terms = [f"{factor}E[id]"]
-    notes = [f"E: {block.vocab_size:,} x {block.d_model:,}, a row for each token"]
+    notes = [f"E: {block.vocab_size:,} x {block.d_model:,}, one row per token"]
     if factor:
-        notes.append("the factor is rounded to the weights' own type")
+        notes.append("the factor is rounded to the weights' dtype")
     if block.n_positions:
         first = f" + {block.first_position}" if block.first_position else ""
         terms.append(f"P[p{first}]")
         here = "" if where.position is None else f"; here row {where.position + block.first_position}"
-        notes.append(f"P: {block.n_positions:,} x {block.d_model:,}, a learned row for each position p{here}")
+        notes.append(f"P: {block.n_positions:,} x {block.d_model:,}, one learned row per position p{here}")
     if block.n_types:
         terms.append("T[0]")
-        notes.append(f"T: {block.n_types} x {block.d_model:,}, for texts of different type")
+        notes.append(f"T: {block.n_types} x {block.d_model:,}, one row per token type")
     formula, result = f"{out} = {' + '.join(terms)}", (path, "output")
     return [Step(path=path, formula=formula, notes=tuple(notes), shape=(block.d_model,), recorded=result)]
 
@@ -34,7 +34,7 @@ def normalised(block: Norm, x: str) -> tuple[str, str | None]:
         y += f" · ({number(block.weight_offset)} + w)" if block.weight_offset else " · w"
     if block.bias:
         y += " + b"
-    return y, "the weight multiplies in fp32" if block.scale_in_fp32 else None
+    return y, "multiplied by the weight in fp32" if block.scale_in_fp32 else None
 
 
 def norm(block: Norm, path: str, x: str, out: str, where: Where) -> list[Step]:
@@ -72,10 +72,10 @@ def head(block: Head, path: str, x: str, out: str, where: Where) -> list[Step]:
     z += " + b" if block.bias else ""
     if block.softcap is not None:
         z = f"{number(block.softcap)} tanh(({z}) / {number(block.softcap)})"
-    tied = "E is the table of the embedding" if block.tied else f"W: {block.vocab_size:,} x {block.d_model:,}"
-    notes = [f"{tied}; a logit for each token of the vocabulary"]
+    tied = "E: the embedding matrix, tied" if block.tied else f"W: {block.vocab_size:,} x {block.d_model:,}"
+    notes = [f"{tied}; one logit per token of the vocabulary"]
     if block.unused:
         first = ", ".join(map(str, block.unused[:3])) + (", ..." if len(block.unused) > 3 else "")
-        notes.append(f"{plural(len(block.unused), 'logit')} of no token: -inf ({first})")
+        notes.append(f"{plural(len(block.unused), 'unused logit')}: -inf ({first})")
     shape = (block.vocab_size,)
     return [Step(path=path, formula=f"z = {z}", notes=tuple(notes), shape=shape, recorded=(path, "output"))]

@@ -193,4 +193,4 @@ def _pooling(block: Pooling) -> Iterator[Step]:
     for dense in block.dense:
         yield from plain.dense(dense, dense.name, "e", "e", Where())
     if block.normalise:
-        yield Step(path="pooling", formula="e = e / sqrt(sum(e^2))", notes=("length 1",))
+        yield Step(path="pooling", formula="e = e / sqrt(sum(e^2))", notes=("L2 norm 1",))

@@ -229,8 +229,8 @@ def _check_fits(base: Transformer, path: str, change: LowRank) -> None:
     modules = dict(base.named_modules())
     module = modules.get(path)
     if not isinstance(module, (Linear, StackedLinear, Table, Head)) or isinstance(module, Router):
-        kind = "no such module" if module is None else f"a {type(module).__name__}"
-        raise OrditoError(f"{path!r} cannot have an adapter, it is {kind}{did_you_mean(path, modules)}; merge the adapter")
+        kind = f"no such module{did_you_mean(path, modules)}" if module is None else f"a {type(module).__name__}"
+        raise OrditoError(f"{path!r} cannot have an adapter, it is {kind}; merge the adapter")
     shapes = base.spec.tensors()
     shape = shapes.get(f"{path}.weight", shapes[f"{base.spec.embedding.name}.tokens.weight"])  # a tied head has the embedding's
     if change.shape != (shape[::-1] if change.embedding else shape):

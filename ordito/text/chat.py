@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 from ordito.errors import TemplateError, unknown
 from ordito.text.answers.style import Style, style_of
 from ordito.text.formats import FORMATS, format_for
-from ordito.text.messages import Message, Tool, check_messages, check_tools, guard, guard_message, plain_data, with_short_ids
+from ordito.text.messages import (
+    Message,
+    Tool,
+    check_messages,
+    check_tools,
+    guard,
+    guard_message,
+    joined,
+    plain_data,
+    with_short_ids,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -156,7 +166,7 @@ class ChatTemplate:
         if _calls(messages):
             messages = [self._with_call_form(m) if m.get("tool_calls") else m for m in messages]
         if any(isinstance(m.get("content"), list) for m in messages) and not self._reads_parts:
-            return [m | {"content": _joined(m["content"])} if "content" in m else m for m in messages]
+            return [m | {"content": joined(m["content"])} if "content" in m else m for m in messages]
         if any(isinstance(m.get("content"), str) for m in messages) and not self._reads_strings and self._reads_parts:
             return [
                 m | {"content": [{"type": "text", "text": m["content"]}]} if isinstance(m.get("content"), str) else m
@@ -230,10 +240,6 @@ def _up_to_end(text: str) -> str:
         raise TemplateError("this model's chat template leaves out the message that is to be continued")
     # If the template has stripped the space behind the marker, it would have stripped spaces at the end of the message too.
     return before if after.startswith(" ") else before.rstrip()
-
-
-def _joined(content: object) -> object:
-    return "".join(part["text"] for part in content) if isinstance(content, list) else content
 
 
 def _calls(messages: list[dict[str, Any]]) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Library
 
-from ordito.errors import TokenizerError
+from ordito.errors import NoTokenizerError
 from ordito.text.files import copy_files, listed, read_bytes, read_text
 from ordito.text.from_merges import read_merges
 from ordito.text.from_ranks import is_ranks, read_ranks
@@ -23,13 +23,13 @@ from ordito.text.vocabulary import Kind, Vocabulary
 
 
 def read_folder(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder. Raises `TokenizerError` if there is none, or it is damaged."""
+    """The tokenizer of a folder. Raises `NoTokenizerError` if there is none, `TokenizerError` if it is damaged."""
     for name, reader in READERS.items():
         for path in sorted(folder.glob(name), reverse=True):
             if path.is_file():
                 with as_tokenizer_error(f"{path}: cannot be read"):
                     return reader(path, Settings(folder))
-    raise TokenizerError(
+    raise NoTokenizerError(
         f"{folder}: there is no tokenizer, expected one of {', '.join(READERS)} (with merges.txt beside vocab.json)"
     )
 

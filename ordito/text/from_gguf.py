@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from ordito.errors import TokenizerError, did_you_mean
+from ordito.errors import NoTokenizerError, TokenizerError, did_you_mean
 from ordito.text.byte_level import ByteLevel, halves
 from ordito.text.files import MAX_TOKEN
 from ordito.text.library import with_library
@@ -22,9 +22,17 @@ from ordito.text.sentencepiece import SPACE, Normalization
 from ordito.text.tokenizer import Special, Tokenizer
 from ordito.text.vocabulary import ENDS, Vocabulary
 
+NO_VOCABULARY = "none"
+"""`tokenizer.ggml.model` of a file without a vocabulary."""
+
 
 def read_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer in a GGUF file's metadata. Raises `TokenizerError` if there is none, or it is of an unknown kind."""
+    """The tokenizer in a GGUF file's metadata.
+
+    Raises `NoTokenizerError` if there is none, `TokenizerError` if it is damaged or of an unknown kind.
+    """
+    if metadata.get("tokenizer.ggml.model", NO_VOCABULARY) == NO_VOCABULARY and "tokenizer.ggml.tokens" not in metadata:
+        raise NoTokenizerError("GGUF metadata: there is no tokenizer, expected tokenizer.ggml.model and tokenizer.ggml.tokens")
     fields = _Fields(metadata)
     model = fields.text("model")
     readers = {"gpt2": _byte_level, "llama": _merged, "t5": _unigram, "bert": _wordpiece}

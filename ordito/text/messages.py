@@ -33,6 +33,11 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_check_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
+def joined(content: object) -> object:
+    """The content of a checked message: text parts as one string, anything else as it is."""
+    return "".join(part["text"] for part in content) if isinstance(content, list) else content
+
+
 def check_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | None:
     """The tools as plain data, None for an empty list. Raises `TemplateError` for one that is no function with a name."""
     if not tools:

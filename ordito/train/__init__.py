@@ -31,13 +31,21 @@ _HOMES = {
 
 __all__ = ["Config", "Plan", "Result", "config_from", "fit", "planned", "predict"]
 
+_NEEDED = ("torch", "yaml")
+
+
+def _are_installed() -> bool:
+    from ordito.engine.backends import is_installed
+
+    return all(map(is_installed, _NEEDED))
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ordito.train' has no attribute {name!r}")
     try:
         return getattr(importlib.import_module(f"ordito.train.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name not in ("torch", "yaml"):
+    except ImportError as error:
+        if error.name not in _NEEDED and _are_installed():
             raise
         raise MissingDependencyError("training needs PyTorch: pip install 'ordito[train]'") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class Best:
         loss = record.get("eval_loss")
         if loss is None:
             return False
-        if self.loss is not None and loss >= self.loss:
+        if not loss < (math.inf if self.loss is None else self.loss):  # NaN is no better than anything
             self.waited += 1
             return False
         self.loss, self.step, self.waited = loss, record["step"], 0

@@ -44,6 +44,9 @@ class Writer:
         template refuses, `OrditoError` if nothing of it would be learned.
         """
         checked = check_messages(messages)
+        for i, message in enumerate(checked):
+            if message["role"] == "assistant" and message.get("content") is None and not message.get("tool_calls"):
+                raise OrditoError(f"messages[{i}]: the assistant has neither content nor tool_calls, expected one of them")
         turns = [i for i, message in enumerate(checked) if message["role"] == "assistant" and i >= first]
         if learn == "all":
             closed = turns[-1:] == [len(checked) - 1]
@@ -63,6 +66,8 @@ class Writer:
     def _turn(self, messages: Messages) -> tuple[list[int], int]:
         """Token ids of a conversation whose last message is the assistant's, and the index at which that answer begins."""
         prompt, said = self._parts(messages)
+        if not all(call["function"]["name"] in said for call in messages[-1].get("tool_calls", ())):
+            raise TemplateError("this model's chat template leaves tool calls out: it was not trained on them")
         before = self.tokenizer.encode_chat(prompt)
         ids = _continued(before, prompt, said, self.tokenizer.encode_chat)
         ends = [n + 1 for n in range(len(before), len(ids)) if ids[n] in self.tokenizer.end_ids]

@@ -69,7 +69,9 @@ class Config(Settings):
     recompute: bool = Field(False, description="Activation checkpointing: compute layers again in the backward pass.")
     compile: bool = Field(False, description="torch.compile: faster after a minute or two.")
     parallel: ParallelSettings = ParallelSettings()
-    threads: int | None = Field(None, ge=1, le=1024, description="Threads of PyTorch; its default if not given.")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads of PyTorch; if not given its default, within the CPU quota."
+    )
 
     eval_data: tuple[str, ...] = Field((), description="Held-out data, in the forms of data.")
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; at the end in any case.")

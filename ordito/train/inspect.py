@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -62,11 +63,15 @@ def inspect(batches: Batch | Sequence[Batch], tokenizer: Tokenizer, length: int 
 
 
 class TextView(NamedTuple):
-    """A text of a batch: its ids (T,), its loss mask (T,), and whether it ends at the end of a full row."""
+    """A text of a batch: its ids (T,), its loss mask (T,), and whether it ends at the end of a full row.
+
+    `labelled`: it is learned by the label of its example too, or by that alone.
+    """
 
     ids: list[int]
     learn: list[bool]
     at_end: bool
+    labelled: bool
 
     @property
     def all_learned(self) -> bool:
@@ -76,10 +81,10 @@ class TextView(NamedTuple):
 
 def _texts(batch: Batch, length: int | None) -> Iterator[TextView]:
     full = length or batch.ids_BT.shape[1]
-    for example in batch.places:
+    for example, label in zip(batch.places, batch.labels_E.tolist(), strict=True):
         for row, begin, end in example:
             ids, learn = batch.ids_BT[row, begin:end].tolist(), batch.learn_BT[row, begin:end].tolist()
-            yield TextView(ids, learn, end == full)
+            yield TextView(ids, learn, end == full, not isnan(label))
 
 
 Texts = Sequence[TextView]
@@ -97,7 +102,7 @@ def no_end(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
 
     def wrong(text: TextView) -> bool:
         learned = {id for id, learn in zip(text.ids, text.learn, strict=True) if learn}
-        return bool(learned) and not text.at_end and not learned & tokenizer.end_ids
+        return bool(learned) and not (text.at_end or text.labelled or learned & tokenizer.end_ids)
 
     return _some(texts, wrong, "no token that ends an answer is learned, so the model will not learn to stop:")
 
@@ -123,7 +128,7 @@ def doubled_start(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
 
 def nothing_learned(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:
     """A text without any loss."""
-    return _some(texts, lambda text: not any(text.learn), "nothing is learned")
+    return _some(texts, lambda text: not (any(text.learn) or text.labelled), "nothing is learned")
 
 
 def leaked(texts: Texts, tokenizer: Tokenizer) -> Iterator[str]:

@@ -43,12 +43,16 @@ class NotFiniteError(OrditoError):
 
 @dataclass(eq=False)
 class Trainer:
-    """A run in memory: the model, its task, data and optimizers, after `done` of `total` optimizer steps."""
+    """A run in memory: the model, its task, data and optimizers, after `done` of `total` optimizer steps.
+
+    `data_key` is a hash of everything that the examples of `data` depend on.
+    """
 
     config: Config
     subject: Subject
     task: Task
     data: Rows
+    data_key: str
     total: int
     processes: Processes
     sharding: Sharding | None = None

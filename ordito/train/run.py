@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ordito.train.loop import NotFiniteError, Trainer
 from ordito.train.processes import Processes, everywhere, joined
 from ordito.train.samples import sample
 from ordito.train.setup import set_up
-from ordito.train.stops import Stops
+from ordito.train.stops import STOP_FILE, Stops
 from ordito.train.subject import Subject
 
 RUN = "run.yaml"
@@ -73,6 +73,8 @@ class Run:
     def _go(self, resume: bool) -> Result:
         with self.processes.together():
             self._check_folder(resume)
+            if resume:
+                (self.config.folder / STOP_FILE).unlink(missing_ok=True)
         trainer, evaluated = set_up(self.config, self.listener, self.processes)
         self.config = trainer.config
         journal_type = Journal if self.processes.first else MemoryJournal
@@ -98,10 +100,11 @@ class Run:
             step, last = trainer.done, trainer.done == trainer.total
             if evaluated and (last or (config.eval_every and step % config.eval_every == 0)):
                 record |= trainer.evaluate(evaluated)
-            journal.add(record)
+            with self._writing():
+                journal.add(record)
             self.listener.stepped(record)
             if config.sample_every and (step % config.sample_every == 0 or last):
-                self._sample(trainer.subject, step)
+                self._sample(trainer.subject, journal, step)
             why = self.processes.agreed(stops.reason()) if not last else None
             improved = best.improved(record) and config.patience is not None
             if why is None and config.patience and best.waited >= config.patience and not last:
@@ -129,8 +132,14 @@ class Run:
 
     def _save(self, trainer: Trainer, best: Best) -> None:
         protected = best.step if self.config.patience else None
+        with self._writing():
+            self.checkpoints.save(trainer.snapshot(best=asdict(best), data=trainer.data_key), protected)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """If files of the run cannot be written, as on a full disk, the error says what is kept and how to go on."""
         try:
-            self.checkpoints.save(trainer.snapshot(best=asdict(best)), protected)
+            yield
         except CheckpointError as error:
             last = self.checkpoints.steps()
             kept = f"the checkpoint of step {last[-1]} is as it was" if last else "there is no earlier one"
@@ -141,6 +150,13 @@ class Run:
         """Restore the newest intact checkpoint; without any, start from the beginning."""
         saved = self.checkpoints.newest(trainer.parameters)
         if saved is not None:
+            if saved.state.get("data", trainer.data_key) != trainer.data_key:
+                raise everywhere(
+                    OrditoError(
+                        f"{', '.join(self.config.data)}: holds other examples than when the run began: a run goes on with the "
+                        "data that it was begun with; begin another in a folder of its own"
+                    )
+                )
             trainer.restore(saved)
         journal.resume(trainer.done)
         self.listener.says(f"resuming after step {trainer.done} of {trainer.total}")
@@ -164,14 +180,12 @@ class Run:
         self.listener.ends(result)
         return result
 
-    def _sample(self, subject: Subject, step: int) -> None:
+    def _sample(self, subject: Subject, journal: Journal, step: int) -> None:
         for prompt in self.config.samples:
             text = sample(subject, prompt, self.config.sample_tokens)
-            if not self.processes.first:
-                continue
             self.listener.sampled(step, prompt, text)
-            with open(self.config.folder / "samples.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
+            with self._writing():
+                journal.add_sample(step, prompt, text)
 
     def _check_folder(self, resume: bool) -> None:
         """Refuse to start in the folder of another run, or to resume with other settings than those of its `run.yaml`."""
@@ -181,10 +195,11 @@ class Run:
         if not resume:
             raise OrditoError(f"{self.config.folder}: holds a run already: go on with --resume, or choose another output")
         begun = config_from(read_settings(path))
-        # Keep the settings that the task derived from its data at the start (classes).
-        own = type(begun.settings)()
-        if self.config.settings == own and begun.objective == self.config.objective:
-            self.config = self.config.model_copy(update={"settings": begun.settings})
+        if begun.objective == self.config.objective:
+            # Lists that were not given, and that the task found in its data at the start (classes), are kept.
+            found = {name: value for name, value in begun.settings if getattr(self.config.settings, name) == ()}
+            settings = self.config.settings.model_copy(update=found)
+            self.config = self.config.model_copy(update={"settings": settings})
         before, now = begun.to_dict(), self.config.to_dict()
         other = [key for key in now if now[key] != before.get(key) and key not in _FREE]
         if other:

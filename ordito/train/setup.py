@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ordito.memory import keep_freed_memory
+from ordito.threads import usable_threads
 from ordito.train.config import Config
 from ordito.train.data.prepare import Dataset, prepare
 from ordito.train.examples import Example
@@ -35,8 +36,7 @@ def set_up(config: Config, listener: Listener, processes: Processes | None = Non
     """
     processes = processes or Processes()
     keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), usable_threads()))
     listener.says(f"loading {config.model}")
     with processes.together():
         subject = open_subject(config)
@@ -52,7 +52,7 @@ def set_up(config: Config, listener: Listener, processes: Processes | None = Non
     if config.compile:
         subject.compile()
     total = config.steps or data.steps(config.epochs)
-    return Trainer(config, subject, task, data, total, processes, sharding), evaluated
+    return Trainer(config, subject, task, data, found.key, total, processes, sharding), evaluated
 
 
 def examples(

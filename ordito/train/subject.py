@@ -15,7 +15,7 @@ from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import write_safetensors
-from ordito.errors import OrditoError, TemplateError
+from ordito.errors import ConfigError, OrditoError, TemplateError
 from ordito.families import family_of, spec_from_config
 from ordito.files import write_atomically
 from ordito.model import load_tokenizer
@@ -27,7 +27,7 @@ from ordito.saving import write
 from ordito.spec import Spec
 from ordito.text.chat import ChatTemplate
 from ordito.text.tokenizer import Tokenizer
-from ordito.train.adapters import attach, load_nf4, merged
+from ordito.train.adapters import NAME, attach, load_nf4, merged
 from ordito.train.adapters import write as write_adapters
 from ordito.train.config import Config
 from ordito.train.placement import shard_like
@@ -156,6 +156,8 @@ def open_subject(config: Config) -> Subject:
         parameter.requires_grad_(True)
     if config.adapter != "none":
         subject.adapters = attach(subject.module, config.lora, config.adapter, config.seed)
+        if config.new_tokens is not None and not config.lora.merge:
+            _check_new_rows(subject.adapters, subject.spec)
     return subject
 
 
@@ -207,6 +209,16 @@ def _extend(subject: Subject, file: Path, rows: Rows) -> None:
     extended = extend(subject.module, subject.tokenizer, read_tokens(file), rows)
     subject.module, subject.tokenizer = extended.module, extended.tokenizer
     subject.origin = replace(subject.origin, spec=extended.module.spec)
+
+
+def _check_new_rows(adapters: Adapters, spec: Spec) -> None:
+    """Raise `ConfigError` if the adapter would leave out rows of new tokens, which its base does not have."""
+    rows = [f"{spec.embedding.name}.tokens.weight", *(["head.weight"] if spec.lm_head else [])]
+    if not all(name in adapters.saved(NAME) for name in rows):
+        raise ConfigError(
+            "new_tokens: the adapter would not hold the rows of the new tokens: train these too (lora.saved=embedding,head), "
+            "or write a whole model (lora.merge=true)"
+        )
 
 
 def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:

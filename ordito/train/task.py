@@ -81,7 +81,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of task by name: the class of its settings, which all have defaults, and how it is built from them."""
+    """A kind of task by name: the class of its settings, and how it is built from them."""
 
     name: str
     summary: str

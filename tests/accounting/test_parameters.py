@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+import ordito
 from ordito import accounting as account
 from ordito import spec
+from ordito.errors import OrditoError
 from ordito.families import spec_from_config
 
 
@@ -137,6 +139,13 @@ def test_published_totals_of_mixtures(config, parameters, active, kv_bytes, grow
     count = account.count(spec_from_config(config))
     assert (count.parameters, count.active_parameters) == (parameters, active)
     assert (count.kv_bytes_per_token, count.kv_bytes_growing) == (kv_bytes, growing)
+
+
+def test_totals_from_the_public_name():
+    totals = ordito.account.count(spec_from_config(DEEPSEEK_V2_LITE))
+    assert (totals.parameters, totals.active_parameters, totals.kv_bytes_per_token) == (15_706_484_224, 2_661_150_208, 31_104)
+    with pytest.raises(OrditoError, match="account"):
+        ordito.account.count("deepseek-v2-lite")
 
 
 def test_multi_token_prediction_is_counted_apart():

@@ -91,7 +91,13 @@ def test_a_token_of_an_answer_reads_nothing_of_the_encoder(name):
     matrices = found.flops.decode(1).weights
     assert found.weights_read == pytest.approx(matrices, rel=0.01)
     assert found.weights_read >= matrices
-    assert found.read_at_once(1) == pytest.approx(found.weights_read)
+
+
+@pytest.mark.parametrize("name", ["t5-small", "switch-base-8"])
+def test_a_source_reads_the_encoder_and_what_cross_attention_keeps_of_it(name):
+    found = account(spec_from_config(catalogue.find(name).config))
+    assert found.flops.prefill(512) == found.flops.encode(512)
+    assert found.read_at_once(1) == pytest.approx(found.flops.encode(1).weights, rel=0.01)
 
 
 def test_a_text_reads_each_weight_once_and_each_expert_that_is_chosen():

@@ -117,7 +117,7 @@ def test_fit(cli, folder, machine):  # noqa: F811
     assert {choice["name"] for choice in data["quantizations"]} >= {"Q4_K_M", "Q8_0", "BF16"}
     done = cli("fit", folder, "--context", "32").out
     assert "largest context that fits" in done
-    assert "decoding at 32 tokens" in done
+    assert "decode at 32 tokens" in done
     assert "a context of 999" in cli("fit", folder, "--context", "999", status=1).err
     assert "--memory" in cli("fit", folder, "--memory", "-1", status=1).err
     assert "unknown quantization" in cli("fit", folder, "--quant", "Q9", status=1).err
@@ -162,6 +162,7 @@ def test_bench_of_an_encoder(cli, machine, tmp_path):  # noqa: F811
     sizes = {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
     transformers.BertModel(transformers.BertConfig(vocab_size=300, **sizes)).save_pretrained(tmp_path)
     assert "cannot generate text: -n is ignored" in cli("bench", tmp_path, "-p", "8", "-n", "4", "-r", "1").err
+    assert "cannot generate text: -d is ignored" in cli("bench", tmp_path, "-p", "8", "-d", "16", "-r", "1").err
     assert cli("bench", tmp_path, "-p", "8", "-r", "1").err == ""
     assert "give -p a length" in cli("bench", tmp_path, "-p", "0", status=1).err
 

@@ -63,7 +63,7 @@ def test_inspection_shows_what_is_learned(folder, chats, tmp_path):
 @pytest.mark.parametrize("how", ["signal", "file", "time"])
 def test_a_run_that_is_stopped_keeps_what_it_has(how, folder, chats, tmp_path):
     output = tmp_path / "out"
-    sets = ["--set", "steps=100000", "--set", "save_every=100000", *(["--set", "max_time=0.02"] if how == "time" else [])]
+    sets = ["--set", "steps=100000", "--set", "save_every=100000", *(["--max-time", "0.02"] if how == "time" else [])]
     command = ["train", "sft", "--model", folder, "--data", chats, "--output", output, *QUICK, *sets]
     process = subprocess.Popen([sys.executable, "-m", "ordito", *map(str, command)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -30,7 +30,7 @@ def test_llama_over_time():
     assert found["attention", "rope.theta"] == ("10,000", "500,000", "500,000")
     assert found["attention", "rope.scaling"] == ("-", "-", "llama3")
     assert found["model", "vocab_size"] == ("32,000", "128,256", "128,256")
-    assert found["model", "cache a token"] == ("524,288 bytes", "131,072 bytes", "131,072 bytes")
+    assert found["model", "KV cache per token"] == ("524,288 bytes", "131,072 bytes", "131,072 bytes")
     assert ("attention", "head_dim") not in found
     assert ("mlp", "activation") not in found
 

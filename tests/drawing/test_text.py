@@ -40,8 +40,8 @@ def test_a_single_kind_of_layer_is_written_in_place():
 
 embedding                 49,152 x 576
 30 x [
-  x + attention(norm(x))  Grouped-query attention: heads 9 on 3 kv heads; head_dim 64; sees all
-                          tokens so far; rope theta 100,000
+  x + attention(norm(x))  Grouped-query attention: heads 9 query, 3 KV; head_dim 64; mask causal;
+                          rope theta 100,000
   x + mlp(norm(x))        SwiGLU feed-forward: d_ff 1,536
   norm                    RMSNorm: eps 1e-05
 ]
@@ -56,11 +56,11 @@ head                      576 -> 49,152; weight tied to embedding"""
         ("Gemma 3 1B", "layers     4 x [5 A + 1 B] + 2 A"),
         ("Gemma 3 1B", "A: local (22 x 26.8M)"),
         ("DeepSeek-V3", "layers     3 A + 58 B"),
-        ("DeepSeek-V3", "multi-token prediction (1 x 11.6B), not needed to run the model"),
-        ("DeepSeek-V3", "  norm(B(join([norm(next token, embedded), norm(hidden state)])))"),
+        ("DeepSeek-V3", "multi-token prediction, MTP (1 x 11.6B), not needed for inference"),
+        ("DeepSeek-V3", "  norm(B(join([norm(embedding of the next token), norm(hidden state)])))"),
         ("Llama 4 Maverick 17B-128E", "layers     12 x [1 A + 1 B + 1 A + 1 C]"),
         ("T5 small", "A: encoder (6 x 3.15M)"),
-        ("GPT-1", "  norm(x + attention(x))  Multi-head attention: heads 12; head_dim 64; sees all tokens so far;"),
+        ("GPT-1", "  norm(x + attention(x))  Multi-head attention: heads 12; head_dim 64; mask causal; rope none;"),
     ],
 )
 def test_lines(name, line):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from ordito.engine.backends import BACKENDS, check_settings
@@ -24,3 +27,28 @@ def test_settings_that_any_model_would_refuse(backend):
         OrditoError, match=f"unknown dtype 'float23' of the {backend or 'native'} backend.* did you mean float32"
     ):
         check_settings(backend, "float23", None)
+
+
+WITHOUT_TORCH = """
+import sys
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("PyTorch is not allowed here")
+sys.meta_path.insert(0, Forbidden())
+import ordito
+from ordito.engine.backends import check_settings
+for use in (lambda: check_settings("torch", None, None), lambda: ordito.train.fit):
+    try:
+        use()
+    except ordito.errors.MissingDependencyError as error:
+        print(error)
+"""
+
+
+def test_pytorch_that_an_import_hook_forbids_is_missing():
+    told = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True, capture_output=True, text=True).stdout
+    assert told.splitlines() == [
+        "the backend 'torch' needs PyTorch: pip install 'ordito[torch]'",
+        "training needs PyTorch: pip install 'ordito[train]'",
+    ]

@@ -66,6 +66,16 @@ def test_gguf_header_to_spec_and_back(name):
     assert rounded(spec_from_header(header_from_spec(made))) == rounded(made)
 
 
+@pytest.mark.parametrize(("low", "original"), [(1.0, 16), (2.0, 8192)])
+def test_llama3_scalings_of_other_bands_are_written_to_gguf_as_divisors(low, original):
+    scaling = LLAMA3 | {"low_freq_factor": low, "original_max_position_embeddings": original}
+    made = spec_from_config(LLAMA | {"head_dim": 64, "rope_scaling": scaling})
+    back = spec_from_header(header_from_spec(made))
+    ropes = [next(leaf.rope for _, leaf in found.attentions) for found in (made, back)]
+    assert ropes[0] != ropes[1]
+    assert ropes[1].frequencies(1) == pytest.approx(ropes[0].frequencies(1), rel=1e-6)
+
+
 def test_gguf_header_of_an_encoder():
     made = spec_from_config(BERT)
     bare = families.bert.build(
@@ -163,6 +173,7 @@ def test_bookkeeping_keys_are_not_reported():
         ({"hidden_act": "sillu"}, "did you mean silu"),
         ({"tie_word_embeddings": "yes"}, "true or false"),
         ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, "one of default"),
+        ({"rope_scaling": {"type": "spiral"}}, "one of default"),
         ({"rope_scaling": {"type": "linear"}}, "'factor' is missing"),
         ({"rope_scaling": [1]}, "an object"),
         ({"rope_theta": 0.5}, "more than 1"),
@@ -182,7 +193,7 @@ def test_a_wrong_config_says_what_is_wrong(change, message):
         (GEMMA | {"model_type": "gemma2", "layer_types": ["a", "b", "c"]}, "3 entries"),
         (GEMMA | {"model_type": "gemma3"}, "text half"),
         (BERT | {"position_embedding_type": "relative_key"}, "absolute"),
-        (BERT | {"architectures": ["BertForSequenceClassification"]}, "BertModel or BertForMaskedLM"),
+        (BERT | {"architectures": ["BertForSequenceClassification"]}, "BertModel, BertForMaskedLM or BertForPreTraining"),
         ("config", "expected an object"),
     ],
 )

@@ -38,6 +38,23 @@ def test_a_config_with_experts_is_nearest_to_a_family_with_experts():
         spec_from_config(qwen | {"model_type": "loom"})
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        # A class that no family has does not hide that the keys are an encoder's.
+        (
+            transformers.MPNetConfig(architectures=["MPNetModel"]),
+            r"nearest is BERT \(bert\), .* 'relative_attention_num_buckets';",
+        ),
+        # Keys that a family knows and needs not, such as its dropout, are not unknown.
+        (transformers.MT5Config(architectures=["MT5Model"]), r"nearest is T5 \(t5\), which knows all of its keys"),
+    ],
+)
+def test_classes_and_settings_of_training_do_not_mislead(config, said):
+    with pytest.raises(ConfigError, match=said):
+        spec_from_config(config.to_dict())
+
+
 def test_tensors_are_named(tmp_path):
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(tmp_path)

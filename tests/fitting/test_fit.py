@@ -114,6 +114,31 @@ def test_an_encoder_has_no_decoding_rate():
     assert found.context == 512
 
 
+def test_weights_that_are_not_quantized_are_multiplied_in_fp32():
+    spec, machine = published("llama-3.2-1b"), Machine(cores=2, memory=10**11, bandwidth=1e15, flops=1e12, flops_fp32=5e11)
+    plain, quantized = (fit(spec, machine=machine, quant=quant).prefill for quant in ("BF16", "Q8_0"))
+    assert quantized.limit == pytest.approx(2 * plain.limit)
+    assert plain.predicted < quantized.predicted < 2 * plain.predicted  # fp32 products come nearer to their peak
+    assert fit(spec, machine=machine, quant="BF16", backend_name="torch").prefill.limit == quantized.limit
+
+
+def test_an_encoder_decoder_counts_its_encoder_and_cross_attention():
+    """Prefill is the encoder's; the cache of the source is as large as the answer's, and is read by each token."""
+    spec = published("T5 small")
+    counted = account(spec)
+    found = fit(spec, machine=MACHINE, context=512)
+    kept = 2 * counted.kv_cache.at(512)
+    assert kept <= found.memory.cache < kept + 24 * 2**20  # in whole blocks
+    assert found.prefill.limit == pytest.approx(512 * MACHINE.flops / counted.flops.encode(512).total)
+    assert found.decode.limit == pytest.approx(MACHINE.bandwidth / (counted.weights_read + kept), rel=1e-3)
+
+
+def test_a_prefill_reads_every_expert_that_a_token_chooses():
+    spec, fast = published("Mixtral 8x7B v0.1"), Machine(cores=2, memory=10**12, bandwidth=50e9, flops=1e18)
+    counted = account(spec)
+    assert fit(spec, machine=fast).prefill.limit == pytest.approx(512 * 50e9 / counted.read_at_once(512), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "name", ["Gemma 3 1B", "Mixtral 8x7B v0.1", "DeepSeek-V2-Lite", "gpt-oss-20b", "BERT base uncased", "T5 small"]
 )

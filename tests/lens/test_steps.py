@@ -178,14 +178,14 @@ def _has_needs(change):
 @pytest.mark.parametrize(
     ("block", "position", "said"),
     [
-        (ATTENTION, 9, "here 0 to 9"),
-        (replace(ATTENTION, window=4), 9, "here 6 to 9"),
-        (replace(ATTENTION, chunk=4), 9, "here 8 to 9"),
-        (replace(ATTENTION, chunk=9), 9, "here 9 alone"),
-        (replace(ATTENTION, causal=False), 9, "here 0 to 11"),
-        (replace(ATTENTION, causal=False, window=2), 9, "here 8 to 10"),
-        (replace(ATTENTION, causal=False, chunk=5), 9, "here 5 to 9"),
-        (replace(ATTENTION, causal=False, window=40, chunk=40), 9, "here 0 to 11"),
+        (ATTENTION, 9, "here j = 0 to 9"),
+        (replace(ATTENTION, window=4), 9, "here j = 6 to 9"),
+        (replace(ATTENTION, chunk=4), 9, "here j = 8 to 9"),
+        (replace(ATTENTION, chunk=9), 9, "here j = 9"),
+        (replace(ATTENTION, causal=False), 9, "here j = 0 to 11"),
+        (replace(ATTENTION, causal=False, window=2), 9, "here j = 8 to 10"),
+        (replace(ATTENTION, causal=False, chunk=5), 9, "here j = 5 to 9"),
+        (replace(ATTENTION, causal=False, window=40, chunk=40), 9, "here j = 0 to 11"),
     ],
 )
 def test_visible_positions_are_counted(block, position, said):
@@ -195,7 +195,7 @@ def test_visible_positions_are_counted(block, position, said):
 
 def test_angles_are_those_of_the_position():
     notes = [note for _, notes, _ in text(replace(ATTENTION, rope=ROPE)) for note in notes]
-    assert f"at p = 9: by 9 to {9 * 1e4 ** (-6 / 8):.3g} radians" in notes
+    assert f"angles at p = 9: 9 to {9 * 1e4 ** (-6 / 8):.3g} rad" in notes
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in catalogue.models() if not entry.closed])

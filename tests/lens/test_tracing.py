@@ -120,7 +120,7 @@ def test_every_recorded_step_has_numbers(name, request):
     model = request.getfixturevalue(name)
     found = trace(model, TEXT)
     silent = {step.formula.split(" = ")[0] for s in found.sections for step in s.steps if step.numbers is None}
-    assert silent <= {"keep k and v", "s_j"} | ({"k", "v"} if name == "pair" else set())
+    assert silent <= {"cache k, v", "s_j"} | ({"k", "v"} if name == "pair" else set())
     for step in numbered(found):
         if isinstance(step.numbers, Looks):
             assert len(step.numbers.heads) == step.shape[0]
@@ -201,14 +201,14 @@ def test_without_a_text_or_weights_there_are_formulas_alone(model):
     assert [numbers for _, numbers in bare.folded() if numbers] == [(0, 1)]
     with pytest.warns(OrditoWarning, match="the text is not read"):
         assert trace(model.spec, TEXT).to_dict()["sections"] == bare.to_dict()["sections"]
-    assert "layers 0-1, alike" in lines(bare)
+    assert "layers 0-1 (identical)" in lines(bare)
 
 
 def test_one_layer_can_be_chosen(model):
     page = lines(trace(model, TEXT), layer=1)
     assert "layer 1" in page
     assert "layer 0" not in page
-    assert "layers 0-1, alike" in lines(trace(model), layer=1)
+    assert "layers 0-1 (identical)" in lines(trace(model), layer=1)
 
 
 @pytest.mark.parametrize(

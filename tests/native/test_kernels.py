@@ -141,6 +141,21 @@ def test_attention_over_a_page(kernels, cache_type, rows, keys, width):
     assert np.array_equal(got, np.concatenate(alone))
 
 
+@pytest.mark.parametrize("kernels", FAST)
+@pytest.mark.parametrize("columns", [32, 96, 128, 160, 512, 544, 672])  # blocks are quantized in sixteens, fours and ones
+@pytest.mark.parametrize("rounding", ["one", "int8", "int12"])
+def test_activations_of_any_width_and_magnitude(machine, kernels, columns, rounding):
+    weights, _ = packed(machine, "q8_0", 16, columns)
+    x = np.random.default_rng(8).standard_normal((5, columns)).astype(np.float32)
+    x *= np.float32([[1], [1e30], [1e-30], [1], [1]])
+    x[3, -1], x[4, 0] = np.inf, -np.inf
+    got, expected = (_core.Kernels(name).linear(weights, x, rounding) for name in (kernels, "reference"))
+    for token in range(3):
+        assert_close(got[token], expected[token], 3e-6)
+    for each in (got, expected):
+        assert np.isnan(each[3:]).all()
+
+
 @pytest.mark.parametrize("kernels", ["reference", *FAST])
 @pytest.mark.parametrize("encoding", QUANTIZED)
 @pytest.mark.parametrize("rounding", ["one", "int8", "int12"])

@@ -110,6 +110,16 @@ def test_attention_matches_the_reference(kernels, cap, masking):
         assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("kernels", ALL)
+def test_any_byte_of_a_mask_but_0_is_visible(kernels):
+    visible = np.tri(75, 90, 15, dtype=np.uint8) * (np.arange(90) >= 10).astype(np.uint8)
+    mask = np.broadcast_to(visible, (2, 75, 90))
+    expected = attention(kernels, mask, None, 0.0)
+    for byte in (2, 255):
+        for got, same in zip(attention(kernels, byte * mask, None, 0.0), expected, strict=True):
+            assert np.array_equal(got, same)
+
+
 @pytest.mark.parametrize("kernels", [name for name in ALL if name != "reference"])
 @pytest.mark.parametrize("columns", [1, 15, 1003])
 def test_losses_match_the_reference(kernels, columns):

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import ordito
-from ordito.errors import OrditoError
+from ordito.errors import CheckpointError, OrditoError
 
 SOURCE, ANSWER = [5, 9, 33, 7, 12, 1], [0, 8, 21, 6]
 
@@ -71,6 +71,23 @@ def test_greedy_text_is_that_of_transformers(pair):
     got = model.generate("the loom", max_tokens=12).token_ids
     assert got == expected[: len(got)]
     assert len(got) == 12 or expected[len(got)] in model.end_ids
+
+
+def test_embeddings_of_its_own_are_no_copies(tmp_path):
+    """transformers 5 gives a Switch with untied embeddings three tables, which no published model has."""
+    sizes = {"vocab_size": 61, "d_model": 48, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 3}
+    config = transformers.SwitchTransformersConfig(**sizes, num_experts=3, tie_word_embeddings=False)
+    peer = transformers.SwitchTransformersForConditionalGeneration(config).eval()
+    peer.save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"both 'shared\.weight' .* differ: one of them is 'encoder\.embed_tokens\.weight'"
+    ):
+        ordito.load(tmp_path)
+    for stack in (peer.encoder, peer.decoder):
+        stack.embed_tokens.weight.data.copy_(peer.shared.weight)
+    peer.save_pretrained(tmp_path)
+    expected = peer(input_ids=torch.tensor([SOURCE]), decoder_input_ids=torch.tensor([ANSWER])).logits[0].detach()
+    close(ordito.load(tmp_path).logits(ANSWER, encoder_ids=SOURCE), expected)
 
 
 def test_what_does_not_fit_is_said(pair, folder):

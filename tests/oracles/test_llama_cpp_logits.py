@@ -19,6 +19,7 @@ CASES = {
     "deepseek2, dense, a magnitude of many digits": {"first_k_dense_replace": 1, "mlp_bias": False},
     "deepseek3": {},
     "llama4, experts everywhere, as GGUF knows it": {"num_local_experts": 16},
+    "llama, one kv head, all biases, head_dim, llama3": {"hidden_act": "silu"},
     **{
         name: {} for name in ["llama", "llama, linear", "llama, longrope", "mistral, one kv head, head_dim, tied", "ministral3"]
     },

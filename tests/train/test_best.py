@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 from ordito.train.best import Best
@@ -17,3 +18,11 @@ def test_lower_losses_are_better_and_others_are_counted():
     assert best.waited == 2
     assert best.improved(records[5])
     assert best == Best(loss=1.0, step=6, waited=0)
+
+
+def test_nan_is_never_the_best():
+    best = Best()
+    losses = (math.nan, 2.0, math.nan, 1.0)
+    records = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses, 1)]
+    assert [best.improved(record) for record in records] == [False, True, False, True]
+    assert best == Best(loss=1.0, step=4)

@@ -11,6 +11,7 @@ import training_runs as runs
 import transformers
 
 import ordito
+from ordito.errors import ConfigError
 from ordito.train import fit
 
 IDS = [5, 17, 40, 8, 99, 23]
@@ -47,6 +48,20 @@ def test_attached_merged_and_exported_adapters_agree(folder, tmp_path):
     for other in found[1:]:
         assert np.abs(found[0] - other).max() <= 1e-5 * np.abs(other).max()
     assert np.abs(found[0] - ordito.load(folder, backend="torch").logits(IDS)).max() > 1e-3
+
+
+def test_rows_of_new_tokens_are_not_lost_beside_an_adapter(folder, tmp_path):
+    (tmp_path / "new.txt").write_text("shuttle\n")
+    values = {"adapter": "lora", "new_tokens": str(tmp_path / "new.txt")}
+    data = runs.chats(tmp_path / "chats.jsonl")
+    with pytest.raises(ConfigError, match=r"would not hold the rows.*lora\.saved=embedding,head"):
+        fit(runs.configured(folder, data, tmp_path / "lost", **values, lora={"saved": ["embedding"]}))
+    fit(runs.configured(folder, data, tmp_path / "beside", **values, lora={"saved": ["embedding", "head"]}, steps=1))
+    assert (tmp_path / "beside" / "adapter_model.safetensors").is_file()
+    fit(runs.configured(folder, data, tmp_path / "whole", **values, lora={"merge": True}, steps=2))
+    model = ordito.load(tmp_path / "whole", backend="torch")
+    (new,) = model.tokenizer.encode("shuttle", add_special_tokens=False)
+    assert model.logits([new]).shape == (1, new + 1)
 
 
 def test_a_chat_template_learned_by_a_base_model_is_exported(folder, tmp_path):

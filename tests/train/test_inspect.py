@@ -104,6 +104,12 @@ def test_a_piece_of_a_long_text_may_end_anywhere():
     assert problems(piece) == ()
 
 
+def test_texts_that_are_compared_need_no_learned_tokens_nor_ends():
+    compared = Example((text("uno", learn=False, end=()), text("due", learn=False, end=())), 1.0)
+    classified = Example((text("tre", end=()),), 0.0)
+    assert problems(compared, classified) == ()
+
+
 def test_unknown_tokens():
     tokenizer = byte_tokenizer(CHATML, unk=TOKENIZER.encode("u")[0])
     (found,) = problems(GOOD[0], Example((text("altro"),)), tokenizer=tokenizer)

@@ -22,6 +22,7 @@ KINDS = {
     "muon": {"optimizer": "muon"},
     "adapter with dropout": {"adapter": "lora", "lora": {"rank": 2, "dropout": 0.2}},
     "streamed": {"stream": True, "objective": "pretrain"},
+    "a teacher": {"objective": "distill"},
 }
 
 
@@ -32,11 +33,13 @@ def made(kind, folder, tmp_path, output, **more):
     if not data.exists():
         if objective == "sft":
             runs.chats(data)
-        elif objective == "pretrain":
+        elif objective in ("pretrain", "distill"):
             runs.texts(data)
         else:
             rows = [{"text": word, "label": "long" if len(word) > 4 else "short"} for word in runs.WORDS * 3]
             data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if objective == "distill":
+        values["distill"] = {"teacher": str(folder), "temperature": 2.0}
     return runs.configured(folder, data, output, objective, save_every=2, **values)
 
 
@@ -122,6 +125,28 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(folder, tmp_pa
         fit(runs.configured(folder, data, tmp_path / "out", lr=2e-3), resume=True)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_run_does_not_go_on_with_other_data(stream, folder, tmp_path):
+    data = runs.texts(tmp_path / "texts.jsonl")
+    config = runs.configured(folder, data, tmp_path / "out", "pretrain", stream=stream, steps=4)
+    fit(config)
+    before = data.read_text()
+    data.write_text(before + before.splitlines()[0] + "\n")
+    with pytest.raises(OrditoError, match=r"texts\.jsonl: holds other examples than when the run began"):
+        fit(config, resume=True)
+    data.write_text(before)
+    assert fit(config, resume=True).steps == 4
+
+
+def test_a_stop_file_is_gone_when_the_run_goes_on(folder, tmp_path):
+    config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "STOP").touch()
+    assert "STOP" in fit(config).stopped
+    result = fit(config, resume=True)
+    assert (result.steps, result.stopped) == (6, None)
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(folder, tmp_path, monkeypatch):
     config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
     import ordito.train.checkpoints as room
@@ -142,3 +167,33 @@ def test_a_full_disk_leaves_the_previous_checkpoint(folder, tmp_path, monkeypatc
     fit(config, resume=True)
     fit(runs.configured(folder, tmp_path / "chats.jsonl", tmp_path / "whole", save_every=2))
     assert runs.metrics(tmp_path / "out") == runs.metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "loss.svg"])
+def test_a_full_disk_is_named_wherever_it_fills(name, folder, tmp_path, monkeypatch):
+    import builtins
+
+    config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
+    config = config.model_copy(update={"samples": ("warp",), "sample_every": 1, "sample_tokens": 2})
+    real, opened = open, 0
+
+    def full(path, mode="r", *rest, **more):
+        nonlocal opened
+        if name in str(path) and mode in ("a", "xb"):
+            opened += 1
+            if opened > 3 or name == "loss.svg":
+                raise OSError(28, "No space left on device")
+        return real(path, mode, *rest, **more)
+
+    monkeypatch.setattr(builtins, "open", full)
+    if name == "loss.svg":  # which shows what the metrics say, and is no reason to stop
+        with pytest.warns(UserWarning, match=r"loss\.svg: cannot be written"):
+            assert fit(config).stopped is None
+        return
+    with pytest.raises(CheckpointError, match=rf"{name}: cannot be written.*step 2 is as it was.*--resume"):
+        fit(config)
+    monkeypatch.undo()
+    fit(config, resume=True)
+    for file in ("metrics.jsonl", "samples.jsonl"):
+        lines = (tmp_path / "out" / file).read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]

@@ -285,11 +285,25 @@ def test_a_completion_is_learned_from_its_first_character(vocabulary, prompt, co
         (CHAT[:1], "no message of the role assistant"),
         ([{"role": "usr", "content": "a"}], "role must be"),
         ([], "at least one"),
+        ([*CHAT[:3], {"role": "assistant", "content": None}], r"messages\[3\]: the assistant has neither content nor"),
+        ([CHAT[0], {"role": "assistant", "reasoning_content": "Hm."}], r"messages\[1\]: the assistant has neither content nor"),
     ],
 )
 def test_conversations_without_learned_tokens_are_refused(messages, error):
     with pytest.raises(OrditoError, match=error):
         writer(CHATML).texts(messages)
+
+
+def test_a_template_without_tool_calls_is_not_trained_on_them():
+    tool = {"type": "function", "function": {"name": "weather", "description": "", "parameters": {"type": "object"}}}
+    template = (
+        "{{ tools | tojson }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | tojson }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = byte_tokenizer(template)
+    made = Writer(ChatTemplate.for_tokenizer(tokenizer), tokenizer, [tool])
+    with pytest.raises(TemplateError, match="leaves tool calls out"):
+        made.texts(CALLS)
 
 
 def task(tokenizer, template, **how):
@@ -317,8 +331,14 @@ def test_without_a_template():
     read = task(tokenizer, None).read
     (text,) = read({"prompt": "uno ", "completion": "due"}).texts
     assert said(text, tokenizer) == ["due</s>"]
-    with pytest.raises(OrditoError, match="no chat template"):
-        read({"messages": CHAT})
+    parts = [
+        {"role": role, "content": [{"type": "text", "text": words}]} for role, words in (("user", "u"), ("assistant", "a"))
+    ]
+    (text,) = read({"messages": parts}).texts
+    assert said(text, tokenizer) == ["a</s>"]
+    for messages in (CHAT, [CHAT[0], CALLS[1]], [CHAT[0], {"role": "assistant", "tool_calls": CALLS[1]["tool_calls"]}]):
+        with pytest.raises(OrditoError, match="no chat template"):
+            read({"messages": messages})
     with pytest.raises(OrditoError, match="empty completion"):
         read({"prompt": "uno", "completion": ""})
 

@@ -44,6 +44,10 @@ class Dataset(Protocol):
     """Examples made from records, and their counts."""
 
     @property
+    def key(self) -> str:
+        """A hash of everything that the examples depend on."""
+
+    @property
     def counts(self) -> Counts:
         """Counts of records and examples; of a stream, so far."""
 
@@ -61,6 +65,7 @@ class Prepared:
     shards: Shards
     counts: Counts
     length: int
+    key: str
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -139,7 +144,7 @@ def prepare(
         raise _nothing(sources, counts, length)
     for warning in counts.warnings(length):
         warnings.warn(warning, OrditoWarning, stacklevel=2)
-    return Stream(maker) if stream else Prepared(Shards(maker.folder), counts, length)
+    return Stream(maker) if stream else Prepared(Shards(maker.folder), counts, length, key)
 
 
 def _key(sources: Sequence[Source], cutter: Cutter, fingerprint: str, most: int, *, quick: bool) -> str:

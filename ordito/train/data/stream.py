@@ -29,6 +29,11 @@ class Stream:
         return self._shard(shard)[number - self.begin(shard)]
 
     @property
+    def key(self) -> str:
+        """See `Dataset`."""
+        return self.maker.fingerprint
+
+    @property
     def counts(self) -> Counts:
         """Counts of the shards made so far."""
         return self.maker.counts(len(self._ends))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ordito.errors import OrditoError
+from ordito.text.messages import joined
 from ordito.train.chatting import Learn, Writer, text_of_completion
 from ordito.train.data.formats import conversation_of
 from ordito.train.examples import Example
@@ -36,7 +37,9 @@ def build(settings: SftSettings, context: Context) -> Task:
             first = len(messages) - len(completion) if isinstance(completion, list) else 0
             return Example(Writer(template, tokenizer, tools).texts(messages, settings.learn, first))
         if [message["role"] for message in messages] == ["user", "assistant"] and settings.learn != "all":
-            return Example((text_of_completion(messages[0]["content"], messages[1]["content"] or "", tokenizer),))
+            question, answer = (joined(message.get("content")) for message in messages)
+            if isinstance(question, str) and isinstance(answer, str) and "tool_calls" not in messages[1]:
+                return Example((text_of_completion(question, answer, tokenizer),))
         raise OrditoError("is a conversation, but the model has no chat template: choose a format with prompt_format")
 
     return Task(read, Objective.of(next_token()), packs=True, chats=True)
