@@ -432,10 +432,11 @@ def load(
         chosen = open_adapter(path if adapter is None else store.locate(str(adapter), progress=progress).path)
         path = _base(chosen, progress) if adapter is None else path
     checkpoint = open_checkpoint(path)
-    if chosen is not None and merge:
-        from ordito.checkpoint.adapted import adapted
+    if chosen is not None:
+        from ordito.checkpoint.adapted import adapted, grown
 
-        checkpoint = adapted(checkpoint, chosen)
+        checkpoint = grown(checkpoint, chosen)
+        checkpoint = adapted(checkpoint, chosen) if merge else checkpoint
     if quantize is not None:
         checkpoint = _rounded(checkpoint, quantize)
     if chosen is None:

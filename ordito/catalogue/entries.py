@@ -69,7 +69,8 @@ def find(name: str) -> Entry:
     """The model of this name or id, whatever the case and the punctuation.
 
     The organisation of an id may be left out, and so may the end of a name, if all models that begin so have the same
-    configuration, or differ only in how far they read: the first of them is meant then. Raises `ModelNotFoundError` if there is no such model, or if there are several.
+    configuration, or differ only in how far they read: the first of them is meant then. Raises `ModelNotFoundError` if there
+    is no such model, or if there are several.
 
     >>> find("llama-3.1-8b").config["rope_scaling"]["factor"]
     8.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import write_safetensors
-from ordito.errors import OrditoError, TemplateError
+from ordito.errors import OrditoError, OrditoWarning, TemplateError
 from ordito.families import family_of, spec_from_config
 from ordito.files import write_atomically
 from ordito.model import load_tokenizer
@@ -27,7 +28,7 @@ from ordito.saving import write
 from ordito.spec import Spec
 from ordito.text.chat import ChatTemplate
 from ordito.text.tokenizer import Tokenizer
-from ordito.train.adapters import attach, load_nf4, merged
+from ordito.train.adapters import NAME, attach, load_nf4, merged
 from ordito.train.adapters import write as write_adapters
 from ordito.train.config import Config
 from ordito.train.placement import shard_like
@@ -156,7 +157,21 @@ def open_subject(config: Config) -> Subject:
         parameter.requires_grad_(True)
     if config.adapter != "none":
         subject.adapters = attach(subject.module, config.lora, config.adapter, config.seed)
+        if config.new_tokens is not None and not config.lora.merge:
+            _warn_of_lost_rows(subject.spec, subject.adapters.saved(NAME))
     return subject
+
+
+def _warn_of_lost_rows(spec: Spec, saved: Mapping[str, np.ndarray]) -> None:
+    """Warn (`OrditoWarning`) if an adapter will not hold the rows of new tokens, which its base does not have."""
+    head = None if spec.lm_head is None or spec.tied else spec.lm_head.name
+    if not {f"{spec.embedding.name}.tokens.weight", *([f"{head}.weight"] if head else [])} <= saved.keys():
+        warnings.warn(
+            "new_tokens: the adapter will not hold all rows of the new tokens, which its base does not have: set "
+            "lora.saved=embedding,head, or lora.merge=true",
+            OrditoWarning,
+            stacklevel=3,
+        )
 
 
 def _trained(config: Config) -> tuple[Checkpoint, Path]:
