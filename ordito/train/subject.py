@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
+from ordito.checkpoint.export import write_prompts
 from ordito.checkpoint.outline import outline
+from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.errors import OrditoError, OrditoWarning, TemplateError
 from ordito.families import family_of, spec_from_config
@@ -45,7 +47,7 @@ class Subject:
     """A model in training: its module, `adapters` of it, and `heads` on top of it.
 
     `origin` is the checkpoint that it was loaded from, and `base` the name of that; `chats` says whether it is trained on
-    conversations, `merge` whether the export has the adapter merged into the weights.
+    conversations, `merge` whether the export has the adapter merged into the weights. `prompts` are those of its task.
     """
 
     module: Transformer
@@ -54,6 +56,7 @@ class Subject:
     origin: Checkpoint
     base: str
     chats: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
     merge: bool = False
     adapters: Adapters | None = None
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
@@ -111,6 +114,9 @@ class Subject:
         else:
             weights, spec = self._merged()
             write(folder, replace(self.origin, spec=spec), weights, self.tokenizer)
+            if self.prompts:
+                own, default = prompts_from_folder(folder)
+                write_prompts(folder, {**own, **self.prompts}, default)
         if self.chats and self.template is not None and self.tokenizer.chat_template is None:
             # The base had no chat template; now the model is trained on this one.
             write_atomically(folder / "chat_template.jinja", [self.template.source.encode()])
