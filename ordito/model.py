@@ -124,6 +124,7 @@ class Model:
         continue_final_message: bool = False,
         grammar: Grammar | None = None,
         ignore_end: bool = False,
+        stop_ids: Sequence[int] = (),
         min_tokens: int = 0,
         n: int = 1,
         logprobs: int | None = None,
@@ -143,7 +144,8 @@ class Model:
         - `template_options`: further variables of the chat template.
         - `continue_final_message`: continue the last message, the model's own, instead of beginning a new one.
         - `grammar`: constrains the answer.
-        - `ignore_end`: do not stop at end tokens; `min_tokens`: no end token before so many tokens.
+        - `ignore_end`: do not stop at end tokens; `stop_ids`: further end tokens; `min_tokens`: no end token before so many
+          tokens.
         - `context`: a smaller limit than the model's context for prompt and answer together.
 
         The other settings are fields of `Request` and of `Sampling`. Raises as `stream` does.
@@ -185,7 +187,7 @@ class Model:
             ),
             sampling=chosen,
             max_tokens=most if max_tokens is None else max_tokens,
-            end_ids=frozenset() if ignore_end else self.end_ids,
+            end_ids=frozenset(stop_ids) | (frozenset() if ignore_end else self.end_ids),
             context=most,
             match=None if grammar is None else self.grammars.prepared(grammar),
             thinking_budget=budget,
