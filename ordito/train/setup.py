@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DATA = "data"
 """The folder of prepared examples, inside the run's."""
 
-_NEEDS = {"patience": "eval_data", "eval_every": "eval_data", "samples": "sample_every", "sample_every": "samples"}
+_NEEDS = {"patience": "eval_data", "samples": "sample_every"}
 """Settings that do nothing without another."""
 
 

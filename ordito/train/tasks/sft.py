@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ordito.errors import OrditoError
-from ordito.train.chatting import Learn, Writer, text_of_completion
+from ordito.train.chatting import ALL_MUTED, Learn, Writer, is_muted, text_of_completion
 from ordito.train.data.formats import conversation_of
 from ordito.train.examples import Example
 from ordito.train.objective import Objective
@@ -36,6 +36,8 @@ def build(settings: SftSettings, context: Context) -> Task:
             first = len(messages) - len(completion) if isinstance(completion, list) else 0
             return Example(Writer(template, tokenizer, tools).texts(messages, settings.learn, first))
         if [message["role"] for message in messages] == ["user", "assistant"] and settings.learn != "all":
+            if is_muted(messages[1]):
+                raise OrditoError(ALL_MUTED)
             return Example((text_of_completion(messages[0]["content"], messages[1]["content"] or "", tokenizer),))
         raise OrditoError("is a conversation, but the model has no chat template: choose a format with prompt_format")
 
