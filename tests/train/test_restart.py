@@ -122,6 +122,17 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(folder, tmp_pa
         fit(runs.configured(folder, data, tmp_path / "out", lr=2e-3), resume=True)
 
 
+def test_a_resumed_run_removes_what_a_killed_one_left(folder, tmp_path):
+    config = made("whole", folder, tmp_path, tmp_path / "out")
+    fit(config)
+    left, other = tmp_path / "out" / ".config.json.0123456789abcdef.tmp", tmp_path / "out" / ".mine.tmp"
+    left.write_text("{")
+    other.write_text("")
+    fit(config, resume=True)
+    assert not left.exists()
+    assert other.exists()
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(folder, tmp_path, monkeypatch):
     config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
     import ordito.train.checkpoints as room
