@@ -37,3 +37,10 @@ def write_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete the temporary files in a folder that killed processes left; no other process may be writing there."""
+    for left in folder.glob(f".*.{'[0-9a-f]' * 16}.tmp"):
+        with suppress(OSError):
+            left.unlink()

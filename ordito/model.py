@@ -125,6 +125,7 @@ class Model:
         continue_final_message: bool = False,
         grammar: Grammar | None = None,
         ignore_end: bool = False,
+        stop_ids: Sequence[int] = (),
         min_tokens: int = 0,
         n: int = 1,
         logprobs: int | None = None,
@@ -144,7 +145,8 @@ class Model:
         - `template_options`: further variables of the chat template.
         - `continue_final_message`: continue the last message, the model's own, instead of beginning a new one.
         - `grammar`: constrains the answer.
-        - `ignore_end`: do not stop at end tokens; `min_tokens`: no end token before so many tokens.
+        - `ignore_end`: do not stop at end tokens; `stop_ids`: further end tokens; `min_tokens`: no end token before so many
+          tokens.
         - `context`: a smaller limit than the model's context for prompt and answer together.
 
         The other settings are fields of `Request` and of `Sampling`. Raises as `stream` does.
@@ -189,7 +191,7 @@ class Model:
             ),
             sampling=chosen,
             max_tokens=most if max_tokens is None else max_tokens,
-            end_ids=frozenset() if ignore_end else self.end_ids,
+            end_ids=frozenset(stop_ids) | (frozenset() if ignore_end else self.end_ids),
             context=most,
             match=match,
             thinking_budget=budget,
@@ -458,10 +460,11 @@ def load(
         chosen = open_adapter(path if adapter is None else store.locate(str(adapter), progress=progress).path)
         path = _base(chosen, progress) if adapter is None else path
     checkpoint = open_checkpoint(path)
-    if chosen is not None and merge:
-        from ordito.checkpoint.adapted import adapted
+    if chosen is not None:
+        from ordito.checkpoint.adapted import adapted, grown
 
-        checkpoint = adapted(checkpoint, chosen)
+        checkpoint = grown(checkpoint, chosen)
+        checkpoint = adapted(checkpoint, chosen) if merge else checkpoint
     if quantize is not None:
         checkpoint = _rounded(checkpoint, quantize)
     if chosen is None:

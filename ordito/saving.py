@@ -9,8 +9,9 @@ from typing import Any
 
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.convert import Weights, to_gguf
-from ordito.checkpoint.export import DTYPES, write_folder, write_json
+from ordito.checkpoint.export import DTYPES, write_folder, write_json, write_prompts
 from ordito.checkpoint.importance import Importance, read_importance
+from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.checkpoint.store.cached import licence_of
 from ordito.errors import NoTokenizerError, OrditoError, OrditoWarning
 from ordito.model import Model, end_ids, load_tokenizer
@@ -102,6 +103,10 @@ def _write_folder(
     write_folder(folder, checkpoint.spec, weights, extra=ids, dtype=dtype)
     if tokenizer:
         tokenizer.to_folder(folder)
+    if checkpoint.format == "huggingface":
+        prompts, default = prompts_from_folder(checkpoint.path)
+        if prompts:
+            write_prompts(folder, prompts, default)
     if checkpoint.spec.generates:
         found = end_ids(checkpoint, tokenizer)
         ends = {"eos_token_id": sorted(found)} if found else {}

@@ -126,6 +126,9 @@ def test_short_names_mean_one_shape_or_are_refused():
     assert catalogue.find("gpt2").name == "GPT-2 small"
     assert catalogue.find("mixtral-8x7b").name == "Mixtral 8x7B v0.1"
     assert catalogue.find("llama-4-scout").name == "Llama 4 Scout 17B-16E"
+    assert catalogue.find("phi-3-mini").name == "Phi-3-mini 4k"  # the 128k variants differ in context only
+    assert catalogue.find("phi-3-small").name == "Phi-3-small 8k"
+    assert catalogue.find("phi-3-medium").name == "Phi-3-medium 4k"
     with pytest.raises(ModelNotFoundError, match="several models.*Mistral 7B v0.1, Mistral 7B Instruct v0.1"):
         catalogue.find("mistral-7b")
     with pytest.raises(ModelNotFoundError):

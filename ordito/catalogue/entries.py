@@ -14,6 +14,8 @@ from ordito.errors import ModelNotFoundError, did_you_mean
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 """Keys of a config.json for the context, in tokens."""
+_REACH = frozenset({*CONTEXT_KEYS, "original_max_position_embeddings", "rope_scaling", "rope_theta", "sliding_window"})
+"""Keys that say how far a model reads; no tensor's shape depends on them, but for positions that are learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,8 @@ def find(name: str) -> Entry:
     """The model of this name or id, whatever the case and the punctuation.
 
     The organisation of an id may be left out, and so may the end of a name, if all models that begin so have the same
-    configuration. Raises `ModelNotFoundError` if there is no such model, or if there are several.
+    configuration, or differ only in how far they read: the first of them is meant then. Raises `ModelNotFoundError` if there
+    is no such model, or if there are several.
 
     >>> find("llama-3.1-8b").config["rope_scaling"]["factor"]
     8.0
@@ -78,7 +81,7 @@ def find(name: str) -> Entry:
     if entry := _spellings().get(plain):
         return entry
     candidates = [entry for spelling, entry in _spellings().items() if plain and spelling.startswith(plain)]
-    if candidates and all(entry.config is not None and entry.config == candidates[0].config for entry in candidates):
+    if candidates and all(entry.config and _tensors(entry) == _tensors(candidates[0]) for entry in candidates):
         return candidates[0]
     if candidates:
         names = list(dict.fromkeys(entry.name for entry in candidates))
@@ -87,6 +90,11 @@ def find(name: str) -> Entry:
     near = did_you_mean(_dashed(name), [_dashed(entry.name) for entry in models()])
     shown = name if len(name) <= 80 else name[:80] + "..."
     raise ModelNotFoundError(f"the catalogue has no model {shown!r}{near}")
+
+
+def _tensors(entry: Entry) -> tuple[int | None, dict[str, Any]]:
+    """What is equal for models with the same tensors: the number of parameters, and the configuration without `_REACH`."""
+    return entry.exact_parameters, {key: value for key, value in (entry.config or {}).items() if key not in _REACH}
 
 
 @cache

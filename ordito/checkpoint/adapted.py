@@ -27,7 +27,9 @@ from ordito.checkpoint.adapter_names import (
 from ordito.checkpoint.assemble import theirs_from
 from ordito.checkpoint.checkpoint import Checkpoint, with_own_head
 from ordito.checkpoint.stored import Stored
+from ordito.errors import CheckpointError
 from ordito.families.naming import Binding, Names
+from ordito.spec import with_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,38 @@ def adapted(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     turned = {name for binding in bindings if is_transposed(binding) for name in binding.theirs}
     merged = merge_adapter(tensors, adapter, names.usual, turned.__contains__)
     return replace(checkpoint, spec=spec, stored=merged, bindings=bindings)
+
+
+def grown(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The checkpoint of the base with a row of embedding and head for each token of an adapter that was trained with new ones.
+
+    The new rows are zero, which the adapter's own tensors replace. Raises `CheckpointError` if it does not hold all of them.
+    """
+    spec, names = checkpoint.spec, families.names_of(checkpoint.spec)[0]
+    saved = {names.usual(name): tensor.shape for name, tensor in adapter.saved.items()}
+    size = max(saved.get(str(theirs_of(names, f"{spec.embedding.name}.tokens.weight")), ())[:1], default=0)
+    if size <= spec.vocab_size:
+        return checkpoint
+    larger, before = with_vocabulary(spec, size, size), spec.tensors()
+    shapes = {name: shape for name, shape in larger.tensors().items() if shape != before[name]}
+    if lacking := [name for name in shapes if theirs_of(names, name) not in saved]:
+        raise CheckpointError(
+            f"{adapter.path}: embeds {size} tokens, and its base {spec.vocab_size}, but it holds no rows of {lacking[0]} for "
+            "the new ones; train it with lora.saved=embedding,head"
+        )
+    bindings = [
+        replace(b, shapes=tuple(shapes.get(ours, old) for ours, old in zip(b.ours, b.shapes, strict=True)))
+        for b in checkpoint.bindings
+    ]
+    stored = dict(checkpoint.stored)
+    for binding in bindings:
+        for name in binding.theirs if shapes.keys() & set(binding.ours) else ():
+            stored[name] = Computed(name, binding.their_shape, partial(_padded, stored[name], binding.their_shape))
+    return replace(checkpoint, spec=larger, stored=stored, bindings=bindings)
+
+
+def _padded(tensor: Stored, shape: tuple[int, ...]) -> Array:
+    return np.pad(tensor.to_float32(), [(0, size - old) for size, old in zip(shape, tensor.shape, strict=True)])
 
 
 def _published(checkpoint: Checkpoint, wanted: Names | None) -> tuple[Names, dict[str, Stored]]:

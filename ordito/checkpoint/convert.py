@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from ordito.checkpoint.gguf_write import Planned, write_gguf
 from ordito.checkpoint.importance import Importance
 from ordito.checkpoint.mixes import encodings, fit_rows, mix_named
 from ordito.checkpoint.stored import ENCODINGS
-from ordito.errors import ConfigError
+from ordito.errors import ConfigError, OrditoWarning
 from ordito.families import Header
 from ordito.families.naming import Binding, Names
 from ordito.spec import Spec
@@ -60,8 +61,9 @@ def to_gguf(
     `metadata`, another file's or those that `ordito.text.to_gguf` makes of a tokenizer, the keys that begin with `COPIED` are
     copied. `name` is the model's name if the metadata have none.
 
-    Raises `ConfigError` if GGUF does not know the architecture or cannot express the spec, `OrditoError` for an unknown
-    `dtype`, numbers too large for it or another model's importance matrix, `CheckpointError` if the file cannot be written.
+    Warns (`OrditoWarning`) if llama.cpp will compute other numbers. Raises `ConfigError` if GGUF does not know the architecture
+    or cannot express the spec, `OrditoError` for an unknown `dtype`, numbers too large for it or another model's importance
+    matrix, `CheckpointError` if the file cannot be written.
     """
     mix = mix_named(dtype)
     bare, header = expressible(spec)
@@ -72,7 +74,10 @@ def to_gguf(
         about |= importance.about
     if spec.embedding.n_types:
         keys.setdefault("tokenizer.ggml.token_type_count", spec.embedding.n_types)
-    names = families.gguf_of(families.family_of(bare)).names(bare)
+    gguf = families.gguf_of(families.family_of(bare))
+    if told := gguf.caveat(bare):
+        warnings.warn(f"{path}: {told}", OrditoWarning, stacklevel=2)
+    names = gguf.names(bare)
     settings = [tensor for tensor in header.shapes if tensor.startswith("rope_")]
     chosen = encodings(bare, mix, has_imatrix=importance is not None)
     planned = [

@@ -13,7 +13,7 @@ import numpy as np
 from ordito import families
 from ordito.checkpoint.assemble import theirs_from
 from ordito.checkpoint.encode import encode
-from ordito.checkpoint.pooling import ACTIVATIONS
+from ordito.checkpoint.pooling import ACTIVATIONS, PROMPTS
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.checkpoint.stored import StoredTensor
 from ordito.errors import OrditoError
@@ -58,6 +58,11 @@ def write_folder(
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file atomically. Raises `CheckpointError` if it cannot be written."""
     write_atomically(path, [(json.dumps(data, indent=2) + "\n").encode()])
+
+
+def write_prompts(folder: Path, prompts: Mapping[str, str], default: str | None = None) -> None:
+    """Write the file of sentence-transformers that holds the prompts of tasks by name. Raises `CheckpointError`."""
+    write_json(folder / PROMPTS, {"prompts": dict(prompts), "default_prompt_name": default})
 
 
 def _write_pooling(folder: Path, pooling: Pooling, width: int, weights: Mapping[str, np.ndarray]) -> None:

@@ -34,6 +34,9 @@ ACTIVATIONS: dict[str, Activation | None] = {
 """PyTorch's names of the activations that may follow a dense layer."""
 
 
+PROMPTS = "config_sentence_transformers.json"
+
+
 def pooling_from_folder(folder: Path) -> Pooling | None:
     """The pooling that `modules.json` describes, or None if there is no such file.
 
@@ -75,7 +78,7 @@ def dense_tensors(folder: Path) -> SafetensorsFile:
 
 def prompts_from_folder(folder: Path) -> tuple[dict[str, str], str | None]:
     """Name of a task -> the prompt to put before its texts, and the name of the default task or None."""
-    path = folder / "config_sentence_transformers.json"
+    path = folder / PROMPTS
     config = read_object(path) if path.is_file() else {}
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ordito.cli.console import known, working, write, write_json, write_table
+from ordito.cli.console import known, say, working, write, write_json, write_table
 from ordito.cli.parameters import json_output
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def compare(models: tuple[str, ...], only_differences: bool, weights: bool, json
     outlines = [known(model) for model in models]
     comparison = compare_specs(*(one.spec for one in outlines), names=tuple(one.name for one in outlines))
     found = changed(outlines) if weights else []
+    if weights and len(outlines) > 2 and same_shape(outlines):
+        say("weights are compared for two models at a time, so not here")
     if json:
         write_json(comparison.to_dict() | ({"weights": as_json(found)} if found else {}))
         return
@@ -59,6 +61,12 @@ def changed(outlines: list[Outline]) -> list[Change]:
         return []
     with working("comparing weights"):
         return list(changes(old, new))
+
+
+def same_shape(outlines: list[Outline]) -> bool:
+    """Whether all are models with weights, in the same shapes."""
+    stored = all(one.stored is not None for one in outlines)
+    return stored and all(one.spec.tensors() == outlines[0].spec.tensors() for one in outlines)
 
 
 def as_json(found: list[Change]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from ordito.errors import ConfigError, did_you_mean
 from ordito.families.family import GGUF, Family, Header, with_fusions
 from ordito.families.naming import Names
-from ordito.families.nearest import UnknownArchitectureError
+from ordito.families.nearest import UnknownArchitectureError, nearest_of_config, nearest_of_header
 from ordito.families.reader import Reader, shown
 from ordito.families.rope import as_divisors, tensors_from_rope
 from ordito.spec import Rope, Spec
@@ -64,7 +64,7 @@ def spec_from_config(config: Mapping[str, Any], where: str = "config.json") -> S
     label = reader.text("model_type")
     known = {label: f for f in families() for label in f.model_types}
     if label not in known:
-        raise UnknownArchitectureError(f"{where}: model_type", label, config, families())
+        raise UnknownArchitectureError(f"{where}: model_type", label, known, nearest_of_config(config, families()))
     return known[label].spec_from_config(reader)
 
 
@@ -100,6 +100,8 @@ def names_of(spec: Spec) -> tuple[Names, ...]:
 
 
 WEIGHTS = ("weight", "bias")
+EMBEDDING = "token_embd.weight"
+"""The tensor that every language model has in GGUF files."""
 
 
 def spec_from_header(header: Header) -> Spec:
@@ -108,11 +110,14 @@ def spec_from_header(header: Header) -> Spec:
     if not isinstance(label, str):
         raise ConfigError(f"GGUF metadata: general.architecture is {label!r}, expected a string")
     by_label = {label: f for f in families() if f.gguf for label in f.gguf.architectures}
-    family = _lookup(by_label, label, "GGUF metadata: general.architecture")
-    if "token_embd.weight" not in header.shapes:
-        raise ConfigError(f"GGUF file of {label}: there is no tensor token_embd.weight, expected a language model's weights")
-    if len(shape := header.shapes["token_embd.weight"]) != 2:
-        raise ConfigError(f"GGUF file of {label}: token_embd.weight has shape {shape}, expected (vocabulary, width)")
+    if label not in by_label:
+        near = nearest_of_header(header, families()) if len(header.shapes.get(EMBEDDING, ())) == 2 else None
+        raise UnknownArchitectureError("GGUF metadata: general.architecture", label, by_label, near).with_tensors(header.shapes)
+    family = by_label[label]
+    if EMBEDDING not in header.shapes:
+        raise ConfigError(f"GGUF file of {label}: there is no tensor {EMBEDDING}, expected a language model's weights")
+    if len(shape := header.shapes[EMBEDDING]) != 2:
+        raise ConfigError(f"GGUF file of {label}: {EMBEDDING} has shape {shape}, expected (vocabulary, width)")
     return gguf_of(family).spec_from_header(header)
 
 

@@ -39,7 +39,8 @@ class GGUF:
     """A family in GGUF files: its values of `general.architecture`, metadata in both directions, and the names of tensors.
 
     `label(spec)` is the value of `general.architecture` for a spec, by default `spec.architecture`; `layouts` are further
-    tables of names that files in circulation have.
+    tables of names that files in circulation have. `caveat(spec)` says what llama.cpp computes otherwise from a file that
+    is read back to an equal spec here, if anything.
     """
 
     architectures: tuple[str, ...]
@@ -48,6 +49,7 @@ class GGUF:
     names: Callable[[Spec], Names]
     label: Callable[[Spec], str] = lambda spec: spec.architecture
     layouts: Callable[[Spec], tuple[Names, ...]] = lambda spec: ()
+    caveat: Callable[[Spec], str | None] = lambda spec: None
 
 
 FUSIONS: dict[tuple[str, ...], str] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -39,8 +40,9 @@ def spec_from_header(header: Header) -> Spec:
         local_theta = reader.real("rope.freq_base_swa", 1e4 if generation == 3 else full.theta)
         local = Rope(dim=sizes.head_dim, theta=local_theta) if generation == 3 else full
         ropes = [local if slides else full for slides in sliding]
-        by_width = n_layers == LAYERS_OF_27B[generation]
-        scale = reader.real("attention.scale", (sizes.d_model // sizes.n_heads if by_width else sizes.head_dim) ** -0.5)
+        scale = reader.real(
+            "attention.scale", _usual_scale(generation, n_layers, sizes.d_model // sizes.n_heads, sizes.head_dim)
+        )
     spec = build(
         sizes,
         generation,
@@ -55,6 +57,24 @@ def spec_from_header(header: Header) -> Spec:
     pooling = _pooling(header, reader) if two_sided else None
     reader.finish()
     return replace(spec, pooling=pooling)
+
+
+def _usual_scale(generation: int, n_layers: int, width: int, head_dim: int) -> float:
+    """The factor of scores that readers assume; `width` is d_model / n_heads."""
+    by_width = n_layers == LAYERS_OF_27B.get(generation)
+    return float((width if by_width else head_dim) ** -0.5)
+
+
+def caveat(spec: Spec) -> str | None:
+    """llama.cpp does not read `attention.scale` of Gemma: it computes the factor of scores from the sizes."""
+    first = leaves(spec, Attention)[0]
+    usual = _usual_scale(LABELS[spec.architecture], spec.n_layers, spec.d_model // first.n_heads, first.head_dim)
+    if math.isclose(first.scale, usual, rel_tol=1e-6):
+        return None
+    return (
+        f"llama.cpp will compute other numbers than Ordito, because it scales the attention of every Gemma of this shape by "
+        f"{usual:.6g}, and this one's by query_pre_attn_scalar is {first.scale:.6g}"
+    )
 
 
 def _pooling(header: Header, reader: Reader) -> Pooling:
@@ -139,4 +159,5 @@ GGUF_GEMMA = GGUF(
     metadata_from_spec=metadata_from_spec,
     names=lambda spec: GGUF_NAMES,
     label=label,
+    caveat=caveat,
 )

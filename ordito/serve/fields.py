@@ -31,6 +31,7 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 Texts = Annotated[list[Text], Field(max_length=MAX_INPUTS, fail_fast=True)]
 Ids = Annotated[list[int], Field(max_length=1 << 20, fail_fast=True)]
 IdLists = Annotated[list[Ids], Field(max_length=MAX_INPUTS, fail_fast=True)]
+StopIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=1024, fail_fast=True)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 
 
@@ -137,6 +138,7 @@ class OpenFields(SamplingFields):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     stop: Stops | None = None
+    stop_token_ids: StopIds | None = None
     max_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     min_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     logit_bias: dict[str, Bias] | None = Field(default=None, max_length=MAX_BIASES)

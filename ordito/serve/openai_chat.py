@@ -109,6 +109,7 @@ async def chat_settings(server: Server, body: ChatBody) -> Json:
         "template_options": options,
         "continue_final_message": bool(body.continue_final_message),
         "ignore_end": bool(body.ignore_eos),
+        "stop_ids": body.stop_token_ids or (),
         "context": body.num_ctx,
         "logit_bias": body.biases(),
         "one_call": body.parallel_tool_calls is False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -100,6 +101,7 @@ async def _settings(server: Server, body: CompletionBody) -> Json:
         "prompt_logprobs": prompt_logprobs,
         "grammar": body.wanted_grammar(),
         "ignore_end": bool(body.ignore_eos),
+        "stop_ids": body.stop_token_ids or (),
         "context": body.num_ctx,
         "logit_bias": body.biases(),
         **body.sampling(await server.recommended(body.model), DEFAULTS),
@@ -112,24 +114,36 @@ def _choice(index: int, prompt: Sequence[Token], result: Generation, tokenizer: 
     return {
         "index": index,
         "text": echoed + result.text,
-        "logprobs": completion_logprobs(tokens, tokenizer) if body.logprobs is not None else None,
+        "logprobs": completion_logprobs(tokens, tokenizer, Offsets()) if body.logprobs is not None else None,
         "finish_reason": finish_reason(result.finish_reason, False),
     }
 
 
-def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, start: int = 0) -> Json:
-    """Log probabilities in the format of completions; the first token of a prompt has none. `text_offset` counts characters
-    from `start`."""
-    texts = [_text(token.id, tokenizer) for token in tokens]
-    offsets = [start + sum(map(len, texts[:place])) for place in range(len(texts))]
+class Offsets:
+    """The places of tokens in a text, in characters: of the bytes of one character all have the place where it begins."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, data: bytes) -> int:
+        """The place of the next token, whose bytes are `data`."""
+        place = self.length
+        self.length += len(self.decoder.decode(data))
+        return place
+
+
+def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, offsets: Offsets) -> Json:
+    """Log probabilities in the format of completions; the first token of a prompt has none. `offsets` are those of the tokens
+    before."""
     return {
-        "tokens": texts,
+        "tokens": [_text(token.id, tokenizer) for token in tokens],
         "token_logprobs": [None if token.logprob is None else finite(token.logprob) for token in tokens],
         "top_logprobs": [
             None if token.logprob is None else {_text(id, tokenizer): finite(logprob) for id, logprob in _with_own(token)}
             for token in tokens
         ],
-        "text_offset": offsets,
+        "text_offset": [offsets.push(tokenizer.vocabulary.bytes_of(token.id)) for token in tokens],
     }
 
 
@@ -148,7 +162,7 @@ async def _chunks(active: Sequence[ActiveRequest], head: Mapping[str, Any], body
     try:
         for number, one in enumerate(active):
             count = one.stream.request.n
-            first, offsets, echoed = number * count, [0] * count, [not body.echo] * count
+            first, offsets, echoed = number * count, [Offsets() for _ in range(count)], [not body.echo] * count
             prompt: Sequence[Token] = ()
             async with aclosing(one.deltas()) as deltas:
                 async for delta in deltas:
@@ -162,7 +176,6 @@ async def _chunks(active: Sequence[ActiveRequest], head: Mapping[str, Any], body
                     logprobs = None
                     if body.logprobs is not None:
                         logprobs = completion_logprobs(tokens, one.tokenizer, offsets[delta.index])
-                        offsets[delta.index] += sum(map(len, logprobs["tokens"]))
                     choice = {
                         "index": first + delta.index,
                         "text": text,

@@ -13,7 +13,7 @@ from ordito.spec.blocks import GELU_SIGMOID_SLOPE, Activation, Dense, Embedding,
 from ordito.spec.combinators import Chain, Residual, Stack, Sum
 from ordito.spec.feedforward import FeedForward, MixtureOfExperts, Router
 from ordito.spec.fold import Group, Run, fold
-from ordito.spec.model import NextToken, Pooling, Spec, expect_spec, leaves_of, stacks_of
+from ordito.spec.model import NextToken, Pooling, Spec, expect_spec, leaves_of, stacks_of, with_vocabulary
 from ordito.spec.node import Block, Node, Shape
 from ordito.spec.rope import (
     DivisorScaling,
@@ -69,4 +69,5 @@ __all__ = [
     "fold",
     "leaves_of",
     "stacks_of",
+    "with_vocabulary",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -203,6 +203,23 @@ def expect_spec(value: object, asked: str) -> None:
     if not isinstance(value, Spec):
         ways = "ordito.outline(name).spec, or that of a loaded model"
         raise OrditoError(f"{asked}: got {type(value).__name__}, expected a Spec: {ways}")
+
+
+def with_vocabulary(spec: Spec, size: int, used: int) -> Spec:
+    """The spec with `size` rows in its embedding and head, of which the first `used` are tokens and the others padding."""
+    head = spec.head if spec.head is None else _resized(spec.head, size, used)
+    return replace(spec, body=_resized(spec.body, size, used), head=head)
+
+
+def _resized(block: Block, size: int, used: int) -> Block:
+    match block:
+        case Embedding():
+            return replace(block, vocab_size=size)
+        case Head():
+            return replace(block, vocab_size=size, unused=tuple(id for id in block.unused if id >= used))
+        case Chain():
+            return Chain(*(_resized(part, size, used) for part in block.parts))
+    return block
 
 
 def leaves_of(block: Block, prefix: str = "") -> Iterator[tuple[str, Block]]:

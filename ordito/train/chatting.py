@@ -24,6 +24,8 @@ from ordito.train.examples import Text
 Learn = Literal["assistant", "last", "all"]
 """Whose tokens are learned: the assistant's, those of its last turn, or everybody's."""
 
+ALL_MUTED = "has no message of the assistant without train: false or weight: 0: nothing would be learned"
+
 Messages = Sequence[Mapping[str, Any]]
 _PROBE = "\ue100"
 _LEADS = ("\n", "a", ".")
@@ -40,21 +42,28 @@ class Writer:
     def texts(self, messages: Messages, learn: Learn = "assistant", first: int = 0) -> tuple[Text, ...]:
         """The texts of a conversation; learned are the tokens of the assistant's turns, the end token of each included.
 
-        Messages before index `first` are context only. Raises `TemplateError` for an invalid conversation, or one that the
-        template refuses, `OrditoError` if nothing of it would be learned.
+        Messages before index `first` are context only, and so are those with `train` false or `weight` 0. Raises
+        `TemplateError` for an invalid conversation, or one that the template refuses, `OrditoError` if nothing of it would be
+        learned.
         """
         checked = check_messages(messages)
         for i, message in enumerate(checked):
             if message["role"] == "assistant" and message.get("content") is None and not message.get("tool_calls"):
                 raise OrditoError(f"messages[{i}]: the assistant has neither content nor tool_calls, expected one of them")
         turns = [i for i, message in enumerate(checked) if message["role"] == "assistant" and i >= first]
+        muted = {i for i in turns if is_muted(checked[i])}
         if learn == "all":
+            if muted:
+                raise OrditoError("has a message with train: false or weight: 0, but learn=all learns every message")
             closed = turns[-1:] == [len(checked) - 1]
             return (Text.of(self._turn(checked)[0] if closed else self.tokenizer.encode_chat(self._rendered(checked))),)
         if not turns:
             raise OrditoError("has no message of the role assistant: nothing would be learned")
+        learned = [i for i in (turns if learn == "assistant" else turns[-1:]) if i not in muted]
+        if not learned:
+            raise OrditoError(ALL_MUTED)
         found: list[tuple[list[int], list[bool]]] = []
-        for i in reversed(turns if learn == "assistant" else turns[-1:]):
+        for i in reversed(learned):
             ids, begin = self._turn(checked[: i + 1])
             shared = next((text for text in found if text[0][: len(ids)] == ids), None)
             if shared is None:
@@ -122,6 +131,17 @@ class Writer:
             guarded=self.tokenizer.guarded,
             **options,
         )
+
+
+def is_muted(message: Mapping[str, Any]) -> bool:
+    """Whether a message is context only: `train` is false, as in Axolotl, or `weight` 0, as at OpenAI and Mistral.
+
+    Raises `OrditoError` for other values than true and false, 0 and 1.
+    """
+    for key, expected in (("train", "true or false"), ("weight", "0 or 1")):
+        if (value := message.get(key)) is not None and (not isinstance(value, (int, float)) or value not in (0, 1)):
+            raise OrditoError(f"has a message whose {key} is {value!r:.80}, expected {expected}")
+    return message.get("train") == 0 or message.get("weight") == 0
 
 
 def text_of_completion(prompt: str, completion: str, tokenizer: Tokenizer) -> Text:

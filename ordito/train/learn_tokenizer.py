@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -39,7 +40,8 @@ def learn(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) ->
     """A tokenizer of `vocab_size` tokens: control tokens (`CONTROL` and the `special` ones), the 256 bytes, and merges.
 
     Every text gets the start token; conversations are written as ChatML. The same texts give the same tokenizer. With little
-    text there may be fewer tokens. Raises `TokenizerError` if the size leaves no room, or a special token cannot be one.
+    text there may be fewer tokens. Raises `TokenizerError` if the size leaves no room, a special token cannot be one, or there
+    is no text.
     """
     control = [*CONTROL, *special]
     if len(set(control)) < len(control) or any(not token.strip() for token in special):
@@ -48,6 +50,10 @@ def learn(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) ->
         raise TokenizerError(
             f"a vocabulary of {vocab_size} tokens has no room for the 256 bytes and {len(control)} control tokens"
         )
+    texts = iter(texts)
+    first = next(filter(None, texts), None)
+    if first is None:
+        raise TokenizerError("there is no text, expected some to learn the tokenizer from")
     library = Library(models.BPE())
     library.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -63,7 +69,7 @@ def learn(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) ->
         show_progress=False,
     )
     with as_tokenizer_error("the tokenizer could not be learned"):
-        library.train_from_iterator(_pieces(texts), trainer)
+        library.train_from_iterator(_pieces(chain((first,), texts)), trainer)
     ids = library.get_vocab(with_added_tokens=True)
     tokens = sorted(ids, key=ids.__getitem__)
     known = frozenset(ids[token] for token in control)

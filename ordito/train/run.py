@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ordito.errors import CheckpointError, OrditoError
-from ordito.files import write_atomically
+from ordito.files import remove_unfinished, write_atomically
 from ordito.train.best import Best
 from ordito.train.checkpoints import Checkpoints
 from ordito.train.config import Config, config_from, read_settings
@@ -81,6 +81,7 @@ class Run:
         with self.processes.together():
             journal = journal_type(self.config.folder, self.config.tensorboard)
             if self.processes.first:
+                remove_unfinished(self.config.folder)
                 self._write_settings()
         best = self._resume(trainer, journal) if resume else Best()
         try:

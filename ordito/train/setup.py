@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from ordito.errors import OrditoWarning
 from ordito.memory import keep_freed_memory
 from ordito.threads import usable_threads
 from ordito.train.config import Config
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 DATA = "data"
 """The folder of prepared examples, inside the run's."""
 
+_NEEDS = {"patience": "eval_data", "samples": "sample_every"}
+"""Settings that do nothing without another."""
+
 
 def set_up(config: Config, listener: Listener, processes: Processes | None = None) -> tuple[Trainer, list[Example]]:
     """A trainer before its first step, and its evaluation examples; without `processes`, of this process alone.
@@ -35,6 +40,8 @@ def set_up(config: Config, listener: Listener, processes: Processes | None = Non
     processes if one fails.
     """
     processes = processes or Processes()
+    if processes.first:
+        _warn_of_unused(config)
     keep_freed_memory()
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), usable_threads()))
     listener.says(f"loading {config.model}")
@@ -53,6 +60,12 @@ def set_up(config: Config, listener: Listener, processes: Processes | None = Non
         subject.compile()
     total = config.steps or data.steps(config.epochs)
     return Trainer(config, subject, task, data, found.key, total, processes, sharding), evaluated
+
+
+def _warn_of_unused(config: Config) -> None:
+    for name, needed in _NEEDS.items():
+        if getattr(config, name) and not getattr(config, needed):
+            warnings.warn(f"{name} does nothing without {needed}: set both or neither", OrditoWarning, stacklevel=3)
 
 
 def examples(
@@ -78,7 +91,7 @@ def _task(config: Config, subject: Subject) -> Task:
     """The task, with the losses and bias updates of mixtures of experts."""
     kind = kind_named(config.objective)
     task = kind.build(config.settings, Context(config, subject.module, subject.tokenizer, subject.template))
-    subject.heads, subject.chats = task.heads, task.chats
+    subject.heads, subject.chats, subject.prompts = task.heads, task.chats, task.prompts
     own_after_step = task.after_step
 
     def after() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint, with_own_head
+from ordito.checkpoint.export import write_prompts
 from ordito.checkpoint.outline import outline
+from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.checkpoint.safetensors import write_safetensors
 from ordito.errors import ConfigError, OrditoError, TemplateError
 from ordito.families import family_of, spec_from_config
@@ -44,7 +46,7 @@ class Subject:
     """A model in training: its module, `adapters` of it, and `heads` on top of it.
 
     `origin` is the checkpoint that it was loaded from, and `base` the name of that; `chats` says whether it is trained on
-    conversations, `merge` whether the export has the adapter merged into the weights.
+    conversations, `merge` whether the export has the adapter merged into the weights. `prompts` are those of its task.
     """
 
     module: Transformer
@@ -53,6 +55,7 @@ class Subject:
     origin: Checkpoint
     base: str
     chats: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
     merge: bool = False
     adapters: Adapters | None = None
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
@@ -110,6 +113,9 @@ class Subject:
         else:
             weights, spec = self._merged()
             write(folder, replace(self.origin, spec=spec), weights, self.tokenizer)
+            if self.prompts:
+                own, default = prompts_from_folder(folder)
+                write_prompts(folder, {**own, **self.prompts}, default)
         if self.chats and self.template is not None and self.tokenizer.chat_template is None:
             # The base had no chat template; now the model is trained on this one.
             write_atomically(folder / "chat_template.jinja", [self.template.source.encode()])
@@ -157,7 +163,7 @@ def open_subject(config: Config) -> Subject:
     if config.adapter != "none":
         subject.adapters = attach(subject.module, config.lora, config.adapter, config.seed)
         if config.new_tokens is not None and not config.lora.merge:
-            _check_new_rows(subject.adapters, subject.spec)
+            _check_new_rows(subject.spec, subject.adapters.saved(NAME))
     return subject
 
 
@@ -211,10 +217,10 @@ def _extend(subject: Subject, file: Path, rows: Rows) -> None:
     subject.origin = replace(subject.origin, spec=extended.module.spec)
 
 
-def _check_new_rows(adapters: Adapters, spec: Spec) -> None:
-    """Raise `ConfigError` if the adapter would leave out rows of new tokens, which its base does not have."""
-    rows = [f"{spec.embedding.name}.tokens.weight", *(["head.weight"] if spec.lm_head else [])]
-    if not all(name in adapters.saved(NAME) for name in rows):
+def _check_new_rows(spec: Spec, saved: Collection[str]) -> None:
+    """Raise `ConfigError` if an adapter that holds `saved` leaves out rows of new tokens, which its base does not have."""
+    head = None if spec.lm_head is None or spec.tied else spec.lm_head.name
+    if not {f"{spec.embedding.name}.tokens.weight", *([f"{head}.weight"] if head else [])} <= set(saved):
         raise ConfigError(
             "new_tokens: the adapter would not hold the rows of the new tokens: train these too (lora.saved=embedding,head), "
             "or write a whole model (lora.merge=true)"

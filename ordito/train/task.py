@@ -61,6 +61,7 @@ class Task:
     - `heads` are modules that are trained and saved with the transformer; `predictor` makes predictions with them.
     - `after_step` runs after each optimizer step.
     - `settings` are those that were given, completed by what was found in the data (classes, say); the run saves them.
+    - `prompts` are words before the texts of a task by its name, as sentence-transformers names them; saved with the model.
     - `rewrite(examples, step)` replaces the examples of an optimizer step (counted from 0) before they are batched: by what the
       student generates in on-policy distillation.
     """
@@ -75,6 +76,7 @@ class Task:
     after_step: Callable[[], None] | None = None
     metrics: tuple[Term, ...] = ()
     settings: Any = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
     rewrite: Callable[[Sequence[Example], int], Sequence[Example]] | None = None
     predictor: Predictor | None = None
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ordito.errors import OrditoError, TokenizerError
 from ordito.nn.transformer import Transformer
-from ordito.spec import Block, Chain, Embedding, Head, Spec
+from ordito.spec import with_vocabulary
 from ordito.text.byte_level import ByteLevel
 from ordito.text.files import MAX_TOKEN, read_lines
 from ordito.text.library import with_library
@@ -148,20 +148,3 @@ def _grown(rows: Tensor, size: int, first: int, sources: Sequence[Sequence[int]]
     for i, ids in enumerate(sources):
         grown[first + i] = rows[list(ids)].float().mean(dim=0).to(rows.dtype)
     return grown
-
-
-def with_vocabulary(spec: Spec, size: int, used: int) -> Spec:
-    """The spec with `size` rows in embedding and head, of which the first `used` are tokens and the others padding."""
-    head = spec.head if spec.head is None else _resized(spec.head, size, used)
-    return replace(spec, body=_resized(spec.body, size, used), head=head)
-
-
-def _resized(block: Block, size: int, used: int) -> Block:
-    match block:
-        case Embedding():
-            return replace(block, vocab_size=size)
-        case Head():
-            return replace(block, vocab_size=size, unused=tuple(id for id in block.unused if id >= used))
-        case Chain():
-            return Chain(*(_resized(part, size, used) for part in block.parts))
-    return block

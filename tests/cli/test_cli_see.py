@@ -97,6 +97,9 @@ def test_compare_weights(cli, folder, tmp_path):  # noqa: F811
     assert changed == {"layers.1.mlp.up.weight": pytest.approx(0.5, rel=1e-5)}
     assert "layer 1" in cli("compare", folder, other).out
     assert "Weights" not in cli("compare", folder, other, "--no-weights").out
+    assert "weights are compared for two models" in cli("compare", folder, other, folder).err
+    assert "weights are" not in cli("compare", folder, other, folder, "--no-weights").err
+    assert "weights are" not in cli("compare", "llama-2-7b", "llama-3-8b", "llama-3.1-8b").err
 
 
 @pytest.fixture

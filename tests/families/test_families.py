@@ -317,3 +317,16 @@ def test_any_config_of_any_family_gives_a_spec_or_one_of_our_errors(data, label)
             assert "\n" not in str(error)
         else:
             assert made.body.width_after(None) == made.d_model
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma2", "gemma3"])
+def test_llama_cpp_computes_the_usual_scale_of_gemma(name):
+    usual = spec_from_config(CONFIGS[name])
+    assert families.gguf_of(family_of(usual)).caveat(usual) is None
+    if name != "gemma":
+        other = spec_from_config(CONFIGS[name] | {"query_pre_attn_scalar": 10})
+        assert "llama.cpp will compute other numbers" in families.gguf_of(family_of(other)).caveat(other)
+    for entry in catalogue.models():
+        if entry.config and entry.config["model_type"] in ("gemma", "gemma2", "gemma3_text"):
+            published = spec_from_config(entry.config)
+            assert families.gguf_of(family_of(published)).caveat(published) is None, entry.name

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import ordito
 from ordito.errors import ConfigError
-from ordito.families import spec_from_config
+from ordito.families import Header, header_from_spec, spec_from_config, spec_from_header
 
 SIZES = {
     "hidden_size": 32,
@@ -69,6 +69,38 @@ def test_tensors_are_named(tmp_path):
     assert "the keys 'weft'" in said
     assert "no place for the tensors 'model.layers.N.self_attn.shuttle.weight'" in said
     assert "CONTRIBUTING.md" in said
+
+
+def as_loom(spec, metadata=None, shapes=None):
+    """The header of a GGUF file of a spec under the name of another architecture."""
+    header = header_from_spec(spec)
+    renamed = {key.replace(f"{header.architecture}.", "loom."): value for key, value in header.metadata.items()}
+    named = {**renamed, "general.architecture": "loom", **(metadata or {})}
+    return Header(named, {**header.shapes, **(shapes or {})}, lambda name: [1.0] * 4)
+
+
+def test_keys_and_tensors_of_a_gguf_file_are_named():
+    spec = spec_from_config(transformers.Qwen3Config(**SIZES, head_dim=8).to_dict())
+    told = r"general\.architecture is 'loom', which no family here reads; the nearest is Qwen \(qwen3\), which "
+    with pytest.raises(ConfigError, match=told + "knows all of its keys, and has a place for every tensor; CONTRIBUTING"):
+        spec_from_header(as_loom(spec, shapes={"rope_freqs.weight": (4,)}))
+    more = "does not know the keys 'attention.weft', and has no place for the tensors 'blk.N.shuttle.weight'"
+    with pytest.raises(ConfigError, match=told + more):
+        spec_from_header(as_loom(spec, {"loom.attention.weft": 3}, {"blk.1.shuttle.weight": (3,)}))
+
+
+@pytest.mark.parametrize("label", ["gemma4", "qwen33", "loom"])
+def test_a_gguf_file_with_little_in_it(label):
+    with pytest.raises(ConfigError, match=f"general.architecture is '{label}', which no family here reads"):
+        spec_from_header(Header({"general.architecture": label, f"{label}.block_count": 2}, {}, {}.__getitem__))
+
+
+@pytest.mark.parametrize("label", ["llama", "loom"])
+def test_an_embedding_that_is_no_matrix(label):
+    with pytest.raises(
+        ConfigError, match=r"token_embd\.weight has shape \(\)|'loom', which no family here reads; CONTRIBUTING"
+    ):
+        spec_from_header(Header({"general.architecture": label}, {"token_embd.weight": ()}, {}.__getitem__))
 
 
 def test_without_a_similar_family_none_is_named():

@@ -11,6 +11,7 @@ from tiny import CASES, error, saved
 
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.convert import Weights, to_gguf
+from ordito.errors import OrditoWarning
 
 TOKENIZER = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"], "tokenizer.ggml.merges": ["a a"]}
 
@@ -26,6 +27,7 @@ def test_gguf_has_words_for_every_family():
 
 
 @pytest.mark.parametrize("name", EXPRESSED)
+@pytest.mark.filterwarnings("ignore:.*llama.cpp will compute other numbers")
 def test_what_gguf_knows_comes_back(name, tmp_path):
     saved(name, tmp_path)
     checkpoint = open_checkpoint(tmp_path)
@@ -35,3 +37,12 @@ def test_what_gguf_knows_comes_back(name, tmp_path):
     assert back.spec.tensors().keys() == plain.tensors().keys()
     for tensor, array in back:
         assert error(torch.from_numpy(array.copy()), torch.from_numpy(checkpoint.read(tensor).copy())) <= 1e-6
+
+
+def test_a_scale_that_llama_cpp_does_not_read_is_told(tmp_path):
+    saved("gemma3", tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    with pytest.warns(
+        OrditoWarning, match=r"x\.gguf: llama\.cpp will compute other numbers.*query_pre_attn_scalar is 0\.223607"
+    ):
+        to_gguf(tmp_path / "x.gguf", checkpoint.spec, Weights(checkpoint), TOKENIZER, name="x", dtype="f32")

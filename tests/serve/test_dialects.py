@@ -161,6 +161,28 @@ def test_scoring_a_text(client):
         assert max(top.values()) >= logprob
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_count_characters_and_not_their_bytes(client, stream):
+    body = {"model": "x", "prompt": "a🧵b", "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 0, "stream": stream}
+    sent = client.post("/v1/completions", json=body)
+    first = json.loads(events(sent)[0][1]) if stream else sent.json()
+    scores = first["choices"][0]["logprobs"]
+    assert scores["tokens"][:6] == ["a", *"\ufffd\ufffd\ufffd\ufffd", "b"]
+    assert scores["text_offset"][:6] == [0, 1, 1, 1, 1, 2]
+
+
+def test_stop_token_ids_end_an_answer(client):
+    body = {"model": "x", "prompt": "the loom", "max_tokens": 8, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    tokens = client.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]["tokens"]
+    stop = client.post("/tokenize", json={"content": tokens[3]}).json()["tokens"]
+    answer = client.post("/v1/completions", json={**body, "stop_token_ids": stop})
+    assert "x-ignored-params" not in answer.headers
+    (choice,) = answer.json()["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["logprobs"]["tokens"] == tokens[: tokens.index(tokens[3])]
+    assert chat(client, stop_token_ids=[-1]).status_code == 400
+
+
 def test_responses(client):
     body = {"model": "x", "input": "the loom", "temperature": 0, "max_output_tokens": 5}
     whole = client.post("/v1/responses", json=body).json()

@@ -11,7 +11,7 @@ import training_runs as runs
 import transformers
 
 import ordito
-from ordito.errors import ConfigError
+from ordito.errors import ConfigError, OrditoWarning
 from ordito.train import fit
 
 IDS = [5, 17, 40, 8, 99, 23]
@@ -103,3 +103,30 @@ def test_early_stopping_exports_the_best_weights(folder, tmp_path):
     saved = runs.configured(output, held, tmp_path / "again", steps=1, lr=0.0, eval_data=[str(held)])
     fit(saved)
     assert runs.metrics(tmp_path / "again")[-1]["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_prompts_are_written_for_sentence_transformers(folder, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    data, output = tmp_path / "pairs.jsonl", tmp_path / "out"
+    data.write_text('{"query": "warp", "positive": "weft"}\n' * 8)
+    prompts = {"query_prompt": "query: ", "passage_prompt": "passage: "}
+    fit(runs.configured(folder, data, output, "contrastive", steps=1, contrastive=prompts))
+    model = ordito.load(output, dtype="float32")
+    assert model.prompts == {"query": "query: ", "document": "passage: "}
+    theirs = sentence_transformers.SentenceTransformer(str(output), device="cpu")
+    theirs.tokenizer.pad_token = theirs.tokenizer.convert_ids_to_tokens(0)
+    assert np.abs(theirs.encode_query("warp") - model.embed("warp", prompt="query")).max() <= 1e-5
+    assert np.abs(theirs.encode_document("warp") - model.embed("warp", prompt="document")).max() <= 1e-5
+    assert ordito.load(ordito.save(model, tmp_path / "saved")).prompts == model.prompts
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"patience": 2}, "patience does nothing without eval_data"),
+        ({"samples": ["warp"]}, "samples does nothing without sample"),
+    ],
+)
+def test_settings_that_do_nothing_alone_are_told(folder, tmp_path, settings, told):
+    with pytest.warns(OrditoWarning, match=told):
+        run(folder, tmp_path, **settings)

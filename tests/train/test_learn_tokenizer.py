@@ -136,6 +136,12 @@ def files(tmp_path):
     return english, italian
 
 
+@pytest.mark.parametrize("texts", [[], ["", ""]])
+def test_no_text_gives_no_tokenizer(texts):
+    with pytest.raises(TokenizerError, match="there is no text"):
+        learn(texts, 330)
+
+
 def test_the_commands(files, tmp_path):
     english, italian = map(str, files)
     output = tmp_path / "made"

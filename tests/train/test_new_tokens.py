@@ -5,20 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 import ordito
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.gguf import read_gguf
-from ordito.errors import OrditoError, TokenizerError
+from ordito.errors import CheckpointError, ConfigError, OrditoError, TokenizerError
 from ordito.model import load_tokenizer
 from ordito.nn.runtime import load_transformer
 from ordito.nn.transformer import Transformer
 from ordito.saving import write
-from ordito.spec import Chain, Dense, Head
+from ordito.spec import Chain, Dense, Head, with_vocabulary
 from ordito.text.tokenizer import Tokenizer
 from ordito.train.config import config_from
 from ordito.train.subject import open_subject
-from ordito.train.vocabulary import extend, read_tokens, with_tokens, with_vocabulary
+from ordito.train.vocabulary import extend, read_tokens, with_tokens
 
 NEW = ["ordito", " trama", "<|tool|>", "è bello"]
 VOCABULARIES = sorted((Path(__file__).parents[3] / "shared" / "assets" / "tokenizer-goldens").glob("*.gguf"))
@@ -230,3 +231,31 @@ def test_a_run_extends_and_exports_its_model(folder, tmp_path):
     with torch.no_grad():
         expected = subject.module(torch.tensor([[n, n + 1]]))[0]
     assert (torch.from_numpy(model.logits([n, n + 1])) - expected).abs().max().item() <= 1e-5
+
+
+def with_an_adapter(folder, tmp_path, *saved):
+    (tmp_path / "new.txt").write_text("ordito\n trama\n")
+    given = {"objective": "sft", "model": str(folder), "data": ["x.jsonl"], "output": "out", "adapter": "lora"}
+    subject = open_subject(config_from(given | {"new_tokens": str(tmp_path / "new.txt"), "lora": {"saved": saved}}))
+    subject.export(tmp_path / "run")
+    return subject
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_adapter_with_new_tokens_loads_over_its_base(folder, tmp_path, merge):
+    subject, n = with_an_adapter(folder, tmp_path, "embedding", "head"), Tokenizer.from_folder(folder).vocab_size
+    with torch.no_grad():
+        expected = subject.module(torch.tensor([[5, n, n + 1]]))[0].numpy()
+    model = ordito.load(tmp_path / "run", merge=merge, backend=None if merge else "torch", dtype="float32")
+    assert model.tokenizer.encode("ordito") == [n]
+    assert abs(model.logits([5, n, n + 1]) - expected).max() <= 1e-4
+
+
+def test_an_adapter_without_all_rows_of_new_tokens_is_reported(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"lora\.saved=embedding,head"):
+        with_an_adapter(folder, tmp_path, "embedding")
+    with_an_adapter(folder, tmp_path, "embedding", "head")
+    file = tmp_path / "run" / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if "lm_head" not in name}, file)
+    with pytest.raises(CheckpointError, match=r"no rows of head\.weight"):
+        ordito.load(tmp_path / "run")

@@ -147,6 +147,17 @@ def test_a_stop_file_is_gone_when_the_run_goes_on(folder, tmp_path):
     assert (result.steps, result.stopped) == (6, None)
 
 
+def test_a_resumed_run_removes_what_a_killed_one_left(folder, tmp_path):
+    config = made("whole", folder, tmp_path, tmp_path / "out")
+    fit(config)
+    left, other = tmp_path / "out" / ".config.json.0123456789abcdef.tmp", tmp_path / "out" / ".mine.tmp"
+    left.write_text("{")
+    other.write_text("")
+    fit(config, resume=True)
+    assert not left.exists()
+    assert other.exists()
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(folder, tmp_path, monkeypatch):
     config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", save_every=2)
     import ordito.train.checkpoints as room

@@ -204,6 +204,23 @@ def test_learn_selects_the_learned_turns(learn, expected):
     assert learned(CHATML, CHAT, learn) == expected
 
 
+@pytest.mark.parametrize("mark", [{"train": False}, {"weight": 0}, {"weight": 0.0}])
+def test_a_message_may_be_context_only(mark):
+    muted, asked = {**ASSISTANT, **mark}, [*CHAT[:3], {**CHAT[3], "train": True, "weight": 1}]
+    assert learned(CHATML, [asked[0], muted, *asked[2:]]) == ["quattro<|im_end|>"]
+    assert learned(CHATML, [*CHAT[:3], {**CHAT[3], **mark}]) == ["due<|im_end|>"]
+    for learn, error in (("assistant", "nothing would be learned"), ("last", "nothing would"), ("all", "learns every message")):
+        with pytest.raises(OrditoError, match=error):
+            learned(CHATML, [USER, muted], learn)
+    with pytest.raises(OrditoError, match="weight is 0.5, expected 0 or 1"):
+        learned(CHATML, [USER, {**ASSISTANT, "weight": 0.5}])
+    tokenizer = byte_tokenizer(CHATML)
+    record = {"conversations": [{"from": "human", "value": "uno"}, {"from": "gpt", "value": "due", **mark}]}
+    for template in (None, ChatTemplate.for_tokenizer(tokenizer)):
+        with pytest.raises(OrditoError, match="nothing would be learned"):
+            task(tokenizer, template).read(record)
+
+
 def test_everything_of_a_conversation_without_an_answer():
     assert learned(CHATML, CHAT[:1], "all") == ["user\nuno<|im_end|>\n"]
 

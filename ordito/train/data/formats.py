@@ -100,12 +100,13 @@ def _message(message: Any, where: str) -> Any:
     if not isinstance(message, Mapping) or "from" not in message:
         return message
     speaker, value = message["from"], message.get("value")
+    rest = {key: item for key, item in message.items() if key not in ("from", "value")}
     if speaker == "function_call":
-        return {"role": "assistant", "content": None, "tool_calls": _calls(value, where)}
+        return rest | {"role": "assistant", "content": None, "tool_calls": _calls(value, where)}
     role = _ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise OrditoError(f"{where}: is from {speaker!r:.50}, expected one of {', '.join([*_ROLES, 'function_call'])}")
-    return {key: item for key, item in message.items() if key not in ("from", "value")} | {"role": role, "content": value}
+    return rest | {"role": role, "content": value}
 
 
 def _calls(value: Any, where: str) -> list[dict[str, Any]]:

@@ -91,7 +91,9 @@ def build(settings: ContrastiveSettings, context: Context) -> Task:
         return (cosines_EC.argmax(dim=-1) == targets_E).sum()
 
     objective = Objective.of(Term("contrast", loss, count_examples))
-    return Task(read, objective, whole=True, metrics=(Term("accuracy", correct, count_examples),))
+    prompts = {"query": settings.query_prompt, "document": settings.passage_prompt}
+    metrics = (Term("accuracy", correct, count_examples),)
+    return Task(read, objective, whole=True, metrics=metrics, prompts=prompts if any(prompts.values()) else {})
 
 
 def match_candidates(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ordito.errors import OrditoError
 from ordito.text.messages import joined
-from ordito.train.chatting import Learn, Writer, text_of_completion
+from ordito.train.chatting import ALL_MUTED, Learn, Writer, is_muted, text_of_completion
 from ordito.train.data.formats import conversation_of
 from ordito.train.examples import Example
 from ordito.train.objective import Objective
@@ -37,6 +37,8 @@ def build(settings: SftSettings, context: Context) -> Task:
             first = len(messages) - len(completion) if isinstance(completion, list) else 0
             return Example(Writer(template, tokenizer, tools).texts(messages, settings.learn, first))
         if [message["role"] for message in messages] == ["user", "assistant"] and settings.learn != "all":
+            if is_muted(messages[1]):
+                raise OrditoError(ALL_MUTED)
             question, answer = (joined(message.get("content")) for message in messages)
             if isinstance(question, str) and isinstance(answer, str) and "tool_calls" not in messages[1]:
                 return Example((text_of_completion(question, answer, tokenizer),))
