@@ -87,25 +87,27 @@ void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
                 places[b] = Isa::find_outliers(x + b * kCols, outlier, next);
                 inliers[b] = std::max(next, outlier * kOutlierShare);
             }
-        for (int i = 0; i < kBlocksAtOnce; i += Isa::lanes) {
+        for (int i = 0; i < count; i += Isa::lanes) {
             const F all = Isa::load(most + i), largest = outliers ? Isa::load(inliers + i) : all;
             Isa::store(inverse + i, Isa::zero_below(largest, kLeastLargest, Isa::div(limit, largest)));
             Isa::store(scales + i, Isa::fma(all, Isa::zero(), Isa::mul(largest, unit)));  // NaN where a number is infinite or NaN
         }
         in_fours(count, [&](int b, auto n) {
             A halves[2][kReduced];
-            alignas(64) std::int32_t sums[2][Isa::lanes];
+            alignas(64) std::int32_t all[Isa::lanes], first_half[Isa::lanes];
 #pragma GCC unroll 4
             for (int i = 0; i < kReduced; i++) {
                 A both[2] = {Isa::zero_sum(), Isa::zero_sum()};
                 if (i < n()) round_block<digits, Isa>(x + (b + i) * kCols, inverse[b + i], places[b + i], codes + i * step, both);
                 halves[0][i] = both[0], halves[1][i] = both[1];
             }
-            for (int half = 0; half < 2; half++)
-                Isa::store(sums[half], Isa::reduce_four(halves[half], [](A a, A b) { return Isa::add(a, b); }));
+            const auto add = [](A a, A c) { return Isa::add(a, c); };
+            const A first = Isa::reduce_four(halves[0], add);
+            Isa::store(first_half, first);
+            Isa::store(all, Isa::add(first, Isa::reduce_four(halves[1], add)));  // integers of NaN wrap around
             for (int i = 0; i < n(); i++) {
-                const std::int32_t integers = sums[0][i] + sums[1][i];
-                stats[i * stats_step] = {scales[b + i], scales[b + i] * static_cast<float>(integers), scales[b + i] * static_cast<float>(sums[0][i]), integers};
+                const float scale = scales[b + i];
+                stats[i * stats_step] = {scale, scale * static_cast<float>(all[i]), scale * static_cast<float>(first_half[i]), all[i]};
             }
             codes += n() * step, stats += n() * stats_step;
         });
