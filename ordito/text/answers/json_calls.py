@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Literal
 
 Event = tuple[Literal["name", "arguments"], str]
 
 
-class Body(Protocol):
-    """An incremental parser of a call's body."""
+class Body(ABC):
+    """An incremental parser of a call's body. `done`: all of it came."""
 
-    @property
-    def done(self) -> bool:
-        """Whether all of it came."""
+    done = False
 
+    @abstractmethod
     def push(self, c: str) -> list[Event]:
         """The events that the next character completes. Raises `ValueError` for an invalid character."""
 
     def end(self) -> list[Event]:
-        """The events that the end of the answer completes."""
+        """The events that the end of the answer completes. By default none: the arguments are what was written."""
+        return []
 
 
 class JsonValue:
@@ -58,7 +59,7 @@ class JsonValue:
         return "inside"
 
 
-class JsonCalls:
+class JsonCalls(Body):
     """Parses one object {"name": ..., "arguments": {...}}, or a list of them.
 
     Arguments that precede the name are held until it comes; arguments given as JSON text are decoded.
@@ -108,10 +109,6 @@ class JsonCalls:
                 raise ValueError(c)
         return []
 
-    def end(self) -> list[Event]:
-        """What is missing stays so: the arguments are what was written."""
-        return []
-
     def _value(self, c: str) -> list[Event]:
         where = self.value.push(c)
         events: list[Event] = []
@@ -152,7 +149,7 @@ class JsonCalls:
         return [] if self.has_arguments else [("arguments", "{}")]
 
 
-class NamedCall:
+class NamedCall(Body):
     """Parses a name and then the arguments, as Mistral and DeepSeek write calls.
 
     The head, up to the first brace of the arguments, contains the name, divided by one of the `separators` from the rest.
@@ -178,10 +175,6 @@ class NamedCall:
         self.done = self.value.push(c) == "last"
         return [("arguments", c)]
 
-    def end(self) -> list[Event]:
-        """What is missing stays so: the arguments are what was written."""
-        return []
-
     def _name(self) -> str:
         # DeepSeek V3 writes `function<sep>NAME\n```json\n`, V3.1 `NAME<sep>`, Mistral `NAME[CALL_ID]ID[ARGS]` or `NAME[ARGS]`.
         head = self.head
@@ -195,16 +188,11 @@ class NamedCall:
         return name
 
 
-class MistralCalls:
+class MistralCalls(Body):
     """Parses Mistral's calls: a JSON list up to tokenizer version 7, a name and its arguments from version 11 on."""
 
     def __init__(self) -> None:
         self.inner: JsonCalls | NamedCall | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether all of it came."""
-        return self.inner is not None and self.inner.done
 
     def push(self, c: str) -> list[Event]:
         """What the next character brings."""
@@ -212,11 +200,9 @@ class MistralCalls:
             if c.isspace():
                 return []
             self.inner = JsonCalls() if c in "[{" else NamedCall(("[CALL_ID]", "[ARGS]"))
-        return self.inner.push(c)
-
-    def end(self) -> list[Event]:
-        """What is missing stays so: the arguments are what was written."""
-        return []
+        events = self.inner.push(c)
+        self.done = self.inner.done
+        return events
 
 
 def _ends_escaped(raw: list[str]) -> bool:

@@ -13,7 +13,7 @@ _ARGUMENT = re.compile(r"\s*(\w+)\s*=(?!=)(.*)", re.DOTALL)
 _LONGEST_NAME = 1000
 
 
-class PythonCalls:
+class PythonCalls(Body):
     """Parses a list `[f(a=1), g(b="x")]`, or one call of a built-in tool, `f.call(a="x")`. Values are literals; one without a
     name is the next parameter of the tool's schema. `offered` are the schemas by tool."""
 
@@ -44,10 +44,6 @@ class PythonCalls:
                 self.name += c
             case _ if not c.isspace() or self.name:
                 raise ValueError(c)
-        return []
-
-    def end(self) -> list[Event]:
-        """What is missing stays so: the arguments are what was written."""
         return []
 
     def _called(self) -> list[Event]:
@@ -91,7 +87,7 @@ class PythonCalls:
         return events
 
 
-class LlamaCalls:
+class LlamaCalls(Body):
     """Parses Llama's calls: objects of JSON, a list of them, or Python's syntax (Llama 3.2 and 4; built-in tools of 3.1)."""
 
     def __init__(self, offered: Mapping[str, Any]) -> None:
@@ -99,23 +95,17 @@ class LlamaCalls:
         self.inner: Body | None = None
         self.opened = ""
 
-    @property
-    def done(self) -> bool:
-        """Whether all of it came."""
-        return self.inner is not None and self.inner.done
-
     def push(self, c: str) -> list[Event]:
         """What the next character brings."""
-        if self.inner is not None:
-            return self.inner.push(c)
-        if c.isspace():
-            return []
-        if c == "[" and not self.opened:
-            self.opened = c
-            return []
-        self.inner = JsonCalls() if c == "{" else PythonCalls(self.offered)
-        return [event for one in self.opened + c for event in self.inner.push(one)]
-
-    def end(self) -> list[Event]:
-        """What is missing stays so: the arguments are what was written."""
-        return []
+        text = c
+        if self.inner is None:
+            if c.isspace():
+                return []
+            if c == "[" and not self.opened:
+                self.opened = c
+                return []
+            self.inner = JsonCalls() if c == "{" else PythonCalls(self.offered)
+            text = self.opened + c
+        events = [event for one in text for event in self.inner.push(one)]
+        self.done = self.inner.done
+        return events

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ordito.text.answers.json_calls import Event
+from ordito.text.answers.json_calls import Body, Event
 
 FUNCTION, PARAMETER = "<function=", "<parameter="
 END_FUNCTION, END_PARAMETER, END_CALL = "</function>", "</parameter>", "</tool_call>"
@@ -18,7 +18,7 @@ _BEHIND = {END_PARAMETER: (PARAMETER, END_FUNCTION, END_CALL), END_FUNCTION: (EN
 _LONGEST_NAME = 1000
 
 
-class TaggedCall:
+class TaggedCall(Body):
     """Parses `<function=NAME>`, then `<parameter=KEY>`, a value, `</parameter>` for each argument, and `</function>`.
 
     A value may spell tags, whole calls even: it ends at the end tag that closes none which the value itself opened at the
