@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ordito.engine.engine import Engine
     from ordito.fitting import fit
     from ordito.lens import trace
-    from ordito.model import Conversation, Model, load
+    from ordito.loading import load
+    from ordito.model import Conversation, Model
     from ordito.saving import save
 
 __version__ = "0.1.0"
@@ -33,7 +34,7 @@ _HOMES = {
     "compare": "ordito.comparing",
     "draw": "ordito.drawing",
     "fit": "ordito.fitting",
-    "load": "ordito.model",
+    "load": "ordito.loading",
     "outline": "ordito.checkpoint.outline",
     "save": "ordito.saving",
     "trace": "ordito.lens",

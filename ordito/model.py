@@ -1,47 +1,40 @@
-"""`Model`, what `ordito.load` returns, and `load` itself."""
+"""`Model`: a checkpoint, its tokenizer and a runtime, as `ordito.load` returns it."""
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ordito.checkpoint import store
-from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.pooling import prompts_from_folder
-from ordito.checkpoint.rounded import already_rounded, rounded
-from ordito.checkpoint.stored import shown
 from ordito.embed.pool import embed
-from ordito.engine.backends import load_runtime
 from ordito.engine.engine import Engine
 from ordito.engine.request import Request, checked_stops
 from ordito.engine.sampling import Sampling
 from ordito.engine.stream import Generation, Stream
-from ordito.errors import ContextError, ModelNotFoundError, OrditoError, OrditoWarning, unknown
+from ordito.errors import OrditoError, unknown
 from ordito.families import family_of
 from ordito.memory import free_memory
 from ordito.runtime import Floats, Runtime, checked_ids
 from ordito.spec import Spec
-from ordito.text.answers import PLAIN, Style, answer_reader
-from ordito.text.answers.style import HERMES
+from ordito.text.answers import answer_reader
 from ordito.text.chat import ChatTemplate, thinking_options
-from ordito.text.messages import check_messages, check_tools
+from ordito.text.from_checkpoint import end_ids, load_tokenizer
+from ordito.text.prompt import Messages, Prompt, chat_prompt, text_ids
 from ordito.text.tokenizer import Tokenizer
-from ordito.text.tool_words import with_tool_words
 
 if TYPE_CHECKING:
-    from ordito.checkpoint.adapter import Adapter
     from ordito.engine.grammar import Grammar, Grammars, Matcher
 
 MAX_TOKENS = 512
 """Tokens of an answer at most, where the caller sets no limit."""
 
-Messages = Sequence[Mapping[str, Any]]
+_PROMPT = ("tools_in_words", "thinking", "template_options", "continue_final_message")
+_REQUEST = ("min_tokens", "n", "logprobs", "prompt_logprobs", "user", "speculate", "one_call")
+_SAMPLING = tuple(Sampling.__dataclass_fields__)
+"""Settings that `Model.prepare` passes on: to `Model.prompted`, to `Request` and to `Sampling`."""
 _CONVERSATIONS = count(1)
 
 
@@ -116,70 +109,44 @@ class Model:
         *,
         max_tokens: int | None = MAX_TOKENS,
         stop: str | Sequence[str] = (),
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        tools_in_words: bool = False,
-        must_call: str | None = None,
-        thinking: bool | str | None = None,
-        thinking_budget: int | None = None,
-        template_options: Mapping[str, Any] | None = None,
-        continue_final_message: bool = False,
-        grammar: Grammar | None = None,
-        ignore_end: bool = False,
         stop_ids: Sequence[int] = (),
-        min_tokens: int = 0,
-        n: int = 1,
-        logprobs: int | None = None,
-        prompt_logprobs: int | None = None,
-        user: str = "",
-        speculate: bool = True,
-        one_call: bool = False,
+        ignore_end: bool = False,
         context: int | None = None,
-        **sampling: Any,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        must_call: str | None = None,
+        grammar: Grammar | None = None,
+        thinking_budget: int | None = None,
+        **settings: Any,
     ) -> Request:
         """A request from a text, token ids or a conversation.
 
         - `max_tokens`: the most tokens of the answer; None for as many as the context holds.
-        - `stop`: texts before which the answer ends.
-        - `tools`, `thinking`: as in `chat`. With `tools_in_words`, a model whose template has no tools gets them described in
-          the system message. `must_call` names the tool that it has to call, "" for any of them.
-        - `template_options`: further variables of the chat template.
-        - `continue_final_message`: continue the last message, the model's own, instead of beginning a new one.
-        - `grammar`: constrains the answer.
-        - `ignore_end`: do not stop at end tokens; `stop_ids`: further end tokens; `min_tokens`: no end token before so many
-          tokens.
+        - `stop`: texts before which the answer ends; `stop_ids`: further end tokens; `ignore_end`: do not stop at those of the
+          model.
         - `context`: a smaller limit than the model's context for prompt and answer together.
+        - `must_call`: the name of the tool, one of `tools`, that the model has to call, "" for any of them.
+        - `grammar`: constrains the answer.
+        - `thinking_budget`: the most tokens of a thought, for models that think.
 
-        The other settings are fields of `Request` and of `Sampling`. Raises as `stream` does.
+        The other settings are those of `prompted` and the fields of `Sampling` and of `Request`. Raises as `stream` does.
         """
         if not self.spec.generates:
             raise OrditoError(f"this {self.spec.architecture} model cannot generate text; it makes embeddings: use embed")
-        known = Sampling.__dataclass_fields__
-        for name in sampling:
-            if name not in known:
-                raise OrditoError(unknown("setting", name, (*known, "max_tokens", "stop")))
+        for name in settings:
+            if name not in (*_PROMPT, *_REQUEST, *_SAMPLING):
+                raise OrditoError(unknown("setting", name, (*_PROMPT, *_REQUEST, *_SAMPLING, "max_tokens", "stop")))
         most = min(self.spec.context, context or self.spec.context)
-        asked = self.prompted(
-            prompt,
-            tools=tools,
-            tools_in_words=tools_in_words,
-            thinking=thinking,
-            template_options=template_options,
-            continue_final_message=continue_final_message,
-            context=most,
-        )
-        if must_call is not None:
-            grammar = self._call_grammar(
-                asked.style, [tool for tool in tools or () if must_call in ("", tool["function"]["name"])]
-            )
-        match = None if grammar is None else self._matchers(grammar, asked, tools or () if must_call is None else None)
-        chosen = Sampling(**sampling)
-        if chosen.logit_bias and (last := max(chosen.logit_bias)) >= (size := self.spec.vocab_size):
+        asked = self.prompted(prompt, tools=tools, context=most, **_chosen(settings, _PROMPT))
+        sampling = Sampling(**_chosen(settings, _SAMPLING))
+        if sampling.logit_bias and (last := max(sampling.logit_bias)) >= (size := self.spec.vocab_size):
             raise OrditoError(f"logit_bias has a token {last}, expected ids of this model's vocabulary, 0 to {size - 1}")
+        match = self._constraint(asked, tools or (), must_call, grammar)
+        budget = thinking_budget if asked.style.think or asked.style.channels else None
         source = asked.ids if self.spec.encoder is not None else None
         stops = checked_stops(stop)
-        budget = thinking_budget if asked.style.think or asked.style.channels else None
         return Request(
             prompt=asked.ids if source is None else [self.start_id],
+            source=source,
             read=lambda: answer_reader(
                 self.tokenizer,
                 asked.style,
@@ -189,21 +156,14 @@ class Model:
                 must_call=must_call is not None,
                 stops=stops,
             ),
-            sampling=chosen,
+            context=most,
             max_tokens=most if max_tokens is None else max_tokens,
             end_ids=frozenset(stop_ids) | (frozenset() if ignore_end else self.end_ids),
-            context=most,
+            sampling=sampling,
             match=match,
             thinking_budget=budget,
-            thought_end=() if budget is None else self._thought_end(asked.style, in_grammar=match is not None),
-            min_tokens=min_tokens,
-            n=n,
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
-            source=source,
-            user=user,
-            speculate=speculate,
-            one_call=one_call,
+            thought_end=() if budget is None else self._marks(asked.style.thought_end(match is not None)),
+            **_chosen(settings, _REQUEST),
         )
 
     def prompted(
@@ -217,98 +177,47 @@ class Model:
         continue_final_message: bool = False,
         context: int | None = None,
     ) -> Prompt:
-        """The prompt of a text, token ids or a conversation, of any length; settings are those of `prepare`.
+        """The prompt of a text, token ids or a conversation, of any length.
 
-        With a `context`, a text that is certainly too long raises `ContextError` before it is tokenized, which would take
-        seconds for megabytes.
+        - `tools`, `thinking`: as in `chat`. With `tools_in_words`, a model whose template has no tools gets them described in
+          the system message.
+        - `template_options`: further variables of the chat template.
+        - `continue_final_message`: continue the last message, the model's own, instead of beginning a new one.
+        - `context`: a text that is certainly longer raises `ContextError` before it is tokenized, which would take seconds for
+          megabytes.
         """
         if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
             if tools or thinking is not None:
                 raise OrditoError("tools and thinking need a conversation, got a text: give messages")
-            if isinstance(prompt, str):
-                self._check_length(prompt, context)
+            ids = text_ids(self.tokenizer, prompt, context) if isinstance(prompt, str) else self._checked(prompt)  # type: ignore[arg-type]
             # The first space of a continuation is text; that of an answer to a source is a mark of the vocabulary.
-            return Prompt(self._text_ids(prompt), begun=self.spec.encoder is None)  # type: ignore[arg-type]
-        options = {**thinking_options(thinking), **(template_options or {}), "continue_final_message": continue_final_message}
-        return self._chat_prompt(prompt, tools, tools_in_words, options, context)  # type: ignore[arg-type]
-
-    def _check_length(self, text: str, context: int | None) -> None:
-        if context is None or 4 * len(text) < context:  # a character has at most four bytes, a token at least one
-            return
-        if (least := self.tokenizer.least(text)) >= context:
-            raise ContextError(
-                f"the prompt has at least {least:,} tokens, but the model's context holds {context:,}: shorten the prompt",
-                least,
-                context,
-            )
-
-    def _text_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        return self.tokenizer.encode(prompt, parse_special=True) if isinstance(prompt, str) else self._checked(prompt)
-
-    def _chat_prompt(
-        self,
-        messages: Messages,
-        tools: Sequence[Mapping[str, Any]] | None,
-        in_words: bool,
-        options: Mapping[str, Any],
-        context: int | None,
-    ) -> Prompt:
+            return Prompt(ids, begun=self.spec.encoder is None)
         if self.spec.encoder is not None:
             raise OrditoError(f"this {self.spec.architecture} model answers a text, not a conversation: use generate")
-        style, offered, conversation = self.template.style, check_tools(tools), check_messages(messages)
-        if options["continue_final_message"] and conversation[-1].get("tool_calls"):
-            raise OrditoError("the last message calls tools, which cannot be continued: send what the calls gave")
-        told = in_words and not self.template.knows_tools
-        if told and not style.channels:
-            style = replace(style, tools=HERMES)  # as it is told to write calls
-        rendered = self.render(
-            with_tool_words(conversation, offered) if told else messages, tools=None if told else offered, **options
-        )
-        self._check_length(rendered, context)
-        tail, think = rendered.rstrip(), style.think
-        return Prompt(
-            self.tokenizer.encode_chat(rendered),
-            style,
-            # Some templates open the thought themselves, so that the model only closes it, or close one, so that it has none.
-            thinks=tail.endswith(think[0]) if think and tail.endswith(think) else None,
-            begun=options["continue_final_message"],
-            tools=None if offered is None else {one["name"]: one.get("parameters") for one in (t["function"] for t in offered)},
+        return chat_prompt(
+            self.tokenizer,
+            self.template,
+            prompt,  # type: ignore[arg-type]
+            tools=tools,
+            tools_in_words=tools_in_words,
+            continue_final_message=continue_final_message,
+            options={**thinking_options(thinking), **(template_options or {})},
+            context=context,
         )
 
-    def _call_grammar(self, style: Style, tools: Sequence[Mapping[str, Any]]) -> Grammar:
-        """The grammar of a call of one of these tools."""
-        from ordito.engine.grammar import Grammar
-        from ordito.text.answers.rules import call_rules
+    def _constraint(
+        self, asked: Prompt, tools: Sequence[Mapping[str, Any]], must_call: str | None, grammar: Grammar | None
+    ) -> Callable[[], Matcher] | None:
+        if must_call is None and grammar is None:
+            return None
+        from ordito.engine.constraint import answer_of, call_of
 
-        return Grammar("calls", f"start: call\n{call_rules(style, self.template.source, tools, self._marker)}")
+        if must_call is not None:
+            return call_of([tool for tool in tools if must_call in ("", tool["function"]["name"])], asked, self.grammars)
+        return None if grammar is None else answer_of(grammar, tools, asked, self.grammars)
 
-    def _matchers(self, grammar: Grammar, asked: Prompt, tools: Sequence[Mapping[str, Any]] | None) -> Callable[[], Matcher]:
-        """What makes matchers of answers that the grammar describes, or that call some of `tools` instead (None: cannot)."""
-        from ordito.text.answers.rules import answer_rules
-
-        style = asked.style
-        # Without a token of its own, the beginning of a call could as well be that of the answer.
-        kind = style.tools
-        marked = style.channels or (kind is not None and not kind.bare and self._marker(kind.begin[0])[0] == "<")
-        offered = tools if tools and marked else ()
-        if tools is None or asked.begun or not (offered or style.channels):
-            return self.grammars.prepared(grammar)
-        calling, plain = (answer_rules(style, self.template.source, some, self._marker) for some in (offered, ()))
-        try:
-            return self.grammars.prepared(replace(grammar, around=calling))
-        except OrditoError:  # a tool's schema may be more than can be followed
-            return self.grammars.prepared(replace(grammar, around=plain))
-
-    def _marker(self, marker: str) -> str:
-        """A marker in rules: the token, or text where it is none."""
-        id, vocabulary = self.tokenizer.id_of(marker), self.tokenizer.vocabulary
-        return f"<[{id}]>" if id in vocabulary.control | vocabulary.added else json.dumps(marker, ensure_ascii=False)
-
-    def _thought_end(self, style: Style, in_grammar: bool) -> list[int]:
-        end = "<|end|><|start|>assistant<|channel|>" + ("" if in_grammar else "final<|message|>")
-        if style.think:
-            end = f"\n{style.think[1]}\n\n"
-        return self.tokenizer.encode(end, add_special_tokens=False, parse_special=True)
+    def _marks(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False, parse_special=True)
 
     def encode_chat(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> list[int]:
         """The token ids of a conversation, up to where the model is to answer; `options` are the template's own.
@@ -400,22 +309,6 @@ class Model:
         return checked_ids(token_ids, self.spec.vocab_size)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """The token ids of a prompt, and what the parser of its answer has to know.
-
-    `style` are the model's markers of thoughts and calls. `thinks`: the prompt ends inside a thought (True) or behind one
-    (False), so that the answer opens none; `begun`: it ends inside the answer. `tools` are the schemas of the parameters of
-    those that were offered, by name, None for none.
-    """
-
-    ids: list[int]
-    style: Style = PLAIN
-    thinks: bool | None = False
-    begun: bool = False
-    tools: Mapping[str, Any] | None = None
-
-
 class Conversation:
     """A conversation of several turns: each prefills only what is new, and its prefix cache is its own."""
 
@@ -429,102 +322,5 @@ def _finished(stream: Stream) -> Generation:
     return stream.result
 
 
-def load(
-    name: str | Path,
-    *,
-    adapter: str | Path | None = None,
-    merge: bool = True,
-    prompt_format: str | None = None,
-    backend: str | None = None,
-    dtype: str | None = None,
-    quantize: str | None = None,
-    progress: Any = None,
-) -> Model:
-    """Load a model by name (`smollm2`), Hugging Face id (`org/name[:quant][@revision]`) or path; fetches it if need be.
-
-    A LoRA `adapter` (a folder or Hugging Face id) is merged into the weights or, without `merge`, applied unmerged. Where
-    `name` itself is an adapter, the base is the one that it was trained on. `prompt_format` names the format of its
-    conversations (`camoscio`, `llama-2`, ...) where neither the files nor the vocabulary show it. `backend` is the fastest one
-    installed unless named, `dtype` that of its arithmetic (native: int12, int8, float32; torch: float32, bfloat16, float16).
-    `quantize` rounds the weights while they are loaded (q8_0, q4_k_m, ...): a model in bf16 then needs a part of the memory.
-
-    Raises `ModelNotFoundError`, `DownloadError`, `CheckpointError`, `ConfigError` or `TokenizerError`, each with one sentence
-    that says what to do.
-    """
-    # Imported only where there is an adapter, because most models have none and start sooner without.
-    path = store.locate(str(name), progress=progress).path
-    chosen = None
-    if adapter is not None or store.is_adapter(_names_in(path)):
-        from ordito.checkpoint.adapter import open_adapter
-
-        chosen = open_adapter(path if adapter is None else store.locate(str(adapter), progress=progress).path)
-        path = _base(chosen, progress) if adapter is None else path
-    checkpoint = open_checkpoint(path)
-    if chosen is not None:
-        from ordito.checkpoint.adapted import adapted, grown
-
-        checkpoint = grown(checkpoint, chosen)
-        checkpoint = adapted(checkpoint, chosen) if merge else checkpoint
-    if quantize is not None:
-        checkpoint = _rounded(checkpoint, quantize)
-    if chosen is None:
-        return Model(checkpoint, load_runtime(checkpoint, backend, dtype), prompt_format)
-    model = Model(checkpoint, load_runtime(checkpoint, backend, dtype, None if merge else chosen), prompt_format)
-    if store.has_vocabulary(_names_in(chosen.path)):
-        # An adapter that brings a tokenizer was trained with its chat template.
-        model.tokenizer = load_tokenizer(replace(checkpoint, path=chosen.path, format="huggingface"))
-    return model
-
-
-def _rounded(checkpoint: Checkpoint, quantization: str) -> Checkpoint:
-    fewer = rounded(checkpoint, quantization)
-    if (was := already_rounded(checkpoint)) is not None:
-        warnings.warn(
-            f"{checkpoint.path}: is {was.upper()} already, and rounding it again to {quantization.upper()} loses more than "
-            "rounding the original would",
-            OrditoWarning,
-            stacklevel=3,
-        )
-    return fewer
-
-
-def _names_in(path: Path) -> list[str]:
-    return [file.name for file in path.iterdir()] if path.is_dir() else []
-
-
-def _base(adapter: Adapter, progress: Any) -> Path:
-    """The path of an adapter's base model. Raises `ModelNotFoundError` if it cannot be found or fetched."""
-    give = "give the base: ordito.load(BASE, adapter=...), or ordito run BASE --adapter ..."
-    if adapter.base is None:
-        raise ModelNotFoundError(f"{adapter.path} is an adapter that does not say of which model; {give}")
-    try:
-        return store.locate(adapter.base, progress=progress).path
-    except OrditoError as error:
-        raise ModelNotFoundError(
-            f"{adapter.path} is an adapter of {shown(adapter.base)}, which cannot be had ({error}); {give}"
-        ) from None
-
-
-def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
-    """Token ids that end an answer of a model; without a tokenizer, those that its configuration names."""
-    ids = checkpoint.generation.get("eos_token_id", checkpoint.metadata.get("eos_token_id"))
-    named = ids if isinstance(ids, list) else [ids]
-    return (tokenizer.end_ids if tokenizer else frozenset()) | {
-        id for id in named if isinstance(id, int) and 0 <= id < checkpoint.spec.vocab_size
-    }
-
-
-def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """A checkpoint's tokenizer. Warns (`OrditoWarning`) if it has more tokens than the model has embeddings."""
-    if checkpoint.format == "gguf":
-        tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
-    else:
-        tokenizer = Tokenizer.from_folder(checkpoint.path)
-    if tokenizer.vocab_size > checkpoint.spec.vocab_size:
-        warnings.warn(
-            f"{checkpoint.path}: the tokenizer knows {tokenizer.vocab_size} tokens, but the model embeds only "
-            f"{checkpoint.spec.vocab_size}",
-            OrditoWarning,
-            stacklevel=2,
-        )
-    return tokenizer
+def _chosen(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: settings[name] for name in names if name in settings}

@@ -14,8 +14,9 @@ from ordito.checkpoint.importance import Importance, read_importance
 from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.checkpoint.store.cached import licence_of
 from ordito.errors import NoTokenizerError, OrditoError, OrditoWarning
-from ordito.model import Model, end_ids, load_tokenizer
+from ordito.model import Model
 from ordito.runtime import Floats
+from ordito.text.from_checkpoint import end_ids, load_tokenizer
 from ordito.text.from_gguf import NO_VOCABULARY
 from ordito.text.to_gguf import metadata_of
 from ordito.text.tokenizer import Tokenizer

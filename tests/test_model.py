@@ -1,4 +1,4 @@
-"""`ordito.load` and what it gives, on a tiny model with a tokenizer of its own."""
+"""What `ordito.load` gives, on a tiny model with a tokenizer of its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import transformers
 
 import ordito
 from ordito.errors import (
-    CheckpointError,
     ContextError,
-    ModelNotFoundError,
     NoTokenizerError,
     OrditoError,
     OrditoWarning,
@@ -226,16 +224,6 @@ def test_wrong_token_ids_are_refused(model, ids):
         model.logits(ids)
 
 
-@pytest.mark.parametrize("backend", ["torch", None])
-def test_backends_by_name(folder, backend):
-    assert ordito.load(folder, backend=backend).logits([1, 2]).shape[0] == 2
-
-
-def test_an_unknown_backend_is_refused(folder):
-    with pytest.raises(OrditoError, match="did you mean torch"):
-        ordito.load(folder, backend="toch")
-
-
 def test_save_then_load_is_the_same_model(model, peer, tmp_path):
     ordito.save(model, tmp_path / "copy")
     copy = ordito.load(tmp_path / "copy")
@@ -275,14 +263,6 @@ def test_weights_without_a_tokenizer_are_saved(folder, peer, tmp_path):
     assert theirs.config.eos_token_id == peer.config.eos_token_id
 
 
-@pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
-def test_half_a_model_is_refused(folder, tmp_path, missing):
-    for name in {"config.json", "model.safetensors"} - {missing}:
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    with pytest.raises((CheckpointError, ModelNotFoundError)):
-        ordito.load(tmp_path)
-
-
 def test_an_encoder_embeds_and_does_not_generate(tmp_path, folder):
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -313,11 +293,3 @@ def test_import_is_light():
     code = "import ordito, sys; print([m for m in ('torch', 'numpy', 'tokenizers', 'huggingface_hub') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert shown.strip() == "[]"
-
-
-def test_a_prompt_format_can_be_named(folder):
-    named = ordito.load(folder, prompt_format="camoscio")
-    rendered = named.template.render([{"role": "user", "content": "Elenca tre città del Lazio."}])
-    assert "### Istruzione:\nElenca tre città del Lazio.\n\n### Risposta:\n" in rendered
-    with pytest.raises(OrditoError, match=r"unknown prompt format 'camoscoi', expected one of .*camoscio"):
-        ordito.load(folder, prompt_format="camoscoi").chat([{"role": "user", "content": "hi"}])

@@ -6,8 +6,8 @@ from __future__ import annotations
 def context_of(folder, objective, tokenizer=None, **values):
     """What a task is built from: the model of `folder`, and settings of the run, those of the task among them by its name."""
     from ordito.checkpoint.checkpoint import open_checkpoint
-    from ordito.model import load_tokenizer
     from ordito.nn.runtime import load_transformer
+    from ordito.text.from_checkpoint import load_tokenizer
     from ordito.train.config import config_from
     from ordito.train.task import Context
 

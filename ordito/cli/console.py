@@ -134,7 +134,7 @@ def load(
     local = find(name)
     found = find(adapter).path if adapter is not None else None
     with working(f"loading {local.name}"):
-        from ordito.model import load as load_model
+        from ordito.loading import load as load_model
 
         model = load_model(
             local.path, adapter=found, prompt_format=prompt_format, backend=backend, dtype=dtype, quantize=quantize

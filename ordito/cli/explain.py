@@ -123,7 +123,7 @@ def print_trace(outline: Outline, text: str, layer: int | None, json: bool) -> N
     if outline.path is None or outline.stored is None:
         found = trace(outline.spec, name=outline.name)
     else:
-        from ordito.model import load
+        from ordito.loading import load
 
         with working(f"loading {outline.name}"):
             found = trace(load(outline.path, backend="torch"), text, name=outline.name)

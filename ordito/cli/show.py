@@ -66,7 +66,7 @@ def describe(
     from ordito.accounting import count
     from ordito.errors import TokenizerError
     from ordito.families import family_of
-    from ordito.model import load_tokenizer
+    from ordito.text.from_checkpoint import load_tokenizer
 
     spec, counted = checkpoint.spec, count(checkpoint.spec)
     with suppress(TokenizerError):

@@ -46,8 +46,8 @@ def upcycle(
 
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.checkpoint.convert import Weights
-    from ordito.model import load_tokenizer
     from ordito.saving import write
+    from ordito.text.from_checkpoint import load_tokenizer
     from ordito.train.upcycle import upcycle as upcycled
 
     refuse_overwriting(output, force)

@@ -17,10 +17,12 @@ from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.store import LocalModel
 from ordito.engine.engine import Counts, Engine
 from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning, did_you_mean
+from ordito.loading import load
 from ordito.memory import free_memory
-from ordito.model import Model, load, load_tokenizer
+from ordito.model import Model
 from ordito.serve.errors import ApiError
 from ordito.serve.settings import ServerSettings
+from ordito.text.from_checkpoint import load_tokenizer
 from ordito.units import size
 
 log = logging.getLogger("ordito.serve")

@@ -9,7 +9,7 @@ import torch
 
 from ordito.checkpoint.safetensors import read_safetensors
 from ordito.errors import OrditoError
-from ordito.model import load
+from ordito.loading import load
 from ordito.nn.transformer import Transformer
 from ordito.train.batch import collate
 from ordito.train.config import config_from, read_settings

@@ -20,7 +20,6 @@ from ordito.checkpoint.safetensors import write_safetensors
 from ordito.errors import ConfigError, OrditoError, TemplateError
 from ordito.families import family_of, spec_from_config
 from ordito.files import write_atomically
-from ordito.model import load_tokenizer
 from ordito.nn.arrays import floats_of
 from ordito.nn.feedforward import Router, StackedLinear
 from ordito.nn.runtime import load_transformer
@@ -28,6 +27,7 @@ from ordito.nn.transformer import Head, Transformer
 from ordito.saving import write
 from ordito.spec import Spec
 from ordito.text.chat import ChatTemplate
+from ordito.text.from_checkpoint import load_tokenizer
 from ordito.text.tokenizer import Tokenizer
 from ordito.train.adapters import NAME, attach, load_nf4, merged
 from ordito.train.adapters import write as write_adapters

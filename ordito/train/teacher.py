@@ -12,9 +12,9 @@ from torch import Tensor
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.errors import OrditoError
-from ordito.model import load_tokenizer
 from ordito.nn.runtime import load_transformer
 from ordito.nn.transformer import Transformer
+from ordito.text.from_checkpoint import load_tokenizer
 from ordito.text.tokenizer import Tokenizer
 from ordito.train.examples import Text
 from ordito.train.losses import top_of

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import ordito
+import ordito.loading
 from ordito.checkpoint import store
 from ordito.cli import main, message_of
 from ordito.cli.settings import DEFAULTS, Settings
@@ -73,13 +74,13 @@ def test_whether_to_think_reaches_the_model(cli, folder, monkeypatch, options, t
 
 
 def test_arithmetic_and_quantization_reach_the_runtime(cli, folder, monkeypatch):
-    asked, load = [], ordito.model.load
+    asked, load = [], ordito.loading.load
 
     def loading(name, **settings):
         asked.append((settings["dtype"], settings["quantize"]))
         return load(name, **settings)
 
-    monkeypatch.setattr(ordito.model, "load", loading)
+    monkeypatch.setattr(ordito.loading, "load", loading)
     options = ("--dtype", "int8", "--quantize", "q8_0")
     cli(*greedy("run", folder, "weft?"), *options)
     cli("embed", folder, "the warp", *options)

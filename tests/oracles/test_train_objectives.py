@@ -13,7 +13,7 @@ from tiny import make
 from train_tiny import context_of, furthest, gradients, task_of
 
 from ordito.checkpoint.checkpoint import open_checkpoint
-from ordito.model import load_tokenizer
+from ordito.text.from_checkpoint import load_tokenizer
 from ordito.train.batch import collate
 from ordito.train.losses import distillation
 

@@ -11,11 +11,11 @@ import ordito
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.gguf import read_gguf
 from ordito.errors import CheckpointError, ConfigError, OrditoError, TokenizerError
-from ordito.model import load_tokenizer
 from ordito.nn.runtime import load_transformer
 from ordito.nn.transformer import Transformer
 from ordito.saving import write
 from ordito.spec import Chain, Dense, Head, with_vocabulary
+from ordito.text.from_checkpoint import load_tokenizer
 from ordito.text.tokenizer import Tokenizer
 from ordito.train.config import config_from
 from ordito.train.subject import open_subject

@@ -49,6 +49,12 @@ class Style:
         tools = (*self.tools.begin, *self.tools.end, *self.tools.skipped, *self.tools.inner) if self.tools else ()
         return (*(self.think or ()), *tools)
 
+    def thought_end(self, in_grammar: bool) -> str:
+        """What ends a thought that is too long. In channels, a grammar of the answer describes the next one with its name."""
+        if self.think:
+            return f"\n{self.think[1]}\n\n"
+        return "<|end|><|start|>assistant<|channel|>" + ("" if in_grammar else "final<|message|>")
+
 
 THINKING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 CHANNEL_MARKERS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|call|>", "<|return|>")

@@ -1,4 +1,4 @@
-"""`ordito.load` and `ordito run` with an adapter, on a tiny model with a tokenizer of its own."""
+"""`ordito.load`, with an adapter too, on a tiny model with a tokenizer of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,32 @@ from ordito.checkpoint.adapter_write import write_adapter
 from ordito.errors import CheckpointError, ModelNotFoundError, OrditoError
 
 IDS = [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("backend", ["torch", None])
+def test_backends_by_name(folder, backend):
+    assert ordito.load(folder, backend=backend).logits([1, 2]).shape[0] == 2
+
+
+def test_an_unknown_backend_is_refused(folder):
+    with pytest.raises(OrditoError, match="did you mean torch"):
+        ordito.load(folder, backend="toch")
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
+def test_half_a_model_is_refused(folder, tmp_path, missing):
+    for name in {"config.json", "model.safetensors"} - {missing}:
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises((CheckpointError, ModelNotFoundError)):
+        ordito.load(tmp_path)
+
+
+def test_a_prompt_format_can_be_named(folder):
+    named = ordito.load(folder, prompt_format="camoscio")
+    rendered = named.template.render([{"role": "user", "content": "Elenca tre città del Lazio."}])
+    assert "### Istruzione:\nElenca tre città del Lazio.\n\n### Risposta:\n" in rendered
+    with pytest.raises(OrditoError, match=r"unknown prompt format 'camoscoi', expected one of .*camoscio"):
+        ordito.load(folder, prompt_format="camoscoi").chat([{"role": "user", "content": "hi"}])
 
 
 @pytest.fixture(scope="module")
