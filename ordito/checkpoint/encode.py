@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ordito import _core
+from ordito.checkpoint.quants import CHUNK
 from ordito.checkpoint.stored import ENCODINGS, StoredTensor, shown
 from ordito.errors import OrditoError
 from ordito.threads import usable_threads
@@ -88,14 +89,22 @@ def _weights(name: str, array: NDArray[np.float32], importance: NDArray[np.float
 
 def _plain(array: NDArray[np.float32], encoding: str) -> NDArray[np.uint8]:
     if encoding == "bf16":
-        # The upper half of an fp32, rounded to nearest even; NaN stays NaN.
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-        numbers = np.where(np.isnan(array), ((bits >> 16) | 64).astype("<u2"), rounded).astype("<u2")
+        numbers = _bf16(np.ascontiguousarray(array, np.float32).reshape(-1))
     else:
         with np.errstate(over="ignore"):
             numbers = np.ascontiguousarray(array, "<f4" if encoding == "f32" else "<f2")
     return numbers.reshape(*array.shape).view(np.uint8) if array.ndim else numbers.reshape(1).view(np.uint8)
+
+
+def _bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The upper halves of fp32 numbers (N,), rounded to nearest even; NaN stays NaN. Besides them, memory for one chunk."""
+    numbers = np.empty(values.shape, "<u2")
+    for start in range(0, len(values), CHUNK):
+        bits = values[start : start + CHUNK].view(np.uint32)
+        upper = bits >> 16
+        rounded = (bits + 0x7FFF + (upper & 1)) >> 16
+        numbers[start : start + CHUNK] = np.where(np.isnan(bits.view(np.float32)), upper | 64, rounded)
+    return numbers
 
 
 @cache

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,7 @@ from ordito import families
 from ordito.checkpoint.assemble import theirs_from
 from ordito.checkpoint.encode import encode
 from ordito.checkpoint.pooling import ACTIVATIONS, PROMPTS
-from ordito.checkpoint.safetensors import write_safetensors
-from ordito.checkpoint.stored import StoredTensor
+from ordito.checkpoint.safetensors import Deferred, write_safetensors
 from ordito.errors import OrditoError
 from ordito.files import write_atomically
 from ordito.spec import Dense, Pooling, Spec
@@ -33,18 +34,29 @@ def write_folder(
 ) -> None:
     """Write config.json (with the keys of `extra`) and the weights, given by canonical name, under their published names.
 
-    `dtype` is one of `DTYPES`. Existing files of the same names are replaced atomically, one by one; config.json comes last,
-    so that a folder with a config.json is complete. Raises `ConfigError` if the published format cannot express the spec,
-    `OrditoError` if the folder cannot be written, or numbers are too large for the type.
+    `dtype` is one of `DTYPES`. Tensors are read and encoded one by one, as they are written. Existing files of the same names
+    are replaced atomically, one by one; config.json comes last, so that a folder with a config.json is complete. Raises
+    `ConfigError` if the published format cannot express the spec, `OrditoError` if the folder cannot be written, or numbers are
+    too large for the type.
     """
     config = families.config_from_spec(spec) | dict(extra or {}) | {"dtype": DTYPES[dtype]}
     bare = replace(spec, pooling=None)  # the pooling has files of its own
     names = families.names_of(bare)[0]
+    bindings = names.bindings(bare)
+
+    @lru_cache(maxsize=1)  # the tensors of a binding are written one after the other
+    def made(number: int) -> dict[str, np.ndarray]:
+        return dict(theirs_from(bindings[number], weights))
+
+    def data(number: int, name: str) -> np.ndarray:
+        return encode(name, made(number)[name], dtype).reshape(-1)
+
     theirs = {
-        name: StoredTensor(name, array.shape, dtype, encode(name, array, dtype).reshape(-1))
-        for binding in names.bindings(bare)
-        for name, array in theirs_from(binding, weights)
+        name: Deferred(binding.their_shape, dtype, partial(data, number, name))
+        for number, binding in enumerate(bindings)
+        for name in binding.theirs
     }
+    existed = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / "model.safetensors", theirs, metadata={"format": "pt"}, max_shard_bytes=SHARD_BYTES)
@@ -53,6 +65,10 @@ def write_folder(
         write_json(folder / "config.json", config)
     except OSError as error:
         raise OrditoError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if not existed:
+            with suppress(OSError):  # a folder in which nothing was written; any other is not removed
+                folder.rmdir()
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -10,7 +10,7 @@ of the header, and the tensors cover the data without holes or overlaps. A heade
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -47,7 +47,23 @@ MAX_HEADER = 100_000_000  # bytes; the specification's limit
 _MAX_DIMENSIONS = 16  # more than any model uses, fewer than numpy and torch allow
 _METADATA = "__metadata__"
 
-Tensors = Mapping[str, NDArray[Any] | StoredTensor]
+
+@dataclass(frozen=True)
+class Deferred:
+    """A tensor that is made only when it is written. `data` gives its bytes, (nbytes,), in the `encoding`."""
+
+    shape: tuple[int, ...]
+    encoding: str
+    data: Callable[[], NDArray[np.uint8]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return checked_nbytes(self.shape, self.encoding, "a tensor")
+
+
+Writable = NDArray[Any] | StoredTensor | Deferred
+Tensors = Mapping[str, Writable]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,9 +251,9 @@ def read_sharded(index_path: Path) -> SafetensorsFile:
 # Writing
 
 
-def _encoding(name: str, value: NDArray[Any] | StoredTensor) -> str:
+def _encoding(name: str, value: Writable) -> str:
     """The encoding in which a tensor is written, which is the one it has."""
-    if isinstance(value, StoredTensor):
+    if isinstance(value, StoredTensor | Deferred):
         if value.encoding not in _DTYPE_OF_ENCODING:
             raise CheckpointError(
                 f"tensor {shown(name)}: safetensors has no dtype for {value.encoding}; convert it with to_float32 first"
@@ -250,10 +266,14 @@ def _encoding(name: str, value: NDArray[Any] | StoredTensor) -> str:
     return encoding
 
 
-def _bytes(value: NDArray[Any] | StoredTensor, encoding: str) -> memoryview:
+def _bytes(value: Writable, encoding: str) -> memoryview:
     """A tensor's bytes, little-endian and row-major; copied only if they are stored differently."""
     if isinstance(value, StoredTensor):
         return value.data.data
+    if isinstance(value, Deferred):
+        made = value.data()
+        assert made.nbytes == value.nbytes, f"{made.nbytes} bytes come where {value.shape} in {encoding} was planned"
+        return made.data
     return np.ascontiguousarray(value, ENCODINGS[encoding].dtype).reshape(-1).view(np.uint8).data
 
 
@@ -301,9 +321,9 @@ def _write_one(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> Non
     write_atomically(path, chain([header], body))
 
 
-def _shards(tensors: Tensors, max_bytes: int) -> list[dict[str, NDArray[Any] | StoredTensor]]:
+def _shards(tensors: Tensors, max_bytes: int) -> list[dict[str, Writable]]:
     """Tensors in order, split into shards of at most `max_bytes`; a larger tensor gets a shard of its own."""
-    shards: list[dict[str, NDArray[Any] | StoredTensor]] = [{}]
+    shards: list[dict[str, Writable]] = [{}]
     used = 0
     for name, value in tensors.items():
         if shards[-1] and used + value.nbytes > max_bytes:
@@ -319,9 +339,10 @@ def write_safetensors(
 ) -> Path:
     """Write tensors to `path`, or, if they exceed `max_shard_bytes`, to shards with an index. Returns the path to open.
 
-    Values are numpy arrays (floats, integers, booleans), or StoredTensors, whose bytes are written as they are: that is how
-    bf16 and fp8 pass through. Without `metadata`, {"format": "pt"} is written, which transformers asks for. Shards of
-    `model.safetensors` are `model-00001-of-00002.safetensors`, ... and `model.safetensors.index.json`, Hugging Face's layout.
+    Values are numpy arrays (floats, integers, booleans), StoredTensors, whose bytes are written as they are (that is how bf16
+    and fp8 pass through), or `Deferred`, so that a model need not be in memory as a whole. Without `metadata`,
+    {"format": "pt"} is written, which transformers asks for. Shards of `model.safetensors` are
+    `model-00001-of-00002.safetensors`, ... and `model.safetensors.index.json`, Hugging Face's layout.
 
     Each file is written atomically, the index last. Then a single file or an index of the same name that they replace is
     deleted, because other programs would read it instead. Older shards of another count remain. Raises `CheckpointError`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ordito.checkpoint.safetensors import read_safetensors, read_sharded, write_safetensors
+from ordito.checkpoint.safetensors import Deferred, read_safetensors, read_sharded, write_safetensors
 from ordito.checkpoint.stored import StoredTensor
 from ordito.errors import CheckpointError
 
@@ -126,6 +127,22 @@ def test_bf16_passes_through(tmp_path: Path) -> None:
     tensor = read_safetensors(path).tensors["w"]
     assert (tensor.name, tensor.encoding) == ("w", "bf16")
     np.testing.assert_array_equal(tensor.to_float32(), [1.5, -2.0])
+
+
+def test_deferred_tensors_are_made_one_after_the_other(tmp_path: Path) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def data(value: int) -> np.ndarray:
+        assert sum(one() is not None for one in made) <= 1  # that of the tensor before, still being written
+        array = np.full(64, value, np.uint8)
+        made.append(weakref.ref(array))
+        return array
+
+    tensors = {str(n): Deferred((4, 16), "u8", lambda n=n: data(n)) for n in range(5)}
+    path = write_safetensors(tmp_path / "m.safetensors", tensors, max_shard_bytes=150)
+    assert len(made) == 5
+    written = read_sharded(path).tensors
+    assert {name: set(tensor.to_numpy().reshape(-1)) for name, tensor in written.items()} == {str(n): {n} for n in range(5)}
 
 
 def test_a_file_can_be_rewritten_from_itself(tmp_path: Path) -> None:
