@@ -244,6 +244,16 @@ def test_a_preempted_answer_is_computed_again(folder):
     assert [one.token_ids for one in got] == [alone(model, "the loom", **one)[0].token_ids for one in asked]
 
 
+def test_what_is_kept_for_later_prompts_stays_within_the_limit(folder):
+    model = ordito.load(folder, backend="native")
+    base = model.runtime.cache_bytes()
+    engine, sizes = Engine(model, cache_limit=base + 40_000), []
+    for prompt in PROMPTS:
+        finished(engine.submit(prompt, max_tokens=40, ignore_end=True))
+        sizes.append(model.runtime.cache_bytes() - base)
+    assert 0 < max(sizes) <= 40_000 + sizes[0]
+
+
 def test_answers_without_room_wait(folder):
     model = ordito.load(folder, backend="native")
     engine = Engine(model, cache_limit=model.runtime.cache_bytes() + 120_000)
