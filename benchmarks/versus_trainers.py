@@ -24,7 +24,7 @@ from peers import Figure, arguments, report, smaller
 
 import ordito
 from ordito.checkpoint import store
-from ordito.train.peak import measured_peak, training_flops
+from ordito.train.mfu import measured_peak, training_flops
 
 ROWS, LENGTH, STEPS, THREADS = 4, 512, 40, 2
 MIB = 1 << 20

@@ -147,7 +147,7 @@ def _fused(parts: Sequence[LowRank | None], binding: Binding) -> tuple[Array, li
     for part, shape in zip(parts, binding.shapes, strict=True):
         blocks.append(np.zeros((*shape[:-1], a.shape[-2]), np.float32))
         if part is not None:
-            blocks[-1][..., start : start + part.rank] = part.b if part.scaling == scaling else part.scaling / scaling * part.b
+            blocks[-1][..., start : start + part.rank] = part.b if part.scaling == scaling else part.scaling * part.b
             start += part.rank
     return a, blocks, scaling
 

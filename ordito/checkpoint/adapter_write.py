@@ -50,6 +50,7 @@ def _config(
     """The keys of adapter_config.json that say which modules the adapter changes, their ranks and alphas."""
     named = {module for module, change in changes.items() if experts and not change.stacked and looks_like_expert(module)}
     whole = {name.removesuffix(".weight") for name in saved if name.endswith(".weight")} - changes.keys()
+    biased = {name.rpartition(".")[0] for name in saved if not name.endswith(".weight")} - whole
     rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
     alphas = {module: change.scaling * change.rank for module, change in changes.items()}
     alpha = Counter(alphas.values()).most_common(1)[0][0]
@@ -66,7 +67,8 @@ def _config(
         "use_rslora": False,
         "use_dora": any(change.magnitude is not None for change in changes.values()),
         "fan_in_fan_out": False,  # where a map is stored (in, out), PEFT sets it itself
-        "bias": "none" if {name.rpartition(".")[0] for name in saved} <= whole | changes.keys() else "all",
+        # PEFT reads biases whatever this says, but writes and trains no others.
+        "bias": "all" if biased - changes.keys() else "lora_only" if biased else "none",
         "modules_to_save": sorted(whole) or None,
     }
 

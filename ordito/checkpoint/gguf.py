@@ -76,7 +76,7 @@ _UNSUPPORTED = {
 }
 
 # Number of a metadata type -> its code, which means the same to `struct` and to numpy. Booleans are read as bytes first.
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
@@ -168,9 +168,9 @@ class _Reader:
             return self.string(what, errors)
         if kind == _ARRAY:
             return self.array(what, errors, depth + 1)
-        if kind not in _NUMBERS:
+        if kind not in NUMBERS:
             raise self.error(f"{what}: got the value type {kind}, expected 0 to 12")
-        number = self.number(struct.Struct("<" + _NUMBERS[kind]), what)
+        number = self.number(struct.Struct("<" + NUMBERS[kind]), what)
         if kind == _FLOAT32:
             return float(str(np.float32(number)))
         if kind == _BOOL:
@@ -184,7 +184,7 @@ class _Reader:
             raise self.error(f"{what}: got arrays nested deeper than {_MAX_NESTING}")
         kind = self.u32(f"the element type of {what}")
         count = self.u64(f"the length of {what}")
-        if kind in _NUMBERS:
+        if kind in NUMBERS:
             return self.numbers(kind, count, what)
         # The shortest element: an empty string is its length; an empty array its type and its length.
         self.need(count * (12 if kind == _ARRAY else 8), f"{what}, an array of {count} elements,")
@@ -195,7 +195,7 @@ class _Reader:
         raise self.error(f"{what}: got elements of type {kind}, expected 0 to 12")
 
     def numbers(self, kind: int, count: int, what: str) -> NDArray[np.generic]:
-        dtype = np.dtype(_NUMBERS[kind]).newbyteorder("<")
+        dtype = np.dtype(NUMBERS[kind]).newbyteorder("<")
         self.need(count * dtype.itemsize, f"{what}, an array of {count} numbers,")
         # A copy, because metadata is not aligned in the file, and so that it may outlive the mapping.
         values: NDArray[np.generic] = np.frombuffer(self.buffer, dtype, count, self.position).astype(dtype.newbyteorder("="))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ordito.checkpoint.encode import encode
-from ordito.checkpoint.gguf import ENCODINGS_OF_GGML
+from ordito.checkpoint.gguf import ENCODINGS_OF_GGML, NUMBERS
 from ordito.checkpoint.stored import checked_nbytes
 from ordito.errors import OrditoError
 from ordito.files import write_atomically
@@ -21,9 +21,7 @@ from ordito.spec.node import Shape
 ALIGNMENT = 32
 _TYPES = {encoding: number for number, encoding in ENCODINGS_OF_GGML.items()}
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64, _F64 = 4, 5, 6, 7, 8, 9, 10, 11, 12
-_OF_NUMPY = {"uint8": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5, "float32": 6, "bool": 7}
-_OF_NUMPY |= {"uint64": 10, "int64": 11, "float64": 12}
-_CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q", _I64: "<q", _F64: "<d"}
+_OF_NUMPY = {np.dtype("?" if kind == _BOOL else code).name: kind for kind, code in NUMBERS.items()}
 _MAX_F32 = float(np.finfo(np.float32).max)
 
 
@@ -119,4 +117,4 @@ def _value(key: str, value: Any) -> bytes:
 
 
 def _plain(kind: int, value: Any) -> bytes:
-    return _string(value) if kind == _STRING else struct.pack(_CODES[kind], value)
+    return _string(value) if kind == _STRING else struct.pack("<" + NUMBERS[kind], value)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ordito.cli.answers import report, talks
 from ordito.cli.console import say, write, write_answer
-from ordito.cli.run import report, talks
 from ordito.cli.settings import Settings
 from ordito.cli.show import describe, lines
 from ordito.errors import ContextError, OrditoError, did_you_mean

@@ -6,19 +6,15 @@ import os
 import shlex
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from ordito.checkpoint.store import DEFAULT_MODEL
+from ordito.cli.answers import as_json, asked, report, talks
 from ordito.cli.console import load, piped, say, write, write_answer, write_json
 from ordito.cli.parameters import arithmetic, backend_name, default_model, quantization
 from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError
-
-if TYPE_CHECKING:
-    from ordito.engine.stream import Generation, Stream
-    from ordito.model import Model
 
 
 @click.command()
@@ -82,7 +78,9 @@ def run(
     """
     _check_model_name(model, prompt)
     if chat is False:
-        _check_raw({"--system": system, "--think" if think else "--no-think": think, "--format": format})
+        why = "does not go with --raw, which continues the text without a conversation: drop one of them"
+        options = {"--system": system, "--think" if think else "--no-think": think, "--format": format}
+        _refuse_conversational(options, why)
     if "" in stop:
         raise OrditoError("--stop is empty, expected the text before which the answer ends")
     given = piped()
@@ -107,7 +105,8 @@ def run(
     if not loaded.spec.generates:
         raise OrditoError(f"{local.name} cannot generate text; it makes embeddings: ordito embed {shlex.quote(model)} TEXT")
     if not talks(loaded, chat):
-        _check_continued({"--system": system, "--think": think})
+        why = "needs a conversation: this model has no chat template (--chat uses its family's format)"
+        _refuse_conversational({"--system": system, "--think": think}, why)
     if chatting:
         from ordito.cli.chat import Chat
 
@@ -137,74 +136,8 @@ def _check_model_name(model: str, prompt: str | None) -> None:
         raise OrditoError(f"{model!r} is not a model name; to ask the default model: {ask}")
 
 
-def _check_raw(conversational: Mapping[str, object]) -> None:
-    """Raise `OrditoError` for options of conversations together with --raw."""
-    for option, value in conversational.items():
+def _refuse_conversational(options: Mapping[str, object], why: str) -> None:
+    """Raise `OrditoError` for an option of conversations that was given although the text is only continued."""
+    for option, value in options.items():
         if value is not None:
-            raise OrditoError(
-                f"{option} does not go with --raw, which continues the text without a conversation: drop one of them"
-            )
-
-
-def _check_continued(conversational: Mapping[str, object]) -> None:
-    """Raise `OrditoError` for options of conversations if the model has no chat template and only continues texts."""
-    for option, value in conversational.items():
-        if value is not None:
-            raise OrditoError(
-                f"{option} needs a conversation: this model has no chat template (--chat uses its family's format)"
-            )
-
-
-def asked(
-    model: Model, text: str, settings: Settings, *, system: str | None, chat: bool | None, think: bool | None = None
-) -> Stream:
-    """The stream of the answer to one prompt; it begins when the stream is read."""
-    prompt: Any = text
-    if talks(model, chat):
-        prompt = [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": text}]
-    return model.stream(prompt, thinking=think, **settings.all())
-
-
-def talks(model: Model, chat: bool | None) -> bool:
-    """Whether prompts are conversations: as the user says, else if the model was trained on them."""
-    return model.talks if chat is None else chat
-
-
-def rates(result: Generation) -> dict[str, float | None]:
-    """Tokens per second of the prompt and of the answer; the first new token belongs to the prompt's time."""
-    read = result.prompt_tokens - result.cached_tokens
-    made = len(result.token_ids) - 1
-    return {
-        "prompt": read / result.prompt_seconds if result.prompt_seconds else None,
-        "generation": made / result.seconds if result.seconds and made > 0 else None,
-    }
-
-
-def report(result: Generation, load_seconds: float | None = None, *, interrupted: bool = False) -> None:
-    """Counts, seconds and rates on standard error."""
-    per_second = {name: "" if rate is None else f"  {rate:.1f} tokens/s" for name, rate in rates(result).items()}
-    if load_seconds is not None:
-        say(f"load        {load_seconds:.2f} s")
-        say(f"first token {load_seconds + result.prompt_seconds:.2f} s after the start")
-    cached = f", {result.cached_tokens} of them cached" if result.cached_tokens else ""
-    say(f"prompt      {result.prompt_tokens} tokens{cached} in {result.prompt_seconds:.2f} s{per_second['prompt']}")
-    say(f"generation  {len(result.token_ids)} tokens in {result.seconds:.2f} s{per_second['generation']}")
-    say(f"ended by    {'Ctrl-C' if interrupted else result.finish_reason}")
-
-
-def as_json(model: str, result: Generation, load_seconds: float) -> dict[str, Any]:
-    """An answer with its counts and seconds."""
-    return {
-        "model": model,
-        "text": result.text,
-        **({"thinking": result.thinking} if result.thinking else {}),
-        "token_ids": result.token_ids,
-        "finish_reason": result.finish_reason,
-        "usage": {
-            "prompt_tokens": result.prompt_tokens,
-            "cached_tokens": result.cached_tokens,
-            "completion_tokens": len(result.token_ids),
-        },
-        "seconds": {"load": load_seconds, "prompt": result.prompt_seconds, "generation": result.seconds},
-        "tokens_per_second": rates(result),
-    }
+            raise OrditoError(f"{option} {why}")

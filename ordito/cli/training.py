@@ -55,7 +55,7 @@ class Progress(Messages):
 
     def begins(self, trainer: Trainer) -> None:
         """Measure the machine's peak, and open the bar."""
-        from ordito.train.peak import Effort
+        from ordito.train.mfu import Effort
 
         self._total, self._first = trainer.total, trainer.done
         self._effort = Effort.of(trainer)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ordito.errors import OrditoError
+from ordito.files import write_atomically
 from ordito.serve.app import make_app
 from ordito.serve.errors import Json, new_id
 from ordito.serve.guard import App
@@ -67,10 +68,8 @@ def answered(path: Path) -> set[str]:
         if status == 200:
             ids.add(name)
             kept.append(line)
-    if (whole := b"".join(kept)) != data:
-        beside = path.with_name(f"{path.name}.new")
-        beside.write_bytes(whole)
-        beside.replace(path)
+    if b"".join(kept) != data:
+        write_atomically(path, kept)
     return ids
 
 

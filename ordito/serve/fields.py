@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -209,8 +210,6 @@ def grammar_of_format(wanted: Any, field: str = "response_format") -> Grammar | 
 
 def keep_alive_seconds(value: Any) -> float | None:
     """Ollama's `keep_alive`: seconds, or a text like 5m, 1h30m, 300ms; None where there is none. Raises `OrditoError`."""
-    import re
-
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12:

@@ -45,63 +45,33 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        request_id, path, origin = new_id("req_"), scope["path"], headers.get("origin")
-        extra = {"x-request-id": request_id, "request-id": request_id, "x-content-type-options": "nosniff"}
-        total, commas, started = 0, 0, False
-        refusal: ApiError | None = None
-        deadline: float | None = asyncio.get_running_loop().time() + self.settings.arrival_seconds
-
-        async def receiving() -> MutableMapping[str, Any]:
-            nonlocal total, commas, refusal, deadline
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                extra["connection"] = "close"
-                refusal = ApiError(408, f"the body of the request took longer than {self.settings.arrival_seconds:g} seconds")
-                raise refusal from None
-            if not message.get("more_body"):
-                deadline = None
-            body = message.get("body", b"")
-            total, commas = total + len(body), commas + body.count(b",")
-            if total > self.settings.max_body:
-                refusal = ApiError(413, f"the request has more than {self.settings.max_body} bytes")
-            elif commas > MAX_COMMAS:
-                refusal = ApiError(413, f"the request has more than {MAX_COMMAS} values, or commas in its texts: send less")
-            if refusal:
-                raise refusal
-            return message
-
-        async def sending(message: MutableMapping[str, Any]) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                if origin and self._origin(origin):
-                    extra.update(_cors(origin, headers.get("access-control-request-headers")))
-                message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in extra.items())]
-            await send(message)
-
-        async def answering(message: MutableMapping[str, Any]) -> None:
-            if refusal is None or started:  # else it is the application's own error, which would hide the refusal
-                await sending(message)
-
+        path, request_id = scope["path"], new_id("req_")
+        exchange = _Exchange(receive, send, self.settings, self._response_headers(headers, request_id))
         try:
             self._check(scope, headers)
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-                await sending({"type": "http.response.start", "status": 204, "headers": []})
-                await sending({"type": "http.response.body"})
+                await exchange.send({"type": "http.response.start", "status": 204, "headers": []})
+                await exchange.send({"type": "http.response.body"})
                 return
             self._check_key(path, headers)
             scope.setdefault("state", {}).update(user=self._user(headers), request_id=request_id)
-            await self.app(scope, receiving, answering)
-            if refusal and not started:
-                raise refusal
+            await self.app(scope, exchange.receive, exchange.send_unless_refused)
+            if exchange.refusal and not exchange.started:
+                raise exchange.refusal
         except Exception as error:
             answer = as_api_error(error)
             if answer.status >= 500:
                 log.exception("%s %s failed (%s)", scope["method"], path, request_id)
-            if not started:
-                await error_response(answer, path, request_id)(scope, receive, sending)
+            if not exchange.started:
+                await error_response(answer, path, request_id)(scope, receive, exchange.send)
+
+    def _response_headers(self, headers: dict[str, str], request_id: str) -> dict[str, str]:
+        """The headers that every response to a request with these `headers` gets."""
+        common = {"x-request-id": request_id, "request-id": request_id, "x-content-type-options": "nosniff"}
+        origin = headers.get("origin")
+        if origin and self._origin(origin):
+            common |= _cors(origin, headers.get("access-control-request-headers"))
+        return common
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > self.settings.max_header:
@@ -137,6 +107,53 @@ class Guard:
     def _user(self, headers: dict[str, str]) -> str:
         """The user, for fair queueing and the prefix cache: requests with the same key are of the same user."""
         return _digest(_key_of(headers).encode("latin-1", "replace")).hex() if self.keys else ""
+
+
+class _Exchange:
+    """The body of one request as it arrives, within the limits of size and time, and the response with its common `headers`.
+
+    `refusal`: why the body was not read to its end; `started`: whether the response has begun.
+    """
+
+    def __init__(self, receive: Receive, send: Send, settings: ServerSettings, headers: dict[str, str]) -> None:
+        self._receive, self._send, self.settings, self.headers = receive, send, settings, headers
+        self.deadline: float | None = asyncio.get_running_loop().time() + settings.arrival_seconds
+        self.length = self.commas = 0
+        self.refusal: ApiError | None = None
+        self.started = False
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """The next part of the body. Raises `ApiError` 408 if it is late, 413 if there is too much of it."""
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                message = await self._receive()
+        except TimeoutError:
+            self.headers["connection"] = "close"
+            self.refusal = ApiError(408, f"the body of the request took longer than {self.settings.arrival_seconds:g} seconds")
+            raise self.refusal from None
+        if not message.get("more_body"):
+            self.deadline = None
+        body = message.get("body", b"")
+        self.length, self.commas = self.length + len(body), self.commas + body.count(b",")
+        if self.length > self.settings.max_body:
+            self.refusal = ApiError(413, f"the request has more than {self.settings.max_body} bytes")
+        elif self.commas > MAX_COMMAS:
+            self.refusal = ApiError(413, f"the request has more than {MAX_COMMAS} values, or commas in its texts: send less")
+        if self.refusal:
+            raise self.refusal
+        return message
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """Send a part of the response."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in self.headers.items())]
+        await self._send(message)
+
+    async def send_unless_refused(self, message: MutableMapping[str, Any]) -> None:
+        """Send what the application answers, but for its own error about a body that was refused, which would hide why."""
+        if self.refusal is None or self.started:
+            await self.send(message)
 
 
 def _key_of(headers: dict[str, str]) -> str:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.store import LocalModel
 from ordito.engine.engine import Counts, Engine
-from ordito.errors import ModelNotFoundError, OrditoError, OrditoWarning, did_you_mean
+from ordito.errors import ModelNotFoundError, OrditoError, did_you_mean
 from ordito.loading import load
 from ordito.memory import free_memory
 from ordito.model import Model
+from ordito.serve.drafts import Drafts
 from ordito.serve.errors import ApiError
 from ordito.serve.settings import ServerSettings
-from ordito.text.from_checkpoint import load_tokenizer
 from ordito.units import size
 
 log = logging.getLogger("ordito.serve")
@@ -79,14 +76,10 @@ class ModelPool:
     def __init__(self, names: Iterable[str], settings: ServerSettings) -> None:
         self.settings = settings
         self.given = [Served(_name(local), local) for local in map(store.locate, dict.fromkeys(names))]
-        self.warned: set[Path] = set()  # of models that the draft model has been reported not to fit
         opened = [self._check(one) for one in self.given]
-        if settings.draft is not None:
-            self._check_draft(settings.draft, [checkpoint for checkpoint in opened if checkpoint])
+        self.drafts = Drafts(settings, [checkpoint for checkpoint in opened if checkpoint])
         self.found: dict[str, Served] = {}
         self.unreadable: dict[LocalModel, int] = {}  # and when their files were written
-        self.draft_model: Model | None = None
-        self.draft_lock = threading.Lock()
         self.loading = asyncio.Lock()  # one model at a time, because two would count on the same free memory
         known = Counter(one.name for one in self.given)
         for name, times in known.items():
@@ -202,7 +195,7 @@ class ModelPool:
         def loaded() -> tuple[Model, Engine]:
             model = load(served.local.path, backend=settings.backend, dtype=settings.dtype)
             limit = settings.cache_limit if settings.cache_limit is not None else free_memory() // 4
-            draft = self._draft(model)
+            draft = self.drafts.of(model)
             engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache, draft=draft)
             engine.counts = served.counts
             _ = model.tokenizer, model.checkpoint.generation  # read now, so that a broken file is an error of loading
@@ -213,35 +206,6 @@ class ModelPool:
         except OrditoError as error:  # not the client's mistake, so not a 400
             raise unreadable(served, error) from error
         served.load_seconds = time.perf_counter() - begin
-
-    def _draft(self, model: Model) -> Model | None:
-        """The draft model for another one, None unless both have the same vocabulary."""
-        if self.settings.draft is None or not model.spec.generates:
-            return None
-        with self.draft_lock:
-            if self.draft_model is None:
-                self.draft_model = load(self.settings.draft, backend=self.settings.backend, dtype=self.settings.dtype)
-        if self.draft_model.tokenizer.vocabulary.tokens == model.tokenizer.vocabulary.tokens:
-            return self.draft_model
-        self._warn_of_draft(self.settings.draft, model.checkpoint.path)
-        return None
-
-    def _check_draft(self, name: str, others: Iterable[Checkpoint]) -> None:
-        """Raise `OrditoError` if the draft model generates no text, and warn of each model with another vocabulary."""
-        draft = open_checkpoint(store.locate(name).path)
-        if not draft.spec.generates:
-            raise OrditoError(f"--draft {name} makes embeddings only, expected a model that generates text")
-        tokens = load_tokenizer(draft).vocabulary.tokens
-        for other in others:
-            if other.spec.generates and load_tokenizer(other).vocabulary.tokens != tokens:
-                self._warn_of_draft(name, other.path)
-
-    def _warn_of_draft(self, name: str, path: Path) -> None:
-        """Warn, once for each model, that the draft model is not used for it."""
-        if path not in self.warned:
-            self.warned.add(path)
-            message = f"--draft {name} has another vocabulary than {path}, so it is not used for that model"
-            warnings.warn(message, OrditoWarning, stacklevel=2)
 
     async def _make_room(self, needed: int) -> None:
         """Unload idle models, the least recently used first, until `needed` more bytes fit. Models in use stay, even if they do

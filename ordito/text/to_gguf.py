@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -21,9 +21,10 @@ from ordito.errors import OrditoWarning, TokenizerError
 from ordito.text.byte_level import ByteLevel
 from ordito.text.from_gguf import read_metadata
 from ordito.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
-from ordito.text.scored import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Scored
+from ordito.text.scored import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Algorithm, Scored
 from ordito.text.sentencepiece import SPACE
 from ordito.text.tokenizer import Tokenizer
+from ordito.text.vocabulary import Vocabulary
 
 FIRST_NAMES = ("qwen2", "llama-bpe", "smollm", "gpt-2", "tekken", "gpt-4o", "deepseek-llm", "deepseek-v3")
 """The names of pre-tokenizers that are tried first: of several with the same meaning the best known; those that split digits
@@ -85,10 +86,7 @@ def _common(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     """The keys that all kinds have: tokens, their types, and the ids of roles."""
     special, vocabulary = tokenizer.special, tokenizer.vocabulary
     padding = range(len(vocabulary.tokens), vocab_size)
-    types = [
-        CONTROL if i in vocabulary.control else USER_DEFINED if i in vocabulary.added else NORMAL
-        for i in range(len(vocabulary.tokens))
-    ]
+    types = _types(vocabulary, [NORMAL] * len(vocabulary.tokens))
     return {
         "tokens": [*vocabulary.tokens, *(f"[PAD{i}]" for i in padding)],
         "token_type": types + [UNUSED] * len(padding),
@@ -99,6 +97,13 @@ def _common(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         "add_bos_token": bool(special.prefix),
         "add_eos_token": bool(special.suffix),
     }
+
+
+def _types(vocabulary: Vocabulary, words: Sequence[int]) -> list[int]:
+    """The type of each token: `words` has those of tokens that are neither control tokens nor added ones."""
+    return [
+        CONTROL if i in vocabulary.control else USER_DEFINED if i in vocabulary.added else kind for i, kind in enumerate(words)
+    ]
 
 
 def _model(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -137,51 +142,53 @@ def _patterns(before: Any) -> Iterator[str]:
             yield from _patterns(step)
 
 
+class _Pieces(NamedTuple):
+    """A vocabulary of pieces: of each its score and type; the id of unknown text, and SentencePiece's map of characters."""
+
+    algorithm: Algorithm
+    scores: list[float]
+    types: list[int]
+    unknown: int | None
+    charsmap: bytes
+
+
 def _pieces(tokenizer: Tokenizer, vocab_size: int) -> Iterator[dict[str, Any]]:
-    vocabulary, missing = tokenizer.vocabulary, vocab_size - len(tokenizer.vocabulary.tokens)
-    if isinstance(tokenizer.engine, Scored):
-        scored = tokenizer.engine
-        types = [
-            CONTROL if i in vocabulary.control else USER_DEFINED if i in vocabulary.added else kind
-            for i, kind in enumerate(scored.types)
-        ]
-        algorithm, scores, unknown = scored.algorithm, list(scored.scores), scored.unknown
-        charsmap = scored.normalization.precompiled_charsmap
-    else:
-        data = _model(tokenizer)
-        model, tokens = data["model"], vocabulary.tokens
-        types = [
-            CONTROL
-            if i in vocabulary.control
-            else USER_DEFINED
-            if i in vocabulary.added
-            else BYTE
-            if len(token) == 6 and token.startswith("<0x")
-            else NORMAL
-            for i, token in enumerate(tokens)
-        ]
-        if model["type"] == "Unigram":
-            algorithm, unknown, charsmap = "unigram", model.get("unk_id"), _charsmap(data.get("normalizer"))
-            listed = [float(score) for _, score in model["vocab"]]
-            scores = listed + [0.0] * (len(tokens) - len(listed))
-        else:
-            # The earlier the merge of a piece, the higher its score.
-            ranks = {left + right: rank for rank, (left, right) in reversed(list(enumerate(_merges(model))))}
-            algorithm, charsmap = "bpe", b""
-            scores = [-float(ranks[token]) if token in ranks else -1e6 for token in tokens]
-            unknown = tokenizer.unk_id
-    if unknown is not None and unknown < len(types) and algorithm == "unigram":
-        types[unknown] = UNKNOWN
+    engine, missing = tokenizer.engine, vocab_size - len(tokenizer.vocabulary.tokens)
+    pieces = _pieces_of_scored(tokenizer, engine) if isinstance(engine, Scored) else _pieces_of_library(tokenizer)
+    types = list(pieces.types)
+    if pieces.algorithm == "unigram" and pieces.unknown is not None and pieces.unknown < len(types):
+        types[pieces.unknown] = UNKNOWN
     for prefix, extra in product((True, False), repeat=2):
         yield {
-            "model": "llama" if algorithm == "bpe" else "t5",
-            "scores": scores + [-1e6] * missing,
+            "model": "llama" if pieces.algorithm == "bpe" else "t5",
+            "scores": pieces.scores + [-1e6] * missing,
             "token_type": types + [UNUSED] * missing,
-            "unknown_token_id": unknown,
+            "unknown_token_id": pieces.unknown,
             "add_space_prefix": prefix,
             "remove_extra_whitespaces": extra,
-            "precompiled_charsmap": np.frombuffer(charsmap, np.uint8) if charsmap else None,
+            "precompiled_charsmap": np.frombuffer(pieces.charsmap, np.uint8) if pieces.charsmap else None,
         }
+
+
+def _pieces_of_scored(tokenizer: Tokenizer, scored: Scored) -> _Pieces:
+    types = _types(tokenizer.vocabulary, scored.types)
+    charsmap = scored.normalization.precompiled_charsmap
+    return _Pieces(scored.algorithm, list(scored.scores), types, scored.unknown, charsmap)
+
+
+def _pieces_of_library(tokenizer: Tokenizer) -> _Pieces:
+    data, tokens = _model(tokenizer), tokenizer.vocabulary.tokens
+    model = data["model"]
+    are_bytes = [len(token) == 6 and token.startswith("<0x") for token in tokens]
+    types = _types(tokenizer.vocabulary, [BYTE if is_byte else NORMAL for is_byte in are_bytes])
+    if model["type"] == "Unigram":
+        scores = [float(score) for _, score in model["vocab"]]
+        scores += [0.0] * (len(tokens) - len(scores))
+        return _Pieces("unigram", scores, types, model.get("unk_id"), _charsmap(data.get("normalizer")))
+    # The earlier the merge of a piece, the higher its score.
+    ranks = {left + right: rank for rank, (left, right) in reversed(list(enumerate(_merges(model))))}
+    scores = [-float(ranks[token]) if token in ranks else -1e6 for token in tokens]
+    return _Pieces("bpe", scores, types, tokenizer.unk_id, b"")
 
 
 def _charsmap(normalizer: Any) -> bytes:

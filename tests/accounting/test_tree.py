@@ -70,7 +70,7 @@ def test_bytes_are_those_of_the_file():
 
 def test_layers_stored_differently_are_still_folded():
     spec = spec_from_config(TINY | {"num_hidden_layers": 4})
-    stored = {name: Held("Q6_K" if name.startswith("layers.2") else "Q4_K", 100.0) for name in spec.tensors()}
+    stored = {n: Held("Q6_K", 130.0) if n.startswith("layers.2") else Held("Q4_K", 100.0) for n in spec.tensors()}
     layers = next(part for part in account(spec, stored).tree.parts if part.name == "layers")
     assert [part.times for part in layers.parts] == [4]
     assert layers.parts[0].encodings == ("Q4_K", "Q6_K")

@@ -10,6 +10,7 @@ import pytest
 
 from ordito.checkpoint.adapted import adapted
 from ordito.checkpoint.adapter import CONFIG, WEIGHTS, LowRank, open_adapter
+from ordito.checkpoint.adapter_experts import PARAMETERS, changed_tensors, wrapper_names
 from ordito.checkpoint.adapter_names import changes_by_ours, changes_by_theirs, saved_by_theirs
 from ordito.checkpoint.adapter_write import write_adapter
 from ordito.checkpoint.checkpoint import open_checkpoint
@@ -207,6 +208,27 @@ def test_parts_of_a_fused_map_are_written_as_one(adapter, base):
         if name in changes:
             expected = changes[name].merged(expected)
         assert np.allclose(merged.read(f"{name}.weight"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [PARAMETERS[:1], PARAMETERS[1:], PARAMETERS, PARAMETERS[::-1]])
+def test_the_wrappers_of_stacked_experts_tell_their_tensors(parts):
+    wrappers = wrapper_names([f"layers.{layer}.mlp.experts.{part}" for layer in (0, 1) for part in parts])
+    assert changed_tensors(wrappers.values(), parts) == {wrapper: tensor for tensor, wrapper in wrappers.items()}
+
+
+@pytest.mark.parametrize(
+    ("saved", "kind"),
+    [
+        ((), "none"),
+        ((f"{O_PROJ}.bias",), "lora_only"),
+        ((f"{O_PROJ}.bias", "model.norm.bias"), "all"),
+        (("lm_head.weight", "lm_head.bias"), "none"),  # a whole module
+    ],
+)
+def test_the_configuration_says_which_biases_are_trained(adapter, saved, kind):
+    write_adapter(adapter, {O_PROJ: LowRank(floats(3, 8), floats(8, 3), 2.0)}, base="b", saved=dict.fromkeys(saved, floats(8)))
+    assert json.loads((adapter / CONFIG).read_text())["bias"] == kind
+    assert open_adapter(adapter).saved.keys() == set(saved)
 
 
 def test_the_change_of_one_expert_is_merged_and_stacked_with_zero_changes_of_others(adapter, tmp_path):

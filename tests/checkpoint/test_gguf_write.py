@@ -77,6 +77,17 @@ def test_we_read_it(tmp_path, encoding):
         assert np.abs(file.tensors[name].to_float32() - arrays()[name]).max() <= loss * np.abs(arrays()[name]).max()
 
 
+@pytest.mark.parametrize("code", "bBhHiIqQfd?")
+def test_arrays_keep_their_type(tmp_path, code):
+    array = np.array([0, 1], code)
+    write_gguf(tmp_path / "x.gguf", {"a": array}, [], [])
+    theirs = GGUFReader(tmp_path / "x.gguf").fields["a"]
+    assert theirs.types[-1].name == {"FLOAT": "FLOAT32", "DOUBLE": "FLOAT64"}.get(kind := array.dtype.name.upper(), kind)
+    assert theirs.contents() == array.tolist()
+    ours = read_gguf(tmp_path / "x.gguf").metadata["a"]
+    assert (ours.dtype, ours.tolist()) == (array.dtype, array.tolist())
+
+
 def test_what_is_no_number_stays_none(tmp_path):
     array = np.array([[np.nan, np.inf, -np.inf, 1.0]], np.float32)
     for encoding in ("f32", "f16", "bf16"):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from ordito.engine.backends import BACKENDS, check_settings
+from ordito.engine import backends
+from ordito.engine.backends import BACKENDS, check_settings, default_backend
 from ordito.errors import OrditoError
 from ordito.native.runtime import ARITHMETIC
 from ordito.nn.runtime import DTYPES
@@ -27,6 +28,13 @@ def test_settings_that_any_model_would_refuse(backend):
         OrditoError, match=f"unknown dtype 'float23' of the {backend or 'native'} backend.* did you mean float32"
     ):
         check_settings(backend, "float23", None)
+
+
+@pytest.mark.parametrize(("missing", "default"), [((), "native"), (("native",), "torch"), (BACKENDS, "native")])
+def test_the_default_is_the_first_that_is_installed(monkeypatch, missing, default):
+    absent = [BACKENDS[name].needs for name in missing]
+    monkeypatch.setattr(backends, "is_installed", lambda module: module not in absent)
+    assert default_backend() == default
 
 
 WITHOUT_TORCH = """

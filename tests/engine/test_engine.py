@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,8 +149,9 @@ def test_speculative_decoding_changes_nothing(model, temperature):
     prompt = "warp weft loom " * 4
     asked = {"max_tokens": 24, "temperature": temperature, "seed": 5, "ignore_end": True, "logit_bias": {40: 20.0, 41: 19.0}}
     with_guesses = finished(Engine(model).submit(prompt, **asked))[0]
-    assert with_guesses.drafted > 0
-    assert with_guesses.token_ids == alone(model, prompt, **asked)[0].token_ids
+    without = alone(model, prompt, **asked)[0]
+    assert with_guesses.drafted > 0 == without.drafted
+    assert with_guesses.token_ids == without.token_ids
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
@@ -161,6 +164,22 @@ def test_a_draft_model_changes_nothing(model, tmp_path, temperature, same):
     assert got.drafted > 0
     if same and not temperature:
         assert got.accepted == got.drafted
+
+
+def test_prompts_are_read_in_chunks_of_about_a_second(model, monkeypatch):
+    """At 40 tokens a second, which the first prompt shows."""
+    read, step = [], model.runtime.step
+
+    def slow(parts, *others):
+        read.append(sum(len(ids) for _, ids in parts))
+        return step(parts, *others)
+
+    monkeypatch.setattr(model.runtime, "step", slow)
+    monkeypatch.setattr("ordito.engine.engine.time", SimpleNamespace(perf_counter=lambda: sum(read) / 40))
+    engine = Engine(model)
+    for first in (1, 2):
+        finished(engine.submit(replace(model.prepare("the", max_tokens=1), prompt=[first] + [5] * 59)))
+    assert read == [60, 40, 20]
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused(model, tmp_path):
@@ -223,6 +242,16 @@ def test_a_preempted_answer_is_computed_again(folder):
     got = [finished(stream)[0] for stream in streams]
     assert engine.counts.preempted > 0
     assert [one.token_ids for one in got] == [alone(model, "the loom", **one)[0].token_ids for one in asked]
+
+
+def test_what_is_kept_for_later_prompts_stays_within_the_limit(folder):
+    model = ordito.load(folder, backend="native")
+    base = model.runtime.cache_bytes()
+    engine, sizes = Engine(model, cache_limit=base + 40_000), []
+    for prompt in PROMPTS:
+        finished(engine.submit(prompt, max_tokens=40, ignore_end=True))
+        sizes.append(model.runtime.cache_bytes() - base)
+    assert 0 < max(sizes) <= 40_000 + sizes[0]
 
 
 def test_answers_without_room_wait(folder):
@@ -345,6 +374,11 @@ def test_a_schema_that_is_too_deep_is_refused():
 def test_settings_out_of_range_are_refused(engine, settings, message):
     with pytest.raises(OrditoError, match=message):
         engine.submit("the", **settings)
+
+
+def test_a_prompt_without_tokens_is_refused(engine):
+    with pytest.raises(OrditoError, match="the prompt has no tokens"):
+        replace(engine.model.prepare("the"), prompt=[])
 
 
 def test_a_prompt_too_long_says_both_numbers(engine):

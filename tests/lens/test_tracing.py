@@ -138,9 +138,10 @@ def test_shapes_are_those_of_the_recording(model, mixture, pair):
         recording = record(each, [each.start_id] if source else ids, source)
         for section in trace(each, TEXT).sections:
             values = recording.source if section.encoder else recording
-            for step in section.steps:
-                if step.recorded in values:
-                    assert values[step.recorded][0].size == np.prod(step.shape), step
+            compared = [step for step in section.steps if step.recorded in values]
+            assert compared
+            for step in compared:
+                assert values[step.recorded][0].size == np.prod(step.shape), step
 
 
 def test_routers_and_sinks_are_shown(mixture):

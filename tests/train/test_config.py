@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import yaml
 
 from ordito import train
 from ordito.errors import ConfigError, MissingDependencyError, OrditoError
 from ordito.train import config_from
-from ordito.train.config import described, mapping_from_yaml, read_settings
+from ordito.train.config import Config, described, mapping_from_yaml, read_settings
 from ordito.train.task import kinds
 
 LEAST = {"objective": "sft", "model": "smollm2", "data": "a.jsonl", "output": "out"}
@@ -49,6 +51,17 @@ def test_every_value_is_written_and_read_back():
 def test_errors_name_setting_value_and_expectation(sets, told):
     with pytest.raises(ConfigError, match=told):
         config_from(LEAST | {"learn": "all"} if "learn" in sets else LEAST, sets)
+
+
+NUMBERS = [
+    name for name, field in Config.model_fields.items() if {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_least_value(name):
+    with pytest.raises(ConfigError, match=f"{name}: got -1000000000"):
+        config_from(LEAST, [f"{name}=-1000000000"])
 
 
 def test_missing_and_unknown_settings_are_named(tmp_path):

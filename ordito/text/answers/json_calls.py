@@ -8,6 +8,9 @@ from typing import Literal
 
 Event = tuple[Literal["name", "arguments"], str]
 
+LONGEST_NAME = 1000
+"""Characters before a call's arguments, at most: what is longer is no call."""
+
 
 class Body(ABC):
     """An incremental parser of a call's body. `done`: all of it came."""
@@ -17,6 +20,10 @@ class Body(ABC):
     @abstractmethod
     def push(self, c: str) -> list[Event]:
         """The events that the next character completes. Raises `ValueError` for an invalid character."""
+
+    def push_all(self, text: str) -> list[Event]:
+        """The events that several characters complete."""
+        return [event for c in text for event in self.push(c)]
 
     def end(self) -> list[Event]:
         """The events that the end of the answer completes. By default none: the arguments are what was written."""
@@ -166,7 +173,7 @@ class NamedCall(Body):
         if self.value is None:
             if c != "{":
                 self.head += c
-                if len(self.head) > 1000:
+                if len(self.head) > LONGEST_NAME:
                     raise ValueError(c)
                 return []
             self.value = JsonValue()

@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ordito.text.answers.json_calls import Body, Event, JsonCalls
-from ordito.text.answers.tagged_calls import member, parsed
+from ordito.text.answers.json_calls import LONGEST_NAME, Body, Event, JsonCalls
+from ordito.text.answers.tagged_calls import member, parsed, properties_of
 
 _ARGUMENT = re.compile(r"\s*(\w+)\s*=(?!=)(.*)", re.DOTALL)
-_LONGEST_NAME = 1000
 
 
 class PythonCalls(Body):
@@ -40,7 +39,7 @@ class PythonCalls(Body):
                 self.done = True
             case ("open", "(") if self.name:
                 return self._called()
-            case ("open", _) if (c.isalnum() or c in "_.-") and len(self.name) < _LONGEST_NAME:
+            case ("open", _) if (c.isalnum() or c in "_.-") and len(self.name) < LONGEST_NAME:
                 self.name += c
             case _ if not c.isspace() or self.name:
                 raise ValueError(c)
@@ -52,10 +51,8 @@ class PythonCalls(Body):
             if not name.endswith(".call"):
                 raise ValueError(name)
             name = name.removesuffix(".call")
-        schema = self.offered.get(name)
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
         self.state, self.keys, self.raw = "argument", [], []
-        self.parameters = [*properties] if isinstance(properties, Mapping) else []
+        self.parameters = [*properties_of(self.offered, name)]
         return [("name", name), ("arguments", "{")]
 
     def _argument(self, c: str) -> list[Event]:
@@ -97,7 +94,6 @@ class LlamaCalls(Body):
 
     def push(self, c: str) -> list[Event]:
         """What the next character brings."""
-        text = c
         if self.inner is None:
             if c.isspace():
                 return []
@@ -105,7 +101,7 @@ class LlamaCalls(Body):
                 self.opened = c
                 return []
             self.inner = JsonCalls() if c == "{" else PythonCalls(self.offered)
-            text = self.opened + c
-        events = [event for one in text for event in self.inner.push(one)]
+            c = self.opened + c
+        events = self.inner.push_all(c)
         self.done = self.inner.done
         return events

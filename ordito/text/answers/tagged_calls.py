@@ -8,14 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ordito.text.answers.json_calls import Body, Event
+from ordito.text.answers.json_calls import LONGEST_NAME, Body, Event
 
 FUNCTION, PARAMETER = "<function=", "<parameter="
 END_FUNCTION, END_PARAMETER, END_CALL = "</function>", "</parameter>", "</tool_call>"
 _OPENED = {PARAMETER: END_PARAMETER, FUNCTION: END_FUNCTION}
 _BEHIND = {END_PARAMETER: (PARAMETER, END_FUNCTION, END_CALL), END_FUNCTION: (END_CALL,)}
 """What follows a tag that ends a value; before anything else it is part of the value."""
-_LONGEST_NAME = 1000
 
 
 class TaggedCall(Body):
@@ -37,8 +36,8 @@ class TaggedCall(Body):
         self.value: list[str] = []
         self.nested: list[str] = []  # the end tags of what the value itself opens
         self.closed = ""  # a tag that ends the value if what follows it agrees
-        self.after: list[str] = []  # what followed that tag, and thereof
-        self.next = ""  # what is no white space
+        self.after: list[str] = []  # what followed that tag
+        self.next = ""  # the same, without white space before it
 
     def push(self, c: str) -> list[Event]:
         """What the next character brings."""
@@ -57,7 +56,7 @@ class TaggedCall(Body):
             return []
         self.tag += c
         awaited = (PARAMETER, END_FUNCTION, END_CALL) if self.named else (FUNCTION,)
-        if not any(tag.startswith(self.tag) or self.tag.startswith(tag) for tag in awaited) or len(self.tag) > _LONGEST_NAME:
+        if not any(tag.startswith(self.tag) or self.tag.startswith(tag) for tag in awaited) or len(self.tag) > LONGEST_NAME:
             if not self.named:
                 raise ValueError(c)
             self.tag = "<" if c == "<" else ""  # what stands between the tags of a call means nothing
@@ -76,9 +75,7 @@ class TaggedCall(Body):
         if not name or any(c.isspace() or c in "{}<>\"'" for c in name):
             raise ValueError(name)
         self.named = True
-        schema = self.offered.get(name)
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
-        self.properties = properties if isinstance(properties, Mapping) else {}
+        self.properties = properties_of(self.offered, name)
         return [("name", name), ("arguments", "{")]
 
     def _open(self, key: str) -> None:
@@ -88,7 +85,7 @@ class TaggedCall(Body):
         self.value.append(c)
         if c != ">":
             return []
-        recent = "".join(self.value[-_LONGEST_NAME:])
+        recent = "".join(self.value[-LONGEST_NAME:])
         start = recent.rfind("<")
         tag = recent[start:] if start >= 0 else ""
         end = next((end for begin, end in _OPENED.items() if tag.startswith(begin)), None)
@@ -118,19 +115,11 @@ class TaggedCall(Body):
             return []
         if self.next in followers:
             ends, after = self.closed == END_FUNCTION, self.next
-            events = self._value_ends()
-            if ends:
-                return events + self._call_ends()
-            for c in after:
-                events += self.push(c)
-            return events
+            return self._value_ends() + (self._call_ends() if ends else self.push_all(after))
         # It was part of the value, and so is what followed, which may contain the next tag.
         self.value += self.closed
-        after_tag, self.closed, self.after = self.after, "", []
-        events = []
-        for c in after_tag:
-            events += self.push(c)
-        return events
+        after, self.closed, self.after = "".join(self.after), "", []
+        return self.push_all(after)
 
     def _value_ends(self) -> list[Event]:
         if self.key is None:
@@ -145,6 +134,13 @@ class TaggedCall(Body):
     def _call_ends(self) -> list[Event]:
         self.done = True
         return [("arguments", "}")]
+
+
+def properties_of(offered: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The parameters' schemas of the tool of this name, as far as it declares any."""
+    schema = offered.get(name)
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def typed(text: str, schema: Any) -> Any:
