@@ -28,6 +28,15 @@ def test_readme_and_the_failed_build_name_what_debian_lacks():
     assert told == needed | {"python3-venv"}
 
 
+def test_wheels_of_macos_have_the_kernels_of_their_own_architecture():
+    """cibuildwheel builds both on one machine, whose own architecture is CMAKE_SYSTEM_PROCESSOR."""
+    built = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]["macos"]["archs"]
+    assert built == ["x86_64", "arm64"]
+    cmake = (CHECKOUT / "cpp" / "CMakeLists.txt").read_text()
+    assert re.search(r"set\(processor \$\{CMAKE_OSX_ARCHITECTURES\}\)", cmake)
+    assert re.findall(r"if\((\w+) MATCHES", cmake) == ["processor", "processor"]
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_an_old_python_is_refused_before_an_environment_is_made(tmp_path):
     """It would stay there, whichever Python is chosen next."""

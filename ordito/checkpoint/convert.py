@@ -70,6 +70,7 @@ def to_gguf(
     kept = {key: value for key, value in metadata.items() if key.startswith(COPIED) and key not in NOT_COPIED}
     keys = {"general.name": name} | kept
     about = {"general.file_type": mix.number, "general.quantization_version": 2}
+    about[f"{header.architecture}.vocab_size"] = bare.vocab_size  # llama.cpp needs it where the file has no vocabulary
     if importance is not None:
         about |= importance.about
     if spec.embedding.n_types:

@@ -10,6 +10,7 @@ from ordito import families
 from ordito.checkpoint.importance import Importance
 from ordito.errors import OrditoError
 from ordito.native.runtime import NativeRuntime
+from ordito.native.screening import matrix_of
 from ordito.runtime import Runtime
 
 
@@ -18,8 +19,9 @@ def importance(
 ) -> Importance:
     """Run a text in windows of `context` tokens and collect sums of squares of the inputs of every matrix, per column.
 
-    Tensors have the names of GGUF; the head is left out, as llama.cpp does. Raises `ConfigError` for an architecture that GGUF
-    does not know, `OrditoError` for a text that does not fill one window.
+    Tensors have the names of GGUF; the head, or the embedding that is tied to it, is left out, as in llama.cpp: it reads only
+    the last token of each window. Raises `ConfigError` for an architecture that GGUF does not know, `OrditoError` for a text
+    that does not fill one window.
     """
     if not isinstance(runtime, NativeRuntime):
         raise OrditoError("only the native runtime collects importances: load the model with backend='native'")
@@ -36,11 +38,12 @@ def importance(
             runtime.hidden([ids])
         else:
             runtime.session().feed(ids)
+    head = matrix_of(runtime.spec, runtime.spec.lm_head) if runtime.spec.lm_head else None
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, np.ndarray] = {}
     for binding in names.bindings(runtime.spec):
         matrices = runtime.plans.matrices.get(binding.ours[0])
-        if matrices is None or binding.ours[0] == "head.weight":
+        if matrices is None or binding.ours[0] == head:
             continue
         found = [runtime.machine.inputs(one) for one in matrices]
         if not any(tokens for _, tokens in found):

@@ -120,6 +120,13 @@ class Attention(SameWidth):
             raise SpecError(f"{self.name}: rope turns {self.rope.dim} channels, expected at most head_dim {self.head_dim}")
         if self.softcap is not None and self.softcap <= 0:
             raise SpecError(f"{self.name}.softcap: got {self.softcap}, expected more than zero, or None")
+        if (bias := self.relative_bias) is not None:
+            exact = bias.n_buckets // (2 if self.causal else 4)  # the others are spaced by logarithms of distance / exact
+            if not 0 < exact < bias.max_distance:
+                raise SpecError(
+                    f"{self.name}.relative_bias: got {bias.n_buckets} buckets up to the distance {bias.max_distance}, of which "
+                    f"{exact} hold one distance each: expected at least one, and fewer than the greatest distance"
+                )
         if self.cross and (self.causal or self.window or self.chunk or self.rope or self.block_sparse):
             raise SpecError(f"{self.name}: cross-attention sees the whole source, so it takes no mask and no rope")
 

@@ -189,6 +189,8 @@ class Rope(Node):
         """Raise `SpecError` for an odd `dim`, a theta of at most 1, or divisors that are not dim / 2 positive numbers."""
         if self.dim % 2:
             raise SpecError(f"Rope.dim: got {self.dim}, expected an even number, since channels turn in pairs")
+        if self.dim == 2 and isinstance(self.scaling, (DynamicScaling, QwenScaling)):
+            raise SpecError("Rope.dim: got 2, expected at least 4 with dynamic scaling, whose exponent is d / (d - 2)")
         if self.theta <= 1:
             raise SpecError(f"Rope.theta: got {self.theta}, expected more than 1")
         for field in ("short", "long", "divisors"):

@@ -48,6 +48,22 @@ def test_an_importance_matrix_is_written_and_used(cli, folder, tmp_path):  # noq
     assert other.read_bytes()[-1000:] == (tmp_path / "y.gguf").read_bytes()[-1000:]
 
 
+def test_an_embedding_tied_to_the_head_has_no_importance(cli, folder, tmp_path):  # noqa: F811
+    """As in llama.cpp: only the last token of a window reaches the head, and one token is no measure of importance."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=300, max_position_embeddings=64, tie_word_embeddings=True, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path)
+    (tmp_path / "text.txt").write_text("the warp and the weft " * 20)
+    cli("imatrix", tmp_path, "-f", tmp_path / "text.txt", "-o", tmp_path / "im.gguf", "-c", "16", "-n", "1")
+    found = read_importance(tmp_path / "im.gguf")
+    assert all(name.startswith("blk.") for name in found.sums)
+    assert {float(counts[0]) for counts in found.counts.values()} == {16.0}
+
+
 def test_an_encoder_needs_no_pooler(cli, folder, tmp_path):  # noqa: F811
     import transformers
 

@@ -35,6 +35,8 @@ def test_what_gguf_knows_comes_back(name, tmp_path):
     back = open_checkpoint(tmp_path / "x.gguf")
     plain = dataclasses.replace(checkpoint.spec, ahead=(), pooler=None, pooling=None)
     assert back.spec.tensors().keys() == plain.tensors().keys()
+    # Without it llama.cpp refuses a file that has no vocabulary.
+    assert back.metadata[f"{back.metadata['general.architecture']}.vocab_size"] == plain.vocab_size
     for tensor, array in back:
         assert error(torch.from_numpy(array.copy()), torch.from_numpy(checkpoint.read(tensor).copy())) <= 1e-6
 

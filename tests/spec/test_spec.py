@@ -83,6 +83,9 @@ def test_json_round_trip(layer):
         ({"softcap": 0.0}, "more than zero"),
         ({"rope": Rope(dim=8, theta=1e4)}, "at most head_dim"),
         ({"q_norm": norm("q_norm", 5)}, "head_dim"),
+        ({"relative_bias": spec.RelativeBias(n_buckets=32, max_distance=16)}, "fewer than the greatest distance"),
+        ({"relative_bias": spec.RelativeBias(n_buckets=1, max_distance=16)}, "at least one"),
+        ({"relative_bias": spec.RelativeBias(n_buckets=3, max_distance=16), "causal": False}, "at least one"),
     ],
 )
 def test_impossible_attention_is_refused(change, message):
@@ -188,6 +191,7 @@ def test_equal_llama3_bands_do_not_divide_by_zero():
     "rope",
     [
         lambda: Rope(dim=7, theta=1e4),
+        lambda: Rope(dim=2, theta=1e4, scaling=spec.DynamicScaling(factor=2.0, context=8)),
         lambda: Rope(dim=8, theta=1.0),
         lambda: Rope(dim=8, theta=1e4, scaling=spec.DivisorScaling(divisors=(1.0, 2.0))),
         lambda: Rope(dim=4, theta=1e4, scaling=spec.DivisorScaling(divisors=(1.0, 0.0))),
