@@ -35,6 +35,7 @@ class Options(SamplingFields):
     num_ctx: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     num_predict: int | None = Field(default=None, ge=-2, le=MAX_TOKENS)
     stop: Stops | None = None
+    thinking_token_budget: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
 
 
 class OllamaBody(Body):
@@ -181,6 +182,7 @@ async def _settings(server: Server, body: OllamaBody) -> Json:
         "context": options.num_ctx or None,
         "grammar": _grammar(body.format),
         "thinking": body.think if body.think != "max" else "high",
+        "thinking_budget": options.thinking_token_budget,
         "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         **options.sampling(await server.recommended(body.model), DEFAULTS),
     }
