@@ -8,9 +8,10 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -21,11 +22,20 @@ from ordito.memory import free_memory
 from ordito.model import Model, load, load_tokenizer
 from ordito.serve.errors import ApiError
 from ordito.serve.settings import ServerSettings
+from ordito.spec import Spec
 from ordito.units import size
 
 log = logging.getLogger("ordito.serve")
 
 SWEEP_SECONDS = 1.0
+
+
+class Facts(NamedTuple):
+    """What a model's files say of it before it is loaded: for the list of models."""
+
+    spec: Spec
+    parameters: int
+    generation: Mapping[str, Any]
 
 
 class Served:
@@ -34,6 +44,7 @@ class Served:
     def __init__(self, name: str, local: LocalModel) -> None:
         self.name, self.local = name, local
         self._written = local.path.stat().st_mtime_ns
+        self.facts: Facts | None = None  # None for an adapter that was never loaded
         self.model: Model | None = None
         self.engine: Engine | None = None
         self.counts = Counts()  # over all engines that it had: each time that it is loaded, it gets a new one
@@ -111,7 +122,9 @@ class ModelPool:
         if path.is_dir() and store.is_adapter(file.name for file in path.iterdir()):
             return None
         try:
-            return open_checkpoint(path)
+            checkpoint = open_checkpoint(path)
+            served.facts = facts_of(checkpoint)
+            return checkpoint
         except OrditoError as error:
             raise OrditoError(f"{served.name} cannot be loaded: {error}") from error
 
@@ -203,7 +216,8 @@ class ModelPool:
             draft = self._draft(model)
             engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache, draft=draft)
             engine.counts = served.counts
-            _ = model.tokenizer, model.checkpoint.generation  # read now, so that a broken file is an error of loading
+            _ = model.tokenizer  # read now, as generation_config.json is, so that a broken file is an error of loading
+            served.facts = facts_of(model.checkpoint)
             return model, engine
 
         try:
@@ -273,6 +287,11 @@ class ModelPool:
         for one in (*self.given, *self.found.values()):
             one.active = 0
             await self.unload(one)
+
+
+def facts_of(checkpoint: Checkpoint) -> Facts:
+    """What the list of models says of a checkpoint. Raises `OrditoError` for a generation_config.json that cannot be read."""
+    return Facts(checkpoint.spec, sum(checkpoint.encodings.values()), checkpoint.generation)
 
 
 def unreadable(served: Served, error: OrditoError) -> ApiError:

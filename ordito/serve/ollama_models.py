@@ -19,6 +19,7 @@ from ordito.serve.asking import Server
 from ordito.serve.errors import ApiError, Json
 from ordito.serve.fields import Body, Name
 from ordito.serve.models import Served, unreadable
+from ordito.serve.settings import ServerSettings
 from ordito.serve.streaming import line
 from ordito.text.answers import style_of
 
@@ -62,7 +63,7 @@ def ollama_model_routes(server: Server) -> APIRouter:
     async def ps() -> Json:
         """The models that are loaded."""
         loaded = [one for one in server.pool.served if one.loaded]
-        return {"models": [await asyncio.to_thread(_running, one) for one in loaded]}
+        return {"models": [await asyncio.to_thread(_running, one, server.settings) for one in loaded]}
 
     @routes.post("/api/show")
     async def show(body: NameBody) -> Json:
@@ -129,14 +130,14 @@ def _details(served: Served, known: Outline | None) -> Json:
     }
 
 
-def _running(served: Served) -> Json:
+def _running(served: Served, settings: ServerSettings) -> Json:
     expires = served.expires if served.expires is not None and not served.active else None
     model = served.model
     return {
         **_listed(served.name, served),
-        "expires_at": _time(expires or NEVER),
+        "expires_at": _time(NEVER if expires is None else min(expires, NEVER)),
         "size_vram": 0,
-        "context_length": model.spec.context if model else 0,
+        "context_length": settings.context_of(model.spec) if model else 0,
     }
 
 

@@ -66,7 +66,7 @@ def token_routes(server: Server) -> APIRouter:
                     model.tokenizer.encode, text, add_special_tokens=bool(add_special), parse_special=parse_special
                 )
             pieces = {"pieces": [model.tokenizer.token(id) for id in ids]} if body.with_pieces else {}
-            return {"tokens": ids, "count": len(ids), "max_model_len": model.spec.context, **pieces}
+            return {"tokens": ids, "count": len(ids), "max_model_len": server.settings.context_of(model.spec), **pieces}
 
     @routes.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> Json:

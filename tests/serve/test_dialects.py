@@ -7,10 +7,11 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving import events
+from serving import events, running
 
 from ordito.engine.grammar import Matcher
 from ordito.errors import OrditoError
@@ -291,6 +292,25 @@ def test_models_are_listed_for_both(client):
     assert model["type"] == "model"
     assert client.get(f"/v1/models/{model['id']}").json()["id"] == model["id"]
     assert listed["first_id"] == model["id"]
+
+
+def test_the_context_of_a_server_is_told_to_clients(folder):
+    with running([folder], context=100) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for state in ("not-loaded", "loaded"):
+            (model,) = client.get("/v1/models").json()["data"]
+            assert (model["state"], model["max_model_len"], model["meta"]["n_ctx_train"]) == (state, 100, 1024)
+            assert model["sampling_defaults"]
+            assert client.post("/tokenize", json={"content": "the"}).json()["max_model_len"] == 100
+        assert client.get("/api/ps").json()["models"][0]["context_length"] == 100
+
+
+@pytest.mark.parametrize("keep_alive", [9e11, "999999999999h"])
+def test_a_model_kept_for_ever_is_listed(client, keep_alive):
+    body = {"model": "x", "messages": [], "stream": False, "keep_alive": keep_alive}
+    assert client.post("/api/chat", json=body).json()["done_reason"] == "load"
+    (listed,) = client.get("/api/ps").json()["models"]
+    assert listed["expires_at"] > "2300"
+    client.post("/api/chat", json=body | {"keep_alive": "5m"})
 
 
 def test_apply_template(client):
