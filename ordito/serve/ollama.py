@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -103,9 +104,13 @@ def ollama_routes(server: Server) -> APIRouter:
                 headers=body.ignored(),
             )
         result = (await active.finished(http))[0]
-        logprobs = {"logprobs": token_logprobs(result.tokens, active.tokenizer)} if body.logprobs else {}
         said = piece(result.text, result.thinking, whole_calls(result.calls))
-        return JSONResponse({**_head(name), **said, **logprobs, **_end(active, result)}, headers=body.ignored())
+
+        def whole() -> Response:
+            logprobs = {"logprobs": token_logprobs(result.tokens, active.tokenizer)} if body.logprobs else {}
+            return JSONResponse({**_head(name), **said, **logprobs, **_end(active, result)}, headers=body.ignored())
+
+        return await asyncio.to_thread(whole)
 
     @routes.post("/chat")
     async def chat(body: ChatBody, http: HttpRequest) -> Response:

@@ -31,7 +31,8 @@ async def long_list(
 ) -> StreamingResponse:
     """A response of one JSON object: the fields of `head`, then a long list called `name`.
 
-    It is serialised on a thread and sent item by item: megabytes of JSON in one piece would block the event loop.
+    The items are made and serialised on a thread, and sent one by one: megabytes of JSON in one piece would block the event
+    loop.
     """
 
     def serialised() -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from serving import events, running
 
 from ordito.engine.grammar import Matcher
 from ordito.errors import OrditoError
+from ordito.text.vocabulary import Vocabulary
 
 HI = [{"role": "user", "content": "the loom"}]
 TOOL = {"name": "spin", "parameters": {"type": "object", "properties": {"turns": {"enum": [1, 2]}}, "required": ["turns"]}}
@@ -478,3 +480,24 @@ def test_tool_calls_can_be_limited_to_one(client):
     message = answer["message"]
     assert message["content"] is None
     assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"turns": 1}
+
+
+def test_long_answers_are_written_on_a_thread(client, monkeypatch):
+    """A loop that formats the log probabilities of thousands of tokens sends no one else anything meanwhile."""
+    writers = set()
+    bytes_of = Vocabulary.bytes_of
+
+    def noted(self, id):
+        writers.add(threading.current_thread().name)
+        return bytes_of(self, id)
+
+    monkeypatch.setattr(Vocabulary, "bytes_of", noted)
+    for path, body in (
+        ("/v1/completions", {"prompt": ["the loom", "a weft"], "max_tokens": 3, "echo": True, "logprobs": 2}),
+        ("/v1/chat/completions", {"messages": HI, "max_tokens": 3, "logprobs": True, "n": 2}),
+        ("/api/chat", {"model": "x", "messages": HI, "stream": False, "logprobs": True, "options": {"num_predict": 3}}),
+    ):
+        writers.clear()
+        assert client.post(path, json=body).status_code == 200
+        assert writers
+        assert all(name.startswith(("asyncio_", "ordito-engine")) for name in writers), (path, writers)
