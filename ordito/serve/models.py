@@ -54,6 +54,7 @@ class Served:
         self.embedding = 0  # embedding requests, running or in the queue
         self.used = time.time()
         self.expires: float | None = None
+        self.keep_alive: float | None = None  # the last one that a request asked for since it was loaded
         self.unload_when_idle = False
         self.load_seconds = 0.0
 
@@ -183,7 +184,8 @@ class ModelPool:
 
     @asynccontextmanager
     async def use(self, name: str | None, keep_alive: float | None = None) -> AsyncIterator[Served]:
-        """A loaded model, which stays loaded while it is used and `keep_alive` seconds longer (negative: for ever).
+        """A loaded model, which stays loaded while it is used and `keep_alive` seconds longer (negative: for ever), also after
+        requests without a `keep_alive` of their own, as in Ollama.
 
         Raises `ModelNotFoundError`, and `ApiError` if it cannot be loaded.
         """
@@ -194,11 +196,12 @@ class ModelPool:
                 if not served.loaded:
                     async with self.loading:
                         await self._load(served)
+            served.keep_alive = served.keep_alive if keep_alive is None else keep_alive
             yield served
         finally:
             served.active -= 1
             served.used = time.time()
-            seconds = self.settings.keep_alive if keep_alive is None else keep_alive
+            seconds = self.settings.keep_alive if served.keep_alive is None else served.keep_alive
             if served.unload_when_idle and not served.active:
                 await self.unload(served)
             served.expires = None if seconds is None or seconds < 0 else served.used + seconds
@@ -271,6 +274,7 @@ class ModelPool:
         if served.unload_when_idle:
             return
         engine, served.model, served.engine, served.expires = served.engine, None, None, None
+        served.keep_alive = None
         if engine is not None:
             await asyncio.to_thread(engine.close)
 

@@ -315,6 +315,15 @@ def test_a_model_kept_for_ever_is_listed(client, keep_alive):
     client.post("/api/chat", json=body | {"keep_alive": "5m"})
 
 
+def test_a_keep_alive_lasts_until_the_model_is_unloaded(client):
+    load = {"model": "x", "stream": False}
+    for keep_alive, later in ((-1, True), (0, None), (None, False)):
+        client.post("/api/generate", json=load | {"keep_alive": keep_alive})
+        if later is not None:
+            assert chat(client).status_code == 200
+            assert (client.get("/api/ps").json()["models"][0]["expires_at"] > "2300") is later
+
+
 def test_apply_template(client):
     prompt = client.post("/apply-template", json={"messages": HI}).json()["prompt"]
     assert prompt == "<|im_start|>user\nthe loom<|im_end|>\n<|im_start|>assistant\n"
