@@ -337,6 +337,17 @@ def test_metrics_count(client):
     assert "ordito_requests_waiting" in text
 
 
+def test_latencies_are_between_the_tokens_of_an_answer(client):
+    def observed():
+        text = client.get("/metrics").text
+        names = ("ordito_time_to_first_token_seconds", "ordito_inter_token_seconds")
+        return [sum(map(float, re.findall(rf"^{name}_count{{.*}} (.*)$", text, re.M))) for name in names]
+
+    before = observed()
+    assert chat(client, n=3, max_tokens=5, ignore_eos=True).status_code == 200
+    assert [now - then for now, then in zip(observed(), before, strict=True)] == [1, 3 * 4]
+
+
 def counted(client):
     """Counters, as Prometheus reads them."""
     families = text_string_to_metric_families(client.get("/metrics").text)
