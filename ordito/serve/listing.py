@@ -49,11 +49,11 @@ def listing_routes(server: Server) -> APIRouter:
 
 def described(name: str, served: Served, settings: ServerSettings) -> Json:
     """A model under one of its names, with the fields of OpenAI and of Anthropic, its sizes and the sampling settings of its
-    generation_config.json; `root` is its own name. An adapter has no sizes before it is loaded."""
+    generation_config.json; `root` is its own name."""
     created = served.written / 1e9
     known: dict[str, Any] = {}
     if served.facts is not None:
-        spec, parameters, generation = served.facts
+        _, spec, parameters, generation = served.facts
         known = {
             "max_model_len": settings.context_of(spec),
             "meta": {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ordito.checkpoint import store
+from ordito.checkpoint.adapter import open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.store import LocalModel
 from ordito.engine.engine import Counts, Engine
@@ -31,8 +32,9 @@ SWEEP_SECONDS = 1.0
 
 
 class Facts(NamedTuple):
-    """What a model's files say of it before it is loaded: for the list of models."""
+    """What a model's files say of it before it is loaded; of an adapter, those of its base."""
 
+    path: Path
     spec: Spec
     parameters: int
     generation: Mapping[str, Any]
@@ -44,7 +46,7 @@ class Served:
     def __init__(self, name: str, local: LocalModel) -> None:
         self.name, self.local = name, local
         self._written = local.path.stat().st_mtime_ns
-        self.facts: Facts | None = None  # None for an adapter that was never loaded
+        self.facts: Facts | None = None
         self.model: Model | None = None
         self.engine: Engine | None = None
         self.counts = Counts()  # over all engines that it had: each time that it is loaded, it gets a new one
@@ -120,14 +122,13 @@ class ModelPool:
 
     def _opened(self, served: Served) -> Checkpoint | None:
         path = served.local.path
-        if path.is_dir() and store.is_adapter(file.name for file in path.iterdir()):
-            return None
+        adapts = path.is_dir() and store.is_adapter(file.name for file in path.iterdir())
         try:
-            checkpoint = open_checkpoint(path)
+            checkpoint = open_checkpoint(_base_of(path) if adapts else path)
             served.facts = facts_of(checkpoint)
-            return checkpoint
         except OrditoError as error:
             raise OrditoError(f"{served.name} cannot be loaded: {error}") from error
+        return None if adapts else checkpoint
 
     @property
     def served(self) -> list[Served]:
@@ -293,9 +294,17 @@ class ModelPool:
             await self.unload(one)
 
 
+def _base_of(adapter: Path) -> Path:
+    """The path of an adapter's base, which must be here already: no request may download it. Raises `OrditoError`."""
+    base = open_adapter(adapter).base
+    if base is None:
+        raise OrditoError(f"{adapter} is an adapter that does not say of which model: serve its base, or merge them first")
+    return store.locate(base, offline=True).path
+
+
 def facts_of(checkpoint: Checkpoint) -> Facts:
     """What the list of models says of a checkpoint. Raises `OrditoError` for a generation_config.json that cannot be read."""
-    return Facts(checkpoint.spec, sum(checkpoint.encodings.values()), checkpoint.generation)
+    return Facts(checkpoint.path, checkpoint.spec, sum(checkpoint.encodings.values()), checkpoint.generation)
 
 
 def unreadable(served: Served, error: OrditoError) -> ApiError:

@@ -7,14 +7,11 @@ import hashlib
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
 from ordito.accounting import count
-from ordito.checkpoint import store
-from ordito.checkpoint.adapter import open_adapter
 from ordito.checkpoint.outline import Outline, outline
 from ordito.errors import ConfigError, OrditoError
 from ordito.families import header_from_spec
@@ -91,14 +88,8 @@ def ollama_model_routes(server: Server) -> APIRouter:
 
 
 def _outline(served: Served) -> Outline:
-    """The outline of a model. Of an adapter it is that of its base, which is known if it is loaded, or named by a path."""
-    path = served.local.path
-    if served.model is not None:
-        path = served.model.checkpoint.path
-    elif path.is_dir() and store.is_adapter(file.name for file in path.iterdir()):
-        base = open_adapter(path).base
-        path = Path(base) if base and Path(base).exists() else path
-    return outline(str(path))
+    """The outline of a model, of an adapter that of its base."""
+    return outline(str(served.facts.path if served.facts else served.local.path))
 
 
 def _listed(name: str, served: Served) -> Json:

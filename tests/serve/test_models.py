@@ -14,6 +14,9 @@ from serving import running
 from ordito.checkpoint import store
 from ordito.checkpoint.adapter import LowRank
 from ordito.checkpoint.adapter_write import write_adapter
+from ordito.errors import OrditoError
+from ordito.serve.app import make_app
+from ordito.serve.settings import ServerSettings
 
 
 @pytest.fixture
@@ -74,7 +77,16 @@ def test_an_adapter_is_described_by_its_base(folder, tmp_path):
             assert "completion" in shown.json()["capabilities"]
             (tuned,) = client.get("/api/tags").json()["models"]
             assert tuned["details"]["family"] == "llama"
+            assert client.get("/v1/models").json()["data"][0]["max_model_len"] == 1024
             asked(client, "tuned")
+
+
+def test_an_adapter_whose_base_is_not_here_is_refused_at_startup(tmp_path):
+    """It was downloaded by the first request."""
+    low_rank = LowRank(np.ones((2, 32), np.float32), np.ones((32, 2), np.float32), 0.1)
+    write_adapter(tmp_path / "tuned", {"model.layers.0.self_attn.q_proj": low_rank}, base="loom/warp-1b")
+    with pytest.raises(OrditoError, match="tuned cannot be loaded: .*loom/warp-1b"):
+        make_app([str(tmp_path / "tuned")], ServerSettings())
 
 
 def test_a_named_model_that_is_removed_leaves_the_others_listed(copies):
