@@ -187,7 +187,7 @@ def blocks(result: Generation) -> list[Json]:
     made: list[Json] = []
     if result.thinking:
         made.append({"type": "thinking", "thinking": result.thinking, "signature": "ordito"})
-    if result.text or not result.calls:
+    if result.text or not (made or result.calls):
         made.append({"type": "text", "text": result.text})
     for id, name, arguments in result.calls:
         made.append({"type": "tool_use", "id": f"toolu_{id}", "name": name, "input": arguments_of(arguments, {})})

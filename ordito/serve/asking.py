@@ -31,7 +31,7 @@ class ActiveRequest:
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         """The deltas of all answers, until they are finished or `request_seconds` are over."""
-        metrics, last = self.server.metrics, None
+        metrics, last = self.server.metrics, dict[int, float]()  # when each answer's last token came
         # A timer, because there may be no delta for long: while the request is queued, or a long prompt is prefilled.
         timer = asyncio.get_running_loop().call_later(self.server.settings.request_seconds, self.stream.cancel)
         try:
@@ -39,9 +39,12 @@ class ActiveRequest:
                 async for delta in deltas:
                     if delta.finish == "cancelled":
                         self.server.check()
-                    now = time.perf_counter()
-                    metrics.token(self.served.name, now - (self.stream.box.start if last is None else last), first=last is None)
-                    last = now
+                    if delta.tokens:
+                        now = time.perf_counter()
+                        if delta.index in last or not last:
+                            before = last.get(delta.index, self.stream.box.start)
+                            metrics.token(self.served.name, now - before, first=not last)
+                        last[delta.index] = now
                     yield delta
         finally:
             timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Literal
 
 import h11
@@ -70,8 +71,18 @@ class Connection(H11Protocol):
         else:
             self.transport.close()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, or has more headers than h11 reads, as JSON like every other error, and close."""
+        if getattr(sys.exception(), "error_status_hint", 400) == 431:
+            self._answer(ApiError(431, f"the headers have more than {self.limits.max_header} bytes"))
+        else:
+            self._answer(ApiError(400, "the request is not valid HTTP"))
+
     def _answer(self, error: ApiError) -> None:
         """Answer with an error while there is no whole request for the application yet, and close."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # it was answered before its end
+            self.transport.close()
+            return
         response = error_response(error, "")
         head = h11.Response(status_code=response.status_code, headers=[*response.raw_headers, (b"connection", b"close")])
         for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):

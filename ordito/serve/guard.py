@@ -37,7 +37,7 @@ class Guard:
         self.app, self.settings, self.names, self.stop = app, settings, names, stop
         self.keys = [_digest(key.encode()) for key in settings.keys]
         self.hosts = {"localhost", "127.0.0.1", "::1", settings.host.strip("[]").lower(), *map(str.lower, settings.hosts)}
-        self.origins = set(settings.origins)
+        self.origins = {origin.rstrip("/") for origin in settings.origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the application, or answer it with an error in the format of its API."""

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from ordito.serve.asking import Server
 from ordito.serve.errors import Json
 from ordito.serve.models import Served
+from ordito.serve.settings import ServerSettings
 
 
 def listing_routes(server: Server) -> APIRouter:
@@ -31,7 +32,7 @@ def listing_routes(server: Server) -> APIRouter:
     @routes.get("/models", include_in_schema=False)
     async def models() -> Response:
         """All models, with the fields of OpenAI and of Anthropic in one object."""
-        listed = [described(name, one) for name, one in server.pool.named.items()]
+        listed = [described(name, one, server.settings) for name, one in server.pool.named.items()]
         ids = [one["id"] for one in listed]
         ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
         return JSONResponse({"object": "list", "data": listed, "has_more": False, **ends})
@@ -41,28 +42,28 @@ def listing_routes(server: Server) -> APIRouter:
     async def model(name: str) -> Response:
         """One model."""
         served = server.pool.find(name)
-        return JSONResponse(described(name if name in server.pool.named else served.name, served))
+        return JSONResponse(described(name if name in server.pool.named else served.name, served, server.settings))
 
     return routes
 
 
-def described(name: str, served: Served) -> Json:
-    """A model under one of its names, with the fields of OpenAI and of Anthropic; `root` is its own name. A loaded one has its
-    sizes and the sampling settings of its generation_config.json, too."""
+def described(name: str, served: Served, settings: ServerSettings) -> Json:
+    """A model under one of its names, with the fields of OpenAI and of Anthropic, its sizes and the sampling settings of its
+    generation_config.json; `root` is its own name."""
     created = served.written / 1e9
     known: dict[str, Any] = {}
-    if served.model is not None:
-        spec = served.model.spec
+    if served.facts is not None:
+        _, spec, parameters, generation = served.facts
         known = {
-            "max_model_len": spec.context,
+            "max_model_len": settings.context_of(spec),
             "meta": {
                 "n_ctx_train": spec.context,
-                "n_params": sum(served.model.checkpoint.encodings.values()),
+                "n_params": parameters,
                 "n_vocab": spec.vocab_size,
                 "n_embd": spec.d_model,
                 "size": served.local.size,
             },
-            "sampling_defaults": dict(served.model.checkpoint.generation),
+            "sampling_defaults": dict(generation),
         }
     return {
         "id": name,

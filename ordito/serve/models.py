@@ -6,10 +6,13 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ordito.checkpoint import store
+from ordito.checkpoint.adapter import open_adapter
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ordito.checkpoint.store import LocalModel
 from ordito.engine.engine import Counts, Engine
@@ -20,11 +23,21 @@ from ordito.model import Model
 from ordito.serve.drafts import Drafts
 from ordito.serve.errors import ApiError
 from ordito.serve.settings import ServerSettings
+from ordito.spec import Spec
 from ordito.units import size
 
 log = logging.getLogger("ordito.serve")
 
 SWEEP_SECONDS = 1.0
+
+
+class Facts(NamedTuple):
+    """What a model's files say of it before it is loaded; of an adapter, those of its base."""
+
+    path: Path
+    spec: Spec
+    parameters: int
+    generation: Mapping[str, Any]
 
 
 class Served:
@@ -33,6 +46,7 @@ class Served:
     def __init__(self, name: str, local: LocalModel) -> None:
         self.name, self.local = name, local
         self._written = local.path.stat().st_mtime_ns
+        self.facts: Facts | None = None
         self.model: Model | None = None
         self.engine: Engine | None = None
         self.counts = Counts()  # over all engines that it had: each time that it is loaded, it gets a new one
@@ -42,6 +56,7 @@ class Served:
         self.embedding = 0  # embedding requests, running or in the queue
         self.used = time.time()
         self.expires: float | None = None
+        self.keep_alive: float | None = None  # the last one that a request asked for since it was loaded
         self.unload_when_idle = False
         self.load_seconds = 0.0
 
@@ -103,12 +118,13 @@ class ModelPool:
 
     def _opened(self, served: Served) -> Checkpoint | None:
         path = served.local.path
-        if path.is_dir() and store.is_adapter(file.name for file in path.iterdir()):
-            return None
+        adapts = path.is_dir() and store.is_adapter(file.name for file in path.iterdir())
         try:
-            return open_checkpoint(path)
+            checkpoint = open_checkpoint(_base_of(path) if adapts else path)
+            served.facts = facts_of(checkpoint)
         except OrditoError as error:
             raise OrditoError(f"{served.name} cannot be loaded: {error}") from error
+        return None if adapts else checkpoint
 
     @property
     def served(self) -> list[Served]:
@@ -165,7 +181,8 @@ class ModelPool:
 
     @asynccontextmanager
     async def use(self, name: str | None, keep_alive: float | None = None) -> AsyncIterator[Served]:
-        """A loaded model, which stays loaded while it is used and `keep_alive` seconds longer (negative: for ever).
+        """A loaded model, which stays loaded while it is used and `keep_alive` seconds longer (negative: for ever), also after
+        requests without a `keep_alive` of their own, as in Ollama.
 
         Raises `ModelNotFoundError`, and `ApiError` if it cannot be loaded.
         """
@@ -176,11 +193,12 @@ class ModelPool:
                 if not served.loaded:
                     async with self.loading:
                         await self._load(served)
+            served.keep_alive = served.keep_alive if keep_alive is None else keep_alive
             yield served
         finally:
             served.active -= 1
             served.used = time.time()
-            seconds = self.settings.keep_alive if keep_alive is None else keep_alive
+            seconds = self.settings.keep_alive if served.keep_alive is None else served.keep_alive
             if served.unload_when_idle and not served.active:
                 await self.unload(served)
             served.expires = None if seconds is None or seconds < 0 else served.used + seconds
@@ -198,7 +216,8 @@ class ModelPool:
             draft = self.drafts.of(model)
             engine = Engine(model, most_together=settings.most_together, cache_limit=limit, cache=settings.cache, draft=draft)
             engine.counts = served.counts
-            _ = model.tokenizer, model.checkpoint.generation  # read now, so that a broken file is an error of loading
+            _ = model.tokenizer  # read now, as generation_config.json is, so that a broken file is an error of loading
+            served.facts = facts_of(model.checkpoint)
             return model, engine
 
         try:
@@ -223,6 +242,7 @@ class ModelPool:
         if served.unload_when_idle:
             return
         engine, served.model, served.engine, served.expires = served.engine, None, None, None
+        served.keep_alive = None
         if engine is not None:
             await asyncio.to_thread(engine.close)
 
@@ -239,6 +259,19 @@ class ModelPool:
         for one in (*self.given, *self.found.values()):
             one.active = 0
             await self.unload(one)
+
+
+def _base_of(adapter: Path) -> Path:
+    """The path of an adapter's base, which must be here already: no request may download it. Raises `OrditoError`."""
+    base = open_adapter(adapter).base
+    if base is None:
+        raise OrditoError(f"{adapter} is an adapter that does not say of which model: serve its base, or merge them first")
+    return store.locate(base, offline=True).path
+
+
+def facts_of(checkpoint: Checkpoint) -> Facts:
+    """What the list of models says of a checkpoint. Raises `OrditoError` for a generation_config.json that cannot be read."""
+    return Facts(checkpoint.path, checkpoint.spec, sum(checkpoint.encodings.values()), checkpoint.generation)
 
 
 def unreadable(served: Served, error: OrditoError) -> ApiError:

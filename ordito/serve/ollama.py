@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -35,6 +36,7 @@ class Options(SamplingFields):
     num_ctx: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     num_predict: int | None = Field(default=None, ge=-2, le=MAX_TOKENS)
     stop: Stops | None = None
+    thinking_token_budget: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
 
 
 class OllamaBody(Body):
@@ -102,9 +104,13 @@ def ollama_routes(server: Server) -> APIRouter:
                 headers=body.ignored(),
             )
         result = (await active.finished(http))[0]
-        logprobs = {"logprobs": token_logprobs(result.tokens, active.tokenizer)} if body.logprobs else {}
         said = piece(result.text, result.thinking, whole_calls(result.calls))
-        return JSONResponse({**_head(name), **said, **logprobs, **_end(active, result)}, headers=body.ignored())
+
+        def whole() -> Response:
+            logprobs = {"logprobs": token_logprobs(result.tokens, active.tokenizer)} if body.logprobs else {}
+            return JSONResponse({**_head(name), **said, **logprobs, **_end(active, result)}, headers=body.ignored())
+
+        return await asyncio.to_thread(whole)
 
     @routes.post("/chat")
     async def chat(body: ChatBody, http: HttpRequest) -> Response:
@@ -181,6 +187,7 @@ async def _settings(server: Server, body: OllamaBody) -> Json:
         "context": options.num_ctx or None,
         "grammar": _grammar(body.format),
         "thinking": body.think if body.think != "max" else "high",
+        "thinking_budget": options.thinking_token_budget,
         "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         **options.sampling(await server.recommended(body.model), DEFAULTS),
     }

@@ -19,6 +19,7 @@ from ordito.serve.asking import Server
 from ordito.serve.errors import ApiError, Json
 from ordito.serve.fields import Body, Name
 from ordito.serve.models import Served, unreadable
+from ordito.serve.settings import ServerSettings
 from ordito.serve.streaming import line
 from ordito.text.answers import style_of
 
@@ -62,7 +63,7 @@ def ollama_model_routes(server: Server) -> APIRouter:
     async def ps() -> Json:
         """The models that are loaded."""
         loaded = [one for one in server.pool.served if one.loaded]
-        return {"models": [await asyncio.to_thread(_running, one) for one in loaded]}
+        return {"models": [await asyncio.to_thread(_running, one, server.settings) for one in loaded]}
 
     @routes.post("/api/show")
     async def show(body: NameBody) -> Json:
@@ -87,7 +88,8 @@ def ollama_model_routes(server: Server) -> APIRouter:
 
 
 def _outline(served: Served) -> Outline:
-    return outline(str(served.local.path))
+    """The outline of a model, of an adapter that of its base."""
+    return outline(str(served.facts.path if served.facts else served.local.path))
 
 
 def _listed(name: str, served: Served) -> Json:
@@ -129,14 +131,14 @@ def _details(served: Served, known: Outline | None) -> Json:
     }
 
 
-def _running(served: Served) -> Json:
+def _running(served: Served, settings: ServerSettings) -> Json:
     expires = served.expires if served.expires is not None and not served.active else None
     model = served.model
     return {
         **_listed(served.name, served),
-        "expires_at": _time(expires or NEVER),
+        "expires_at": _time(NEVER if expires is None else min(expires, NEVER)),
         "size_vram": 0,
-        "context_length": model.spec.context if model else 0,
+        "context_length": settings.context_of(model.spec) if model else 0,
     }
 
 

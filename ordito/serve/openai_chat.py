@@ -9,14 +9,14 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ordito.engine.request import Delta, Token
 from ordito.engine.stream import Generation
 from ordito.serve.asking import ActiveRequest, Server
 from ordito.serve.errors import ApiError, Json, body_of, new_id
 from ordito.serve.fields import MAX_TOKENS, OpenFields, keep_alive_seconds
-from ordito.serve.streaming import event, events
+from ordito.serve.streaming import event, events, long_list
 from ordito.serve.tools import offered_tools, tool_settings
 from ordito.text.answers import Arguments, Call, Part, Said, Thought
 from ordito.text.tokenizer import Tokenizer
@@ -72,10 +72,9 @@ def chat_routes(server: Server) -> APIRouter:
                 headers=body.ignored(),
             )
         results = await active.finished(http)
-        tokenizer = active.tokenizer
-        choices = [choice(index, result, tokenizer, body) for index, result in enumerate(results)]
-        whole = head | {"object": "chat.completion", "choices": choices, "usage": usage(results)}
-        return JSONResponse(whole, headers=body.ignored())
+        choices = (choice(index, result, active.tokenizer, body) for index, result in enumerate(results))
+        whole = head | {"object": "chat.completion", "usage": usage(results)}
+        return await long_list(whole, "choices", choices, body.ignored())
 
     return routes
 

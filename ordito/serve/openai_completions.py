@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ordito.engine.request import Token
 from ordito.engine.stream import Generation
@@ -18,7 +18,7 @@ from ordito.serve.asking import ActiveRequest, Server, split
 from ordito.serve.errors import ApiError, Json, body_of, new_id
 from ordito.serve.fields import IdLists, Ids, OpenFields, Text, Texts, keep_alive_seconds
 from ordito.serve.openai_chat import DEFAULTS, finish_reason, finite, usage
-from ordito.serve.streaming import event, events
+from ordito.serve.streaming import event, events, long_list
 from ordito.text.answers import Said
 from ordito.text.tokenizer import Tokenizer
 
@@ -65,7 +65,7 @@ def completion_routes(server: Server) -> APIRouter:
             for one in active:
                 await one.close()
             raise
-        head = {"id": new_id("cmpl-"), "object": "text_completion", "created": active[0].created, "model": served.name}
+        head: Json = {"id": new_id("cmpl-"), "object": "text_completion", "created": active[0].created, "model": served.name}
         if body.stream:
             return events(
                 _chunks(active, head, body),
@@ -79,10 +79,9 @@ def completion_routes(server: Server) -> APIRouter:
             for one in active:
                 await one.close()
         flat = [(some[0].prompt, result) for some in results for result in some]
-        choices = [_choice(index, prompt, result, active[0].tokenizer, body) for index, (prompt, result) in enumerate(flat)]
-        return JSONResponse(
-            head | {"choices": choices, "usage": _total([usage(some) for some in results])}, headers=body.ignored()
-        )
+        choices = (_choice(index, prompt, result, active[0].tokenizer, body) for index, (prompt, result) in enumerate(flat))
+        head["usage"] = _total([usage(some) for some in results])
+        return await long_list(head, "choices", choices, body.ignored())
 
     return routes
 

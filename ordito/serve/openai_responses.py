@@ -34,6 +34,7 @@ class ResponseBody(SamplingFields):
     stream: bool | None = None
     max_output_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     reasoning: dict[str, Any] | None = None
+    thinking_token_budget: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     text: dict[str, Any] | None = None
     previous_response_id: str | None = None
     store: bool | None = None
@@ -65,6 +66,7 @@ def response_routes(server: Server) -> APIRouter:
         settings = {
             "max_tokens": body.max_output_tokens,
             "thinking": THINKS.get(effort) if isinstance(effort, str) else None,
+            "thinking_budget": body.thinking_token_budget,
             "one_call": body.parallel_tool_calls is False,
             **tool_settings(tools, chosen, grammar_of_format((body.text or {}).get("format"), "text.format")),
             **body.sampling(await server.recommended(body.model), DEFAULTS),
@@ -200,7 +202,7 @@ def _items(result: Generation) -> list[Json]:
     said, *called = _statuses(result, 1 + len(result.calls))
     if result.thinking:
         made.append(_reasoning(new_id("rs_"), result.thinking))
-    if result.text or not result.calls:
+    if result.text or not (made or result.calls):
         made.append(_message(new_id("msg_"), result.text, said))
     for status, (id, name, arguments) in zip(called, result.calls, strict=True):
         made.append(_call(new_id("fc_"), f"call_{id}", name, arguments, status))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ordito.engine.backends import check_settings
 from ordito.errors import OrditoError
+from ordito.spec import Spec
 
 MEGABYTE = 1 << 20
 
@@ -55,6 +56,10 @@ class ServerSettings:
     ping_seconds: float = 15.0
     strict_names: bool = False
     aliases: dict[str, str] = field(default_factory=dict)
+
+    def context_of(self, spec: Spec) -> int:
+        """The tokens of prompt and answer together that a model may have here, at most."""
+        return min(spec.context, self.context or spec.context)
 
     def __post_init__(self) -> None:
         if not self.keys and not is_loopback(self.host):

@@ -31,7 +31,8 @@ async def long_list(
 ) -> StreamingResponse:
     """A response of one JSON object: the fields of `head`, then a long list called `name`.
 
-    It is serialised on a thread and sent item by item: megabytes of JSON in one piece would block the event loop.
+    The items are made and serialised on a thread, and sent one by one: megabytes of JSON in one piece would block the event
+    loop.
     """
 
     def serialised() -> list[bytes]:
@@ -61,7 +62,15 @@ def events(
     connection; `failed` formats an error in the middle of the stream, which then ends."""
     guarded = _with_error(chunks, failed)
     body = guarded if ping is None else _with_pings(guarded, ping, ping_seconds)
-    return StreamingResponse(body, media_type=media_type, headers={**_HEADERS, **(headers or {})})
+    return StreamingResponse(_one_by_one(body), media_type=media_type, headers={**_HEADERS, **(headers or {})})
+
+
+async def _one_by_one(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The chunks, with a turn for the event loop after each: however many are ready, a disconnect is noticed in between."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield chunk
+            await asyncio.sleep(0)
 
 
 async def _with_error(chunks: AsyncGenerator[bytes], failed: Callable[[ApiError], bytes]) -> AsyncGenerator[bytes]:
@@ -92,7 +101,8 @@ async def _with_pings(chunks: AsyncGenerator[bytes], ping: bytes, seconds: float
     try:
         while True:
             try:
-                chunk = await asyncio.wait_for(queue.get(), seconds)
+                async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation in Python 3.11
+                    chunk = await queue.get()
             except TimeoutError:
                 chunk = None if reading.done() and queue.empty() else ping  # a failed producer puts no end into the queue
             if chunk is None:

@@ -7,10 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
+from starlette.responses import JSONResponse, Response
 
+from ordito.model import Model
 from ordito.serve.asking import Server
 from ordito.serve.errors import ApiError, Json
 from ordito.serve.fields import Body, Ids, Name, Text
+from ordito.serve.settings import ServerSettings
 from ordito.text.chat import thinking_options
 from ordito.text.tokenizer import GUARD
 
@@ -45,28 +48,29 @@ class TemplateBody(Body):
     enable_thinking: bool | None = None
 
 
+def _tokenized(model: Model, body: TokenizeBody, settings: ServerSettings) -> Response:
+    if body.messages is not None:
+        ids = model.encode_chat(body.messages, tools=body.tools)
+    else:
+        text = body.content if body.content is not None else body.prompt
+        if text is None:
+            raise ApiError(400, "there is nothing to tokenize: give content, prompt or messages")
+        add_special = body.add_special_tokens if body.add_special is None else body.add_special
+        parse_special = True if body.parse_special is None else body.parse_special
+        ids = model.tokenizer.encode(text, add_special_tokens=bool(add_special), parse_special=parse_special)
+    pieces = {"pieces": [model.tokenizer.token(id) for id in ids]} if body.with_pieces else {}
+    return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": settings.context_of(model.spec), **pieces})
+
+
 def token_routes(server: Server) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["Tokens"])
 
     @routes.post("/tokenize")
-    async def tokenize(body: TokenizeBody) -> Json:
+    async def tokenize(body: TokenizeBody) -> Response:
         """The token ids of a text or a conversation."""
         async with server.pool.use(body.model) as served:
-            model = served.ready[0]
-            if body.messages is not None:
-                ids = await asyncio.to_thread(model.encode_chat, body.messages, tools=body.tools)
-            else:
-                text = body.content if body.content is not None else body.prompt
-                if text is None:
-                    raise ApiError(400, "there is nothing to tokenize: give content, prompt or messages")
-                add_special = body.add_special_tokens if body.add_special is None else body.add_special
-                parse_special = True if body.parse_special is None else body.parse_special
-                ids = await asyncio.to_thread(
-                    model.tokenizer.encode, text, add_special_tokens=bool(add_special), parse_special=parse_special
-                )
-            pieces = {"pieces": [model.tokenizer.token(id) for id in ids]} if body.with_pieces else {}
-            return {"tokens": ids, "count": len(ids), "max_model_len": model.spec.context, **pieces}
+            return await asyncio.to_thread(_tokenized, served.ready[0], body, server.settings)
 
     @routes.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> Json:

@@ -114,3 +114,28 @@ def test_one_connection_too_many_gets_503(folder):
             assert b"200 OK" in rest(place)
             place.close()
         assert httpx.get(f"{url}/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"no request\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+        (HEAD + b"content-length: x\r\n\r\n", 400),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\nno length\r\n", 400),
+        (HEAD + b"x: " + b"y" * (1 << 18), 431),
+    ],
+)
+def test_what_is_not_http_is_refused_in_json(connection, request_, status):
+    connection.sendall(request_)
+    answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(answer[answer.index(b"{") : answer.rindex(b"}") + 1])["error"]["type"] == "invalid_request_error"
+
+
+def test_a_broken_body_after_the_answer_closes_the_connection_quietly(connection, caplog):
+    connection.sendall(HEAD.replace(b"application/json", b"text/plain") + b"transfer-encoding: chunked\r\n\r\n")
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 415 ")
+    connection.sendall(b"no length\r\n")
+    rest(connection)
+    assert not [record for record in caplog.records if record.exc_info]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving import events
+from serving import events, running
 
 from ordito.engine.grammar import Matcher
 from ordito.errors import OrditoError
+from ordito.text.vocabulary import Vocabulary
 
 HI = [{"role": "user", "content": "the loom"}]
 TOOL = {"name": "spin", "parameters": {"type": "object", "properties": {"turns": {"enum": [1, 2]}}, "required": ["turns"]}}
@@ -293,6 +296,34 @@ def test_models_are_listed_for_both(client):
     assert listed["first_id"] == model["id"]
 
 
+def test_the_context_of_a_server_is_told_to_clients(folder):
+    with running([folder], context=100) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for state in ("not-loaded", "loaded"):
+            (model,) = client.get("/v1/models").json()["data"]
+            assert (model["state"], model["max_model_len"], model["meta"]["n_ctx_train"]) == (state, 100, 1024)
+            assert model["sampling_defaults"]
+            assert client.post("/tokenize", json={"content": "the"}).json()["max_model_len"] == 100
+        assert client.get("/api/ps").json()["models"][0]["context_length"] == 100
+
+
+@pytest.mark.parametrize("keep_alive", [9e11, "999999999999h"])
+def test_a_model_kept_for_ever_is_listed(client, keep_alive):
+    body = {"model": "x", "messages": [], "stream": False, "keep_alive": keep_alive}
+    assert client.post("/api/chat", json=body).json()["done_reason"] == "load"
+    (listed,) = client.get("/api/ps").json()["models"]
+    assert listed["expires_at"] > "2300"
+    client.post("/api/chat", json=body | {"keep_alive": "5m"})
+
+
+def test_a_keep_alive_lasts_until_the_model_is_unloaded(client):
+    load = {"model": "x", "stream": False}
+    for keep_alive, later in ((-1, True), (0, None), (None, False)):
+        client.post("/api/generate", json=load | {"keep_alive": keep_alive})
+        if later is not None:
+            assert chat(client).status_code == 200
+            assert (client.get("/api/ps").json()["models"][0]["expires_at"] > "2300") is later
+
+
 def test_apply_template(client):
     prompt = client.post("/apply-template", json={"messages": HI}).json()["prompt"]
     assert prompt == "<|im_start|>user\nthe loom<|im_end|>\n<|im_start|>assistant\n"
@@ -304,6 +335,17 @@ def test_metrics_count(client):
     assert "ordito_made_tokens_total{" in text
     assert "ordito_time_to_first_token_seconds_bucket" in text
     assert "ordito_requests_waiting" in text
+
+
+def test_latencies_are_between_the_tokens_of_an_answer(client):
+    def observed():
+        text = client.get("/metrics").text
+        names = ("ordito_time_to_first_token_seconds", "ordito_inter_token_seconds")
+        return [sum(map(float, re.findall(rf"^{name}_count{{.*}} (.*)$", text, re.M))) for name in names]
+
+    before = observed()
+    assert chat(client, n=3, max_tokens=5, ignore_eos=True).status_code == 200
+    assert [now - then for now, then in zip(observed(), before, strict=True)] == [1, 3 * 4]
 
 
 def counted(client):
@@ -458,3 +500,24 @@ def test_tool_calls_can_be_limited_to_one(client):
     message = answer["message"]
     assert message["content"] is None
     assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"turns": 1}
+
+
+def test_long_answers_are_written_on_a_thread(client, monkeypatch):
+    """A loop that formats the log probabilities of thousands of tokens sends no one else anything meanwhile."""
+    writers = set()
+    bytes_of = Vocabulary.bytes_of
+
+    def noted(self, id):
+        writers.add(threading.current_thread().name)
+        return bytes_of(self, id)
+
+    monkeypatch.setattr(Vocabulary, "bytes_of", noted)
+    for path, body in (
+        ("/v1/completions", {"prompt": ["the loom", "a weft"], "max_tokens": 3, "echo": True, "logprobs": 2}),
+        ("/v1/chat/completions", {"messages": HI, "max_tokens": 3, "logprobs": True, "n": 2}),
+        ("/api/chat", {"model": "x", "messages": HI, "stream": False, "logprobs": True, "options": {"num_predict": 3}}),
+    ):
+        writers.clear()
+        assert client.post(path, json=body).status_code == 200
+        assert writers
+        assert all(name.startswith(("asyncio_", "ordito-engine")) for name in writers), (path, writers)

@@ -7,10 +7,16 @@ import shutil
 from dataclasses import replace
 
 import httpx
+import numpy as np
 import pytest
 from serving import running
 
 from ordito.checkpoint import store
+from ordito.checkpoint.adapter import LowRank
+from ordito.checkpoint.adapter_write import write_adapter
+from ordito.errors import OrditoError
+from ordito.serve.app import make_app
+from ordito.serve.settings import ServerSettings
 
 
 @pytest.fixture
@@ -59,6 +65,28 @@ def test_a_removed_model_disappears_once_it_is_unloaded(machine, copies):
         assert asked(client, "warp") == 200
         client.post("/api/generate", json={"model": "warp", "keep_alive": 0}).raise_for_status()
         assert listed(client) == ["loom"]
+
+
+def test_an_adapter_is_described_by_its_base(folder, tmp_path):
+    low_rank = LowRank(np.ones((2, 32), np.float32), np.ones((32, 2), np.float32), 0.1)
+    write_adapter(tmp_path / "tuned", {"model.layers.0.self_attn.q_proj": low_rank}, base=str(folder))
+    with running([tmp_path / "tuned"]) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for _ in "before", "after":
+            shown = client.post("/api/show", json={"model": "tuned"})
+            assert shown.status_code == 200
+            assert "completion" in shown.json()["capabilities"]
+            (tuned,) = client.get("/api/tags").json()["models"]
+            assert tuned["details"]["family"] == "llama"
+            assert client.get("/v1/models").json()["data"][0]["max_model_len"] == 1024
+            asked(client, "tuned")
+
+
+def test_an_adapter_whose_base_is_not_here_is_refused_at_startup(tmp_path):
+    """It was downloaded by the first request."""
+    low_rank = LowRank(np.ones((2, 32), np.float32), np.ones((32, 2), np.float32), 0.1)
+    write_adapter(tmp_path / "tuned", {"model.layers.0.self_attn.q_proj": low_rank}, base="loom/warp-1b")
+    with pytest.raises(OrditoError, match="tuned cannot be loaded: .*loom/warp-1b"):
+        make_app([str(tmp_path / "tuned")], ServerSettings())
 
 
 def test_a_named_model_that_is_removed_leaves_the_others_listed(copies):

@@ -163,6 +163,12 @@ def test_other_origins_are_refused(client):
         assert told.status_code == status, told.text
 
 
+def test_a_permitted_origin_may_be_given_with_a_slash(folder):
+    with running([folder], origins=["https://loom.example/"]) as url:
+        answer = httpx.get(f"{url}/v1/models", headers={"origin": "https://loom.example"})
+    assert answer.headers["access-control-allow-origin"] == "https://loom.example"
+
+
 def test_keys(folder):
     with running([folder], keys=["correct-horse"], strict_names=True) as url, httpx.Client(base_url=url) as client:
         assert client.get("/health").status_code == 200

@@ -254,6 +254,11 @@ def test_calls_in_tags_have_values_of_their_types(case, marks, data):
     assert [(name, json.loads(arguments)) for name, arguments in got.calls] == calls
 
 
+def test_control_tokens_of_calls_are_no_text_where_no_tools_are_offered():
+    got, _ = read(["I see. ", "[TOOL_CALLS]", "the loom"], style("mistral-v3"), marks=["[TOOL_CALLS]"])
+    assert (got.text, got.calls) == ("I see. the loom", ())
+
+
 def test_arguments_without_names_are_the_next_ones():
     got, _ = read(["[area('square', precision=3, exact=f(1))]"], style("llama-3.2"), tools=SCHEMAS)
     assert [json.loads(arguments) for _, arguments in got.calls] == [{"shape": "square", "precision": 3, "exact": "f(1)"}]

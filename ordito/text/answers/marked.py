@@ -97,7 +97,7 @@ class MarkedReader(AnswerReader):
             self._enter("call")
         elif self.tools and (marker in self.tools.skipped or (marker in self.tools.end and self.state == "call")):
             self._enter("say")
-        else:
+        elif self.tools or marker not in self.control:  # without tools, those of calls are left out like all others
             self._say(marker)
 
     def _enter(self, state: str, raw: str = "") -> None:

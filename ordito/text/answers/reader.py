@@ -26,6 +26,7 @@ class AnswerReader(ABC):
         if begun:
             self.detokenizer.strip = False
         self.marks = {id: marker for marker in markers if (id := _marker_id(tokenizer, marker)) is not None}
+        self.control = {marker for id, marker in self.marks.items() if id in tokenizer.vocabulary.control}
         self.stopped: str | None = None
         self.silent = False  # no text for the user: everything but reasoning belongs to a call
         self.calls = 0
