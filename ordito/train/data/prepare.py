@@ -36,6 +36,10 @@ class Rows(Protocol):
         """Optimizer steps of `epochs` epochs. Raises `OrditoError` if that is not known before the data are read."""
 
     @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens of each step of the first epoch, padding included."""
+
+    @property
     def utilisation(self) -> float:
         """The share of tokens that are not padding."""
 
@@ -100,6 +104,10 @@ class _Ordered:
 
     def steps(self, epochs: float) -> int:
         return self.order.steps(epochs)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        return self.order.sizes
 
     @property
     def utilisation(self) -> float:

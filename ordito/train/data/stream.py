@@ -5,6 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ordito.errors import OrditoError
 from ordito.train.data.cutting import Counts
 from ordito.train.data.maker import Maker
@@ -100,6 +103,11 @@ class StreamOrder:
         raise OrditoError(
             f"{epochs:g} epochs of data that are streamed have an unknown number of steps: set steps, or leave out stream"
         )
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens of each step of the first shard, padding included."""
+        return self._order(0)[0].sizes
 
     @property
     def utilisation(self) -> float:
