@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ordito.errors import CheckpointError, OrditoError
+from ordito.errors import CheckpointError, OrditoError, OrditoWarning
 from ordito.files import remove_unfinished, write_atomically
 from ordito.train.best import Best
 from ordito.train.checkpoints import Checkpoints
@@ -189,7 +190,11 @@ class Run:
 
     def _sample(self, subject: Subject, journal: Journal, step: int) -> None:
         for prompt in self.config.samples:
-            text = sample(subject, prompt, self.config.sample_tokens)
+            try:
+                text = sample(subject, prompt, self.config.sample_tokens)
+            except OrditoError as error:  # no reason to end a run
+                warnings.warn(f"no sample of {prompt!r:.80}: {error}", OrditoWarning, stacklevel=2)
+                continue
             self.listener.sampled(step, prompt, text)
             with self._writing():
                 journal.add_sample(step, prompt, text)

@@ -20,10 +20,10 @@ STREAMED_EXAMPLES = 8192
 
 
 class Stream:
-    """A `Dataset` whose shards are made on demand."""
+    """A `Dataset` whose shards are made on demand, in rows of `length` tokens."""
 
-    def __init__(self, maker: Maker) -> None:
-        self.maker = maker
+    def __init__(self, maker: Maker, length: int) -> None:
+        self.maker, self.length = maker, length
         self._ends: list[int] = []
         self._shard = lru_cache(maxsize=3)(maker.shard)
 
@@ -130,5 +130,6 @@ class StreamOrder:
             number = turn % self.stream.n_shards
             shard = self.stream.shard(number)
         assert shard is not None, f"shard {number} is gone"
-        length = self.stream.maker.cutter.length
-        return Order(shard.lengths, self.batch_size, length, self.pack, (self.seed, turn)), self.stream.begin(number)
+        return Order(shard.lengths, self.batch_size, self.stream.length, self.pack, (self.seed, turn)), self.stream.begin(
+            number
+        )

@@ -77,7 +77,7 @@ def build(settings: DistillSettings, context: Context) -> Task:
         seed = (context.config.seed, step)
         if np.random.default_rng(seed).random() >= settings.on_policy:
             return examples
-        return with_own_answers(context.module, context.tokenizer, examples, seed, settings.max_tokens, context.config.length)
+        return with_own_answers(context.module, context.tokenizer, examples, seed, settings.max_tokens, context.length)
 
     objective = settings.alpha * Objective.of(_next_token_of_data()) + (1 - settings.alpha) * Objective.of(
         Term("divergence", divergence, count_learned)
