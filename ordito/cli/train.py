@@ -98,8 +98,9 @@ def _train(config: Config, resume: bool) -> None:
     if not first:
         return
     loss = f", loss {result.metrics['loss']:.4f}" if "loss" in result.metrics else ""
-    if result.stopped is None:
-        say(f"done: {result.steps} steps{loss}. The model is in {result.folder}")
+    if result.exported:
+        early = f" ({result.stopped})" if result.stopped else ""
+        say(f"done: {result.steps} steps{loss}{early}. The model is in {result.folder}")
     else:
         say(
             f"stopped at step {result.steps}{loss}: {result.stopped}. Go on with: "

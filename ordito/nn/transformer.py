@@ -300,9 +300,13 @@ class Transformer(Tree):
         dtype = next(self.parameters()).dtype
         return Step(positions_BT, positions_BT, length, dtype, documents_BT=documents_BT)
 
-    def _check_length(self, length: int) -> None:
+    def fitting(self, length: int) -> int:
+        """The most tokens of a text, at most `length`, that have positions: fewer only with learned positions."""
         embedding = self.spec.embedding
-        if embedding.n_positions and length > (most := embedding.n_positions - embedding.first_position):
+        return min(length, embedding.n_positions - embedding.first_position) if embedding.n_positions else length
+
+    def _check_length(self, length: int) -> None:
+        if length > (most := self.fitting(length)):
             raise ContextError(f"got {length} tokens, but the model has {most} positions: shorten it")
 
     def _step(self, ids_BT: Tensor, valid: Tensor | None, cache: Cache | None, source: Source | None = None) -> Step:

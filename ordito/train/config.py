@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,22 +13,22 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from ordito.errors import ConfigError, did_you_mean
-from ordito.train.settings import LowRankSettings, MoeSettings, MuonSettings, ParallelSettings, Settings
+from ordito.train.settings import LowRankSettings, MoeSettings, MuonSettings, Name, ParallelSettings, Settings
 
 
 class Config(Settings):
     """Everything that a run depends on. Lists are written a,b,c on the command line."""
 
     objective: str = Field(description="What is trained: the name of a task.")
-    model: str = Field(description="A name, org/name, a folder, a GGUF file; with scratch also a config.json alone.")
-    data: tuple[str, ...] = Field(
+    model: Name = Field(description="A name, org/name, a folder, a GGUF file; with scratch also a config.json alone.")
+    data: tuple[Name, ...] = Field(
         min_length=1, description="Files (.jsonl, .json, .parquet, .txt), folders of them, or hf:DATASET."
     )
-    output: str = Field(description="Folder of the run.")
+    output: Name = Field(description="Folder of the run.")
     settings: Any = Field(None, description="The task's own settings, under its name.")
 
     scratch: bool = Field(False, description="Start from random weights of the model's architecture.")
-    tokenizer: str | None = Field(
+    tokenizer: Name | None = Field(
         None, description="A folder or GGUF file whose tokenizer is used; the model's own if not given."
     )
     prompt_format: str | None = Field(None, description="Prompt format of conversations; the model's own if not given.")
@@ -58,7 +59,7 @@ class Config(Settings):
     adapter: Literal["none", "lora", "dora", "qlora"] = Field("none", description="Train low-rank maps, with frozen weights.")
     lora: LowRankSettings = LowRankSettings()
     moe: MoeSettings = MoeSettings()
-    new_tokens: str | None = Field(None, description="A file of tokens, one a line, that the vocabulary is extended by.")
+    new_tokens: Name | None = Field(None, description="A file of tokens, one a line, that the vocabulary is extended by.")
     new_rows: Literal["pieces", "mean"] = Field(
         "pieces", description="What rows of new tokens begin as: the mean of their old pieces' rows, or of all rows."
     )
@@ -73,7 +74,7 @@ class Config(Settings):
         None, ge=1, le=1024, description="Threads of PyTorch; if not given its default, within the CPU quota."
     )
 
-    eval_data: tuple[str, ...] = Field((), description="Held-out data, in the forms of data.")
+    eval_data: tuple[Name, ...] = Field((), description="Held-out data, in the forms of data.")
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; at the end in any case.")
     eval_rows: int = Field(256, ge=1, description="Rows of an evaluation, at most.")
     patience: int | None = Field(None, ge=1, description="Evaluations without a better loss after which the run stops.")
@@ -104,7 +105,8 @@ class Config(Settings):
 def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
     """The configuration of nested `values`, as YAML gives them, overridden by each `key=value` of `sets` in turn.
 
-    Raises `ConfigError`, which names the setting, what was got and what was expected.
+    Keys may be written as in `sets`, too: `lora.rank`, or a setting of the objective without its name as a prefix. Raises
+    `ConfigError`, which names the setting, what was got and what was expected.
     """
     from ordito.train.task import kind_named
 
@@ -113,12 +115,12 @@ def config_from(values: Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
     if not isinstance(name, str):
         raise ConfigError("no objective is named: ordito train OBJECTIVE ..., or objective: in the file")
     kind = kind_named(name)
-    fields = Config.model_fields | {name: None}
+    fields = [*(field for field in Config.model_fields if field != "settings"), name]
+    for key in [key for key in tree if key not in fields]:
+        _put(tree, str(key), tree.pop(key), fields, kind.settings)
     for text in sets:
-        _override(tree, text, fields, kind.settings)
-    for key in tree:
-        if key not in fields or key == "settings":
-            raise ConfigError(f"unknown setting {key!r}, expected one of ordito train --settings{did_you_mean(key, fields)}")
+        key, value = _split(text)
+        _put(tree, key, _value(value), fields, kind.settings)
     own = tree.pop(name, None) or {}
     if not isinstance(own, Mapping):
         raise ConfigError(f"{name}: got {own!r:.80}, expected settings of the objective: {name}.key=value")
@@ -147,27 +149,29 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _override(tree: dict[str, Any], text: str, fields: Mapping[str, Any], own: type[Settings]) -> None:
-    """Set `a.b=value` in a tree of settings, in place. Raises `ConfigError` for an unknown name."""
+def _split(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
-    key = key.strip()
-    if not equals or not key:
+    if not equals or not key.strip():
         raise ConfigError(f"--set {text!r:.80}: expected key=value")
+    return key.strip(), value
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, fields: Sequence[str], own: type[Settings]) -> None:
+    """Set `a.b` to a value in a tree of settings, in place. Raises `ConfigError` for an unknown name."""
     first, *rest = key.split(".")
     if first not in fields:
         # Settings of the objective may be named without the objective's name as a prefix.
-        if not rest and first in own.model_fields:
-            first, rest = str(tree["objective"]), [first]
-        else:
+        if rest or first not in own.model_fields:
             raise ConfigError(
-                f"--set {key}: there is no such setting; ordito train --settings lists them"
+                f"unknown setting {key!r}, expected one of those that ordito train --settings lists"
                 f"{did_you_mean(first, [*fields, *own.model_fields])}"
             )
+        first, rest = str(tree["objective"]), [first]
     node, (*groups, last) = tree, [first, *rest]
     for group in groups:
         child = node.get(group)
         node[group] = node = dict(child) if isinstance(child, Mapping) else {}
-    node[last] = _value(value)
+    node[last] = value
 
 
 def _value(text: str) -> Any:
@@ -193,7 +197,9 @@ def _listed(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
         if name not in made:
             continue
         value, kind = made[name], field.annotation
-        if typing.get_origin(kind) is tuple and isinstance(value, (str, int, float)):
+        if typing.get_origin(kind) is tuple and isinstance(value, os.PathLike):
+            made[name] = [value]
+        elif typing.get_origin(kind) is tuple and isinstance(value, (str, int, float)):
             made[name] = [part.strip() for part in str(value).split(",")] if name != "samples" else [str(value)]
         elif isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Mapping):
             made[name] = _listed(kind, value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,27 @@ METRICS, SAMPLES, PLOT = "metrics.jsonl", "samples.jsonl", "loss.svg"
 
 
 class Journal:
-    """Writes `metrics.jsonl`, synced to disk after each step, samples, the plot, and TensorBoard files if asked for."""
+    """Writes `metrics.jsonl`, synced to disk after each step, samples, the plot, and TensorBoard files if asked for.
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+    It continues after step `done`: what an earlier process wrote of later steps is dropped, since those are run again.
+    """
+
+    def __init__(self, folder: Path, done: int = 0, tensorboard: bool = False) -> None:
         self.folder, self.path = folder, folder / METRICS
         folder.mkdir(parents=True, exist_ok=True)
-        self.records: list[dict[str, Any]] = []
-        self._board = _board(folder / "tensorboard") if tensorboard else None
-
-    def resume(self, step: int) -> None:
-        """Read the journal and drop the lines after `step`: those steps will be run again."""
-        self.records = _cut(self.path, step)
-        if (samples := self.folder / SAMPLES).exists():
-            _cut(samples, step)
+        self.records = _truncate(self.path, done)
+        _truncate(folder / SAMPLES, done)
+        self._board = _board(folder / "tensorboard", done) if tensorboard else None
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add the metrics of one step. Raises `CheckpointError` if they cannot be written."""
         self.records.append(dict(record))
         _append(self.path, record)
         if self._board is not None:
-            for name, value in record.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._board.add_scalar(name, value, record["step"])
+            with _writing(self.folder / "tensorboard"):
+                for name, value in record.items():
+                    if name != "step" and isinstance(value, int | float):
+                        self._board.add_scalar(name, value, record["step"])
 
     def add_sample(self, step: int, prompt: str, text: str) -> None:
         """Add a sample: what the model answers to a prompt after `step`. Raises as `add`."""
@@ -47,26 +47,22 @@ class Journal:
     def draw(self) -> None:
         """Draw the losses so far; warns if the plot cannot be written, since all that it shows is in the metrics."""
         if len(self.records) > 1:
-            try:
+            with _warning():
                 write_atomically(self.folder / PLOT, [loss_plot(self.records).encode()])
-            except CheckpointError as error:
-                warnings.warn(str(error), OrditoWarning, stacklevel=2)
 
     def close(self) -> None:
-        """Draw the losses, and close files."""
+        """Draw the losses, and close files; warns as `draw`."""
         self.draw()
         if self._board is not None:
-            self._board.close()
+            with _warning(), _writing(self.folder / "tensorboard"):
+                self._board.close()
 
 
 class MemoryJournal(Journal):
     """The journal of a process that writes no files: records in memory only."""
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, done: int = 0, tensorboard: bool = False) -> None:
         self.records: list[dict[str, Any]] = []
-
-    def resume(self, step: int) -> None:
-        """Do nothing."""
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add the metrics of one step."""
@@ -87,7 +83,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines, which also splits at characters that JSON leaves as they are (U+2028).
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
         except ValueError:
@@ -98,25 +95,43 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
+    with _writing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _truncate(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop the lines of a file after those of `step`; returns the records that are left."""
+    kept = [record for record in read_metrics(path) if record["step"] <= step]
+    if path.exists():
+        write_atomically(path, [(json.dumps(record, ensure_ascii=False) + "\n").encode() for record in kept])
+    return kept
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raise an `OSError` as a `CheckpointError` that names the file."""
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _cut(path: Path, step: int) -> list[dict[str, Any]]:
-    """The records of a file up to `step`, which are all that it then holds."""
-    kept = [record for record in read_metrics(path) if record["step"] <= step]
-    write_atomically(path, [(json.dumps(record, ensure_ascii=False) + "\n").encode() for record in kept])
-    return kept
+@contextmanager
+def _warning() -> Iterator[None]:
+    """Turn a `CheckpointError` into a warning."""
+    try:
+        yield
+    except CheckpointError as error:
+        warnings.warn(str(error), OrditoWarning, stacklevel=4)
 
 
-def _board(folder: Path) -> Any:
+def _board(folder: Path, done: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingDependencyError("tensorboard=true needs TensorBoard: pip install 'ordito[train]'") from None
-    return SummaryWriter(str(folder))
+    # TensorBoard hides what an earlier process wrote from `purge_step` on.
+    with _writing(folder):
+        return SummaryWriter(str(folder), purge_step=done + 1)

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ordito.errors import OrditoError, OrditoWarning
 from ordito.text.tokenizer import Tokenizer
 from ordito.train.data.formats import text_of
@@ -21,6 +23,8 @@ SEPARATORS = ("[SEP]", "<sep>", "<|sep|>", "<$>")
 MOST_CLASSES = 1000
 UNKNOWN = "-1"
 """The label that published data sets give to examples without one."""
+
+_MOST = float(np.finfo(np.float32).max)
 
 Parts = tuple[str, ...]
 """The parts of one input, which the delimiter separates."""
@@ -138,10 +142,10 @@ def label_of(record: Record) -> str:
 
 
 def score_of(record: Record) -> float:
-    """The score or label of a record as a number. Raises `OrditoError` if it is none."""
+    """The score or label of a record as a number. Raises `OrditoError` if it is none, or not finite in fp32."""
     label = record.get("score", record.get("label"))
-    if isinstance(label, bool) or not isinstance(label, int | float):
-        raise OrditoError(f"has no score: got {label!r} under 'score' or 'label', expected a number")
+    if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) <= _MOST:
+        raise OrditoError(f"has no score: got {label!r:.50} under 'score' or 'label', expected a finite number")
     return float(label)
 
 

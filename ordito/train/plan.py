@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ordito.accounting import Table
-from ordito.errors import OrditoError
+from ordito.errors import OrditoError, OrditoWarning
 from ordito.memory import free_memory
 from ordito.train.config import Config
 from ordito.units import size
@@ -74,37 +80,37 @@ ADVICE = (
 
 
 def planned(config: Config) -> Plan:
-    """Measure two steps of a run, in a process of its own and a temporary folder.
+    """Measure steps of a run, in a process of its own and a temporary folder.
 
     The phases are peaks of the process's resident memory: after loading, in the forward and backward pass, in the optimizer, in
-    a later step, and in writing a checkpoint. Raises as the run itself would.
+    a later step, the longest included, and in writing a checkpoint; also in evaluating a batch, where all its rows are needed
+    at once, and in merging an adapter. Tokens and time of a step are those of the mean step. Raises as the run itself would.
     """
     with tempfile.TemporaryDirectory(prefix="ordito-plan-") as folder:
-        tried = config.model_copy(update={"output": folder})
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_measure, args=(tried, sender))
-        process.start()
-        sender.close()
-        try:
-            found = receiver.recv()
-        except EOFError:
-            raise OrditoError(
-                f"the measured step ended its process: there is not enough memory. Try {'; '.join(ADVICE)}"
-            ) from None
-        finally:
-            process.join()
-        if isinstance(found, Exception):
-            raise found
-    place = config.folder if config.folder.exists() else Path.cwd()
+        task, answer = Path(folder, "task.pickle"), Path(folder, "answer.pickle")
+        task.write_bytes(pickle.dumps(config.model_copy(update={"output": str(Path(folder, "run"))})))
+        # Not by multiprocessing, which would run the user's script again in the new process.
+        command = [sys.executable, "-c", f"from {__name__} import _measure; _measure()", str(task), str(answer)]
+        paths = os.pathsep.join(filter(None, sys.path))
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, stdin=subprocess.DEVNULL, check=False)
+        if not answer.is_file():
+            raise OrditoError(f"the measured step ended its process: there is not enough memory. Try {'; '.join(ADVICE)}")
+        found = pickle.loads(answer.read_bytes())
+    if isinstance(found, Exception):
+        raise found
+    place = next(folder for folder in (config.folder, *config.folder.absolute().parents) if folder.exists())
     return Plan(**found, free=free_memory(), disk=shutil.disk_usage(place).free)
 
 
-def _measure(config: Config, pipe: Any) -> None:
+def _measure() -> None:
+    """The main function of the process that measures: reads a configuration from one file, writes the findings to another."""
+    task, answer = map(Path, sys.argv[1:])
+    found: dict[str, Any] | OrditoError
     try:
-        pipe.send(_measured(config))
+        found = _measured(pickle.loads(task.read_bytes()))
     except Exception as error:
-        pipe.send(error if isinstance(error, OrditoError) else OrditoError(f"{type(error).__name__}: {error}"))
+        found = error if isinstance(error, OrditoError) else OrditoError(f"{type(error).__name__}: {error}")
+    answer.write_bytes(pickle.dumps(found))
 
 
 def _measured(config: Config) -> dict[str, Any]:
@@ -113,29 +119,49 @@ def _measured(config: Config) -> dict[str, Any]:
     from ordito.train.run import CHECKPOINTS
     from ordito.train.setup import set_up
 
-    trainer, _ = set_up(config, Quiet())
+    trainer, evaluated = set_up(config, Quiet())
     phases = {"weights": _peak()}
     trainer.compute_gradients()
     phases["forward and backward"] = _peak()
     trainer.update_weights()
     phases["the optimizer"] = _peak()
     # The second step is like the later ones; the first also allocates memory and fills caches.
-    record = trainer.step()
+    sizes = trainer.data.sizes[: trainer.total]
+    second, longest = 1 % len(sizes), int(sizes.argmax())
+    measured = {int(sizes[second]): trainer.step()}
+    if sizes[longest] > sizes[second]:
+        trainer.done = longest
+        measured[int(sizes[longest])] = trainer.step()
     phases["a later step"] = _peak()
     folder = Checkpoints(config.folder / CHECKPOINTS, config.keep).save(trainer.snapshot())
     phases["a checkpoint"] = _peak()
+    checkpoint = sum(file.stat().st_size for file in folder.iterdir())
+    shutil.rmtree(folder)
+    if evaluated and trainer.task.whole:
+        trainer.evaluate(evaluated)
+        phases["an evaluation"] = _peak()
+    if trainer.subject.adapters is not None and trainer.subject.merge:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OrditoWarning)  # which the run itself will give
+            trainer.subject.export(config.folder)
+        phases["the merged model"] = _peak()
+
+    def mean(name: str) -> float:
+        """A number of the mean step, interpolated between the measured ones by their sizes."""
+        return float(np.interp(sizes.mean(), list(measured), [record[name] for record in measured.values()]))
+
     parameters = list(trainer.subject.module.parameters())
     return {
         "steps": trainer.total,
         "rows": config.batch_size,
-        "tokens": record["tokens"],
-        "learned": record["learned"],
+        "tokens": round(mean("tokens")),
+        "learned": round(mean("learned")),
         "trained": sum(parameter.numel() for parameter in trainer.parameters.values()),
         "parameters": sum(parameter.numel() for parameter in parameters),
         "utilisation": trainer.data.utilisation,
         "phases": phases,
-        "seconds": record["seconds"],
-        "checkpoint": sum(file.stat().st_size for file in folder.iterdir()),
+        "seconds": mean("seconds"),
+        "checkpoint": checkpoint,
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ordito.errors import CheckpointError, OrditoError
+from ordito.errors import CheckpointError, OrditoError, OrditoWarning
 from ordito.files import remove_unfinished, write_atomically
 from ordito.train.best import Best
 from ordito.train.checkpoints import Checkpoints
@@ -31,12 +32,16 @@ _FREE = frozenset({"max_time", "keep", "save_every", "output", "threads", "tenso
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: its steps, the metrics of the last one, its folder, and why it stopped early (None: it did not)."""
+    """How a run ended: its steps, the metrics of the last one, its folder, and why it stopped early (None: it did not).
+
+    `exported`: the model is in the folder. A run that was stopped before, by a signal say, is to be resumed.
+    """
 
     steps: int
     metrics: Mapping[str, Any]
     folder: Path
     stopped: str | None
+    exported: bool = True
 
 
 def fit(objective: str | Config, *, resume: bool = False, listener: Listener | None = None, **values: Any) -> Result:
@@ -77,13 +82,13 @@ class Run:
                 (self.config.folder / STOP_FILE).unlink(missing_ok=True)
         trainer, evaluated = set_up(self.config, self.listener, self.processes)
         self.config = trainer.config
+        best = self._resume(trainer) if resume else Best()
         journal_type = Journal if self.processes.first else MemoryJournal
         with self.processes.together():
-            journal = journal_type(self.config.folder, self.config.tensorboard)
+            journal = journal_type(self.config.folder, trainer.done, self.config.tensorboard)
             if self.processes.first:
                 remove_unfinished(self.config.folder)
                 self._write_settings()
-        best = self._resume(trainer, journal) if resume else Best()
         try:
             with Stops(self.config.folder, self.config.max_time).listening() as stops:
                 stopped = self._loop(trainer, evaluated, journal, stops, best)
@@ -95,6 +100,9 @@ class Run:
         """Train until the last step, or until a reason to stop, which is returned."""
         config = self.config
         every = config.save_every or max(1, trainer.total // 10)
+        enough = f"eval_loss has not fallen for {config.patience} evaluations"
+        if best.enough and trainer.done < trainer.total:  # a resumed run that was stopped early
+            return enough
         self.listener.begins(trainer)
         while trainer.done < trainer.total:
             record = self._step(trainer, best)
@@ -108,9 +116,8 @@ class Run:
                 self._sample(trainer.subject, journal, step)
             why = self.processes.agreed(stops.reason()) if not last else None
             improved = best.improved(record) and config.patience is not None
-            if why is None and config.patience and best.waited >= config.patience and not last:
-                why = f"eval_loss has not fallen for {config.patience} evaluations"
-                best.enough = True
+            if config.patience and best.waited >= config.patience and not last:
+                why, best.enough = enough, True
             if step % every == 0 or last or why or improved:
                 self._save(trainer, best)
                 journal.draw()
@@ -147,7 +154,7 @@ class Run:
             command = f"ordito train --resume --output {self.config.output}"
             raise everywhere(CheckpointError(f"{error}; {kept}. Make room, then go on: {command}")) from None
 
-    def _resume(self, trainer: Trainer, journal: Journal) -> Best:
+    def _resume(self, trainer: Trainer) -> Best:
         """Restore the newest intact checkpoint; without any, start from the beginning."""
         saved = self.checkpoints.newest(trainer.parameters)
         if saved is not None:
@@ -159,14 +166,14 @@ class Run:
                     )
                 )
             trainer.restore(saved)
-        journal.resume(trainer.done)
         self.listener.says(f"resuming after step {trainer.done} of {trainer.total}")
         return Best(**saved.state["best"]) if saved is not None else Best()
 
     def _finish(self, trainer: Trainer, journal: Journal, stopped: str | None, best: Best) -> Result:
         """Export the model, or the best one with `patience`, unless the run is to be resumed."""
         config, done = self.config, trainer.done
-        if stopped is None or best.enough:
+        complete = stopped is None or best.enough
+        if complete:
             if config.patience and best.step is not None and best.step != done:
                 saved = self.checkpoints.load(best.step, trainer.parameters)
                 trainer.restore(saved)
@@ -177,13 +184,17 @@ class Run:
                 if self.processes.first:
                     trainer.subject.export(config.folder)
         last = journal.records[-1] if journal.records else {}
-        result = Result(done, last, config.folder, stopped)
+        result = Result(done, last, config.folder, stopped, complete)
         self.listener.ends(result)
         return result
 
     def _sample(self, subject: Subject, journal: Journal, step: int) -> None:
         for prompt in self.config.samples:
-            text = sample(subject, prompt, self.config.sample_tokens)
+            try:
+                text = sample(subject, prompt, self.config.sample_tokens)
+            except OrditoError as error:  # no reason to end a run
+                warnings.warn(f"no sample of {prompt!r:.80}: {error}", OrditoWarning, stacklevel=2)
+                continue
             self.listener.sampled(step, prompt, text)
             with self._writing():
                 journal.add_sample(step, prompt, text)

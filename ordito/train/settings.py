@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+Name = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
+"""A path (text, or a `Path`) or another name, not empty."""
 
 
 class Settings(BaseModel):

@@ -66,6 +66,8 @@ def _warn_of_unused(config: Config) -> None:
     for name, needed in _NEEDS.items():
         if getattr(config, name) and not getattr(config, needed):
             warnings.warn(f"{name} does nothing without {needed}: set both or neither", OrditoWarning, stacklevel=3)
+    if config.optimizer == "muon" and config.adapter != "none":
+        warnings.warn("optimizer=muon is for whole matrices: AdamW trains the adapter, at lr", OrditoWarning, stacklevel=3)
 
 
 def examples(
@@ -77,6 +79,7 @@ def examples(
         sources,
         task,
         length=config.length,
+        text_length=subject.module.fitting(config.length),
         folder=config.folder / DATA,
         fingerprint=_fingerprint(subject, config.objective, config.settings.model_dump_json()),
         split_long=task.splits,

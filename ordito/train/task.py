@@ -35,6 +35,11 @@ class Context:
     tokenizer: Tokenizer
     template: ChatTemplate | None
 
+    @property
+    def length(self) -> int:
+        """Tokens of a text, at most."""
+        return self.module.fitting(self.config.length)
+
 
 @dataclass(frozen=True)
 class Predictor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -27,6 +28,21 @@ def test_settings_of_the_objective_need_no_prefix():
     assert config_from(LEAST, ["learn=last"]).settings.learn == "last"
 
 
+def test_values_of_python_and_yaml_may_be_named_as_those_of_the_command_line():
+    config = config_from(LEAST | {"learn": "last", "lora.rank": 4, "lora.alpha": 8.0, "moe": {"z": 0.1}}, ["lora.alpha=2"])
+    assert (config.settings.learn, config.lora.rank, config.lora.alpha, config.moe.z) == ("last", 4, 2.0, 0.1)
+
+
+def test_paths_may_be_given_as_path_objects():
+    folder = Path("a folder")
+    config = config_from({"objective": "sft", "model": folder / "m", "data": folder / "a,b.jsonl", "output": folder})
+    assert (config.model, config.data, config.output) == (str(folder / "m"), (str(folder / "a,b.jsonl"),), str(folder))
+    several = LEAST | {"data": [folder, "b.txt"], "eval_data": (folder,), "tokenizer": folder}
+    assert config_from(several) == config_from(
+        LEAST | {"data": f"{folder},b.txt", "eval_data": str(folder), "tokenizer": str(folder)}
+    )
+
+
 def test_every_value_is_written_and_read_back():
     config = config_from(LEAST, ["lora.targets=q,v", "samples=Hello, there", "eval_data=c.jsonl", "max_time=1.5"])
     written = config.to_yaml()
@@ -42,7 +58,10 @@ def test_every_value_is_written_and_read_back():
         (["batch_size=0"], "batch_size: got 0"),
         (["batch_size=2.5"], r"batch_size: got 2\.5"),
         (["optimizer=sgd"], "optimizer: got 'sgd'"),
-        (["larning=1"], r"--set larning: there is no such setting.*did you mean learn"),
+        (["larning=1"], r"unknown setting 'larning'.*did you mean learn"),
+        (["lora.rank.x=1"], r"lora.rank: got"),
+        (["output="], "output: got None"),
+        (["data=a.jsonl,"], r"data\.1: got ''"),
         (["lora.rnk=1"], r"unknown setting 'lora\.rnk'; did you mean rank"),
         (["sft.larn=all"], r"unknown setting 'sft\.larn'; did you mean learn"),
         (["lr"], "expected key=value"),

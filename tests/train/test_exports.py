@@ -125,6 +125,7 @@ def test_prompts_are_written_for_sentence_transformers(folder, tmp_path):
     [
         ({"patience": 2}, "patience does nothing without eval_data"),
         ({"samples": ["warp"]}, "samples does nothing without sample"),
+        ({"optimizer": "muon", "adapter": "lora"}, "AdamW trains the adapter"),
     ],
 )
 def test_settings_that_do_nothing_alone_are_told(folder, tmp_path, settings, told):

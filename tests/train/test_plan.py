@@ -38,6 +38,34 @@ def test_the_predicted_peak_is_that_of_the_run(folder, tmp_path):
     assert list(plan.phases) == ["weights", "forward and backward", "the optimizer", "a later step", "a checkpoint"]
 
 
+def test_the_longest_step_counts_and_tokens_are_those_of_the_mean_step(folder, tmp_path):
+    data = tmp_path / "texts.jsonl"
+    texts = ["warp"] * 63 + ["weft and warp " * 400]
+    data.write_text("".join(json.dumps({"text": text, "label": text[:4]}) + "\n" for text in texts))
+    long = {"length": 4096, "micro_batch": 4, "steps": None, "batch_size": 4}
+    plan = planned(runs.configured(folder, data, tmp_path / "out", "classification", **long))
+    short = planned(runs.configured(folder, data, tmp_path / "out", "classification", **long | {"length": 16}))
+    assert plan.phases["weights"] == pytest.approx(short.phases["weights"], rel=0.05)
+    assert plan.peak > short.peak + (16 << 20)
+    assert short.tokens < plan.tokens < 4096
+
+
+def test_merging_an_adapter_is_a_phase(folder, tmp_path):
+    config = runs.configured(
+        folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out", adapter="lora", lora={"rank": 2, "merge": True}
+    )
+    assert list(planned(config).phases)[-1] == "the merged model"
+
+
+def test_a_script_needs_no_main_guard(folder, tmp_path):
+    config = runs.configured(folder, runs.chats(tmp_path / "chats.jsonl"), tmp_path / "out")
+    (tmp_path / "script.py").write_text(
+        f"from ordito.train import config_from, planned\nprint(planned(config_from({config.to_dict()!r})).steps)\n"
+    )
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=False)
+    assert done.stdout == "6\n", done.stderr
+
+
 def test_errors_are_those_of_the_run(folder, tmp_path):
     config = runs.configured(folder, tmp_path / "none.jsonl", tmp_path / "out")
     with pytest.raises(OrditoError, match=r"none\.jsonl"):

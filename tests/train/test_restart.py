@@ -14,6 +14,7 @@ import training_runs as runs
 from ordito.errors import CheckpointError, OrditoError
 from ordito.train import config_from, fit
 from ordito.train.checkpoints import OPTIMIZER, STATE, WEIGHTS, Checkpoints
+from ordito.train.listener import Quiet
 from ordito.train.run import CHECKPOINTS
 
 KINDS = {
@@ -145,6 +146,35 @@ def test_a_stop_file_is_gone_when_the_run_goes_on(folder, tmp_path):
     assert "STOP" in fit(config).stopped
     result = fit(config, resume=True)
     assert (result.steps, result.stopped) == (6, None)
+
+
+def test_a_run_that_was_stopped_early_is_not_trained_further(folder, tmp_path):
+    data = runs.chats(tmp_path / "chats.jsonl")
+    worse = {"eval_data": [str(data)], "eval_every": 1, "patience": 2, "steps": 9, "lr": 5.0, "clip": None}
+    config = runs.configured(folder, data, tmp_path / "out", **worse)
+    result = fit(config)
+    assert result.stopped.startswith("eval_loss has not fallen")
+    assert result.exported
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    (tmp_path / "out" / "model.safetensors").unlink()  # as if it had been killed before the export
+    assert fit(config, resume=True) == result
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert len(runs.metrics(tmp_path / "out")) == result.steps < 9
+
+
+def test_a_stop_and_too_many_evaluations_at_once_end_the_run_alike(folder, tmp_path):
+    data = runs.chats(tmp_path / "chats.jsonl")
+    worse = {"eval_data": [str(data)], "eval_every": 1, "patience": 1, "steps": 9, "lr": 5.0, "clip": None}
+    config = runs.configured(folder, data, tmp_path / "out", **worse)
+
+    class Stopper(Quiet):
+        def stepped(self, record):
+            if record["step"] == whole.steps:
+                (tmp_path / "out" / "STOP").touch()
+
+    whole = fit(runs.configured(folder, data, tmp_path / "whole", **worse))
+    result = fit(config, listener=Stopper())
+    assert (result.steps, result.stopped, result.exported) == (whole.steps, whole.stopped, True)
 
 
 def test_a_resumed_run_removes_what_a_killed_one_left(folder, tmp_path):

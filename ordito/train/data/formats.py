@@ -52,6 +52,8 @@ def conversation_of(record: Record) -> Conversation:
 def text_of(record: Record, field: str = "text") -> str:
     """A record's text. Raises `OrditoError` if there is no string under `field`."""
     text = record.get(field)
+    if field in record and not isinstance(text, str):
+        raise OrditoError(f"has {text!r:.50} under {field!r}, expected a text")
     if not isinstance(text, str):
         raise OrditoError(f"has no text under {field!r}, only {_keys(record)}")
     return text

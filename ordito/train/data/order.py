@@ -60,12 +60,17 @@ class Order:
         return max(1, round(epochs * self.steps_per_epoch))
 
     @property
+    def sizes(self) -> Numbers:
+        """Tokens of each step of the first epoch, padding included, if its rows are as long as its longest."""
+        order, batches = self._plan(0)
+        widest = np.maximum.reduceat(self._tokens[order], self._bounds[:-1])
+        sizes: Numbers = (widest * np.diff(self._bounds))[batches]
+        return sizes
+
+    @property
     def utilisation(self) -> float:
-        """Share of the first epoch's tokens that are no padding, if the rows of a step are as long as its longest."""
-        order, _ = self._plan(0)
-        tokens = self._tokens[order]
-        widest = np.maximum.reduceat(tokens, self._bounds[:-1])
-        return float(tokens.sum() / max(int((widest * np.diff(self._bounds)).sum()), 1))
+        """Share of the first epoch's tokens that are no padding."""
+        return float(self._tokens.sum() / max(int(self.sizes.sum()), 1))
 
     def _row(self, row: int) -> list[int]:
         begin = self._ends[row - 1] if row else 0

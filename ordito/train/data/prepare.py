@@ -36,6 +36,10 @@ class Rows(Protocol):
         """Optimizer steps of `epochs` epochs. Raises `OrditoError` if that is not known before the data are read."""
 
     @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens of each step of the first epoch, padding included."""
+
+    @property
     def utilisation(self) -> float:
         """The share of tokens that are not padding."""
 
@@ -102,6 +106,10 @@ class _Ordered:
         return self.order.steps(epochs)
 
     @property
+    def sizes(self) -> NDArray[np.int64]:
+        return self.order.sizes
+
+    @property
     def utilisation(self) -> float:
         return self.order.utilisation
 
@@ -114,22 +122,24 @@ def prepare(
     folder: Path,
     fingerprint: str,
     split_long: bool,
+    text_length: int | None = None,
     stream: bool = False,
     report: Report | None = None,
 ) -> Dataset:
-    """The examples that `task` reads from sources (see `read_records`), each of at most `length` tokens, cached on disk.
+    """The examples that `task` reads from sources (see `read_records`), in rows of at most `length` tokens, cached on disk.
 
-    The cache is a folder below `folder`, named by a hash of all that the examples depend on: the sources' contents, `length`,
-    `split_long` (a longer text is split, else truncated; see `Cutter`), and `fingerprint`, which stands for tokenizer, chat
-    template and the task's settings. Finished shards are reused, and an interrupted preparation resumes. With `stream`, shards
-    are made while training asks for them.
+    A text has at most `text_length` tokens, by default `length`; a longer one is split with `split_long`, else truncated (see
+    `Cutter`). The cache is a folder below `folder`, named by a hash of all that the examples depend on: the sources' contents,
+    these settings, and `fingerprint`, which stands for tokenizer, chat template and the task's settings. Finished shards are
+    reused, and an interrupted preparation resumes. With `stream`, shards are made while training asks for them.
 
     `report` is called with the counts as they grow. Warns (`OrditoWarning`) where many examples are truncated or left out.
     Raises `OrditoError`, with its place, for the first record that is invalid or that the task refuses, and if no example is
     left.
     """
     found = sources_of(sources, stream=stream)
-    cutter = Cutter(length, task.packs, split_long)
+    most_tokens = text_length or length
+    cutter = Cutter(most_tokens, task.packs, split_long)
     most = STREAMED_EXAMPLES if stream else MOST_EXAMPLES
     key = _key(found, cutter, fingerprint, most, quick=stream)
     maker = Maker(found, task, cutter, Path(folder) / key[:16], key, most, report)
@@ -141,10 +151,10 @@ def prepare(
                 break
     counts = maker.counts(made)
     if not made:
-        raise _nothing(sources, counts, length)
-    for warning in counts.warnings(length):
+        raise _nothing(sources, counts, most_tokens)
+    for warning in counts.warnings(most_tokens):
         warnings.warn(warning, OrditoWarning, stacklevel=2)
-    return Stream(maker) if stream else Prepared(Shards(maker.folder), counts, length, key)
+    return Stream(maker, length) if stream else Prepared(Shards(maker.folder), counts, length, key)
 
 
 def _key(sources: Sequence[Source], cutter: Cutter, fingerprint: str, most: int, *, quick: bool) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ordito.errors import OrditoError
 from ordito.train.data.cutting import Counts
 from ordito.train.data.maker import Maker
@@ -17,10 +20,10 @@ STREAMED_EXAMPLES = 8192
 
 
 class Stream:
-    """A `Dataset` whose shards are made on demand."""
+    """A `Dataset` whose shards are made on demand, in rows of `length` tokens."""
 
-    def __init__(self, maker: Maker) -> None:
-        self.maker = maker
+    def __init__(self, maker: Maker, length: int) -> None:
+        self.maker, self.length = maker, length
         self._ends: list[int] = []
         self._shard = lru_cache(maxsize=3)(maker.shard)
 
@@ -102,6 +105,11 @@ class StreamOrder:
         )
 
     @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens of each step of the first shard, padding included."""
+        return self._order(0)[0].sizes
+
+    @property
     def utilisation(self) -> float:
         """The share of tokens that are not padding, in the first shard."""
         return self._order(0)[0].utilisation
@@ -122,5 +130,6 @@ class StreamOrder:
             number = turn % self.stream.n_shards
             shard = self.stream.shard(number)
         assert shard is not None, f"shard {number} is gone"
-        length = self.stream.maker.cutter.length
-        return Order(shard.lengths, self.batch_size, length, self.pack, (self.seed, turn)), self.stream.begin(number)
+        return Order(shard.lengths, self.batch_size, self.stream.length, self.pack, (self.seed, turn)), self.stream.begin(
+            number
+        )

@@ -64,7 +64,7 @@ def build(settings: ContrastiveSettings, context: Context) -> Task:
         ids = context.tokenizer.encode(prompt + words)
         if not ids:
             raise OrditoError("has a text without tokens")
-        most = min(context.config.length, pooling.max_tokens or spec.context)
+        most = min(context.length, pooling.max_tokens or spec.context)
         return Text.of(cut(context.tokenizer, ids, most) if len(ids) > most else ids, learn=False)
 
     def read(record: Record) -> Example:

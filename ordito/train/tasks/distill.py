@@ -18,7 +18,7 @@ from ordito.train.forward import Forward
 from ordito.train.losses import distillation, distillation_of_top
 from ordito.train.objective import Objective, Term
 from ordito.train.rollout import OWN, with_own_answers
-from ordito.train.settings import Settings
+from ordito.train.settings import Name, Settings
 from ordito.train.task import Context, Kind, Record, Task, kind_named
 from ordito.train.teacher import IDS, LOGPROBS, Teacher, with_teacher
 from ordito.train.terms import count_learned, next_token
@@ -30,7 +30,7 @@ ROWS = 64
 class DistillSettings(Settings):
     """Settings of `distill`."""
 
-    teacher: str = Field(description="Its name, org/name, folder or GGUF file; it must have the student's tokens.")
+    teacher: Name = Field(description="Its name, org/name, folder or GGUF file; it must have the student's tokens.")
     records: Literal["pretrain", "sft"] = Field("pretrain", description="How records are read: as this objective reads them.")
     alpha: float = Field(0.5, ge=0, le=1, description="Share of the plain loss on the data's own tokens.")
     beta: float = Field(0.0, ge=0, le=1, description="0 forward KL, 1 reverse KL, between them Jensen-Shannon (GKD).")
@@ -77,7 +77,7 @@ def build(settings: DistillSettings, context: Context) -> Task:
         seed = (context.config.seed, step)
         if np.random.default_rng(seed).random() >= settings.on_policy:
             return examples
-        return with_own_answers(context.module, context.tokenizer, examples, seed, settings.max_tokens, context.config.length)
+        return with_own_answers(context.module, context.tokenizer, examples, seed, settings.max_tokens, context.length)
 
     objective = settings.alpha * Objective.of(_next_token_of_data()) + (1 - settings.alpha) * Objective.of(
         Term("divergence", divergence, count_learned)

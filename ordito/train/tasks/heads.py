@@ -139,7 +139,7 @@ def _task(name: str, format: _Format, settings: HeadSettings, context: Context) 
     framed: Frame = frame(
         name,
         context.tokenizer,
-        context.config.length,
+        context.length,
         settings.start,
         between,
         settings.extract,
