@@ -84,7 +84,7 @@ def spec_from_config(config: Reader) -> Spec:
 
 def _temperature(config: Reader, sizes: Sizes) -> SteppedTemperature | None:
     """Ministral 3's factor on queries: 1 + beta ln(1 + floor(position / original context of YaRN))."""
-    parameters = config.section("rope_parameters")
+    parameters = config.section("rope_parameters") or config.section("rope_scaling")
     strength = parameters.real(TEMPERATURE, None) if parameters else None
     if strength is None:
         return None
