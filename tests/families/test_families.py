@@ -69,7 +69,6 @@ def test_gguf_header_to_spec_and_back(name):
     assert spec_from_config(config_from_spec(back)) == back  # a GGUF file becomes a folder
 
 
-
 @pytest.mark.parametrize(("low", "original"), [(1.0, 16), (2.0, 8192)])
 def test_llama3_scalings_of_other_bands_are_written_to_gguf_as_divisors(low, original):
     scaling = LLAMA3 | {"low_freq_factor": low, "original_max_position_embeddings": original}
