@@ -131,8 +131,8 @@ def _ropes(config: Reader, generation: int) -> dict[str, Rope]:
 
 
 def _text_of_gemma3(config: Reader) -> Spec:
-    text = text_half(config)
-    return spec_from_config(Reader({**text.values, "model_type": "gemma3_text"}, text.where))
+    text, tied = text_half(config), config.flag("tie_word_embeddings", True)
+    return spec_from_config(text.changed(model_type="gemma3_text", tie_word_embeddings=tied))
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:

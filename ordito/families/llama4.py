@@ -120,8 +120,7 @@ def spec_from_config(config: Reader) -> Spec:
 
 
 def _text_of_llama4(config: Reader) -> Spec:
-    text = text_half(config)
-    return spec_from_config(Reader({**text.values, "model_type": "llama4_text"}, text.where))
+    return spec_from_config(text_half(config).changed(model_type="llama4_text"))
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,6 +116,12 @@ def test_ministral3_in_the_old_spelling_has_its_temperature():
     made = spec_from_config(config | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, **yarn}})
     assert spec_from_config(config | {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", **yarn}}) == made
     assert next(leaf.temperature.strength for _, leaf in made.attentions) == 0.1
+
+
+def test_ministral3_without_a_rope_has_that_of_its_class():
+    config = LLAMA | {"model_type": "ministral3", "head_dim": 12}
+    explicit = transformers.Ministral3Config(**{key: value for key, value in config.items() if key != "model_type"}).to_dict()
+    assert spec_from_config(config) == spec_from_config(explicit)
 
 
 def test_gguf_header_of_a_mixture_without_experts_is_refused():
