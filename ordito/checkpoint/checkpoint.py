@@ -125,7 +125,7 @@ def _open_huggingface(folder: Path, file: str = "model.safetensors") -> Checkpoi
         raise error.with_tensors(opened.tensors) from None
     dense = dense_tensors(folder)
     tensors = {**read_quantized(opened.tensors, config, str(where)), **dense.tensors}
-    spec = _without_ahead(spec, families.names_of(spec)[0], tensors)
+    spec = _without_omitted(spec, families.names_of(spec)[0], tensors)
     spec = replace(spec, pooling=pooling_from_folder(folder) or spec.pooling)
     spelled, names = _with_usual_names(tensors, spec, families.names_of(spec), folder)
     spec = _untied(spec, names, spelled, folder)
@@ -172,10 +172,15 @@ def _open_gguf(path: Path) -> Checkpoint:
     return _bind(path, file.files, "gguf", spec, file.metadata, spelled, names)
 
 
-def _without_ahead(spec: Spec, names: Names, tensors: Mapping[str, Stored]) -> Spec:
-    """The spec without its modules for multi-token prediction, if the file has none of their tensors: many copies omit them."""
-    theirs = {name for b in names.bindings(spec) if b.ours[0].startswith("ahead.") for name in b.theirs}
-    return spec if theirs & {names.usual(name) for name in tensors} else replace(spec, ahead=())
+def _without_omitted(spec: Spec, names: Names, tensors: Mapping[str, Stored]) -> Spec:
+    """The spec without the modules that many files omit (multi-token prediction, pooler), if none of their tensors is there."""
+    bindings, stored = names.bindings(spec), {names.usual(name) for name in tensors}
+    found = {binding.ours[0].split(".")[0] for binding in bindings if not stored.isdisjoint(binding.theirs)}
+    return replace(
+        spec,
+        ahead=spec.ahead if "ahead" in found else (),
+        pooler=spec.pooler if spec.pooler and spec.pooler.name in found else None,
+    )
 
 
 def _untied(spec: Spec, names: Names, tensors: Mapping[str, Stored], where: Path) -> Spec:

@@ -83,8 +83,8 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
 
 
 def _shape(spec: Spec) -> dict[str, Any]:
-    """The spec as a dict, without what other files hold: `pooling` is in modules.json."""
-    return {key: value for key, value in spec.to_dict().items() if key != "pooling"}
+    """The spec as a dict, without what other files tell: `pooling` is in modules.json, and a `pooler` is among the tensors."""
+    return {key: value for key, value in spec.to_dict().items() if key not in ("pooling", "pooler")}
 
 
 def names_of(spec: Spec) -> tuple[Names, ...]:

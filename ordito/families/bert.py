@@ -43,12 +43,14 @@ def build(
     label: str = "bert",
     first_position: int = 0,
     activation: Activation = "gelu",
+    head_activation: Activation | None = None,
     pooler: bool = False,
     masked_head: bool = False,
     tied: bool = True,
     pooling: Pooling | None = None,
 ) -> Spec:
-    """The spec of a BERT of these sizes, with or without a pooler and a masked-language-model head.
+    """The spec of a BERT of these sizes, with or without a pooler and a masked-language-model head, whose activation is by
+    default that of the layers.
 
     Raises `ConfigError` if there are more heads than d_model.
     """
@@ -73,7 +75,7 @@ def build(
     embedding = Embedding(
         vocab_size=vocab_size, d_model=d_model, n_positions=n_positions, first_position=first_position, n_types=n_types
     )
-    transform = Dense(name="head_transform", d_in=d_model, d_out=d_model, bias=True, activation=activation)
+    transform = Dense(name="head_transform", d_in=d_model, d_out=d_model, bias=True, activation=head_activation or activation)
     head = Chain(transform, norm("head_norm"), Head(d_model=d_model, vocab_size=vocab_size, tied=tied, bias=True))
     return Spec(
         architecture=label,

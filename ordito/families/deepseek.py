@@ -56,7 +56,7 @@ def spec_from_config(config: Reader) -> Spec:
     label = config.text("model_type")
     rope_dim = config.size("qk_rope_head_dim", 64)
     # `head_dim` in these files is the rotary width qk_rope_head_dim; older files leave it out.
-    config = Reader({**config.values, "head_dim": rope_dim}, config.where)
+    config = config.changed(head_dim=rope_dim)
     sizes = sizes_from_config(config, DEFAULTS[label], own_rope_keys=("mscale_all_dim",))
     layout: Literal["half", "interleaved"] = "interleaved" if label == V2 or config.flag("rope_interleave", True) else "half"
     nope_dim = config.size("qk_nope_head_dim", 128)
@@ -78,7 +78,7 @@ def spec_from_config(config: Reader) -> Spec:
     config.must_be("num_key_value_heads", sizes.n_heads)
     key = "num_mtp_layers" if "num_mtp_layers" in config.values else "num_nextn_predict_layers"
     n_ahead = config.bounded(key, 0, least=0)
-    config.finish(IRRELEVANT | {"model_type", "qk_rope_head_dim", "qk_head_dim", "ep_size"})
+    config.finish(IRRELEVANT | {"qk_head_dim", "ep_size"})
     return build(sizes, label, attention, dense, mixture, n_dense, n_ahead)
 
 

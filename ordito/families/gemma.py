@@ -27,10 +27,10 @@ from ordito.families.config import (
 from ordito.families.decoder import config_from_sizes, sizes_from_config
 from ordito.families.family import Family
 from ordito.families.gemma_gguf import GGUF_GEMMA
-from ordito.families.gemma_shape import LABELS, NORM, PERIODS, build
+from ordito.families.gemma_shape import LABELS, NORM, PERIODS, build, scalar_of
 from ordito.families.reader import IRRELEVANT, Reader
 from ordito.families.rope import parameters_from_rope, rope_from_config, rope_from_parameters
-from ordito.spec import Attention, FeedForward, Head, Rope, Spec
+from ordito.spec import Activation, Attention, FeedForward, Head, Rope, Spec
 
 GEMMA2 = {
     "head_dim": 256,
@@ -72,10 +72,8 @@ def spec_from_config(config: Reader) -> Spec:
     if generation < 3:
         config.must_be("use_bidirectional_attention", False)
     ropes = _ropes(config, generation)
-    # The first checkpoints of Gemma have `hidden_act` "gelu", but the code has always used the tanh approximation.
     sizes = sizes_from_config(config, DEFAULTS[generation] | {"hidden_act": "gelu"}, norms=NORM, rope=ropes[FULL])
-    activation = config.choice("hidden_activation", ACTIVATIONS | {"gelu": "gelu_tanh"}, "gelu_pytorch_tanh")
-    sizes = replace(sizes, activation=activation, embedding_scale=sizes.d_model**0.5)
+    sizes = replace(sizes, activation=_activation(config, generation), embedding_scale=sizes.d_model**0.5)
     windows: tuple[int | None, ...] = (None,) * sizes.n_layers
     if generation > 1:
         period, window = config.size("sliding_window_pattern", PERIODS[generation]), config.size("sliding_window", 4096)
@@ -98,6 +96,15 @@ def spec_from_config(config: Reader) -> Spec:
     )
     config.finish(IRRELEVANT)
     return spec
+
+
+def _activation(config: Reader, generation: int) -> Activation:
+    """`hidden_activation`, or in Gemma 1 `hidden_act`, where "gelu" of the first checkpoints has always meant its tanh form."""
+    if generation == 1 and config.get("hidden_activation", None) is None:
+        activation: Activation = config.choice("hidden_act", ACTIVATIONS | {"gelu": "gelu_tanh"}, "gelu_pytorch_tanh")
+    else:
+        activation = config.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
+    return activation
 
 
 def _softcap(config: Reader, key: str, default: float | None) -> float | None:
@@ -124,8 +131,8 @@ def _ropes(config: Reader, generation: int) -> dict[str, Rope]:
 
 
 def _text_of_gemma3(config: Reader) -> Spec:
-    text = text_half(config)
-    return spec_from_config(Reader({**text.values, "model_type": "gemma3_text"}, text.where))
+    text, tied = text_half(config), config.flag("tie_word_embeddings", True)
+    return spec_from_config(text.changed(model_type="gemma3_text", tie_word_embeddings=tied))
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:
@@ -147,8 +154,7 @@ def config_from_spec(spec: Spec) -> dict[str, Any]:
     config |= {
         "layer_types": kinds,
         "sliding_window": window if first.causal else 2 * (window - 1),
-        # An integer in transformers: 256 ** -0.5 must come back as the same float.
-        "query_pre_attn_scalar": round(first.scale**-2),
+        "query_pre_attn_scalar": scalar_of(first.scale),
         "final_logit_softcapping": spec.head.softcap if isinstance(spec.head, Head) else None,
     }
     if spec.architecture == "gemma2":

@@ -10,7 +10,7 @@ from ordito.families import llama
 from ordito.families.config import leaves, metadata_value
 from ordito.families.decoder import metadata_from_sizes, sizes_from_header
 from ordito.families.family import GGUF, Header
-from ordito.families.gemma_shape import LABELS, NORM, PERIODS, build
+from ordito.families.gemma_shape import LABELS, NORM, PERIODS, build, scalar_of
 from ordito.families.naming import Names, Shifted, Transform
 from ordito.families.reader import Reader
 from ordito.families.rope import metadata_from_rope
@@ -40,9 +40,8 @@ def spec_from_header(header: Header) -> Spec:
         local_theta = reader.real("rope.freq_base_swa", 1e4 if generation == 3 else full.theta)
         local = Rope(dim=sizes.head_dim, theta=local_theta) if generation == 3 else full
         ropes = [local if slides else full for slides in sliding]
-        scale = reader.real(
-            "attention.scale", _usual_scale(generation, n_layers, sizes.d_model // sizes.n_heads, sizes.head_dim)
-        )
+        usual = _usual_scale(generation, n_layers, sizes.d_model // sizes.n_heads, sizes.head_dim)
+        scale = _exact(reader.real("attention.scale", usual))
     spec = build(
         sizes,
         generation,
@@ -57,6 +56,12 @@ def spec_from_header(header: Header) -> Spec:
     pooling = _pooling(header, reader) if two_sided else None
     reader.finish()
     return replace(spec, pooling=pooling)
+
+
+def _exact(scale: float) -> float:
+    """The factor of scores that was rounded to fp32: n ** -0.5, where that is as near."""
+    exact = float(scalar_of(scale) ** -0.5)
+    return exact if math.isclose(scale, exact, rel_tol=1e-6) else scale
 
 
 def _usual_scale(generation: int, n_layers: int, width: int, head_dim: int) -> float:

@@ -14,6 +14,11 @@ PERIODS = {2: 2, 3: 6}
 """Generation -> n, where by default every n-th layer has full attention."""
 
 
+def scalar_of(scale: float) -> int:
+    """`query_pre_attn_scalar`, a whole number n in transformers: that for which n ** -0.5 is nearest to a factor of scores."""
+    return max(1, round(max(scale, 2**-16) ** -2))
+
+
 def build(
     sizes: Sizes,
     generation: int,

@@ -84,7 +84,7 @@ def spec_from_config(config: Reader) -> Spec:
     if config.text("model_type") == "llama4":
         return _text_of_llama4(config)
     d_expert = config.size("intermediate_size", 8192)
-    config = Reader({**config.values, "intermediate_size": config.size("intermediate_size_mlp", 16384)}, config.where)
+    config = config.changed(intermediate_size=config.size("intermediate_size_mlp", 16384))
     sizes = sizes_from_config(config, DEFAULTS, theta=500000.0)
     sizes = replace(sizes, rope=replace(sizes.rope, layout="interleaved"))
     n, step = sizes.n_layers, config.count("interleave_moe_layer_step", 1)
@@ -115,13 +115,12 @@ def spec_from_config(config: Reader) -> Spec:
         temperature=SteppedTemperature(strength=strength, period=period, offset=1) if tuned else None,
         bias=config.flag("attention_bias", False),
     )
-    config.finish(IRRELEVANT | {"intermediate_size_mlp", "for_llm_compressor"})
+    config.finish(IRRELEVANT | {"for_llm_compressor"})
     return spec
 
 
 def _text_of_llama4(config: Reader) -> Spec:
-    text = text_half(config)
-    return spec_from_config(Reader({**text.values, "model_type": "llama4_text"}, text.where))
+    return spec_from_config(text_half(config).changed(model_type="llama4_text"))
 
 
 def config_from_spec(spec: Spec) -> dict[str, Any]:

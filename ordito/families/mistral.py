@@ -56,6 +56,16 @@ MINISTRAL3 = DEFAULTS | {
     "rms_norm_eps": 1e-5,
 }
 """Defaults of transformers' MistralConfig, MixtralConfig and Ministral3Config."""
+MINISTRAL3_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+"""Ministral3Config's default rope, that of the 8B."""
 CLASSES = {"mistral": "Mistral", "ministral": "Ministral", "ministral3": "Ministral3", "mixtral": "Mixtral"}
 TEMPERATURE = "llama_4_scaling_beta"
 
@@ -66,6 +76,8 @@ def spec_from_config(config: Reader) -> Spec:
     if label == "mistral3":
         return _text_of_mistral3(config)
     if label == "ministral3":
+        if config.values.get("rope_parameters") is None and config.values.get("rope_scaling") is None:
+            config = config.changed(rope_parameters=MINISTRAL3_ROPE)
         sizes = sizes_from_config(config, MINISTRAL3, theta=1e6, own_rope_keys=(TEMPERATURE, "max_position_embeddings"))
     else:
         eps, theta = (1e-5, 1e6) if label == "mixtral" else (1e-6, 1e4)
@@ -84,7 +96,7 @@ def spec_from_config(config: Reader) -> Spec:
 
 def _temperature(config: Reader, sizes: Sizes) -> SteppedTemperature | None:
     """Ministral 3's factor on queries: 1 + beta ln(1 + floor(position / original context of YaRN))."""
-    parameters = config.section("rope_parameters")
+    parameters = config.section("rope_parameters") or config.section("rope_scaling")
     strength = parameters.real(TEMPERATURE, None) if parameters else None
     if strength is None:
         return None

@@ -12,7 +12,7 @@ from typing import Any
 from ordito.errors import ConfigError, OrditoError, did_you_mean
 from ordito.families.family import GGUF, Family, Header, with_fusions
 from ordito.families.naming import Names
-from ordito.families.reader import IRRELEVANT, Reader, shown
+from ordito.families.reader import IRRELEVANT, REQUIRED, Reader, shown
 from ordito.spec import Spec
 
 ADVICE = "CONTRIBUTING.md says how to add a family"
@@ -52,6 +52,16 @@ class Nearest:
     tables: Callable[[Spec], tuple[Names, ...]]
 
 
+class _Lenient(Reader):
+    """A reader for which an unknown value of a choice, such as an activation, is no error: its key counts as unread."""
+
+    def choice(self, key: str, options: Mapping[str, Any], default: Any = REQUIRED) -> Any:
+        if self.values.get(key, default) in options:
+            return super().choice(key, options, default)
+        self.seen.discard(key)
+        return next(iter(options.values()))
+
+
 Trial = tuple[Family, str, Reader, Callable[[], Spec], Callable[[Spec], tuple[Names, ...]]]
 """A family, one of its labels, the reader of a configuration, what makes a spec of that, and tables of names for the spec."""
 
@@ -61,7 +71,7 @@ def nearest_of_config(config: Mapping[str, Any], families: Iterable[Family]) -> 
     values = {key: value for key, value in config.items() if key != "architectures"}
 
     def trial(family: Family, label: str) -> Trial:
-        reader = Reader({**values, "model_type": label}, "config.json")
+        reader = _Lenient({**values, "model_type": label}, "config.json")
         return family, label, reader, lambda: family.spec_from_config(reader), lambda s: (family.names(s), *family.layouts(s))
 
     given = {key for key in config if not key.startswith("_")} - IRRELEVANT

@@ -161,6 +161,7 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_from_header`."""
     if spec.architecture not in EXPERTS:
         return metadata_from_sizes(spec)
+    metadata_value(bool(leaves(spec, MixtureOfExperts)), True, "a model without experts")
     mixture = leaves(spec, MixtureOfExperts)[0]
     metadata_value(mixture.router.renormalise, spec.architecture == "qwen3_moe", "the renormalisation of experts' weights")
     shared = {"expert_shared_feed_forward_length": mixture.shared.d_ff} if mixture.shared else {}

@@ -37,6 +37,12 @@ class Reader:
         self.values, self.where = values, where
         self.seen: set[str] = set()
 
+    def changed(self, **values: Any) -> Reader:
+        """The same configuration with other `values` of some keys; the two remember together what was read of either."""
+        reader = type(self)({**self.values, **values}, self.where)
+        reader.seen = self.seen
+        return reader
+
     def get(self, key: str, default: Any = REQUIRED) -> Any:
         """The value, unchecked."""
         self.seen.add(key)

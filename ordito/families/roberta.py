@@ -44,6 +44,7 @@ def spec_from_config(config: Reader) -> Spec:
         n_types=config.size("type_vocab_size", 2),
         eps=config.real("layer_norm_eps", 1e-12),
         activation=config.choice("hidden_act", ACTIVATIONS, "gelu"),
+        head_activation="gelu",  # whatever `hidden_act` is
         pooler=classes[0] == bare,
         masked_head=classes[0] == masked,
         tied=config.flag("tie_word_embeddings", True),

@@ -81,6 +81,8 @@ def _scaling(source: Reader, kind: str, original: int, context: int) -> Scaling 
         default = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
         short, long = source.reals("short_factor"), source.reals("long_factor")
         factor = source.real("attention_factor", default)
+        if short == long and source.values.get("attention_factor") == 1:  # as `parameters_from_rope` writes it
+            return DivisorScaling(divisors=short)
         return LongRopeScaling(short=short, long=long, context=original, attention_factor=factor)
     if kind not in (kinds := ("linear", "dynamic", "llama3", "yarn")):
         raise source.fail("rope_type", kind, f"one of default, {', '.join(kinds)}, longrope")

@@ -140,9 +140,13 @@ def _byte_level(fields: _Fields) -> Tokenizer:
 
 def _wordpiece(fields: _Fields) -> Tokenizer:
     """BERT's vocabulary, which GGUF spells with `▁` at the beginning of words instead of `##` at their continuations."""
-    whole = fields.control | {id for id in (fields.id("unknown"), fields.id("mask")) if id is not None}
+    whole = fields.added | {id for id in (fields.id("unknown"), fields.id("mask")) if id is not None}
     tokens = [
-        token if i in whole or re.fullmatch(r"\[.*\]", token) else token[1:] if token.startswith(SPACE) else "##" + token
+        token[1:]
+        if token.startswith(SPACE) and i not in fields.control
+        else token
+        if i in whole or re.fullmatch(r"\[.*\]", token)
+        else "##" + token
         for i, token in enumerate(fields.tokens)
     ]
     vocabulary = Vocabulary("wordpiece", tokens, fields.control, fields.added)

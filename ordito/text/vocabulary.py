@@ -67,10 +67,10 @@ class Vocabulary:
         return self.tokens[id]
 
     def bytes_of(self, id: int) -> bytes:
-        """The bytes of a token in a text; a control token is spelled out."""
+        """The bytes of a token in a text; a control token is spelled out, as a word where words are joined by spaces."""
         token = self.token(id)
         if id in self.control:
-            return token.encode()
+            return (" " * (self.kind == "wordpiece") + token).encode()
         if self.kind == "byte-level":
             if id in self.added or any(c not in BYTES for c in token):
                 return token.encode()

@@ -67,6 +67,28 @@ def test_roberta(kind, tmp_path):
     assert (abs(bare.hidden(IDS) - model.hidden(IDS)) <= 1e-5).all()
 
 
+@pytest.mark.filterwarnings("ignore:only the weights are written")
+@pytest.mark.parametrize("kind", ["Bert", "XLMRoberta"])
+def test_an_encoder_without_a_pooler(kind, tmp_path):
+    """Embedders are published so, and GGUF files hold no pooler."""
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{kind}Config")(**SIZES, max_position_embeddings=40)
+    peer = getattr(transformers, f"{kind}Model")(config, add_pooling_layer=False).eval()
+    peer.save_pretrained(tmp_path / "theirs")
+    model = ordito.load(tmp_path / "theirs")
+    with torch.no_grad():
+        expected = peer(torch.tensor([IDS])).last_hidden_state[0].numpy()
+    assert model.spec.pooler is None
+    assert abs(model.hidden(IDS) - expected).max() <= 1e-5 * abs(expected).max()
+    if kind == "Bert":
+        ordito.save(model, tmp_path / "model.gguf", dtype="f32")
+        model = ordito.load(tmp_path / "model.gguf")
+    ordito.save(model, tmp_path / "ours")
+    again = type(peer).from_pretrained(tmp_path / "ours", add_pooling_layer=False).eval()
+    with torch.no_grad():
+        assert abs(again(torch.tensor([IDS])).last_hidden_state[0].numpy() - expected).max() <= 1e-5
+
+
 def test_heads_of_other_tasks_are_refused(tmp_path):
     peer = transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES))
     with pytest.raises(ConfigError, match="'BertForSequenceClassification', expected BertModel, BertForMaskedLM"):

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +65,9 @@ def test_config_to_spec_and_back(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gguf_header_to_spec_and_back(name):
     made = spec_from_config(CONFIGS[name])
-    assert rounded(spec_from_header(header_from_spec(made))) == rounded(made)
+    back = spec_from_header(header_from_spec(made))
+    assert rounded(back) == rounded(made)
+    assert spec_from_config(config_from_spec(back)) == back  # a GGUF file becomes a folder
 
 
 @pytest.mark.parametrize(("low", "original"), [(1.0, 16), (2.0, 8192)])
@@ -74,6 +78,56 @@ def test_llama3_scalings_of_other_bands_are_written_to_gguf_as_divisors(low, ori
     ropes = [next(leaf.rope for _, leaf in found.attentions) for found in (made, back)]
     assert ropes[0] != ropes[1]
     assert ropes[1].frequencies(1) == pytest.approx(ropes[0].frequencies(1), rel=1e-6)
+    assert spec_from_config(config_from_spec(back)) == back
+
+
+@pytest.mark.parametrize("scale", [10**-0.5, 0.3, 1e-200, 1e200])
+def test_gguf_rounds_the_scale_of_a_gemma_to_fp32(scale):
+    header = header_from_spec(spec_from_config(CONFIGS["gemma2"]))
+    rounded_scale = float(np.float32(scale)) if 1e-38 < scale < 1e38 else scale
+    made = spec_from_header(replace(header, metadata={**header.metadata, "gemma2.attention.scale": rounded_scale}))
+    attention = next(leaf for _, leaf in made.attentions)
+    assert attention.scale == (scale if scale == 10**-0.5 else rounded_scale)
+    if scale == 10**-0.5:
+        assert config_from_spec(made)["query_pre_attn_scalar"] == 10
+    else:
+        with pytest.raises(ConfigError, match="cannot express"):
+            config_from_spec(made)
+
+
+@pytest.mark.parametrize(
+    ("change", "activation"),
+    [
+        ({"hidden_act": "gelu"}, "gelu_tanh"),  # the first Gemma's checkpoints
+        ({"hidden_act": "relu"}, "relu"),
+        ({"hidden_act": "gelu", "hidden_activation": "relu"}, "relu"),
+        ({"model_type": "gemma2", "hidden_act": "relu"}, "gelu_tanh"),
+        ({"model_type": "gemma2", "hidden_activation": "gelu"}, "gelu"),
+    ],
+)
+def test_activation_of_gemma_is_read_as_transformers_does(change, activation):
+    made = spec_from_config(GEMMA | change)
+    assert next(leaf.activation for _, leaf in made.leaves() if isinstance(leaf, spec.FeedForward)) == activation
+
+
+def test_ministral3_in_the_old_spelling_has_its_temperature():
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 512, "llama_4_scaling_beta": 0.1}
+    config = LLAMA | {"model_type": "ministral3", "head_dim": 12}
+    made = spec_from_config(config | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, **yarn}})
+    assert spec_from_config(config | {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", **yarn}}) == made
+    assert next(leaf.temperature.strength for _, leaf in made.attentions) == 0.1
+
+
+def test_ministral3_without_a_rope_has_that_of_its_class():
+    config = LLAMA | {"model_type": "ministral3", "head_dim": 12}
+    explicit = transformers.Ministral3Config(**{key: value for key, value in config.items() if key != "model_type"}).to_dict()
+    assert spec_from_config(config) == spec_from_config(explicit)
+
+
+def test_gguf_header_of_a_mixture_without_experts_is_refused():
+    config = LLAMA | {"model_type": "qwen3_moe", "decoder_sparse_step": 9, "head_dim": 12}
+    with pytest.raises(ConfigError, match="a model without experts"):
+        header_from_spec(spec_from_config(config))
 
 
 def test_gguf_header_of_an_encoder():

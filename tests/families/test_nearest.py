@@ -48,9 +48,14 @@ def test_a_config_with_experts_is_nearest_to_a_family_with_experts():
         ),
         # Keys that a family knows and needs not, such as its dropout, are not unknown.
         (transformers.MT5Config(architectures=["MT5Model"]), r"nearest is T5 \(t5\), which knows all of its keys"),
+        # Nor does an activation that no family has, which is named.
+        (transformers.ArceeConfig(), r"nearest is LLaMA \(llama\), which does not know the keys 'hidden_act'"),
+        # Families that read some keys in a way of their own.
+        (transformers.DeepseekV32Config(), r"nearest is DeepSeek \(deepseek_v\d\), .* 'index_topk'"),
+        (transformers.Mistral4Config(), r"nearest is DeepSeek \(deepseek_v3\)"),
     ],
 )
-def test_classes_and_settings_of_training_do_not_mislead(config, said):
+def test_what_does_not_mislead(config, said):
     with pytest.raises(ConfigError, match=said):
         spec_from_config(config.to_dict())
 

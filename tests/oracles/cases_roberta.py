@@ -24,6 +24,6 @@ CASES = {
     "xlm-roberta, masked, untied": (
         "XLMRobertaForMaskedLM",
         "XLMRobertaConfig",
-        {**ROBERTA, "tie_word_embeddings": False},
+        {**ROBERTA, "tie_word_embeddings": False, "hidden_act": "relu"},
     ),
 }

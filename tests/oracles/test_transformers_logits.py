@@ -222,10 +222,11 @@ def test_swapped_tensors_are_noticed(swap, tmp_path):
         assert error(module(ids), output(theirs, ids)) > TOLERANCE
 
 
-def test_multimodal_gemma3_is_read_as_text(tmp_path):
-    text = make("gemma3").config.to_dict()
+@pytest.mark.parametrize("tied", [True, False])
+def test_multimodal_gemma3_is_read_as_text(tied, tmp_path):
+    text = make("gemma3").config.to_dict() | {"tie_word_embeddings": not tied}  # which only the whole model's key decides
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28}
-    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1)
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1, tie_word_embeddings=tied)
     config._attn_implementation = "eager"
     theirs = transformers.Gemma3ForConditionalGeneration(config).eval()
     theirs.save_pretrained(tmp_path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from byte_tokenizer import byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,9 @@ class Letters:
 
     def id_of(self, token):
         return self.tokens.index(token) if token in self.tokens else None
+
+    def encode(self, text, **options):
+        return [-1]  # its ids depend on what was cut before: no text is told by them
 
     def streamer(self):
         return Detokenizer(lambda id: b"" if id in self.control else self.tokens[id])
@@ -321,6 +325,15 @@ def test_channels(header):
     assert read(pieces, style("harmony"), HARMONY, tools=["f"])[0] == Answer("", "hm ", (("f", '{"a": 1}'),))
     pieces = ["<|channel|>", "final", "<|message|>", "Yes", "<|return|>"]
     assert read(pieces, style("harmony"), HARMONY)[0] == Answer("Yes", "", ())
+
+
+def test_a_header_without_an_end_takes_no_quadratic_time():
+    tokenizer = byte_tokenizer(FORMATS["harmony"].source)
+    reader = answer_reader(tokenizer, style("harmony"), tools=["f"])
+    for id in tokenizer.encode("the loom " * 2000):
+        assert not reader.bound
+        assert reader.leading() == {tokenizer.id_of("<|channel|>")}
+        reader.push(id)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "chatml", "harmony"])

@@ -111,6 +111,18 @@ def test_added_tokens_and_the_template(pair):
     assert found.chat_template == tokenizer.chat_template == "{{ messages[0].content }}"
 
 
+def test_added_tokens_of_word_pieces(tmp_path):
+    library = wordpiece(True)
+    library.add_tokens([AddedToken("<tool>", normalized=False), AddedToken("<|sep|>", special=True, normalized=False)])
+    tokenizer = folder_of(library, tmp_path)
+    found, text = back(tokenizer), "a <tool>b<|sep|> perché"
+    for parse in (True, False):
+        assert found.encode(text, parse_special=parse) == tokenizer.encode(text, parse_special=parse)
+    ids = tokenizer.encode(text, parse_special=True)
+    for skip in (True, False):
+        assert found.decode(ids, skip_special_tokens=skip) == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
 def test_nfc_normalization_is_lost_with_a_warning(tmp_path):
     library = byte_level("qwen2")
     library.normalizer = normalizers.NFC()

@@ -24,7 +24,8 @@ class ChannelReader(AnswerReader):
     ) -> None:
         super().__init__(tokenizer, CHANNEL_MARKERS, stops, begun)
         self.tokenizer, self.tools = tokenizer, tools
-        self.headed: list[int] = []  # the tokens of the header
+        self.headed: list[int] = []  # the tokens of the header up to `<|channel|>`
+        self.named: list[int] | None = None  # those behind it, None before it
         self.header: str | None = None if begun else ""  # what was read of a message's header, None inside a message
         self.channel = ""
 
@@ -39,29 +40,22 @@ class ChannelReader(AnswerReader):
         behind `<|channel|>`; of an answer that goes on, its text."""
         if self.header is None:
             return self.channel != "analysis"
-        named = self._named()
-        return named is not None and not self._thought_goes_on(named)
+        return self.named is not None and not self._thought_goes_on(self.named)
 
     def leading(self) -> Set[int]:
         """The tokens that continue a header up to `<|channel|>`, or that of a thought, before which there was none."""
-        if self.header is not None and (named := self._named()) is None:
+        if self.header is not None and self.named is None:
             opening = self._opening
             read = next(n for n in range(len(opening) - 1, -1, -1) if not n or self.headed[-n:] == opening[:n])
             return {opening[read]}
-        if self.header is None or self.channel or (named and not self._thought_goes_on(named)):
+        if self.named is None or self.channel or (self.named and not self._thought_goes_on(self.named)):
             return frozenset()
-        return {self._encoded("analysis<|message|>")[len(named or ())]}
+        return {self._encoded("analysis<|message|>")[len(self.named)]}
 
     @property
     def _opening(self) -> list[int]:
         """The tokens between the last message and the name of the next channel."""
         return self._encoded("<|end|><|start|>assistant<|channel|>" if self.channel else "<|channel|>")
-
-    def _named(self) -> list[int] | None:
-        """The tokens of a header behind `<|channel|>`, None before it."""
-        opening, headed = self._opening, self.headed
-        ends = (place + len(opening) for place in range(len(headed)) if headed[place : place + len(opening)] == opening)
-        return next((headed[end:] for end in ends), None)
 
     def _thought_goes_on(self, named: list[int]) -> bool:
         """Whether these are the first tokens of a thought's header, and more are needed."""
@@ -73,7 +67,14 @@ class ChannelReader(AnswerReader):
     def push(self, id: int) -> list[Part]:
         """Add a token; returns the parts that are complete now."""
         parts = super().push(id)
-        self.headed = [] if self.header is None else [*self.headed, id]
+        if self.header is None:
+            self.headed, self.named = [], None
+        elif self.named is not None:
+            self.named.append(id)
+        else:
+            self.headed.append(id)
+            opening = self._opening
+            self.named = [] if self.headed[-len(opening) :] == opening else None
         return parts
 
     def mark(self, marker: str) -> None:
