@@ -89,7 +89,7 @@ def title(outline: Outline, found: Account) -> str:
     family = f"{family_of(outline.spec).title} ({outline.spec.architecture})"
     return (
         f"{outline.name}: {family}, {short(counted.total)} parameters{active}, context {outline.spec.context:,}\n"
-        f"{outline.origin}"
+        f"from {outline.origin}"
     )
 
 

@@ -179,6 +179,9 @@ def test_catalogue(cli):  # noqa: F811
     assert active == sorted(active, reverse=True)
     assert {model["family"] for model in json.loads(cli("catalogue", "--since", "2025-06", "--json").out)} >= {"gpt", "claude"}
     assert "closed; input: text" in cli("catalogue", "gpt-4o").out
+    assert "\n1 model. " in cli("catalogue", "gpt-4o-mini").out
+    assert cli("catalogue", "llama-3.1-8b").out == cli("catalogue", "Llama 3.1 8B").out
+    assert "such as 2024" in cli("catalogue", "--since", "2024-13", status=1).err
     assert "did you mean gemma" in cli("catalogue", "--family", "gema", status=1).err
     assert "unknown order" in cli("catalogue", "--sort", "size", status=1).err
     assert "such as 2024" in cli("catalogue", "--since", "yesterday", status=1).err
