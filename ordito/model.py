@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -81,6 +84,7 @@ class Model:
         before it answers: True, False, or an effort ("low", "medium", "high"). Raises as `generate` does, and `TemplateError`
         for a model without a chat template or messages that it refuses.
         """
+        check_messages(messages)  # `stream` would continue a text
         return _finished(self.stream(messages, **settings))
 
     def stream(
@@ -222,7 +226,7 @@ class Model:
         With a `context`, a text that is certainly too long raises `ContextError` before it is tokenized, which would take
         seconds for megabytes.
         """
-        if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
+        if isinstance(prompt, str) or _are_ids(prompt):
             if tools or thinking is not None:
                 raise OrditoError("tools and thinking need a conversation, got a text: give messages")
             if isinstance(prompt, str):
@@ -368,7 +372,9 @@ class Model:
 
         `prompt` names a task (`query`, `document`, ...) for which the model has a prefix that is put before each text.
         """
-        listed = [texts] if isinstance(texts, str) else list(texts)
+        listed = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else [texts]
+        if wrong := [text for text in listed if not isinstance(text, str)]:
+            raise OrditoError(f"a text to embed is {wrong[0]!r:.80}, expected a string")
         before = self.task_words(prompt)
         return embed(self.runtime, self.tokenizer, [before + text for text in listed])
 
@@ -421,6 +427,11 @@ class Conversation:
 
     def __init__(self, model: Model) -> None:
         self.user = f"conversation {next(_CONVERSATIONS)}"
+
+
+def _are_ids(prompt: object) -> bool:
+    """Whether a prompt is token ids: a list or an array of numbers."""
+    return isinstance(prompt, Sequence | np.ndarray) and len(prompt) > 0 and isinstance(prompt[0], Integral)
 
 
 def _finished(stream: Stream) -> Generation:

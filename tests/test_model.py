@@ -18,6 +18,7 @@ from ordito.errors import (
     NoTokenizerError,
     OrditoError,
     OrditoWarning,
+    TemplateError,
 )
 
 CONTEXT = 64
@@ -226,6 +227,23 @@ def test_wrong_token_ids_are_refused(model, ids):
         model.logits(ids)
 
 
+@pytest.mark.parametrize("prompt", [None, 5, {"role": "user", "content": "the"}, np.zeros((1, 2), int)])
+def test_prompts_that_are_none_are_refused(model, prompt):
+    with pytest.raises(TemplateError, match="a conversation must be a list of messages"):
+        model.generate(prompt)
+
+
+def test_an_array_of_token_ids_is_a_prompt(model):
+    ids = model.tokenizer.encode("the warp")
+    assert model.generate(np.array(ids), max_tokens=3).text == model.generate(ids, max_tokens=3).text
+
+
+@pytest.mark.parametrize("text", ["the", [1, 2]])
+def test_a_chat_answers_no_text(model, text):
+    with pytest.raises(TemplateError, match="message"):
+        model.chat(text)
+
+
 @pytest.mark.parametrize("backend", ["torch", None])
 def test_backends_by_name(folder, backend):
     assert ordito.load(folder, backend=backend).logits([1, 2]).shape[0] == 2
@@ -303,6 +321,9 @@ def test_an_encoder_embeds_and_does_not_generate(tmp_path, folder):
         assert np.abs(vector - expected).max() <= 1e-5
         assert np.abs(encoder.embed(text)[0] - vector).max() <= 1e-5
         assert encoder.hidden(ids).shape == (len(ids), 24)
+    for texts in (None, 5, ["the", None], [["the"]]):
+        with pytest.raises(OrditoError, match="expected a string"):
+            encoder.embed(texts)
     with pytest.raises(OrditoError, match="cannot generate"):
         encoder.generate("the")
     with pytest.raises(OrditoError, match="no language-model head"):
