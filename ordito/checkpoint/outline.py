@@ -42,6 +42,7 @@ class Outline:
     - `stored`: every tensor of the spec by its canonical name; None if only a configuration is known.
     - `file_bytes`: the size of the files, or None likewise; `other_bytes`: that of tensors which the spec does not use.
     - `path`: where the model can be opened, if it is on this machine.
+    - `note`: what the catalogue adds, such as that something is left out of its configuration.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Outline:
     stored: Mapping[str, Held] | None = None
     other_bytes: int = 0
     file_bytes: int | None = None
+    note: str | None = None
 
     @property
     def overhead(self) -> int | None:
@@ -118,7 +120,8 @@ def _published(entry: catalogue.Entry) -> Outline:
     if entry.config is None:
         raise OrditoError(f"{entry.name} is closed: its architecture is not published; `ordito catalogue` has what is")
     spec = spec_from_config(entry.config, entry.name)
-    return Outline(name=entry.name, origin="the catalogue", format="config", spec=spec, metadata=entry.config)
+    found = Outline(name=entry.name, origin="the catalogue", format="config", spec=spec, metadata=entry.config)
+    return replace(found, note=entry.note)
 
 
 def _configured(path: Path, name: str, origin: str) -> Outline:

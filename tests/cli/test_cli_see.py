@@ -52,6 +52,12 @@ def test_explain_published_models_without_any_file(cli, name, total, active, kv)
     assert data["file"] is None
 
 
+@pytest.mark.parametrize("options", [[], ["--kv"]])
+def test_explain_says_what_the_catalogue_notes(cli, options):  # noqa: F811
+    assert "\nfrom the catalogue: a LoRA adapter: the sizes are" in cli("explain", "fauno-7b", *options).out
+    assert "\nfrom the catalogue\n" in cli("explain", "llama-3-8b", *options).out
+
+
 def test_explain_the_cache(cli):  # noqa: F811
     done = cli("explain", "gemma-3-27b", "--kv").out
     assert "window of 1,024" in done
