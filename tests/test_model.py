@@ -131,6 +131,12 @@ def test_tools_and_thinking_reach_the_template(with_tools):
 def test_tools_that_the_model_does_not_know_are_refused(model):
     with pytest.raises(OrditoError, match="leaves tools out"):
         model.chat([{"role": "user", "content": "weft?"}], tools=[TOOL])
+    spoken = f"what does {TOOL['function']['name']} do?"  # the name alone is no sign that the tool was described
+    with pytest.raises(OrditoError, match="leaves tools out"):
+        model.chat([{"role": "user", "content": spoken}], tools=[TOOL])
+    call = {"type": "function", "function": {"name": TOOL["function"]["name"], "arguments": {}}}
+    with pytest.raises(OrditoError, match="leaves tool calls out"):
+        model.chat([{"role": "user", "content": spoken}, {"role": "assistant", "content": "", "tool_calls": [call]}])
     with pytest.raises(OrditoError, match="need a conversation"):
         model.generate("weft?", tools=[TOOL])
 
