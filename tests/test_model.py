@@ -220,6 +220,7 @@ def test_an_answer_ends_with_the_context(model):
         ({"max_tokens": 2.5}, "max_tokens"),
         ({"stop": [""]}, "stop"),
         ({"stop": [3]}, "stop"),
+        ({"grammar": {"type": "object"}}, "grammar is of type dict"),
     ],
 )
 def test_wrong_settings_are_refused(model, settings, message):
