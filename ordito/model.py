@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import count
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.pooling import prompts_from_folder
@@ -22,6 +25,7 @@ from ordito.spec import Spec
 from ordito.text.answers import answer_reader
 from ordito.text.chat import ChatTemplate, thinking_options
 from ordito.text.from_checkpoint import end_ids, load_tokenizer
+from ordito.text.messages import check_messages
 from ordito.text.prompt import Messages, Prompt, chat_prompt, text_ids
 from ordito.text.tokenizer import Tokenizer
 
@@ -74,6 +78,7 @@ class Model:
         before it answers: True, False, or an effort ("low", "medium", "high"). Raises as `generate` does, and `TemplateError`
         for a model without a chat template or messages that it refuses.
         """
+        check_messages(messages)  # `stream` would continue a text
         return _finished(self.stream(messages, **settings))
 
     def stream(
@@ -186,7 +191,7 @@ class Model:
         - `context`: a text that is certainly longer raises `ContextError` before it is tokenized, which would take seconds for
           megabytes.
         """
-        if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
+        if isinstance(prompt, str) or _are_ids(prompt):
             if tools or thinking is not None:
                 raise OrditoError("tools and thinking need a conversation, got a text: give messages")
             ids = text_ids(self.tokenizer, prompt, context) if isinstance(prompt, str) else self._checked(prompt)  # type: ignore[arg-type]
@@ -277,7 +282,9 @@ class Model:
 
         `prompt` names a task (`query`, `document`, ...) for which the model has a prefix that is put before each text.
         """
-        listed = [texts] if isinstance(texts, str) else list(texts)
+        listed = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else [texts]
+        if wrong := [text for text in listed if not isinstance(text, str)]:
+            raise OrditoError(f"a text to embed is {wrong[0]!r:.80}, expected a string")
         before = self.task_words(prompt)
         return embed(self.runtime, self.tokenizer, [before + text for text in listed])
 
@@ -314,6 +321,11 @@ class Conversation:
 
     def __init__(self, model: Model) -> None:
         self.user = f"conversation {next(_CONVERSATIONS)}"
+
+
+def _are_ids(prompt: object) -> bool:
+    """Whether a prompt is token ids: a list or an array of numbers."""
+    return isinstance(prompt, Sequence | np.ndarray) and len(prompt) > 0 and isinstance(prompt[0], Integral)
 
 
 def _finished(stream: Stream) -> Generation:

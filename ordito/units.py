@@ -6,11 +6,11 @@ from __future__ import annotations
 def size(nbytes: float) -> str:
     """Bytes in B, kB, MB, GB or TB.
 
-    >>> size(98_362_432)
-    '98.4 MB'
+    >>> size(98_362_432), size(999_960_000)
+    ('98.4 MB', '1.0 GB')
     """
     for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
+        if nbytes < 999.95:
             return f"{nbytes:.1f} {unit}" if unit != "B" else f"{nbytes:.0f} B"
         nbytes /= 1000
     return f"{nbytes:.1f} TB"

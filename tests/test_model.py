@@ -16,6 +16,7 @@ from ordito.errors import (
     NoTokenizerError,
     OrditoError,
     OrditoWarning,
+    TemplateError,
 )
 
 CONTEXT = 64
@@ -128,6 +129,12 @@ def test_tools_and_thinking_reach_the_template(with_tools):
 def test_tools_that_the_model_does_not_know_are_refused(model):
     with pytest.raises(OrditoError, match="leaves tools out"):
         model.chat([{"role": "user", "content": "weft?"}], tools=[TOOL])
+    spoken = f"what does {TOOL['function']['name']} do?"  # the name alone is no sign that the tool was described
+    with pytest.raises(OrditoError, match="leaves tools out"):
+        model.chat([{"role": "user", "content": spoken}], tools=[TOOL])
+    call = {"type": "function", "function": {"name": TOOL["function"]["name"], "arguments": {}}}
+    with pytest.raises(OrditoError, match="leaves tool calls out"):
+        model.chat([{"role": "user", "content": spoken}, {"role": "assistant", "content": "", "tool_calls": [call]}])
     with pytest.raises(OrditoError, match="need a conversation"):
         model.generate("weft?", tools=[TOOL])
 
@@ -211,6 +218,7 @@ def test_an_answer_ends_with_the_context(model):
         ({"max_tokens": 2.5}, "max_tokens"),
         ({"stop": [""]}, "stop"),
         ({"stop": [3]}, "stop"),
+        ({"grammar": {"type": "object"}}, "grammar is of type dict"),
     ],
 )
 def test_wrong_settings_are_refused(model, settings, message):
@@ -222,6 +230,23 @@ def test_wrong_settings_are_refused(model, settings, message):
 def test_wrong_token_ids_are_refused(model, ids):
     with pytest.raises(OrditoError, match="token ids"):
         model.logits(ids)
+
+
+@pytest.mark.parametrize("prompt", [None, 5, {"role": "user", "content": "the"}, np.zeros((1, 2), int)])
+def test_prompts_that_are_none_are_refused(model, prompt):
+    with pytest.raises(TemplateError, match="a conversation must be a list of messages"):
+        model.generate(prompt)
+
+
+def test_an_array_of_token_ids_is_a_prompt(model):
+    ids = model.tokenizer.encode("the warp")
+    assert model.generate(np.array(ids), max_tokens=3).text == model.generate(ids, max_tokens=3).text
+
+
+@pytest.mark.parametrize("text", ["the", [1, 2]])
+def test_a_chat_answers_no_text(model, text):
+    with pytest.raises(TemplateError, match="message"):
+        model.chat(text)
 
 
 def test_save_then_load_is_the_same_model(model, peer, tmp_path):
@@ -283,6 +308,9 @@ def test_an_encoder_embeds_and_does_not_generate(tmp_path, folder):
         assert np.abs(vector - expected).max() <= 1e-5
         assert np.abs(encoder.embed(text)[0] - vector).max() <= 1e-5
         assert encoder.hidden(ids).shape == (len(ids), 24)
+    for texts in (None, 5, ["the", None], [["the"]]):
+        with pytest.raises(OrditoError, match="expected a string"):
+            encoder.embed(texts)
     with pytest.raises(OrditoError, match="cannot generate"):
         encoder.generate("the")
     with pytest.raises(OrditoError, match="no language-model head"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ordito.errors import OrditoError
 from ordito.spec import Attention, LatentAttention, Spec
 
 Kind = Literal["full", "window", "chunk", "blocks", "latent", "source"]
@@ -54,7 +55,9 @@ class Cache:
         return 2 * sum(layer.numbers for layer in self.layers if layer.span is None or layer.span >= self.context)
 
     def at(self, context: int, bytes_per_number: int = 2) -> int:
-        """Bytes after `context` tokens of one sequence."""
+        """Bytes after `context` tokens of one sequence. Raises `OrditoError` for a negative number of tokens."""
+        if context < 0:
+            raise OrditoError(f"the KV cache after {context} tokens: expected at least 0")
         return bytes_per_number * sum(layer.at(context) for layer in self.layers)
 
     def kinds(self) -> list[tuple[Layer, int]]:

@@ -42,6 +42,7 @@ class Outline:
     - `stored`: every tensor of the spec by its canonical name; None if only a configuration is known.
     - `file_bytes`: the size of the files, or None likewise; `other_bytes`: that of tensors which the spec does not use.
     - `path`: where the model can be opened, if it is on this machine.
+    - `note`: what the catalogue adds, such as that something is left out of its configuration.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Outline:
     stored: Mapping[str, Held] | None = None
     other_bytes: int = 0
     file_bytes: int | None = None
+    note: str | None = None
 
     @property
     def overhead(self) -> int | None:
@@ -65,14 +67,16 @@ class Outline:
 def outline(name: str | Path, progress: store.Progress | None = None) -> Outline:
     """The outline of a model by its name or path.
 
-    A model on this machine is read there; of a repository on the hub only the headers are fetched. If that fails and the
+    A model on this machine is read there; of a repository on the hub only the headers are fetched. A configuration alone is
+    called by its file, or by its folder if the file is the `config.json` of one. If nothing can be fetched and the
     catalogue has the model, its entry is used, with an `OrditoWarning`. Raises `ModelNotFoundError`, `DownloadError`,
     `CheckpointError` or `ConfigError`.
     """
     typed = str(name).strip()
     here = os.path.expanduser(typed)  # unlike those of Path, this and os.path.exists are quiet about what cannot be a path
     if typed and os.path.exists(here) and (alone := _configuration(Path(here))):
-        return _configured(alone, alone.resolve().parent.name or typed, here)
+        called = alone.resolve().parent.name if alone.name in ("config.json", MISTRAL_CONFIG) else alone.stem
+        return _configured(alone, called or typed, here)
     try:
         reference = store.parse(typed)
     except ModelNotFoundError:
@@ -92,7 +96,7 @@ def outline(name: str | Path, progress: store.Progress | None = None) -> Outline
         if reference.source == "path":
             raise
         try:
-            entry = catalogue.find(reference.repo or reference.name)
+            entry = catalogue.find(reference.repo or store.MODELS[reference.name].published or reference.name)
         except ModelNotFoundError:
             raise error from None
         warnings.warn(f"{error}; what follows is from the catalogue", OrditoWarning, stacklevel=2)
@@ -116,7 +120,8 @@ def _published(entry: catalogue.Entry) -> Outline:
     if entry.config is None:
         raise OrditoError(f"{entry.name} is closed: its architecture is not published; `ordito catalogue` has what is")
     spec = spec_from_config(entry.config, entry.name)
-    return Outline(name=entry.name, origin="the catalogue", format="config", spec=spec, metadata=entry.config)
+    found = Outline(name=entry.name, origin="the catalogue", format="config", spec=spec, metadata=entry.config)
+    return replace(found, note=entry.note)
 
 
 def _configured(path: Path, name: str, origin: str) -> Outline:

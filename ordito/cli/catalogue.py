@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ordito.cli.console import write, write_json, write_table
-from ordito.units import short, size
+from ordito.units import plural, short, size
 
 if TYPE_CHECKING:
     from ordito.comparing.published import Row
@@ -33,7 +33,7 @@ def catalogue(name: str | None, family: str | None, sort: str | None, since: str
 
     if kind not in ("open", "closed", "all"):
         raise OrditoError(f"--kind: got {kind!r}, expected open, closed or all")
-    if since is not None and not re.fullmatch(r"\d{4}(-\d{2})?", since, re.ASCII):
+    if since is not None and not re.fullmatch(r"\d{4}(-(0[1-9]|1[0-2]))?", since, re.ASCII):
         raise OrditoError(f"--since: got {since!r}, expected a year or a month, such as 2024 or 2024-07")
     found = rows(family=family, closed=None if kind == "all" else kind == "closed", since=since, name=name)
     if sort is not None:
@@ -52,7 +52,9 @@ def table(found: list[Row]) -> None:
 
     columns = ("", "released", ">layers", ">d_model", "attention", "experts", ">context", ">total", ">active", ">cache/token")
     write_table(Table("", columns, tuple(cells(row) for row in found)))
-    write(f"\n{len(found)} models. Cache at 16 bits; ~: some layers have a sliding window; more: ordito explain NAME\n")
+    write(
+        f"\n{plural(len(found), 'model')}. Cache at 16 bits; ~: some layers have a sliding window; more: ordito explain NAME\n"
+    )
 
 
 def cells(row: Row) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class Chat:
         say(f"{self.name} is ready; /? lists the commands, /bye leaves")
         while True:
             try:
-                text = self._ask()
+                text, quoted = self._ask()
             except KeyboardInterrupt:
                 say("\nUse Ctrl-D or /bye to leave.")
                 continue
@@ -73,10 +73,10 @@ class Chat:
             except EOFError:
                 say("")
                 return
-            if text.strip() in ("/bye", "/exit", "/quit"):
+            if not quoted and text.split()[:1] in (["/bye"], ["/exit"], ["/quit"]):
                 return
             try:
-                self.turn(text)
+                self.turn(text, quoted)
             except ContextError as error:
                 say(f"error: {error}" + ("; /clear forgets the conversation" if self.messages else ""))
             except OrditoError as error:
@@ -85,21 +85,22 @@ class Chat:
                 say("\n(stopped)")
                 self.fresh()
 
-    def _ask(self) -> str:
-        """One line, or, between triple quotes, several."""
+    def _ask(self) -> tuple[str, bool]:
+        """One line, or several from triple quotes to those at the end of a line; and whether quotes keep it from being a
+        command."""
         text = self.read(">>> ")
         head, quotes, rest = text.partition('"""')
         if not quotes or not (head.strip() == "" or head.startswith("/set system")):
-            return text
+            return text, False
         lines = [rest]
-        while '"""' not in lines[-1]:
+        while not lines[-1].rstrip().endswith('"""'):
             lines.append(self.read("... "))
-        lines[-1] = lines[-1].partition('"""')[0]
-        return head + "\n".join(lines).strip("\n")
+        lines[-1] = lines[-1].rstrip().removesuffix('"""')
+        return head + "\n".join(lines).strip("\n"), not head.strip()
 
-    def turn(self, text: str) -> None:
+    def turn(self, text: str, quoted: bool = False) -> None:
         """One input: a command, or something to answer."""
-        if text.startswith("/"):
+        if text.startswith("/") and not quoted:
             self.command(text)
         elif text.strip():
             self.answer(text)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ordito.errors import OrditoError, OrditoWarning
 
@@ -49,25 +49,33 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
+def styled(stream: TextIO) -> bool:
+    """Whether text on this stream may be bright or dim: on a terminal that is not dumb, unless NO_COLOR is set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def write_answer(parts: Iterable[Part], *, said: bool = True) -> None:
     """Write an answer as it comes: its text on standard output (if `said`), its thoughts dimmed on standard error if that is a
     terminal."""
     from ordito.text.answers import Call, Said, Thought
 
     thinking = False
-    colours = sys.stderr.isatty()
-    for part in parts:
-        if isinstance(part, Thought) != thinking and colours and not isinstance(part, Call):
-            thinking = not thinking
-            sys.stderr.write("\x1b[2m" if thinking else "\x1b[0m\n\n")
-            sys.stderr.flush()
-        if isinstance(part, Said) and said:
-            write(part.text)
-        elif isinstance(part, Thought) and colours:
-            sys.stderr.write(_CONTROL.sub("�", part.text))
-            sys.stderr.flush()
-    if thinking:
-        sys.stderr.write("\x1b[0m\n")
+    shown = sys.stderr.isatty()
+    dim, plain = ("\x1b[2m", "\x1b[0m") if styled(sys.stderr) else ("", "")
+    try:
+        for part in parts:
+            if isinstance(part, Thought) != thinking and shown and not isinstance(part, Call):
+                thinking = not thinking
+                sys.stderr.write(dim if thinking else f"{plain}\n\n")
+                sys.stderr.flush()
+            if isinstance(part, Said) and said:
+                write(part.text)
+            elif isinstance(part, Thought) and shown:
+                sys.stderr.write(_CONTROL.sub("�", part.text))
+                sys.stderr.flush()
+    finally:  # also after Ctrl-C in a thought: what follows is not one
+        if thinking:
+            sys.stderr.write(f"{plain}\n")
 
 
 def write_json(data: Any, indent: int | None = 2) -> None:
@@ -153,7 +161,7 @@ def known(name: str) -> Outline:
 
 def write_table(table: Table, *, stands_out: bool = False) -> None:
     """Print a table as aligned text. With `stands_out`, a terminal shows rows with a first cell bright and the others dim."""
-    colours = stands_out and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colours = stands_out and styled(sys.stdout)
     for number, line in enumerate(table.lines()):
         line = _CONTROL.sub("�", line)
         if colours:

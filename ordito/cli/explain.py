@@ -71,7 +71,7 @@ def report(outline: Outline, found: Account) -> None:
     from ordito.families import family_of
 
     family = f"{family_of(outline.spec).title} ({outline.spec.architecture})"
-    write(f"{draw(outline.spec, titles=[f'{outline.name}: {family}']).text()}\n\nfrom {outline.origin}\n")
+    write(f"{draw(outline.spec, titles=[f'{outline.name}: {family}']).text()}\n\n{source(outline)}\n")
     for table in tables(found):
         write("\n")
         write_table(table)
@@ -89,8 +89,13 @@ def title(outline: Outline, found: Account) -> str:
     family = f"{family_of(outline.spec).title} ({outline.spec.architecture})"
     return (
         f"{outline.name}: {family}, {short(counted.total)} parameters{active}, context {outline.spec.context:,}\n"
-        f"{outline.origin}"
+        f"{source(outline)}"
     )
+
+
+def source(outline: Outline) -> str:
+    """Where a model is known from, and what the catalogue notes of it."""
+    return f"from {outline.origin}" + (f": {outline.note}" if outline.note else "")
 
 
 def file_sum(outline: Outline, found: Account) -> str:

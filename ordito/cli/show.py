@@ -176,7 +176,7 @@ def lines(d: dict[str, Any]) -> list[str]:
         shared = kind["kv_heads"] not in (None, kind["heads"])
         heads = plural(kind["heads"], "head") + (f" on {plural(kind['kv_heads'], 'key-value head')}" if shared else "")
         scaling = f", {kind['rope_scaling']['node']}" if kind["rope_scaling"] else ""
-        rope = f", rope theta {kind['rope_theta']:g}{scaling}" if kind["rope_theta"] else ""
+        rope = f", rope theta {kind['rope_theta']:,.10g}{scaling}" if kind["rope_theta"] else ""
         rows["attention" if i == 0 else "attention " + "'" * i] = (
             f"{plural(kind['layers'], 'layer')}: {heads} of {kind['head_dim']}, {kind['sees']}{rope}"
         )

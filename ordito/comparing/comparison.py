@@ -9,6 +9,7 @@ from ordito.accounting import Table
 from ordito.comparing.facts import NONE, Fact, Place, facts
 from ordito.errors import OrditoError
 from ordito.spec import Spec, expect_spec
+from ordito.units import plural
 
 DIFFERS = "≠"
 
@@ -66,7 +67,7 @@ def compare(*specs: Spec, names: tuple[str, ...] | None = None) -> Comparison:
     Raises `OrditoError` if there are fewer than two, for another number of names, and for anything but specs.
     """
     if len(specs) < 2:
-        raise OrditoError(f"compare: got {len(specs)} models, expected at least two")
+        raise OrditoError(f"compare: got {plural(len(specs), 'model')}, expected at least two")
     for spec in specs:
         expect_spec(spec, "compare")
     if names is not None and len(names) != len(specs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -67,8 +68,8 @@ def rows(
 ) -> list[Row]:
     """The published models, in the order of the catalogue.
 
-    Filters: a `family`, `closed` or open ones, released `since` a year or a month, `name` as a part of their name. Raises
-    `OrditoError` for an unknown family.
+    Filters: a `family`, `closed` or open ones, released `since` a year or a month, `name` as a part of their name,
+    in any case and with dashes or spaces. Raises `OrditoError` for an unknown family.
     """
     titles = catalogue.titles()
     wanted = family.casefold() if family is not None else None
@@ -81,8 +82,12 @@ def rows(
         if (wanted is None or entry.family == wanted)
         and (closed is None or entry.closed == closed)
         and (since is None or entry.released >= since)
-        and (name is None or name.casefold() in entry.name.casefold())
+        and (name is None or _spaced(name) in _spaced(entry.name))
     ]
+
+
+def _spaced(name: str) -> str:
+    return re.sub(r"[-_\s]+", " ", name.casefold()).strip()
 
 
 def shape_of(entry: Entry) -> Shape | None:

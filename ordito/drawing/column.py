@@ -12,6 +12,7 @@ from ordito.drawing.rows import folded
 from ordito.drawing.scene import Figure, Text
 from ordito.drawing.words import Label
 from ordito.spec import Block, Dense, Embedding, Head, Pooling
+from ordito.units import plural
 
 ROOM = 250.0
 """Width of a box, px."""
@@ -78,7 +79,7 @@ def _outlet(blocks: tuple[Block | Pooling, ...], describe: Describe) -> list[Pie
     pieces = [Piece(box(describe("", block), ROOM, block), True) for block in blocks]
     match blocks[-1]:
         case Head(vocab_size=size):
-            end = f"logits over {size:,} tokens"
+            end = f"logits over {plural(size, 'token')}"
         case Dense(d_out=size):
             end = f"vector of {size:,}"
         case _:

@@ -7,6 +7,7 @@ from math import prod
 
 from ordito.spec import Block, MixtureOfExperts, Spec, Stack
 from ordito.spec.combinators import Parts
+from ordito.units import plural
 
 
 def parameters(block: Block) -> int:
@@ -41,7 +42,7 @@ def summary(spec: Spec) -> list[str]:
     if ahead:
         sizes.append(f"{brief(ahead)} more for MTP")
     source = sum(1 for _ in _layers(spec.encoder)) if spec.encoder is not None else 0
-    layers = f"{source} + {spec.n_layers:,} layers" if source else f"{spec.n_layers:,} layers"
+    layers = f"{source} + {spec.n_layers:,} layers" if source else plural(spec.n_layers, "layer")
     return [*sizes, layers, f"d_model {spec.d_model:,}", f"context {spec.context:,}"]
 
 

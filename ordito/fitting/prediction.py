@@ -155,7 +155,7 @@ def fit(
 
     quantizations = tuple(choice(name, held_as(spec, name)) for name in MIXES)
     if quant is not None or stored is None:
-        name = "BF16" if quant is None else quant.upper()
+        name = "BF16" if quant is None else str(quant).upper()
         stored = held_as(spec, name)
         chosen = choice(name, stored)
     else:

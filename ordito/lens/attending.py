@@ -194,7 +194,8 @@ def rope(block: Rope, where: Where, width: int) -> list[str]:
     if block.scaling is not None:
         kind = type(block.scaling).__name__.removesuffix("Scaling")
         kind = {"Yarn": "YaRN", "LongRope": "LongRoPE", "Llama3": "Llama 3"}.get(kind, kind)
-        settings = [_setting(f.name, getattr(block.scaling, f.name)) for f in fields(block.scaling)]
+        given = {field.name: getattr(block.scaling, field.name) for field in fields(block.scaling)}
+        settings = [_setting(name, value) for name, value in given.items() if value is not None]
         notes.append(f"f_i scaled by {kind} ({', '.join(settings)})")
     if (magnitude := block.magnitude(length)) != 1.0:
         notes.append(f"rotated channels times {number(magnitude)} (attention factor)")

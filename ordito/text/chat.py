@@ -127,9 +127,15 @@ class ChatTemplate:
         if continue_final_message:
             conversation = [*conversation[:-1], _with_end(conversation[-1])]
         variables = {"documents": None, **self._tokens, **extra, "messages": conversation, "tools": offered}
-        text = self._run(variables | {"add_generation_prompt": add_generation_prompt and not continue_final_message})
-        for what, named in (("tools", offered or []), ("tool calls", _calls(conversation))):
-            if named and not any(item["function"]["name"] in text for item in named):
+        variables["add_generation_prompt"] = add_generation_prompt and not continue_final_message
+        text = self._run(variables)
+        calls = _calls(conversation)
+        silent = [{key: value for key, value in message.items() if key != "tool_calls"} for message in conversation]
+        for what, named, bare in (("tools", offered or [], {"tools": None}), ("tool calls", calls, {"messages": silent})):
+            found = any(item["function"]["name"] in text for item in named)
+            # The name may only be what somebody says; but calls that are written show the model what it may call.
+            doubtful = found and not self.knows_tools and (what == "tool calls" or not calls)
+            if named and (not found or (doubtful and self._ignores(bare, variables, text))):
                 raise TemplateError(f"this model's chat template leaves {what} out: it was not trained on them")
         return _up_to_end(text) if continue_final_message else text
 
@@ -146,6 +152,13 @@ class ChatTemplate:
         try:
             return _PROBE in self._run(variables | {"tools": [tool]}, _PROBE_SECONDS)
         except TemplateError:
+            return False
+
+    def _ignores(self, bare: dict[str, Any], variables: dict[str, Any], text: str) -> bool:
+        """Whether the prompt is the same with these variables instead, which have no tools or no calls."""
+        try:
+            return self._run(variables | bare) == text
+        except TemplateError:  # a message without its calls may have nothing left to say
             return False
 
     def _run(self, variables: dict[str, Any], seconds: float | None = None) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,10 @@ class Tokenizer:
 
         `add_special_tokens` adds the prefix and suffix of every text (BOS, or [CLS] and [SEP]). Only with `parse_special`
         does text that spells a control token become that token: leave it off for text of users. Raises `TokenizerError` for
-        text that is not valid Unicode (lone surrogates).
+        anything but a string, and for text that is not valid Unicode (lone surrogates).
         """
+        if not isinstance(text, str):
+            raise TokenizerError(f"the text is of type {type(text).__name__}, expected a string")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -171,9 +174,13 @@ class Tokenizer:
         return names, sorted(set(map(len, names))), re.compile(f"[{firsts}]" if firsts else "(?!)")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids; invalid UTF-8 becomes U+FFFD."""
+        """The text of token ids; invalid UTF-8 becomes U+FFFD. Raises `TokenizerError` for anything but a list of such ids."""
         spelled = self.token_bytes if skip_special_tokens else self.vocabulary.bytes_of
-        text = b"".join(spelled(int(id)) for id in ids).decode("utf-8", "replace")
+        try:
+            whole = [index(id) for id in ids]
+        except TypeError:
+            raise TokenizerError(f"the token ids are {ids!r:.80}, expected a list of whole numbers") from None
+        text = b"".join(map(spelled, whole)).decode("utf-8", "replace")
         text = text.removesuffix(" ") if self._ends_in_space else text
         return text.removeprefix(" ") if self.strips_space else text
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ordito import catalogue
 from ordito.accounting import Cache, Layer, account, cache_of, variants
+from ordito.errors import OrditoError
 from ordito.families import spec_from_config
 from ordito.nn import Transformer
 
@@ -73,6 +74,11 @@ def test_outgrows_at_the_first_context_that_is_too_long(layers, nbytes):
     else:
         assert cache.at(at) > nbytes
         assert at == 1 or cache.at(at - 1) <= nbytes
+
+
+def test_a_negative_context_is_refused():
+    with pytest.raises(OrditoError, match="-1 tokens: expected at least 0"):
+        account(published("GPT-2 small")).kv_cache.at(-1)
 
 
 def test_an_encoder_has_no_cache():

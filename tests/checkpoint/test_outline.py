@@ -12,6 +12,7 @@ from test_checkpoint import CONFIG, SPEC, change, weights
 from test_store_hub import Hub, Recorder, hub, use  # noqa: F401 - fixtures
 
 from ordito import account
+from ordito.checkpoint import store
 from ordito.checkpoint.export import write_folder
 from ordito.checkpoint.outline import outline
 from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
@@ -176,6 +177,14 @@ def test_the_catalogue_is_used_where_the_hub_refuses(hub):  # noqa: F811
         assert outline(name).origin == "the catalogue"
     with pytest.raises(ModelNotFoundError, match="the hub has no model"):
         outline("org/nothing-known")
+
+
+def test_the_catalogue_is_used_where_a_package_cannot_be_fetched(tmp_path, monkeypatch):
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("ORDITO_HOME", str(tmp_path / "a file" / "below"))
+    for model in store.MODELS.values():
+        with pytest.warns(OrditoWarning, match="from the catalogue"):
+            assert outline(model.name).name == model.published
 
 
 def test_a_server_that_sends_too_little(hub, folder):  # noqa: F811

@@ -393,6 +393,26 @@ def test_a_model_cannot_drive_the_terminal(monkeypatch, capsys):
     assert capsys.readouterr().out == 'a�[2Jb��\n\tc"�2J\\u001b"\n'
 
 
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [({}, "\x1b[2mhm\x1b[0m\n"), ({"NO_COLOR": "1"}, "hm\n"), ({"TERM": "dumb"}, "hm\n")],
+)
+def test_a_thought_that_is_interrupted_leaves_the_terminal_as_it_was(monkeypatch, capsys, environment, shown):
+    from ordito.cli.console import write_answer
+    from ordito.text.answers import Thought
+
+    def parts():
+        yield Thought("hm")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for name, value in ({"NO_COLOR": "", "TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(KeyboardInterrupt):
+        write_answer(parts())
+    assert capsys.readouterr().err == shown
+
+
 def test_the_checkpoint_recommends_and_the_user_decides():
     assert Settings({}, {}).all() == DEFAULTS
     assert Settings({}, {"temperature": 0.2, "top_p": None, "odd": 1}).all() == DEFAULTS | {"temperature": 0.2}

@@ -46,6 +46,13 @@ def test_triple_quotes_hold_several_lines(loaded):
     assert talk(loaded, '/set system """be', 'brief"""').system == "be\nbrief"
 
 
+def test_what_triple_quotes_hold_is_no_command_and_none_of_it_is_dropped(loaded, capsys):
+    assert talk(loaded, '"""/bye', 'leaves"""', "/bye now").messages[0]["content"] == "/bye\nleaves"
+    assert talk(loaded, '"""', "/set verbose", '"""').messages[0]["content"] == "/set verbose"
+    assert talk(loaded, '"""a(""" b """)', 'c"""  ').messages[0]["content"] == 'a(""" b """)\nc'
+    assert "error" not in capsys.readouterr().err
+
+
 def test_commands_of_the_chat(loaded, capsys):
     chat = talk(
         loaded,

@@ -51,6 +51,17 @@ def test_png_in_the_size_asked_for(cli, tmp_path):
     assert abs(2 * int.from_bytes(one[:4]) - int.from_bytes(two[:4])) <= 1
 
 
+def test_settings_of_a_picture_need_a_file(cli):
+    for setting in (("--theme", "dark"), ("--scale", "1")):
+        assert "give -o FILE" in cli("gpt-2-small", *setting, status=1).err
+
+
+def test_configurations_in_one_folder_have_names_of_their_own(tmp_path):
+    for name in ("before", "after"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(catalogue.find("GPT-2 small").config))
+        assert outline(tmp_path / f"{name}.json").name == name
+
+
 @pytest.mark.parametrize("part", ["config.json", "."])
 def test_a_path_is_drawn_under_the_name_of_its_folder(tmp_path, part):
     config = dict(catalogue.find("GPT-2 small").config)

@@ -52,6 +52,12 @@ def test_explain_published_models_without_any_file(cli, name, total, active, kv)
     assert data["file"] is None
 
 
+@pytest.mark.parametrize("options", [[], ["--kv"]])
+def test_explain_says_what_the_catalogue_notes(cli, options):  # noqa: F811
+    assert "\nfrom the catalogue: a LoRA adapter: the sizes are" in cli("explain", "fauno-7b", *options).out
+    assert "\nfrom the catalogue\n" in cli("explain", "llama-3-8b", *options).out
+
+
 def test_explain_the_cache(cli):  # noqa: F811
     done = cli("explain", "gemma-3-27b", "--kv").out
     assert "window of 1,024" in done
@@ -179,6 +185,9 @@ def test_catalogue(cli):  # noqa: F811
     assert active == sorted(active, reverse=True)
     assert {model["family"] for model in json.loads(cli("catalogue", "--since", "2025-06", "--json").out)} >= {"gpt", "claude"}
     assert "closed; input: text" in cli("catalogue", "gpt-4o").out
+    assert "\n1 model. " in cli("catalogue", "gpt-4o-mini").out
+    assert cli("catalogue", "llama-3.1-8b").out == cli("catalogue", "Llama 3.1 8B").out
+    assert "such as 2024" in cli("catalogue", "--since", "2024-13", status=1).err
     assert "did you mean gemma" in cli("catalogue", "--family", "gema", status=1).err
     assert "unknown order" in cli("catalogue", "--sort", "size", status=1).err
     assert "such as 2024" in cli("catalogue", "--since", "yesterday", status=1).err

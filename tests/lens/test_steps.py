@@ -207,6 +207,7 @@ def test_every_published_model_has_a_page(name):
     assert leaves <= {step.path for section in found.sections for step in section.steps}
     page = lines(found)
     assert max(map(len, page)) <= 100
+    assert "None" not in "\n".join(page)
     layers = [number for section, numbers in found.folded() if not section.encoder for number in numbers]
     assert sorted(layers) == list(range(model.n_layers))
 

@@ -276,6 +276,18 @@ def test_a_lone_surrogate_is_refused(gguf_byte_level):
         Tokenizer.from_gguf(gguf_byte_level).encode("a\ud800")
 
 
+@pytest.mark.parametrize("text", [None, 5, b"the", ["the"]])
+def test_anything_but_a_text_is_refused(gguf_byte_level, text):
+    with pytest.raises(TokenizerError, match="expected a string"):
+        Tokenizer.from_gguf(gguf_byte_level).encode(text)
+
+
+@pytest.mark.parametrize("ids", [None, 5, np.int64(5), "12", [1.5], [[1]], np.array([1.0])])
+def test_anything_but_token_ids_is_refused(gguf_byte_level, ids):
+    with pytest.raises(TokenizerError, match="expected a list of whole numbers"):
+        Tokenizer.from_gguf(gguf_byte_level).decode(ids)
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
 def test_a_folder_without_a_readable_tokenizer_is_refused(tmp_path, content):
     if content is not None:

@@ -49,6 +49,8 @@ class PackageModel:
 
     name: str
     aliases: tuple[str, ...] = ()
+    published: str | None = None
+    """Its name in the catalogue."""
     summary: str
     main: str
     """The .gguf file, or `.` where the folder is the model."""

