@@ -13,6 +13,7 @@ import numpy as np
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.embed.pool import embed
+from ordito.embed.shorten import check_width, shortened
 from ordito.engine.engine import Engine
 from ordito.engine.request import Request, checked_stops
 from ordito.engine.sampling import Sampling
@@ -277,16 +278,20 @@ class Model:
         """
         return self.runtime.hidden([self._checked(token_ids)], self._checked_source(encoder_ids))[0]
 
-    def embed(self, texts: str | Sequence[str], *, prompt: str | None = None) -> Floats:
+    def embed(self, texts: str | Sequence[str], *, prompt: str | None = None, dimensions: int | None = None) -> Floats:
         """One vector for each text, (texts, D), float32, by the model's own pooling.
 
         `prompt` names a task (`query`, `document`, ...) for which the model has a prefix that is put before each text.
+        `dimensions`: only the first numbers of each vector, of models that were trained for it.
         """
         listed = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else [texts]
         if wrong := [text for text in listed if not isinstance(text, str)]:
             raise OrditoError(f"a text to embed is {wrong[0]!r:.80}, expected a string")
+        if dimensions is not None:
+            check_width(self.checkpoint, dimensions)
         before = self.task_words(prompt)
-        return embed(self.runtime, self.tokenizer, [before + text for text in listed])
+        vectors = embed(self.runtime, self.tokenizer, [before + text for text in listed])
+        return vectors if dimensions is None else shortened(vectors, dimensions, self.checkpoint)
 
     @property
     def prompts(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from ordito.errors import OrditoError
 @one_model("A name, org/name[@revision], or a path: minilm, for example.")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...", help="What to embed; without it, lines of standard input.")
 @click.option("--prompt", metavar="NAME", help="A task for which the model has a prefix: query, document, ...")
+@click.option("--dimensions", type=int, help="Only the first numbers of each vector, of models trained for it (matryoshka).")
 @backend_name
 @arithmetic
 @quantization
@@ -23,6 +24,7 @@ def embed(
     model: str,
     texts: tuple[str, ...],
     prompt: str | None,
+    dimensions: int | None,
     backend: str | None,
     dtype: str | None,
     quantize: str | None,
@@ -39,7 +41,7 @@ def embed(
     if lines == [""]:
         raise OrditoError("there is nothing to embed: give texts, or lines on standard input")
     loaded, local = load(model, backend, dtype=dtype, quantize=quantize)
-    vectors = loaded.embed(lines, prompt=prompt).tolist()
+    vectors = loaded.embed(lines, prompt=prompt, dimensions=dimensions).tolist()
     refuse_not_finite(local.name, "its vectors are", chain.from_iterable(vectors))
     if json:
         write_json({"model": model, "dimensions": len(vectors[0]), "embeddings": vectors}, indent=None)

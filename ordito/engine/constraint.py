@@ -24,8 +24,10 @@ def call_of(tools: Tools, prompt: Prompt, grammars: Grammars) -> Callable[[], Ma
 def answer_of(grammar: Grammar, tools: Tools, prompt: Prompt, grammars: Grammars) -> Callable[[], Matcher]:
     """What makes matchers of answers that `grammar` describes, or that call some of `tools` instead.
 
-    Raises `OrditoError` for a grammar that cannot be used.
+    Raises `OrditoError` for a grammar that cannot be used, and for anything else, such as a bare schema.
     """
+    if not isinstance(grammar, Grammar):
+        raise OrditoError(f"the grammar is of type {type(grammar).__name__}, expected a Grammar, as Grammar.json_schema makes")
     style, kind = prompt.style, prompt.style.tools
     # Without a token of its own, the beginning of a call could as well be that of the answer.
     marked = style.channels or (kind is not None and not kind.bare and _token(kind.begin[0], grammars)[0] == "<")

@@ -103,12 +103,8 @@ class Grammars:
     def prepared(self, grammar: Grammar) -> Callable[[], Matcher]:
         """A factory of matchers of `grammar`, which is compiled now; making them does not wait for other grammars.
 
-        Raises `OrditoError` for a grammar that is invalid or beyond the limits, and for anything else, such as a bare schema.
+        Raises `OrditoError` for a grammar that is invalid or beyond the limits.
         """
-        if not isinstance(grammar, Grammar):
-            raise OrditoError(
-                f"the grammar is of type {type(grammar).__name__}, expected a Grammar, as Grammar.json_schema makes"
-            )
         compiled = self._compiled(grammar)
         return lambda: Matcher(compiled.deep_copy(), self.vocab_size)
 

@@ -171,6 +171,6 @@ IRRELEVANT = frozenset(
     num_return_sequences output_scores return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
     suppress_tokens begin_suppress_tokens name_or_path unsloth_version unsloth_fixed is_llama_config
     cache_implementation transformers.js_config output_router_logits router_aux_loss_coef aux_loss_alpha seq_aux
-    quantization_config""".split()
+    quantization_config is_matryoshka matryoshka_dimensions""".split()
 )
 """Keys of config.json that any family may have and that say nothing about the architecture."""

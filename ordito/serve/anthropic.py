@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -82,7 +82,8 @@ def anthropic_routes(server: Server) -> APIRouter:
         async with server.pool.use(body.model) as served:
             settings = {key: value for key, value in _prompt_settings(body).items() if key in _PROMPT_SETTINGS}
             prompt = conversation(body.messages, body.system)
-            return {"input_tokens": len((await asyncio.to_thread(served.ready[0].prompted, prompt, **settings)).ids)}
+            counted = await server.counted(partial(served.ready[0].prompted, prompt, **settings))
+            return {"input_tokens": len(counted.ids)}
 
     return routes
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, TypeVar
 
@@ -75,12 +76,23 @@ class Server:
         self.pool, self.settings, self.metrics = pool, settings, Metrics(pool)
         self.active: set[ActiveRequest] = set()
         self.stopping = False
+        # No context limits texts that are only counted: those of megabytes wait for each other, and nothing waits for them.
+        self._counting = ThreadPoolExecutor(1, "ordito-tokens")
 
     def stop(self) -> None:
         """Stop the server: cancel all running answers and refuse new requests."""
         self.stopping = True
+        self._counting.shutdown(wait=False, cancel_futures=True)
         for one in self.active:
             one.stream.cancel()
+
+    async def counted(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which tokenizes a text that no model will read: on a thread, after the work before it.
+
+        Raises `ApiError` if the server is stopping, and what `work` raises.
+        """
+        self.check()
+        return await asyncio.get_running_loop().run_in_executor(self._counting, work)
 
     def check(self) -> None:
         """Raise `ApiError` (503) if the server is stopping."""

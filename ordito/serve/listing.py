@@ -19,6 +19,7 @@ def listing_routes(server: Server) -> APIRouter:
     routes = APIRouter(tags=["Server"])
 
     @routes.get("/health")
+    @routes.head("/health", include_in_schema=False)
     async def health() -> Json:
         """Whether the server answers."""
         return {"status": "ok"}
@@ -29,6 +30,7 @@ def listing_routes(server: Server) -> APIRouter:
         return PlainTextResponse(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.get("/v1/models")
+    @routes.head("/v1/models", include_in_schema=False)
     @routes.get("/models", include_in_schema=False)
     async def models() -> Response:
         """All models, with the fields of OpenAI and of Anthropic in one object."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -70,7 +71,7 @@ def token_routes(server: Server) -> APIRouter:
     async def tokenize(body: TokenizeBody) -> Response:
         """The token ids of a text or a conversation."""
         async with server.pool.use(body.model) as served:
-            return await asyncio.to_thread(_tokenized, served.ready[0], body, server.settings)
+            return await server.counted(partial(_tokenized, served.ready[0], body, server.settings))
 
     @routes.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> Json:

@@ -12,7 +12,8 @@ from starlette.requests import Request as HttpRequest
 
 from ordito.embed.pool import cut as cut_ids
 from ordito.embed.pool import embed_ids
-from ordito.errors import ContextError
+from ordito.embed.shorten import check_width, shortened
+from ordito.errors import ContextError, OrditoError
 from ordito.model import Model
 from ordito.runtime import Floats
 from ordito.serve.asking import Server, queue_full, until_disconnect
@@ -45,7 +46,7 @@ async def embedded(
     truncate: bool = False,
 ) -> tuple[Floats, int]:
     """The vectors (texts, D) and the number of tokens in all. `prompt` names the task, whose prefix is put before each text; an
-    `optional` one is left out if the model does not have it.
+    `optional` one is left out if the model does not have it. `dimensions`: numbers of each vector, if not all.
 
     Raises `ApiError` for no texts, too many or empty ones, a full queue, a request that takes too long and a client that
     disconnects, and `ContextError` for a text that is longer than the model embeds, unless `truncate`.
@@ -54,8 +55,11 @@ async def embedded(
     settings = server.settings
     async with server.pool.use(name, keep_alive_seconds(keep_alive)) as served:
         model = served.ready[0]
-        if dimensions is not None and dimensions != model.spec.d_model:
-            raise ApiError(400, f"dimensions: this model has vectors of {model.spec.d_model} numbers only", param="dimensions")
+        if dimensions is not None:
+            try:
+                check_width(model.checkpoint, dimensions)
+            except OrditoError as error:
+                raise ApiError(400, str(error), param="dimensions") from None
         if served.embedding > settings.max_waiting:  # one of them is running
             raise queue_full(served.embedding - 1)
         prefix = model.task_words(None if optional and prompt not in model.prompts else prompt)
@@ -63,7 +67,8 @@ async def embedded(
         try:
             async with asyncio.timeout(settings.request_seconds):
                 work = _embedded(server, served, model, [prefix + text for text in texts], truncate)
-                return await until_disconnect(http, work)
+                vectors, tokens = await until_disconnect(http, work)
+                return vectors if dimensions is None else shortened(vectors, dimensions, model.checkpoint), tokens
         except TimeoutError:
             raise ApiError(
                 504, f"the vectors took longer than {settings.request_seconds:g} seconds: send fewer texts"

@@ -114,6 +114,9 @@ def test_one_connection_too_many_gets_503(folder):
             assert b"200 OK" in rest(place)
             place.close()
         assert httpx.get(f"{url}/health").status_code == 200
+        for path in ("/health", "/v1/models", "/"):
+            answer = httpx.head(url + path)
+            assert (answer.status_code, answer.content) == (200, b"")
 
 
 @pytest.mark.parametrize(

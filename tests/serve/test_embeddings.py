@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import shutil
 import socket
 import threading
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -14,8 +16,11 @@ import pytest
 from serving import running
 
 import ordito
+from ordito.embed.shorten import shortened
+from ordito.errors import OrditoError
 from ordito.native.runtime import NativeRuntime
 from ordito.serve.streaming import long_list
+from ordito.spec import Pooling
 from ordito.text.tokenizer import Tokenizer
 
 ASKED = [
@@ -154,3 +159,57 @@ def test_a_long_list_is_serialised_on_a_thread_and_sent_in_pieces():
     assert len(sent) >= 4
     assert writers.isdisjoint({threading.get_ident()})
     assert asyncio.run(asked({}, "data", [])) == {"data": []}
+
+
+def test_texts_to_be_counted_wait_only_for_each_other(folder, monkeypatch):
+    encode, opened = Tokenizer.encode, threading.Event()
+
+    def held(self, text, *arguments, **options):
+        assert "long" not in text or opened.wait(60)
+        return encode(self, text, *arguments, **options)
+
+    monkeypatch.setattr(Tokenizer, "encode", held)
+    with running([folder]) as url, concurrent.futures.ThreadPoolExecutor(40) as pool:
+        counted = [pool.submit(httpx.post, f"{url}/tokenize", json={"content": "long"}, timeout=60) for _ in range(40)]
+        try:
+            answer = httpx.post(f"{url}/v1/completions", json={"prompt": "the loom", "max_tokens": 1}, timeout=30)
+        finally:
+            opened.set()
+        assert answer.status_code == 200
+        assert {one.result().json()["count"] for one in counted} == {len(ordito.load(folder).tokenizer.encode("long"))}
+
+
+@pytest.mark.parametrize(
+    ("trained", "fits", "refused"),
+    [
+        ({}, [32], "of 32 numbers, got 8"),
+        ({"is_matryoshka": True}, [1, 8, 32], "of 1 to 32 numbers, got 33"),
+        ({"matryoshka_dimensions": [8, 16, 64]}, [8, 16, 32], "of 8 or 16 or 32 numbers, got 9"),
+    ],
+)
+def test_shorter_vectors_are_given_by_models_that_were_trained_for_it(folder, tmp_path, trained, fits, refused):
+    shutil.copytree(folder, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | trained))
+    model = ordito.load(tmp_path / "m")
+    (whole,) = model.embed(["the loom"])
+    with running([tmp_path / "m"]) as url:
+        for dimensions in fits:
+            (short,) = model.embed(["the loom"], dimensions=dimensions)
+            np.testing.assert_allclose(short, whole[:dimensions], rtol=1e-6)
+            body = {"input": "the loom", "dimensions": dimensions, "encoding_format": "float"}
+            answer = httpx.post(f"{url}/v1/embeddings", json=body).json()
+            np.testing.assert_allclose(answer["data"][0]["embedding"], short, rtol=1e-5)
+        wrong = int(refused.split()[-1])
+        answer = httpx.post(f"{url}/v1/embeddings", json={"input": "the loom", "dimensions": wrong})
+    assert answer.status_code == 400
+    assert refused in answer.json()["error"]["message"]
+    with pytest.raises(OrditoError, match=refused):
+        model.embed(["the loom"], dimensions=wrong)
+
+
+def test_shorter_vectors_have_length_1_where_whole_ones_have(tmp_path):
+    checkpoint = SimpleNamespace(spec=SimpleNamespace(pooling=Pooling(kind="mean", normalise=True)))
+    vectors = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    short = shortened(vectors, 5, checkpoint)
+    np.testing.assert_allclose(short, vectors[:, :5] / np.linalg.norm(vectors[:, :5], axis=1, keepdims=True), rtol=1e-6)
