@@ -218,9 +218,9 @@ class Model:
             return None
         from ordito.engine.constraint import answer_of, call_of
 
-        if must_call is not None:
+        if grammar is None or must_call is not None:
             return call_of([tool for tool in tools if must_call in ("", tool["function"]["name"])], asked, self.grammars)
-        return None if grammar is None else answer_of(grammar, tools, asked, self.grammars)
+        return answer_of(grammar, tools, asked, self.grammars)
 
     def _marks(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False, parse_special=True)

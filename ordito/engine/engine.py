@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ordito.engine.drafting import MAX_DRAFT, Drafter, DraftModel, PromptLookup
 from ordito.engine.penalties import tokens_containing
 from ordito.engine.prefix import PrefixCache, shared_length
+from ordito.engine.queue import Queue
 from ordito.engine.request import Request
 from ordito.engine.running import Running
 from ordito.engine.stream import Mailbox, Stream
@@ -34,8 +33,6 @@ SCORED_CHUNK = 64
 """Tokens of a prompt that are prefilled in one step where `prompt_logprobs` asks for logits after each of them."""
 SHARED = 64
 """Tokens of a prompt, at least, for whose prefill by another answer one waits."""
-LOOKAHEAD = 8
-"""Waiting answers of a user that are considered for the next place, while those before them await another's prefill."""
 GROWTH = 32
 """Tokens that every answer should have room for when another is admitted: a page of the native runtime's cache."""
 _NUMBER_BYTES = {"f32": 4, "f16": 2, "q8": 1}
@@ -108,7 +105,7 @@ class Engine:
         self.running: list[Running] = []
         self.prefixes = PrefixCache()
         self._inbox: deque[Mailbox] = deque()
-        self._waiting: OrderedDict[str, deque[Running]] = OrderedDict()
+        self._waiting = Queue()
         self._turn = threading.RLock()
         self._awake = threading.Condition()
         self._woken = False
@@ -130,7 +127,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Answers that have not begun."""
-        return sum(map(len, list(self._waiting.values()))) + len(self._inbox)
+        return len(self._waiting) + len(self._inbox)
 
     @property
     def idle(self) -> bool:
@@ -154,7 +151,7 @@ class Engine:
             self._thread.join()
         with self._turn:
             self._receive()
-            for one in (*self.running, *(one for ones in self._waiting.values() for one in ones)):
+            for one in (*self.running, *self._waiting):
                 one.cancel()
             self.running, self.prefixes = [], PrefixCache()
             self._waiting.clear()
@@ -225,7 +222,7 @@ class Engine:
             breakers = tokens_containing(self.model.tokenizer, tuple(sampling.dry_breakers))
         first, *others = (Running(box, index, breakers, self._drafter(box.request)) for index in range(box.request.n))
         first.followers = others
-        self._waiting.setdefault(box.request.user, deque()).append(first)
+        self._waiting.add(first)
 
     def _drafter(self, request: Request) -> Drafter | None:
         if not request.speculate or self.runtime.reads_whole:
@@ -236,34 +233,23 @@ class Engine:
         """Drop cancelled requests, running and waiting."""
         for one in [one for one in self.running if one.box.cancelled]:
             self._finish(one)
-        for user, ones in list(self._waiting.items()):
-            for one in [one for one in ones if one.box.cancelled]:
-                ones.remove(one)
-                self._finish(one)
-            if not ones:
-                del self._waiting[user]
+        for one in [one for one in self._waiting if one.box.cancelled]:
+            self._waiting.remove(one)
+            self._finish(one)
 
     def _admit(self) -> None:
         """Start waiting requests, one user after another, as long as there is room in the batch and in memory; those that would
         read what is being read already are passed over until it was."""
         while self._waiting and len(self.running) < self.most_together:
-            one = next(filter(None, map(self._next, self._waiting.values())), None)
+            one = self._waiting.first(lambda one: not self._awaits(one))
             if one is None:
                 return
-            user, ones = one.request.user, self._waiting[one.request.user]
             if self.running and len(self.running) + 1 + len(one.followers) > self.most_together:
                 return
             if self.running and not self._make_room(self._needed(one), preempt=False):
                 return
-            ones.remove(one)
-            self._waiting.move_to_end(user)
-            if not ones:
-                del self._waiting[user]
+            self._waiting.take(one)
             self._begin(one)
-
-    def _next(self, ones: Iterable[Running]) -> Running | None:
-        """The first of a user's waiting answers that gains nothing by waiting for the prefill of a running one."""
-        return next((one for one in islice(ones, LOOKAHEAD) if not self._awaits(one)), None)
 
     def _awaits(self, new: Running) -> bool:
         """Whether a running answer is about to read a long prefix of this one's prompt, which nothing has read before. This
@@ -330,7 +316,7 @@ class Engine:
         """Send a running answer back to the queue without its sequence, which is computed again when it is admitted."""
         self.running.remove(one)
         one.sequence, one.drafted = None, []
-        self._waiting.setdefault(one.request.user, deque()).appendleft(one)
+        self._waiting.put_back(one)
         self.counts.preempted += 1
 
     def _batch(self) -> list[tuple[Running, int]]:
