@@ -11,8 +11,10 @@ chat: .venv/installed  ## install, and talk to a model
 test: .venv/developed  ## install, and run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-unit: .venv/developed  ## the tests that need no real model and no other implementation
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/oracles --ignore tests/real
+LONG := oracles real train nn serve cli
+
+unit: .venv/developed  ## the quick tests: no real models, other implementations, training runs, servers or whole commands
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(LONG:%=--ignore tests/%)
 
 check: .venv/developed  ## lint, types, import layers, generated docs
 	$(BIN)/ruff check .
