@@ -134,7 +134,8 @@ class Model:
         - `grammar`: constrains the answer.
         - `thinking_budget`: the most tokens of a thought, for models that think.
 
-        The other settings are those of `prompted` and the fields of `Sampling` and of `Request`. Raises as `stream` does.
+        The other settings are those of `prompted`, the fields of `Sampling`, and of `Request` `min_tokens`, `n`, `logprobs`,
+        `prompt_logprobs`, `user`, `speculate` and `one_call`. Raises as `stream` does.
         """
         if not self.spec.generates:
             raise OrditoError(f"this {self.spec.architecture} model cannot generate text; it makes embeddings: use embed")
