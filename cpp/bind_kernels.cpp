@@ -27,7 +27,8 @@ struct Named {
 const float* data_of(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
 
 // How activations are quantized: for an arithmetic by name, to 8 bits without outliers (`one`), or not at all (float32).
-std::optional<Digits> digits_of(const Kernels& kernels, const std::string& rounding) {
+std::optional<Digits> digits_of(const Kernels& kernels, const Packed& w, const std::string& rounding) {
+    if (w.format == Format::int16) return Digits::four;
     if (rounding == "int8") return kernels.int8_digits;
     if (rounding == "int12") return Digits::two;
     if (rounding == "one") return Digits::one;
@@ -42,9 +43,10 @@ nb::object linear(const Named& self, const Packed& w, Table x, const std::string
     std::vector<float> y(tokens * w.rows);
     const bool plain = is_plain(w.format);
     std::vector<float> unpacked(plain ? 0 : columns * kRows);
-    const auto digits = digits_of(*self.kernels, rounding);
-    Quantized rounded{nullptr, digits.value_or(Digits::one), self.kernels->int16_pairs, columns, tokens};
+    const auto digits = digits_of(*self.kernels, w, rounding);
+    Quantized rounded{nullptr, digits.value_or(Digits::one), self.kernels->int16_pairs && digits != Digits::four, columns, tokens};
     const bool whole = digits && !plain;
+    if (whole && !self.kernels->linear_quantized[static_cast<int>(w.format)]) throw std::invalid_argument("no products of int16 in these kernels");
     const auto memory = aligned<std::uint8_t>(whole ? rounded.bytes() : 0);
     rounded.data = memory.get();
     for (std::int64_t t = 0; whole && t < tokens; t++) self.kernels->quantize(x.data() + t * columns, rounded, t);
@@ -116,8 +118,10 @@ void bind_kernels(nb::module_& module) {
     nb::class_<Named>(module, "Kernels")
         .def("__init__", [](Named* self, std::optional<std::string> name) { new (self) Named{&kernels_named(name)}; }, "name"_a.none())
         .def_prop_ro("name", [](const Named& self) { return std::string(self.kernels->name); })
+        .def_prop_ro("int16", [](const Named& self) { return self.kernels->linear_quantized[static_cast<int>(Format::int16)] != nullptr; })
         .def("linear", &linear, "weights"_a, "x"_a, "rounding"_a)
         .def("dequantize", [](const Named& self, const Packed& w) {
+            if (!is_blocked(w.format)) throw std::invalid_argument("only blocks are dequantized");
             std::vector<float> panel(w.columns * kRows), all(w.rows * w.columns);
             for (std::int64_t r = 0; r < w.rows; r++) {
                 if (r % kRows == 0) self.kernels->dequantize[static_cast<int>(w.format)](w.panel(r / kRows), w.columns, panel.data());

@@ -274,11 +274,11 @@ void bind_machine(nb::module_& module) {
         .def("allocate", [](SharedMachine& t, const std::string& format, std::int64_t rows, std::int64_t columns, bool split) {
             if (rows < 0 || columns < 0 || rows >= std::int64_t{1} << 40 || columns >= std::int64_t{1} << 20)
                 throw std::invalid_argument("got a matrix of " + std::to_string(rows) + " x " + std::to_string(columns));
-            return allocate(format_of(format), rows, columns, split, t.machine.arena());
+            return t.machine.allocate(format_of(format), rows, columns, split);
         }, "format"_a, "rows"_a, "columns"_a, "split"_a = false)
         .def("fill", [](SharedMachine& t, nb::object matrix, Bytes bytes, bool mapped) {
             Packed& packed = nb::cast<Packed&>(matrix);
-            const Layout& form = layout(packed.format);
+            const Layout& form = layout(packed.file);
             const std::size_t row = static_cast<std::size_t>(packed.columns / form.block) * form.block_bytes;
             const std::int64_t count = row ? static_cast<std::int64_t>(bytes.size() / row) : 0;
             if (count != packed.rows || count * row != bytes.size())

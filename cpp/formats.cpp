@@ -1,23 +1,11 @@
 #include "formats.hpp"
 
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <iterator>
 #include <stdexcept>
 
 namespace ordito {
-
-namespace {
-
-template <class To, class From>
-To bits_of(From value) {
-    static_assert(sizeof(To) == sizeof(From));
-    To result;
-    std::memcpy(&result, &value, sizeof(To));
-    return result;
-}
-
-}  // namespace
 
 Format format_of(const std::string& name) {
     for (int number = 0; number < kFileFormats; number++)
@@ -25,32 +13,20 @@ Format format_of(const std::string& name) {
     throw std::invalid_argument("no kernels for weights stored as " + name);
 }
 
-float half_to_float(std::uint16_t bits) {
-    const std::uint32_t sign = (bits & 0x8000u) << 16, exponent = (bits >> 10) & 31, mantissa = bits & 0x3ffu;
-    if (exponent == 0) {  // zero, or below the smallest normal number
-        const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-        return sign ? -magnitude : magnitude;
-    }
-    if (exponent == 31) return bits_of<float>(sign | 0x7f800000u | (mantissa << 13));
-    return bits_of<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
-}
-
 std::uint16_t float_to_half(float value) {
-    const auto bits = bits_of<std::uint32_t>(value);
+    const auto bits = std::bit_cast<std::uint32_t>(value);
     const std::uint16_t sign = (bits >> 16) & 0x8000u;
     const std::uint32_t magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return sign | 0x7e00u;
     if (magnitude >= 0x47800000u) return sign | 0x7c00u;  // 65536 and beyond
     if (magnitude < 0x38800000u)  // below the smallest normal number: round(value * 2^24)
-        return sign | static_cast<std::uint16_t>(std::nearbyint(std::ldexp(bits_of<float>(magnitude), 24)));
+        return sign | static_cast<std::uint16_t>(std::nearbyint(std::ldexp(std::bit_cast<float>(magnitude), 24)));
     const std::uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1);
     return sign | static_cast<std::uint16_t>((rounded - 0x38000000u) >> 13);
 }
 
-float bfloat_to_float(std::uint16_t bits) { return bits_of<float>(static_cast<std::uint32_t>(bits) << 16); }
-
 std::uint16_t float_to_bfloat(float value) {
-    const auto bits = bits_of<std::uint32_t>(value);
+    const auto bits = std::bit_cast<std::uint32_t>(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 64);
     return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }

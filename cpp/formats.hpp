@@ -6,6 +6,7 @@
 //   plain (f32, f16, bf16)   [column][row]: 16 numbers of a column are contiguous
 //   blocks of 32             tile = scales, codes
 //   blocks of 256 (K)        superblock = super-scales, 8 tiles of (sub-scales, codes)
+//   int16 (made from plain)  fp32 scales of the 16 rows, then [pair of columns][row][2]
 //
 // Codes of a tile are 8 vectors of 64 bytes; byte 4 r + j of vector c is row r, column 4 c + j. Vectors of few bits share
 // bytes:
@@ -20,6 +21,7 @@
 // minimum.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -30,7 +32,7 @@ constexpr int kRows = 16;   // of a panel
 constexpr int kCols = 32;   // of a tile
 constexpr int kSuper = 256; // columns of a superblock
 
-enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, q8_0_split, q8_0_upper, q6_k_split, q6_k_upper };
+enum class Format { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, q8_0_split, q8_0_upper, q6_k_split, q6_k_upper, int16 };
 
 // The scales of a tile.
 enum class Scales {
@@ -42,11 +44,12 @@ enum class Scales {
     k32,       // superblock d; s, signed 8 bits, for 32 columns
     k16,       // superblock d; s, signed 8 bits, for 16 columns
     k16_min,   // superblock d and dmin; s (low) and m (high), 4 bits each, for 16 columns
+    row,       // fp32, for all columns of a row
 };
 
 // The codes of a tile. Split codes, code + 128 = 16 * upper + lower or code = 4 * upper + lower, keep their lower bits
 // elsewhere.
-enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, split8, split6, table };
+enum class Codes { none, bits2, bits3, bits4, bits5, bits6, signed8, split8, split6, table, int16 };
 
 struct Layout {
     const char* name;
@@ -80,6 +83,8 @@ constexpr Layout kLayouts[] = {
     {"q8_0_upper", 32, 34, Scales::half, Codes::bits4, 7.53125f},
     {"q6_k", 256, 210, Scales::k16, Codes::split6, 32},
     {"q6_k_upper", 256, 210, Scales::k16, Codes::bits4, 7.625f},
+    // In memory only, too: plain numbers as integers.
+    {"int16", kCols, 2 * kCols, Scales::row, Codes::int16, 0},
 };
 
 constexpr int kFileFormats = static_cast<int>(Format::q8_0_split);  // the formats of files come first
@@ -87,6 +92,9 @@ constexpr int kFileFormats = static_cast<int>(Format::q8_0_split);  // the forma
 constexpr const Layout& layout(Format format) { return kLayouts[static_cast<int>(format)]; }
 
 constexpr bool is_plain(Format format) { return layout(format).scales == Scales::none; }
+
+// Whether the kernels read tiles of codes with scales.
+constexpr bool is_blocked(Format format) { return !is_plain(format) && format != Format::int16; }
 
 // Bytes of one number of a plain format.
 constexpr int plain_bytes(Format format) { return layout(format).block_bytes; }
@@ -99,6 +107,7 @@ constexpr int code_bytes(Codes codes) {
         case Codes::bits5: return 320;
         case Codes::bits6: return 384;
         case Codes::signed8: return 512;
+        case Codes::int16: return 1024;
         case Codes::none: break;
     }
     return 0;
@@ -111,7 +120,7 @@ constexpr int scale_bytes(Scales scales) {
         case Scales::half_min: return 4 * kRows;
         case Scales::k32_min: case Scales::k16: case Scales::k16_min: return 2 * kRows;
         case Scales::k32: return kRows;
-        case Scales::none: break;
+        case Scales::none: case Scales::row: break;
     }
     return 0;
 }
@@ -134,6 +143,13 @@ constexpr Format upper_of(Format format) { return format == Format::q8_0_split ?
 constexpr int lower_steps(Format format) { return layout(format).codes == Codes::split8 ? 16 : 4; }
 constexpr int lower_tile_bytes(Format format) { return !is_split(format) ? 0 : lower_steps(format) == 16 ? 256 : 128; }
 
+// Numbers that are all below in magnitude become zeros as integers: the factor would overflow.
+constexpr float kLeastLargest = 1e-34f;
+
+// Bounds of 32 integers of 16 bits before they are rounded: of each, and of their norm, so that a sum of 32 products, which is
+// at most the product of two norms, fits 32 bits.
+constexpr float kInt16Largest = 32767, kInt16Norm = 46336;
+
 // A panel in memory: its tiles and, of split codes, the lower bits.
 struct Panel {
     const std::uint8_t *tiles, *lower;
@@ -143,6 +159,7 @@ struct Panel {
 constexpr std::size_t panel_bytes(Format format, std::int64_t columns) {
     if (is_plain(format)) return static_cast<std::size_t>(columns) * kRows * plain_bytes(format);
     const std::size_t tiles = static_cast<std::size_t>(columns / kCols) * tile_bytes(format);
+    if (format == Format::int16) return kRows * sizeof(float) + tiles;
     return tiles + static_cast<std::size_t>(columns / kSuper) * super_bytes(layout(format).scales);
 }
 
@@ -156,9 +173,15 @@ constexpr const std::int8_t* levels(Format format) { return format == Format::mx
 // The format with this name. Throws std::invalid_argument for an unknown name.
 Format format_of(const std::string& name);
 
-float half_to_float(std::uint16_t bits);
+// Without branches, so that loops over many numbers become vector instructions: the exponent of fp16 is moved to that of fp32
+// by a multiplication, which is exact for numbers below the smallest normal one, too. Static: each instruction set has its own.
+static inline float half_to_float(std::uint16_t bits) {
+    const std::uint32_t sign = (bits & 0x8000u) << 16, magnitude = (bits & 0x7fffu) << 13;
+    const auto number = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
+    return std::bit_cast<float>(sign | (magnitude < 0x0f800000u ? number : magnitude | 0x7f800000u));  // infinity and NaN
+}
+static inline float bfloat_to_float(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 std::uint16_t float_to_half(float value);
-float bfloat_to_float(std::uint16_t bits);
 std::uint16_t float_to_bfloat(float value);
 
 }  // namespace ordito

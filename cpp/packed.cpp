@@ -1,10 +1,14 @@
 #include "packed.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <iterator>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "threads.hpp"
 
@@ -133,6 +137,7 @@ void six_bit_scales(const std::uint8_t* packed, Block& block) {
         case Format::bf16:
         case Format::q8_0_upper:
         case Format::q6_k_upper:
+        case Format::int16:
             break;
     }
 }
@@ -151,7 +156,7 @@ void store_u16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to 
             case Scales::k16: case Scales::k16_min:
                 to[r] = b.scales[2 * number], to[kRows + r] = b.scales[2 * number + 1];
                 break;
-            case Scales::none: break;
+            case Scales::none: case Scales::row: break;
         }
     }
 }
@@ -195,7 +200,7 @@ void store_u16(std::uint8_t* to, int row, std::uint16_t value) { std::memcpy(to 
                     lower[64 * p + i] = static_cast<std::uint8_t>((one & 15) | other << 4);
                 }
             break;
-        case Codes::none: break;
+        case Codes::none: case Codes::int16: break;
     }
 }
 
@@ -252,6 +257,51 @@ void pack_plain(const std::uint8_t* bytes, std::int64_t present, std::int64_t co
         }
 }
 
+// Number k of plain numbers.
+template <Format format>
+float plain_number(const std::uint8_t* numbers, std::int64_t k) {
+    if constexpr (format == Format::f16) return half_to_float(u16(numbers + 2 * k));
+    if constexpr (format == Format::bf16) return bfloat_to_float(u16(numbers + 2 * k));
+    float value;
+    std::memcpy(&value, numbers + 4 * k, sizeof value);
+    return value;
+}
+
+// The scale of a row of integers of 16 bits: the magnitudes and the norm of every tile stay within their bounds. Not finite if
+// a number is not.
+float int16_scale(const std::vector<float>& row) {
+    constexpr int lanes = 8;  // sums of their own, which become vectors
+    std::uint32_t bits = 0;   // of the largest magnitude; bits of magnitudes are ordered as these
+    for (const float number : row) bits = std::max(bits, std::bit_cast<std::uint32_t>(number) & 0x7fffffffu);
+    const auto largest = std::bit_cast<float>(bits);
+    if (!std::isfinite(largest)) return std::nanf("");
+    if (largest < kLeastLargest) return 0;
+    const float unit = 1 / largest;
+    float most = 0;
+    for (std::size_t k = 0; k < row.size(); k += kCols) {
+        float squares[lanes] = {};
+        for (int i = 0; i < kCols; i++) squares[i % lanes] += row[k + i] * unit * (row[k + i] * unit);
+        most = std::max(most, std::accumulate(squares, squares + lanes, 0.f));
+    }
+    return largest / std::min(kInt16Largest, kInt16Norm / std::sqrt(most));
+}
+
+template <Format file>
+void pack_int16(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to, std::uint8_t*) {
+    std::vector<float> row(columns);
+    auto* scales = reinterpret_cast<float*>(to);
+    auto* pairs = reinterpret_cast<std::uint32_t*>(to + kRows * sizeof(float));
+    constexpr float kRound = 0x1.8p23f;  // added to a number, it leaves the nearest integer in the low bits
+    for (int r = 0; r < kRows; r++) {
+        for (std::int64_t k = 0; k < columns; k++) row[k] = r < present ? plain_number<file>(bytes, r * columns + k) : 0;
+        scales[r] = int16_scale(row);
+        const float by = scales[r] > 0 ? 1 / scales[r] : 0;
+        for (float& number : row) number = number * by + kRound;
+        for (std::int64_t k = 0; k < columns; k += 2)
+            pairs[k / 2 * kRows + r] = (std::bit_cast<std::uint32_t>(row[k]) & 0xffffu) | std::bit_cast<std::uint32_t>(row[k + 1]) << 16;
+    }
+}
+
 using Pack = void (*)(const std::uint8_t* bytes, std::int64_t present, std::int64_t columns, std::uint8_t* to, std::uint8_t* lower);
 
 template <int number>
@@ -259,7 +309,12 @@ constexpr Pack pack_of() {
     constexpr Format format = static_cast<Format>(number);
     if constexpr (format == Format::f32) return pack_plain<std::uint32_t>;
     else if constexpr (is_plain(format)) return pack_plain<std::uint16_t>;
-    else return pack_panel<format>;
+    else if constexpr (is_blocked(format)) return pack_panel<format>;
+    else return nullptr;  // int16 is packed from several formats
+}
+
+Pack packing_int16(Format file) {
+    return file == Format::f32 ? pack_int16<Format::f32> : file == Format::f16 ? pack_int16<Format::f16> : pack_int16<Format::bf16>;
 }
 
 template <int... numbers>
@@ -284,7 +339,7 @@ void scales_of(const Layout& form, const std::uint8_t* super, const std::uint8_t
             s = d(super) * static_cast<float>(both & 15), m = -d(super + 2 * kRows) * static_cast<float>(both >> 4);
             return;
         }
-        case Scales::none: break;
+        case Scales::none: case Scales::row: break;
     }
     m = -form.zero * s;
 }
@@ -309,22 +364,23 @@ std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
     return part;
 }
 
-std::shared_ptr<Packed> allocate(Format format, std::int64_t rows, std::int64_t columns, bool split, Arena& arena) {
-    if (split && format == Format::q8_0) format = Format::q8_0_split;
-    if (split && format == Format::q6_k) format = Format::q6_k_split;
-    if (columns % layout(format).block)
-        throw std::invalid_argument("rows of " + std::to_string(columns) + " are not a whole number of blocks of " + layout(format).name);
-    auto packed = std::make_shared<Packed>(Packed{format, rows, columns, nullptr, nullptr});
+std::shared_ptr<Packed> allocate(Format file, std::int64_t rows, std::int64_t columns, Repack repack, Arena& arena) {
+    if (columns % layout(file).block)
+        throw std::invalid_argument("rows of " + std::to_string(columns) + " are not a whole number of blocks of " + layout(file).name);
+    Format format = file;
+    if (repack == Repack::split && file == Format::q8_0) format = Format::q8_0_split;
+    if (repack == Repack::split && file == Format::q6_k) format = Format::q6_k_split;
+    if (repack == Repack::int16 && is_plain(file) && columns % kCols == 0) format = Format::int16;
+    auto packed = std::make_shared<Packed>(Packed{format, file, rows, columns, nullptr, nullptr});
     if (is_split(format)) packed->lower = arena.cut(packed->lower_bytes());
     packed->data = arena.cut(packed->panels() * packed->stride());
     return packed;
 }
 
 void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool) {
-    const Format format = packed.format;
     const std::int64_t columns = packed.columns;
-    const std::size_t row_bytes = static_cast<std::size_t>(columns / layout(format).block) * layout(format).block_bytes;
-    const Pack pack = packing(format, std::make_integer_sequence<int, std::size(kLayouts)>());
+    const std::size_t row_bytes = static_cast<std::size_t>(columns / layout(packed.file).block) * layout(packed.file).block_bytes;
+    const Pack pack = packed.format == Format::int16 ? packing_int16(packed.file) : packing(packed.format, std::make_integer_sequence<int, std::size(kLayouts)>());
     pool.run((count + kRows - 1) / kRows, [&](std::int64_t panel, int) {
         const std::uint8_t* from = bytes + panel * kRows * row_bytes;
         std::uint8_t* to = packed.data.get() + (first / kRows + panel) * packed.stride();
@@ -348,13 +404,14 @@ void dequantize_row(const Packed& packed, std::int64_t row, float* out) {
     const int r = static_cast<int>(row % kRows);
     const Layout& form = layout(packed.format);
     if (is_plain(packed.format)) {
-        for (std::int64_t k = 0; k < packed.columns; k++) {
-            if (packed.format == Format::f32) std::memcpy(&out[k], from + 4 * (k * kRows + r), 4);
-            else {
-                const std::uint16_t bits = u16(from + 2 * (k * kRows + r));
-                out[k] = packed.format == Format::f16 ? half_to_float(bits) : bfloat_to_float(bits);
-            }
-        }
+        const auto number = packed.format == Format::f16 ? plain_number<Format::f16> : packed.format == Format::bf16 ? plain_number<Format::bf16> : plain_number<Format::f32>;
+        for (std::int64_t k = 0; k < packed.columns; k++) out[k] = number(from, k * kRows + r);
+        return;
+    }
+    if (packed.format == Format::int16) {
+        const float scale = reinterpret_cast<const float*>(from)[r];
+        const auto* integers = reinterpret_cast<const std::int16_t*>(from + kRows * sizeof(float));
+        for (std::int64_t k = 0; k < packed.columns; k++) out[k] = scale * integers[(k / 2 * kRows + r) * 2 + k % 2];
         return;
     }
     const std::uint8_t* super = nullptr;

@@ -60,6 +60,7 @@ constexpr std::int64_t kPieceBytes = 96 << 10;  // weights of a piece of work of
 
 struct Packed {
     Format format;
+    Format file;  // the format of the bytes that it is packed from
     std::int64_t rows, columns;
     std::shared_ptr<std::uint8_t> data;
     std::shared_ptr<std::uint8_t> lower;  // lower bits of split codes: screening skips them, half of a large matrix in Q8_0
@@ -75,9 +76,12 @@ struct Packed {
 
 class Pool;
 
-// Allocates a matrix; with `split`, the codes of Q8_0 and Q6_K are split. Throws std::invalid_argument if rows are not a whole
-// number of blocks.
-std::shared_ptr<Packed> allocate(Format format, std::int64_t rows, std::int64_t columns, bool split, Arena& arena);
+// What `fill` makes of a file's numbers where it can: codes of Q8_0 and Q6_K that are split, int16 of plain numbers in rows of
+// whole tiles.
+enum class Repack { none, split, int16 };
+
+// Allocates a matrix that a file stores in `format`. Throws std::invalid_argument if rows are not a whole number of blocks.
+std::shared_ptr<Packed> allocate(Format format, std::int64_t rows, std::int64_t columns, Repack repack, Arena& arena);
 
 // Packs `count` rows of a file's bytes; `first` is a multiple of 16. The last panel is padded with zeros.
 void fill(Packed& packed, std::int64_t first, std::int64_t count, const std::uint8_t* bytes, Pool& pool);

@@ -92,11 +92,8 @@ struct Executor {
 
     // Quantizes rows of numbers. Each of `parts` (given by its number of rows) is multiplied separately, so it begins a new
     // group.
-    Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts) {
-        return quantized(x, step, columns, parts, m.arithmetic_ == Arithmetic::int12 ? Digits::two : k().int8_digits, m.quantized_);
-    }
     Quantized quantized(const float* x, std::int64_t step, std::int64_t columns, const std::vector<std::int64_t>& parts, Digits digits, Buffer& memory) {
-        Quantized all{nullptr, digits, k().int16_pairs, columns, 0};
+        Quantized all{nullptr, digits, k().int16_pairs && digits != Digits::four, columns, 0};
         std::vector<std::pair<std::int64_t, std::int64_t>> groups;  // first row, and rows left of its part
         for (const std::int64_t part : parts) {
             for (std::int64_t row = 0; row < part; row += kGroupTokens) groups.emplace_back(all.tokens + row, part - row);
@@ -117,6 +114,24 @@ struct Executor {
 
     bool quantizes_input(const Packed& w) const { return m.arithmetic_ != Arithmetic::f32 && !is_plain(w.format); }
 
+    Digits digits_for(const Packed& w) const {
+        return w.format == Format::int16 ? Digits::four : m.arithmetic_ == Arithmetic::int8 ? k().int8_digits : Digits::two;
+    }
+
+    // The activations that several matrices multiply, quantized once as each of them needs them.
+    class Inputs {
+      public:
+        const Quantized& of(const Packed& w) const { return quantized_[w.format == Format::int16]; }
+        void need(const Packed& w, Executor& executor, const float* x, std::int64_t step, const std::vector<std::int64_t>& parts) {
+            const bool int16 = w.format == Format::int16;
+            if (executor.quantizes_input(w) && !quantized_[int16].data)
+                quantized_[int16] = executor.quantized(x, step, w.columns, parts, executor.digits_for(w), executor.m.quantized_[int16]);
+        }
+
+      private:
+        Quantized quantized_[2]{};
+    };
+
     // Whether only the largest logits are wanted, and screening can find them.
     bool screens(const Packed& w) {
         if (!is_split(w.format) || !quantizes_input(w) || m.watching_) return false;
@@ -131,7 +146,7 @@ struct Executor {
     // Screens the products of W with all rows of src. Returns false if the whole product is cheaper: dst is then still to be
     // computed, and screening pauses for some steps.
     bool screened(const Packed& w, const Rows& src, const Rows& dst) {
-        const Quantized exact = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1));
+        const Quantized exact = quantized(src.data, src.stride, w.columns, std::vector<std::int64_t>(rows, 1), digits_for(w), m.quantized_[0]);
         const Quantized rough = quantized(src.data, src.stride, w.columns, {rows}, Digits::one, m.outputs_);
         const bool done = screen(w, {src.data, src.stride, rows, rough, exact}, batch.greatest, dst, k(), *m.pool_);
         if (!done) m.pause_ = m.next_pause_;
@@ -208,7 +223,7 @@ struct Executor {
         const Rows src = rows_of(op.src), dst = rows_of(op.dst);
         const Rows add = rows_of(op.add);
         if (op.screened && screens(*op.maps.front().weights) && screened(*op.maps.front().weights, src, dst)) return;
-        Quantized x_quantized{};
+        Inputs inputs;
         struct Piece {
             int map;
             std::int64_t from, to;
@@ -217,7 +232,7 @@ struct Executor {
         for (int i = 0; i < static_cast<int>(op.maps.size()); i++) {
             const Packed& w = *op.maps[i].weights;
             if (m.watching_) m.record(w, src.data + op.maps[i].from, src.stride, rows);
-            if (quantizes_input(w) && !x_quantized.data) x_quantized = quantized(src.data + op.maps[i].from, src.stride, w.columns, {rows});
+            inputs.need(w, *this, src.data + op.maps[i].from, src.stride, {rows});
             const std::int64_t step = piece_of(w, rows, m.pool_->threads());
             for (std::int64_t p = 0; p < w.panels(); p += step) pieces.push_back({i, p, std::min(p + step, w.panels())});
         }
@@ -226,7 +241,7 @@ struct Executor {
             const Map& map = op.maps[piece.map];
             const LinearOutput target{dst.data + map.to, dst.stride, map.bias.empty() ? nullptr : map.bias.data(),
                                       add.data ? add.data + map.to : nullptr, add.stride};
-            panels(*map.weights, piece.from, piece.to, src.data + map.from, src.stride, x_quantized, rows, target, thread);
+            panels(*map.weights, piece.from, piece.to, src.data + map.from, src.stride, inputs.of(*map.weights), rows, target, thread);
         });
     }
 
@@ -390,16 +405,17 @@ void Executor::operator()(const Experts& op) {
         return pieces;
     };
     const auto product = [&](const Packed& w, const std::vector<Vector>& bias, const Piece& piece, const float* from, std::int64_t step,
-                             const Quantized& x_quantized, float* to, std::int64_t to_step, int thread) {
+                             const Inputs& inputs, float* to, std::int64_t to_step, int thread) {
         const LinearOutput target{to + piece.first * to_step, to_step, bias.empty() ? nullptr : bias[piece.expert].data(), nullptr, 0};
-        panels(w, piece.from, piece.to, from + piece.first * step, step, part_of(x_quantized, piece.first, piece.tokens), piece.tokens, target, thread);
+        panels(w, piece.from, piece.to, from + piece.first * step, step, part_of(inputs.of(w), piece.first, piece.tokens), piece.tokens, target, thread);
     };
 
     // Results of gates precede those of ups.
     float* both = m.hidden_.need(2 * count * inner);
     float *gates = both, *ups = both + count * inner;
-    Quantized x_quantized{};
-    if (count && (quantizes_input(*op.up.front()) || (!op.gate.empty() && quantizes_input(*op.gate.front())))) x_quantized = quantized(x, width, op.columns, expert_counts);
+    Inputs inputs;
+    if (count) inputs.need(*op.up.front(), *this, x, width, expert_counts);
+    if (count && !op.gate.empty()) inputs.need(*op.gate.front(), *this, x, width, expert_counts);
     const auto record = [&](const std::vector<Weights>& maps, const float* from, std::int64_t step) {
         if (m.watching_ && !maps.empty())
             for (std::int64_t i = 0; i < count; i++) m.record(*maps[assigned[i].expert], from + i * step, step, 1);
@@ -410,7 +426,7 @@ void Executor::operator()(const Experts& op) {
     m.pool_->run(static_cast<std::int64_t>(up_pieces.size()), [&](std::int64_t number, int thread) {
         const Piece& piece = up_pieces[number];
         const bool gate = piece.map == 0;
-        product(*(gate ? op.gate : op.up)[piece.expert], gate ? op.gate_bias : op.up_bias, piece, x, width, x_quantized, gate ? gates : ups, inner, thread);
+        product(*(gate ? op.gate : op.up)[piece.expert], gate ? op.gate_bias : op.up_bias, piece, x, width, inputs, gate ? gates : ups, inner, thread);
     });
     const auto activate = [&](std::int64_t i) {
         k().activate(op.act, op.gate.empty() ? nullptr : gates + i * inner, ups + i * inner, op.hidden, op.limit, op.offset, op.slope, ups + i * inner);
@@ -420,12 +436,12 @@ void Executor::operator()(const Experts& op) {
     else
         m.pool_->run(count, [&](std::int64_t i, int) { activate(i); });
     record(op.down, ups, inner);
-    Quantized hidden_quantized{};
-    if (count && quantizes_input(*op.down.front())) hidden_quantized = quantized(ups, inner, op.hidden, expert_counts);
+    Inputs hidden;
+    if (count) hidden.need(*op.down.front(), *this, ups, inner, expert_counts);
     const auto down_pieces = pieces_of({&op.down});
     m.pool_->run(static_cast<std::int64_t>(down_pieces.size()), [&](std::int64_t number, int thread) {
         const Piece& piece = down_pieces[number];
-        product(*op.down[piece.expert], op.down_bias, piece, ups, inner, hidden_quantized, x, width, thread);
+        product(*op.down[piece.expert], op.down_bias, piece, ups, inner, hidden, x, width, thread);
     });
 
     for (std::int64_t r = 0; r < rows; r++) std::fill(dst[r], dst[r] + op.columns, 0.f);

@@ -152,8 +152,13 @@ struct Batch {
     std::vector<Vector> factors;               // [table][row], of Temper
 };
 
-// The arithmetic of products with quantized weights: activations are quantized to 8 or 12 bits, or stay fp32.
+// The arithmetic of products: beside quantized weights activations are integers of 8 or 12 bits, or stay fp32. Beside plain ones
+// they are integers of 16 bits, as the weights (`Machine::allocate`), unless the instruction set gains nothing.
 enum class Arithmetic { int8, int12, f32 };
+
+// Rows from which on a plain matrix becomes integers of 16 bits. With fewer than about 50, quantizing activations takes longer
+// than the products; and routers, whose rows are experts, decide by small differences.
+constexpr std::int64_t kInt16Rows = 128;
 
 class Program {
   public:
@@ -201,8 +206,13 @@ class Machine {
     // Bytes per second that all threads read from memory, as weights are read: from large pages, with prefetching.
     double bandwidth();
 
+    // Memory for a matrix that a file stores in `file`; with `split`, codes are split where they can be.
+    Weights allocate(Format file, std::int64_t rows, std::int64_t columns, bool split) {
+        const bool known = kernels_.linear_quantized[static_cast<int>(Format::int16)];
+        const bool int16 = known && arithmetic_ != Arithmetic::f32 && is_plain(file) && rows >= kInt16Rows;
+        return ordito::allocate(file, rows, columns, int16 ? Repack::int16 : split ? Repack::split : Repack::none, arena_);
+    }
     Pool& pool() { return *pool_; }
-    Arena& arena() { return arena_; }
 
   private:
     friend struct Executor;
@@ -213,7 +223,8 @@ class Machine {
     Arithmetic arithmetic_;
 
     std::vector<Buffer> buffers_;
-    Buffer quantized_, cosines_, hidden_, outputs_, attention_, recycled_;
+    Buffer quantized_[2];  // [1]: as int16
+    Buffer hidden_, outputs_, attention_, recycled_;
     std::vector<Buffer> panels_;  // one for each thread: dequantized panels
     // Screening that did not pay is paused: steps left of the pause, and the length of the next one, which doubles
     // each time, up to a limit, and is 1 again after a success.

@@ -293,9 +293,13 @@ class Kernels:
     def __init__(self, name: str | None) -> None: ...
     @property
     def name(self) -> str: ...
+    @property
+    def int16(self) -> bool:
+        """Whether they multiply weights that are not quantized as integers of 16 bits, unless the arithmetic is float32."""
+
     def linear(self, weights: Packed, x: Floats, rounding: str) -> Floats:
         """W x for rows of x, (T, out), with activations quantized for int8 or int12, not at all for float32, or, `one`, to 8
-        bits without outliers."""
+        bits without outliers. Weights that are integers of 16 bits have activations of 16 bits."""
 
     def dequantize(self, weights: Packed) -> Floats: ...
     def encode(self, format: str, x: Floats, importance: Floats | None, threads: int) -> NDArray[np.uint8]:

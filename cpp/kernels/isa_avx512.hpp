@@ -15,6 +15,7 @@ struct Isa {
     static constexpr int lanes = 16;  // floats of a vector, and rows of a vector of codes
     static constexpr bool unsigned_dot = true;  // the dot product takes unsigned codes: signed ones get a bias (`bias_of`)
     static constexpr bool int16_pairs = false;
+    static constexpr bool int16_products = true;  // twice as fast as those of fp32
     static constexpr int max_tokens = 8;  // as many as have room for their sums in registers, beside the codes of a tile
 
     using F = __m512;
@@ -125,6 +126,8 @@ struct Isa {
         }
         return _mm512_add_epi32(before, _mm512_slli_epi32(_mm512_add_epi32(even, odd), __builtin_ctz(times)));
     }
+    // sum + the products of two columns, int16, and two numbers of x.
+    static A add_pair(A sum, C pair, const std::int16_t* x) { return _mm512_dpwssd_epi32(sum, pair, four(reinterpret_cast<const std::int8_t*>(x))); }
     static A zero_sum() { return _mm512_setzero_si512(); }
     // 16 high + low.
     static A join_digits(A high, A low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 4), low); }
@@ -147,6 +150,10 @@ struct Isa {
         A fours = join(_mm512_unpacklo_epi32(even, odd), _mm512_unpackhi_epi32(even, odd));
         fours = join(fours, _mm512_shuffle_i32x4(fours, fours, 0x4e));
         return join(fours, _mm512_shuffle_i32x4(fours, fours, 0xb1));
+    }
+    // Stores 32 integers as int16, saturated.
+    static void store_int16(std::int16_t* p, const A* x) {
+        for (int i = 0; i < 2; i++) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p) + i, _mm512_cvtsepi32_epi16(x[i]));
     }
     // Stores 32 integers as codes of 8 bits, saturated.
     static void store_codes(std::int8_t* p, const A* x) {

@@ -13,6 +13,7 @@ struct Isa {
     static constexpr int lanes = 4;
     static constexpr bool unsigned_dot = false;
     static constexpr bool int16_pairs = false;
+    static constexpr bool int16_products = false;  // they are no faster than those of fp32
     static constexpr int max_tokens = 8;
 
     using F = float32x4_t;
@@ -136,6 +137,10 @@ struct Isa {
         const auto pairs = [&](A a, A b) { return join(vzip1q_s32(a, b), vzip2q_s32(a, b)); };
         const A even = pairs(x[0], x[2]), odd = pairs(x[1], x[3]);  // vectors 0 2 0 2, and 1 3 1 3
         return pairs(even, odd);
+    }
+    // Stores 32 integers as int16, saturated.
+    static void store_int16(std::int16_t* p, const A* x) {
+        for (int i = 0; i < 8; i += 2) vst1q_s16(p + 4 * i, words(x + i));
     }
     // Stores 32 integers as codes of 8 bits, saturated.
     static void store_codes(std::int8_t* p, const A* x) {

@@ -26,6 +26,7 @@ enum class Digits {
     two,              // 12 bits, 16 * high + low: the 32 high digits, then the 32 low ones
     outliers,         // 8 bits, and 12 bits for the four neighbours with the largest value: 32 low digits, then `Outliers`
     outliers_in_two,  // the same integers in the layout of `two`: the high digits of all others are zero
+    four,             // 16 bits: int16, for weights in `Format::int16`
 };
 
 // The high digits of columns 4 * place to 4 * place + 3 of a block. Outliers do not set the scale of the other 28 activations
@@ -42,9 +43,6 @@ constexpr int code_bytes(Digits digits) {
 
 // The integer of a block's largest activation, the outliers aside.
 constexpr int largest_integer(Digits digits) { return digits == Digits::two ? 127 * kDigitBase : 127; }
-
-// A block whose largest activation is below is quantized to zeros: the factor to its integers would overflow.
-constexpr float kLeastLargest = 1e-34f;
 
 // The high digit of a 12-bit integer: what is left for the low one is between -8 and 7.
 constexpr std::int32_t high_digit(std::int32_t integer) { return (integer + kDigitBase / 2) >> 4; }

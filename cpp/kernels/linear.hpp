@@ -1,6 +1,7 @@
 // Products of packed weights and activations, for the instruction set `Isa`.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -286,23 +287,31 @@ inline void linear_block(const Panel& panel, const Quantized& x, int first, int 
     for (int t = 0; t < tokens; t++) write_output(out, first + t, row, total[t]);
 }
 
-// A panel times the tokens from `t` on, in blocks of `max_tokens`, and what is left of a group in powers of two.
-template <Format f, Digits digits>
-void linear_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const Output& out) {
-    constexpr int most = Isa::max_tokens;
+// Calls with(first token, count) for the tokens from `t` on: blocks of `most` tokens, and what is left of a group in powers of
+// two.
+template <int most, class With>
+void in_blocks(const Quantized& x, int t, int tokens, With with) {
     static_assert(kGroupTokens % most == 0);
     while (t < tokens) {
         const int some = x.group_size(t) - t % kGroupTokens;
         const auto step = [&](auto count) {
-            for (int sub = 0; sub < kSubs; sub++) linear_block<f, decltype(count)::value, digits>(panel, x, t, sub, out);
-            t += decltype(count)::value;
+            with(t, count);
+            t += count();
         };
         if (some >= most) step(std::integral_constant<int, most>());
-        else if (some >= 8) step(std::integral_constant<int, 8>());
-        else if (some >= 4) step(std::integral_constant<int, 4>());
+        else if (most > 8 && some >= 8) step(std::integral_constant<int, std::min(most, 8)>());
+        else if (most > 4 && some >= 4) step(std::integral_constant<int, std::min(most, 4)>());
         else if (some >= 2) step(std::integral_constant<int, 2>());
         else step(std::integral_constant<int, 1>());
     }
+}
+
+// A panel times the tokens from `t` on.
+template <Format f, Digits digits>
+void linear_tokens(const Panel& panel, const Quantized& x, int t, int tokens, const Output& out) {
+    in_blocks<Isa::max_tokens>(x, t, tokens, [&](int first, auto count) {
+        for (int sub = 0; sub < kSubs; sub++) linear_block<f, count(), digits>(panel, x, first, sub, out);
+    });
 }
 
 // Multiply-adds of a 4-bit tile with 8 tokens and the conversion of the sums to fp32, without scales (Kernels::peak_loop).

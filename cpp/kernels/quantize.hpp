@@ -114,12 +114,46 @@ void quantize_to(const float* x, const Quantized& to, std::int64_t token) {
     }
 }
 
+// Rounds some blocks of a token to 16 bits; `largest` are their largest magnitudes.
+inline void round_to_int16(const float* x, const float* largest, int blocks, std::uint8_t* to, std::int64_t step, BlockStats* stats,
+                           std::int64_t stats_step) {
+    constexpr int vectors = kCols / Isa::lanes;
+    for (int b = 0; b < blocks; b++, x += kCols, to += step, stats += stats_step) {
+        const auto unit = Isa::set1(largest[b] >= kLeastLargest ? 1 / largest[b] : 0);
+        typename Isa::F shares[vectors], squares = Isa::zero();
+        for (int i = 0; i < vectors; i++) {
+            shares[i] = Isa::mul(Isa::load(x + i * Isa::lanes), unit);
+            squares = Isa::fma(shares[i], shares[i], squares);
+        }
+        const float integer = std::min(kInt16Largest, kInt16Norm / std::sqrt(Isa::sum(squares)));  // of the largest magnitude
+        typename Isa::A integers[vectors];
+        for (int i = 0; i < vectors; i++) integers[i] = Isa::to_integers(Isa::mul(shares[i], Isa::set1(integer)));
+        Isa::store_int16(reinterpret_cast<std::int16_t*>(to), integers);
+        stats->scale = largest[b] * 0 + largest[b] / integer;  // NaN where a number is infinite or NaN
+    }
+}
+
+void quantize_to_int16(const float* x, const Quantized& to, std::int64_t token) {
+    std::uint8_t* codes = to.codes(token);
+    BlockStats* stats = to.stats(token);
+    const std::int64_t step = to.step(token), stats_step = to.stats_step(token);
+    const auto some = [&](std::int64_t b, auto n) {
+        alignas(64) float largest[Isa::lanes];
+        Isa::store(largest, largest_magnitudes<n()>(x + b * kCols));
+        round_to_int16(x + b * kCols, largest, n(), codes + b * step, step, stats + b * stats_step, stats_step);
+    };
+    std::int64_t b = 0;
+    for (; b + kReduced <= to.tiles(); b += kReduced) some(b, std::integral_constant<int, kReduced>());
+    for (; b < to.tiles(); b++) some(b, std::integral_constant<int, 1>());
+}
+
 void quantize(const float* x, const Quantized& to, std::int64_t token) {
     switch (to.digits) {
         case Digits::one: return quantize_to<Digits::one>(x, to, token);
         case Digits::two: return quantize_to<Digits::two>(x, to, token);
         case Digits::outliers: return quantize_to<Digits::outliers>(x, to, token);
         case Digits::outliers_in_two: return quantize_to<Digits::outliers_in_two>(x, to, token);
+        case Digits::four: return quantize_to_int16(x, to, token);
     }
 }
 

@@ -12,7 +12,22 @@
 namespace ordito {
 namespace {
 
+void quantize_to_int16(const float* x, const Quantized& to, std::int64_t token) {
+    for (std::int64_t b = 0; b < to.tiles(); b++, x += kCols) {
+        auto* codes = reinterpret_cast<std::int16_t*>(to.codes(token) + b * to.step(token));
+        float largest = 0, squares = 0;
+        bool finite = true;
+        for (int k = 0; k < kCols; k++) largest = std::max(largest, std::fabs(x[k])), finite = finite && std::isfinite(x[k]);
+        const float unit = finite && largest >= kLeastLargest ? 1 / largest : 0;
+        for (int k = 0; unit > 0 && k < kCols; k++) squares += x[k] * unit * x[k] * unit;
+        const float integer = std::min(kInt16Largest, kInt16Norm / std::sqrt(squares));
+        for (int k = 0; k < kCols; k++) codes[k] = unit > 0 ? static_cast<std::int16_t>(std::nearbyint(x[k] * unit * integer)) : 0;
+        to.stats(token)[b * to.stats_step(token)].scale = finite ? largest / integer : std::nanf("");
+    }
+}
+
 void quantize(const float* x, const Quantized& to, std::int64_t token) {
+    if (to.digits == Digits::four) return quantize_to_int16(x, to, token);
     auto* codes = reinterpret_cast<std::int8_t*>(to.codes(token));
     BlockStats* at = to.stats(token);
     const std::int64_t step = to.step(token), stats_step = to.stats_step(token);
@@ -91,6 +106,22 @@ void linear_quantized(const Panel& panel, const Quantized& x, int tokens, const 
                 }
             });
             write_output(out, t, r, total);
+        }
+}
+
+void linear_int16(const Panel& panel, const Quantized& x, int tokens, const Output& out) {
+    const auto* scales = reinterpret_cast<const float*>(panel.tiles);
+    const auto* integers = reinterpret_cast<const std::int16_t*>(panel.tiles + kRows * sizeof(float));
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < out.rows; r++) {
+            float total = 0;
+            for (std::int64_t b = 0; b < x.tiles(); b++) {
+                const auto* codes = reinterpret_cast<const std::int16_t*>(x.codes(t) + b * x.step(t));
+                std::int32_t sum = 0;
+                for (int k = 0; k < kCols; k++) sum += integers[((b * kCols + k) / 2 * kRows + r) * 2 + k % 2] * codes[k];
+                total += x.stats(t)[b * x.stats_step(t)].scale * static_cast<float>(sum);
+            }
+            write_output(out, t, r, scales[r] * total);
         }
 }
 
@@ -392,8 +423,8 @@ void bound(const std::uint8_t* tiles, std::int64_t columns, const float* spreads
 
 template <int... numbers>
 void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
-    ((k.linear_quantized[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : linear_quantized<numbers>), ...);
-    ((k.dequantize[numbers] = is_plain(static_cast<Format>(numbers)) ? nullptr : dequantize<numbers>), ...);
+    ((k.linear_quantized[numbers] = is_blocked(static_cast<Format>(numbers)) ? linear_quantized<numbers> : nullptr), ...);
+    ((k.dequantize[numbers] = is_blocked(static_cast<Format>(numbers)) ? dequantize<numbers> : nullptr), ...);
 }
 
 Kernels make() {
@@ -402,6 +433,7 @@ Kernels make() {
     k.quantize = quantize;
     k.int8_digits = Digits::outliers;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
+    k.linear_quantized[static_cast<int>(Format::int16)] = linear_int16;
     k.bound[static_cast<int>(Format::q8_0_upper)] = bound<Format::q8_0_upper>;
     k.bound[static_cast<int>(Format::q6_k_upper)] = bound<Format::q6_k_upper>;
     k.encode = kEncoders;

@@ -7,6 +7,7 @@
 #include "attend.hpp"
 #include "encode.hpp"
 #include "gradients.hpp"
+#include "int16.hpp"
 #include "linear.hpp"
 #include "quantize.hpp"
 #include "gemm.hpp"
@@ -18,7 +19,7 @@ namespace {
 template <int number>
 void fill_format(Kernels& k) {
     constexpr Format f = static_cast<Format>(number);
-    if constexpr (!is_plain(f)) {
+    if constexpr (is_blocked(f)) {
         k.linear_quantized[number] = linear_quantized<f>;
         k.dequantize[number] = dequantize_panel<f>;
     }
@@ -36,6 +37,7 @@ Kernels table_of(const char* name) {
     k.int8_digits = Digits::outliers;
     k.quantize = quantize;
     fill_formats(k, std::make_integer_sequence<int, std::size(kLayouts)>());
+    if constexpr (Isa::int16_products) k.linear_quantized[static_cast<int>(Format::int16)] = linear_int16<Isa>;
     k.bound[static_cast<int>(Format::q8_0_upper)] = bound<Format::q8_0_upper>;
     k.bound[static_cast<int>(Format::q6_k_upper)] = bound<Format::q6_k_upper>;
     k.encode = kEncoders;

@@ -215,7 +215,7 @@ template <int... numbers>
 void fill_tiles(Kernels& k, std::integer_sequence<int, numbers...>) {
     const auto fill = [&](auto number) {
         constexpr Format f = static_cast<Format>(number.value);
-        if constexpr (!is_plain(f)) k.linear_quantized[number.value] = linear_in_tiles<f>;
+        if constexpr (is_blocked(f)) k.linear_quantized[number.value] = linear_in_tiles<f>;
     };
     (fill(std::integral_constant<int, numbers>()), ...);
     k.int8_digits = Digits::outliers_in_two;

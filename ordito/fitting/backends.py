@@ -28,7 +28,7 @@ class Backend(ABC):
 
     `process` are the bytes of the program without a model, `cached` the bytes of one number in the KV cache; `decode` and
     `prefill` are the shares of the machine's memory bandwidth and peak arithmetic that it reaches, `prefill_fp32` that of its
-    peak in fp32 where weights are not quantized.
+    peak in fp32 where products are in fp32.
     """
 
     name: str
@@ -51,6 +51,10 @@ class Backend(ABC):
             # Memory that loading the vocabulary took is freed again, and reused by cache and activations.
             opening=max(0, needs.vocabulary.read - cache - activations),
         )
+
+    def stored(self, machine: Machine, found: Account) -> int:
+        """Bytes of a model's weights before the runtime changes their type; by default, those of the file."""
+        return found.nbytes
 
     @abstractmethod
     def weights(self, needs: Demand, stored: float) -> int:
@@ -80,13 +84,13 @@ class Backend(ABC):
         """Bytes of weights that greedy decoding does not read (`ordito.native.screening`)."""
         return 0
 
-    def fp32(self, found: Account) -> float:
+    def fp32(self, machine: Machine, found: Account) -> float:
         """The share of products that is computed at the machine's `flops_fp32`, not at its `flops`."""
         return 0.0
 
     def seconds(self, machine: Machine, found: Account, flops: float) -> float:
         """Seconds that so many FLOPs of a model take."""
-        fp32 = flops * self.fp32(found)
+        fp32 = flops * self.fp32(machine, found)
         return machine.seconds(flops - fp32) / self.prefill + machine.seconds(fp32, 1.0) / self.prefill_fp32
 
     def read(self, needs: Demand, stored: float, context: int, batch: int = 1) -> float:
@@ -109,6 +113,13 @@ class Backend(ABC):
 
 class Native(Backend):
     """The C++ runtime: weights in the encoding of the file, which is not kept; no attention scores and no masks."""
+
+    def stored(self, machine: Machine, found: Account) -> int:
+        """See `Backend`. Matrices in fp32 that are multiplied as integers of 16 bits take half."""
+        if found.stored is None or not machine.int16 or self.fp32(machine, found):
+            return found.nbytes
+        matrices = (found.stored[tensor.name] for tensor in found.tensors if len(tensor.shape) > 1)
+        return found.nbytes - round(sum(held.nbytes for held in matrices if held.encoding.lower() == "f32") / 2)
 
     def weights(self, needs: Demand, stored: float) -> int:
         """See `Backend`."""
@@ -143,9 +154,9 @@ class Native(Backend):
         """See `Backend`."""
         return spared(found.spec, found.stored) if found.stored else 0
 
-    def fp32(self, found: Account) -> float:
+    def fp32(self, machine: Machine, found: Account) -> float:
         """See `Backend`."""
-        return fp32_share(found)
+        return fp32_share(found, machine)
 
 
 def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:

@@ -111,7 +111,7 @@ class _Encoder:
 
 def _limit(found: Account, machine: Machine, tokens: int, past: int, spared: int = 0) -> float:
     """Tokens per second at the machine's full speed, if each byte that is needed is read once (a roofline)."""
-    work = machine.seconds(found.flops.forward(tokens, past, logits=1).total, fp32_share(found))
+    work = machine.seconds(found.flops.forward(tokens, past, logits=1).total, fp32_share(found, machine))
     read = (found.weights_read - spared + found.kv_cache.at(past + tokens)) / machine.bandwidth
     return tokens / max(work, read)
 

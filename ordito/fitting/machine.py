@@ -8,6 +8,7 @@ from typing import Any
 from ordito import _core
 from ordito.accounting import Account
 from ordito.memory import free_memory
+from ordito.native.arithmetic import default_dtype
 from ordito.threads import usable_threads
 
 PLAIN = ("f64", "f32", "f16", "bf16")
@@ -18,8 +19,9 @@ PLAIN = ("f64", "f32", "f16", "bf16")
 class Machine:
     """The figures of a machine: free `memory` in bytes, memory `bandwidth` in bytes per second, and `flops` per second.
 
-    `flops` are those of matrix products on all `cores`, in the arithmetic of the runtime; `flops_fp32` those with weights that
-    are not quantized, which it multiplies in fp32 (None: the same).
+    `flops` are those of matrix products on all `cores`, in the arithmetic of the runtime; `flops_fp32` those in fp32 (None: the
+    same), which it needs for fp32 weights and, unless it has products of 16-bit integers (`int16`), for all that are not
+    quantized.
     """
 
     cores: int
@@ -27,6 +29,7 @@ class Machine:
     bandwidth: float
     flops: float
     flops_fp32: float | None = None
+    int16: bool = False
 
     def seconds(self, flops: float, fp32: float = 0.0) -> float:
         """Seconds for so many FLOPs, of which a share is in fp32."""
@@ -53,16 +56,20 @@ def this_machine(
         bandwidth=bandwidth if bandwidth is not None else measured_bandwidth(n),
         flops=flops if flops is not None else measured_flops(n),
         flops_fp32=flops_fp32 if flops_fp32 is not None else measured_flops(n, "float32"),
+        int16=_core.Kernels(None).int16,
     )
 
 
-def fp32_share(found: Account) -> float:
-    """The share of a model's products that the native runtime computes in fp32: those with weights that are not quantized."""
+def fp32_share(found: Account, machine: Machine) -> float:
+    """The share of a model's products that the native runtime computes in fp32 on a machine."""
     matrices = [tensor for tensor in found.tensors if len(tensor.shape) > 1]
     whole = sum(tensor.active for tensor in matrices)
     if not whole or found.stored is None:
         return 0.0
-    return sum(tensor.active for tensor in matrices if found.stored[tensor.name].encoding.lower() in PLAIN) / whole
+    encodings = {tensor.name: found.stored[tensor.name].encoding.lower() for tensor in matrices}
+    if machine.int16:
+        return float(default_dtype(found.spec, set(encodings.values())) == "float32")
+    return sum(tensor.active for tensor in matrices if encodings[tensor.name] in PLAIN) / whole
 
 
 def measured_bandwidth(threads: int) -> float:

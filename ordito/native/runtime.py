@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import ContextError, OrditoError, SpecError, unknown
+from ordito.native.arithmetic import ARITHMETIC, default_dtype
 from ordito.native.plan import Plan, lower
 from ordito.native.screening import screened
 from ordito.native.shares import Part, shares, tokens_together
@@ -27,12 +28,6 @@ BATCH = 512
 
 _ids = count(1)  # of runtimes: a sequence carries the id of its runtime, and no other runtime may read it
 _alive: WeakSet[NativeRuntime] = WeakSet()
-
-ARITHMETIC = {"int8": "f16", "int12": "f16", "float32": "f32"}
-"""Arithmetic of products with quantized weights -> the type of the KV cache that it uses by default.
-
-Activations are quantized in blocks of 32 with one scale: `int12` to 12 bits, `int8` to 8 bits, but for the group of
-four neighbours with the largest of a block, which keeps 12; `float32` leaves them as they are."""
 
 
 class NativeSession:
@@ -58,16 +53,16 @@ class NativeSession:
 class NativeRuntime:
     """A checkpoint in the C++ runtime.
 
-    `dtype` is the arithmetic of products with quantized weights, a key of `ARITHMETIC`. The default is `float32` if all weights
-    are fp32, else `int12` (a KL divergence of about 1e-5 nats from fp32; `int8` has 5e-4). `threads` defaults to the usable
-    cores, `kernels`, an instruction set by name, to the fastest. Raises `OrditoError` for an unknown or unavailable one, and
-    `NotLoweredError` for a block that only PyTorch computes.
+    `dtype` is the arithmetic of products, a key of `ARITHMETIC`. The default is `float32` if all weights are fp32 and the model
+    does not embed texts, else `int12` (a KL divergence of about 1e-5 nats from fp32 beside quantized weights, 1e-6 beside
+    others; `int8` has 5e-4). `threads` defaults to the usable cores, `kernels`, an instruction set by name, to the fastest.
+    Raises `OrditoError` for an unknown or unavailable one, and `NotLoweredError` for a block that only PyTorch computes.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, dtype: str | None = None, *, threads: int | None = None, kernels: str | None = None
     ) -> None:
-        dtype = dtype or ("float32" if set(checkpoint.encodings) == {"f32"} else "int12")
+        dtype = dtype or default_dtype(checkpoint.spec, checkpoint.encodings)
         check_dtype(dtype, ARITHMETIC, "native")
         self.spec: Spec = checkpoint.spec
         self.checkpoint, self.dtype = checkpoint, dtype

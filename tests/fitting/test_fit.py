@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from ordito.native.screening import spared
 from ordito.nn import Transformer
 from ordito.nn import cache as torch_cache
 from ordito.nn import runtime as torch_runtime
+from ordito.spec import Pooling
 
 MACHINE = Machine(cores=2, memory=16 * 10**9, bandwidth=50e9, flops=1e12)
 TINY = {"vocab_size": 96, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 24}
@@ -120,6 +123,16 @@ def test_weights_that_are_not_quantized_are_multiplied_in_fp32():
     assert quantized.limit == pytest.approx(2 * plain.limit)
     assert plain.predicted < quantized.predicted < 2 * plain.predicted  # fp32 products come nearer to their peak
     assert fit(spec, machine=machine, quant="BF16", backend_name="torch").prefill.limit == quantized.limit
+
+
+def test_weights_that_are_not_quantized_are_multiplied_as_integers_unless_they_are_fp32():
+    figures = {"cores": 2, "memory": 10**11, "bandwidth": 1e15, "flops": 1e12, "flops_fp32": 5e11}
+    spec, machine = published("llama-3.2-1b"), Machine(**figures, int16=True)
+    exact, plain, quantized = (fit(spec, machine=machine, quant=quant).prefill for quant in ("F32", "BF16", "Q8_0"))
+    assert quantized.limit == pytest.approx(plain.limit) == pytest.approx(2 * exact.limit)
+    embedder = replace(published("bert-base-uncased"), pooling=Pooling(kind="mean"))
+    memory = [fit(embedder, machine=Machine(**figures, int16=int16), quant="F32").memory for int16 in (False, True)]
+    assert memory[1].weights == pytest.approx(memory[0].weights / 2, rel=2e-3)  # vectors stay in fp32
 
 
 def test_an_encoder_decoder_counts_its_encoder_and_cross_attention():

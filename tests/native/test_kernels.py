@@ -11,12 +11,25 @@ from ordito.native.weights import KERNELS
 
 FAST = [name for name in _core.available_kernels() if name != "reference"]
 REFERENCE = _core.Kernels("reference")
+INT16 = [name for name in FAST if _core.Kernels(name).int16]
 QUANTIZED = sorted(KERNELS - {"f32", "f16", "bf16"})
 
 
 @pytest.fixture(scope="module")
 def machine():
     return _core.Machine(2, None, "int12")
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """A machine that keeps weights that are not quantized as they are."""
+    return _core.Machine(2, None, "float32")
+
+
+@pytest.fixture(scope="module")
+def integers():
+    """A machine that makes integers of matrices that are not quantized and have at least 128 rows."""
+    return _core.Machine(2, "reference", "int12")
 
 
 def blocks(encoding: str, rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -88,17 +101,78 @@ def test_products_match_decoded_weights(machine, encoding, rounding, tolerance):
 @pytest.mark.parametrize("encoding", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (17, 33), (40, 96)])
 @pytest.mark.parametrize("tokens", [1, 2, 7, 16, 21])
-def test_products_with_plain_weights(machine, kernels, encoding, rows, columns, tokens):
-    weights, _ = packed(machine, encoding, rows, columns)
+def test_products_with_plain_weights(exact, kernels, encoding, rows, columns, tokens):
+    weights, _ = packed(exact, encoding, rows, columns)
     x = np.random.default_rng(4).standard_normal((tokens, columns)).astype(np.float32)
     assert_close(_core.Kernels(kernels).linear(weights, x, "float32"), REFERENCE.linear(weights, x, "float32"), 2e-6)
 
 
+@pytest.mark.parametrize("kernels", INT16)
+@pytest.mark.parametrize("encoding", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize(("rows", "columns"), [(128, 32), (145, 64), (200, 416)])
+@pytest.mark.parametrize("tokens", [1, 2, 7, 16, 21])
+def test_products_of_16_bit_integers(integers, kernels, encoding, rows, columns, tokens):
+    weights, _ = packed(integers, encoding, rows, columns)
+    assert weights.nbytes == (rows + 15) // 16 * 16 * (2 * columns + 4)
+    x = np.random.default_rng(4).standard_normal((tokens, columns)).astype(np.float32)
+    x[0, :32] = 0
+    got = _core.Kernels(kernels).linear(weights, x, "int12")
+    assert_close(got, REFERENCE.linear(weights, x, "int12"), 2e-5)
+    matrix = np.stack([weights.row(row) for row in range(rows)])
+    assert_close(got, x.astype(np.float64) @ matrix.T, 1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(127, 64), (130, 33)])
+def test_small_and_odd_matrices_stay_as_they_are(integers, rows, columns):
+    weights, data = packed(integers, "f32", rows, columns)
+    assert np.array_equal(np.stack([weights.row(row) for row in range(rows)]).reshape(-1), data.view(np.float32))
+
+
+@pytest.mark.parametrize("encoding", ["f32", "f16", "bf16"])
+def test_integers_of_16_bits_keep_the_numbers(integers, encoding):
+    weights, data = packed(integers, encoding, 130, 96)
+    if encoding == "bf16":
+        values = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = data.view(np.float16 if encoding == "f16" else np.float32).astype(np.float32)
+    for row, numbers in enumerate(values.reshape(130, 96)):
+        # Half a step: the largest of 32 767 steps is the row's largest number, or a norm of 32 numbers has 46 336.
+        norms = np.linalg.norm(numbers.reshape(-1, 32), axis=1)
+        step = max(np.abs(numbers).max() / 32767, norms.max() / 46336)
+        assert np.abs(weights.row(row) - numbers).max() <= 0.505 * step
+
+
+@pytest.mark.parametrize("name", ["reference", *INT16])
+def test_sums_of_16_bit_integers_never_overflow(integers, name):
+    """The largest sums: all numbers of a block equal, one alone, and the same numbers on both sides."""
+    random = np.random.default_rng(9).standard_normal((3, 64)).astype(np.float32) ** 3
+    rows = np.concatenate([np.ones((1, 64)), -np.ones((1, 64)), np.eye(64), -np.eye(64)[:59], random]).astype(np.float32)
+    weights = integers.allocate("f32", *rows.shape)
+    integers.fill(weights, rows.view(np.uint8).reshape(-1), False)
+    integers.ready()
+    for scale in (1e-30, 1.0, 1e30):
+        x = (rows * np.float32(scale)).astype(np.float32)
+        expected = x.astype(np.float64) @ rows.T.astype(np.float64)
+        assert_close(_core.Kernels(name).linear(weights, x, "int12"), expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["reference", *INT16])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_gives_no_finite_product_of_16_bits(integers, name, wrong):
+    weights, _ = packed(integers, "f32", 128, 64)
+    x = np.ones((2, 64), np.float32)
+    x[1, 40] = wrong
+    got = _core.Kernels(name).linear(weights, x, "int12")
+    assert np.isfinite(got[0]).all()
+    assert np.isnan(got[1]).all()
+
+
 @pytest.mark.parametrize("kernels", FAST)
 @pytest.mark.parametrize("rounding", ["one", "int8", "int12", "float32"])
-def test_a_token_does_not_depend_on_the_batch(machine, kernels, rounding):
-    for encoding in (*QUANTIZED, "f32", "f16"):
-        weights, _ = packed(machine, encoding, 37, 256)
+def test_a_token_does_not_depend_on_the_batch(machine, exact, integers, kernels, rounding):
+    plain = [(exact, "f32"), (exact, "f16"), *((integers, "f32") for _ in range(_core.Kernels(kernels).int16))]
+    for of, encoding in (*((machine, encoding) for encoding in QUANTIZED), *plain):
+        weights, _ = packed(of, encoding, 37 if of is not integers else 130, 256)
         x = np.random.default_rng(5).standard_normal((70, 256)).astype(np.float32)
         together = _core.Kernels(kernels).linear(weights, x, rounding)
         alone = np.concatenate([_core.Kernels(kernels).linear(weights, x[t : t + 1], rounding) for t in range(70)])
