@@ -17,8 +17,8 @@ from pathlib import Path
 
 from peers import Figure, arguments, in_turn, peak, report, smaller
 
+from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import open_checkpoint
-from ordito.checkpoint.outline import outline
 
 PEER = """
 import sys
@@ -49,7 +49,7 @@ def first_byte(command: list[str]) -> float:
 
 
 def figures(name: str, python: str, times: int) -> Iterator[Figure]:
-    (file,) = open_checkpoint(outline(name).path).files
+    (file,) = open_checkpoint(store.locate(name).path).files
     ours = [str(Path(python).with_name("ordito")), "run", name, "hi", "--max-tokens", "2", "--temperature", "0"]
     theirs = [python, "-c", PEER, str(file)]
     for command in (ours, theirs):

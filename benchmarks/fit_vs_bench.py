@@ -39,7 +39,7 @@ def peak(name: str, tokens: int) -> int:
 
 
 def figures(name: str):
-    known = outline(name)
+    known = outline(name, download=True)
     machine = this_machine()
     words = vocabulary_size(known)
     predicted = {

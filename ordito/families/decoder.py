@@ -200,6 +200,17 @@ def metadata_from_sizes(spec: Spec, activation: Activation = "silu") -> dict[str
     }
 
 
+def partly_rotated(spec: Spec) -> str | None:
+    """The caveat (`GGUF.caveat`) of architectures whose heads llama.cpp rotates whole."""
+    for a in leaves(spec, Attention):
+        if a.rope is not None and a.rope.dim != a.head_dim:
+            return (
+                "llama.cpp will refuse this file, because it rotates the heads of this architecture whole, and by "
+                f"partial_rotary_factor {a.rope.dim} of their {a.head_dim} channels are rotated"
+            )
+    return None
+
+
 def feedforwards(spec: Spec) -> list[FeedForward]:
     """All dense feed-forwards in order, then an expert of each mixture."""
     dense = leaves(spec, FeedForward)

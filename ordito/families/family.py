@@ -39,8 +39,8 @@ class GGUF:
     """A family in GGUF files: its values of `general.architecture`, metadata in both directions, and the names of tensors.
 
     `label(spec)` is the value of `general.architecture` for a spec, by default `spec.architecture`; `layouts` are further
-    tables of names that files in circulation have. `caveat(spec)` says what llama.cpp computes otherwise from a file that
-    is read back to an equal spec here, if anything.
+    tables of names that files in circulation have. `caveat(spec)` says why llama.cpp refuses a file, or computes otherwise from
+    it, that is read back to an equal spec here, if it does.
     """
 
     architectures: tuple[str, ...]

@@ -71,9 +71,14 @@ def _usual_scale(generation: int, n_layers: int, width: int, head_dim: int) -> f
 
 
 def caveat(spec: Spec) -> str | None:
-    """llama.cpp does not read `attention.scale` of Gemma: it computes the factor of scores from the sizes."""
-    first = leaves(spec, Attention)[0]
-    usual = _usual_scale(LABELS[spec.architecture], spec.n_layers, spec.d_model // first.n_heads, first.head_dim)
+    """llama.cpp knows no head of Gemma 1 and 2 but the embedding, and does not read `attention.scale`, which it computes."""
+    first, generation = leaves(spec, Attention)[0], LABELS[spec.architecture]
+    if generation < 3 and spec.head is not None and not spec.tied:
+        return (
+            f"llama.cpp will refuse this file, because to it the head of every Gemma {generation} is its embedding, and this "
+            "one has a head of its own"
+        )
+    usual = _usual_scale(generation, spec.n_layers, spec.d_model // first.n_heads, first.head_dim)
     if math.isclose(first.scale, usual, rel_tol=1e-6):
         return None
     return (

@@ -13,7 +13,14 @@ from typing import Any
 
 from ordito.families import experts, llama
 from ordito.families.config import QKVO_BIAS, layer_types, leaves, metadata_value, widest_window, windows_from_config
-from ordito.families.decoder import Sizes, config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
+from ordito.families.decoder import (
+    Sizes,
+    config_from_sizes,
+    metadata_from_sizes,
+    partly_rotated,
+    sizes_from_config,
+    sizes_from_header,
+)
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import QKV, As, Composed, Interleaved, Names, Transposed
 from ordito.families.reader import IRRELEVANT, Reader
@@ -131,6 +138,20 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     return metadata | {"attention.sliding_window": widest_window(spec)}
 
 
+def caveat(spec: Spec) -> str | None:
+    """llama.cpp rounds the bounds of YaRN's ramp in every model."""
+    rope = leaves(spec, Attention)[0].rope
+    if (told := partly_rotated(spec)) or rope is None or not isinstance(rope.scaling, YarnScaling):
+        return told
+    rounded = replace(rope, scaling=replace(rope.scaling, truncate=True))
+    if rounded.frequencies(1) == rope.frequencies(1):
+        return None
+    return (
+        "llama.cpp will compute other numbers than Ordito, above all in long texts, because it rounds the bounds of YaRN's "
+        "ramp to whole channels, and this model's are not rounded (truncate is false)"
+    )
+
+
 EXPERTS = "layers.{}.mlp.experts"
 NAMES = replace(
     llama.NAMES,
@@ -192,6 +213,7 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_spec,
         names=gguf_names,
         label=lambda spec: "gpt-oss",
+        caveat=caveat,
     ),
     prompts=("harmony",),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from ordito.families import experts
 from ordito.families.config import QKVO_BIAS, leaves
-from ordito.families.decoder import config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
+from ordito.families.decoder import config_from_sizes, metadata_from_sizes, partly_rotated, sizes_from_config, sizes_from_header
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Interleaved, Names, Transform
 from ordito.families.reader import IRRELEVANT, Reader
@@ -112,6 +112,7 @@ FAMILY = Family(
         spec_from_header=spec_from_header,
         metadata_from_spec=metadata_from_sizes,
         names=lambda spec: GGUF_NAMES,
+        caveat=partly_rotated,
     ),
     prompts=(
         "llama-4",

@@ -18,6 +18,7 @@ from ordito.families.decoder import (
     config_from_sizes,
     feedforwards,
     metadata_from_sizes,
+    partly_rotated,
     sizes_from_config,
     sizes_from_header,
 )
@@ -213,6 +214,7 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_spec,
         names=lambda spec: Names({**llama.GGUF_NAMES.table, **experts.gguf_names(spec)}),
         label=lambda spec: "llama4",
+        caveat=partly_rotated,
     ),
     prompts=("llama-4",),
 )

@@ -24,6 +24,7 @@ from ordito.families.decoder import (
     Sizes,
     config_from_sizes,
     metadata_from_sizes,
+    partly_rotated,
     sizes_from_config,
     sizes_from_header,
 )
@@ -210,6 +211,7 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_spec,
         names=lambda spec: replace(llama.GGUF_NAMES, table={**llama.GGUF_NAMES.table, **experts.gguf_names(spec)}),
         label=lambda spec: "mistral3" if leaves(spec, Attention)[0].temperature else "llama",
+        caveat=partly_rotated,
     ),
     prompts=(
         "mistral-v13",

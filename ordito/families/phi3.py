@@ -129,6 +129,27 @@ def metadata_from_spec(spec: Spec) -> dict[str, Any]:
     return metadata | experts.metadata_from_experts(spec) | {"attention.layer_norm_rms_epsilon": eps}
 
 
+def caveat(spec: Spec) -> str | None:
+    """llama.cpp has neither the windows nor SparseMixer; of PhiMoE it expects every bias, and a head that is not tied."""
+    window = widest_window(spec)
+    if spec.architecture == "phimoe":
+        if spec.tied or not (isinstance(spec.head, Head) and spec.head.bias and leaves(spec, Attention)[0].bias):
+            return (
+                "llama.cpp will refuse this file, because it expects a PhiMoE with biases of attention and head, and with a "
+                "head of its own"
+            )
+        return (
+            "llama.cpp will compute other numbers than Ordito, because it chooses and weighs the experts of every PhiMoE by a "
+            "softmax over all, and not one after the other (SparseMixer)"
+        )
+    if window is not None and window < spec.context:
+        return (
+            f"llama.cpp will compute other numbers than Ordito for texts of more than {window:,} tokens, because it ignores "
+            "the sliding windows of every Phi-3"
+        )
+    return None
+
+
 NAMES = replace(
     LLAMA,
     table={
@@ -177,6 +198,7 @@ FAMILY = Family(
         spec_from_header=spec_from_header,
         metadata_from_spec=metadata_from_spec,
         names=gguf_names,
+        caveat=caveat,
     ),
     prompts=("phi-4", "phi-4-mini", "phi-3"),
 )

@@ -22,7 +22,14 @@ from ordito.families.config import (
     widest_window,
     windows_from_config,
 )
-from ordito.families.decoder import Sizes, config_from_sizes, metadata_from_sizes, sizes_from_config, sizes_from_header
+from ordito.families.decoder import (
+    Sizes,
+    config_from_sizes,
+    metadata_from_sizes,
+    partly_rotated,
+    sizes_from_config,
+    sizes_from_header,
+)
 from ordito.families.family import GGUF, Family, Header
 from ordito.families.naming import Names
 from ordito.families.reader import IRRELEVANT, Reader
@@ -205,6 +212,7 @@ FAMILY = Family(
         metadata_from_spec=metadata_from_spec,
         names=gguf_names,
         label=lambda spec: spec.architecture.replace("_", ""),
+        caveat=partly_rotated,
     ),
     prompts=("qwen3", "qwen2.5", "qwen2"),
 )

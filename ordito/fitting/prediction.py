@@ -8,12 +8,11 @@ from typing import Any
 
 from ordito.accounting import Account, account
 from ordito.checkpoint.mixes import MIXES
-from ordito.checkpoint.outline import Held
+from ordito.checkpoint.outline import Held, held_as
 from ordito.errors import OrditoError
 from ordito.fitting.backends import Backend, backend
 from ordito.fitting.machine import Machine, this_machine
 from ordito.fitting.memory import Demand, Memory, demand
-from ordito.fitting.quantizations import held_as
 from ordito.fitting.vocabularies import VocabularySize, assumed
 from ordito.spec import Spec, expect_spec
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ordito.checkpoint.json_file import read_object
 from ordito.checkpoint.outline import Outline
-
-Kind = Literal["merges", "pieces", "words"]
-"""`merges`: byte-level BPE, and every tokenizer.json with merges; `pieces`: SentencePiece, tokenized by Ordito itself; `words`:
-WordPiece."""
+from ordito.checkpoint.store import Vocabulary
 
 # Measured in fresh processes over eleven published vocabularies of 30,000 to 262,000 tokens, which they predict to within 15 %
 # (Gemma's in a tokenizer.json takes 20 % less).
@@ -25,14 +22,14 @@ READ_MERGE = {"gguf": 105, "json": 850}
 READ_TOKEN = 100
 """The same for a token of a vocabulary without merges."""
 
-_GGUF: dict[object, Kind] = {"gpt2": "merges", "llama": "pieces", "t5": "pieces", "bert": "words"}
+_GGUF: dict[object, Vocabulary] = {"gpt2": "merges", "llama": "pieces", "t5": "pieces", "bert": "words"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularySize:
     """The numbers of tokens and merges of a vocabulary, its kind, and the format that it is read from."""
 
-    kind: Kind
+    kind: Vocabulary
     tokens: int
     merges: int
     source: Literal["gguf", "json"] = "gguf"
@@ -55,8 +52,12 @@ def assumed(tokens: int) -> VocabularySize:
 
 
 def vocabulary_size(known: Outline) -> VocabularySize:
-    """The vocabulary of a model on this machine, by the header of its GGUF file or its tokenizer.json; else as `assumed`."""
-    metadata = known.metadata
+    """The vocabulary of a model on this machine, by the header of its GGUF file or its tokenizer.json, or of a shipped model;
+    else as `assumed`."""
+    metadata, recorded = known.metadata, known.recorded
+    if recorded is not None:
+        words = VocabularySize(kind=recorded.vocabulary, tokens=known.spec.vocab_size, merges=recorded.merges)
+        return words if known.format == "gguf" else replace(words, source="json")
     if (kind := _GGUF.get(metadata.get("tokenizer.ggml.model"))) is not None:
         merges = len(metadata.get("tokenizer.ggml.merges", ())) if kind == "merges" else 0
         return VocabularySize(kind=kind, tokens=len(metadata["tokenizer.ggml.tokens"]), merges=merges)

@@ -70,7 +70,7 @@ class ByteLevel(Words):
 
     def _matcher(self, added: frozenset[int]) -> Matcher:
         tokens, ids = self.vocabulary.tokens, self.vocabulary.ids
-        return Matcher({tokens[id]: ids[tokens[id]] for id in added})
+        return Matcher({tokens[id]: ids[tokens[id]] for id in added}, self.vocabulary.lstrip, self.vocabulary.rstrip)
 
     def _words(self, text: str) -> Iterable[str]:
         if self._normalizer is not None:

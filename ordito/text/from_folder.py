@@ -16,7 +16,7 @@ from ordito.text.from_ranks import is_ranks, read_ranks
 from ordito.text.from_sentencepiece import read_sentencepiece
 from ordito.text.from_tekken import read_tekken
 from ordito.text.from_wordpieces import read_wordpieces
-from ordito.text.library import as_tokenizer_error, encoder
+from ordito.text.library import as_tokenizer_error, encoder, with_strips
 from ordito.text.settings import Settings
 from ordito.text.tokenizer import Tokenizer
 from ordito.text.vocabulary import Kind, Vocabulary
@@ -43,6 +43,7 @@ def _read_json(path: Path, settings: Settings) -> Tokenizer:
     tokens = listed(library.get_vocab(with_added_tokens=True), str(path))
     added = {int(token["id"]): bool(token.get("special")) for token in data.get("added_tokens") or []}
     vocabulary = Vocabulary(kind, tokens, frozenset(id for id, control in added.items() if control), frozenset(added))
+    vocabulary = with_strips(vocabulary, library.get_added_tokens_decoder().values())
     plain, full = (library.encode("a", add_special_tokens=add).ids for add in (False, True))
     start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), len(full))
     return Tokenizer(

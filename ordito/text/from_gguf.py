@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,13 @@ from ordito.text.pretokenizers import PRE_TOKENIZERS
 from ordito.text.scored import CONTROL, NORMAL, USER_DEFINED, Algorithm, Scored, scored_tokenizer
 from ordito.text.sentencepiece import SPACE, Normalization
 from ordito.text.tokenizer import Special, Tokenizer
-from ordito.text.vocabulary import ENDS, Vocabulary
+from ordito.text.vocabulary import ENDS, Kind, Vocabulary
 
+STRIPS = {side: f"tokenizer.ordito.{side}" for side in ("lstrip", "rstrip")}
+"""The keys in files of Ordito for the tokens that take white space with them, for which GGUF has none."""
+_OF_PHI3 = re.compile("phi-?3")
+"""llama.cpp's test of `general.name`: in such a file all added tokens but the following take the white space behind them."""
+_NO_STRIP_IN_PHI3 = frozenset(["<unk>", "<s>", "<|endoftext|>"])
 NO_VOCABULARY = "none"
 """`tokenizer.ggml.model` of a file without a vocabulary."""
 
@@ -67,11 +72,27 @@ class _Fields:
         self.control = frozenset(
             i for i in self.added if types[i] == CONTROL or (self.tokens[i] in ENDS and self.tokens[i].startswith("<|"))
         )
+        self.lstrip, self.rstrip = (self._strips(key) for key in STRIPS.values())
         template = metadata.get("tokenizer.chat_template")
         self.chat_template = template if isinstance(template, str) else None
 
     def get(self, key: str, default: Any) -> Any:
         return self.metadata.get(f"tokenizer.ggml.{key}", default)
+
+    def _strips(self, key: str) -> frozenset[int]:
+        """The added tokens of one of the keys `STRIPS`. Files of others are recognised as llama.cpp does, by their name."""
+        ids = self.metadata.get(key, ())
+        if not self.metadata.keys() & STRIPS.values() and key == STRIPS["rstrip"]:
+            named = self.metadata.get("general.name")
+            if isinstance(named, str) and _OF_PHI3.search(named.lower()):
+                ids = [id for id in self.added if self.tokens[id] not in _NO_STRIP_IN_PHI3]
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        if not isinstance(ids, (list, tuple)) or not all(isinstance(id, int) for id in ids):
+            raise TokenizerError(f"GGUF metadata: {key} is no list of token ids")
+        return self.added & set(ids)
+
+    def vocabulary(self, kind: Kind, tokens: Sequence[str] | None = None) -> Vocabulary:
+        return Vocabulary(kind, self.tokens if tokens is None else tokens, self.control, self.added, self.lstrip, self.rstrip)
 
     def text(self, key: str, default: str = "") -> str:
         value = self.get(key, default)
@@ -121,7 +142,7 @@ def _byte_level(fields: _Fields) -> Tokenizer:
             f"{did_you_mean(name, PRE_TOKENIZERS)} (known: {', '.join(PRE_TOKENIZERS)})"
         )
     pre = PRE_TOKENIZERS[name]
-    vocabulary = Vocabulary("byte-level", fields.tokens, fields.control, fields.added)
+    vocabulary = fields.vocabulary("byte-level")
     merges = fields.get("merges", None)
     if not isinstance(merges, list) or set(map(type, merges)) - {str}:
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of strings, expected one")
@@ -149,7 +170,7 @@ def _wordpiece(fields: _Fields) -> Tokenizer:
         else "##" + token
         for i, token in enumerate(fields.tokens)
     ]
-    vocabulary = Vocabulary("wordpiece", tokens, fields.control, fields.added)
+    vocabulary = fields.vocabulary("wordpiece", tokens)
     unknown = fields.id("unknown")
     library = Library(models.WordPiece(vocabulary.ids, unk_token=tokens[unknown] if unknown is not None else "[UNK]"))
     lowercase = fields.flag("normalizer.lowercase", True)
@@ -191,7 +212,7 @@ def _scored(
     scores = array("d", fields.numbers("scores", 0.0).astype("d").tobytes())  # a third of what a list of them takes
     return scored_tokenizer(
         Scored(algorithm, fields.tokens, scores, types, unknown, normalization),
-        Vocabulary("sentencepiece", fields.tokens, fields.control, fields.added),
+        fields.vocabulary("sentencepiece"),
         special,
         chat_template=fields.chat_template,
     )

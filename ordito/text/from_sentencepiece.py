@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ordito.errors import TokenizerError
 from ordito.text.files import FILES, MAX_TOKEN, MAX_TOKENS, copy_files, read_bytes
+from ordito.text.library import with_strips
 from ordito.text.protobuf import Value, fields
 from ordito.text.scored import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Algorithm, Scored, scored_tokenizer
 from ordito.text.sentencepiece import Normalization
@@ -52,11 +53,9 @@ def read_sentencepiece(path: Path, settings: Settings) -> Tokenizer:
     added = settings.tokens(vocabulary, {"<mask>"} if name == "XLMRobertaTokenizer" else frozenset())
     return scored_tokenizer(
         scored,
-        vocabulary,
+        with_strips(vocabulary, added),
         settings.special(vocabulary, before, behind, roles),
         inline=scored.ids(USER_DEFINED) - vocabulary.control - settings.added.keys(),
-        lstrip={vocabulary.ids[token.content] for token in added if token.lstrip},
-        rstrip={vocabulary.ids[token.content] for token in added if token.rstrip},
         marks_first_only=settings.config.get("legacy") is False,
         chat_template=settings.chat_template,
         write=lambda target, tokenizer: _copy(path, target),

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,10 @@ def with_library(
 
     Without `write`, which copies the files that it came from, a tokenizer.json is written.
     """
-    library.add_tokens(list(added_tokens(vocabulary) if added is None else added))
+    added = added_tokens(vocabulary) if added is None else list(added)
+    library.add_tokens(added)
     return Tokenizer(
-        vocabulary,
+        with_strips(vocabulary, added),
         encoder(library),
         special,
         strips_space=strips_space,
@@ -79,9 +81,22 @@ def with_library(
 
 def added_tokens(vocabulary: Vocabulary) -> list[AddedToken]:
     """The tokens that are matched whole, for the library."""
+    left, right = vocabulary.lstrip, vocabulary.rstrip
     return [
-        AddedToken(vocabulary.tokens[id], special=id in vocabulary.control, normalized=False) for id in sorted(vocabulary.added)
+        AddedToken(
+            vocabulary.tokens[id], special=id in vocabulary.control, lstrip=id in left, rstrip=id in right, normalized=False
+        )
+        for id in sorted(vocabulary.added)
     ]
+
+
+def with_strips(vocabulary: Vocabulary, added: Iterable[AddedToken]) -> Vocabulary:
+    """The vocabulary with what the library's tokens say of the white space beside them."""
+    found = [token for token in added if token.lstrip or token.rstrip]
+    if not found:
+        return vocabulary
+    left, right = ({vocabulary.ids[token.content] for token in found if getattr(token, side)} for side in ("lstrip", "rstrip"))
+    return replace(vocabulary, lstrip=vocabulary.lstrip | left, rstrip=vocabulary.rstrip | right)
 
 
 def write_library(folder: Path, tokenizer: Tokenizer, library: Library) -> None:

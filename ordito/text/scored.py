@@ -65,8 +65,6 @@ def scored_tokenizer(
     special: Special,
     *,
     inline: Set[int] = frozenset(),
-    lstrip: Set[int] = frozenset(),
-    rstrip: Set[int] = frozenset(),
     marks_first_only: bool = False,
     chat_template: str | None = None,
     write: Callable[[Path, Tokenizer], None] | None = None,
@@ -80,7 +78,8 @@ def scored_tokenizer(
     normalize = scored.normalization
 
     def matcher(ids: Set[int]) -> Matcher:
-        return Matcher({vocabulary.tokens[id]: id for id in sorted(ids, reverse=True)}, lstrip, rstrip)
+        names = {vocabulary.tokens[id]: id for id in sorted(ids, reverse=True)}
+        return Matcher(names, vocabulary.lstrip, vocabulary.rstrip)
 
     outer = vocabulary.added - inline
     every, defined, inside = matcher(outer), matcher(outer - vocabulary.control), matcher(inline - vocabulary.control)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Library
 
 from ordito.errors import OrditoWarning, TokenizerError
 from ordito.text.byte_level import ByteLevel
-from ordito.text.from_gguf import read_metadata
+from ordito.text.from_gguf import STRIPS, read_metadata
 from ordito.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from ordito.text.scored import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Algorithm, Scored
 from ordito.text.sentencepiece import SPACE
@@ -49,7 +49,8 @@ TEXTS = (
 def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     """The keys `tokenizer.*` of this tokenizer, padded with unused tokens to `vocab_size`, the rows of the embedding.
 
-    Raises `TokenizerError` if GGUF cannot express it; warns (`OrditoWarning`) if only its NFC normalization is lost.
+    Raises `TokenizerError` if GGUF cannot express it; warns (`OrditoWarning`) if only its NFC normalization is lost, and if
+    only Ordito will know which tokens take the white space beside them away.
     """
     kinds = {"byte-level": _byte_level, "sentencepiece": _pieces, "wordpiece": _wordpiece}
     if tokenizer.vocabulary.kind not in kinds:
@@ -62,7 +63,7 @@ def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
             metadata["tokenizer.chat_template"] = tokenizer.chat_template
         found = read_metadata(metadata)
         if _alike(found, tokenizer, TEXTS):
-            return metadata
+            return metadata | _strips(tokenizer, found)
         if nearly is None and _alike(found, tokenizer, composed):
             nearly = metadata
     if nearly is not None:  # as in all GGUF files of Qwen: there is no key for NFC normalization
@@ -71,11 +72,31 @@ def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
             OrditoWarning,
             stacklevel=3,
         )
-        return nearly
+        return nearly | _strips(tokenizer, read_metadata(nearly))
     raise TokenizerError(
         "the tokenizer cuts text in a way that GGUF has no name for, so that it would answer with other ids: keep the model as "
         "safetensors"
     )
+
+
+def _strips(tokenizer: Tokenizer, found: Tokenizer) -> dict[str, list[int]]:
+    """The keys `STRIPS`, for the tokens of which `found`, which was read without them, gives other ids."""
+    vocabulary = tokenizer.vocabulary
+    texts = {id: f"a {vocabulary.tokens[id]}\n a" for id in sorted(vocabulary.lstrip | vocabulary.rstrip)}
+    odd = [
+        id for id, text in texts.items() if found.encode(text, parse_special=True) != tokenizer.encode(text, parse_special=True)
+    ]
+    if not odd:
+        return {}
+    which = vocabulary.tokens[odd[0]] + (f" (and {len(odd) - 1} more)" if len(odd) > 1 else "")
+    warnings.warn(
+        f"GGUF cannot say that {which} takes away the white space beside it: Ordito reads its own note of that, other programs "
+        "may give conversations other ids",
+        OrditoWarning,
+        stacklevel=4,
+    )
+    sides = {key: sorted(getattr(vocabulary, side).intersection(odd)) for side, key in STRIPS.items()}
+    return {key: ids for key, ids in sides.items() if ids}
 
 
 def _alike(one: Tokenizer, other: Tokenizer, texts: Sequence[str]) -> bool:

@@ -48,12 +48,14 @@ BYTES = byte_alphabet()
 @dataclass(frozen=True)
 class Vocabulary:
     """Tokens by id. `control` tokens come from the model and templates only, never from users' text; `added` tokens are matched
-    whole, before the text is split."""
+    whole, before the text is split, and those in `lstrip` and `rstrip` with the white space before and behind them."""
 
     kind: Kind
     tokens: Sequence[str]
     control: frozenset[int] = frozenset()
     added: frozenset[int] = frozenset()
+    lstrip: frozenset[int] = frozenset()
+    rstrip: frozenset[int] = frozenset()
 
     @cached_property
     def ids(self) -> dict[str, int]:

@@ -174,7 +174,7 @@ def _trained(config: Config) -> tuple[Checkpoint, Path]:
 
 def _scratch(config: Config) -> tuple[Checkpoint, Path]:
     """A checkpoint without tensors: the spec and metadata of a model that is trained from scratch."""
-    known = outline(config.model)
+    known = outline(config.model, download=True)  # a shipped model's tokenizer is in its files
     path = known.path or Path(config.model)
     folder = path if path.is_dir() else path.parent
     kind = "gguf" if known.format == "gguf" else "huggingface"

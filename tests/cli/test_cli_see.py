@@ -58,6 +58,18 @@ def test_explain_says_what_the_catalogue_notes(cli, options):  # noqa: F811
     assert "\nfrom the catalogue\n" in cli("explain", "llama-3-8b", *options).out
 
 
+@pytest.mark.filterwarnings("always::ordito.errors.OrditoWarning")
+def test_shipped_models_are_fetched_only_for_their_weights(cli, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ORDITO_HOME", str(tmp_path / "file"))  # a download fails, with a warning
+    for command in (("explain",), ("compare", "gemma3-270m"), ("draw",), ("fit", "--memory", "1", "--bandwidth", "9")):
+        done = cli(*command, "smollm2")
+        assert done.err == ""
+    assert "= 98,362,432, the size of the file." in cli("explain", "smollm2").out
+    for command in (("explain", "--trace", "a"), ("compare", "smollm2")):
+        assert "cannot write below" in cli(*command, "smollm2").err
+
+
 def test_explain_the_cache(cli):  # noqa: F811
     done = cli("explain", "gemma-3-27b", "--kv").out
     assert "window of 1,024" in done

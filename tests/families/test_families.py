@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ordito import catalogue, families, spec
+from ordito.checkpoint.convert import expressible
 from ordito.errors import ConfigError, OrditoWarning, SpecError
 from ordito.families import config_from_spec, family_of, header_from_spec, spec_from_config, spec_from_header
 from ordito.families.naming import Interleaved, Shifted
@@ -380,7 +382,39 @@ def test_llama_cpp_computes_the_usual_scale_of_gemma(name):
     if name != "gemma":
         other = spec_from_config(CONFIGS[name] | {"query_pre_attn_scalar": 10})
         assert "llama.cpp will compute other numbers" in families.gguf_of(family_of(other)).caveat(other)
-    for entry in catalogue.models():
-        if entry.config and entry.config["model_type"] in ("gemma", "gemma2", "gemma3_text"):
-            published = spec_from_config(entry.config)
-            assert families.gguf_of(family_of(published)).caveat(published) is None, entry.name
+
+
+def caveat(spec):
+    return families.gguf_of(family_of(spec)).caveat(spec)
+
+
+PARTLY = {"head_dim": 12, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+PHIMOE = {"attention_bias": True, "lm_head_bias": True}
+TOLD = [
+    ("gemma", {"tie_word_embeddings": False}, "refuse.* this one has a head of its own"),
+    ("gemma2", {"tie_word_embeddings": False}, "refuse.* this one has a head of its own"),
+    *((name, PARTLY, "refuse.* rotated") for name in ("llama", "mistral", "mixtral", "qwen2", "qwen3_moe", "gpt_oss")),
+    ("phi3", {"sliding_window": 7}, "other numbers.* more than 7 tokens"),
+    ("phimoe", PHIMOE, "other numbers.* one after the other"),
+    ("phimoe", PHIMOE | {"lm_head_bias": False}, "refuse.* biases"),
+    ("gpt_oss", {}, "other numbers.* YaRN"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "told"), TOLD)
+def test_what_llama_cpp_refuses_or_computes_otherwise_is_told(name, changes, told):
+    assert re.search(told, caveat(spec_from_config(LLAMA | {"model_type": name} | changes)))
+
+
+def test_published_models_of_which_llama_cpp_computes_something_else():
+    def told(entry):
+        try:
+            bare, _ = expressible(spec_from_config(entry.config))
+        except ConfigError:
+            return False
+        return caveat(bare) is not None
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = {entry.name for entry in catalogue.models() if entry.config and told(entry)}
+    assert found == {"gpt-oss-20b", "gpt-oss-120b", "Phi-3-mini 4k", "Phi-3-medium 4k", "Phi-3.5-MoE"}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from test_transformers_gguf import write_gguf
 from tiny import error, output, saved, token_ids
 
+from ordito import families
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.nn.runtime import load_transformer
 
@@ -38,6 +43,46 @@ def logits(path, ids):
     )
     model.eval(ids[0].tolist())
     return torch.from_numpy(np.array(model.scores[: ids.shape[1]]))[None]
+
+
+PARTLY = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+PHIMOE = {"tie_word_embeddings": False, "attention_bias": True, "lm_head_bias": True}
+TOLD = [
+    ("gemma", {"tie_word_embeddings": False}),
+    ("gemma2", {"tie_word_embeddings": False}),
+    *((name, PARTLY) for name in ("llama", "mixtral", "qwen2", "qwen3_moe", "gpt_oss, as GGUF knows it")),
+    ("phi3", {}),
+    ("phimoe, one magnitude", PHIMOE),
+    ("phimoe, one magnitude", PHIMOE | {"lm_head_bias": False}),
+    ("gpt_oss, as GGUF knows it", {}),
+]
+"""Cases of which llama.cpp refuses the file, or computes other numbers."""
+ALONE = """
+import sys, numpy
+from pathlib import Path
+from test_llama_cpp_logits import logits
+from tiny import token_ids
+numpy.save(sys.argv[2], logits(Path(sys.argv[1]), token_ids(40)).numpy())
+"""
+"""In a process of its own, because llama.cpp may abort it."""
+
+
+@pytest.mark.parametrize(("name", "changes"), TOLD)
+@torch.no_grad()
+def test_what_is_told_of_llama_cpp_is_true(name, changes, tmp_path):
+    saved(name, tmp_path, **changes)
+    checkpoint, path = open_checkpoint(tmp_path), tmp_path / "model.gguf"
+    told = families.gguf_of(families.family_of(checkpoint.spec)).caveat(checkpoint.spec)
+    write_gguf(path, checkpoint.spec, dict(checkpoint))
+    command = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "logits.npy")]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
+    if done.returncode:
+        assert b"error loading model" in done.stderr or b"GGML_ASSERT" in done.stderr or b"Failed to load" in done.stderr
+        assert "refuse" in told
+    else:
+        assert "other numbers" in told
+        got = load_transformer(open_checkpoint(path))(token_ids(40))
+        assert error(got, torch.from_numpy(np.load(tmp_path / "logits.npy"))) > 1e-2
 
 
 @pytest.mark.parametrize("name", CASES)

