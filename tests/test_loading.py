@@ -11,6 +11,7 @@ import pytest
 import ordito
 from ordito.checkpoint.adapter import LowRank
 from ordito.checkpoint.adapter_write import write_adapter
+from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.errors import CheckpointError, ModelNotFoundError, OrditoError
 
 IDS = [5, 6, 7, 8]
@@ -102,6 +103,13 @@ def test_an_adapter_is_no_base(adapter, tmp_path):
     copy = named(adapter, tmp_path, str(adapter))
     with pytest.raises(CheckpointError, match="holds an adapter and no model"):
         ordito.load(copy)
+
+
+def test_what_needs_a_model_says_how_an_adapter_becomes_one(folder, adapter, tmp_path):
+    with pytest.raises(CheckpointError, match=r"ordito\.save\(ordito\.load\(\.\.\.\), OUT\)"):
+        open_checkpoint(adapter)
+    ordito.save(ordito.load(named(adapter, tmp_path, str(folder))), tmp_path / "merged")
+    assert np.array_equal(ordito.load(tmp_path / "merged").logits(IDS), ordito.load(folder, adapter=adapter).logits(IDS))
 
 
 def test_the_tokenizer_is_the_adapters_where_it_brings_one(folder, adapter, tmp_path):

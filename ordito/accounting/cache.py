@@ -136,7 +136,7 @@ def variants(spec: Spec) -> dict[str, Cache]:
         "multi-head": with_numbers([per_head(block) * block.n_heads for block in blocks]),
         f"grouped-query, {groups} key-value heads": with_numbers([per_head(block) * groups for block in blocks]),
         "multi-query": with_numbers([per_head(block) for block in blocks]),
-        "latent (4.5 head sizes)": with_numbers([per_head(block) // 2 * 9 // 2 for block in blocks]),
+        "latent (4.5 head sizes)": with_numbers([value_dim(block) * 9 // 2 for block in blocks]),
         "without windows": replace(own, layers=tuple(replace(one, span=None) for one in own.layers)),
     }
     if all(one.span is None for one in own.layers):
@@ -156,3 +156,8 @@ def variants(spec: Spec) -> dict[str, Cache]:
 def per_head(block: Attention | LatentAttention) -> int:
     """Numbers of one head's key and value."""
     return block.q_dim + block.v_dim if isinstance(block, LatentAttention) else 2 * block.head_dim
+
+
+def value_dim(block: Attention | LatentAttention) -> int:
+    """The head size of values; in DeepSeek's models also that of keys without their rotary part."""
+    return block.v_dim if isinstance(block, LatentAttention) else block.head_dim

@@ -92,7 +92,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
             return _open_huggingface(path)
         files = sorted(path.glob("*.gguf"))
         if not files and (path / "adapter_config.json").is_file():
-            raise CheckpointError(f"{path}: holds an adapter and no model: load it, or run it, with its base")
+            ways = "`ordito run` runs it with its base, in Python `ordito.save(ordito.load(...), OUT)` makes one model of both"
+            raise CheckpointError(f"{path}: holds an adapter and no model: {ways}")
         if len(files) != 1:
             raise CheckpointError(
                 f"{path}: holds {len(files)} GGUF files and no config.json, expected one model: name the file"

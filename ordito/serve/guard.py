@@ -89,7 +89,10 @@ class Guard:
         if scope["method"] in ("POST", "PUT", "PATCH") and (length != "0" or "transfer-encoding" in headers):
             kind = headers.get("content-type", "").split(";")[0].strip().lower()
             # Forms are refused: browsers send those of other sites without a preflight (CSRF). Ollama's clients send no type.
-            if kind not in ("application/json", "") and not (kind.startswith("application/") and kind.endswith("+json")):
+            if kind == "application/x-www-form-urlencoded" and not origin:
+                # `curl -d`, as in Ollama's documentation: of a page's script the origin is known, and its forms cannot be JSON.
+                scope["headers"] = [header for header in scope["headers"] if header[0] != b"content-type"]
+            elif kind not in ("application/json", "") and not (kind.startswith("application/") and kind.endswith("+json")):
                 raise ApiError(415, f"the content type is {kind[:100]!r}, expected application/json")
 
     def _origin(self, origin: str) -> bool:

@@ -58,8 +58,9 @@ class ServerSettings:
     aliases: dict[str, str] = field(default_factory=dict)
 
     def context_of(self, spec: Spec) -> int:
-        """The tokens of prompt and answer together that a model may have here, at most."""
-        return min(spec.context, self.context or spec.context)
+        """The tokens of prompt and answer together that a model may have here, or of a text that it embeds, at most."""
+        embedded = spec.pooling.max_tokens if spec.pooling and not spec.generates else None
+        return min(spec.context, self.context or spec.context, embedded or spec.context)
 
     def __post_init__(self) -> None:
         if not self.keys and not is_loopback(self.host):

@@ -100,5 +100,6 @@ def test_variants_of_latents():
     others = variants(published("deepseek-v2"))
     assert others["multi-head"].bytes_per_token == 60 * 2 * 128 * (192 + 128)
     assert "windows of 1,024 on all but every 6th layer" in others
+    assert "latent (4.5 head sizes)" not in others  # its own proportions
     gpt2 = variants(spec_from_config({"model_type": "gpt2"}))
     assert "multi-head" not in gpt2  # it is multi-head already

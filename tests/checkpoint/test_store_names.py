@@ -63,6 +63,7 @@ def test_paths_that_exist_or_can_be_nothing_else(tmp_path: Path, monkeypatch: py
     [
         ("smolm2", "did you mean smollm2?"),
         ("gemma3-27m", "did you mean gemma3-270m"),
+        ("llama-3.1-8b", "Llama 3.1 8B is meta-llama/Llama-3.1-8B on the hub"),
         ("", "empty"),
         ("a/b/c", "org/name"),
         ("org/na--me", "no legal part"),

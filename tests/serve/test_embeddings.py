@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import httpx
@@ -19,6 +20,7 @@ import ordito
 from ordito.embed.shorten import shortened
 from ordito.errors import OrditoError
 from ordito.native.runtime import NativeRuntime
+from ordito.serve.settings import ServerSettings
 from ordito.serve.streaming import long_list
 from ordito.spec import Pooling
 from ordito.text.tokenizer import Tokenizer
@@ -206,6 +208,14 @@ def test_shorter_vectors_are_given_by_models_that_were_trained_for_it(folder, tm
     assert refused in answer.json()["error"]["message"]
     with pytest.raises(OrditoError, match=refused):
         model.embed(["the loom"], dimensions=wrong)
+
+
+def test_the_context_of_an_embedder_is_the_longest_text_that_it_embeds(folder):
+    """MiniLM has 512 positions and reads 256 tokens: clients cut their texts to what they are told."""
+    spec = replace(ordito.load(folder).spec, pooling=Pooling(kind="mean", max_tokens=256))
+    assert ServerSettings().context_of(replace(spec, head=None)) == 256
+    assert ServerSettings(context=100).context_of(replace(spec, head=None)) == 100
+    assert ServerSettings().context_of(spec) == spec.context == 1024  # this one also continues texts
 
 
 def test_shorter_vectors_have_length_1_where_whole_ones_have(tmp_path):

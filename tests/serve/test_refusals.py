@@ -163,6 +163,16 @@ def test_other_origins_are_refused(client):
         assert told.status_code == status, told.text
 
 
+def test_what_curl_calls_a_form_is_read_unless_a_page_sends_it(client):
+    """`curl -d`, with which Ollama documents its API; a page cannot leave out its origin, and its forms are not JSON."""
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    body = json.dumps({"model": "x", "messages": HI, "options": {"num_predict": 1}, "stream": False})
+    for path in ("/api/chat", "/v1/chat/completions"):
+        assert client.post(path, content=body, headers=form).status_code == 200
+        assert client.post(path, content=body, headers={**form, "origin": "http://localhost:3000"}).status_code == 415
+        assert client.post(path, data={"model": "x", "messages": body}).status_code == 400
+
+
 def test_a_permitted_origin_may_be_given_with_a_slash(folder):
     with running([folder], origins=["https://loom.example/"]) as url:
         answer = httpx.get(f"{url}/v1/models", headers={"origin": "https://loom.example"})

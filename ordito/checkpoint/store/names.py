@@ -80,8 +80,19 @@ def parse(name: str) -> Reference:
     shown = typed if len(typed) <= 80 else typed[:80] + "..."
     if hub:
         raise ModelNotFoundError(f"{shown!r} is no model name: {fault}; {ways}")
-    near = did_you_mean(typed.casefold(), known_names())
+    near = did_you_mean(typed.casefold(), known_names()) or _published(typed)
     raise ModelNotFoundError(f"no model is called {shown!r}; {ways}; short names are {', '.join(known_names())}{near}")
+
+
+def _published(typed: str) -> str:
+    """The repository of a name of the catalogue, which has architectures only, as the end of an error."""
+    from ordito import catalogue  # only for this error: most commands do not need it
+
+    try:
+        entry = catalogue.find(typed)
+    except ModelNotFoundError:
+        return ""
+    return f"; {entry.name} is {entry.id} on the hub" if entry.id and not entry.closed else ""
 
 
 def _looks_like_path(typed: str) -> bool:
