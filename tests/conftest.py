@@ -15,9 +15,11 @@ settings.register_profile("gate", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("gate")
 
-# Workers share the cores. Threads of PyTorch's beyond them would spin, waiting for one that has no core to run on.
+# Workers share the cores. Threads of PyTorch's beyond them would spin, waiting for one that has no core to run on; the few that
+# tests ask for sleep.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_threads() // int(workers))))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 CONTEXT = 64
 
