@@ -8,19 +8,15 @@ import itertools
 import gguf
 import pytest
 import torch
-from tiny import CASES, error, make, token_ids
+from tiny import CASES, error, spec_of, token_ids
 
 from ordito import families
 from ordito.errors import ConfigError
 from ordito.families.config import leaves
 from ordito.nn import Transformer
-from ordito.spec import MixtureOfExperts, Spec
+from ordito.spec import MixtureOfExperts
 
 LENGTH = 40
-
-
-def spec_of(name: str) -> Spec:
-    return families.spec_from_config(make(name).config.to_dict() | {"architectures": [CASES[name][0]]})
 
 
 def module_of(name: str) -> Transformer:
