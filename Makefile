@@ -8,13 +8,16 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 chat: .venv/installed  ## install, and talk to a model
 	$(BIN)/ordito run
 
+# Files in their order: by default those of few tests come last, among them the longest, which then runs alone.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: .venv/developed  ## install, and run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 LONG := oracles real train nn serve cli
 
 unit: .venv/developed  ## the quick tests: no real models, other implementations, training runs, servers or whole commands
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(LONG:%=--ignore tests/%)
+	$(PYTEST) $(LONG:%=--ignore tests/%)
 
 check: .venv/developed  ## lint, types, import layers, generated docs
 	$(BIN)/ruff check .

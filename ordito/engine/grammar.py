@@ -76,10 +76,10 @@ class Matcher:
 
         Raises `OrditoError` if the grammar exceeds llguidance's limits of time or memory.
         """
-        bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")[:width]
+        bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), count=width, bitorder="little")
         if self.matcher.is_error():
             raise OrditoError(f"the grammar is too hard to follow: {_first_line(self.matcher.get_error())}")
-        return np.pad(bits, (0, width - len(bits))).astype(bool)
+        return bits.view(bool)
 
     def push(self, id: int) -> None:
         """Advance by one token."""

@@ -56,7 +56,8 @@ class _Lenient(Reader):
     """A reader for which an unknown value of a choice, such as an activation, is no error: its key counts as unread."""
 
     def choice(self, key: str, options: Mapping[str, Any], default: Any = REQUIRED) -> Any:
-        if self.values.get(key, default) in options:
+        value = self.values.get(key, default)
+        if isinstance(value, str) and value in options:
             return super().choice(key, options, default)
         self.seen.discard(key)
         return next(iter(options.values()))

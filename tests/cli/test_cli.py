@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -20,25 +18,6 @@ from ordito.checkpoint import store
 from ordito.cli import main, message_of
 from ordito.cli.settings import DEFAULTS, Settings
 from ordito.errors import OrditoError, OrditoWarning
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Runs `ordito ...` in this process, which has PyTorch already."""
-
-    def run(*arguments, stdin="", status=0):
-        data = stdin if isinstance(stdin, bytes) else stdin.encode()
-        monkeypatch.setattr(sys, "argv", ["ordito", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets it: put it back afterwards
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert end.value.code == status, err
-        return SimpleNamespace(out=out, err=err)
-
-    return run
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_cli import cli  # noqa: F401 - a fixture
 
 import ordito
 
 
-def test_converting_to_gguf_and_back(cli, folder, tmp_path):  # noqa: F811
+def test_converting_to_gguf_and_back(cli, folder, tmp_path):
     source = ordito.load(folder)
     ids = source.tokenizer.encode("the warp and the weft")
     cli("convert", folder, tmp_path / "x.gguf", "--dtype", "f32")
@@ -24,7 +23,7 @@ def test_converting_to_gguf_and_back(cli, folder, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize(("dtype", "loss"), [("f16", 2e-2), ("bf16", 0.2), ("q8_0", 0.2)])
-def test_dtypes(cli, folder, tmp_path, dtype, loss):  # noqa: F811
+def test_dtypes(cli, folder, tmp_path, dtype, loss):
     source = ordito.load(folder)
     cli("convert", folder, tmp_path / "x.gguf", "--dtype", dtype)
     found = ordito.load(tmp_path / "x.gguf")
@@ -40,7 +39,7 @@ def test_saving_a_loaded_model(folder, tmp_path):
     assert np.abs(ordito.load(tmp_path / "x.gguf").logits(ids) - model.logits(ids)).max() <= 1e-4
 
 
-def test_mistakes(cli, folder, tmp_path):  # noqa: F811
+def test_mistakes(cli, folder, tmp_path):
     out = tmp_path / "x.gguf"
     out.write_bytes(b"mine")
     assert "exists already" in cli("convert", folder, out, status=1).err
@@ -53,7 +52,7 @@ def test_mistakes(cli, folder, tmp_path):  # noqa: F811
     assert out.read_bytes()[:4] == b"GGUF"
 
 
-def test_names_of_files_and_folders(cli, folder, tmp_path):  # noqa: F811
+def test_names_of_files_and_folders(cli, folder, tmp_path):
     for command in ("convert", "quantize"):
         cli(command, folder, tmp_path / f"{command}.GGUF")
         assert (tmp_path / f"{command}.gguf").read_bytes()[:4] == b"GGUF"
@@ -68,7 +67,7 @@ def test_names_of_files_and_folders(cli, folder, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
-def test_folders_in_16_bits(cli, folder, tmp_path, dtype):  # noqa: F811
+def test_folders_in_16_bits(cli, folder, tmp_path, dtype):
     cli("convert", folder, tmp_path / "half", "--dtype", dtype)
     found, source = ordito.load(tmp_path / "half"), ordito.load(folder)
     assert set(found.checkpoint.encodings) == {dtype}

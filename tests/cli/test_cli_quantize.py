@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from test_cli import cli  # noqa: F401 - a fixture
 
 import ordito
 from ordito.checkpoint.importance import read_importance
@@ -18,7 +17,7 @@ def off(found, source):
     return float(np.abs(found.logits(ids) - source.logits(ids)).mean() / np.abs(source.logits(ids)).mean())
 
 
-def test_quantize(cli, folder, tmp_path):  # noqa: F811
+def test_quantize(cli, folder, tmp_path):
     source = ordito.load(folder)
     told = cli("quantize", folder, tmp_path / "x.gguf", "q8_0").err
     assert "as Q8_0" in told
@@ -31,7 +30,7 @@ def test_quantize(cli, folder, tmp_path):  # noqa: F811
     assert "blocks" not in cli("quantize", folder, tmp_path / "w.gguf", "f16").err
 
 
-def test_an_importance_matrix_is_written_and_used(cli, folder, tmp_path):  # noqa: F811
+def test_an_importance_matrix_is_written_and_used(cli, folder, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the warp and the weft " * 200)
     cli("imatrix", folder, "-f", text, "-o", tmp_path / "im.gguf", "-c", "32", "-n", "3")
@@ -48,7 +47,7 @@ def test_an_importance_matrix_is_written_and_used(cli, folder, tmp_path):  # noq
     assert other.read_bytes()[-1000:] == (tmp_path / "y.gguf").read_bytes()[-1000:]
 
 
-def test_an_embedding_tied_to_the_head_has_no_importance(cli, folder, tmp_path):  # noqa: F811
+def test_an_embedding_tied_to_the_head_has_no_importance(cli, folder, tmp_path):
     """As in llama.cpp: only the last token of a window reaches the head, and one token is no measure of importance."""
     import transformers
 
@@ -64,7 +63,7 @@ def test_an_embedding_tied_to_the_head_has_no_importance(cli, folder, tmp_path):
     assert {float(counts[0]) for counts in found.counts.values()} == {16.0}
 
 
-def test_an_encoder_needs_no_pooler(cli, folder, tmp_path):  # noqa: F811
+def test_an_encoder_needs_no_pooler(cli, folder, tmp_path):
     import transformers
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -77,7 +76,7 @@ def test_an_encoder_needs_no_pooler(cli, folder, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("command", ["perplexity", "imatrix"])
-def test_texts_that_cannot_be_read(cli, folder, tmp_path, command):  # noqa: F811
+def test_texts_that_cannot_be_read(cli, folder, tmp_path, command):
     text = tmp_path / "text.txt"
     command = [command, folder, "-f", text, *(("-o", tmp_path / "im.gguf") if command == "imatrix" else ())]
     text.write_text("short")
@@ -87,7 +86,7 @@ def test_texts_that_cannot_be_read(cli, folder, tmp_path, command):  # noqa: F81
     assert f"{text} is not UTF-8 at byte 4" in cli(*command, "-c", "32", status=1).err
 
 
-def test_windows_are_limited_by_the_context(cli, folder, tmp_path):  # noqa: F811
+def test_windows_are_limited_by_the_context(cli, folder, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the warp and the weft " * 60)
     told = cli("perplexity", folder, "-f", text).out
@@ -98,7 +97,7 @@ def test_windows_are_limited_by_the_context(cli, folder, tmp_path):  # noqa: F81
     assert "standard input is not UTF-8" in cli("perplexity", folder, "-f", "-", stdin=b"\xff", status=1).err
 
 
-def test_quantizing_while_loading(cli, folder, tmp_path):  # noqa: F811
+def test_quantizing_while_loading(cli, folder, tmp_path):
     source = ordito.load(folder)
     cli("quantize", folder, tmp_path / "x.gguf", "q4_0")
     file, loaded = ordito.load(tmp_path / "x.gguf"), ordito.load(folder, quantize="q4_0")
@@ -111,7 +110,7 @@ def test_quantizing_while_loading(cli, folder, tmp_path):  # noqa: F811
     assert loaded.checkpoint.nbytes < source.checkpoint.nbytes
 
 
-def test_mistakes(cli, folder, tmp_path):  # noqa: F811
+def test_mistakes(cli, folder, tmp_path):
     out = tmp_path / "x.gguf"
     assert "ends in .gguf" in cli("quantize", folder, tmp_path / "x", status=1).err
     assert "did you mean" in cli("quantize", folder, out, "q4_km", status=1).err

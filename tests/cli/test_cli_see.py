@@ -8,14 +8,13 @@ import json
 import shutil
 
 import pytest
-from test_cli import cli  # noqa: F401 - a fixture
 
 import ordito
 from ordito import fitting
 from ordito.accounting import account
 
 
-def test_explain(cli, folder):  # noqa: F811
+def test_explain(cli, folder):
     done = cli("explain", folder).out
     spec = ordito.load(folder).spec
     counted = account(spec)
@@ -25,7 +24,7 @@ def test_explain(cli, folder):  # noqa: F811
     assert "2 x layer  (0-1)" in done
 
 
-def test_explain_as_json(cli, folder):  # noqa: F811
+def test_explain_as_json(cli, folder):
     data = json.loads(cli("explain", folder, "--json").out)
     counted = account(ordito.load(folder).spec)
     assert data["parameters"]["total"] == data["parameters"]["active"] == counted.parameters.total
@@ -45,7 +44,7 @@ def test_explain_as_json(cli, folder):  # noqa: F811
         ("gpt2", 124_439_808, 124_439_808, 36_864),
     ],
 )
-def test_explain_published_models_without_any_file(cli, name, total, active, kv):  # noqa: F811
+def test_explain_published_models_without_any_file(cli, name, total, active, kv):
     data = json.loads(cli("explain", name, "--json").out)
     assert (data["parameters"]["total"], data["parameters"]["active"]) == (total, active)
     assert data["kv_cache"]["bytes_per_token"] == kv
@@ -53,13 +52,13 @@ def test_explain_published_models_without_any_file(cli, name, total, active, kv)
 
 
 @pytest.mark.parametrize("options", [[], ["--kv"]])
-def test_explain_says_what_the_catalogue_notes(cli, options):  # noqa: F811
+def test_explain_says_what_the_catalogue_notes(cli, options):
     assert "\nfrom the catalogue: a LoRA adapter: the sizes are" in cli("explain", "fauno-7b", *options).out
     assert "\nfrom the catalogue\n" in cli("explain", "llama-3-8b", *options).out
 
 
 @pytest.mark.filterwarnings("always::ordito.errors.OrditoWarning")
-def test_shipped_models_are_fetched_only_for_their_weights(cli, tmp_path, monkeypatch):  # noqa: F811
+def test_shipped_models_are_fetched_only_for_their_weights(cli, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ORDITO_HOME", str(tmp_path / "file"))  # a download fails, with a warning
     for command in (("explain",), ("compare", "gemma3-270m"), ("draw",), ("fit", "--memory", "1", "--bandwidth", "9")):
@@ -70,7 +69,7 @@ def test_shipped_models_are_fetched_only_for_their_weights(cli, tmp_path, monkey
         assert "cannot write below" in cli(*command, "smollm2").err
 
 
-def test_explain_the_cache(cli):  # noqa: F811
+def test_explain_the_cache(cli):
     done = cli("explain", "gemma-3-27b", "--kv").out
     assert "window of 1,024" in done
     assert "without windows" in done
@@ -78,7 +77,7 @@ def test_explain_the_cache(cli):  # noqa: F811
     assert "has no KV cache" in cli("explain", "bert-base-uncased", "--kv").out
 
 
-def test_explain_a_token(cli, folder):  # noqa: F811
+def test_explain_a_token(cli, folder):
     done = cli("explain", folder, "--trace", "the warp", "--layer", "1").out
     assert "Token ' warp'" in done
     assert "layer 1" in done
@@ -91,7 +90,7 @@ def test_explain_a_token(cli, folder):  # noqa: F811
     assert "exclude each other" in cli("explain", folder, "--trace", "x", "--kv", status=1).err
 
 
-def test_compare(cli):  # noqa: F811
+def test_compare(cli):
     done = cli("compare", "llama-2-7b", "llama-3-8b", "llama-3.1-8b").out
     (row,) = [line for line in done.splitlines() if "n_kv_heads" in line]
     assert row.split() == ["≠", "n_kv_heads", "32", "8", "8"]
@@ -103,7 +102,7 @@ def test_compare(cli):  # noqa: F811
     assert "no model" in cli("compare", "llama-2-7b", "llama-99", status=1).err
 
 
-def test_compare_weights(cli, folder, tmp_path):  # noqa: F811
+def test_compare_weights(cli, folder, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     model = ordito.load(folder, backend="torch")
@@ -130,7 +129,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(fitting, "this_machine", known)
 
 
-def test_fit(cli, folder, machine):  # noqa: F811
+def test_fit(cli, folder, machine):
     data = json.loads(cli("fit", "llama-3.1-8b", "-q", "Q4_K_M", "--memory", "16", "--bandwidth", "50", "--json").out)
     assert data["machine"]["memory"] == 16 * 10**9
     assert data["machine"]["bandwidth"] == 50e9
@@ -144,7 +143,7 @@ def test_fit(cli, folder, machine):  # noqa: F811
     assert "unknown quantization" in cli("fit", folder, "--quant", "Q9", status=1).err
 
 
-def test_doctor(cli, folder, machine):  # noqa: F811
+def test_doctor(cli, folder, machine):
     data = json.loads(cli("doctor", folder, "--json").out)
     assert data["kernels"] == data["available"][0]
     assert data["threads"] >= 1
@@ -155,7 +154,7 @@ def test_doctor(cli, folder, machine):  # noqa: F811
     assert data["kernels"] in done
 
 
-def test_bench(cli, folder, machine):  # noqa: F811
+def test_bench(cli, folder, machine):
     options = ("-p", "8", "-n", "4", "-d", "0,16", "-r", "2")
     data = json.loads(cli("bench", folder, *options, "--json").out)
     assert [figure["test"] for figure in data["figures"]] == ["pp8", "tg4", "pp8 @ d16", "tg4 @ d16"]
@@ -177,7 +176,7 @@ def test_bench(cli, folder, machine):  # noqa: F811
     assert "expected one of" in cli("bench", folder, "-o", "xml", status=1).err
 
 
-def test_bench_of_an_encoder(cli, machine, tmp_path):  # noqa: F811
+def test_bench_of_an_encoder(cli, machine, tmp_path):
     import transformers
 
     sizes = {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -188,7 +187,7 @@ def test_bench_of_an_encoder(cli, machine, tmp_path):  # noqa: F811
     assert "give -p a length" in cli("bench", tmp_path, "-p", "0", status=1).err
 
 
-def test_catalogue(cli):  # noqa: F811
+def test_catalogue(cli):
     done = cli("catalogue", "--family", "gemma").out
     assert "Gemma 3 27B" in done
     assert "Llama" not in done

@@ -50,10 +50,9 @@ def around(text: Text, figure: Figure) -> Box:
 
 def faults(figure: Figure) -> list[str]:
     """The defects of a layout, as text."""
-    texts = [mark for mark in figure.marks if isinstance(mark, Text)]
-    found = [f"{a.text!r} overlaps {b.text!r}" for a, b in combinations(texts, 2) if overlap(box(a), box(b))]
-    for text in texts:
-        left, top, right, bottom = box(text)
+    texts = [(mark, box(mark)) for mark in figure.marks if isinstance(mark, Text)]
+    found = [f"{a.text!r} overlaps {b.text!r}" for (a, a_box), (b, b_box) in combinations(texts, 2) if overlap(a_box, b_box)]
+    for text, (left, top, right, bottom) in texts:
         room = around(text, figure)
         slack = (WIDER - 1) * text.width / (2 if text.anchor == "middle" else 1)
         if left - slack < room[0] or right + slack > room[2] or top < room[1] or bottom > room[3]:
@@ -62,7 +61,7 @@ def faults(figure: Figure) -> list[str]:
         if isinstance(line, Line):
             for (x0, y0), (x1, y1) in pairwise(line.points):
                 along = (min(x0, x1) - 0.5, min(y0, y1) - 0.5, max(x0, x1) + 0.5, max(y0, y1) + 0.5)
-                found += [f"a line runs through {text.text!r}" for text in texts if overlap(along, box(text))]
+                found += [f"a line runs through {text.text!r}" for text, its_box in texts if overlap(along, its_box)]
     return found
 
 

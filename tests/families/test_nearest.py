@@ -38,6 +38,12 @@ def test_a_config_with_experts_is_nearest_to_a_family_with_experts():
         spec_from_config(qwen | {"model_type": "loom"})
 
 
+def test_an_activation_that_is_no_text_is_not_known():
+    llama = transformers.LlamaConfig(**SIZES).to_dict() | {"hidden_act": []}
+    with pytest.raises(ConfigError, match=r"nearest is LLaMA \(llama\), which does not know the keys 'hidden_act'"):
+        spec_from_config(llama | {"model_type": "loom"})
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

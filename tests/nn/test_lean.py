@@ -15,7 +15,7 @@ RUNTIME = pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are
 
 
 @pytest.fixture(autouse=True)
-def _small_ones_too(monkeypatch):
+def _small_ones_too(monkeypatch, team):
     monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 0)
 
 

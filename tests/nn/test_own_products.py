@@ -22,7 +22,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 @pytest.fixture(autouse=True)
-def _small_ones_too(monkeypatch):
+def _small_ones_too(monkeypatch, team):
     monkeypatch.setattr("ordito.nn.products.MIN_ELEMENTS", 0)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_laws_of_cases import module_of, spec_of
-from tiny import CASES, SOURCE, make, output, token_ids
+from test_laws_of_cases import module_of
+from tiny import CASES, SOURCE, make, output, spec_of, token_ids
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -11,7 +11,10 @@ from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.nn.runtime import load_transformer
 from ordito.train.losses import cross_entropy
 
-pytestmark = pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are not those of OpenMP's runtime here")
+pytestmark = [
+    pytest.mark.skipif(not _core.has_team(), reason="PyTorch's threads are not those of OpenMP's runtime here"),
+    pytest.mark.usefixtures("team"),
+]
 IDS = token_ids(40, batch=2)
 NAMES = [
     "llama",

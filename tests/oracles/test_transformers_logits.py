@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
-from tiny import CASES, SOURCE, error, make, output, saved, token_ids
+from tiny import CASES, SOURCE, error, make, output, saved, spec_of, token_ids
 
 from ordito import families
 from ordito.accounting import count
@@ -20,10 +20,6 @@ from ordito.nn.runtime import load_transformer
 from ordito.spec import MixtureOfExperts, Spec
 
 TOLERANCE = 1e-5
-
-
-def spec_of(name):
-    return families.spec_from_config(make(name).config.to_dict() | {"architectures": [CASES[name][0]]})
 
 
 LENGTH = 40  # beyond the original context of every stretched rope, and several windows long

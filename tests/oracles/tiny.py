@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 import transformers
 from sizes import VOCAB
 
+from ordito import families
 from ordito.checkpoint.export import write_folder
+from ordito.spec import Spec
 
 Case = tuple[str, str, dict[str, Any]]
 
@@ -43,6 +46,15 @@ def make(name: str, **changes: Any) -> Any:
             parameter.data.copy_(noise * scale)
     model.tie_weights()
     return model.eval()
+
+
+@functools.cache
+def spec_of(name: str) -> Spec:
+    """The spec of a case. Models may change their configuration as they are made; here without values, which are not needed."""
+    kind, config_kind, config = CASES[name]
+    with torch.device("meta"):
+        model = getattr(transformers, kind)(getattr(transformers, config_kind)(**copy.deepcopy(config)))
+    return families.spec_from_config(model.config.to_dict() | {"architectures": [kind]})
 
 
 def saved(name: str, folder: Path, **changes: Any) -> Any:

@@ -6,6 +6,7 @@ the checkout, those of them that it has are rendered anew.
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -32,6 +33,7 @@ def today(monkeypatch):
     monkeypatch.setattr(filters, "datetime", type("Clock", (), {"now": staticmethod(lambda: TODAY)}))
 
 
+@functools.cache
 def template(name):
     return ChatTemplate(FORMATS[name].source, **TOKENS)
 
