@@ -67,6 +67,8 @@ def bench(
     from ordito.engine.backends import default_backend, load_runtime, peak_flops
     from ordito.fitting import this_machine
     from ordito.fitting.bench import bench as measure
+    from ordito.fitting.machine import measured_bandwidth
+    from ordito.threads import usable_threads
 
     local = find(model)
     checkpoint = open_checkpoint(local.path)
@@ -84,8 +86,9 @@ def bench(
                 say(f"warning: {local.name} cannot generate text: {option} is ignored")
     found = account(checkpoint.spec, held(checkpoint))
     with working("measuring this machine, loading the model"):
+        bandwidth = measured_bandwidth(threads or usable_threads())  # first: it takes memory of its own
         runtime = load_runtime(checkpoint, backend, dtype, threads=threads)
-        machine = this_machine(flops=peak_flops(runtime), threads=threads)
+        machine = this_machine(bandwidth=bandwidth, flops=peak_flops(runtime), threads=threads)
     with working("measuring"):
         figures = list(
             measure(
