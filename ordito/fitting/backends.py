@@ -26,13 +26,15 @@ MARGIN = 64
 class Backend(ABC):
     """How a runtime uses memory and the machine, as measured by `benchmarks/fit_vs_bench.py`.
 
-    `process` are the bytes of the program without a model, `cached` the bytes of one number in the KV cache; `decode` and
-    `prefill` are the shares of the machine's memory bandwidth and peak arithmetic that it reaches, `prefill_fp32` that of its
-    peak in fp32 where products are in fp32.
+    `process` are the bytes of the program without a model, `loading` the share of the weights that loading them takes
+    beside them (buffers, parts of large pages), `cached` the bytes of one number in the KV cache; `decode` and `prefill`
+    are the shares of the machine's memory bandwidth and peak arithmetic that it reaches, `prefill_fp32` that of its peak in
+    fp32 where products are in fp32.
     """
 
     name: str
     process: int
+    loading: float
     cached: int
     decode: float
     prefill: float
@@ -41,9 +43,10 @@ class Backend(ABC):
     def memory(self, needs: Demand, stored: int, file: int, context: int, batch: int = 1) -> Memory:
         """Bytes for `batch` sequences of `context` tokens, of a model whose weights have `stored` bytes in a file of `file`."""
         cache, activations = self.held_cache(needs, context, batch), self.activations(needs, context)
+        weights = self.weights(needs, stored)
         return Memory(
-            process=self.process,
-            weights=self.weights(needs, stored),
+            process=self.process + round(self.loading * weights),
+            weights=weights,
             file=self.mapped(file),
             vocabulary=needs.vocabulary.held,
             cache=cache,
@@ -215,8 +218,8 @@ def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     return 3 * leaf.n_heads * T * S + 2 * S * leaf.n_heads * leaf.head_dim
 
 
-_NATIVE = Native(name="native", process=50 * MIB, cached=2, decode=0.9, prefill=0.6, prefill_fp32=0.75)
-_TORCH = Torch(name="torch", process=253 * MIB, cached=4, decode=0.38, prefill=0.15, prefill_fp32=0.15)
+_NATIVE = Native(name="native", process=44 * MIB, loading=0.025, cached=2, decode=0.9, prefill=0.6, prefill_fp32=0.75)
+_TORCH = Torch(name="torch", process=253 * MIB, loading=0.0, cached=4, decode=0.38, prefill=0.15, prefill_fp32=0.15)
 BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 
 

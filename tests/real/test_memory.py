@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ordito import _core
 from ordito.checkpoint.outline import outline
 from ordito.fitting import Machine, fit, vocabulary_size
 
@@ -33,7 +34,7 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 @pytest.mark.parametrize(("name", "context"), [("smollm2", 256), ("smollm2", 2048), ("gemma3-270m", 1024), ("minilm", 256)])
 def test_the_peak_is_the_predicted_one(name, context, backend):
     known = outline(name)
-    machine = Machine(cores=2, memory=10**12, bandwidth=1e10, flops=1e11)
+    machine = Machine(cores=2, memory=10**12, bandwidth=1e10, flops=1e11, int16=_core.Kernels(None).int16)
     predicted = fit(
         known.spec,
         known.stored,
