@@ -15,9 +15,9 @@ from ordito.spec import Attention, FeedForward, LatentAttention, MixtureOfExpert
 class Memory:
     """Bytes that a model takes while it runs.
 
-    `process`: the program, its libraries and what loading takes; `weights`: as the runtime keeps them; `file`: pages of the mapped file that stay
-    in memory; `vocabulary`: the tokenizer; `cache`: the KV cache; `activations`: at their peak, while a prompt is read;
-    `opening`: what loading the vocabulary took beyond what cache and activations need later.
+    `process`: the program, its libraries and what loading takes; `weights`: as the runtime keeps them; `file`: pages of the
+    mapped file that stay in memory; `vocabulary`: the tokenizer; `cache`: the KV cache; `activations`: at their peak, while a
+    prompt is read; `opening`: what loading the vocabulary took beyond what cache and activations need later.
     """
 
     process: int
