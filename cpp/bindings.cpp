@@ -216,7 +216,14 @@ void bind_builder(nb::module_& module) {
         }, "src"_a, "dst"_a, "width"_a, "count"_a, "centred"_a, "eps"_a, "weight"_a.none(), "bias"_a.none())
         .def("linear", [](Builder& b, Place src, Place dst, std::optional<Place> add, const std::vector<std::tuple<Weights, std::optional<Floats>, int, int>>& maps, bool screened) {
             Linear op{slice(src), slice(dst), slice(add), {}, screened};
-            for (const auto& [weights, bias, from, to] : maps) op.maps.push_back({weights, vector_of(bias), from, to});
+            const Map* quantizing = nullptr;
+            op.maps.reserve(maps.size());
+            for (const auto& [weights, bias, from, to] : maps) {
+                op.maps.push_back({weights, vector_of(bias), from, to});
+                if (is_plain(weights->format)) continue;
+                if (quantizing && quantizing->from != from) throw std::invalid_argument("matrices that are not plain have to read the same columns");
+                quantizing = &op.maps.back();
+            }
             b.operations.push_back(std::move(op));
         }, "src"_a, "dst"_a, "add"_a.none(), "maps"_a, "screened"_a = false)
         .def("rotate", [](Builder& b, Place at, int count, int width, int table, bool interleaved) {
@@ -271,11 +278,11 @@ void bind_machine(nb::module_& module) {
             if (threads < 1 || threads > 1024) throw std::invalid_argument("got " + std::to_string(threads) + " threads, expected 1 to 1024");
             new (self) SharedMachine(kernels_named(kernels), threads, arithmetic_of(arithmetic));
         }, "threads"_a, "kernels"_a.none(), "arithmetic"_a)
-        .def("allocate", [](SharedMachine& t, const std::string& format, std::int64_t rows, std::int64_t columns, bool split) {
+        .def("allocate", [](SharedMachine& t, const std::string& format, std::int64_t rows, std::int64_t columns, bool split, bool keep) {
             if (rows < 0 || columns < 0 || rows >= std::int64_t{1} << 40 || columns >= std::int64_t{1} << 20)
                 throw std::invalid_argument("got a matrix of " + std::to_string(rows) + " x " + std::to_string(columns));
-            return t.machine.allocate(format_of(format), rows, columns, split);
-        }, "format"_a, "rows"_a, "columns"_a, "split"_a = false)
+            return t.machine.allocate(format_of(format), rows, columns, split, keep);
+        }, "format"_a, "rows"_a, "columns"_a, "split"_a = false, "keep"_a = false)
         .def("fill", [](SharedMachine& t, nb::object matrix, Bytes bytes, bool mapped) {
             Packed& packed = nb::cast<Packed&>(matrix);
             const Layout& form = layout(packed.file);

@@ -43,7 +43,8 @@ struct Norm {
     Vector weight, bias;
 };
 
-// One matrix of a Linear: reads columns of src from `from` on, and writes columns of dst from `to` on.
+// One matrix of a Linear: reads columns of src from `from` on, and writes columns of dst from `to` on. All that are not plain read
+// the same columns, which are quantized once.
 struct Map {
     Weights weights;
     Vector bias;
@@ -157,7 +158,7 @@ struct Batch {
 enum class Arithmetic { int8, int12, f32 };
 
 // Rows from which on a plain matrix becomes integers of 16 bits. With fewer than about 50, quantizing activations takes longer
-// than the products; and routers, whose rows are experts, decide by small differences.
+// than the products.
 constexpr std::int64_t kInt16Rows = 128;
 
 class Program {
@@ -206,10 +207,11 @@ class Machine {
     // Bytes per second that all threads read from memory, as weights are read: from large pages, with prefetching.
     double bandwidth();
 
-    // Memory for a matrix that a file stores in `file`; with `split`, codes are split where they can be.
-    Weights allocate(Format file, std::int64_t rows, std::int64_t columns, bool split) {
+    // Memory for a matrix that a file stores in `file`; with `split`, codes are split where they can be; with `keep`, plain numbers
+    // stay as they are.
+    Weights allocate(Format file, std::int64_t rows, std::int64_t columns, bool split, bool keep) {
         const bool known = kernels_.linear_quantized[static_cast<int>(Format::int16)];
-        const bool int16 = known && arithmetic_ != Arithmetic::f32 && is_plain(file) && rows >= kInt16Rows;
+        const bool int16 = known && !keep && arithmetic_ != Arithmetic::f32 && is_plain(file) && rows >= kInt16Rows;
         return ordito::allocate(file, rows, columns, int16 ? Repack::int16 : split ? Repack::split : Repack::none, arena_);
     }
     Pool& pool() { return *pool_; }

@@ -135,8 +135,9 @@ class Machine:
         """Raises `ValueError` for kernels that this machine does not have, for an unknown arithmetic and for threads outside
         of 1 to 1024."""
 
-    def allocate(self, format: str, rows: int, columns: int, split: bool = False) -> Packed:
-        """Allocate a matrix, to be filled by `fill`. With `split`, the codes of q8_0 and q6_k are split for screening.
+    def allocate(self, format: str, rows: int, columns: int, split: bool = False, keep: bool = False) -> Packed:
+        """Allocate a matrix, to be filled by `fill`. With `split`, the codes of q8_0 and q6_k are split for screening; with
+        `keep`, numbers that are not quantized do not become integers of 16 bits.
 
         Raises `ValueError` for an unknown format and for rows that are not a whole number of blocks.
         """

@@ -73,16 +73,16 @@ class Weights:
         return [self._pack(encoding, one, self._shapes[name][-1]) for one in rows]
 
     def pack(self, matrix: Floats, exact: bool = True) -> _core.Packed:
-        """A matrix computed here, packed in fp32 or, if not `exact`, in fp16."""
+        """A matrix computed here, packed in fp32 or, if not `exact`, in fp16, as which it is multiplied."""
         encoding = "f32" if exact else "f16"
-        return self._pack(encoding, _bytes_of(matrix, encoding), matrix.shape[-1])
+        return self._pack(encoding, _bytes_of(matrix, encoding), matrix.shape[-1], keep=True)
 
     def is_exact(self, name: str) -> bool:
         """Whether a tensor is stored in fp32."""
         return self._encoding([self.checkpoint.stored[theirs] for theirs in self._bindings[name].theirs]) == "f32"
 
-    def _pack(self, encoding: str, rows: np.ndarray, columns: int, split: bool = False) -> _core.Packed:
-        packed = self.machine.allocate(encoding, rows.shape[0], columns, split)
+    def _pack(self, encoding: str, rows: np.ndarray, columns: int, split: bool = False, *, keep: bool = False) -> _core.Packed:
+        packed = self.machine.allocate(encoding, rows.shape[0], columns, split, keep)
         flat = np.ascontiguousarray(rows).reshape(-1)
         self.machine.fill(packed, flat, mapping(flat) is not None)
         return packed

@@ -14,6 +14,7 @@ from ordito import _core
 from ordito.checkpoint.adapted import Computed
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import OrditoError
+from ordito.families import spec_from_config
 from ordito.families.naming import Binding
 from ordito.native.runtime import NativeRuntime
 from ordito.nn import Transformer
@@ -35,7 +36,7 @@ def module(name: str) -> Transformer:
     return MODULES[name]
 
 
-def native(made: Transformer, **settings) -> NativeRuntime:
+def native(made: Transformer, dtype: str = "float32", **settings) -> NativeRuntime:
     """The same weights in the native runtime."""
     stored = {
         name: Computed(name, tuple(tensor.shape), lambda tensor=tensor: tensor.detach().numpy())
@@ -43,7 +44,7 @@ def native(made: Transformer, **settings) -> NativeRuntime:
     }
     bindings = [Binding(ours=(name,), theirs=(name,), shapes=(tensor.shape,)) for name, tensor in stored.items()]
     checkpoint = Checkpoint(Path("x"), (), "huggingface", made.spec, {}, stored, bindings, {})
-    return NativeRuntime(checkpoint, "float32", threads=2, **settings)
+    return NativeRuntime(checkpoint, dtype, threads=2, **settings)
 
 
 def difference(got: np.ndarray, expected: torch.Tensor) -> float:
@@ -125,3 +126,39 @@ def test_batched_equals_single(name):
     parts = [(runtime.sequence(), ids[:length]) for length in lengths]
     together = runtime.step(parts, [int(end) - 1 for end in np.cumsum(lengths)])
     assert np.array_equal(together, np.stack(alone))
+
+
+LARGE = {
+    "model_type": "deepseek_v2",
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": None,
+    "kv_lora_rank": 128,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 128,
+    "n_routed_experts": 160,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 128,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "topk_method": "greedy",
+    "max_position_embeddings": 64,
+}
+
+
+@torch.no_grad()
+def test_integers_of_16_bits_in_latent_attention_and_a_large_mixture():
+    """Of matrices that are large enough: each head's reads other columns, and the router has more rows than 128."""
+    torch.manual_seed(0)
+    made = Transformer(spec_from_config(LARGE)).eval()
+    ids = list(range(3, 40))
+    expected = made(torch.tensor([ids]))[0]
+    assert difference(native(made).logits(ids), expected) <= 3e-5
+    assert difference(native(made, "int12").logits(ids), expected) <= 1e-3
