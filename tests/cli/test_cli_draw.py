@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 
 from ordito import catalogue
 from ordito.checkpoint.outline import outline
-from ordito.cli import main
 from ordito.families import spec_from_config
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
-    def run(*arguments, status=0):
-        monkeypatch.setattr(sys, "argv", ["ordito", "draw", *map(str, arguments)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets it: put it back afterwards
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert end.value.code == status, err
-        return SimpleNamespace(out=out, err=err)
-
-    return run
+def cli(cli):
+    return partial(cli, "draw")
 
 
 def test_a_published_model_is_drawn_by_name(cli, tmp_path):
