@@ -12,10 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ordito.engine.backends import peak_flops
-from ordito.fitting import Machine, this_machine
-from ordito.runtime import Runtime
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -60,11 +56,6 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object per figure")
     parser.add_argument("--times", type=int, default=3, help="measurements of each; their median counts")
     return parser
-
-
-def measured_machine(runtime: Runtime | None = None) -> Machine:
-    """The machine's memory bandwidth and FLOP/s; in the runtime's arithmetic if one is given."""
-    return this_machine(memory=0, flops=peak_flops(runtime) if runtime else None)
 
 
 def peak(command: list[str]) -> int:

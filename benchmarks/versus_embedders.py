@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from peers import Figure, arguments, faster, in_turn, measured_machine, report
+from peers import Figure, arguments, faster, in_turn, report
 
 import ordito
 from ordito.checkpoint import store
 from ordito.checkpoint.outline import held
-from ordito.fitting.machine import fp32_share
+from ordito.fitting.machine import arithmetic_shares, this_machine
 
 WORDS = "time year people way day man thing woman life child world school state family student group country problem hand part"
 COUNT, LENGTHS, THREADS, MAX_TOKENS = 256, (20, 200), 2, 256
@@ -125,12 +125,12 @@ def limits(folder: str, dtype: str | None) -> Callable[[list[str]], float]:
     """A function from texts to the sentences per second that the peak of our arithmetic allows."""
     model = ordito.load(folder, backend="native", dtype=dtype)
     found, tokenizer = ordito.account(model.spec, held(model.checkpoint)), model.tokenizer
-    machine = measured_machine(model.runtime)
-    share = fp32_share(found, machine)
+    machine = this_machine(memory=0)
+    shares = arithmetic_shares(found, machine, dtype)
 
     def limit(texts: list[str]) -> float:
         lengths = [min(len(tokenizer.encode(text)), MAX_TOKENS) for text in texts]
-        return len(texts) / machine.seconds(sum(found.flops.forward(length).total for length in lengths), share)
+        return len(texts) / machine.seconds(sum(found.flops.forward(length).total for length in lengths), shares)
 
     return limit
 

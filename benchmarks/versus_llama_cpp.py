@@ -19,10 +19,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from peers import Figure, arguments, faster, in_turn, measured_machine, peak, report, smaller
+from peers import Figure, arguments, faster, in_turn, peak, report, smaller
 
 from ordito.accounting import account
 from ordito.checkpoint.outline import outline
+from ordito.fitting.machine import arithmetic_shares, this_machine
 from ordito.native.runtime import NativeRuntime
 
 PROMPTS, DEPTHS, SEQUENCES, GENERATED = (512, 2048), (32, 1024, 4096), (8, 32), 128
@@ -97,15 +98,16 @@ def figures(name: str, folder: Path, threads: int, times: int, dtype: str | None
     (file,) = checkpoint.files
     runtime = NativeRuntime(checkpoint, dtype, threads=threads, kernels=kernels)
     peer = LlamaCpp(folder, file, threads)
-    machine = measured_machine(runtime)
+    machine = this_machine(memory=0, threads=threads, kernels=kernels)
     found = account(known.spec, known.stored)
+    shares = arithmetic_shares(found, machine, runtime.dtype)
 
     def decode_limit(depth: int) -> float:
         return machine.bandwidth / (found.weights_read - runtime.spared + found.kv_cache.at(depth))
 
     for n in PROMPTS:
         ours, theirs = in_turn(lambda n=n: prefill_rate(runtime, n), lambda n=n: peer.rate("-p", str(n), "-n", "0"), times)
-        yield faster(f"{name}: prefill, {n}", ours, theirs, n * machine.flops / found.flops.prefill(n).total)
+        yield faster(f"{name}: prefill, {n}", ours, theirs, n / machine.seconds(found.flops.prefill(n).total, shares))
     for depth in DEPTHS:
         options = ("-p", "0", "-n", str(GENERATED), "-d", str(depth))
         ours, theirs = in_turn(lambda d=depth: decode_rate(runtime, d), lambda o=options: peer.rate(*o), times)

@@ -64,7 +64,7 @@ def bench(
     from ordito.accounting import account
     from ordito.checkpoint.checkpoint import open_checkpoint
     from ordito.checkpoint.outline import held
-    from ordito.engine.backends import default_backend, load_runtime, peak_flops
+    from ordito.engine.backends import default_backend, load_runtime
     from ordito.fitting import this_machine
     from ordito.fitting.bench import bench as measure
     from ordito.fitting.machine import measured_bandwidth
@@ -88,7 +88,7 @@ def bench(
     with working("measuring this machine, loading the model"):
         bandwidth = measured_bandwidth(threads or usable_threads())  # first: it takes memory of its own
         runtime = load_runtime(checkpoint, backend, dtype, threads=threads)
-        machine = this_machine(bandwidth=bandwidth, flops=peak_flops(runtime), threads=threads)
+        machine = this_machine(bandwidth=bandwidth, threads=threads)
     with working("measuring"):
         figures = list(
             measure(
@@ -99,6 +99,8 @@ def bench(
                 generated=[n for n in lengths[1] if n],
                 depths=lengths[2],
                 repetitions=repetitions,
+                backend_name=backend or default_backend(),
+                dtype=dtype,
             )
         )
     head = {
@@ -124,9 +126,7 @@ def write_figures(form: str, head: dict[str, object], machine: Machine, figures:
         writer.writerows([*head.values(), *figure.to_dict().values()] for figure in figures)
     else:
         write(f"{markdown(head, figures)}\n\n")
-        write(
-            f"This machine reads {machine.bandwidth / 1e9:.1f} GB/s and does {machine.flops / 1e9:.0f} GFLOP/s in products.\n"
-        )
+        write(f"This machine: {machine.speed}.\n")
 
 
 def markdown(head: dict[str, object], figures: list[Figure]) -> str:

@@ -51,8 +51,8 @@ def doctor(model: str | None, json: bool) -> None:
         return
     write(f"kernels      {available[0]} (of {', '.join(available)})\n")
     write(f"threads      {threads} on {bound} processors\n")
-    write(f"memory       {size(machine.memory)} free, read at {machine.bandwidth / 1e9:.1f} GB/s\n")
-    write(f"arithmetic   {machine.flops / 1e9:.0f} GFLOP/s in matrix products with quantized weights\n")
+    write(f"memory       {size(machine.memory)} free\n")
+    write(f"speed        {machine.speed}\n")
     if outline is not None:
         rates = f"prefill at {report['prefill']:,.1f} tokens/s"
         rates += f", decoding at {report['decode']:,.1f} after {report['context']:,} tokens" if report["decode"] else ""

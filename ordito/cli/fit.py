@@ -68,11 +68,7 @@ def report(name: str, found: Fit) -> None:
 
     machine = found.machine
     stored = "as stored" if found.chosen.name == "the file" else f"as {found.chosen.name}"
-    write(
-        f"{name}, {stored}, on {machine.cores} cores with {size(machine.memory)} free, "
-        f"{machine.bandwidth / 1e9:.0f} GB/s and {machine.flops / 1e9:.0f} GFLOP/s "
-        f"(fp32: {(machine.flops_fp32 or machine.flops) / 1e9:.0f})\n\n"
-    )
+    write(f"{name}, {stored}, on {machine.cores} cores with {size(machine.memory)} free, {machine.speed}\n\n")
     for number, table in enumerate(tables(found)):
         write("\n" if number else "")
         write_table(table)

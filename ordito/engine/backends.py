@@ -120,9 +120,3 @@ def cache_bytes() -> int:
     from ordito import _core
 
     return _core.cache_bytes()
-
-
-def peak_flops(runtime: Runtime) -> float | None:
-    """Operations a second that the runtime's own arithmetic cannot exceed here, measured now; None where it cannot tell."""
-    machine = getattr(runtime, "machine", None)
-    return 2 * machine.peak() if machine is not None else None

@@ -10,7 +10,7 @@ from math import ceil
 
 from ordito.accounting import Account
 from ordito.errors import OrditoError, unknown
-from ordito.fitting.machine import Machine, fp32_share
+from ordito.fitting.machine import Machine, arithmetic_shares
 from ordito.fitting.memory import Demand, Memory
 from ordito.native.screening import spared
 from ordito.spec import Attention, LatentAttention
@@ -87,14 +87,17 @@ class Backend(ABC):
         """Bytes of weights that greedy decoding does not read (`ordito.native.screening`)."""
         return 0
 
-    def fp32(self, machine: Machine, found: Account) -> float:
-        """The share of products that is computed at the machine's `flops_fp32`, not at its `flops`."""
-        return 0.0
+    @abstractmethod
+    def shares(self, machine: Machine, found: Account, dtype: str | None = None) -> dict[str, float]:
+        """The share of a model's products in each arithmetic (`Machine.rate`); `dtype` is what it is loaded with."""
 
     def seconds(self, machine: Machine, found: Account, flops: float) -> float:
         """Seconds that so many FLOPs of a model take."""
-        fp32 = flops * self.fp32(machine, found)
-        return machine.seconds(flops - fp32) / self.prefill + machine.seconds(fp32, 1.0) / self.prefill_fp32
+        reached = {
+            arithmetic: share / (self.prefill_fp32 if arithmetic == "float32" else self.prefill)
+            for arithmetic, share in self.shares(machine, found).items()
+        }
+        return machine.seconds(flops, reached)
 
     def read(self, needs: Demand, stored: float, context: int, batch: int = 1) -> float:
         """Bytes of weights and KV cache that a decoding step reads for `batch` sequences of `context` tokens.
@@ -119,7 +122,7 @@ class Native(Backend):
 
     def stored(self, machine: Machine, found: Account) -> int:
         """See `Backend`. Matrices in fp32 that are multiplied as integers of 16 bits take half."""
-        if found.stored is None or not machine.int16 or self.fp32(machine, found):
+        if found.stored is None or not machine.int16 or "float32" in self.shares(machine, found):
             return found.nbytes
         matrices = (found.stored[tensor.name] for tensor in found.tensors if len(tensor.shape) > 1)
         return found.nbytes - round(sum(held.nbytes for held in matrices if held.encoding.lower() == "f32") / 2)
@@ -157,9 +160,9 @@ class Native(Backend):
         """See `Backend`."""
         return spared(found.spec, found.stored) if found.stored else 0
 
-    def fp32(self, machine: Machine, found: Account) -> float:
+    def shares(self, machine: Machine, found: Account, dtype: str | None = None) -> dict[str, float]:
         """See `Backend`."""
-        return fp32_share(found, machine)
+        return arithmetic_shares(found, machine, dtype)
 
 
 def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
@@ -208,6 +211,10 @@ class Torch(Backend):
         """See `Backend`."""
         return 4 * needs.weights_read
 
+    def shares(self, machine: Machine, found: Account, dtype: str | None = None) -> dict[str, float]:
+        """See `Backend`. Weights are dequantized."""
+        return {"float32": 1.0}
+
 
 def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     """Numbers in attention scores and copies of keys and values. PyTorch's fused kernel has a mask but no scores."""
@@ -219,7 +226,7 @@ def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
 
 
 _NATIVE = Native(name="native", process=44 * MIB, loading=0.025, cached=2, decode=0.9, prefill=0.6, prefill_fp32=0.75)
-_TORCH = Torch(name="torch", process=253 * MIB, loading=0.0, cached=4, decode=0.38, prefill=0.15, prefill_fp32=0.15)
+_TORCH = Torch(name="torch", process=253 * MIB, loading=0.0, cached=4, decode=0.38, prefill=0.3, prefill_fp32=0.3)
 BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ordito.accounting import Account
-from ordito.fitting.machine import Machine, fp32_share
+from ordito.fitting.backends import backend
+from ordito.fitting.machine import Machine
 from ordito.runtime import Floats, Runtime, Session
 
 
@@ -64,12 +65,16 @@ def bench(
     generated: Sequence[int] = (128,),
     depths: Sequence[int] = (0,),
     repetitions: int = 5,
+    backend_name: str | None = None,
+    dtype: str | None = None,
 ) -> Iterator[Figure]:
     """Measure each length of prompt and of answer at each depth, after a warm-up run.
 
     Prompts are arbitrary tokens, and answers are decoded greedily. Of a model that does not generate, only prefill is measured,
-    without depths.
+    without depths. The limit is that of a backend, the native one unless named, and of the arithmetic that the model was loaded
+    with.
     """
+    shares = backend(backend_name).shares(machine, found, dtype)
     for depth in depths if found.spec.generates else (0,):
         session: Session = runtime.session() if found.spec.generates else _Encoder(runtime)
         before = _ids(depth, found.spec.vocab_size)
@@ -80,7 +85,7 @@ def bench(
                 test=_name("pp", count, depth),
                 rates=_rates(session, before, count, repetitions, partial(session.feed, _ids(count, found.spec.vocab_size))),
                 bytes_per_token=(found.weights_read + found.kv_cache.at(depth)) / count,
-                limit=_limit(found, machine, count, depth),
+                limit=_limit(found, machine, shares, count, depth),
             )
         for count in generated if found.spec.generates else ():
             middle = depth + (count + 1) // 2  # the mean context: the answer itself is read from the cache, too
@@ -90,7 +95,7 @@ def bench(
                     session, before, count, repetitions, partial(_answer, session, _ids(1, found.spec.vocab_size)[0], count)
                 ),
                 bytes_per_token=found.read(middle) - runtime.spared,
-                limit=_limit(found, machine, 1, middle - 1, runtime.spared),
+                limit=_limit(found, machine, shares, 1, middle - 1, runtime.spared),
             )
 
 
@@ -109,9 +114,9 @@ class _Encoder:
         """Does nothing: there is no cache."""
 
 
-def _limit(found: Account, machine: Machine, tokens: int, past: int, spared: int = 0) -> float:
+def _limit(found: Account, machine: Machine, shares: Mapping[str, float], tokens: int, past: int, spared: int = 0) -> float:
     """Tokens per second at the machine's full speed, if each byte that is needed is read once (a roofline)."""
-    work = machine.seconds(found.flops.forward(tokens, past, logits=1).total, fp32_share(found, machine))
+    work = machine.seconds(found.flops.forward(tokens, past, logits=1).total, shares)
     read = (found.weights_read - spared + found.kv_cache.at(past + tokens)) / machine.bandwidth
     return tokens / max(work, read)
 

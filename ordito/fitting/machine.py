@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ordito import _core
 from ordito.accounting import Account
 from ordito.memory import free_memory
-from ordito.native.arithmetic import default_dtype
+from ordito.native.arithmetic import ARITHMETIC, default_dtype
 from ordito.threads import usable_threads
 
 PLAIN = ("f64", "f32", "f16", "bf16")
@@ -19,9 +20,9 @@ PLAIN = ("f64", "f32", "f16", "bf16")
 class Machine:
     """The figures of a machine: free `memory` in bytes, memory `bandwidth` in bytes per second, and `flops` per second.
 
-    `flops` are those of matrix products on all `cores`, in the arithmetic of the runtime; `flops_fp32` those in fp32 (None: the
-    same), which it needs for fp32 weights and, unless it has products of 16-bit integers (`int16`), for all that are not
-    quantized.
+    `flops` are those of matrix products on all `cores`, in the arithmetic `int12` of the native runtime; `flops_int8` and
+    `flops_fp32` those in `int8` and `float32` (None: the same). Products of 16-bit integers, if the machine has them (`int16`),
+    are as fast as `int12`.
     """
 
     cores: int
@@ -29,11 +30,22 @@ class Machine:
     bandwidth: float
     flops: float
     flops_fp32: float | None = None
+    flops_int8: float | None = None
     int16: bool = False
 
-    def seconds(self, flops: float, fp32: float = 0.0) -> float:
-        """Seconds for so many FLOPs, of which a share is in fp32."""
-        return flops * ((1 - fp32) / self.flops + fp32 / (self.flops_fp32 or self.flops))
+    @property
+    def speed(self) -> str:
+        """What it reads and computes in a second, in words."""
+        arithmetics = ", ".join(f"{self.rate(name) / 1e9:.0f} in {name}" for name in ARITHMETIC)
+        return f"{self.bandwidth / 1e9:.1f} GB/s; GFLOP/s of products: {arithmetics}"
+
+    def rate(self, arithmetic: str) -> float:
+        """FLOPs per second of matrix products in an arithmetic of the native runtime."""
+        return {"float32": self.flops_fp32, "int8": self.flops_int8}.get(arithmetic) or self.flops
+
+    def seconds(self, flops: float, shares: Mapping[str, float]) -> float:
+        """Seconds for so many FLOPs, of which each arithmetic has a share."""
+        return sum(flops * share / self.rate(arithmetic) for arithmetic, share in shares.items())
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -43,33 +55,38 @@ class Machine:
 def this_machine(
     memory: int | None = None,
     bandwidth: float | None = None,
-    flops: float | None = None,
     threads: int | None = None,
     *,
-    flops_fp32: float | None = None,
+    kernels: str | None = None,
 ) -> Machine:
-    """This machine; figures that are not given are measured now, in about a second."""
+    """This machine; figures that are not given are measured now, in about a second, with the fastest kernels unless named."""
     n = threads or usable_threads()
     return Machine(
         cores=n,
         memory=memory if memory is not None else free_memory(),
         bandwidth=bandwidth if bandwidth is not None else measured_bandwidth(n),
-        flops=flops if flops is not None else measured_flops(n),
-        flops_fp32=flops_fp32 if flops_fp32 is not None else measured_flops(n, "float32"),
-        int16=_core.Kernels(None).int16,
+        flops=measured_flops(n, "int12", kernels),
+        flops_fp32=measured_flops(n, "float32", kernels),
+        flops_int8=measured_flops(n, "int8", kernels),
+        int16=_core.Kernels(kernels).int16,
     )
 
 
-def fp32_share(found: Account, machine: Machine) -> float:
-    """The share of a model's products that the native runtime computes in fp32 on a machine."""
+def arithmetic_shares(found: Account, machine: Machine, dtype: str | None = None) -> dict[str, float]:
+    """The share of a model's products that the native runtime computes in each arithmetic on a machine.
+
+    `dtype` is what the model is loaded with: the default of its weights unless given.
+    """
     matrices = [tensor for tensor in found.tensors if len(tensor.shape) > 1]
-    whole = sum(tensor.active for tensor in matrices)
-    if not whole or found.stored is None:
-        return 0.0
-    encodings = {tensor.name: found.stored[tensor.name].encoding.lower() for tensor in matrices}
-    if machine.int16:
-        return float(default_dtype(found.spec, set(encodings.values())) == "float32")
-    return sum(tensor.active for tensor in matrices if encodings[tensor.name] in PLAIN) / whole
+    stored = found.stored or {}
+    encodings = {tensor.name: stored[tensor.name].encoding.lower() for tensor in matrices if tensor.name in stored}
+    dtype = dtype or default_dtype(found.spec, set(encodings.values()))
+    plain = sum(tensor.active for tensor in matrices if encodings.get(tensor.name) in PLAIN)
+    share = plain / (sum(tensor.active for tensor in matrices) or 1)
+    shares: dict[str, float] = {dtype: 1 - share}
+    of_plain = dtype if dtype == "float32" else "int12" if machine.int16 else "float32"
+    shares[of_plain] = shares.get(of_plain, 0.0) + share
+    return {arithmetic: share for arithmetic, share in shares.items() if share}
 
 
 def measured_bandwidth(threads: int) -> float:
@@ -77,6 +94,6 @@ def measured_bandwidth(threads: int) -> float:
     return _core.Machine(threads, None, "float32").bandwidth()
 
 
-def measured_flops(threads: int, dtype: str = "int12") -> float:
-    """Operations per second of matrix products in an arithmetic of the native runtime, by default that of quantized weights."""
-    return 2 * _core.Machine(threads, None, dtype).peak()
+def measured_flops(threads: int, dtype: str, kernels: str | None = None) -> float:
+    """Operations per second of matrix products in an arithmetic of the native runtime."""
+    return 2 * _core.Machine(threads, kernels, dtype).peak()

@@ -188,7 +188,7 @@ def _decode(runtime: Backend, machine: Machine, found: Account, needs: Demand, c
     weights = found.weights_read - runtime.spared(found)
     source = context if found.spec.encoder else 0
     flops = batch * found.flops.decode(context, source=source).total
-    work = machine.seconds(flops, runtime.fp32(machine, found))
+    work = machine.seconds(flops, runtime.shares(machine, found))
     cache = found.kv_cache.at(context) + 2 * sum(needs.crossed) * source
     stored = (weights + batch * cache) / machine.bandwidth
     ours = runtime.read(needs, weights, context, batch) / machine.bandwidth / runtime.decode
@@ -202,7 +202,7 @@ def _decode(runtime: Backend, machine: Machine, found: Account, needs: Demand, c
 def _prefill(runtime: Backend, machine: Machine, found: Account, needs: Demand, tokens: int) -> Rate:
     """Tokens per second of the prefill of a prompt. The more tokens, the more experts of a mixture are read."""
     flops = found.flops.prefill(tokens).total
-    work = machine.seconds(flops, runtime.fp32(machine, found))
+    work = machine.seconds(flops, runtime.shares(machine, found))
     weights = found.read_at_once(tokens) / machine.bandwidth
     kept = runtime.weights_read(needs, found.weights_read) / found.weights_read  # bytes in memory for each in the file
     ours = max(runtime.seconds(machine, found, flops), kept * weights / runtime.decode)

@@ -122,7 +122,15 @@ def test_weights_that_are_not_quantized_are_multiplied_in_fp32():
     plain, quantized = (fit(spec, machine=machine, quant=quant).prefill for quant in ("BF16", "Q8_0"))
     assert quantized.limit == pytest.approx(2 * plain.limit)
     assert plain.predicted < quantized.predicted < 2 * plain.predicted  # fp32 products come nearer to their peak
-    assert fit(spec, machine=machine, quant="BF16", backend_name="torch").prefill.limit == quantized.limit
+    assert fit(spec, machine=machine, quant="Q8_0", backend_name="torch").prefill.limit == plain.limit
+
+
+def test_models_of_a_billion_parameters_are_multiplied_in_8_bits():
+    machine = Machine(cores=2, memory=10**11, bandwidth=1e15, flops=1e12, flops_int8=2e12, int16=True)
+    small, large = (published(name) for name in ("Qwen3 0.6B", "llama-3.2-1b"))
+    for spec, times in ((small, 1), (large, 2)):
+        plain, quantized = (fit(spec, machine=machine, quant=quant).prefill.limit for quant in ("BF16", "Q8_0"))
+        assert quantized == pytest.approx(times * plain)  # plain weights are integers of 16 bits in either
 
 
 def test_weights_that_are_not_quantized_are_multiplied_as_integers_unless_they_are_fp32():
