@@ -23,6 +23,7 @@ struct Isa {
     static constexpr bool int16_products = false;  // hardly faster, and on the first Zen slower
 #endif
     static constexpr int max_tokens = 16;  // for which a tile is unpacked once; their sums are spilled to memory
+    static constexpr bool token_by_token = false;
 
     using F = __m256;
     using C = __m256i;

@@ -16,7 +16,8 @@ struct Isa {
     static constexpr bool unsigned_dot = true;  // the dot product takes unsigned codes: signed ones get a bias (`bias_of`)
     static constexpr bool int16_pairs = false;
     static constexpr bool int16_products = true;  // twice as fast as those of fp32
-    static constexpr int max_tokens = 8;  // as many as have room for their sums in registers, beside the codes of a tile
+    static constexpr int max_tokens = 16;  // as many as have room for their totals in registers, beside the codes of a tile,
+    static constexpr bool token_by_token = true;  // and the sums of one token
 
     using F = __m512;
     using C = __m512i;
@@ -63,6 +64,7 @@ struct Isa {
     static F times_power_of_two(F x, F n) {
         return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
     }
+    static void compute_now(F& x) { asm("" : "+v"(x)); }  // before anything that follows
     static float sum(F a) { return _mm512_reduce_add_ps(a); }
     static float largest(F a) { return _mm512_reduce_max_ps(a); }
 
@@ -121,8 +123,8 @@ struct Isa {
     static A dot(A before, const C* w, const std::int8_t* x) {
         A even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
         for (int c = 0; c < n; c += 2) {
-            even = _mm512_dpbusd_epi32(even, w[c], four(x + 4 * c));
-            if (c + 1 < n) odd = _mm512_dpbusd_epi32(odd, w[c + 1], four(x + 4 * c + 4));
+            even = dot_four(even, w[c], x + 4 * c);
+            if (c + 1 < n) odd = dot_four(odd, w[c + 1], x + 4 * c + 4);
         }
         return _mm512_add_epi32(before, _mm512_slli_epi32(_mm512_add_epi32(even, odd), __builtin_ctz(times)));
     }
@@ -196,6 +198,12 @@ struct Isa {
     // The fours of bytes 0 of all quarters, then 1, 2 and 3: what packing twice has put apart.
     static C in_order(C bytes) {
         return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
+    }
+
+    // In assembly, since GCC 12 does not join the broadcast with the product.
+    static A dot_four(A sum, C w, const std::int8_t* x) {
+        asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<const std::int32_t*>(x)));
+        return sum;
     }
 
     static C four(const std::int8_t* x) {

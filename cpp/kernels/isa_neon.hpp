@@ -15,6 +15,7 @@ struct Isa {
     static constexpr bool int16_pairs = false;
     static constexpr bool int16_products = false;  // they are no faster than those of fp32
     static constexpr int max_tokens = 8;
+    static constexpr bool token_by_token = false;
 
     using F = float32x4_t;
     using C = int8x16_t;

@@ -252,7 +252,7 @@ template <Format f>
 }
 
 // One vector of a panel's rows times `tokens` tokens of one group, from `first` on.
-template <Format f, int tokens, Digits digits>
+template <Format f, int tokens, Digits digits, class I = Isa>
 inline void linear_block(const Panel& panel, const Quantized& x, int first, int sub, const Output& out) {
     using F = typename Isa::F;
     constexpr Layout form = layout(f);
@@ -275,10 +275,18 @@ inline void linear_block(const Panel& panel, const Quantized& x, int first, int 
 #pragma GCC unroll 2
         for (int half = 0; half < halves; half++) {
             const F scale = by.scale[half], factor = by.factor(half);
-            typename Isa::A sums[tokens];
-            tile_dots<f, n, digits, tokens, line>(w, codes, n * half, sums);
+            if constexpr (I::token_by_token) {
 #pragma GCC unroll 16
-            for (int t = 0; t < tokens; t++) total[t] = add_scaled<f>(total[t], sums[t], scale, factor, stats[t], half);
+                for (int t = 0; t < tokens; t++) {
+                    total[t] = add_scaled<f>(total[t], tile_dot<f, n, digits>(w, codes + t * line, n * half), scale, factor, stats[t], half);
+                    I::compute_now(total[t]);
+                }
+            } else {
+                typename I::A sums[tokens];
+                tile_dots<f, n, digits, tokens, line>(w, codes, n * half, sums);
+#pragma GCC unroll 16
+                for (int t = 0; t < tokens; t++) total[t] = add_scaled<f>(total[t], sums[t], scale, factor, stats[t], half);
+            }
         }
         tile += tile_bytes(f);
         if constexpr (is_split(f)) lower += lower_tile_bytes(f);
