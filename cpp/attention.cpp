@@ -9,7 +9,7 @@ namespace ordito {
 
 namespace {
 
-constexpr int kTileRows = 32;               // queries of a tile
+constexpr int kTileRows = kMostRows;        // queries of a tile
 constexpr std::int64_t kSplit = 128;        // keys of a split, which has a softmax of its own; splits are joined in order
 constexpr std::int64_t kManyTiles = 8;      // tiles per thread from which on a tile's splits are computed one after the other
 constexpr std::size_t kParallelJoin = 32;   // splits from which on they are joined in parallel
@@ -80,13 +80,14 @@ Range visible(const Job& job, const Tile& tile) {
     return {visible(job.shape, first, held).from, visible(job.shape, first + tile.tokens - 1, held).to};
 }
 
-// Copies the queries of a tile, one a row, times scale.
+// Copies the queries of a tile, one a row, times scale, and rounds them if the cache has integers.
 void gather(const Job& job, const Tile& tile, float* q) {
     const int width = job.layout(tile).shape().key_width;
     for (int r = 0; r < tile.rows(); r++) {
         const std::int64_t token = tile.part->first + tile.token + r / tile.heads;
         const float* from = job.q.data + token * job.q.stride + static_cast<std::int64_t>(tile.head + r % tile.heads) * width;
         for (int h = 0; h < width; h++) q[r * width + h] = from[h] * job.shape.scale;
+        if (tile.part->sequence->type() == CacheType::int16) job.kernels.round_query(q + r * width, width);
     }
 }
 
@@ -95,6 +96,12 @@ template <class T>
 void transpose_page(const T* rows, int width, int row, T* keys) {
     for (int h = 0; h < width; h++)
         for (int key = 0; key < kPage; key++) keys[h * kPage + key] = rows[key * row + h];
+}
+
+// The same for pairs: [pair of keys][channel][2] to [pair of channels][key][2].
+void transpose_pairs(const std::int16_t* rows, int width, int row, std::int16_t* keys) {
+    for (int h = 0; h < width; h++)
+        for (int key = 0; key < kPage; key++) keys[(h / 2 * kPage + key) * 2 + h % 2] = rows[(key / 2 * row + h) * 2 + key % 2];
 }
 
 void mask(const Job& job, const Tile& tile, std::int64_t start, float* scores) {
@@ -121,7 +128,7 @@ void attend_page(const Job& job, const Tile& tile, const float* q, std::int64_t 
     std::uint8_t* page = sequence.page(job.shape.slot, start);
     if (!page) return;
     const int type = static_cast<int>(sequence.type()), rows = tile.rows(), width = form.shape().key_width, row = form.value_row();
-    const int sums_width = padded(form.shape().value_width);
+    const int sums_width = padded_row(form.shape().value_width);
     const void *keys = form.keys(page, tile.group), *values = form.values(page, tile.group);
     const float *key_scales = form.key_scales(page, tile.group), *value_scales = form.value_scales(page, tile.group);
     // The next page is prefetched beyond this split too: another thread that reads it shares the cache, or will read it soon.
@@ -134,6 +141,7 @@ void attend_page(const Job& job, const Tile& tile, const float* q, std::int64_t 
         if (type == 0) transpose_page(static_cast<const float*>(values), width, row, reinterpret_cast<float*>(transposed.data()));
         if (type == 1) transpose_page(static_cast<const std::uint16_t*>(values), width, row, reinterpret_cast<std::uint16_t*>(transposed.data()));
         if (type == 2) transpose_page(static_cast<const std::uint8_t*>(values), width, row, transposed.data());
+        if (type == 3) transpose_pairs(static_cast<const std::int16_t*>(values), width, row, reinterpret_cast<std::int16_t*>(transposed.data()));
         keys = transposed.data();
         key_scales = value_scales;
     }
@@ -174,7 +182,7 @@ void reset(const Tile& tile, int width, Partial out) {
 // The softmax over keys `from` to `to` of one split, for tiles of the same tokens: page by page, in the order of memory.
 void attend_split(const Job& job, const Work* works, int count, std::int64_t from, std::int64_t to) {
     for (const Work* work = works; work < works + count; work++)
-        reset(*work->tile, padded(job.layout(*work->tile).shape().value_width), work->out);
+        reset(*work->tile, padded_row(job.layout(*work->tile).shape().value_width), work->out);
     for (std::int64_t start = from / kPage * kPage; start < to; start += kPage)
         for (const Work* work = works; work < works + count; work++) attend_page(job, *work->tile, work->q, start, to, work->out);
 }
@@ -194,7 +202,7 @@ void join(const Kernels& kernels, int rows, int width, Partial into, Partial oth
 }
 
 void normalise(const Job& job, const Tile& tile, Partial from) {
-    const int width = job.layout(tile).shape().value_width, sums_width = padded(width);
+    const int width = job.layout(tile).shape().value_width, sums_width = padded_row(width);
     for (int r = 0; r < tile.rows(); r++) {
         const int head = tile.head + r % tile.heads;
         float total = from.total[r], factor = 1;
@@ -235,7 +243,7 @@ Partial partial_at(float* memory, int rows, int width) {
 
 // One tile is a piece of work, its splits one after the other.
 void attend_by_tiles(const Job& job, const std::vector<Tile>& tiles, const SlotShape& kept, Pool& pool) {
-    const int width = padded(kept.value_width);
+    const int width = padded_row(kept.value_width);
     pool.run(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t number, int) {
         const Tile& tile = tiles[number];
         const std::size_t of_queries = static_cast<std::size_t>(kTileRows) * kept.key_width, of_partial = partial_floats(kTileRows, width);
@@ -260,7 +268,7 @@ void attend_by_tiles(const Job& job, const std::vector<Tile>& tiles, const SlotS
 
 // One split is a piece of work, for all tiles of the same tokens; then the splits of each tile are joined.
 void attend_by_splits(const Job& job, const std::vector<Tile>& tiles, const SlotShape& kept, Pool& pool, Buffer& scratch) {
-    const int width = padded(kept.value_width);
+    const int width = padded_row(kept.value_width);
     struct Item {
         std::size_t first_work, tiles;
         Range keys;

@@ -71,14 +71,17 @@ nb::object linear(const Named& self, const Packed& w, Table x, const std::string
 nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
     const int rows = static_cast<int>(q.shape(0)), width = static_cast<int>(q.shape(1)), keys = static_cast<int>(k.shape(0));
     const int row = (width + 15) / 16 * 16;
-    auto page_keys = aligned<std::uint8_t>(4 * width * kPage), page_values = aligned<std::uint8_t>(4 * row * kPage);
+    auto page_keys = aligned<std::uint8_t>(4 * (width + 1) * kPage), page_values = aligned<std::uint8_t>(4 * row * kPage);
     std::memset(page_values.get(), 0, 4 * row * kPage);
     std::vector<float> key_scales(kPage), value_scales(kPage), scores(rows * kPage), sums(rows * row), result(rows * width);
     for (int i = 0; i < keys; i++) {
         self.kernels->store_key[type](k.data() + i * width, width, i, page_keys.get(), key_scales.data());
         self.kernels->store_value[type](v.data() + i * width, width, i, page_values.get(), value_scales.data());
     }
-    self.kernels->scores[type](q.data(), width, rows, page_keys.get(), key_scales.data(), width, nullptr, scores.data());
+    std::vector<float> queries(q.data(), q.data() + rows * width);
+    if (type == static_cast<int>(CacheType::int16))
+        for (int r = 0; r < rows; r++) self.kernels->round_query(&queries[r * width], width);
+    self.kernels->scores[type](queries.data(), width, rows, page_keys.get(), key_scales.data(), width, nullptr, scores.data());
     for (int r = 0; r < rows; r++) std::fill(&scores[r * kPage + keys], &scores[(r + 1) * kPage], -INFINITY);
     std::vector<float> greatest(rows, -INFINITY), total(rows), rescale(rows);
     self.kernels->online_softmax(scores.data(), rows, greatest.data(), total.data(), rescale.data());

@@ -69,7 +69,8 @@ CacheType cache_type_of(const std::string& name) {
     if (name == "f32") return CacheType::f32;
     if (name == "f16") return CacheType::f16;
     if (name == "q8") return CacheType::q8;
-    throw std::invalid_argument("got the cache type '" + name + "', expected one of f32, f16, q8");
+    if (name == "int16") return CacheType::int16;
+    throw std::invalid_argument("got the cache type '" + name + "', expected one of f32, f16, q8, int16");
 }
 
 // Collects the buffers and operations of a program.

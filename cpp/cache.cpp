@@ -9,9 +9,9 @@ namespace ordito {
 
 namespace {
 
-std::size_t number_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::f16 ? 2 : 1; }
+std::size_t number_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::q8 ? 1 : 2; }
 
-// Pages of all sequences, cut from blocks of the size of the system's large pages: with small ones a core spends more time on
+// Pages of all sequences, cut from blocks of at least the size of the system's large pages: with small ones a core spends more time on
 // address translation than on reading the cache. Free pages are reused.
 class PageStore {
   public:
@@ -45,7 +45,7 @@ class PageStore {
   private:
     void cut_block(std::size_t bytes, std::vector<std::uint8_t*>& free) {
         Arena one;
-        const std::size_t count = std::max<std::size_t>(1, kLargePage / bytes);
+        const std::size_t count = (kLargePage + bytes - 1) / bytes;
         blocks_.push_back(one.cut(count * bytes, count * bytes));
         for (std::size_t number = count; number-- > 0;) free.push_back(blocks_.back().get() + number * bytes);
     }
@@ -70,9 +70,10 @@ void add_pages(std::vector<Page>& pages, std::size_t bytes) {
 std::size_t cache_bytes() { return PageStore::shared().used(); }
 
 PageLayout::PageLayout(const SlotShape& shape, CacheType type) : shape_(shape) {
-    key_bytes_ = shape.value_in_key ? 0 : shape.key_width * kPage * number_bytes(type);
+    const int key_width = type == CacheType::int16 ? (shape.key_width + 1) / 2 * 2 : shape.key_width;
+    key_bytes_ = shape.value_in_key ? 0 : key_width * kPage * number_bytes(type);
     value_bytes_ = value_row() * kPage * number_bytes(type);
-    head_bytes_ = key_bytes_ + value_bytes_ + (type == CacheType::q8 ? 2 * kPage * sizeof(float) : 0);
+    head_bytes_ = key_bytes_ + value_bytes_ + (has_scales(type) ? 2 * kPage * sizeof(float) : 0);
     head_bytes_ = (head_bytes_ + 63) / 64 * 64;
 }
 

@@ -20,8 +20,6 @@ struct SlotShape {
     bool of_source;
 };
 
-constexpr int padded(int width) { return (width + 15) / 16 * 16; }
-
 // The layout of keys, values and their scales in a page.
 class PageLayout {
   public:
@@ -34,7 +32,7 @@ class PageLayout {
     float* value_scales(std::uint8_t* page, int head) const { return key_scales(page, head) + kPage; }
     const SlotShape& shape() const { return shape_; }
     // Channels of a row of values, padded.
-    int value_row() const { return padded(shape_.value_in_key ? shape_.key_width : shape_.value_width); }
+    int value_row() const { return padded_row(shape_.value_in_key ? shape_.key_width : shape_.value_width); }
 
   private:
     SlotShape shape_;

@@ -350,13 +350,13 @@ std::shared_ptr<std::uint8_t> Arena::cut(std::size_t bytes, std::size_t block) {
     constexpr std::size_t kLine = 64;
     bytes = (bytes + kLine - 1) / kLine * kLine;
     if (used_ + bytes > size_) {
-        size_ = (std::max(bytes, block) + kLargePage - 1) / kLargePage * kLargePage;
-        auto* memory = static_cast<std::uint8_t*>(std::aligned_alloc(kLargePage, size_));
-        if (!memory) throw std::bad_alloc();
+        size_ = std::max(bytes, block);  // the end of a block that is no whole large page lies in small ones
+        void* memory = nullptr;
+        if (posix_memalign(&memory, kLargePage, size_)) throw std::bad_alloc();
 #if defined(__linux__)
         madvise(memory, size_, MADV_HUGEPAGE);  // may fail: small pages are only slower
 #endif
-        block_.reset(memory, Free{});
+        block_.reset(static_cast<std::uint8_t*>(memory), Free{});
         used_ = 0;
     }
     std::shared_ptr<std::uint8_t> part(block_, block_.get() + used_);

@@ -83,7 +83,7 @@ class Runtime(Protocol):
     """Bytes of weights that a step does not read if it is asked for a few of the largest logits only (`greatest`)."""
 
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> Any:
-        """An empty `Cached`. `cache` is the type of keys and values: f32, f16 or q8.
+        """An empty `Cached`. `cache` is the type of keys and values: f32, f16, q8 or int16.
 
         An encoder-decoder needs the token ids of a `source`, which its encoder reads.
         """

@@ -227,7 +227,7 @@ void store_key(const float* x, int width, int number, void* keys, float* scales)
 // Rows of values are padded to a multiple of 16.
 template <CacheType type>
 void store_value(const float* x, int width, int number, void* values, float* scales) {
-    store_cached<type>(x, width, number, (width + 15) / 16 * 16, 1, values, scales);
+    store_cached<type>(x, width, number, padded_row(width), 1, values, scales);
 }
 
 }  // namespace

@@ -129,7 +129,10 @@ struct Isa {
         return _mm512_add_epi32(before, _mm512_slli_epi32(_mm512_add_epi32(even, odd), __builtin_ctz(times)));
     }
     // sum + the products of two columns, int16, and two numbers of x.
-    static A add_pair(A sum, C pair, const std::int16_t* x) { return _mm512_dpwssd_epi32(sum, pair, four(reinterpret_cast<const std::int8_t*>(x))); }
+    static A add_pair(A sum, C pair, const std::int16_t* x) {
+        asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(pair), "m"(*reinterpret_cast<const std::int32_t*>(x)));
+        return sum;
+    }
     static A zero_sum() { return _mm512_setzero_si512(); }
     // 16 high + low.
     static A join_digits(A high, A low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 4), low); }

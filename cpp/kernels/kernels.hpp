@@ -12,7 +12,10 @@
 
 namespace ordito {
 
-constexpr int kPage = 32;  // tokens of a page of the KV cache
+constexpr int kPage = 32;      // tokens of a page of the KV cache
+constexpr int kMostRows = 32;  // queries that attend to a page at once
+
+constexpr int padded_row(int width) { return (width + 15) / 16 * 16; }  // channels of a row of values in a page
 
 constexpr int kDigitBase = 16;    // a 12-bit activation is 16 * high + low; 16 times a 4-bit weight code still fits a byte
 constexpr int kGroupTokens = 16;  // tokens of a group (`Quantized`)
@@ -106,8 +109,16 @@ struct Output {
 enum class Activation : int { none, silu, gelu, gelu_tanh, gelu_sigmoid, relu, tanh };
 
 // The type of keys and values in a page of the KV cache: keys [channel][key], values [key][channel], so that neither product
-// needs a horizontal sum. With q8 each key and each value of a head has a scale.
-enum class CacheType : int { f32, f16, q8 };
+// needs a horizontal sum; with int16, keys [pair of channels][key][2], values [pair of keys][channel][2]. With q8 and int16
+// each key and each value of a head has a scale.
+enum class CacheType : int { f32, f16, q8, int16 };
+constexpr int kCacheTypes = 4;
+constexpr bool has_scales(CacheType type) { return type == CacheType::q8 || type == CacheType::int16; }
+
+// Bounds of int16 in attention before they are rounded: of the norms of queries, keys and values, of a value, and of the norm
+// of a page's weights, so that sums of products fit 32 bits: 46,000^2, and 23,100 * 16,383 * sqrt(32).
+constexpr float kRowNorm = 46000, kValueLargest = 16383, kWeightNorm = 23100;
+constexpr float kLeastNorm = 1e-30f;  // weights whose norm is below become zeros
 
 // An operand of a matrix product: the rows of A or the columns of B, as a strided view of fp32 or bfloat16.
 struct Lines {
@@ -190,19 +201,21 @@ struct Kernels {
     // Rotary embedding in place: rotates the pairs of channels (i, i + n) or, interleaved, (2 i, 2 i + 1), i < n.
     void (*rotate)(float* x, const float* cos, const float* sin, std::int64_t n, bool interleaved);
 
+    // Rounds a query for scores of `CacheType::int16`, in place: an even number of int16, then the scale. At least two channels.
+    void (*round_query)(float* q, int width);
     // scores[r][key] = q_r . key for the 32 keys of a page; q_r are `stride` apart. `next` is read afterwards and prefetched,
     // or null.
-    void (*scores[3])(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width,
+    void (*scores[kCacheTypes])(const float* q, std::int64_t stride, int rows, const void* keys, const float* scales, int width,
                       const void* next, float* scores);
     // y_r += sum over the first `count` keys of p[r][key] * value.
-    void (*weighted_sum[3])(const float* p, int rows, int count, const void* values, const float* scales, int width,
+    void (*weighted_sum[kCacheTypes])(const float* p, int rows, int count, const void* values, const float* scales, int width,
                             const void* next, float* y, std::int64_t stride);
     // One step of an online softmax (arXiv:1805.02867) over up to 32 rows of a page's scores, in place: exp(score - row_max).
     // Updates each row's `row_max` and `total`; `rescale` is the factor for what was summed before.
     void (*online_softmax)(float* scores, int rows, float* row_max, float* total, float* rescale);
     // Writes a key, or a value, of `width` channels as item `number` of a page.
-    void (*store_key[3])(const float* x, int width, int number, void* keys, float* scales);
-    void (*store_value[3])(const float* x, int width, int number, void* values, float* scales);
+    void (*store_key[kCacheTypes])(const float* x, int width, int number, void* keys, float* scales);
+    void (*store_value[kCacheTypes])(const float* x, int width, int number, void* values, float* scales);
 
     // Matrix products of [0] fp32 and [1] bfloat16, to which fp32 operands are rounded; null if the set has none.
     const Gemm* gemm[2];

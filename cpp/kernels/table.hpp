@@ -4,7 +4,7 @@
 #include <iterator>
 #include <utility>
 
-#include "attend.hpp"
+#include "attend_int16.hpp"
 #include "encode.hpp"
 #include "gradients.hpp"
 #include "int16.hpp"
@@ -28,6 +28,26 @@ void fill_format(Kernels& k) {
 template <int... numbers>
 void fill_formats(Kernels& k, std::integer_sequence<int, numbers...>) {
     (fill_format<numbers>(k), ...);
+}
+
+// `I` is `Isa`: a template parameter, so that sets without products of int16 compile. They have the plain C++.
+template <class I>
+void fill_int16_attention(Kernels& k) {
+    constexpr int type = static_cast<int>(CacheType::int16);
+    if constexpr (I::int16_products) {
+        k.round_query = round_query;
+        k.scores[type] = page_scores_int16<I>;
+        k.weighted_sum[type] = page_values_int16<I>;
+        k.store_key[type] = store_key_int16;
+        k.store_value[type] = store_value_int16;
+    } else {
+        const Kernels& plain = reference();
+        k.round_query = plain.round_query;
+        k.scores[type] = plain.scores[type];
+        k.weighted_sum[type] = plain.weighted_sum[type];
+        k.store_key[type] = plain.store_key[type];
+        k.store_value[type] = plain.store_value[type];
+    }
 }
 
 Kernels table_of(const char* name) {
@@ -66,6 +86,7 @@ Kernels table_of(const char* name) {
     k.store_value[0] = store_value<CacheType::f32>;
     k.store_value[1] = store_value<CacheType::f16>;
     k.store_value[2] = store_value<CacheType::q8>;
+    fill_int16_attention<Isa>(k);
     k.gemm[0] = &kF32Gemm;
     k.bf16_to_f32 = bf16_to_f32;
     k.f32_to_bf16 = f32_to_bf16;

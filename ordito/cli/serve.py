@@ -40,8 +40,8 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 )
 @click.option(
     "--cache-type",
-    type=click.Choice(["f32", "f16", "q8"]),
-    help="The type of the KV cache. [default: f16, or f32 with float32]",
+    type=click.Choice(["f32", "f16", "q8", "int16"]),
+    help="The type of the KV cache. [default: int16 or, without VNNI, f16; f32 with float32]",
 )
 @click.option("--cache-memory", help="Memory for the KV cache: 512M, 4G. [default: a quarter of what is free]")
 @click.option("--draft", metavar="MODEL", help="A smaller model of the same vocabulary, for speculative decoding.")

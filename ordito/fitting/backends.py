@@ -27,7 +27,8 @@ class Backend(ABC):
     """How a runtime uses memory and the machine, as measured by `benchmarks/fit_vs_bench.py`.
 
     `process` are the bytes of the program without a model, `loading` the share of the weights that loading them takes
-    beside them (buffers, parts of large pages), `cached` the bytes of one number in the KV cache; `decode` and `prefill`
+    beside them (buffers, parts of large pages), `cached` the bytes of one number in the KV cache, and `scales` the numbers that
+    the scale of a key or a value is worth; `decode` and `prefill`
     are the shares of the machine's memory bandwidth and peak arithmetic that it reaches, `prefill_fp32` that of its peak in
     fp32 where products are in fp32.
     """
@@ -36,6 +37,7 @@ class Backend(ABC):
     process: int
     loading: float
     cached: int
+    scales: int
     decode: float
     prefill: float
     prefill_fp32: float
@@ -107,14 +109,14 @@ class Backend(ABC):
         return self.weights_read(needs, stored) + batch * self.cached * sum(n * kept for n, kept in self.layers(needs, context))
 
     def layers(self, needs: Demand, context: int) -> Iterator[tuple[int, int]]:
-        """For each layer, numbers cached per token, and how many of `context` tokens it keeps (fewer with a window).
+        """For each layer, numbers cached per token, with scales, and how many of `context` tokens it keeps (fewer with a window).
 
         Cross-attention keeps those of a source, which is taken to be as long.
         """
         more = MARGIN + self.read_at_once(needs)
-        for numbers, span in needs.cache:
-            yield numbers, context if span is None else min(context, span - 1 + more)
-        yield from ((numbers, context) for numbers in needs.crossed)
+        for numbers, rows, span in needs.cache:
+            yield numbers + self.scales * rows, context if span is None else min(context, span - 1 + more)
+        yield from ((numbers + self.scales * rows, context) for numbers, rows in needs.crossed)
 
 
 class Native(Backend):
@@ -169,7 +171,7 @@ def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
     """Bytes of the blocks from which the pages of a KV cache are allocated (cpp/cache.cpp); a cached number takes `number`.
 
     A page holds 32 tokens of a layer. A sequence allocates runs of 1, 1, 2, 4, and then always 8 pages of a layer; runs of one
-    size share blocks of 2 MiB, and the rest of a block that is smaller than a run is lost.
+    size share blocks of 2 MiB or, to hold a whole number of runs, more.
     """
     page_tokens, block = 32, 2 * MIB
     wanted: Counter[int] = Counter()
@@ -178,7 +180,7 @@ def blocks(layers: Iterable[tuple[int, int]], number: int, batch: int) -> int:
         for before, together in ((0, 1), (1, 1), (2, 2), (4, 4)):
             wanted[together * page] += batch * (pages > before)
         wanted[8 * page] += batch * max(0, ceil((pages - 8) / 8))
-    return sum(ceil(count / max(1, block // size)) * ceil(size / block) * block for size, count in wanted.items() if size)
+    return sum(ceil(count / ceil(block / size)) * ceil(block / size) * size for size, count in wanted.items() if size)
 
 
 class Torch(Backend):
@@ -225,8 +227,8 @@ def _scores(leaf: Attention | LatentAttention, T: int, S: int) -> int:
     return 3 * leaf.n_heads * T * S + 2 * S * leaf.n_heads * leaf.head_dim
 
 
-_NATIVE = Native(name="native", process=44 * MIB, loading=0.025, cached=2, decode=0.9, prefill=0.6, prefill_fp32=0.75)
-_TORCH = Torch(name="torch", process=253 * MIB, loading=0.0, cached=4, decode=0.38, prefill=0.3, prefill_fp32=0.3)
+_NATIVE = Native(name="native", process=44 * MIB, loading=0.025, cached=2, scales=2, decode=0.9, prefill=0.6, prefill_fp32=0.75)
+_TORCH = Torch(name="torch", process=253 * MIB, loading=0.0, cached=4, scales=0, decode=0.38, prefill=0.3, prefill_fp32=0.3)
 BACKENDS = {backend.name: backend for backend in (_NATIVE, _TORCH)}
 
 

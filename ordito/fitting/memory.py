@@ -44,8 +44,9 @@ class Demand:
 
     - `weights`: all parameters; `weights_read`: those that a decoding step reads.
     - `rows`: the vocabulary size.
-    - `cache`: for each layer, numbers cached per token, and the most tokens that it keeps (None: all).
-    - `crossed`: for each cross-attention, numbers cached per token of the source.
+    - `cache`: for each layer, numbers cached per token, rows of them (keys and values of its heads), and the most tokens that
+      it keeps (None: all).
+    - `crossed`: for each cross-attention, numbers cached per token of the source, and rows.
     - `encoded`: for each layer of an encoder, its keys and values per token, which are freed once a text is read.
     - `widths`: for each kind of block, the numbers per token that the largest one computes.
     - `attentions`: the different kinds of attention; `masks`: how many different masks they need.
@@ -57,8 +58,8 @@ class Demand:
     vocabulary: VocabularySize
     rows: int
     d_model: int
-    cache: tuple[tuple[int, int | None], ...]
-    crossed: tuple[int, ...]
+    cache: tuple[tuple[int, int, int | None], ...]
+    crossed: tuple[tuple[int, int], ...]
     encoded: tuple[int, ...]
     widths: tuple[int, ...]
     attentions: tuple[Attention | LatentAttention, ...]
@@ -70,6 +71,7 @@ def demand(found: Account, vocabulary: VocabularySize) -> Demand:
     """The sizes of an accounted model with this vocabulary."""
     spec = found.spec
     attentions = tuple(dict.fromkeys(block for _, block in spec.attentions))
+    caching = [block for _, block in spec.attentions if not getattr(block, "cross", False)]
     encoder = leaves_of(spec.encoder) if spec.encoder else () if spec.generates else leaves_of(spec.body)
     seen = {(b.window, b.chunk, b.causal, b.block_sparse) for b in attentions if isinstance(b, Attention)}
     widths: dict[type, int] = {}
@@ -81,8 +83,10 @@ def demand(found: Account, vocabulary: VocabularySize) -> Demand:
         vocabulary=vocabulary,
         rows=spec.vocab_size,
         d_model=spec.d_model,
-        cache=tuple((layer.numbers, layer.span) for layer in found.kv_cache.layers),
-        crossed=tuple(_keys_and_values(b) for _, b in spec.attentions if isinstance(b, Attention) and b.cross),
+        cache=tuple(
+            (layer.numbers, _rows(block), layer.span) for layer, block in zip(found.kv_cache.layers, caching, strict=False)
+        ),
+        crossed=tuple((_keys_and_values(b), _rows(b)) for _, b in spec.attentions if isinstance(b, Attention) and b.cross),
         encoded=tuple(_keys_and_values(b) for _, b in encoder if isinstance(b, Attention)),
         widths=tuple(widths.values()),
         attentions=attentions,
@@ -94,6 +98,11 @@ def demand(found: Account, vocabulary: VocabularySize) -> Demand:
 def _keys_and_values(block: Attention) -> int:
     """Numbers of one token's keys and values."""
     return 2 * block.n_kv_heads * block.head_dim
+
+
+def _rows(block: Attention | LatentAttention) -> int:
+    """The keys and values of one token; a latent has a scale as either."""
+    return 2 * (block.n_kv_heads if isinstance(block, Attention) else 1)
 
 
 def _width(leaf: object) -> int:

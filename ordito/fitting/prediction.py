@@ -189,7 +189,7 @@ def _decode(runtime: Backend, machine: Machine, found: Account, needs: Demand, c
     source = context if found.spec.encoder else 0
     flops = batch * found.flops.decode(context, source=source).total
     work = machine.seconds(flops, runtime.shares(machine, found))
-    cache = found.kv_cache.at(context) + 2 * sum(needs.crossed) * source
+    cache = found.kv_cache.at(context) + 2 * sum(numbers for numbers, _ in needs.crossed) * source
     stored = (weights + batch * cache) / machine.bandwidth
     ours = runtime.read(needs, weights, context, batch) / machine.bandwidth / runtime.decode
     return Rate(

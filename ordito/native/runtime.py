@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ordito import _core
 from ordito.checkpoint.checkpoint import Checkpoint
 from ordito.errors import ContextError, OrditoError, SpecError, unknown
-from ordito.native.arithmetic import ARITHMETIC, default_dtype
+from ordito.native.arithmetic import ARITHMETIC, CACHES, default_cache, default_dtype
 from ordito.native.plan import Plan, lower
 from ordito.native.screening import screened
 from ordito.native.shares import Part, shares, tokens_together
@@ -53,7 +53,7 @@ class NativeSession:
 class NativeRuntime:
     """A checkpoint in the C++ runtime.
 
-    `dtype` is the arithmetic of products, a key of `ARITHMETIC`. The default is `float32` if all weights are fp32 and the model
+    `dtype` is the arithmetic of products, one of `ARITHMETIC`. The default is `float32` if all weights are fp32 and the model
     does not embed texts, else `int12` or, from a billion parameters on, `int8`. The KL divergence from fp32 is about 1e-5 nats
     in `int12` and 5e-4 in `int8` beside the quantized weights of SmolLM2, 1e-6 beside weights that are not quantized. `threads`
     defaults to the usable cores, `kernels`, an instruction set by name, to the fastest.
@@ -71,7 +71,7 @@ class NativeRuntime:
             self.machine = _core.Machine(threads or usable_threads(), kernels, dtype)
         except ValueError as error:  # unavailable kernels, or too many threads
             raise OrditoError(str(error)) from None
-        self._id = next(_ids)
+        self._id, self._cache = next(_ids), default_cache(dtype, _core.Kernels(kernels).int16)
         weights = Weights(checkpoint, self.machine)
         self.plans = lower(self.spec, weights)
         weights.let_go()
@@ -88,9 +88,9 @@ class NativeRuntime:
 
     def sequence(self, source: Sequence[int] | None = None, cache: str | None = None) -> _core.Cached:
         """A new sequence, empty; an encoder-decoder's has read the `source`. `cache`: the type of keys and values."""
-        if cache is not None and cache not in (kinds := set(ARITHMETIC.values()) | {"q8"}):
-            raise OrditoError(unknown("cache type", cache, sorted(kinds)))
-        made = _core.Cached(self._slots, cache or ARITHMETIC[self.dtype], self._id)
+        if cache is not None and cache not in CACHES:
+            raise OrditoError(unknown("cache type", cache, CACHES))
+        made = _core.Cached(self._slots, cache or self._cache, self._id)
         if source is not None:
             self.read_source(made, source)
         return made

@@ -202,15 +202,17 @@ def test_elementwise_kernels(kernels, n):
 
 
 @pytest.mark.parametrize("kernels", FAST)
-@pytest.mark.parametrize("cache_type", [0, 1, 2])
-@pytest.mark.parametrize(("rows", "keys", "width"), [(1, 1, 6), (3, 32, 64), (9, 17, 80), (16, 5, 128), (31, 29, 300)])
+@pytest.mark.parametrize("cache_type", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("rows", "keys", "width"), [(1, 1, 6), (2, 3, 7), (3, 32, 64), (9, 17, 80), (16, 5, 128), (31, 29, 300)]
+)
 def test_attention_over_a_page(kernels, cache_type, rows, keys, width):
     random = np.random.default_rng(7)
     q, k, v = (random.standard_normal((n, width)).astype(np.float32) for n in (rows, keys, keys))
     got = _core.Kernels(kernels).attend_page(q, k, v, cache_type)
-    assert_close(got, REFERENCE.attend_page(q, k, v, cache_type), 1e-5)
+    assert_close(got, REFERENCE.attend_page(q, k, v, cache_type), [1e-5, 1e-5, 1e-5, 2e-4][cache_type])
     scores = np.exp(q @ k.T - (q @ k.T).max(axis=1, keepdims=True))
-    assert_close(got, scores / scores.sum(axis=1, keepdims=True) @ v, [1e-5, 5e-3, 5e-2][cache_type])
+    assert_close(got, scores / scores.sum(axis=1, keepdims=True) @ v, [1e-5, 5e-3, 5e-2, 2e-3][cache_type])
     alone = [_core.Kernels(kernels).attend_page(q[r : r + 1], k, v, cache_type) for r in range(rows)]
     assert np.array_equal(got, np.concatenate(alone))
 
