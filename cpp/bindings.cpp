@@ -335,10 +335,13 @@ void bind_packed(nb::module_& module) {
 void bind_sequence(nb::module_& module) {
     nb::class_<Sequence>(module, "Cached")
         .def("__init__", [](Sequence* self, const std::vector<std::tuple<int, int, int, bool, std::int64_t, bool>>& slots, const std::string& type, std::int64_t model) {
+            CacheType of_numbers = cache_type_of(type);
+            for (const auto& slot : slots)  // a query of one channel has no room for its scale (`round_query`)
+                if (of_numbers == CacheType::int16 && std::get<1>(slot) < 2) of_numbers = CacheType::f16;
             std::vector<PageLayout> layouts;
             for (const auto& [heads, key, value, value_in_key, span, of_source] : slots)
-                layouts.emplace_back(SlotShape{heads, key, value, value_in_key, span, of_source}, cache_type_of(type));
-            new (self) Sequence(std::move(layouts), cache_type_of(type));
+                layouts.emplace_back(SlotShape{heads, key, value, value_in_key, span, of_source}, of_numbers);
+            new (self) Sequence(std::move(layouts), of_numbers);
             self->model = model;
         }, "slots"_a, "type"_a, "model"_a = 0)
         .def_ro("length", &Sequence::length)

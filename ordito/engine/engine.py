@@ -79,7 +79,8 @@ class Engine:
 
     Whoever waits for an answer drives the engine, or, after `start`, a thread of its own does, as servers need it. `cache` is
     the type of keys and values: f32, f16, q8 or int16. `draft` is a smaller model with the same vocabulary, for speculative
-    decoding; without one, draft tokens are looked up in the text itself. Raises `OrditoError` for another vocabulary or a wrong number.
+    decoding; without one, draft tokens are looked up in the text itself. Raises `OrditoError` for another vocabulary or a wrong
+    number.
     """
 
     def __init__(

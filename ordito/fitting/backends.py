@@ -109,7 +109,7 @@ class Backend(ABC):
         return self.weights_read(needs, stored) + batch * self.cached * sum(n * kept for n, kept in self.layers(needs, context))
 
     def layers(self, needs: Demand, context: int) -> Iterator[tuple[int, int]]:
-        """For each layer, numbers cached per token, with scales, and how many of `context` tokens it keeps (fewer with a window).
+        """For each layer, numbers cached per token, with scales, and how many of `context` tokens it keeps.
 
         Cross-attention keeps those of a source, which is taken to be as long.
         """

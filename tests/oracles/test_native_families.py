@@ -128,6 +128,40 @@ def test_batched_equals_single(name):
     assert np.array_equal(together, np.stack(alone))
 
 
+@pytest.mark.parametrize("kernels", _core.available_kernels())
+@pytest.mark.parametrize("name", [name for name in CASES if module(name).spec.generates and module(name).spec.encoder is None])
+@torch.no_grad()
+def test_a_cache_of_integers(name, kernels):
+    """Close to fp32 in every kind of attention, and the same numbers in any split and in a batch."""
+    made, ids = module(name), token_ids(LENGTH)[0].tolist()
+    runtime = native(made, kernels=kernels)
+    rows = runtime.step([(runtime.sequence(cache="int16"), ids)], range(LENGTH))
+    assert difference(rows, made(token_ids(LENGTH))[0]) <= 3e-3
+    if runtime.reads_whole:
+        return
+    parts = [(runtime.sequence(cache="int16"), ids[:length]) for length in (17, LENGTH, 1)]
+    assert np.array_equal(runtime.step(parts, [16, 16 + LENGTH, 17 + LENGTH]), rows[[16, LENGTH - 1, 0]])
+    sequence, got = runtime.sequence(cache="int16"), []
+    for first, last in ((0, 13), (13, 14), (14, 15), (15, LENGTH)):
+        got.append(runtime.step([(sequence, ids[first:last])], range(last - first)))
+    assert np.array_equal(np.concatenate(got), rows)
+
+
+@torch.no_grad()
+def test_heads_of_one_channel_have_no_cache_of_integers():
+    """A query of one channel has no room for its scale, so that the cache is one of f16."""
+    made = Transformer(
+        spec_from_config({"model_type": "gpt2", "vocab_size": 64, "n_positions": 64, "n_embd": 4, "n_layer": 2, "n_head": 4})
+    ).eval()
+    ids = list(range(50))
+    runtime = native(made)
+    sequence, halves = runtime.sequence(cache="int16"), runtime.sequence(cache="f16")
+    got = runtime.step([(sequence, ids), (halves, ids)], range(2 * len(ids)))
+    assert np.array_equal(got[:50], got[50:])
+    assert difference(got[:50], made(torch.tensor([ids]))[0]) <= 3e-3
+    assert sequence.nbytes == halves.nbytes
+
+
 LARGE = {
     "model_type": "deepseek_v2",
     "vocab_size": 256,
