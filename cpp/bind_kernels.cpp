@@ -70,7 +70,7 @@ nb::object linear(const Named& self, const Packed& w, Table x, const std::string
 // softmax(q k) v over one page: q (rows, width), k and v (keys, width), with at most 32 rows and 32 keys.
 nb::object attend_page(const Named& self, Table q, Table k, Table v, int type) {
     const int rows = static_cast<int>(q.shape(0)), width = static_cast<int>(q.shape(1)), keys = static_cast<int>(k.shape(0));
-    const int row = (width + 15) / 16 * 16;
+    const int row = padded_row(width);
     auto page_keys = aligned<std::uint8_t>(4 * (width + 1) * kPage), page_values = aligned<std::uint8_t>(4 * row * kPage);
     std::memset(page_values.get(), 0, 4 * row * kPage);
     std::vector<float> key_scales(kPage), value_scales(kPage), scores(rows * kPage), sums(rows * row), result(rows * width);

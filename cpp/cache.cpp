@@ -11,8 +11,8 @@ namespace {
 
 std::size_t number_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::q8 ? 1 : 2; }
 
-// Pages of all sequences, cut from blocks of at least the size of the system's large pages: with small ones a core spends more time on
-// address translation than on reading the cache. Free pages are reused.
+// Pages of all sequences, cut from blocks of at least the size of the system's large pages: with small ones a core spends more
+// time on address translation than on reading the cache. Free pages are reused.
 class PageStore {
   public:
     static PageStore& shared() {

@@ -45,7 +45,7 @@ inline float round_row(const float* x, int n, float largest, With with) {
     return magnitude / integer + square * 0;
 }
 
-void round_query(float* q, int width) {
+inline void round_query(float* q, int width) {
     auto* to = reinterpret_cast<std::uint8_t*>(q);  // not beyond what was read: integers take half the space
     const float scale = round_row(q, width, kInt16Largest, [&](int first, int count, const std::int16_t* integers) {
         std::memcpy(to + 2 * first, integers, 2 * ((count + 1) / 2 * 2));
@@ -53,14 +53,14 @@ void round_query(float* q, int width) {
     std::memcpy(to + 4 * ((width + 1) / 2), &scale, sizeof scale);
 }
 
-void store_key_int16(const float* x, int width, int number, void* keys, float* scales) {
+inline void store_key_int16(const float* x, int width, int number, void* keys, float* scales) {
     auto* to = static_cast<std::uint8_t*>(keys) + 4 * number;
     scales[number] = round_row(x, width, kInt16Largest, [&](int first, int count, const std::int16_t* integers) {
         for (int h = 0; h < count; h += 2) std::memcpy(to + 4 * kPage * ((first + h) / 2), integers + h, 4);
     });
 }
 
-void store_value_int16(const float* x, int width, int number, void* values, float* scales) {
+inline void store_value_int16(const float* x, int width, int number, void* values, float* scales) {
     auto* to = static_cast<std::int16_t*>(values) + static_cast<std::int64_t>(number / 2) * 2 * padded_row(width) + number % 2;
     scales[number] = round_row(x, width, kValueLargest, [&](int first, int count, const std::int16_t* integers) {
         for (int h = 0; h < count; h++) to[2 * (first + h)] = integers[h];

@@ -28,9 +28,8 @@ class Backend(ABC):
 
     `process` are the bytes of the program without a model, `loading` the share of the weights that loading them takes
     beside them (buffers, parts of large pages), `cached` the bytes of one number in the KV cache, and `scales` the numbers that
-    the scale of a key or a value is worth; `decode` and `prefill`
-    are the shares of the machine's memory bandwidth and peak arithmetic that it reaches, `prefill_fp32` that of its peak in
-    fp32 where products are in fp32.
+    the scale of a key or a value is worth; `decode` and `prefill` are the shares of the machine's memory bandwidth and peak
+    arithmetic that it reaches, `prefill_fp32` that of its peak in fp32 where products are in fp32.
     """
 
     name: str
