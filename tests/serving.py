@@ -1,4 +1,4 @@
-"""A server on a port of its own, and what it streams."""
+"""A server on a port of its own, a request to it, what it streams, and its errors."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+def chat(client, **body):
+    """A short chat completion."""
+    messages = [{"role": "user", "content": "the loom"}]
+    return client.post(
+        "/v1/chat/completions", json={"model": "x", "messages": messages, "temperature": 0, "max_tokens": 6, **body}
+    )
+
+
+def error(response, status):
+    """The error of an answer that has this status."""
+    assert response.status_code == status, response.text
+    return response.json()["error"]
 
 
 @contextmanager

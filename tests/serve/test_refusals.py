@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import json
-import shutil
-import socket
-import threading
-import time
 
 import httpx
 import pytest
-import transformers
 from click.testing import CliRunner
 from pydantic import ValidationError
-from serving import running
-from tiny_model import tiny_folder
+from serving import error, running
 
-from ordito.checkpoint import store
 from ordito.cli.serve import serve
-from ordito.errors import OrditoError, OrditoWarning
+from ordito.errors import OrditoError
 from ordito.model import Model
-from ordito.native.runtime import NativeRuntime
-from ordito.serve.app import make_app
 from ordito.serve.embeddings import EmbeddingBody, RerankBody
-from ordito.serve.models import ModelPool
 from ordito.serve.ollama import EmbedBody
 from ordito.serve.openai_completions import CompletionBody
 from ordito.serve.settings import ServerSettings
 from ordito.serve.tokens import DetokenizeBody
 
 HI = [{"role": "user", "content": "the loom"}]
-
-
-def error(response, status):
-    assert response.status_code == status, response.text
-    return response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -234,90 +217,6 @@ def test_a_file_without_keys_is_refused(tmp_path, content):
     assert "one key a line" in str(told) or "one a line" in str(told)
 
 
-def test_sizes_are_bounded(folder):
-    with running([folder], max_body=8000, max_header=4096) as url, httpx.Client(base_url=url) as client:
-        told = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "w" * 9000}]})
-        assert told.status_code == 413
-
-        def endless():
-            for _ in range(100):
-                yield b" " * 1000
-
-        streamed = client.post("/v1/chat/completions", content=endless(), headers={"content-type": "application/json"})
-        assert streamed.status_code == 413
-        assert client.get("/health", headers={"x-long": "w" * 10_000}).status_code in (400, 431)
-
-
-def test_too_many_wait(folder):
-    with running([folder], max_waiting=1, most_together=1) as url:
-
-        def ask(_):
-            body = {"messages": HI, "max_tokens": 40, "ignore_eos": True}
-            return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
-
-        with concurrent.futures.ThreadPoolExecutor(24) as pool:
-            answers = list(pool.map(ask, range(48)))
-        statuses = {answer.status_code for answer in answers}
-        assert statuses <= {200, 429}
-        assert 200 in statuses
-        for answer in answers:
-            if answer.status_code == 429:
-                assert answer.headers["retry-after"]
-
-
-def test_the_queue_is_bounded_when_many_requests_come_at_once(folder, monkeypatch):
-    opened, reached, plain, prepared = threading.Event(), threading.Event(), NativeRuntime.step, Model.prepare
-
-    def held(*arguments):
-        reached.set()
-        assert opened.wait(30)
-        return plain(*arguments)
-
-    def slowly(*arguments, **settings):
-        time.sleep(0.1)
-        return prepared(*arguments, **settings)
-
-    monkeypatch.setattr(NativeRuntime, "step", held)
-    monkeypatch.setattr(Model, "prepare", slowly)
-    body = {"messages": HI, "max_tokens": 1}
-    with running([folder], max_waiting=2) as url, concurrent.futures.ThreadPoolExecutor(13) as pool:
-        try:
-            asked = [pool.submit(httpx.post, f"{url}/v1/chat/completions", json=body, timeout=60)]
-            assert reached.wait(30)
-            asked += [pool.submit(httpx.post, f"{url}/v1/chat/completions", json=body, timeout=60) for _ in range(12)]
-            coming = concurrent.futures.as_completed(asked, timeout=30)
-            refused = [next(coming).result().status_code for _ in range(10)]
-        finally:
-            opened.set()
-        assert refused == [429] * 10
-        assert sorted(one.result().status_code for one in asked) == [200] * 3 + [429] * 10
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_disconnect_frees_its_place_in_the_batch(folder, stream):
-    with running([folder]) as url:
-        body = json.dumps({"messages": HI, "max_tokens": 55, "ignore_eos": True, "stream": stream, "n": 16}).encode()
-        host, port = url.removeprefix("http://").split(":")
-        for _ in range(8):
-            with socket.create_connection((host, int(port))) as left:
-                head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-                left.sendall(head.encode() + body)
-                if stream:
-                    left.recv(10)
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            text = httpx.get(f"{url}/metrics").text
-            counts = [
-                line for line in text.splitlines() if line.startswith(("ordito_requests_running{", "ordito_requests_waiting{"))
-            ]
-            if counts and all(line.endswith(" 0.0") for line in counts):
-                break
-            time.sleep(0.05)
-        else:
-            raise AssertionError(counts)
-        assert httpx.post(f"{url}/v1/chat/completions", json={"messages": HI, "max_tokens": 2}, timeout=30).status_code == 200
-
-
 def nested(levels):
     return json.loads('{"a":' * levels + "1" + "}" * levels)
 
@@ -377,7 +276,6 @@ def test_blocks_of_a_wrong_type_are_refused(client):
 
 
 def test_internal_errors_have_the_format_of_their_dialect(folder, monkeypatch):
-    from ordito.model import Model
 
     def failing(*arguments, **more):
         raise KeyError("inside")
@@ -405,117 +303,6 @@ def test_errors_have_the_request_id(client):
         refused = client.post("/v1/messages", json=body)
         assert refused.status_code == 400
         assert refused.json()["request_id"] == refused.headers["request-id"]
-
-
-def test_why_a_model_cannot_be_loaded_is_told_by_the_log_alone(folder, monkeypatch, caplog):
-    def failing(*arguments, **settings):
-        raise OrditoError(f"{folder}: its weights are no numbers")
-
-    monkeypatch.setattr("ordito.serve.models.load", failing)
-    with running([folder]) as url:
-        told = error(httpx.post(f"{url}/v1/chat/completions", json={"messages": HI}), 500)
-        assert "cannot be loaded" in told["message"]
-        assert str(folder) not in told["message"]
-    assert f"{folder}: its weights are no numbers" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
-def test_errors_tell_no_paths(folder, tmp_path, name, caplog):
-    copied = shutil.copytree(folder, tmp_path / "copied")
-    with running([copied]) as url:
-        (copied / name).write_bytes(b"{")
-        asked = [("/v1/chat/completions", {"messages": HI}), ("/api/show", {"model": "copied"})]
-        for path, body in asked[: 1 if name.startswith("gen") else 2]:
-            refused = httpx.post(url + path, json=body)
-            assert refused.status_code == 500, path
-            assert str(tmp_path) not in refused.text
-            assert str(tmp_path) in caplog.text
-            caplog.clear()
-
-
-def test_ambiguous_names_and_aliases_of_nothing_are_refused(folder, tmp_path):
-    with pytest.raises(OrditoError, match="has no 'nothing'"):
-        make_app([str(folder)], ServerSettings(aliases={"gpt-4o": "nothing"}))
-    other = tmp_path / folder.name
-    other.symlink_to(folder)
-    with pytest.raises(OrditoError, match="2 models are called"):
-        make_app([str(folder), str(other)], ServerSettings())
-
-
-def test_an_answer_that_waits_too_long_is_ended(folder, monkeypatch):
-    """Also during prefill, before the first delta."""
-    step = NativeRuntime.step
-
-    def slow(self, *arguments):
-        time.sleep(0.02)
-        return step(self, *arguments)
-
-    with running([folder], request_seconds=0.2) as url, httpx.Client(base_url=url, timeout=60) as client:
-        client.post("/v1/chat/completions", json={"messages": HI, "max_tokens": 1})
-        monkeypatch.setattr(NativeRuntime, "step", slow)
-        monkeypatch.setattr("ordito.engine.engine.MAX_CHUNK", 1)
-        begin = time.monotonic()
-        answer = client.post("/v1/completions", json={"prompt": "the loom " * 250, "max_tokens": 5}).json()
-        assert time.monotonic() - begin < 3  # of more than 10
-        assert answer["choices"][0]["finish_reason"] == "length"
-        assert answer["usage"]["completion_tokens"] == 0
-
-
-def test_models_that_cannot_be_loaded_are_refused_at_startup(folder, tmp_path):
-    with pytest.raises(OrditoError, match="--memory"):
-        make_app([str(folder)], ServerSettings(memory=1000))
-    broken, embedder = tmp_path / "broken", tmp_path / "embedder"
-    shutil.copytree(folder, broken)
-    config = json.loads((folder / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(config | {"num_attention_heads": 5}))
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
-    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(embedder)
-    with pytest.raises(OrditoError, match="broken cannot be loaded: .*5 heads"):
-        make_app([str(broken)], ServerSettings())
-    with pytest.raises(OrditoError, match="embeddings only"):
-        make_app([str(folder)], ServerSettings(draft=str(embedder)))
-
-
-def test_a_draft_of_another_vocabulary_is_warned_of_once(folder, tmp_path):
-    draft = tiny_folder(tmp_path, 64, text="in principio era il filo")
-    with pytest.warns(OrditoWarning, match="has another vocabulary"):
-        pool = ModelPool([str(folder)], ServerSettings(draft=str(draft)))
-
-    async def loaded():
-        async with pool.use(None) as served:
-            assert served.ready[1].draft is None
-        await pool.close()
-
-    asyncio.run(loaded())
-    ModelPool([str(folder)], ServerSettings(draft=str(folder)))
-
-
-def test_a_model_beyond_the_memory_is_not_loaded(folder, monkeypatch):
-    monkeypatch.setattr("ordito.checkpoint.store.installed", lambda: [store.locate(str(folder))])
-    with running([], memory=1000) as url:
-        told = error(httpx.post(f"{url}/v1/chat/completions", json={"messages": HI}), 500)
-        assert "--memory" in told["message"]
-        assert httpx.get(f"{url}/api/ps").json()["models"] == []
-
-
-def test_models_loaded_at_once_respect_the_memory_limit(folder, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-
-    async def loaded():
-        room = max(one.local.size for one in ModelPool([str(folder), str(other)], ServerSettings()).served)
-        pool = ModelPool([str(folder), str(other)], ServerSettings(memory=room))
-
-        async def use(name):
-            async with pool.use(name):
-                pass
-
-        await asyncio.gather(use(folder.name), use("other"))
-        names = [one.name for one in pool.served if one.loaded]
-        await pool.close()
-        return names
-
-    assert len(asyncio.run(loaded())) == 1
 
 
 @pytest.mark.parametrize(
