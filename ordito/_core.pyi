@@ -1,7 +1,7 @@
 """The compiled runtime (cpp/): packed weights, programs over buffers, and machines that run programs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,11 +108,37 @@ def rotate_heads(
 ) -> None:
     """Rotary embedding: rotates the first channels of heads (B, N, T, H) by angles (B, T, pairs); `back`: the other way."""
 
-def read_strings(bytes: NDArray[np.uint8], position: int, count: int, errors: str, values: list[str]) -> int | None:
-    """Append `count` strings to `values`, from `position` on; each is its length in 8 bytes and then its UTF-8.
+class Strings(Sequence[str]):
+    """Many strings in one piece of memory. Equal to any sequence of the same strings."""
 
-    Returns the position after them, or None if one would go beyond the end of the bytes. Raises `UnicodeDecodeError`.
-    """
+    def __init__(self, strings: Iterable[str] = ()) -> None: ...
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, places: slice) -> list[str]: ...
+    def find(self, string: str) -> int | None:
+        """The place of the first string that equals this one."""
+
+    @property
+    def distinct(self) -> int:
+        """How many of the strings differ from all before them."""
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest string in UTF-8."""
+
+    def characters_before(self, string: str) -> str:
+        """The characters that precede `string` somewhere in the strings, each once."""
+
+    def read(self, bytes: NDArray[np.uint8], position: int, count: int, errors: str) -> int | None:
+        """Add `count` strings, from `position` on; each is its length in 8 bytes and then its UTF-8.
+
+        Returns the position after them, or None if one would go beyond the end of the bytes. Raises `UnicodeDecodeError`.
+        """
+
+def lost_merge(merges: Strings, tokens: Strings) -> int | None:
+    """The place of the first merge "left right" whose union is no token; a space at the beginning belongs to the left."""
 
 class Packed:
     """The weights of a linear map, (rows, columns), in panels of 16 rows."""

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ordito import _core
 from ordito.checkpoint.stored import DOWNLOAD_AGAIN, StoredTensor, checked_nbytes, let_go, map_file, shown
 from ordito.errors import CheckpointError
+from ordito.strings import Strings
 
 # ggml's number of a tensor type -> our encoding.
 ENCODINGS_OF_GGML = {
@@ -151,11 +151,11 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise self.error(f"{what} is not UTF-8 ({error.reason} at byte {error.start})") from None
 
-    def strings(self, count: int, what: str, errors: str) -> list[str]:
+    def strings(self, count: int, what: str, errors: str) -> Strings:
         """Many strings, read by compiled code: a vocabulary has hundreds of thousands."""
-        values: list[str] = []
+        values = Strings()
         try:
-            position = _core.read_strings(self.bytes, self.position, count, errors, values)
+            position = values.read(self.bytes, self.position, count, errors)
         except UnicodeDecodeError as error:
             raise self.error(f"{what}: string {len(values)} is not UTF-8 ({error.reason})") from None
         if position is None:

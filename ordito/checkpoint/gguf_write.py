@@ -17,6 +17,7 @@ from ordito.checkpoint.stored import checked_nbytes
 from ordito.errors import OrditoError
 from ordito.files import write_atomically
 from ordito.spec.node import Shape
+from ordito.strings import Strings
 
 ALIGNMENT = 32
 _TYPES = {encoding: number for number, encoding in ENCODINGS_OF_GGML.items()}
@@ -104,6 +105,8 @@ def _value(key: str, value: Any) -> bytes:
             struct.pack("<IIQ", _ARRAY, _OF_NUMPY[value.dtype.name], len(value))
             + value.astype(value.dtype.newbyteorder("<")).tobytes()
         )
+    if isinstance(value, Strings):
+        return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_string, value))
     if not isinstance(value, (list, tuple)):
         kind = _kind(key, value)
         return struct.pack("<I", kind) + _plain(kind, value)

@@ -23,6 +23,7 @@ from ordito.checkpoint.gguf import read_gguf
 from ordito.checkpoint.gguf_write import Planned, write_gguf
 from ordito.checkpoint.stored import DOWNLOAD_AGAIN, map_file, shown
 from ordito.errors import CheckpointError
+from ordito.strings import Strings
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_NAME = 4096
@@ -101,7 +102,7 @@ def _read_gguf(path: Path) -> Importance:
         Importance(
             sums,
             counts,
-            tuple(map(str, datasets)) if isinstance(datasets, list) else (),
+            tuple(map(str, datasets)) if isinstance(datasets, Strings) else (),
             _whole(file.metadata.get("imatrix.chunk_count")),
             _whole(file.metadata.get("imatrix.chunk_size")),
             path.name,

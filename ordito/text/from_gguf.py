@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from ordito._core import lost_merge
 from ordito.errors import NoTokenizerError, TokenizerError, did_you_mean
+from ordito.strings import Places, Strings
 from ordito.text.byte_level import ByteLevel, halves
 from ordito.text.files import MAX_TOKEN
 from ordito.text.library import with_library
@@ -54,13 +56,11 @@ class _Fields:
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         self.metadata = metadata
-        raw = self.get("tokens", None)
-        if not isinstance(raw, list) or not raw:
+        tokens = self.strings("tokens")
+        if not tokens:
             raise TokenizerError("GGUF metadata: there is no tokenizer.ggml.tokens, expected a list of tokens")
-        self.tokens: list[str] = raw
-        if set(map(type, raw)) != {str}:
-            raise TokenizerError("GGUF metadata: tokenizer.ggml.tokens holds something that is no string")
-        lengths = list(map(len, self.tokens))
+        self.tokens = tokens
+        lengths = list(map(len, tokens)) if tokens.longest > MAX_TOKEN else [0]
         if (longest := max(lengths)) > MAX_TOKEN:
             raise TokenizerError(
                 f"GGUF metadata: token {lengths.index(longest)} of tokenizer.ggml.tokens has {longest:,} "
@@ -103,6 +103,16 @@ class _Fields:
     def flag(self, key: str, default: bool) -> bool:
         return bool(self.get(key, default))
 
+    def strings(self, key: str) -> Strings | None:
+        """A list of strings, or None if there is none."""
+        values = self.get(key, None)
+        if not isinstance(values, (list, Strings)):
+            return None
+        try:
+            return values if isinstance(values, Strings) else Strings(values)
+        except TypeError:
+            raise TokenizerError(f"GGUF metadata: tokenizer.ggml.{key} holds something that is no string") from None
+
     def numbers(self, key: str, default: float) -> NDArray[Any]:
         """One number for each token."""
         values = self.get(key, None)
@@ -143,20 +153,15 @@ def _byte_level(fields: _Fields) -> Tokenizer:
         )
     pre = PRE_TOKENIZERS[name]
     vocabulary = fields.vocabulary("byte-level")
-    merges = fields.get("merges", None)
-    if not isinstance(merges, list) or set(map(type, merges)) - {str}:
+    merges = fields.strings("merges")
+    if merges is None:
         raise TokenizerError("GGUF metadata: tokenizer.ggml.merges is not a list of strings, expected one")
-    # All merged tokens in one operation, which fails if a token contains a space (rare); then one by one.
-    unions = "\n".join(merges).replace(" ", "").split("\n") if merges else []
-    if not all(map(vocabulary.ids.__contains__, unions)):
-        unions = ["".join(halves(merge)) for merge in merges]
-        if lost := [union for union in unions if union not in vocabulary.ids]:
-            raise TokenizerError(
-                f"GGUF metadata: tokenizer.ggml.merges gives {lost[0][:40]!r}, which is no token: the vocabulary does not hold "
-                "together"
-            )
-    ranks = dict(zip(merges, range(len(merges)), strict=True))
-    return ByteLevel(vocabulary, ranks, pre).tokenizer(fields.special(pre.adds_bos), fields.chat_template)
+    if (lost := lost_merge(merges, fields.tokens)) is not None:
+        union = "".join(halves(merges[lost]))[:40]
+        raise TokenizerError(
+            f"GGUF metadata: tokenizer.ggml.merges gives {union!r}, which is no token: the vocabulary does not hold together"
+        )
+    return ByteLevel(vocabulary, Places(merges), pre).tokenizer(fields.special(pre.adds_bos), fields.chat_template)
 
 
 def _wordpiece(fields: _Fields) -> Tokenizer:
@@ -172,7 +177,7 @@ def _wordpiece(fields: _Fields) -> Tokenizer:
     ]
     vocabulary = fields.vocabulary("wordpiece", tokens)
     unknown = fields.id("unknown")
-    library = Library(models.WordPiece(vocabulary.ids, unk_token=tokens[unknown] if unknown is not None else "[UNK]"))
+    library = Library(models.WordPiece(dict(vocabulary.ids), unk_token=tokens[unknown] if unknown is not None else "[UNK]"))
     lowercase = fields.flag("normalizer.lowercase", True)
     accents = fields.flag("normalizer.strip_accents", lowercase)
     library.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=accents)

@@ -12,6 +12,7 @@ from tokenizers import Regex, decoders, models, normalizers
 from tokenizers import Tokenizer as Library
 
 from ordito.errors import TokenizerError
+from ordito.strings import Places
 from ordito.text.library import added_tokens, write_library
 from ordito.text.matcher import Matcher
 from ordito.text.sentencepiece import SPACE, MergedPieces, Normalization, Pieces
@@ -45,11 +46,10 @@ class Scored:
         kinds = (NORMAL, USER_DEFINED, UNUSED) if self.algorithm == "bpe" else (NORMAL, USER_DEFINED)
         known = {byte: id for byte in range(256) if (id := vocabulary.ids.get(f"<0x{byte:02X}>")) is not None}
         unwritten = frozenset(np.flatnonzero(~np.isin(self.types, kinds)).tolist()) | vocabulary.control
-        pieces = dict(vocabulary.ids)
-        for id in unwritten:
-            pieces.pop(self.pieces[id], None)
-        if len(vocabulary.ids) < len(self.pieces):  # of two equal pieces, the first that is written
-            pieces = {piece: id for id, piece in reversed(list(enumerate(self.pieces))) if id not in unwritten}
+        if self.algorithm == "bpe" and len(vocabulary.ids) == len(self.pieces):
+            return MergedPieces(Places(vocabulary.ids.strings, unwritten), self.scores, self.unknown, known)
+        # Of two equal pieces, the first that is written.
+        pieces = {piece: id for id, piece in reversed(list(enumerate(self.pieces))) if id not in unwritten}
         if self.algorithm == "bpe":
             return MergedPieces(pieces, self.scores, self.unknown, known)
         return LikelyPieces(pieces, self.scores, self.unknown, known, self.ids(USER_DEFINED))
@@ -118,7 +118,7 @@ def scored_library(scored: Scored, vocabulary: Vocabulary) -> Library:
         library = Library(model)
     else:
         merges = _merges(scored, vocabulary)
-        library = Library(models.BPE(vocabulary.ids, merges, fuse_unk=True, byte_fallback=True))
+        library = Library(models.BPE(dict(vocabulary.ids), merges, fuse_unk=True, byte_fallback=True))
     how = scored.normalization
     steps: list[Any] = [normalizers.Precompiled(how.precompiled_charsmap)] if how.precompiled_charsmap else []
     if how.remove_extra_whitespaces:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-import numpy as np
-
+from ordito.strings import Places, Strings
 from ordito.text.charsmap import Charsmap
 from ordito.text.matcher import Matcher
 from ordito.text.merging import Words, merged
@@ -89,8 +88,8 @@ class Pieces(Words):
 
         These are before each `▁`, except after the few characters that precede a `▁` within some piece (Gemma: `>▁</`).
         """
-        characters = np.frombuffer("\0".join(self.pieces).encode("utf-32-le", "replace"), np.uint32)
-        joining = set(map(chr, set(characters[:-1][characters[1:] == ord(SPACE)].tolist()))) - {SPACE, "\0"}
+        strings = self.pieces.strings if isinstance(self.pieces, Places) else Strings(self.pieces)
+        joining = set(strings.characters_before(SPACE)) - {SPACE}
         return re.compile(f"(?<=[^{SPACE}{''.join(map(re.escape, sorted(joining)))}])(?={SPACE})")
 
     def word_ids(self, word: str) -> list[int]:

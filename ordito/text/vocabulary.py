@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from ordito.errors import TokenizerError
+from ordito.strings import Places, Strings
 
 Kind = Literal["byte-level", "sentencepiece", "wordpiece", "word-ends"]
 """How tokens spell text; `word-ends` is GPT-1's spelling, with `</w>` at the end of each word."""
@@ -57,10 +58,15 @@ class Vocabulary:
     lstrip: frozenset[int] = frozenset()
     rstrip: frozenset[int] = frozenset()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.tokens, Strings):
+            object.__setattr__(self, "tokens", Strings(self.tokens))
+
     @cached_property
-    def ids(self) -> dict[str, int]:
+    def ids(self) -> Places:
         """Token -> id; of two equal tokens the first."""
-        return dict(zip(reversed(self.tokens), range(len(self.tokens) - 1, -1, -1), strict=True))
+        assert isinstance(self.tokens, Strings)
+        return Places(self.tokens)
 
     def token(self, id: int) -> str:
         """The token as the vocabulary spells it. Raises `TokenizerError` for an id beyond it."""
