@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 
 from ordito.errors import NoTokenizerError
-from ordito.text.files import copy_files, listed, read_bytes, read_text
+from ordito.text.files import copy_files, listed, read_bytes
 from ordito.text.from_merges import read_merges
 from ordito.text.from_ranks import is_ranks, read_ranks
 from ordito.text.from_sentencepiece import read_sentencepiece
@@ -35,15 +35,15 @@ def read_folder(folder: Path) -> Tokenizer:
 
 
 def _read_json(path: Path, settings: Settings) -> Tokenizer:
-    data = json.loads(read_text(path))
-    library = Library.from_file(str(path))
+    library = Library.from_buffer(read_bytes(path))
     library.no_truncation()
     library.no_padding()
-    kind, strips_space = decoding(data.get("decoder"))
+    # The library's parse is asked: one in Python would take three times the file's size.
+    kind, strips_space = decoding(json.loads(library.decoder.__getstate__()) if library.decoder else None)
     tokens = listed(library.get_vocab(with_added_tokens=True), str(path))
-    added = {int(token["id"]): bool(token.get("special")) for token in data.get("added_tokens") or []}
-    vocabulary = Vocabulary(kind, tokens, frozenset(id for id, control in added.items() if control), frozenset(added))
-    vocabulary = with_strips(vocabulary, library.get_added_tokens_decoder().values())
+    added = library.get_added_tokens_decoder()
+    vocabulary = Vocabulary(kind, tokens, frozenset(id for id, token in added.items() if token.special), frozenset(added))
+    vocabulary = with_strips(vocabulary, added.values())
     plain, full = (library.encode("a", add_special_tokens=add).ids for add in (False, True))
     start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), len(full))
     return Tokenizer(
