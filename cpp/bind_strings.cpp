@@ -106,7 +106,8 @@ nb::str characters_before(const Strings& self, nb::str string) {
 }  // namespace
 
 void bind_strings(nb::module_& module) {
-    nb::class_<Strings>(module, "Strings")
+    auto bound = nb::class_<Strings>(module, "Strings");
+    bound
         .def("__init__", [](Strings* self, nb::iterable strings) {
             new (self) Strings();
             for (nb::handle string : strings) {
@@ -127,11 +128,14 @@ void bind_strings(nb::module_& module) {
             }
             return nb::list(nb::cast(&self, nb::rv_policy::reference)).equal(other);
         })
+        .def("__repr__", [](const Strings& self) { return "<" + std::to_string(self.size()) + " strings>"; })
+        .def("__reduce__", [](nb::handle self) { return nb::make_tuple(self.type(), nb::make_tuple(nb::list(self))); })
         .def("find", &find, "string"_a)
         .def_prop_ro("distinct", &Strings::distinct)
         .def_prop_ro("longest", &Strings::longest)
         .def("characters_before", &characters_before, "string"_a)
         .def("read", &read, "bytes"_a, "position"_a, "count"_a, "errors"_a);
+    bound.attr("__hash__") = nb::none();  // they can grow, and equal lists, which have none
     module.def("lost_merge", &lost_merge, "merges"_a, "tokens"_a);
 }
 

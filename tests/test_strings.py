@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,6 +73,13 @@ def test_merges_whose_union_is_no_token():
     tokens = Strings(["a", "b", "ab", " b", "è", "èa"])
     assert lost_merge(Strings(["a b", "  b", "è a"]), tokens) is None
     assert lost_merge(Strings(["a b", "b a"]), tokens) == 1
+
+
+def test_copies_are_equal():
+    strings = Strings(["a", "", "\ud800"])
+    assert copy.deepcopy(strings) == pickle.loads(pickle.dumps(strings)) == strings
+    with pytest.raises(TypeError):
+        hash(strings)
 
 
 def test_only_strings():
