@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from ordito.checkpoint.importance import Importance, read_importance
 from ordito.checkpoint.pooling import prompts_from_folder
 from ordito.checkpoint.store.cached import licence_of
 from ordito.errors import NoTokenizerError, OrditoError, OrditoWarning
+from ordito.files import write_atomically
 from ordito.model import Model
 from ordito.runtime import Floats
 from ordito.text.from_checkpoint import end_ids, load_tokenizer
@@ -88,9 +90,17 @@ def _metadata(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Mapping[st
     none = {"tokenizer.ggml.model": NO_VOCABULARY}
     if checkpoint.format == "gguf":
         return checkpoint.metadata if tokenizer else {**checkpoint.metadata, **none}
-    licence = licence_of(checkpoint.path)
+    licence = _licence(checkpoint)
     stated = {} if licence is None else {"general.license": licence}
     return stated | (metadata_of(tokenizer, checkpoint.spec.vocab_size) if tokenizer else none)
+
+
+def _licence(checkpoint: Checkpoint) -> str | None:
+    """The licence that a GGUF file or a model card names, as one word."""
+    if checkpoint.format != "gguf":
+        return licence_of(checkpoint.path)
+    stated = checkpoint.metadata.get("general.license")
+    return stated if isinstance(stated, str) and re.fullmatch(r"[\w.+-]{1,100}", stated) else None
 
 
 def _write_folder(
@@ -104,6 +114,8 @@ def _write_folder(
     write_folder(folder, checkpoint.spec, weights, extra=ids, dtype=dtype)
     if tokenizer:
         tokenizer.to_folder(folder)
+    if licence := _licence(checkpoint):
+        write_atomically(folder / "README.md", [f"---\nlicense: {licence}\n---\n".encode()])
     if checkpoint.format == "huggingface":
         prompts, default = prompts_from_folder(checkpoint.path)
         if prompts:

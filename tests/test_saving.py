@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ordito.checkpoint import gguf_write
 from ordito.checkpoint.checkpoint import open_checkpoint
 from ordito.checkpoint.gguf import read_gguf
 from ordito.checkpoint.safetensors import read_safetensors, write_safetensors
+from ordito.checkpoint.store.cached import licence_of
 from ordito.errors import OrditoError
 
 ABOUT = {
@@ -69,6 +71,14 @@ def test_a_model_without_a_name_is_called_like_its_file(folder, tmp_path):
     metadata = read_gguf(tmp_path / "first.gguf").metadata
     assert metadata["general.name"] == "first"
     assert "general.license" not in metadata
+
+
+@pytest.mark.parametrize(("stated", "kept"), [("gemma", "gemma"), ("two\nlines: x", None), (5, None)])
+def test_the_licence_of_a_file_becomes_that_of_a_model_card(described, tmp_path, stated, kept):
+    checkpoint = open_checkpoint(described)
+    checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, "general.license": stated})
+    saving.convert(checkpoint, tmp_path / "folder")
+    assert licence_of(tmp_path / "folder") == kept
 
 
 def test_the_licence_of_a_model_card(folder, tmp_path):

@@ -74,7 +74,7 @@ class EmbedBody(Body):
     """POST /api/embed."""
 
     model: Name
-    input: Text | Texts
+    input: Text | Texts | None = None
     truncate: bool | None = None
     dimensions: int | None = Field(default=None, ge=1, le=1 << 20)
     keep_alive: Any = None
@@ -146,9 +146,12 @@ def ollama_routes(server: Server) -> APIRouter:
 
     @routes.post("/embed")
     async def embed(body: EmbedBody, http: HttpRequest) -> Response:
-        """One embedding vector for each text."""
+        """One embedding vector for each text; without one, the model is loaded."""
         begin = time.perf_counter_ns()
         texts = [body.input] if isinstance(body.input, str) else body.input
+        if not body.input or texts is None:
+            async with server.pool.use(body.model, keep_alive_seconds(body.keep_alive)):
+                return JSONResponse({"model": body.model, "embeddings": []})
         truncate = body.truncate is not False  # Ollama's default is true
         vectors, tokens = await embedded(
             server, http, body.model, texts, None, body.dimensions, body.keep_alive, truncate=truncate

@@ -366,6 +366,14 @@ def test_earlier_calls_are_rendered_without_tools(client):
         assert chat(client, messages=turns, **more).status_code == 200
 
 
+@pytest.mark.parametrize("empty", [{"input": ""}, {"input": []}, {"input": None}, {}])
+def test_without_a_text_to_embed_ollamas_clients_load_the_model(client, empty):
+    client.post("/api/generate", json={"model": "x", "keep_alive": 0})
+    assert client.get("/api/ps").json()["models"] == []
+    assert client.post("/api/embed", json={"model": "x", **empty}).json() == {"model": "x", "embeddings": []}
+    assert client.get("/api/ps").json()["models"]
+
+
 def test_null_fields_of_ollamas_clients(client):
     unset = {"stream": None, "format": None, "options": None, "keep_alive": None, "think": None}
     loaded = client.post("/api/chat", json={"model": "x", "messages": None, **unset}).json()
