@@ -128,7 +128,7 @@ void bind_strings(nb::module_& module) {
             }
             return nb::list(nb::cast(&self, nb::rv_policy::reference)).equal(other);
         })
-        .def("__repr__", [](const Strings& self) { return "<" + std::to_string(self.size()) + " strings>"; })
+        .def("__repr__", [](const Strings& self) { return nb::str("<{} strings>").format(self.size()); })
         .def("__reduce__", [](nb::handle self) { return nb::make_tuple(self.type(), nb::make_tuple(nb::list(self))); })
         .def("find", &find, "string"_a)
         .def_prop_ro("distinct", &Strings::distinct)

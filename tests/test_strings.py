@@ -78,6 +78,7 @@ def test_merges_whose_union_is_no_token():
 def test_copies_are_equal():
     strings = Strings(["a", "", "\ud800"])
     assert copy.deepcopy(strings) == pickle.loads(pickle.dumps(strings)) == strings
+    assert repr(strings) == "<3 strings>"
     with pytest.raises(TypeError):
         hash(strings)
 
