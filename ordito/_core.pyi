@@ -109,7 +109,7 @@ def rotate_heads(
     """Rotary embedding: rotates the first channels of heads (B, N, T, H) by angles (B, T, pairs); `back`: the other way."""
 
 class Strings(Sequence[str]):
-    """Many strings in one piece of memory. Equal to any sequence of the same strings."""
+    """Many strings in one piece of memory. Equal to a list of the same strings."""
 
     def __init__(self, strings: Iterable[str] = ()) -> None: ...
     def __len__(self) -> int: ...

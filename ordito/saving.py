@@ -114,8 +114,9 @@ def _write_folder(
     write_folder(folder, checkpoint.spec, weights, extra=ids, dtype=dtype)
     if tokenizer:
         tokenizer.to_folder(folder)
-    if licence := _licence(checkpoint):
-        write_atomically(folder / "README.md", [f"---\nlicense: {licence}\n---\n".encode()])
+    card = folder / "README.md"
+    if (licence := _licence(checkpoint)) and not card.exists():
+        write_atomically(card, [f"---\nlicense: {licence}\n---\n".encode()])
     if checkpoint.format == "huggingface":
         prompts, default = prompts_from_folder(checkpoint.path)
         if prompts:

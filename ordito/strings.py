@@ -19,12 +19,12 @@ class Places(Mapping[str, int]):
         self.strings, self.without = strings, without
 
     def get(self, string: str, default: Any = None) -> Any:
-        """The place of a string, or `default`."""
-        place = self.strings.find(string)
+        """The place of a string, or `default`, as for anything that is no string."""
+        place = self.strings.find(string) if isinstance(string, str) else None
         return default if place is None or place in self.without else place
 
     def __contains__(self, string: object) -> bool:
-        return isinstance(string, str) and self.get(string) is not None
+        return self.get(string) is not None  # type: ignore[arg-type]
 
     def __getitem__(self, string: str) -> int:
         place: int | None = self.get(string)

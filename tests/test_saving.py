@@ -79,6 +79,9 @@ def test_the_licence_of_a_file_becomes_that_of_a_model_card(described, tmp_path,
     checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, "general.license": stated})
     saving.convert(checkpoint, tmp_path / "folder")
     assert licence_of(tmp_path / "folder") == kept
+    (tmp_path / "folder" / "README.md").write_text("mine")
+    saving.convert(checkpoint, tmp_path / "folder")
+    assert (tmp_path / "folder" / "README.md").read_text() == "mine"
 
 
 def test_the_licence_of_a_model_card(folder, tmp_path):

@@ -41,6 +41,7 @@ def test_places_are_those_of_a_dict(texts, without, others):
         assert places.get(text) == kept.get(text)
         assert (text in places) == (text in kept)
     assert 5 not in places
+    assert places.get(5) is None
 
 
 def test_a_string_that_is_added_later_is_found():

@@ -148,10 +148,12 @@ def ollama_routes(server: Server) -> APIRouter:
     async def embed(body: EmbedBody, http: HttpRequest) -> Response:
         """One embedding vector for each text; without one, the model is loaded."""
         begin = time.perf_counter_ns()
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        if not body.input or texts is None:
+        given = body.input
+        if not given:
             async with server.pool.use(body.model, keep_alive_seconds(body.keep_alive)):
-                return JSONResponse({"model": body.model, "embeddings": []})
+                pass
+            return JSONResponse({"model": body.model, "embeddings": []})
+        texts = [given] if isinstance(given, str) else given
         truncate = body.truncate is not False  # Ollama's default is true
         vectors, tokens = await embedded(
             server, http, body.model, texts, None, body.dimensions, body.keep_alive, truncate=truncate
